@@ -1,0 +1,167 @@
+"""dataset.json: the contract between `prepare`, which writes a dataset, and all who read it.
+
+A dataset directory holds
+  dataset.json                      written last; a directory without it is no dataset
+  train/ valid/ test/               columnar records (see RECORD COLUMNS)
+  users/ items/                     catalogs (see CATALOG COLUMNS)
+  rejected/                         rows that were refused, with their reasons, as JSON lines
+
+Every record file is a GZIP TFRecord of columnar tf.train.Example: each feature is a list with the values
+of up to `block_rows` rows, one after the other. All blocks of a file are full but its last.
+
+RECORD COLUMNS  user, item: int64 ids; label, weight: float32 (weight only if the source has it);
+  timestamp: int64 seconds; one per side feature (int64 id or float32); and, when history_length > 0,
+  history: int64 item ids, oldest first, of all rows of the block one after the other, with
+  history_length: int64 [rows], how many belong to each row. A row's history holds the
+  user's newest earlier in-vocabulary items: of train for train and valid rows, of train and valid for
+  test rows.
+CATALOG COLUMNS  users/: id, key (bytes), count (train rows), one per user feature, and
+  sequence, sequence_split: int64, the item ids of all the user's rows, oldest first, and the split of each
+  (0 train, 1 valid, 2 test), with sequence_length: int64 [rows].
+  items/: id, key (bytes), count (train rows), one per item feature.
+  A catalog holds one row per id in use, never the out-of-vocabulary row. Under hashed ids the key is
+  that of the most frequent of the keys that share the id (ties: the smallest).
+"""
+
+import json
+from typing import Literal
+
+import fsspec
+from pydantic import Field, ValidationError
+
+from configs.errors import DataError
+from configs.section import Section
+
+FILE_NAME = "dataset.json"
+SPLITS = ("train", "valid", "test")
+BLOCK_ROWS = 4096
+
+
+class FileInfo(Section):
+    """One record file."""
+
+    path: str
+    """Relative to the dataset directory."""
+    rows: int
+    """Rows in all blocks."""
+    bytes: int
+    """Size of the file."""
+    crc32c: str
+    """CRC-32C of the file's bytes, eight hexadecimal digits."""
+
+
+class SplitInfo(Section):
+    """One split."""
+
+    rows: int
+    """Rows in all files."""
+    files: list[FileInfo]
+    """Files in order."""
+    min_timestamp: int | None
+    """Oldest row, seconds; null when empty."""
+    max_timestamp: int | None
+    """Newest row, seconds; null when empty."""
+
+
+class TableInfo(Section):
+    """The ids of one embedding table."""
+
+    ids: Literal["vocab", "hash"]
+    """How keys become ids."""
+    rows: int
+    """Rows of the table, the out-of-vocabulary row included."""
+    oov: int | None
+    """Id of the out-of-vocabulary row, rows - 1; null under hash."""
+    keys: int
+    """Distinct keys seen in train (under vocab: with at least min_count rows)."""
+
+
+class FeatureInfo(Section):
+    """One side feature."""
+
+    of: Literal["user", "item"]
+    """Whose feature it is."""
+    kind: Literal["categorical", "numeric"]
+    """categorical: int64 ids of the table of the same name; numeric: float32."""
+
+
+class CatalogInfo(Section):
+    """One catalog."""
+
+    rows: int
+    """Rows in all files."""
+    files: list[FileInfo]
+    """Files in order."""
+
+
+class Dataset(Section):
+    """The whole of dataset.json."""
+
+    format: Literal[1] = 1
+    """Version of this contract."""
+    fingerprint: str
+    """SHA-256 over all record files' checksums: equal for equal content."""
+    source_fingerprint: str
+    """SHA-256 over the source section and the source files' names and sizes."""
+    block_rows: int = BLOCK_ROWS
+    """Rows of a full block."""
+    history_length: int
+    """Most items in a row's history; 0: the column is absent."""
+    has_weight: bool
+    """Whether records hold weight."""
+    splits: dict[str, SplitInfo]
+    """train, valid, test."""
+    tables: dict[str, TableInfo]
+    """user, item, and each categorical side feature."""
+    features: dict[str, FeatureInfo]
+    """Side features."""
+    users: CatalogInfo
+    """Catalog of users."""
+    items: CatalogInfo
+    """Catalog of items."""
+    source_rows: int
+    """Rows read."""
+    rejected: dict[str, int]
+    """Rejected rows by reason."""
+    filtered: int = 0
+    """Rows left out by dataset.min_label."""
+    source: dict
+    """The source section as run."""
+    dataset: dict
+    """The dataset section as run."""
+    path: str = Field("", exclude=True)
+    """Where it was read from; not written."""
+
+    def table_rows(self, name: str) -> int:
+        """Rows of table `name`; a table of its own for history has the items' rows."""
+        return self.tables["item" if name == "history" else name].rows
+
+    def file_path(self, info: FileInfo) -> str:
+        """Full path of one of its files."""
+        return f"{self.path}/{info.path}"
+
+
+def load_dataset(path: str) -> Dataset:
+    """Reads <path>/dataset.json.
+
+    Raises:
+      DataError: there is none, or it does not follow the contract.
+    """
+    path = path.rstrip("/")
+    name = f"{path}/{FILE_NAME}"
+    try:
+        with fsspec.open(name, "rt", encoding="utf-8") as file:
+            text = file.read()
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: no dataset here ({FILE_NAME} is missing, it is written last). "
+            "Run `lazytower prepare` with this config first."
+        ) from None
+    try:
+        return Dataset(**json.loads(text), path=path)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{name}: not valid JSON ({error}). Run `lazytower prepare` again.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{name}: {key}: {first['msg']}. Run `lazytower prepare` again.") from None

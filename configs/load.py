@@ -1,0 +1,183 @@
+"""Reads a run's YAML, applies --set overrides, and turns every mistake into one clear line."""
+
+import difflib
+import re
+import types
+import typing
+
+import fsspec
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from configs.errors import ConfigError
+from configs.schema import RunConfig
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice in one mapping."""
+
+
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict:
+    seen = set()
+    for key, _ in node.value:
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key.value!r} is written twice", key.start_mark
+            )
+        seen.add(key.value)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+# YAML 1.1 reads 1e-3 as text; users of this field write it everywhere.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def load_config(path: str, overrides: typing.Sequence[str] = ()) -> RunConfig:
+    """Reads and validates a run configuration.
+
+    Args:
+      path: YAML file, local or gs://.
+      overrides: "a.b=c" strings; c is YAML. Lists take their index: "source.paths.0=x".
+
+    Raises:
+      ConfigError: names the file and the key, the value found and what is allowed.
+    """
+    document = _read(path)
+    for override in overrides:
+        _apply(document, override)
+    return parse_config(document, path)
+
+
+def parse_config(document: dict, origin: str) -> RunConfig:
+    """Validates a plain document; `origin` is named in errors. Raises ConfigError."""
+    try:
+        return RunConfig.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{origin}: {_explain(e)}" for e in error.errors())) from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """YAML of the resolved configuration; loading it gives the same configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read(path: str) -> dict:
+    try:
+        with fsspec.open(path, "rt", encoding="utf-8") as file:
+            document = yaml.load(file, Loader=_StrictLoader)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a directory, not a config file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: a config is a mapping of sections, found {type(document).__name__}")
+    return document
+
+
+def _apply(document: dict, override: str) -> None:
+    """Sets one dotted key in place, making sections on the way."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: write --set section.key=value")
+    try:
+        value = yaml.load(value, Loader=_StrictLoader)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from None
+    *parents, last = key.split(".")
+    node = document
+    for part in parents:
+        if isinstance(node, list):
+            node = node[_index(node, part, override)]
+        else:
+            node = node.setdefault(part, {})
+        if not isinstance(node, dict | list):
+            raise ConfigError(f"--set {override}: {part} is a value, not a section")
+    if isinstance(node, list):
+        node[_index(node, last, override)] = value
+    else:
+        # A section chosen by `kind` keeps no keys of the kind it replaces.
+        if last == "kind" and node.get("kind") != value:
+            node.clear()
+        node[last] = value
+
+
+def _index(node: list, part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise ConfigError(f"--set {override}: {part!r} is no index of a list of {len(node)}")
+    return int(part)
+
+
+def _explain(error: dict) -> str:
+    """One line for one pydantic error: key, what is wrong, near names for unknown keys."""
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(_without_tags(location)) or "(whole document)"
+    kind, message = error["type"], error["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        known = _fields_at(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        return f"{key}: unknown key" + (
+            f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+        )
+    if kind == "missing":
+        return f"{key}: required, and missing"
+    if kind == "union_tag_not_found":
+        return f"{key}: needs a kind"
+    if kind == "union_tag_invalid":
+        allowed = error["ctx"]["expected_tags"]
+        return f"{key}.kind: {error['ctx']['tag']!r} is unknown; allowed: {allowed}"
+    if kind == "value_error":
+        return f"{key}: {message}"
+    return f"{key}: {message}, found {error['input']!r}"
+
+
+def _without_tags(location: list[str]) -> list[str]:
+    """The dotted key as the user wrote it: pydantic puts the kind of a union into the location."""
+    return [part for i, part in enumerate(location) if not _is_tag(part, location[:i])]
+
+
+def _is_tag(part: str, location: list[str]) -> bool:
+    """Whether `part` is no key at `location` but the kind of a section there."""
+    sections = _sections_at(location)
+    return not any(part in section.model_fields for section in sections) and part in map(_kind_of, sections)
+
+
+def _kind_of(section: type[BaseModel]) -> str | None:
+    """The section's `kind`, when it has one."""
+    field = section.model_fields.get("kind")
+    return typing.get_args(field.annotation)[0] if field else None
+
+
+def _fields_at(location: list[str]) -> list[str]:
+    """Names of the fields of the section at `location`."""
+    return sorted({name for model in _sections_at(location) for name in model.model_fields})
+
+
+def _sections_at(location: list[str]) -> list[type[BaseModel]]:
+    """Sections that `location` may hold; a union is entered by its kind's name."""
+    candidates: list = [RunConfig]
+    for part in location:
+        step = []
+        for model in candidates:
+            if not (isinstance(model, type) and issubclass(model, BaseModel)):
+                continue
+            if part in model.model_fields:
+                step += section_types(model.model_fields[part].annotation)
+        kinds = [model for model in candidates if _kind_of(model) == part]
+        candidates = step or kinds or candidates
+    return candidates
+
+
+def section_types(annotation) -> list:
+    """Section classes inside an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, list, dict, typing.Annotated):
+        return [model for part in typing.get_args(annotation) for model in section_types(part)]
+    return []

@@ -1,0 +1,108 @@
+"""The `model` and `tables` sections."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.optimizers import LazyAdam, TableOptimizer
+from configs.section import Section
+
+
+class TableConfig(Section):
+    """One embedding table; its rows come from the dataset."""
+
+    kind: Literal["table"] = "table"
+    """Kind of embedding."""
+    dim: int = Field(32, ge=1, le=4096)
+    """Width of a row in float32 values."""
+    init_stddev: float = Field(0.05, ge=0)
+    """Standard deviation of the normal initial weights."""
+    optimizer: TableOptimizer = LazyAdam()
+    """Optimizer of the rows."""
+    engine: Literal["auto", "rows", "tfa"] = "auto"
+    """rows: one record per row; tfa: plain variable and tfa.optimizers.LazyAdam; auto: rows."""
+
+
+class HistoryConfig(Section):
+    """How the user's earlier items enter a tower."""
+
+    table: Literal["item", "history"] = "item"
+    """item shares the items' table; history is a table of its own with the same ids."""
+    pooling: Literal["mean", "sum", "sqrtn"] = "mean"
+    """How the rows of the history become one vector; an empty history is zero."""
+
+
+class TowerConfig(Section):
+    """What one tower sees and how it mixes it."""
+
+    inputs: list[str] = Field(min_length=1)
+    """user, item, history, or names of side features."""
+    combine: Literal["concat", "sum"] = "concat"
+    """How inputs are joined; sum needs equal widths."""
+    layers: list[Annotated[int, Field(ge=1)]] = []
+    """Widths of the dense layers; empty means the joined inputs are the vector."""
+    activation: Literal["relu", "gelu", "tanh", "selu"] = "relu"
+    """Between the dense layers; the last one is linear."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the joined inputs set to zero while training."""
+
+
+class SoftmaxLoss(Section):
+    """In-batch sampled softmax."""
+
+    temperature: float = Field(1.0, gt=0)
+    """Divides the scores."""
+    logq: bool = True
+    """Subtract log of each candidate's sampling probability (Yi et al. 2019, eq. 3)."""
+    mask_accidental_hits: bool = True
+    """Candidates equal to the row's own item are no negatives."""
+
+
+class TwoTower(Section):
+    """Retrieval: dot product of a user tower and an item tower."""
+
+    kind: Literal["two_tower"]
+    """User tower, item tower, dot product; in-batch sampled softmax."""
+    user_tower: TowerConfig = TowerConfig(inputs=["user"])
+    """Inputs and layers of the user tower."""
+    item_tower: TowerConfig = TowerConfig(inputs=["item"])
+    """Inputs and layers of the item tower."""
+    history: HistoryConfig = HistoryConfig()
+    """Used when a tower names history."""
+    normalize: bool = False
+    """Both vectors get length 1."""
+    item_bias: bool = False
+    """The last value of the item vector is a bias added to the score, free to learn popularity."""
+    loss: SoftmaxLoss = SoftmaxLoss()
+    """The softmax."""
+
+    @property
+    def inputs(self) -> list[str]:
+        return self.user_tower.inputs + self.item_tower.inputs
+
+    @model_validator(mode="after")
+    def _sides(self):
+        if "item" in self.user_tower.inputs:
+            raise ValueError("user_tower.inputs may not hold item")
+        for name in ("user", "history"):
+            if name in self.item_tower.inputs:
+                raise ValueError(f"item_tower.inputs may not hold {name}")
+        return self
+
+
+class DotBias(Section):
+    """Pointwise collaborative filter."""
+
+    kind: Literal["dot_bias"]
+    """sigmoid(u.v + b_u + b_i), the last column of each row being the bias; logistic loss."""
+    label_threshold: float | None = None
+    """Labels at or above it are 1, others 0; without it labels must lie in 0..1."""
+    negatives: int = Field(0, ge=0, le=1000)
+    """Uniform random items per row added with label 0; needed when the data holds positives only."""
+
+    @property
+    def inputs(self) -> list[str]:
+        return ["user", "item"]
+
+
+ModelConfig = Annotated[TwoTower | DotBias, Field(discriminator="kind")]

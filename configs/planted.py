@@ -1,0 +1,124 @@
+"""The synthetic source's planted model: interactions whose best possible ranking is known.
+
+User u has factors x_u ~ N(0, I_F); group c has loadings a_c ~ N(0, I_F); the user's taste is
+p(c | u) = softmax_c(sharpness * x_u . a_c / sqrt(F)). Item i belongs to group i mod C and has rank
+r = i // C in it, p(i | c) ~ (r + 1)^-item_zipf. An interaction draws c, then i, so that
+log p(i | u) = log p(c_i | u) + log p(i | c_i): no ranking of the items beats the one by this value.
+
+Everything is a pure function of (seed, index) through SplitMix64 (Steele et al., OOPSLA 2014), so any
+range of rows can be made anywhere, and 25 million users need no table.
+"""
+
+import numpy as np
+
+from configs.sources import SyntheticSource
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_STREAM = {name: np.uint64(i + 1) for i, name in enumerate(("user", "cluster", "item", "factor", "loading"))}
+FIRST_TIMESTAMP = 1_600_000_000
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """SplitMix64's finalizer on uint64."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _uniform(seed: int, stream: str, index: np.ndarray) -> np.ndarray:
+    """float64 in (0, 1), one per index, independent between streams."""
+    with np.errstate(over="ignore"):
+        key = _mix(np.uint64(seed % 2**63) * _GOLDEN + _STREAM[stream])
+        bits = _mix(_mix(index.astype(np.uint64) * _GOLDEN + key))
+    return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+def _normal(seed: int, stream: str, index: np.ndarray) -> np.ndarray:
+    """Standard normals by Box-Muller, one per index."""
+    radius = np.sqrt(-2.0 * np.log(_uniform(seed, stream, index * 2)))
+    return radius * np.cos(2.0 * np.pi * _uniform(seed, stream, index * 2 + 1))
+
+
+class Planted:
+    """Draws interactions and knows their probabilities."""
+
+    def __init__(self, source: SyntheticSource):
+        self.source = source
+        self.clusters = min(source.clusters, source.items)
+        shape = (source.factors, self.clusters)
+        index = np.arange(shape[0] * shape[1])
+        self._loadings = _normal(source.seed, "loading", index).reshape(shape)
+        # Groups differ in size by one item; `_cdf[s]` is for the smaller (0) and the larger (1) size.
+        self._small = source.items // self.clusters
+        self._large_groups = source.items % self.clusters
+        weights = np.arange(1, self._small + 2, dtype=np.float64) ** -source.item_zipf
+        self._cdf = [np.cumsum(weights[: self._small + extra]) for extra in (0, 1)]
+        self._totals = [cdf[-1] for cdf in self._cdf]
+        self._cdf = [cdf / cdf[-1] for cdf in self._cdf]
+
+    def users(self, rows: np.ndarray) -> np.ndarray:
+        """User index int64 [n] of each row index: every user at least once if rows suffice, else Zipf."""
+        spec = self.source
+        share = _uniform(spec.seed, "user", rows)
+        if abs(spec.user_zipf - 1.0) < 1e-9:
+            rank = np.exp(share * np.log(spec.users + 1.0))
+        else:
+            power = 1.0 - spec.user_zipf
+            rank = (share * ((spec.users + 1.0) ** power - 1.0) + 1.0) ** (1.0 / power)
+        drawn = np.minimum(rank.astype(np.int64) - 1, spec.users - 1)
+        if spec.rows < spec.users:
+            return drawn
+        turn = rows * spec.users // spec.rows
+        is_turn = turn != (rows - 1) * spec.users // spec.rows
+        return np.where(is_turn, turn, drawn)
+
+    def taste(self, users: np.ndarray) -> np.ndarray:
+        """log p(group | user), float64 [n, clusters], for user indices int64 [n]."""
+        factors = self.source.factors
+        index = users[:, None].astype(np.int64) * factors + np.arange(factors)
+        logits = _normal(self.source.seed, "factor", index) @ self._loadings
+        logits *= self.source.sharpness / np.sqrt(factors)
+        logits -= logits.max(axis=1, keepdims=True)
+        return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+    def items(self, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
+        """Item index int64 [n] drawn for row indices and their users, both int64 [n]."""
+        distinct, where = np.unique(users, return_inverse=True)
+        cdf = np.cumsum(np.exp(self.taste(distinct)), axis=1)[where]
+        draw = _uniform(self.source.seed, "cluster", rows)[:, None] * cdf[:, -1:]
+        cluster = np.minimum((cdf < draw).sum(axis=1), self.clusters - 1)
+        share = _uniform(self.source.seed, "item", rows)
+        rank = np.where(
+            cluster < self._large_groups,
+            np.searchsorted(self._cdf[1], share),
+            np.searchsorted(self._cdf[0], share),
+        )
+        return rank * self.clusters + cluster
+
+    def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """User index, item index, timestamp (seconds), int64 [stop - start] each, of a range of rows."""
+        index = np.arange(start, stop, dtype=np.int64)
+        users = self.users(index)
+        return users, self.items(index, users), FIRST_TIMESTAMP + index
+
+    def scores(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """log p(item | user), float64 [len(users), len(items)]: the best possible ranking score."""
+        cluster = items % self.clusters
+        large = (cluster < self._large_groups).astype(int)
+        inside = -self.source.item_zipf * np.log(items // self.clusters + 1.0)
+        return self.taste(users)[:, cluster] + inside - np.log(np.take(self._totals, large))
+
+
+def user_key(index: np.ndarray) -> np.ndarray:
+    """Raw user keys, fixed-width bytes, of user indices."""
+    return np.char.add(b"u", index.astype("S"))
+
+
+def item_key(index: np.ndarray) -> np.ndarray:
+    """Raw item keys, fixed-width bytes, of item indices."""
+    return np.char.add(b"i", index.astype("S"))
+
+
+def index_of_key(keys) -> np.ndarray:
+    """Indices int64 of raw keys (bytes such as b"u17")."""
+    return np.array([int(key[1:]) for key in keys], dtype=np.int64)

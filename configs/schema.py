@@ -1,0 +1,149 @@
+"""The whole run in one document: every key a YAML may hold."""
+
+from pydantic import Field, model_validator
+
+from configs.data import DatasetConfig, VocabIds
+from configs.models import DotBias, ModelConfig, TableConfig, TwoTower
+from configs.optimizers import DenseAdam
+from configs.section import Section
+from configs.sources import SourceConfig
+from configs.training import (
+    CheckpointConfig,
+    CpuDevice,
+    EvaluateConfig,
+    ExportConfig,
+    OutputConfig,
+    PolyakConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+
+
+class RunConfig(Section):
+    """One run, from raw interactions to a served model."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9_.-]+$")
+    """Name shown in reports."""
+    source: SourceConfig
+    """Where raw interactions are."""
+    dataset: DatasetConfig
+    """How they become shards, and where."""
+    model: ModelConfig = TwoTower(kind="two_tower")
+    """What is trained."""
+    tables: dict[str, TableConfig] = {}
+    """Embedding tables by name: user, item, history, or a categorical side feature."""
+    optimizer: DenseAdam = DenseAdam()
+    """Optimizer of the towers' dense weights."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Learning rates over the run."""
+    polyak: PolyakConfig = PolyakConfig()
+    """Averaging of weights."""
+    train: TrainConfig
+    """Length and pace."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Saving."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Ranking metrics."""
+    export: ExportConfig = ExportConfig()
+    """Serving."""
+    device: CpuDevice = CpuDevice()
+    """Where it trains."""
+    output: OutputConfig
+    """Where results go."""
+
+    def table(self, name: str) -> TableConfig:
+        """The configuration of table `name`, defaults when the document does not name it."""
+        return self.tables.get(name, TableConfig())
+
+    @property
+    def export_path(self) -> str:
+        return self.export.path or f"{self.output.path.rstrip('/')}/export"
+
+    @property
+    def table_of_input(self) -> dict[str, str]:
+        """Table name of each of the model's inputs that is looked up; numeric features are absent."""
+        numeric = {f.name for f in self.source.features if f.kind == "numeric"}
+        history = self.model.history.table if isinstance(self.model, TwoTower) else "history"
+        return {n: history if n == "history" else n for n in self.model.inputs if n not in numeric}
+
+    @model_validator(mode="after")
+    def _inputs_exist(self):
+        sides = {f.name: f.of for f in self.source.features}
+        known = {"user", "item", "history", *sides}
+        for name in self.model.inputs:
+            if name not in known:
+                raise ValueError(f"model input {name!r} is no feature; known: {', '.join(sorted(known))}")
+        if isinstance(self.model, TwoTower):
+            for side, tower in (("user", self.model.user_tower), ("item", self.model.item_tower)):
+                for name in tower.inputs:
+                    if sides.get(name, side) != side:
+                        raise ValueError(f"{side}_tower.inputs holds {name!r}, a feature of the other side")
+        if "history" in self.model.inputs and self.dataset.history_length == 0:
+            raise ValueError("a tower reads history: set dataset.history_length above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _tables_are_used(self):
+        used = set(self.table_of_input.values())
+        for name in self.tables:
+            if name not in used:
+                in_use = ", ".join(sorted(used))
+                raise ValueError(f"tables.{name} is read by no tower; tables in use: {in_use}")
+        return self
+
+    @model_validator(mode="after")
+    def _ids_fit(self):
+        categorical = {f.name for f in self.source.features if f.kind == "categorical"}
+        for name in self.dataset.feature_ids:
+            if name not in categorical:
+                raise ValueError(f"dataset.feature_ids.{name} names no categorical feature of the source")
+        if (self.dataset.split.kind == "given") != (self.source.roles.split is not None):
+            raise ValueError("dataset.split.kind: given and source.roles.split go together")
+        if self.dataset.min_label is not None and self.source.roles.label is None:
+            raise ValueError("dataset.min_label needs source.roles.label")
+        return self
+
+    @model_validator(mode="after")
+    def _widths_fit(self):
+        if isinstance(self.model, DotBias):
+            dims = {self.table(n).dim for n in ("user", "item")}
+            if len(dims) > 1 or min(dims) < 2:
+                raise ValueError("dot_bias needs tables.user.dim == tables.item.dim >= 2 (last column: bias)")
+        else:
+            user, item = (self.tower_width(t) for t in (self.model.user_tower, self.model.item_tower))
+            if user + int(self.model.item_bias) != item:
+                more = " + 1 (item_bias)" if self.model.item_bias else ""
+                raise ValueError(f"user tower gives {user} values{more}, item tower {item}: they must agree")
+        return self
+
+    def tower_width(self, tower) -> int:
+        """Width of a tower's vector; ValueError when `sum` joins unequal widths."""
+        if tower.layers:
+            return tower.layers[-1]
+        widths = [self.input_width(name) for name in tower.inputs]
+        if tower.combine == "sum":
+            if len(set(widths)) > 1:
+                raise ValueError(f"combine: sum needs equal widths, inputs {tower.inputs} have {widths}")
+            return widths[0]
+        return sum(widths)
+
+    def input_width(self, name: str) -> int:
+        """Width of one input of a tower: its table's dim (less a shared item bias), 1 when numeric."""
+        table = self.table_of_input.get(name)
+        if table is None:
+            return 1
+        bias = name == "history" and table == "item" and self.item_rows_carry_bias
+        return self.table(table).dim - int(bias)
+
+    @property
+    def item_rows_carry_bias(self) -> bool:
+        """Whether the last column of the item table is the bias (no layers between row and score)."""
+        return self.model.kind == "two_tower" and self.model.item_bias and not self.model.item_tower.layers
+
+    def ids_of(self, name: str):
+        """The ids section of a table: user_ids, item_ids (also for history) or the feature's."""
+        if name == "user":
+            return self.dataset.user_ids
+        if name in ("item", "history"):
+            return self.dataset.item_ids
+        return self.dataset.feature_ids.get(name, VocabIds())

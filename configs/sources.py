@@ -1,0 +1,144 @@
+"""Where raw interactions come from: one section per kind of source."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.section import Section
+
+
+class Roles(Section):
+    """Which column of the source plays which part."""
+
+    user: str = "user"
+    """Column with the user's key (any text or integer)."""
+    item: str = "item"
+    """Column with the item's key (any text or integer)."""
+    label: str | None = None
+    """Column with a number: a rating, or 0/1. Without it every row is a positive of label 1."""
+    timestamp: str | None = None
+    """Column with the time of the interaction. Without it the order of the rows is the order of time."""
+    weight: str | None = None
+    """Column with a non-negative weight of the row in the loss."""
+    split: str | None = None
+    """Column with train, valid or test; only for dataset.split.kind: given."""
+
+
+class SideFeature(Section):
+    """A further column, known about the user, about the item."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """Name of the feature in the dataset, the model and the table."""
+    column: str | None = None
+    """Column of the source; the feature's name when not given."""
+    of: Literal["user", "item"]
+    """Whose feature it is. The catalogs keep the newest value per user or item."""
+    kind: Literal["categorical", "numeric"]
+    """categorical gets ids as dataset.feature_ids says; numeric is a float32."""
+
+    @property
+    def source_column(self) -> str:
+        return self.column or self.name
+
+
+class FileSource(Section):
+    """What all file sources share."""
+
+    paths: list[str] = Field(min_length=1)
+    """Files or globs, local or gs://. Files ending in .gz are decompressed."""
+    roles: Roles = Roles()
+    """Which column plays which part."""
+    features: list[SideFeature] = []
+    """Side features."""
+    timestamp_unit: Literal["s", "ms", "us", "iso8601"] = "s"
+    """Unit of a numeric timestamp, or iso8601 text; the dataset holds whole seconds."""
+    max_rejected_fraction: float = Field(0.01, ge=0, le=1)
+    """Share of rows that may be rejected before the job fails and publishes nothing."""
+
+    @model_validator(mode="after")
+    def _feature_names_differ(self):
+        names = [feature.name for feature in self.features]
+        reserved = {"user", "item", "history", "label", "timestamp", "weight"}
+        for name in names:
+            if names.count(name) > 1 or name in reserved:
+                raise ValueError(f"feature name {name!r} is taken; choose another")
+        return self
+
+
+class DelimitedSource(FileSource):
+    """Delimited text."""
+
+    kind: Literal["delimited"]
+    """Delimited text, one interaction a line."""
+    delimiter: str = Field(",", min_length=1, max_length=1)
+    """The one character between columns."""
+    header: bool = True
+    """Whether each file's first line names the columns."""
+    columns: list[str] = []
+    """Names of the columns, left to right; required when header is false."""
+    quote: str | None = Field('"', min_length=1, max_length=1)
+    """Quoting character, or null when quotes are ordinary text. Quoted values may not hold newlines."""
+
+    @model_validator(mode="after")
+    def _columns_are_known(self):
+        if not self.header and not self.columns:
+            raise ValueError("header: false needs columns: [names, left to right]")
+        if self.header and self.columns:
+            raise ValueError("columns belongs to header: false; with a header the file names its columns")
+        return self
+
+
+class JsonlSource(FileSource):
+    """JSON lines."""
+
+    kind: Literal["jsonl"]
+    """One JSON object a line."""
+
+
+class ParquetSource(FileSource):
+    """Parquet files."""
+
+    kind: Literal["parquet"]
+    """Parquet, read by row groups."""
+
+
+class SyntheticSource(Section):
+    """A planted model with a known optimum: see configs/planted.py for its mathematics."""
+
+    kind: Literal["synthetic"]
+    """Interactions drawn from a planted model; nothing is read."""
+    rows: int = Field(ge=1)
+    """Number of interactions."""
+    users: int = Field(ge=1)
+    """Number of distinct users; each has at least one row when rows >= users."""
+    items: int = Field(ge=2)
+    """Number of distinct items."""
+    factors: int = Field(8, ge=1, le=128)
+    """Rank of the planted user taste."""
+    clusters: int = Field(32, ge=1, le=4096)
+    """Number of item groups; taste is over groups, popularity inside a group is Zipf."""
+    sharpness: float = Field(2.0, ge=0)
+    """Scale of the taste logits: 0 makes all users alike."""
+    user_zipf: float = Field(0.8, ge=0, lt=2)
+    """Exponent of the users' activity."""
+    item_zipf: float = Field(1.0, ge=0, lt=2)
+    """Exponent of the popularity of items inside their group."""
+    seed: int = 0
+    """Seed of the planted model and of the draws."""
+
+    @property
+    def roles(self) -> Roles:
+        return Roles(timestamp="timestamp")
+
+    @property
+    def features(self) -> list[SideFeature]:
+        return []
+
+    @property
+    def max_rejected_fraction(self) -> float:
+        return 0.0
+
+
+SourceConfig = Annotated[
+    DelimitedSource | JsonlSource | ParquetSource | SyntheticSource, Field(discriminator="kind")
+]

@@ -1,0 +1,117 @@
+"""Sections of the training run itself."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.section import Section
+
+MAX_STEPS = 2**24  # a record keeps its last step as float32, exact up to here
+
+
+class ScheduleConfig(Section):
+    """Multiplier of every learning rate over the run: warm-up, constant, cool-down."""
+
+    warmup_fraction: float = Field(0.05, ge=0, le=1)
+    """Share of the steps in which the rate rises as (step / warm-up steps) ^ warmup_power."""
+    warmup_power: float = Field(2.0, gt=0)
+    """Exponent of the warm-up (the SM3 notes prefer 2)."""
+    cooldown_fraction: float = Field(0.0, ge=0, le=1)
+    """Share of the steps, at the end, in which the rate falls linearly to 0."""
+
+    @model_validator(mode="after")
+    def _fractions_fit(self):
+        if self.warmup_fraction + self.cooldown_fraction > 1:
+            raise ValueError("warmup_fraction + cooldown_fraction must not exceed 1")
+        return self
+
+
+class PolyakConfig(Section):
+    """Averaging of all weights; averages are what is evaluated and exported."""
+
+    kind: Literal["exponential", "uniform", "none"] = "exponential"
+    """exponential: avg = decay avg + (1 - decay) w; uniform: mean of the weights since the start step."""
+    decay: float = Field(0.999, ge=0, lt=1)
+    """Decay per step of the exponential average."""
+    start_fraction: float = Field(0.0, ge=0, lt=1)
+    """Share of the steps before averaging begins; until then the average is the weight itself."""
+
+
+class TrainConfig(Section):
+    """Length and pace of the run."""
+
+    batch_size: int = Field(8192, ge=1)
+    """Rows per step, over all replicas."""
+    num_steps: int | None = Field(None, ge=1, le=MAX_STEPS)
+    """Steps of the run; or give num_epochs."""
+    num_epochs: float | None = Field(None, gt=0)
+    """Passes over the train split; or give num_steps."""
+    steps_per_loop: int = Field(100, ge=1)
+    """Steps inside one tf.function call, between two looks at the clock."""
+    seed: int = 0
+    """Seed of initial weights, order of the data, dropout and sampled negatives."""
+
+    @model_validator(mode="after")
+    def _one_length(self):
+        if (self.num_steps is None) == (self.num_epochs is None):
+            raise ValueError("give exactly one of num_steps and num_epochs")
+        return self
+
+
+class CheckpointConfig(Section):
+    """When state is saved and how much of it is kept."""
+
+    every_steps: int = Field(1000, ge=1)
+    """A checkpoint is written every so many steps, and at the end."""
+    keep: int = Field(3, ge=1)
+    """Newest checkpoints kept; older ones are deleted."""
+
+
+class EvaluateConfig(Section):
+    """The ranking protocol. Every figure is reported with it."""
+
+    every_steps: int = Field(0, ge=0)
+    """Evaluate on valid every so many steps of training; 0: never while training."""
+    protocol: Literal["full", "sampled"] = "full"
+    """full ranks all items; sampled ranks each target among random unseen items."""
+    negatives: int = Field(100, ge=1)
+    """Random items per target under sampled: uniform, distinct, never interacted with by the user."""
+    k: list[Annotated[int, Field(ge=1)]] = Field([10, 20], min_length=1)
+    """Cut-offs of HR, Recall and NDCG."""
+    exclude_seen: bool = True
+    """Items of the user's earlier splits are neither ranked nor targets (full protocol)."""
+    max_users: int | None = Field(None, ge=1)
+    """Evaluate a stable random sample of so many users; null: all."""
+    weights: Literal["average", "raw"] = "average"
+    """Which weights are evaluated."""
+    seed: int = 0
+    """Seed of the sampled negatives and users."""
+
+
+class ExportConfig(Section):
+    """What the SavedModel holds."""
+
+    path: str | None = None
+    """Directory of versioned SavedModels; <output.path>/export when not given."""
+    weights: Literal["average", "raw"] = "average"
+    """Which weights are served."""
+    exclude_seen: bool = True
+    """Keep each user's items in the model, so that recommend can leave them out."""
+    max_k: int = Field(1000, ge=1)
+    """Largest k that a request may ask for."""
+
+
+class CpuDevice(Section):
+    """This machine's processor."""
+
+    kind: Literal["cpu"] = "cpu"
+    """Train on the CPU."""
+    threads: int = Field(0, ge=0)
+    """Threads of TensorFlow's kernels; 0: one per core. Bit-for-bit repeats need the same number."""
+
+
+class OutputConfig(Section):
+    """Where the run is kept."""
+
+    path: str
+    """Run directory: config, checkpoints, metrics, report, export."""

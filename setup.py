@@ -1,0 +1,37 @@
+"""Packaging of lazytower: `pip install -c docker/constraints-cpu.txt .`"""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="lazytower",
+    version="0.1.0",
+    description="Recommender training with huge embedding tables, lazy optimizers and exact Polyak averages",
+    # TF-Addons is at its end of life and has no wheels past 3.11.
+    python_requires=">=3.10,<3.12",
+    packages=find_packages(include=["configs*", "pipelines*", "trainer*"]),
+    package_data={"configs": ["*.yaml"]},
+    install_requires=[
+        "tensorflow==2.20.0",  # newest that tensorflow-tpu wheels exist for
+        "tf-keras==2.20.1",  # Keras 2, which TFRS and TF-Addons need; follows TensorFlow's version
+        "tensorflow-recommenders==0.7.7",
+        "tensorflow-addons==0.23.0",  # last release; see trainer/addons.py for the alias it needs
+        "apache-beam==2.77.0",  # runners differ by version; this one's were tested
+        "gcsfs==2026.10.1",
+        "fsspec",
+        "absl-py>=2.1",
+        "pydantic>=2.7,<3",  # the schema is written against version 2's API
+        "PyYAML>=6",
+        "numpy",
+        "pyarrow>=18",
+        "google-crc32c>=1.5",
+        "protobuf<7",  # 7 breaks the TPU Adam proto
+        "plotly>=6",
+        "tqdm",
+        "psutil",
+    ],
+    extras_require={
+        "dev": ["pytest>=8", "ruff", "polars", "hypothesis"],
+        "gcp": ["google-cloud-tpu>=1.28", "google-cloud-storage"],
+    },
+    entry_points={"console_scripts": ["lazytower=trainer.cli:main"]},
+)

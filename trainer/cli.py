@@ -1,0 +1,82 @@
+"""The `lazytower` command: finds the sub-command's module, parses its flags, prints errors as one line.
+
+A sub-command is a module with `add_arguments(parser)` and `run(args) -> int | None`. Modules keep heavy
+imports (TensorFlow, Beam) inside functions, so that every --help answers at once.
+"""
+
+import argparse
+import importlib
+import sys
+
+from absl import app, logging
+from absl.flags import argparse_flags
+
+from configs.errors import UserError
+
+COMMANDS = {
+    "prepare": ("pipelines.prepare", "turn raw interactions into a dataset (Apache Beam)"),
+    "train": ("trainer.train", "train a model, or resume a run"),
+    "evaluate": ("trainer.evaluate", "ranking metrics of a checkpoint, beside baselines"),
+    "export": ("trainer.export", "write and verify a SavedModel for serving"),
+    "recommend": ("trainer.recommend", "ask an exported model for items"),
+    "bench": ("trainer.bench", "measure speed and memory beside peers"),
+}
+
+
+def _parser(command: str | None) -> argparse.ArgumentParser:
+    """The whole parser; only the chosen sub-command's module is imported."""
+    parser = argparse_flags.ArgumentParser(
+        prog="lazytower", description="Train two-tower and ranking models with huge embedding tables."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, help_line) in COMMANDS.items():
+        child = commands.add_parser(name, help=help_line, description=help_line.capitalize() + ".")
+        if name == command:
+            importlib.import_module(module).add_arguments(child)
+    return parser
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parses `argv` (program name first). Unknown flags are errors, except that `prepare` keeps them in
+    `args.beam_args` for Beam, which checks them."""
+    command = next((arg for arg in argv[1:] if not arg.startswith("-")), None)
+    parser = _parser(command)
+    args, rest = parser.parse_known_args(argv[1:])
+    if args.command == "prepare":
+        args.beam_args = rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return args
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """--config and --set, which every sub-command on a run takes."""
+    parser.add_argument("--config", required=True, metavar="RUN.yaml", help="the run's configuration")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override one key of the config, such as train.batch_size=1024; repeatable",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the parsed sub-command; a user's error becomes one line and its exit code."""
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    try:
+        return importlib.import_module(COMMANDS[args.command][0]).run(args) or 0
+    except UserError as error:
+        sys.stderr.write(f"lazytower {args.command}: error: {error}\n")
+        return error.exit_code
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    app.run(run, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    main()
