@@ -7,6 +7,7 @@ imports (TensorFlow, Beam) inside functions, so that every --help answers at onc
 import argparse
 import importlib
 import sys
+import time
 
 from absl import app, logging
 from absl.flags import argparse_flags
@@ -49,28 +50,24 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """--config and --set, which every sub-command on a run takes."""
-    parser.add_argument("--config", required=True, metavar="RUN.yaml", help="the run's configuration")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="override one key of the config, such as train.batch_size=1024; repeatable",
-    )
-
-
 def run(args: argparse.Namespace) -> int:
     """Runs the parsed sub-command; a user's error becomes one line and its exit code."""
     logging.use_absl_handler()
+    logging.get_absl_handler().setFormatter(_Plain())
     logging.set_verbosity(logging.INFO)
     try:
         return importlib.import_module(COMMANDS[args.command][0]).run(args) or 0
     except UserError as error:
         sys.stderr.write(f"lazytower {args.command}: error: {error}\n")
         return error.exit_code
+
+
+class _Plain(logging.PythonFormatter):
+    """Log lines for people: time and text, and the level when it is not just information."""
+
+    def format(self, record):
+        level = "" if record.levelno <= 20 else f"{record.levelname}: "
+        return f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {level}{record.getMessage()}"
 
 
 def main() -> None:

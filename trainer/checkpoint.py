@@ -1,0 +1,230 @@
+"""Checkpoints: a directory per step, complete only when COMMITTED, written last, lists its files.
+
+  step-000001000/
+    tables/<name>/00000.npy ...   records of consecutive row ranges, float32 [n, width]
+    dense.npz                     step, towers, their averages and optimizer
+    COMMITTED                     JSON: every file's size and CRC-32C, tables' layouts, fingerprints
+
+TensorFlow's own checkpoints do not fall back when a file is torn and leave orphans behind; these verify and
+do, and their row ranges can be read one by one (see docs/decisions.md).
+"""
+
+import json
+import os
+import re
+import shutil
+
+import google_crc32c
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from configs.errors import CheckpointError
+from configs.schema import RunConfig
+
+COMMITTED = "COMMITTED"
+_STEP_NAME = re.compile(r"^step-(\d{9})$")
+
+
+class CheckpointStore:
+    """The checkpoints of one run.
+
+    Args:
+      directory: <run>/checkpoints, made when missing.
+      keep: newest complete checkpoints that `save` leaves.
+      identity: JSON values that a checkpoint must share with the run that restores it, by config key.
+    """
+
+    def __init__(self, directory: str, keep: int, identity: dict):
+        self._directory, self._keep, self._identity = directory, keep, identity
+        os.makedirs(directory, exist_ok=True)
+
+    def steps(self) -> list[int]:
+        """Steps of complete checkpoints, oldest first; incomplete directories are not listed."""
+        found = (_STEP_NAME.match(name) for name in os.listdir(self._directory))
+        steps = sorted(int(match.group(1)) for match in found if match)
+        return [step for step in steps if os.path.exists(os.path.join(self._path(step), COMMITTED))]
+
+    def save(self, step: int, tables: dict, dense: dict[str, tf.Variable]) -> None:
+        """Writes a complete checkpoint, then deletes those past `keep` and all incomplete ones.
+
+        Args:
+          step: steps done.
+          tables: by name, trainer.embeddings.tables.Table.
+          dense: variables outside the tables, by name.
+        """
+        path = self._path(step)
+        shutil.rmtree(path, ignore_errors=True)
+        os.makedirs(path)
+        files, layouts = {}, {}
+        for name, table in tables.items():
+            os.makedirs(os.path.join(path, "tables", name))
+            layouts[name] = {"rows": table.rows, "parts": table.parts}
+            for i, (start, stop) in enumerate(table.chunks()):
+                relative = f"tables/{name}/{i:05d}.npy"
+                records = table.read_records(tf.range(start, stop, dtype=tf.int64)).numpy()
+                files[relative] = _write(os.path.join(path, relative), lambda f, r=records: np.save(f, r))
+        values = {name: variable.numpy() for name, variable in dense.items()}
+        files["dense.npz"] = _write(os.path.join(path, "dense.npz"), lambda f: np.savez(f, **values))
+        manifest = {"step": step, "identity": self._identity, "tables": layouts, "files": files}
+        text = json.dumps(manifest, indent=1).encode()
+        _write(os.path.join(path, COMMITTED + ".tmp"), lambda f: f.write(text))
+        os.rename(os.path.join(path, COMMITTED + ".tmp"), os.path.join(path, COMMITTED))
+        _sync_directory(path)
+        self._clean()
+
+    def restore_newest(self, tables: dict, dense: dict[str, tf.Variable]) -> int | None:
+        """Restores all of the newest checkpoint that verifies; says so when it had to fall back.
+
+        Returns:
+          Its step; None when there is no checkpoint at all.
+
+        Raises:
+          CheckpointError: there are checkpoints, but none verifies, or they belong to another run.
+        """
+        manifest = self._newest()
+        if manifest is None:
+            return None
+        for name, table in tables.items():
+            for (start, _), path in zip(table.chunks(), self._shards(manifest, name, table), strict=True):
+                table.write_records(start, np.load(path))
+        self._assign(manifest, dense, partial=False)
+        return manifest["step"]
+
+    def open_newest(self, tables: dict, dense: dict[str, tf.Variable]) -> int | None:
+        """As restore_newest, for StoredTables, which stay on disk, and a part of the dense variables."""
+        manifest = self._newest()
+        if manifest is None:
+            return None
+        for name, table in tables.items():
+            table.open(self._shards(manifest, name, table))
+        self._assign(manifest, dense, partial=True)
+        return manifest["step"]
+
+    def _newest(self) -> dict | None:
+        """Manifest of the newest checkpoint that verifies and belongs to this run."""
+        reasons = []
+        for step in self.steps()[::-1]:
+            try:
+                manifest = self.verify(step)
+            except CheckpointError as error:
+                logging.warning("%s; falling back to the checkpoint before it", error)
+                reasons.append(str(error))
+                continue
+            self._check_identity(manifest)
+            return manifest
+        if reasons:
+            raise CheckpointError(
+                f"no checkpoint verifies ({reasons[0]}); delete {self._directory} to start afresh"
+            )
+        return None
+
+    def verify(self, step: int) -> dict:
+        """Checks every file's size and checksum; returns the manifest. Raises CheckpointError."""
+        path = self._path(step)
+        try:
+            with open(os.path.join(path, COMMITTED), encoding="utf-8") as file:
+                manifest = json.load(file)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}/{COMMITTED}: cannot be read ({error})") from None
+        for relative, expected in manifest["files"].items():
+            name = os.path.join(path, relative)
+            if not os.path.exists(name):
+                raise CheckpointError(f"{name}: missing")
+            if _fingerprint(name) != expected:
+                raise CheckpointError(f"{name}: size or checksum differs from {COMMITTED}")
+        return manifest
+
+    def _shards(self, manifest: dict, name: str, table) -> list[str]:
+        """Paths of a table's row ranges; its layout must be what the config makes."""
+        path = self._path(manifest["step"])
+        layout = manifest["tables"].get(name)
+        wanted = {"rows": table.rows, "parts": [list(part) for part in table.parts]}
+        if layout != wanted:
+            raise CheckpointError(
+                f"{path}: table {name} was saved as {layout}, the config makes it {wanted}; "
+                "use another output.path or restore the config"
+            )
+        return [os.path.join(path, f"tables/{name}/{i:05d}.npy") for i in range(len(table.chunks()))]
+
+    def _assign(self, manifest: dict, dense: dict, partial: bool) -> None:
+        """Puts saved arrays into variables; names (all, unless partial) and shapes must agree."""
+        path = os.path.join(self._path(manifest["step"]), "dense.npz")
+        with np.load(path) as values:
+            odd = sorted(set(dense) - set(values.files) if partial else set(values.files) ^ set(dense))
+            odd += [n for n, v in dense.items() if n in values.files and values[n].shape != tuple(v.shape)]
+            if odd:
+                raise CheckpointError(f"{path}: holds other weights than the config makes: {odd}")
+            for name, variable in dense.items():
+                variable.assign(values[name])
+
+    def _check_identity(self, manifest: dict) -> None:
+        for key, value in self._identity.items():
+            saved = manifest["identity"].get(key)
+            if saved != value:
+                raise CheckpointError(
+                    f"{self._path(manifest['step'])}: saved under {key} = {saved}, the run now says {value}; "
+                    "use another output.path, or restore the value"
+                )
+
+    def _clean(self) -> None:
+        complete = self.steps()
+        for name in os.listdir(self._directory):
+            match = _STEP_NAME.match(name)
+            if match and int(match.group(1)) not in complete[-self._keep :]:
+                shutil.rmtree(os.path.join(self._directory, name))
+
+    def _path(self, step: int) -> str:
+        return os.path.join(self._directory, f"step-{step:09d}")
+
+
+def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int) -> dict:
+    """What a run must share with the checkpoints it resumes from, by config key.
+
+    Args:
+      config: the run.
+      fingerprint: of the dataset.
+      num_steps: steps of the run, which its schedule and averages depend on.
+    """
+    tables = {name: config.table(name).model_dump(mode="json") for name in config.table_of_input.values()}
+    for table in tables.values():
+        # Engines hold the same numbers in the same form; a run may change between them.
+        del table["engine"]
+    return {
+        "dataset.fingerprint": fingerprint,
+        "model": config.model.model_dump(mode="json"),
+        "tables": tables,
+        "optimizer": config.optimizer.model_dump(mode="json"),
+        "schedule": config.schedule.model_dump(mode="json"),
+        "polyak": config.polyak.model_dump(mode="json"),
+        "train.batch_size": config.train.batch_size,
+        "train.seed": config.train.seed,
+        "number of steps": num_steps,
+    }
+
+
+def _write(name: str, write) -> dict:
+    """Writes a file through `write(file)`, syncs it to disk, returns its size and checksum."""
+    with open(name, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    return _fingerprint(name)
+
+
+def _fingerprint(name: str) -> dict:
+    checksum = google_crc32c.Checksum()
+    with open(name, "rb") as file:
+        while block := file.read(1 << 22):
+            checksum.update(block)
+    return {"bytes": os.path.getsize(name), "crc32c": checksum.hexdigest().decode()}
+
+
+def _sync_directory(path: str) -> None:
+    """Makes the directory's names themselves durable."""
+    for name in (path, os.path.dirname(path)):
+        handle = os.open(name, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,121 @@
+"""`lazytower evaluate`: ranking metrics of the newest checkpoint, beside baselines."""
+
+import json
+import os
+
+import numpy as np
+from absl import logging
+
+from configs.arguments import add_config_arguments
+from configs.load import load_config
+
+
+def add_arguments(parser) -> None:
+    """Flags of the sub-command."""
+    add_config_arguments(parser)
+    parser.add_argument("--split", choices=["valid", "test"], default="test", help="what to predict")
+
+
+def run(args) -> int:
+    """Evaluates, prints a table, and keeps the figures in the run directory and its report."""
+    from trainer.metrics import MetricsWriter
+    from trainer.statistics import write_run_report
+    from trainer.trained import open_trained
+
+    config = load_config(args.config, args.overrides)
+    trained = open_trained(config)
+    logging.info("evaluating step %d on %s", trained.step, args.split)
+    lines = evaluate_recommender(
+        trained.recommender, trained.dataset, trained.items, trained.step, args.split
+    )
+    path = os.path.join(config.output.path, f"evaluate-{args.split}.json")
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({"step": trained.step, "results": lines}, file, indent=1)
+    with MetricsWriter(config.output.path, trained.step) as metrics:
+        for line in lines:
+            metrics.write("evaluate", trained.step, line)
+    write_run_report(config, trained.dataset, trained.recommender, trained.step)
+    print(format_results(lines))
+    return 0
+
+
+class TrainedScorer:
+    """A recommender as trainer.ranking.Scorer: dot products of its users' and items' vectors.
+
+    Args:
+      recommender: trainer.recommender.Recommender.
+      items: catalog.
+      averaged: score with averaged weights as of `step`, or raw ones.
+      step: steps done.
+    """
+
+    name = "model"
+
+    def __init__(self, recommender, items, averaged: bool, step: int):
+        self._recommender, self._averaged, self._step = recommender, averaged, float(step)
+        self._item_vectors = item_vectors(recommender, items, averaged, step)
+
+    def scores(self, users, items):
+        """float32 [n, items of the table], or [n, m] for candidates int64 [n, m]."""
+        inputs = {"user": users.ids, "history": users.history, **users.features}
+        vectors = self._recommender.user_vectors(
+            {name: inputs[name] for name in self._recommender.model.user_inputs}, self._averaged, self._step
+        ).numpy()
+        if items is None:
+            return vectors @ self._item_vectors.T
+        return np.einsum("nd,nmd->nm", vectors, self._item_vectors[items])
+
+
+def item_vectors(recommender, items, averaged: bool, step: int, chunk: int = 1 << 16) -> np.ndarray:
+    """Vectors of all rows of the item table, float32 [rows, dim]; dense weights as they stand."""
+    parts = []
+    for start in range(0, items.rows, chunk):
+        ids = np.arange(start, min(start + chunk, items.rows), dtype=np.int64)
+        columns = {"item": ids, **{name: values[ids] for name, values in items.features.items()}}
+        inputs = {name: columns[name] for name in recommender.model.item_inputs}
+        parts.append(recommender.item_vectors(inputs, averaged, float(step)).numpy())
+    return np.concatenate(parts)
+
+
+def evaluate_recommender(recommender, dataset, items, step: int, split: str) -> list[dict]:
+    """The model beside popularity and, for planted data, the best reachable ranking.
+
+    Args:
+      recommender: trainer.recommender.Recommender.
+      dataset: manifest.
+      items: its catalog.
+      step: steps done.
+      split: valid or test.
+
+    Returns:
+      A dict per scorer: scorer, split, weights, protocol, metrics (see trainer.ranking.evaluate_scorers).
+    """
+    from trainer.baselines import BestReachable, Popularity
+    from trainer.catalog import Users
+    from trainer.ranking import evaluate_scorers
+
+    options = recommender.config.evaluate
+    averaged = options.weights == "average"
+    with recommender.averaged_dense(averaged):
+        scorers = [TrainedScorer(recommender, items, averaged, step), Popularity(items)]
+        if BestReachable.available(dataset):
+            scorers.append(BestReachable(dataset, items))
+        results = evaluate_scorers(scorers, Users(dataset, items), options, split)
+    return [
+        {"scorer": name, "split": split, "weights": options.weights, **figures}
+        for name, figures in results.items()
+    ]
+
+
+def format_results(lines: list[dict]) -> str:
+    """The protocol and a table of the metrics, for people."""
+    names = [name for name in lines[0] if "@" in name or name == "mrr"]
+    rows = [["", *names]] + [[line["scorer"], *(f"{line[name]:.4f}" for name in names)] for line in lines]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    table = [
+        row[0].ljust(widths[0]) + "".join("  " + v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
+    first = lines[0]
+    counts = f"{first['users']:,} users, {first['targets']:,} targets ({first['cold_targets']:,} cold)"
+    return "\n".join([*table, "", f"{first['split']}: {counts}", first["protocol"]])

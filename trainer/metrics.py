@@ -1,0 +1,239 @@
+"""The run's figures over time: <run_dir>/metrics.jsonl, and the same scalars as TensorBoard events.
+
+One JSON object a line: {"step": int, "time": unix seconds, "kind": "train" | "evaluate" | "run", ...}.
+A figure that is no finite number stands as null, so every line is JSON that any reader takes.
+This module imports TensorFlow only inside MetricsWriter; the report reads metrics without it.
+"""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from absl import logging
+from fsspec.implementations.local import LocalFileSystem
+
+from configs.errors import DataError
+
+FILE_NAME = "metrics.jsonl"
+EVENTS = "tensorboard"
+KINDS = ("train", "evaluate", "run")
+
+
+def read_metrics(run_dir: str) -> list[dict]:
+    """All lines of <run_dir>/metrics.jsonl in order; [] when there is no such file.
+
+    A last line that is torn (its writer was killed) is left out.
+
+    Raises:
+      DataError: another line is no JSON object; names file and line.
+    """
+    name = f"{run_dir.rstrip('/')}/{FILE_NAME}"
+    try:
+        with fsspec.open(name, "rb") as file:
+            content = file.read()
+    except FileNotFoundError:
+        return []
+    return _parse(content, name)
+
+
+def write_atomically(path: str, content: bytes) -> None:
+    """Writes a whole file, local or gs://; a reader finds the old one or the new one, never a part."""
+    fs, place = fsspec.url_to_fs(path)
+    if not isinstance(fs, LocalFileSystem):
+        fs.pipe_file(place, content)  # object stores publish an object when it is complete
+        return
+    temporary = f"{place}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, place)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+class MetricsWriter:
+    """Appends figures to metrics.jsonl and to TensorBoard events, flushed after each write.
+
+    On a local disk files are written in place. Object stores cannot append: there the files live in a
+    temporary directory and are uploaded whole, at most every `upload_seconds`, and on close.
+    """
+
+    def __init__(self, run_dir: str, start_step: int = 0, *, upload_seconds: float = 60.0):
+        """Opens the files; what a killed run wrote after `start_step`, the step resumed from, is dropped.
+
+        Raises:
+          DataError: metrics.jsonl holds a line, other than its last, that is no JSON object.
+        """
+        self._fs, self._root = fsspec.url_to_fs(run_dir.rstrip("/"))
+        self._remote = not isinstance(self._fs, LocalFileSystem)
+        self._work = tempfile.mkdtemp(prefix="metrics-") if self._remote else self._root
+        self._upload_seconds = upload_seconds
+        self._uploaded_at = time.monotonic()
+        os.makedirs(f"{self._work}/{EVENTS}", exist_ok=True)
+        if self._remote:
+            self._download()
+        _truncate_lines(f"{self._work}/{FILE_NAME}", start_step)
+        _truncate_events(f"{self._work}/{EVENTS}", start_step)
+        self._file = open(f"{self._work}/{FILE_NAME}", "ab")
+        self._events = _event_writer(f"{self._work}/{EVENTS}")
+        if self._remote:
+            self._upload()
+
+    def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Writes one line, and each number in it as a scalar.
+
+        Args:
+          kind: train, evaluate or run.
+          step: training steps done.
+          values: numbers (Python, NumPy or scalar tensors), text, or lists and dicts of them.
+
+        Raises:
+          ValueError: an unknown kind, or values that use the names step, time or kind.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"kind {kind!r} is none of {', '.join(KINDS)}")
+        if taken := {"step", "time", "kind"} & set(values):
+            raise ValueError(f"values may not hold {', '.join(sorted(taken))}: every line has its own")
+        line = {"step": int(step), "time": round(time.time(), 3), "kind": kind}
+        line |= {name: _plain(value) for name, value in values.items()}
+        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+        self._write_scalars(line)
+        # Evaluations are rare and dear: they do not wait for the clock.
+        if self._remote and (kind != "train" or time.monotonic() - self._uploaded_at > self._upload_seconds):
+            self._try_upload()
+
+    def close(self) -> None:
+        """Closes the files; in an object store uploads the rest, and raises what the upload raises."""
+        if self._file.closed:
+            return
+        self._file.close()
+        self._events.close()
+        if self._remote:
+            self._upload()
+            shutil.rmtree(self._work, ignore_errors=True)
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *unused) -> None:
+        self.close()
+
+    def _write_scalars(self, line: dict) -> None:
+        import tensorflow as tf
+
+        names = [line["kind"], *(line.get(k) for k in ("split", "scorer", "weights"))]
+        prefix = "/".join(name for name in names if isinstance(name, str))
+        with self._events.as_default(step=line["step"]):
+            for name, value in line.items():
+                if name not in ("step", "time") and type(value) in (int, float):
+                    tf.summary.scalar(f"{prefix}/{name}", float(value))
+        self._events.flush()
+
+    def _download(self) -> None:
+        names = [f"{self._root}/{FILE_NAME}", *self._fs.glob(f"{self._root}/{EVENTS}/*tfevents*")]
+        for name in names:
+            if self._fs.exists(name):
+                self._fs.get_file(name, self._work + name.removeprefix(self._root))
+
+    def _upload(self) -> None:
+        self._fs.makedirs(f"{self._root}/{EVENTS}", exist_ok=True)
+        for name in [FILE_NAME, *(f"{EVENTS}/{n}" for n in os.listdir(f"{self._work}/{EVENTS}"))]:
+            self._fs.put_file(f"{self._work}/{name}", f"{self._root}/{name}")
+        self._uploaded_at = time.monotonic()
+
+    def _try_upload(self) -> None:
+        """As _upload; a failure is logged, because training is worth more than its curve of this minute."""
+        try:
+            self._upload()
+        except Exception as error:  # each file system has its own errors
+            logging.warning("metrics are not uploaded to %s yet: %s", self._root, error)
+            self._uploaded_at = time.monotonic()
+
+
+def _plain(value: Any) -> Any:
+    """`value` as what JSON holds: floats that are not finite become None."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "numpy"):  # a tensor
+        value = value.numpy()
+    if hasattr(value, "item"):  # a NumPy scalar
+        value = value.item()
+    if isinstance(value, (str, bool, int)):
+        return value
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def _parse(content: bytes, name: str) -> list[dict]:
+    lines = [(number, text) for number, text in enumerate(content.split(b"\n"), 1) if text.strip()]
+    parsed = []
+    for number, text in lines:
+        try:
+            line = json.loads(text)
+        except ValueError:  # bad JSON and bad UTF-8 alike
+            line = None
+        if isinstance(line, dict):
+            parsed.append(line)
+        elif number != lines[-1][0]:
+            raise DataError(f"{name}: line {number} is no JSON object; remove it, or restore the file")
+    return parsed
+
+
+def _truncate_lines(path: str, start_step: int) -> None:
+    """Drops a torn last line and lines after `start_step`, atomically."""
+    if not os.path.exists(path):
+        return
+    content = Path(path).read_bytes()
+    kept = [line for line in _parse(content, path) if line.get("step", 0) <= start_step]
+    wanted = b"".join(json.dumps(line).encode() + b"\n" for line in kept)
+    if wanted != content:
+        write_atomically(path, wanted)
+
+
+def _truncate_events(folder: str, start_step: int) -> None:
+    """Drops the events after `start_step`, and a torn tail, from every event file of `folder`."""
+    import tensorflow as tf
+
+    for path in sorted(Path(folder).glob("*tfevents*")):
+        records = list(_records(str(path)))
+        kept = [r for r in records if tf.compat.v1.Event.FromString(r).step <= start_step]
+        temporary = f"{folder}/rewrite.tmp"  # TensorBoard looks at names with tfevents only
+        with tf.io.TFRecordWriter(temporary) as writer:
+            for record in kept:
+                writer.write(record)
+        if os.path.getsize(temporary) == path.stat().st_size:
+            os.unlink(temporary)
+        else:
+            os.replace(temporary, path)
+
+
+def _records(path: str) -> Iterator[bytes]:
+    """The records of a TFRecord file up to its end or to where it is torn."""
+    import tensorflow as tf
+
+    try:
+        yield from tf.data.TFRecordDataset(path).as_numpy_iterator()
+    except tf.errors.DataLossError:
+        return
+
+
+def _event_writer(folder: str):
+    import tensorflow as tf
+
+    return tf.summary.create_file_writer(folder)

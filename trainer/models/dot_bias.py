@@ -1,0 +1,56 @@
+"""The classic collaborative filter: logistic loss on u . v + b_u + b_i, biases in the last columns."""
+
+import tensorflow as tf
+
+from configs.schema import RunConfig
+from trainer.losses import logistic
+from trainer.models.base import Model, row_weights
+
+
+class DotBias(Model):
+    """See configs.models.DotBias for the options.
+
+    Args:
+      config: the run.
+      item_counts: [item table rows]; its items with train rows are the pool of sampled negatives.
+    """
+
+    def __init__(self, config: RunConfig, item_counts):
+        super().__init__(name="dot_bias")
+        self._options = config.model
+        self._seed = config.train.seed
+        self._pool = tf.cast(tf.where(tf.convert_to_tensor(item_counts) > 0)[:, 0], tf.int64)
+
+    user_inputs = ["user"]
+    item_inputs = ["item"]
+
+    def lookups(self, batch, step):
+        ids = {"user": batch["user"], "item": batch["item"]}
+        if self._options.negatives:
+            shape = [tf.shape(batch["item"])[0], self._options.negatives]
+            seed = tf.stack([tf.constant(self._seed, tf.int64), step])
+            drawn = tf.random.stateless_uniform(shape, seed=seed, maxval=tf.size(self._pool), dtype=tf.int32)
+            ids["negative"] = tf.gather(self._pool, drawn)
+        return ids
+
+    def loss(self, activations, batch, step):
+        user = self.user_vectors(activations, {})
+        labels = batch["label"]
+        if self._options.label_threshold is not None:
+            labels = tf.cast(labels >= self._options.label_threshold, tf.float32)
+        logits = tf.reduce_sum(user * self.item_vectors(activations, {}), axis=1, keepdims=True)
+        labels, weight = labels[:, None], row_weights(batch)[:, None]
+        if self._options.negatives:
+            other = self.item_vectors({"item": activations["negative"]}, {})
+            logits = tf.concat([logits, tf.einsum("bd,bnd->bn", user, other)], axis=1)
+            labels = tf.concat([labels, tf.zeros_like(logits[:, 1:])], axis=1)
+            weight = tf.broadcast_to(weight, tf.shape(logits))
+        return logistic(logits, labels, weight)
+
+    def user_vectors(self, activations, features):
+        rows = activations["user"]
+        return tf.concat([rows, tf.ones_like(rows[:, :1])], axis=1)
+
+    def item_vectors(self, activations, features):
+        rows = activations["item"]
+        return tf.concat([rows[..., :-1], tf.ones_like(rows[..., :1]), rows[..., -1:]], axis=-1)

@@ -1,0 +1,116 @@
+"""Retrieval by two towers and a dot product, trained by in-batch sampled softmax."""
+
+import tensorflow as tf
+import tf_keras
+
+from configs.schema import RunConfig
+from trainer.losses import in_batch_softmax
+from trainer.models.base import Model, row_weights
+
+
+class TwoTower(Model):
+    """See configs.models.TwoTower for the options.
+
+    Args:
+      config: the run.
+      item_counts: float32 [item table rows], train rows of each item, for the logQ correction.
+    """
+
+    def __init__(self, config: RunConfig, item_counts):
+        super().__init__(name="two_tower")
+        self._options = config.model
+        self._bias_in_rows = config.item_rows_carry_bias
+        # An item without train rows is drawn in no batch; the floor keeps the logarithm finite.
+        counts = tf.maximum(tf.cast(item_counts, tf.float32), 1.0)
+        self._log_q = tf.math.log(counts / tf.reduce_sum(counts))
+        seed = config.train.seed
+        self._user = Tower(config, self._options.user_tower, "user", seed)
+        self._item = Tower(config, self._options.item_tower, "item", seed + 100)
+
+    @property
+    def user_inputs(self):
+        return self._options.user_tower.inputs
+
+    @property
+    def item_inputs(self):
+        return self._options.item_tower.inputs
+
+    def lookups(self, batch, step):
+        return {name: batch[name] for name in self._options.inputs}
+
+    def loss(self, activations, batch, step):
+        user = self._user_vectors(activations, batch, step)
+        item = self._item_vectors(activations, batch, step)
+        options = self._options.loss
+        ids = batch["item"]
+        log_q = tf.gather(self._log_q, ids) if options.logq else tf.zeros_like(batch["label"])
+        return in_batch_softmax(
+            user, item, ids, log_q, row_weights(batch), options.temperature, options.mask_accidental_hits
+        )
+
+    def user_vectors(self, activations, features):
+        return self._user_vectors(activations, features, None)
+
+    def item_vectors(self, activations, features):
+        return self._item_vectors(activations, features, None)
+
+    def _user_vectors(self, activations, features, step):
+        if self._bias_in_rows and "history" in activations and self._options.history.table == "item":
+            activations = {**activations, "history": activations["history"][:, :-1]}
+        vector = self._user(activations, features, step)
+        if self._options.normalize:
+            vector = tf.math.l2_normalize(vector, axis=-1)
+        if self._options.item_bias:
+            vector = tf.concat([vector, tf.ones_like(vector[:, :1])], axis=1)
+        return vector
+
+    def _item_vectors(self, activations, features, step):
+        vector = self._item(activations, features, step)
+        if self._options.normalize:
+            bias = vector[:, -1:] if self._options.item_bias else vector[:, :0]
+            direction = vector[:, : vector.shape[-1] - bias.shape[-1]]
+            vector = tf.concat([tf.math.l2_normalize(direction, axis=-1), bias], axis=1)
+        return vector
+
+
+class Tower(tf.Module):
+    """Joins inputs and passes them through dense layers.
+
+    Args:
+      config: the run, for widths.
+      options: configs.models.TowerConfig.
+      side: user or item.
+      seed: of the initial weights and of dropout.
+    """
+
+    def __init__(self, config: RunConfig, options, side: str, seed: int):
+        super().__init__(name=f"{side}_tower")
+        self._options, self._seed = options, seed
+        width = sum(config.input_width(name) for name in options.inputs)
+        if options.combine == "sum":
+            width = config.input_width(options.inputs[0])
+        self.layers = []
+        for i, units in enumerate(options.layers):
+            layer = tf_keras.layers.Dense(
+                units,
+                activation=None if i == len(options.layers) - 1 else options.activation,
+                kernel_initializer=tf_keras.initializers.GlorotUniform(seed=seed + i),
+                name=f"{side}_dense_{i}",
+            )
+            layer.build([None, width])
+            self.layers.append(layer)
+            width = units
+
+    def __call__(self, activations, features, step):
+        """Vectors float32 [batch, width]; `step` (int64 scalar) seeds dropout while training, else None."""
+        inputs = [
+            activations[name] if name in activations else tf.cast(features[name], tf.float32)[:, None]
+            for name in self._options.inputs
+        ]
+        vector = tf.concat(inputs, axis=1) if self._options.combine == "concat" else tf.add_n(inputs)
+        if step is not None and self._options.dropout:
+            seed = tf.stack([tf.constant(self._seed, tf.int64), step])
+            vector = tf.nn.experimental.stateless_dropout(vector, rate=self._options.dropout, seed=seed)
+        for layer in self.layers:
+            vector = layer(vector)
+        return vector

@@ -1,0 +1,93 @@
+"""Polyak averages of weights, dense, and exact and lazy for the rows of embedding tables.
+
+Exponential: avg_t = d avg_{t-1} + (1 - d) w_t (Polyak & Juditsky 1992 with a forgetting factor). Uniform:
+the mean of w_{s+1} .. w_t. Until the start step s the average is the weight itself.
+
+A lazy optimizer leaves untouched rows where they are, and over k steps of constant w both averages have a
+closed form: w + d^k (avg - w), and (n avg + k w) / (n + k). So a row keeps its average as of the last step
+that touched it, `catch_up` brings it to any later step, and the result equals the average of the whole
+table taken at every step, at the cost of the touched rows.
+
+All functions are elementwise TensorFlow on float32; steps are float32 scalars or [n, 1], counted from 1,
+exact up to 2^24.
+"""
+
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from configs.training import PolyakConfig
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """avg_t = decay avg_{t-1} + (1 - decay) w_t for t > start_step; avg_t = w_t before."""
+
+    decay: float
+    start_step: int = 0
+
+    def catch_up(self, average, weight, last, step):
+        """The average as of `step`, given that as of `last` <= step and that `weight` has not moved since.
+
+        Args:
+          average, weight: float32 [n, d].
+          last: float32 [n, 1], last step that touched the row; 0: never.
+          step: float32 scalar.
+
+        Returns:
+          float32 [n, d].
+        """
+        since = _steps_since(last, step, self.start_step)
+        return weight + tf.pow(self.decay, since) * (average - weight)
+
+    def include(self, average, weight, step):
+        """The average as of `step` from that as of `step - 1` and the weight after `step`; float32 [n, d]."""
+        decay = tf.where(step > self.start_step, self.decay, 0.0)
+        return decay * average + (1.0 - decay) * weight
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """avg_t = mean of w_{start_step + 1} .. w_t (Polyak-Ruppert, tail average); avg_t = w_t before."""
+
+    start_step: int = 0
+
+    def catch_up(self, average, weight, last, step):
+        """As Exponential.catch_up."""
+        since = _steps_since(last, step, self.start_step)
+        seen = tf.maximum(last - self.start_step, 0.0)
+        return average + (weight - average) * tf.math.divide_no_nan(since, seen + since)
+
+    def include(self, average, weight, step):
+        """As Exponential.include."""
+        return average + (weight - average) / tf.maximum(step - self.start_step, 1.0)
+
+
+def _steps_since(last, step, start_step):
+    """Steps in (last, step] that are averaged."""
+    return tf.maximum(step - tf.maximum(last, float(start_step)), 0.0)
+
+
+def make_average(config: PolyakConfig, num_steps: int) -> Exponential | Uniform | None:
+    """The configured average of a run of `num_steps` steps; None when averaging is off."""
+    start_step = int(config.start_fraction * num_steps)
+    if config.kind == "none":
+        return None
+    if config.kind == "uniform":
+        return Uniform(start_step)
+    return Exponential(config.decay, start_step)
+
+
+class DenseAverages(tf.Module):
+    """Averages of dense variables, moved at every step."""
+
+    def __init__(self, average, variables):
+        super().__init__(name="dense_averages")
+        self._rule = average
+        self._variables = list(variables)
+        self.shadows = [tf.Variable(v, trainable=False, name=f"average_{i}") for i, v in enumerate(variables)]
+
+    def update(self, step):
+        """Takes in the weights after `step`, a float32 scalar."""
+        for shadow, variable in zip(self.shadows, self._variables, strict=True):
+            shadow.assign(self._rule.include(shadow, variable, step))

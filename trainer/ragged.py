@@ -1,0 +1,90 @@
+"""Rows of different lengths in NumPy, and a stable hash: what catalogs and ranking compute with."""
+
+import dataclasses
+
+import numpy as np
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def hash_ids(seed: int | np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """uint64 hash of (seed, id), equal on every machine; integer arrays that broadcast.
+
+    SplitMix64's finalizer (Steele et al., OOPSLA 2014), once on the seed and once on seed and id.
+    """
+    seed = np.uint64(seed % 2**64) if isinstance(seed, int) else seed.astype(np.uint64)
+    with np.errstate(over="ignore"):
+        return _mix(ids.astype(np.uint64) * _GOLDEN + _mix(seed + _GOLDEN))
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ragged:
+    """n rows of values, one after the other."""
+
+    values: np.ndarray
+    """[total], any dtype."""
+    lengths: np.ndarray
+    """int64 [n]; their sum is total."""
+
+    def __post_init__(self):
+        if int(self.lengths.sum()) != len(self.values):
+            raise ValueError(f"lengths sum to {self.lengths.sum()}, there are {len(self.values)} values")
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def row_of_value(self) -> np.ndarray:
+        """int64 [total]."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    @property
+    def place_in_row(self) -> np.ndarray:
+        """Position of each value inside its row, int64 [total]."""
+        starts = np.cumsum(self.lengths) - self.lengths
+        return np.arange(len(self.values)) - np.repeat(starts, self.lengths)
+
+    @staticmethod
+    def join(parts: list["Ragged"]) -> "Ragged":
+        """Rows of all parts, in order; at least one part."""
+        return Ragged(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("values", "lengths")))
+
+    def take(self, rows: np.ndarray) -> "Ragged":
+        """The rows at positions `rows` (int64), in that order."""
+        starts, lengths = (np.cumsum(self.lengths) - self.lengths)[rows], self.lengths[rows]
+        index = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+        return Ragged(self.values[index], lengths)
+
+    def keep(self, mask: np.ndarray) -> "Ragged":
+        """The values where `mask` (bool [total]) holds; all rows stay."""
+        return Ragged(self.values[mask], np.bincount(self.row_of_value[mask], minlength=len(self)))
+
+    def distinct(self, bound: int) -> "Ragged":
+        """Each row's distinct values, ascending; values are integers in [0, bound)."""
+        codes = np.unique(self._codes(bound))
+        return Ragged(codes % bound, np.bincount(codes // bound, minlength=len(self)))
+
+    def without(self, other: "Ragged", bound: int) -> "Ragged":
+        """Each row less the values of the same row of `other`; integers in [0, bound)."""
+        return self.keep(~np.isin(self._codes(bound), other._codes(bound)))
+
+    def first(self, number: int) -> "Ragged":
+        """At most `number` values from the front of each row."""
+        return self.keep(self.place_in_row < number)
+
+    def last(self, number: int) -> np.ndarray:
+        """The last `number` values of each row, in order, then -1: [n, number]."""
+        place = self.place_in_row - np.repeat(np.maximum(self.lengths - number, 0), self.lengths)
+        padded = np.full((len(self), number), -1, self.values.dtype)
+        padded[self.row_of_value[place >= 0], place[place >= 0]] = self.values[place >= 0]
+        return padded
+
+    def _codes(self, bound: int) -> np.ndarray:
+        """One integer per (row, value)."""
+        return self.row_of_value * bound + self.values

@@ -1,0 +1,156 @@
+"""A model with its tables: built from the config and the dataset, the same for training and serving."""
+
+import contextlib
+
+import numpy as np
+import tensorflow as tf
+
+from configs.dataset import Dataset
+from configs.errors import DataError
+from configs.schema import RunConfig
+from trainer.embeddings import ENGINES
+from trainer.embeddings.pooling import distinct, pooled
+from trainer.models import MODELS
+from trainer.optimizers import ROW_OPTIMIZERS
+from trainer.polyak import DenseAverages, make_average
+
+
+class Recommender(tf.Module):
+    """Tables, model and averages of one run.
+
+    Args:
+      config: the run.
+      dataset: its dataset.
+      item_counts: int64 [item table rows], train rows of each item.
+      num_steps: length of the run, which places the start of averaging.
+      table_type: class of all tables, whatever the config's engines; None: as configured.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        item_counts: np.ndarray,
+        num_steps: int,
+        table_type: type | None = None,
+    ):
+        super().__init__(name="recommender")
+        self.config = config
+        self._table_type = table_type
+        self.average = make_average(config.polyak, num_steps)
+        self.tables = {
+            name: self._make_table(name, dataset) for name in sorted(set(config.table_of_input.values()))
+        }
+        self.model = MODELS[config.model.kind](config, item_counts)
+        self.dense_variables = list(self.model.trainable_variables)
+        self.dense_averages = DenseAverages(self.average, self.dense_variables) if self.average else None
+
+    def _make_table(self, name: str, dataset: Dataset):
+        options = self.config.table(name)
+        table_type = self._table_type or ENGINES["rows" if options.engine == "auto" else options.engine]
+        optimizer = ROW_OPTIMIZERS[options.optimizer.kind](options.optimizer)
+        return table_type(name, dataset.table_rows(name), options.dim, optimizer, self.average)
+
+    @property
+    def dense_state(self) -> dict[str, tf.Variable]:
+        """Towers and their averages, by a name that is stable from run to run."""
+        shadows = self.dense_averages.shadows if self.dense_averages else []
+        groups = {"dense": self.dense_variables, "average": shadows}
+        return {f"{group}/{i:03d}": v for group, members in groups.items() for i, v in enumerate(members)}
+
+    def initialize(self) -> None:
+        """Initial weights of all tables, from the config's seed."""
+        for name, table in self.tables.items():
+            table.initialize(self.config.table(name).init_stddev, self.config.train.seed)
+
+    def activations(self, ids: dict, fetch) -> dict:
+        """Pooled embeddings of inputs.
+
+        Args:
+          ids: by input name, int64 [batch], or [batch, length] padded with -1 for history. Inputs without
+            a table (numeric features) are passed over.
+          fetch: function (table, distinct ids int64 [u]) -> float32 [u, dim].
+
+        Returns:
+          By input name, float32 [batch, dim].
+        """
+        result = {}
+        for table, names in self._by_table(ids).items():
+            unique, where = distinct({name: ids[name] for name in names})
+            weight = fetch(self.tables[table], unique)
+            for name in names:
+                result[name] = pooled(weight, where[name], ids[name], self._pooling(name))
+        return result
+
+    def _by_table(self, names) -> dict[str, list[str]]:
+        tables = {**self.config.table_of_input, "negative": "item"}
+        grouped: dict[str, list[str]] = {}
+        for name in names:
+            if name in tables:
+                grouped.setdefault(tables[name], []).append(name)
+        return grouped
+
+    def _pooling(self, name: str) -> str | None:
+        return self.config.model.history.pooling if name == "history" else None
+
+    def user_vectors(self, inputs: dict, averaged: bool, step):
+        """Vectors float32 [n, dim] of users.
+
+        Args:
+          inputs: every user input of the model: ids int64 [n], history int64 [n, length] padded with -1,
+            numeric features float32 [n].
+          averaged: weights averaged as of `step`, or raw.
+          step: float32 scalar. Dense weights are used as they stand: see `averaged_dense`.
+        """
+        return self._vectors(self.model.user_vectors, inputs, averaged, step)
+
+    def item_vectors(self, inputs: dict, averaged: bool, step):
+        """Vectors float32 [n, dim] of items; as `user_vectors`."""
+        return self._vectors(self.model.item_vectors, inputs, averaged, step)
+
+    def _vectors(self, tower, inputs: dict, averaged: bool, step):
+        inputs = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
+        return tower(self.activations(inputs, lambda t, ids: t.read_weights(ids, averaged, step)), inputs)
+
+    @contextlib.contextmanager
+    def averaged_dense(self, averaged: bool = True):
+        """Inside, the towers' weights are their averages (when averaging is on)."""
+        if not averaged or self.dense_averages is None:
+            yield
+            return
+        raw = [variable.numpy() for variable in self.dense_variables]
+        for variable, shadow in zip(self.dense_variables, self.dense_averages.shadows, strict=True):
+            variable.assign(shadow)
+        try:
+            yield
+        finally:
+            for variable, value in zip(self.dense_variables, raw, strict=True):
+                variable.assign(value)
+
+
+def run_steps(config: RunConfig, steps_per_epoch: int) -> int:
+    """Steps of the run, from num_steps or num_epochs."""
+    if config.train.num_steps is not None:
+        return config.train.num_steps
+    return max(round(config.train.num_epochs * steps_per_epoch), 1)
+
+
+def check_dataset(config: RunConfig, dataset: Dataset) -> None:
+    """Refuses a dataset that was prepared for something else than the config asks.
+
+    Raises:
+      DataError: names the key and the fix.
+    """
+    prepared = dataset.dataset
+    wanted = config.dataset.model_dump(mode="json")
+    for key in ("user_ids", "item_ids", "feature_ids", "split", "history_length", "min_label"):
+        if prepared.get(key) != wanted[key]:
+            raise DataError(
+                f"{dataset.path}: prepared with dataset.{key} {prepared.get(key)}, the config says "
+                f"{wanted[key]}; run `lazytower prepare --overwrite`, or mend the config"
+            )
+    for feature in config.source.features:
+        if feature.name not in dataset.features:
+            raise DataError(
+                f"{dataset.path}: has no feature {feature.name!r}; run `lazytower prepare --overwrite`"
+            )

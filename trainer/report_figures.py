@@ -1,0 +1,153 @@
+"""Figures of the report: curves over steps, as HTML fragments that need plotly.js on their page."""
+
+import html
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+MAX_POINTS = 4000  # more cannot be told apart on a screen, and make the file slow to open
+COLOURS = ("#3f82f0", "#e0782f", "#2a9d6f", "#b0489a", "#8a7a2e", "#5d6877")  # readable on white and black
+FAINT = 0.5  # opacity
+
+
+class Curve(NamedTuple):
+    """One line of a figure."""
+
+    name: str
+    """Plain text for the legend."""
+    steps: Sequence[int]
+    """x, rising."""
+    values: Sequence[float | None]
+    """y, as many; None is a gap."""
+    dashed: bool = False
+    """For baselines."""
+    faint: bool = False
+    """For the raw values behind a smoothed curve."""
+    colour: int = 0
+    """Place in COLOURS."""
+
+
+def figure(
+    identity: str,
+    title: str,
+    curves: Sequence[Curve],
+    height: int = 240,
+    unit: str = "",
+    from_zero: bool = True,
+) -> str:
+    """One figure as a <div> with its data; plotly.js is not included.
+
+    Args:
+      identity: the element's id, unique on the page; letters, digits and dashes.
+      title: plain text over the figure.
+      curves: what is drawn, in order of the legend.
+      height: pixels.
+      unit: plotly's format of the y axis, such as ".0%"; "" leaves it to plotly.
+      from_zero: whether the y axis begins at 0, so that small changes look small.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure([_trace(go, curve) for curve in curves])
+    figure.update_layout(
+        title={"text": _text(title), "font": {"size": 14}, "x": 0, "xref": "container", "y": 0.98},
+        height=height,
+        margin={"l": 56, "r": 12, "t": 32 if title else 10, "b": 44},
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, 'Segoe UI', Roboto, Arial, sans-serif", "size": 12, "color": "#5d6877"},
+        hovermode="x unified",
+        showlegend=False,  # figures side by side share one: see legend()
+    )
+    axis = {
+        "gridcolor": "rgba(128,128,128,0.25)",
+        "zeroline": False,
+        "automargin": True,
+        "ticklabelstandoff": 4,
+    }
+    figure.update_xaxes(
+        title={"text": "step", "standoff": 6}, tickformat="~s", hoverformat=",d", rangemode="tozero", **axis
+    )
+    figure.update_yaxes(tickformat=unit or None, rangemode="tozero" if from_zero else "normal", **axis)
+    config = {"displayModeBar": False, "responsive": True}
+    content = figure.to_html(full_html=False, include_plotlyjs=False, div_id=identity, config=config)
+    return f'<div class="figure">{content}</div>'
+
+
+def legend(curves: Sequence[Curve]) -> str:
+    """The legend of figures that draw these curves, as HTML; "" for a single curve."""
+    if len(curves) < 2:
+        return ""
+    entries = []
+    for c in curves:
+        looks = f"border-top: {'dashed' if c.dashed else 'solid'} 2px {_colour(c)}"
+        looks += f"; opacity: {FAINT}" if c.faint else ""
+        entries.append(f'<span><i style="{looks}"></i>{html.escape(c.name)}</span>')
+    return f'<div class="legend">{"".join(entries)}</div>'
+
+
+def plotly_source() -> str:
+    """Source of plotly.js, to be put into the page once."""
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs()
+
+
+def curve(lines: Sequence[dict[str, Any]], key: str, name: str, **looks) -> Curve:
+    """The values of `key` in those lines that have it, over their steps."""
+    points = [(line["step"], line[key]) for line in lines if key in line]
+    return Curve(name, [step for step, _ in points], [value for _, value in points], **looks)
+
+
+def smoothed(raw: Curve, name: str, points: int = 50) -> Curve:
+    """Exponential mean of a curve with a memory of 1/`points` of its length, bias-corrected."""
+    decay = 1 - 1 / max(2.0, len(raw.values) / points)
+    total = weight = 0.0
+    values = []
+    for value in raw.values:
+        if value is not None:
+            total = decay * total + (1 - decay) * value
+            weight = decay * weight + (1 - decay)
+        values.append(total / weight if value is not None else None)
+    return raw._replace(name=name, values=values)
+
+
+def _trace(go, curve: Curve):
+    steps, values = _thin(list(curve.steps), list(curve.values))
+    line = {"width": 1 if curve.faint else 2, "dash": "dash" if curve.dashed else "solid"}
+    line["color"] = _colour(curve)
+    few = len(steps) <= 30 and not curve.dashed and not curve.faint
+    return go.Scatter(
+        x=steps,
+        y=values,
+        name=_text(curve.name),
+        mode="lines+markers" if few else "lines",  # a single point is no line
+        line=line,
+        marker={"size": 6},
+        opacity=FAINT if curve.faint else 1,
+        hovertemplate="%{y:.4~g}",
+    )
+
+
+def _thin(steps: list, values: list) -> tuple[list, list]:
+    """At most MAX_POINTS points: of each stretch its lowest and highest, so that spikes stay visible."""
+    if len(steps) <= MAX_POINTS:
+        return steps, values
+    stretch = -(-2 * len(steps) // MAX_POINTS)
+    kept = {0, len(steps) - 1}
+    for start in range(0, len(steps), stretch):
+        places = range(start, min(start + stretch, len(steps)))
+        finite = [p for p in places if values[p] is not None]
+        kept |= (
+            {min(finite, key=values.__getitem__), max(finite, key=values.__getitem__)} if finite else {start}
+        )
+    order = sorted(kept)
+    return [steps[p] for p in order], [values[p] for p in order]
+
+
+def _colour(curve: Curve) -> str:
+    return COLOURS[curve.colour % len(COLOURS)]
+
+
+def _text(text: str) -> str:
+    """Plotly reads some HTML in its texts; ours are plain."""
+    return html.escape(text, quote=False)

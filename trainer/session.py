@@ -1,0 +1,155 @@
+"""Everything one training run needs, opened in order and closed again."""
+
+import os
+import resource
+import time
+
+from absl import logging
+
+from configs.dataset import load_dataset
+from configs.load import dump_config
+from configs.schema import RunConfig
+from trainer.catalog import Items, verify_file
+from trainer.metrics import MetricsWriter
+from trainer.progress import Progress
+from trainer.runtime import start_tensorflow
+from trainer.statistics import write_run_report
+
+
+class TrainSession:
+    """A run from its config: dataset, model, checkpoints, metrics.
+
+    Resume order: (1) dataset and its checksums, (2) variables with their initial weights, or (3) the newest
+    checkpoint that verifies, which overwrites all of them, (4) metrics cut back to the checkpoint's step,
+    (5) the input placed at that step. Nothing else carries over, so a resumed run equals an undisturbed one.
+    """
+
+    def __init__(self, config: RunConfig):
+        start_tensorflow(config.device)
+        from trainer.checkpoint import CheckpointStore, checkpoint_identity
+        from trainer.data import TrainData
+        from trainer.recommender import Recommender, check_dataset, run_steps
+        from trainer.step import TrainStep
+
+        self.config = config
+        self.dataset = load_dataset(config.dataset.path)
+        check_dataset(config, self.dataset)
+        for info in self.dataset.splits["train"].files:
+            verify_file(self.dataset, info)
+        self.items = Items.load(self.dataset)
+        self._data = TrainData(self.dataset, config.train.batch_size, config.train.seed)
+        self.num_steps = run_steps(config, self._data.steps_per_epoch)
+        self.recommender = Recommender(config, self.dataset, self.items.counts, self.num_steps)
+        self.train_step = TrainStep(config, self.recommender, self.num_steps)
+        save_config(config)
+        self._store = CheckpointStore(
+            os.path.join(config.output.path, "checkpoints"),
+            config.checkpoint.keep,
+            checkpoint_identity(config, self.dataset.fingerprint, self.num_steps),
+        )
+        self._restore()
+        self._metrics = MetricsWriter(config.output.path, self.start_step)
+        self.report_path = os.path.join(config.output.path, "report.html")
+
+    def _restore(self) -> None:
+        step = self._store.restore_newest(self.recommender.tables, self.train_step.dense_state)
+        if step is None:
+            self.recommender.initialize()
+        else:
+            logging.info("resuming from step %d", step)
+        self.start_step = step or 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused) -> None:
+        self._metrics.close()
+
+    def run(self) -> None:
+        """Trains, checkpoints, evaluates, and writes the report."""
+        from trainer.loop import Every, Loop
+
+        config = self.config
+        self._log_start()
+        loop = Loop(
+            self.train_step, self._data.batches(self.start_step), self.num_steps, config.train.steps_per_loop
+        )
+        with Progress(
+            self.num_steps, self.start_step, examples_per_step=config.train.batch_size
+        ) as self._progress:
+            self._loop_ended = time.monotonic()
+            # A checkpoint comes before the evaluation of the same step, which a resumed run would repeat.
+            loop.run(
+                self._on_loop,
+                [
+                    Every(config.checkpoint.every_steps, self._paused(self._save), at_end=True),
+                    Every(config.evaluate.every_steps, self._paused(self._evaluate), at_end=True),
+                ],
+            )
+        self._metrics.write("run", self.num_steps, {"event": "end", "peak_rss_bytes": peak_rss_bytes()})
+        self._write_report()
+
+    def _paused(self, action):
+        def act(step: int) -> None:
+            with self._progress.paused():
+                action(step)
+            self._loop_ended = time.monotonic()
+
+        return act
+
+    def _on_loop(self, step: int, steps: int, loss: float) -> None:
+        now = time.monotonic()
+        rate = steps * self.config.train.batch_size / max(now - self._loop_ended, 1e-9)
+        self._loop_ended = now
+        values = {
+            "loss": loss,
+            "learning_rate": float(self.train_step.learning_rate(float(step))),
+            "examples_per_second": rate,
+            "peak_rss_bytes": peak_rss_bytes(),
+        }
+        self._metrics.write("train", step, values)
+        self._progress.update(step, loss=loss)
+
+    def _save(self, step: int) -> None:
+        self._store.save(step, self.recommender.tables, self.train_step.dense_state)
+
+    def _evaluate(self, step: int) -> None:
+        from trainer.evaluate import evaluate_recommender
+
+        if not self.dataset.splits["valid"].rows:
+            return
+        for line in evaluate_recommender(self.recommender, self.dataset, self.items, step, "valid"):
+            self._metrics.write("evaluate", step, line)
+        self._write_report()
+
+    def _log_start(self) -> None:
+        event = "resume" if self.start_step else "start"
+        self._metrics.write("run", self.start_step, {"event": event})
+        for table in self.recommender.tables.values():
+            logging.info(
+                "table %s: %s rows x %d, engine %s, %.2f GB with slots and average",
+                *(table.label, f"{table.rows:,}", table.dim, table.engine, table.bytes / 1e9),
+            )
+        left = self.num_steps - self.start_step
+        logging.info(
+            "%s steps to go of %s, %s per epoch",
+            *(f"{n:,}" for n in (left, self.num_steps, self._data.steps_per_epoch)),
+        )
+
+    def _write_report(self) -> None:
+        write_run_report(self.config, self.dataset, self.recommender, int(self.train_step.step))
+
+
+def save_config(config: RunConfig) -> None:
+    """Writes the resolved config into the run directory; it reproduces the run."""
+    os.makedirs(config.output.path, exist_ok=True)
+    path = os.path.join(config.output.path, "config.yaml")
+    with open(path + ".tmp", "w", encoding="utf-8") as file:
+        file.write(dump_config(config))
+    os.replace(path + ".tmp", path)
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+

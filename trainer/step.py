@@ -1,0 +1,79 @@
+"""One training step: look up, differentiate, update rows, towers and averages."""
+
+import tensorflow as tf
+import tf_keras
+
+from configs.schema import RunConfig
+from trainer.optimizers.schedules import rate_multiplier
+from trainer.recommender import Recommender
+
+
+class TrainStep(tf.Module):
+    """The step with its own state: the step counter and the towers' optimizer.
+
+    Args:
+      config: the run.
+      recommender: what is trained.
+      num_steps: steps of the run, for the schedule.
+    """
+
+    def __init__(self, config: RunConfig, recommender: Recommender, num_steps: int):
+        super().__init__(name="train_step")
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+        self._recommender = recommender
+        self._multiplier = rate_multiplier(config.schedule, num_steps)
+        self._rate = config.optimizer.learning_rate
+        self._optimizer = tf_keras.optimizers.Adam(
+            learning_rate=config.optimizer.learning_rate,
+            beta_1=config.optimizer.beta_1,
+            beta_2=config.optimizer.beta_2,
+            epsilon=config.optimizer.epsilon,
+        )
+        # Built now, so that a checkpoint can be written into its slots.
+        self._optimizer.build(recommender.dense_variables)
+
+    @property
+    def dense_state(self) -> dict[str, tf.Variable]:
+        """Every variable outside the tables, by a name that is stable from run to run."""
+        optimizer = {f"optimizer/{i:03d}": v for i, v in enumerate(self._optimizer.variables)}
+        return {"step": self.step, **self._recommender.dense_state, **optimizer}
+
+    def learning_rate(self, step):
+        """Rate of the towers at `step` (from 1), float32 scalar."""
+        return self._rate * self._multiplier(step)
+
+    def __call__(self, batch: dict):
+        """Trains on a batch; returns the loss before the step, float32 scalar."""
+        self.step.assign_add(1)
+        step = tf.cast(self.step, tf.float32)
+        multiplier = self._multiplier(step)
+        model, lookups = self._recommender.model, {}
+
+        with tf.GradientTape() as tape:
+
+            def fetch(table, ids):
+                lookups[table.label] = table.lookup(ids)
+                tape.watch(lookups[table.label].weight)
+                return lookups[table.label].weight
+
+            ids = model.lookups(batch, self.step)
+            activations = self._recommender.activations(ids, fetch)
+            loss = model.loss(activations, batch, self.step)
+        dense = self._recommender.dense_variables
+        weights = [lookup.weight for lookup in lookups.values()]
+        gradients = tape.gradient(loss, weights + dense)
+        for (name, lookup), gradient in zip(lookups.items(), gradients, strict=False):
+            # Duplicate ids and features that share a table are summed here.
+            gradient = tf.convert_to_tensor(gradient)
+            self._recommender.tables[name].update(lookup, gradient, step, multiplier)
+        self._update_dense(gradients[len(weights) :], step, multiplier)
+        return loss
+
+    def _update_dense(self, gradients, step, multiplier) -> None:
+        if gradients:
+            # Assigned at every step: a restored rate must not override the configured one.
+            self._optimizer.learning_rate.assign(self._rate * multiplier)
+            variables = self._recommender.dense_variables
+            self._optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        if self._recommender.dense_averages is not None:
+            self._recommender.dense_averages.update(step)

@@ -1,0 +1,49 @@
+"""Opens a run's newest checkpoint for evaluation and export, tables left on disk."""
+
+import os
+from dataclasses import dataclass
+
+from configs.dataset import Dataset, load_dataset
+from configs.errors import CheckpointError
+from configs.schema import RunConfig
+from trainer.catalog import Items
+from trainer.runtime import start_tensorflow
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model with what it was trained on."""
+
+    config: RunConfig
+    dataset: Dataset
+    items: Items
+    recommender: "trainer.recommender.Recommender"  # noqa: F821 - importing it here would load TensorFlow
+    step: int
+    """Steps done."""
+
+
+def open_trained(config: RunConfig) -> Trained:
+    """The newest checkpoint of the config's run that verifies.
+
+    Raises:
+      DataError: the dataset is missing or not what the config asks for.
+      CheckpointError: there is no checkpoint, none verifies, or they belong to another run.
+    """
+    start_tensorflow(config.device)
+    from trainer.checkpoint import CheckpointStore, checkpoint_identity
+    from trainer.data import steps_per_epoch
+    from trainer.embeddings.stored_table import StoredTable
+    from trainer.recommender import Recommender, check_dataset, run_steps
+
+    dataset = load_dataset(config.dataset.path)
+    check_dataset(config, dataset)
+    directory = os.path.join(config.output.path, "checkpoints")
+    num_steps = run_steps(config, steps_per_epoch(dataset, config.train.batch_size))
+    identity = checkpoint_identity(config, dataset.fingerprint, num_steps)
+    items = Items.load(dataset)
+    recommender = Recommender(config, dataset, items.counts, num_steps, StoredTable)
+    store = CheckpointStore(directory, config.checkpoint.keep, identity)
+    step = store.open_newest(recommender.tables, recommender.dense_state)
+    if step is None:
+        raise CheckpointError(f"{directory}: no complete checkpoint; run `lazytower train` with this config")
+    return Trained(config, dataset, items, recommender, step)
