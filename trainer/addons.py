@@ -27,7 +27,7 @@ def import_addons():
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     import tensorflow as tf
 
-    if not tf.keras.__version__.startswith("2."):
+    if not tf.keras.layers.Layer.__module__.startswith("tf_keras."):
         raise UserError(
             "TF-Addons needs Keras 2, and this process loaded Keras 3: set TF_USE_LEGACY_KERAS=1 in the "
             "environment before Python starts, or use engine: rows"

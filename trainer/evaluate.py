@@ -31,7 +31,7 @@ def run(args) -> int:
     path = os.path.join(config.output.path, f"evaluate-{args.split}.json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump({"step": trained.step, "results": lines}, file, indent=1)
-    with MetricsWriter(config.output.path, trained.step) as metrics:
+    with MetricsWriter(config.output.path, None) as metrics:
         for line in lines:
             metrics.write("evaluate", trained.step, line)
     write_run_report(config, trained.dataset, trained.recommender, trained.step)

@@ -68,10 +68,15 @@ def _blocks(user, item, item_ids, log_q, share, scale, mask_hits):
 
     count = (batch + BLOCK_ROWS - 1) // BLOCK_ROWS
     pieces = tf.TensorArray(tf.float32, size=count, element_shape=[None, dim], infer_shape=False)
-    state = (tf.constant(0), tf.constant(0.0), tf.zeros_like(item), pieces)
+    zeros = tf.zeros_like(item)
     _, loss, item_gradient, pieces = tf.while_loop(
-        lambda start, *_: start < batch, body, state, parallel_iterations=1
+        lambda start, *_: start < batch,
+        body,
+        (tf.constant(0), tf.constant(0.0), zeros, pieces),
+        shape_invariants=(tf.TensorShape([]), tf.TensorShape([]), tf.TensorShape([None, dim]), None),
+        parallel_iterations=1,
     )
+    item_gradient = tf.ensure_shape(item_gradient, zeros.shape)
     item_gradient -= user * (share[:, None] * scale)
     return loss, tf.ensure_shape(pieces.concat(), [None, dim]), item_gradient
 

@@ -69,12 +69,20 @@ class MetricsWriter:
     temporary directory and are uploaded whole, at most every `upload_seconds`, and on close.
     """
 
-    def __init__(self, run_dir: str, start_step: int = 0, *, upload_seconds: float = 60.0):
-        """Opens the files; what a killed run wrote after `start_step`, the step resumed from, is dropped.
+    def __init__(self, run_dir: str, start_step: int | None = 0, *, upload_seconds: float = 60.0):
+        """Opens the files.
+
+        Args:
+          run_dir: run directory, local or gs://; made when missing.
+          start_step: step resumed from; what a killed run wrote after it is dropped. None drops nothing: for
+            a command that adds lines beside a run that may still be going on.
+          upload_seconds: least time between two uploads of train lines to an object store.
 
         Raises:
           DataError: metrics.jsonl holds a line, other than its last, that is no JSON object.
         """
+        import tensorflow as tf
+
         self._fs, self._root = fsspec.url_to_fs(run_dir.rstrip("/"))
         self._remote = not isinstance(self._fs, LocalFileSystem)
         self._work = tempfile.mkdtemp(prefix="metrics-") if self._remote else self._root
@@ -83,10 +91,13 @@ class MetricsWriter:
         os.makedirs(f"{self._work}/{EVENTS}", exist_ok=True)
         if self._remote:
             self._download()
-        _truncate_lines(f"{self._work}/{FILE_NAME}", start_step)
-        _truncate_events(f"{self._work}/{EVENTS}", start_step)
+        if start_step is None:
+            _cut_torn_line(f"{self._work}/{FILE_NAME}")
+        else:
+            _truncate_lines(f"{self._work}/{FILE_NAME}", start_step)
+            _truncate_events(f"{self._work}/{EVENTS}", start_step)
         self._file = open(f"{self._work}/{FILE_NAME}", "ab")
-        self._events = _event_writer(f"{self._work}/{EVENTS}")
+        self._events = tf.summary.create_file_writer(f"{self._work}/{EVENTS}")
         if self._remote:
             self._upload()
 
@@ -133,8 +144,10 @@ class MetricsWriter:
     def _write_scalars(self, line: dict) -> None:
         import tensorflow as tf
 
-        names = [line["kind"], *(line.get(k) for k in ("split", "scorer", "weights"))]
-        prefix = "/".join(name for name in names if isinstance(name, str))
+        names = [line["kind"], line.get("split"), line.get("scorer")]
+        if line.get("scorer") == "model":  # baselines have no weights
+            names.append(line.get("weights"))
+        prefix = "/".join(name for name in names if name)
         with self._events.as_default(step=line["step"]):
             for name, value in line.items():
                 if name not in ("step", "time") and type(value) in (int, float):
@@ -195,6 +208,15 @@ def _parse(content: bytes, name: str) -> list[dict]:
     return parsed
 
 
+def _cut_torn_line(path: str) -> None:
+    """Cuts off a last line without its newline, in place: a running trainer has the same file open."""
+    if os.path.exists(path):
+        content = Path(path).read_bytes()
+        _parse(content, path)
+        if not content.endswith(b"\n"):
+            os.truncate(path, content.rfind(b"\n") + 1)
+
+
 def _truncate_lines(path: str, start_step: int) -> None:
     """Drops a torn last line and lines after `start_step`, atomically."""
     if not os.path.exists(path):
@@ -231,9 +253,3 @@ def _records(path: str) -> Iterator[bytes]:
         yield from tf.data.TFRecordDataset(path).as_numpy_iterator()
     except tf.errors.DataLossError:
         return
-
-
-def _event_writer(folder: str):
-    import tensorflow as tf
-
-    return tf.summary.create_file_writer(folder)

@@ -97,8 +97,7 @@ class _Full:
 
     def metrics(self, ranks: np.ndarray, task: _Task) -> dict[str, np.ndarray]:
         number = task.targets.lengths + task.cold
-        values = user_metrics(Ragged(ranks, task.targets.lengths), number, self.config.k)
-        return {name: column[number > 0] for name, column in values.items()}
+        return user_metrics(Ragged(ranks, task.targets.lengths), number, self.config.k)
 
     def text(self, split: str) -> str:
         earlier = "train" if split == "valid" else "train and valid"

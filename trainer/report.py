@@ -21,6 +21,7 @@ from trainer.report_page import cards, escape, label, note, number, page, pairs,
 
 FILE_NAME = "report.html"
 _DATASET_FACTS = ("source_rows", "filtered", "history_length", "fingerprint", "source_fingerprint", "path")
+_IN_TITLE = {"time", "kind", "split", "protocol", "scorer", "weights"}
 _KNOWN_TRAIN = {"loss", "examples_per_second", "input_wait_share", "peak_rss_bytes"}
 
 
@@ -144,7 +145,7 @@ def _final_table(evaluations: list[dict]) -> list[str]:
             scorer, weights = subject(line)
             row = {"scorer": scorer.replace("_", " "), "weights": weights or "–", "step": line.get("step")}
             row |= {name: line.get(name) for name in metrics}
-            rows.append(row | {name: line[name] for name in ("users", "seconds") if name in line})
+            rows.append(row | {name: value for name, value in line.items() if name not in _IN_TITLE})
         parts += [_group_title(pair), table(rows)]
     return parts or [note("No evaluation was recorded yet.")]
 

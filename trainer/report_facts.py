@@ -52,12 +52,21 @@ def peak_memory(lines: list[dict]) -> float | None:
 
 
 def training_seconds(lines: list[dict]) -> float:
-    """Seconds from each start or resume to the last line before the next; pauses between do not count."""
+    """Seconds from each start or resume to its end, or to the last train line when it was killed.
+
+    Evaluations count while the run goes on, not those that someone asked for after it.
+    """
     total = 0.0
     begin = end = None
     for line in lines:
-        if begin is None or line.get("event") in ("start", "resume"):
+        if "time" not in line or line.get("kind") == "evaluate":
+            continue
+        event = line.get("event")
+        if begin is None or event in ("start", "resume"):
             total += end - begin if begin is not None else 0.0
-            begin = line.get("time", 0.0)
-        end = line.get("time", begin)
+            begin = line["time"]
+        end = line["time"]
+        if event == "end":
+            total += end - begin
+            begin = None
     return total + (end - begin if begin is not None else 0.0)

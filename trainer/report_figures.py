@@ -46,18 +46,7 @@ def figure(
     """
     import plotly.graph_objects as go
 
-    figure = go.Figure([_trace(go, curve) for curve in curves])
-    figure.update_layout(
-        title={"text": _text(title), "font": {"size": 14}, "x": 0, "xref": "container", "y": 0.98},
-        height=height,
-        margin={"l": 56, "r": 12, "t": 32 if title else 10, "b": 44},
-        template="none",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, 'Segoe UI', Roboto, Arial, sans-serif", "size": 12, "color": "#5d6877"},
-        hovermode="x unified",
-        showlegend=False,  # figures side by side share one: see legend()
-    )
+    figure = go.Figure([_trace(go, curve) for curve in curves], _layout(title, height))
     axis = {
         "gridcolor": "rgba(128,128,128,0.25)",
         "zeroline": False,
@@ -109,6 +98,20 @@ def smoothed(raw: Curve, name: str, points: int = 50) -> Curve:
             weight = decay * weight + (1 - decay)
         values.append(total / weight if value is not None else None)
     return raw._replace(name=name, values=values)
+
+
+def _layout(title: str, height: int) -> dict:
+    return dict(
+        title={"text": _text(title), "font": {"size": 14}, "x": 0, "xref": "container", "y": 0.98},
+        height=height,
+        margin={"l": 56, "r": 12, "t": 32 if title else 10, "b": 44},
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, 'Segoe UI', Roboto, Arial, sans-serif", "size": 12, "color": "#5d6877"},
+        hovermode="x unified",
+        showlegend=False,  # figures side by side share one: see legend()
+    )
 
 
 def _trace(go, curve: Curve):

@@ -78,7 +78,7 @@ document.querySelectorAll('button[data-figure]').forEach(b => b.addEventListener
 }));
 """
 
-_ACRONYMS = {name: name.upper() for name in ("hr", "ndcg", "mrr", "auc", "rss", "oov")}
+_WORDS = {name: name.upper() for name in ("hr", "ndcg", "mrr", "auc", "rss", "oov")} | {"bytes": "size"}
 
 
 def escape(value: Any) -> str:
@@ -88,11 +88,11 @@ def escape(value: Any) -> str:
 
 def label(key: str) -> str:
     """A key as people write it: ndcg@10 is NDCG@10, weight_norm_p99 is Weight norm p99."""
-    words = key.removesuffix("_bytes").removesuffix("_share").replace("_", " ").split()
+    words = key.removesuffix("_share").replace("_", " ").split()
     named = []
     for word in words:
         name, at, cut = word.partition("@")
-        named.append(_ACRONYMS.get(name, name) + at + cut)
+        named.append(_WORDS.get(name, name) + at + cut)
     text = " ".join(named) or key
     return text[:1].upper() + text[1:]
 

@@ -1,0 +1,44 @@
+"""Pooled lookups against plain loops; padding touches nothing."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.embeddings.pooling import distinct, pooled
+
+HISTORY = np.array([[3, 5, 3], [-1, -1, -1], [7, -1, -1]])
+TABLE = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+
+
+def test_distinct_joins_features_and_leaves_padding_out():
+    ids, where = distinct({"item": tf.constant([7, 2, 7], tf.int64), "history": tf.constant(HISTORY)})
+    assert sorted(ids.numpy()) == [2, 3, 5, 7]
+    assert ids.numpy()[where["item"]].tolist() == [7, 2, 7]
+    assert ids.numpy()[where["history"]].tolist() == [3, 5, 3, 7]
+
+
+@pytest.mark.parametrize("pooling, divide", [("sum", lambda n: 1), ("mean", lambda n: n), ("sqrtn", np.sqrt)])
+def test_pooling_and_its_gradient(pooling, divide):
+    ids, where = distinct({"history": tf.constant(HISTORY)})
+    weight = tf.constant(TABLE[ids.numpy()])
+    with tf.GradientTape() as tape:
+        tape.watch(weight)
+        vectors = pooled(weight, where["history"], tf.constant(HISTORY), pooling)
+        total = tf.reduce_sum(vectors * tf.constant([[1.0], [2.0], [3.0]]))
+    expected = np.zeros([3, 4])
+    counts = np.zeros(len(TABLE))
+    for row, items in enumerate(HISTORY):
+        real = [i for i in items if i >= 0]
+        for item in real:
+            expected[row] += TABLE[item] / divide(len(real))
+            counts[item] += (row + 1) / divide(len(real))
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    gradient = tf.convert_to_tensor(tape.gradient(total, weight))
+    np.testing.assert_allclose(gradient, counts[ids.numpy()][:, None] * np.ones(4), atol=1e-6)
+
+
+def test_unpooled_ids_keep_their_shape():
+    ids = tf.constant([[1, 2], [2, 8], [1, 1]], tf.int64)
+    unique, where = distinct({"negative": ids})
+    vectors = pooled(tf.gather(TABLE, unique), where["negative"], ids, None)
+    np.testing.assert_array_equal(vectors, TABLE[ids.numpy()])

@@ -1,0 +1,112 @@
+"""Models against NumPy: vectors, losses, sampled negatives, widths."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from configs.load import parse_config
+from trainer.losses import logistic
+from trainer.models import MODELS
+
+COUNTS = np.array([5, 3, 2, 0])
+
+
+def make(model, tables=None, **sections):
+    document = {
+        "source": {"kind": "synthetic", "rows": 10, "users": 3, "items": 3},
+        "dataset": {"path": "unused", "history_length": 2},
+        "model": model,
+        "tables": tables or {},
+        "train": {"num_steps": 1},
+        "output": {"path": "unused"},
+        **sections,
+    }
+    config = parse_config(document, "test")
+    return MODELS[config.model.kind](config, COUNTS)
+
+
+def random(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def test_two_tower_layers_are_relu_then_linear():
+    model = make({"kind": "two_tower", "user_tower": {"inputs": ["user", "history"], "layers": [5, 32]}})
+    user, history = random((4, 32)), random((4, 32), 1)
+    vectors = model.user_vectors({"user": user, "history": history}, {})
+    (w0, b0), (w1, b1) = ([v.numpy() for v in layer.variables] for layer in model._user.layers)
+    hidden = np.maximum(np.concatenate([user, history], 1) @ w0 + b0, 0)
+    np.testing.assert_allclose(vectors, hidden @ w1 + b1, atol=1e-5)
+    assert len(model.trainable_variables) == 4
+
+
+def test_item_bias_is_added_to_the_score_and_not_normalized():
+    dims = {"user": {"dim": 3}, "item": {"dim": 4}}
+    model = make({"kind": "two_tower", "normalize": True, "item_bias": True}, dims)
+    user, item = random((2, 3)), random((2, 4), 1)
+    scores = np.sum(model.user_vectors({"user": user}, {}) * model.item_vectors({"item": item}, {}), axis=1)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (user, item[:, :3])]
+    np.testing.assert_allclose(scores, (unit[0] * unit[1]).sum(1) + item[:, 3], atol=1e-5)
+
+
+def test_history_of_the_item_table_drops_its_bias():
+    dims = {"user": {"dim": 3}, "item": {"dim": 4}}
+    tower = {"inputs": ["user", "history"], "combine": "sum"}
+    model = make({"kind": "two_tower", "item_bias": True, "user_tower": tower}, dims)
+    user, history = random((2, 3)), random((2, 4), 1)
+    vectors = model.user_vectors({"user": user, "history": history}, {})
+    np.testing.assert_allclose(vectors, np.concatenate([user + history[:, :3], np.ones([2, 1])], 1), atol=1e-6)
+
+
+def test_two_tower_loss_uses_train_counts_for_logq():
+    model = make({"kind": "two_tower", "loss": {"temperature": 0.5}})
+    user, item = random((3, 32)), random((3, 32), 1)
+    ids = np.array([0, 1, 2])
+    batch = {"item": tf.constant(ids), "label": tf.ones([3])}
+    loss = model.loss({"user": user, "item": item}, batch, tf.constant(1, tf.int64))
+    # The floor of one row for items without train rows makes the total 11.
+    logits = user @ item.T / 0.5 - np.log(np.array([5, 3, 2]) / 11)
+    expected = np.mean(np.log(np.exp(logits).sum(1)) - np.diag(logits))
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_dropout_depends_on_the_step_alone():
+    tower = {"inputs": ["user"], "dropout": 0.5}
+    model = make({"kind": "two_tower", "user_tower": tower})
+    rows = tf.ones([4, 32])
+    one, again, two = (model._user({"user": rows}, {}, tf.constant(s, tf.int64)) for s in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, two) and 0.2 < np.mean(one == 0) < 0.8
+    np.testing.assert_array_equal(model.user_vectors({"user": rows}, {}), rows)
+
+
+def test_dot_bias_is_dot_plus_both_biases():
+    model = make({"kind": "dot_bias", "label_threshold": 4})
+    user, item = random((3, 32)), random((3, 32), 1)
+    scores = np.sum(model.user_vectors({"user": user}, {}) * model.item_vectors({"item": item}, {}), axis=1)
+    expected = (user[:, :-1] * item[:, :-1]).sum(1) + user[:, -1] + item[:, -1]
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
+    batch = {"label": tf.constant([5.0, 4.0, 3.9]), "weight": tf.constant([1.0, 2.0, 3.0])}
+    loss = model.loss({"user": user, "item": item}, batch, tf.constant(1, tf.int64))
+    np.testing.assert_allclose(loss, logistic(expected, np.float32([1, 1, 0]), np.float32([1, 2, 3])), rtol=1e-5)
+
+
+def test_dot_bias_negatives_are_known_items_fixed_by_the_step():
+    model = make({"kind": "dot_bias", "negatives": 50})
+    batch = {"user": tf.constant([0, 1]), "item": tf.constant([0, 1]), "label": tf.ones([2])}
+    one, again, two = (model.lookups(batch, tf.constant(s, tf.int64))["negative"] for s in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, two)
+    assert set(np.unique(one)) == {0, 1, 2}, "item 3 has no train rows"
+    user, item, negative = random((2, 32)), random((2, 32), 1), random((2, 50, 32), 2)
+    loss = model.loss({"user": user, "item": item, "negative": negative}, batch, tf.constant(1, tf.int64))
+    rows = np.concatenate([item[:, None], negative], 1)
+    logits = np.einsum("bd,bnd->bn", user[:, :-1], rows[..., :-1]) + user[:, -1:] + rows[..., -1]
+    labels = np.zeros_like(logits)
+    labels[:, 0] = 1
+    np.testing.assert_allclose(loss, logistic(logits, labels, np.ones_like(logits)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_model_says_its_inputs(kind):
+    model = make({"kind": kind})
+    assert model.user_inputs == ["user"] and model.item_inputs == ["item"]

@@ -1,0 +1,60 @@
+"""The blockwise softmax against the whole matrix in float64."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.losses import in_batch_softmax, logistic
+
+
+def reference(user, item, ids, log_q, weight, temperature, mask):
+    """Loss and gradients from the whole matrix of logits, in float64 NumPy."""
+    user, item, log_q, weight = (np.asarray(x, np.float64) for x in (user, item, log_q, weight))
+    share = weight / weight.sum()
+    logits = user @ item.T / temperature - log_q
+    if mask:
+        logits[(ids[:, None] == ids[None]) & ~np.eye(len(ids), dtype=bool)] = -np.inf
+    top = logits.max(1, keepdims=True)
+    p = np.exp(logits - top)
+    total = p.sum(1, keepdims=True)
+    loss = share @ (np.log(total[:, 0]) + top[:, 0] - np.diag(logits))
+    slope = share[:, None] * (p / total - np.eye(len(ids))) / temperature
+    return loss, slope @ item, slope.T @ user
+
+
+@pytest.mark.parametrize("batch", [1, 7, 256, 300, 1000])
+@pytest.mark.parametrize("mask", [True, False])
+def test_loss_and_gradients_equal_the_whole_matrix(batch, mask):
+    rng = np.random.default_rng(batch)
+    user, item = (rng.normal(size=(batch, 6)).astype(np.float32) for _ in range(2))
+    ids = rng.integers(0, max(batch // 3, 1), batch)
+    log_q = np.log(rng.random(batch)).astype(np.float32)
+    weight = rng.random(batch).astype(np.float32)
+
+    @tf.function
+    def run(user, item):
+        with tf.GradientTape() as tape:
+            tape.watch([user, item])
+            loss = 2.0 * in_batch_softmax(user, item, tf.constant(ids), log_q, weight, 0.3, mask)
+        return loss, *tape.gradient(loss, [user, item])
+
+    got = run(tf.constant(user), tf.constant(item))
+    for value, expected in zip(got, reference(user, item, ids, log_q, weight, 0.3, mask), strict=True):
+        np.testing.assert_allclose(value, 2 * expected, rtol=2e-5, atol=2e-6)
+
+
+def test_logq_raises_the_relative_score_of_rare_items():
+    """The sign: a candidate drawn often competes less, so its correction lowers its logit."""
+    user = tf.ones([2, 1])
+    item = tf.zeros([2, 1])
+    ids, weight = tf.constant([0, 1], tf.int64), tf.constant([1.0, 0.0])
+    log_q = tf.math.log([0.9, 0.1])
+    loss = in_batch_softmax(user, item, ids, log_q, weight, 1.0, True)
+    np.testing.assert_allclose(loss, -np.log((1 / 0.9) / (1 / 0.9 + 1 / 0.1)), rtol=1e-6)
+
+
+def test_logistic_is_the_weighted_mean():
+    logits, labels, weight = (np.array(x, np.float32) for x in ([0.3, -2, 1], [1, 0, 0.5], [1, 3, 0]))
+    p = 1 / (1 + np.exp(-logits))
+    each = -labels * np.log(p) - (1 - labels) * np.log(1 - p)
+    np.testing.assert_allclose(logistic(logits, labels, weight), (each * weight).sum() / 4, rtol=1e-6)
