@@ -30,23 +30,23 @@ class CheckpointStore:
     """The checkpoints of one run.
 
     Args:
-      directory: <run>/checkpoints, made when missing.
+      directory: <run>/checkpoints, made by the first `save`.
       keep: newest complete checkpoints that `save` leaves.
       identity: JSON values that a checkpoint must share with the run that restores it, by config key.
     """
 
     def __init__(self, directory: str, keep: int, identity: dict):
         self._directory, self._keep, self._identity = directory, keep, identity
-        os.makedirs(directory, exist_ok=True)
 
     def steps(self) -> list[int]:
         """Steps of complete checkpoints, oldest first; incomplete directories are not listed."""
-        found = (_STEP_NAME.match(name) for name in os.listdir(self._directory))
+        names = os.listdir(self._directory) if os.path.isdir(self._directory) else []
+        found = (_STEP_NAME.match(name) for name in names)
         steps = sorted(int(match.group(1)) for match in found if match)
         return [step for step in steps if os.path.exists(os.path.join(self._path(step), COMMITTED))]
 
     def save(self, step: int, tables: dict, dense: dict[str, tf.Variable]) -> None:
-        """Writes a complete checkpoint, then deletes those past `keep` and all incomplete ones.
+        """Writes a complete checkpoint, then deletes those past `keep`, later than `step` or incomplete.
 
         Args:
           step: steps done.
@@ -71,7 +71,7 @@ class CheckpointStore:
         _write(os.path.join(path, COMMITTED + ".tmp"), lambda f: f.write(text))
         os.rename(os.path.join(path, COMMITTED + ".tmp"), os.path.join(path, COMMITTED))
         _sync_directory(path)
-        self._clean()
+        self._clean(step)
 
     def restore_newest(self, tables: dict, dense: dict[str, tf.Variable]) -> int | None:
         """Restores all of the newest checkpoint that verifies; says so when it had to fall back.
@@ -167,11 +167,12 @@ class CheckpointStore:
                     "use another output.path, or restore the value"
                 )
 
-    def _clean(self) -> None:
-        complete = self.steps()
+    def _clean(self, newest: int) -> None:
+        # Later ones did not verify when the run fell back: counted, they would push out the good ones.
+        kept = [step for step in self.steps() if step <= newest][-self._keep :]
         for name in os.listdir(self._directory):
             match = _STEP_NAME.match(name)
-            if match and int(match.group(1)) not in complete[-self._keep :]:
+            if match and int(match.group(1)) not in kept:
                 shutil.rmtree(os.path.join(self._directory, name))
 
     def _path(self, step: int) -> str:

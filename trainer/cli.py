@@ -26,15 +26,24 @@ COMMANDS = {
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
     """The whole parser; only the chosen sub-command's module is imported."""
-    parser = argparse_flags.ArgumentParser(
+    parser = _Parser(
         prog="lazytower", description="Train two-tower and ranking models with huge embedding tables."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, help_line) in COMMANDS.items():
-        child = commands.add_parser(name, help=help_line, description=help_line.capitalize() + ".")
+        text = help_line[0].upper() + help_line[1:] + "."
+        # Beam's flags must not be taken for the beginning of one of ours.
+        child = commands.add_parser(name, help=help_line, description=text, allow_abbrev=False)
         if name == command:
             importlib.import_module(module).add_arguments(child)
     return parser
+
+
+class _Parser(argparse_flags.ArgumentParser):
+    """Errors in one line, without the usage, which --help shows."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -46,7 +55,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if args.command == "prepare":
         args.beam_args = rest
     elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.exit(2, f"lazytower {args.command}: error: unrecognized arguments: {' '.join(rest)}\n")
     return args
 
 
@@ -60,6 +69,9 @@ def run(args: argparse.Namespace) -> int:
     except UserError as error:
         sys.stderr.write(f"lazytower {args.command}: error: {error}\n")
         return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write(f"lazytower {args.command}: interrupted\n")
+        return 130  # as shells report SIGINT
 
 
 class _Plain(logging.PythonFormatter):

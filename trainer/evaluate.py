@@ -68,13 +68,16 @@ class TrainedScorer:
 
 def item_vectors(recommender, items, averaged: bool, step: int, chunk: int = 1 << 16) -> np.ndarray:
     """Vectors of all rows of the item table, float32 [rows, dim]; dense weights as they stand."""
-    parts = []
+    vectors = None
     for start in range(0, items.rows, chunk):
         ids = np.arange(start, min(start + chunk, items.rows), dtype=np.int64)
         columns = {"item": ids, **{name: values[ids] for name, values in items.features.items()}}
         inputs = {name: columns[name] for name in recommender.model.item_inputs}
-        parts.append(recommender.item_vectors(inputs, averaged, float(step)).numpy())
-    return np.concatenate(parts)
+        part = recommender.item_vectors(inputs, averaged, float(step)).numpy()
+        if vectors is None:
+            vectors = np.empty((items.rows, part.shape[1]), part.dtype)
+        vectors[start : start + len(part)] = part
+    return vectors
 
 
 def evaluate_recommender(recommender, dataset, items, step: int, split: str) -> list[dict]:
@@ -95,14 +98,14 @@ def evaluate_recommender(recommender, dataset, items, step: int, split: str) -> 
     from trainer.ranking import evaluate_scorers
 
     options = recommender.config.evaluate
-    averaged = options.weights == "average"
+    averaged = options.weights == "average" and recommender.average is not None
     with recommender.averaged_dense(averaged):
         scorers = [TrainedScorer(recommender, items, averaged, step), Popularity(items)]
         if BestReachable.available(dataset):
             scorers.append(BestReachable(dataset, items))
         results = evaluate_scorers(scorers, Users(dataset, items), options, split)
     return [
-        {"scorer": name, "split": split, "weights": options.weights, **figures}
+        {"scorer": name, "split": split, "weights": "average" if averaged else "raw", **figures}
         for name, figures in results.items()
     ]
 

@@ -65,8 +65,12 @@ class Loop:
         try:
             return self._compiled(self._iterator, steps)
         except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
-            reason = error.message.splitlines()[0]
-            raise DataError(f"train split: cannot be read ({reason}); run `lazytower prepare`") from None
+            # Traces come first in the message; the cause is its last line that is not indented.
+            reason = [line for line in error.message.splitlines() if line and not line[0].isspace()][-1]
+            raise DataError(
+                f"train split: cannot be read any more ({reason}); run the same command again, which compares "
+                "every file with its checksum first and names the torn one"
+            ) from None
 
     @tf.function(reduce_retracing=True)
     def _compiled(self, iterator, steps):

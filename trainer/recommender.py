@@ -6,8 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from configs.dataset import Dataset
-from configs.errors import DataError
+from configs.errors import ConfigError, DataError
 from configs.schema import RunConfig
+from configs.training import MAX_STEPS
 from trainer.embeddings import ENGINES
 from trainer.embeddings.pooling import distinct, pooled
 from trainer.models import MODELS
@@ -41,7 +42,7 @@ class Recommender(tf.Module):
         self.tables = {
             name: self._make_table(name, dataset) for name in sorted(set(config.table_of_input.values()))
         }
-        self.model = MODELS[config.model.kind](config, item_counts)
+        self.model = MODELS[config.model.kind](config, _with_unknown(item_counts, dataset))
         self.dense_variables = list(self.model.trainable_variables)
         self.dense_averages = DenseAverages(self.average, self.dense_variables) if self.average else None
 
@@ -128,11 +129,24 @@ class Recommender(tf.Module):
                 variable.assign(value)
 
 
+def _with_unknown(item_counts: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """The counts with the train rows of all unknown items, which no catalog lists, in their shared row."""
+    oov = dataset.tables["item"].oov
+    if oov is None:
+        return item_counts
+    counts = np.array(item_counts)
+    counts[oov] = max(dataset.splits["train"].rows - counts.sum(), 0)
+    return counts
+
+
 def run_steps(config: RunConfig, steps_per_epoch: int) -> int:
-    """Steps of the run, from num_steps or num_epochs."""
+    """Steps of the run, from num_steps or num_epochs; ConfigError when they are too many."""
     if config.train.num_steps is not None:
         return config.train.num_steps
-    return max(round(config.train.num_epochs * steps_per_epoch), 1)
+    steps = config.train.num_epochs * steps_per_epoch
+    if steps > MAX_STEPS:
+        raise ConfigError(f"train.num_epochs: makes {steps:,.0f} steps, at most {MAX_STEPS:,} are possible")
+    return max(round(steps), 1)
 
 
 def check_dataset(config: RunConfig, dataset: Dataset) -> None:
@@ -150,7 +164,9 @@ def check_dataset(config: RunConfig, dataset: Dataset) -> None:
                 f"{wanted[key]}; run `lazytower prepare --overwrite`, or mend the config"
             )
     for feature in config.source.features:
-        if feature.name not in dataset.features:
+        found = dataset.features.get(feature.name)
+        if found is None or (found.of, found.kind) != (feature.of, feature.kind):
             raise DataError(
-                f"{dataset.path}: has no feature {feature.name!r}; run `lazytower prepare --overwrite`"
+                f"{dataset.path}: has no {feature.kind} {feature.of} feature {feature.name!r}; "
+                "run `lazytower prepare --overwrite`"
             )

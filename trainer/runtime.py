@@ -19,7 +19,7 @@ def start_tensorflow(device: CpuDevice, deterministic: bool = True):
     import tensorflow as tf
 
     tf.get_logger().setLevel("ERROR")
-    if device.threads:
+    if device.threads and device.threads != tf.config.threading.get_intra_op_parallelism_threads():
         tf.config.threading.set_intra_op_parallelism_threads(device.threads)
     if deterministic:
         tf.config.experimental.enable_op_determinism()

@@ -1,5 +1,6 @@
 """Everything one training run needs, opened in order and closed again."""
 
+import math
 import os
 import resource
 import time
@@ -7,10 +8,11 @@ import time
 from absl import logging
 
 from configs.dataset import load_dataset
+from configs.errors import DataError, UserError
 from configs.load import dump_config
 from configs.schema import RunConfig
 from trainer.catalog import Items, verify_file
-from trainer.metrics import MetricsWriter
+from trainer.metrics import MetricsWriter, read_metrics, write_atomically
 from trainer.progress import Progress
 from trainer.runtime import start_tensorflow
 from trainer.statistics import write_run_report
@@ -41,13 +43,13 @@ class TrainSession:
         self.num_steps = run_steps(config, self._data.steps_per_epoch)
         self.recommender = Recommender(config, self.dataset, self.items.counts, self.num_steps)
         self.train_step = TrainStep(config, self.recommender, self.num_steps)
-        save_config(config)
         self._store = CheckpointStore(
             os.path.join(config.output.path, "checkpoints"),
             config.checkpoint.keep,
             checkpoint_identity(config, self.dataset.fingerprint, self.num_steps),
         )
         self._restore()
+        save_config(config)  # not before: a run that may not resume here leaves the config that can
         self._metrics = MetricsWriter(config.output.path, self.start_step)
         self.report_path = os.path.join(config.output.path, "report.html")
 
@@ -74,11 +76,13 @@ class TrainSession:
         loop = Loop(
             self.train_step, self._data.batches(self.start_step), self.num_steps, config.train.steps_per_loop
         )
+        if self._evaluation_was_lost():
+            self._evaluate(self.start_step)
         with Progress(
             self.num_steps, self.start_step, examples_per_step=config.train.batch_size
         ) as self._progress:
             self._loop_ended = time.monotonic()
-            # A checkpoint comes before the evaluation of the same step, which a resumed run would repeat.
+            # A checkpoint comes before the evaluation of the same step, which a resumed run makes up for.
             loop.run(
                 self._on_loop,
                 [
@@ -109,6 +113,12 @@ class TrainSession:
         }
         self._metrics.write("train", step, values)
         self._progress.update(step, loss=loss)
+        if not math.isfinite(loss):
+            # Going on would replace the last good checkpoints with NaN.
+            raise UserError(
+                f"the loss is {loss} between steps {step - steps} and {step}: the run diverged; lower the "
+                "learning rates, or look for bad labels or weights, and use another output.path"
+            )
 
     def _save(self, step: int) -> None:
         self._store.save(step, self.recommender.tables, self.train_step.dense_state)
@@ -118,9 +128,25 @@ class TrainSession:
 
         if not self.dataset.splits["valid"].rows:
             return
-        for line in evaluate_recommender(self.recommender, self.dataset, self.items, step, "valid"):
+        try:
+            lines = evaluate_recommender(self.recommender, self.dataset, self.items, step, "valid")
+        except DataError as error:  # nobody to evaluate, a torn catalog: no reason to lose the training
+            logging.warning("step %d is not evaluated: %s", step, error)
+            return
+        for line in lines:
             self._metrics.write("evaluate", step, line)
         self._write_report()
+
+    def _evaluation_was_lost(self) -> bool:
+        """Whether the run was stopped after the checkpoint of an evaluation's step, before its figures."""
+        from trainer.loop import Every
+
+        every = Every(self.config.evaluate.every_steps, self._evaluate, at_end=True)
+        if not self.start_step or not every.due(self.start_step, self.num_steps):
+            return False
+        lines = read_metrics(self.config.output.path)
+        wanted = {"kind": "evaluate", "split": "valid", "step": self.start_step}
+        return not any(wanted.items() <= line.items() for line in lines)
 
     def _log_start(self) -> None:
         event = "resume" if self.start_step else "start"
@@ -141,15 +167,19 @@ class TrainSession:
 
 
 def save_config(config: RunConfig) -> None:
-    """Writes the resolved config into the run directory; it reproduces the run."""
-    os.makedirs(config.output.path, exist_ok=True)
+    """Writes the resolved config into the run directory; it reproduces the run.
+
+    Raises:
+      UserError: the directory cannot be made or written.
+    """
     path = os.path.join(config.output.path, "config.yaml")
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
-        file.write(dump_config(config))
-    os.replace(path + ".tmp", path)
+    try:
+        os.makedirs(config.output.path, exist_ok=True)
+        write_atomically(path, dump_config(config).encode())
+    except OSError as error:
+        raise UserError(f"output.path: {config.output.path} cannot be written ({error.strerror})") from None
 
 
 def peak_rss_bytes() -> int:
     """Largest resident memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-

@@ -58,4 +58,3 @@ def train(config) -> str:
         session.report_path,
     )
     return session.report_path
-

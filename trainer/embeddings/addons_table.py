@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from configs.errors import ConfigError
-from trainer.embeddings.tables import Lookup, Table
+from trainer.embeddings.tables import Lookup, Table, assign_rows
 
 
 class AddonsTable(Table):
@@ -48,7 +48,6 @@ class AddonsTable(Table):
         return tf.concat([tf.gather(part, ids) for part in parts], axis=1)
 
     def write_records(self, start, records) -> None:
-        stop = start + records.shape[0]
         values = tf.split(records, [width for _, width in self.parts], axis=1)
         for variable, value in zip([self.weight, *self.slots, *self.extra], values, strict=True):
-            variable[start:stop].assign(value)
+            assign_rows(variable, start, value)

@@ -131,4 +131,13 @@ class RecordTable(Table):
         return tf.gather(self.records, ids)
 
     def write_records(self, start, records) -> None:
-        self.records[start : start + records.shape[0]].assign(records)
+        assign_rows(self.records, start, records)
+
+
+def assign_rows(variable: tf.Variable, start: int, values) -> None:
+    """Overwrites rows start .. start + n of a variable with values [n, width], in place."""
+    # variable[a:b].assign(...) reads the slice first; for that second reader it copies the whole variable.
+    stop = start + values.shape[0]
+    tf.raw_ops.ResourceStridedSliceAssign(
+        ref=variable.handle, begin=[start], end=[stop], strides=[1], value=values
+    )

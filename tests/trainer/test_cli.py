@@ -1,0 +1,140 @@
+"""The command line: quick answers without TensorFlow, one line per error, no flag that nobody decided on."""
+
+import argparse
+import importlib.util
+import resource
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+from configs.errors import UserError
+from trainer import cli
+
+WRITTEN = {name: module for name, (module, _) in cli.COMMANDS.items() if importlib.util.find_spec(module)}
+SHARED = {"--help", "--helpfull", "--config", "--set"}
+# A new flag needs a reason why it is no key of the config; then it is added here.
+FLAGS = {
+    "prepare": SHARED | {"--overwrite", "--runner"},
+    "train": SHARED | {"--explain"},
+    "evaluate": SHARED | {"--split"},
+    "export": SHARED,
+    "recommend": SHARED
+    | {"--model", "--users", "--users_file", "--num_users", "--k", "--include_seen", "--exclude", "--format"},
+}
+
+
+def run(*args: str, before: tuple = ()) -> subprocess.CompletedProcess:
+    """`lazytower` in a fresh process; `before` are options of Python itself."""
+    command = [sys.executable, *before, "-m", "trainer.cli", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def flags(parser: argparse.ArgumentParser) -> set[str]:
+    """Long flags that --help shows: absl adds its own to every parser, hidden."""
+    actions = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+    return {option for action in actions for option in action.option_strings if option.startswith("--")}
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    [commands] = [a for a in cli._parser(command)._actions if isinstance(a, argparse._SubParsersAction)]
+    return commands.choices[command]
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in WRITTEN)], ids=str)
+def test_help_answers_at_once_without_heavy_imports(command):
+    seconds = []
+    for _ in range(3):
+        # Processor time, not the clock's: other processes of the machine do not count.
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = run(*command, "--help", before=("-X", "importtime"))
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert done.returncode == 0 and done.stdout.startswith("usage: lazytower")
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    heavy = {"tensorflow", "tf_keras", "apache_beam", "pyarrow", "plotly"}
+    assert not {name.partition(".")[0] for name in imported} & heavy
+    assert statistics.median(seconds) < 1.0
+
+
+def test_help_names_every_command():
+    text = run("--help").stdout
+    for name, (_, line) in cli.COMMANDS.items():
+        assert name in text and line.split(" (")[0][:30] in " ".join(text.split())
+
+
+@pytest.mark.parametrize("command", WRITTEN)
+def test_the_flags_are_frozen(command):
+    if command not in FLAGS:
+        pytest.skip(f"{command} has flags of its own per measurement")
+    assert flags(parser_of(command)) == FLAGS[command]
+
+
+@pytest.mark.parametrize("command", WRITTEN)
+def test_descriptions_keep_capitals(command):
+    _, line = cli.COMMANDS[command]
+    assert parser_of(command).description[1:] == line[1:] + "."
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["trian"], "lazytower: error: argument COMMAND: invalid choice: 'trian'"),
+        ([], "lazytower: error: the following arguments are required: COMMAND"),
+        (["train"], "lazytower train: error: the following arguments are required: --config"),
+        (
+            ["train", "--config", "x", "--steps=3"],
+            "lazytower train: error: unrecognized arguments: --steps=3",
+        ),
+        (["train", "--conf", "x"], "lazytower train: error: the following arguments are required: --config"),
+        (["evaluate", "--config", "x", "--split", "train"], "lazytower evaluate: error: argument --split"),
+        (["train", "--config", "none.yaml"], "lazytower train: error: none.yaml: no such config file"),
+        (["evaluate", "--config", "/"], "lazytower evaluate: error: /: is a directory, not a config file"),
+    ],
+)
+def test_errors_are_one_line_and_code_2(args, message):
+    done = run(*args)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
+
+
+def test_explain_needs_no_config():
+    done = run("train", "--explain")
+    assert done.returncode == 0 and done.stderr == ""
+    assert "train.num_steps  [None]" in done.stdout
+
+
+def test_prepare_keeps_unknown_flags_for_beam():
+    args = cli.parse(
+        ["lazytower", "prepare", "--config", "x", "--direct_num_workers=2", "--set", "a=b", "--over"]
+    )
+    assert args.beam_args == ["--direct_num_workers=2", "--over"] and not args.overwrite
+    assert args.overrides == ["a=b"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "line"),
+    [
+        (UserError("mend it"), 2, "lazytower train: error: mend it\n"),
+        (KeyboardInterrupt(), 130, "lazytower train: interrupted\n"),
+        (None, 0, ""),
+    ],
+)
+def test_errors_of_a_command(monkeypatch, capsys, raised, code, line):
+    def command(args):
+        if raised:
+            raise raised
+
+    monkeypatch.setattr("trainer.train.run", command)
+    assert cli.run(argparse.Namespace(command="train")) == code
+    assert capsys.readouterr().err == line
+
+
+def test_bugs_keep_their_traceback(monkeypatch):
+    def command(args):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("trainer.train.run", command)
+    with pytest.raises(KeyError):
+        cli.run(argparse.Namespace(command="train"))

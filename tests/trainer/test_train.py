@@ -1,0 +1,251 @@
+"""`lazytower train` end to end: what a run leaves behind, resuming, and every way in which it is refused."""
+
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+
+from configs.errors import CheckpointError, ConfigError, DataError, UserError
+from configs.load import load_config, parse_config
+from tests.tiny_run import planted_document, write_planted
+from trainer.metrics import read_metrics
+from trainer.train import train
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("planted")
+    write_planted(str(directory))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    """The directory of an undisturbed run."""
+    return pathlib.Path(train(configured(place))).parent
+
+
+def configured(place, output="run", **sections):
+    """The run's config with some sections' keys changed."""
+    document = planted_document(str(place))
+    document["output"]["path"] = str(place / output)
+    for name, keys in sections.items():
+        document[name] = {**document.get(name, {}), **keys}
+    return parse_config(document, "test")
+
+
+def final_state(run) -> dict[str, np.ndarray]:
+    """All arrays of a run's newest checkpoint, by file and name."""
+    newest = max((pathlib.Path(run) / "checkpoints").iterdir())
+    state = {str(p.relative_to(newest)): np.load(p) for p in newest.rglob("*.npy")}
+    return state | dict(np.load(newest / "dense.npz"))
+
+
+def lines(run, kind) -> list[dict]:
+    return [line for line in read_metrics(str(run)) if line["kind"] == kind]
+
+
+def test_the_loss_falls_and_the_model_beats_popularity(trained):
+    losses = [line["loss"] for line in lines(trained, "train")]
+    assert len(losses) == 6 and losses[-1] < losses[0] - 0.05
+    final = {line["scorer"]: line for line in lines(trained, "evaluate") if line["step"] == 60}
+    assert set(final) == {"model", "popularity", "best_reachable"}
+    scores = {name: line["ndcg@5"] for name, line in final.items()}
+    assert scores["popularity"] < scores["model"] <= 1.05 * scores["best_reachable"]
+    assert all(line["weights"] == "average" and line["split"] == "valid" for line in final.values())
+
+
+def test_what_a_run_leaves_behind(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names == {"config.yaml", "metrics.jsonl", "tensorboard", "report.html", "checkpoints"}
+    assert any("tfevents" in path.name for path in (trained / "tensorboard").iterdir())
+    kept = sorted(path.name for path in (trained / "checkpoints").iterdir())
+    assert kept == ["step-000000040", "step-000000060"]
+    assert {line["step"] for line in lines(trained, "evaluate")} == {30, 60}
+    first = lines(trained, "train")[0]
+    assert {"loss", "learning_rate", "examples_per_second", "peak_rss_bytes"} <= set(first)
+
+
+def test_the_saved_config_reproduces_the_run(place, trained):
+    saved = load_config(str(trained / "config.yaml"), [f"output.path={place}/again"])
+    train(saved)
+    assert_equal(final_state(place / "again"), final_state(trained))
+    figures = [
+        [{k: v for k, v in line.items() if k not in ("time", "seconds")} for line in lines(run, "evaluate")]
+        for run in (place / "again", trained)
+    ]
+    assert figures[0] == figures[1]
+
+
+def assert_equal(got: dict, wanted: dict) -> None:
+    assert set(got) == set(wanted)
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+def test_a_resumed_run_equals_an_undisturbed_one(place, trained):
+    """As if killed after step 20's checkpoint, with later figures already written."""
+    run = place / "resumed"
+    train(configured(place, "resumed", checkpoint={"keep": 9}))
+    for step in (40, 60):
+        shutil.rmtree(run / "checkpoints" / f"step-{step:09d}")
+    train(configured(place, "resumed"))
+    assert_equal(final_state(run), final_state(trained))
+    assert [line["step"] for line in lines(run, "train")] == [10, 20, 30, 40, 50, 60]
+    assert [line["event"] for line in lines(run, "run")] == ["start", "resume", "end"]
+
+
+def test_a_finished_run_is_left_alone(place, trained):
+    run = place / "finished"
+    shutil.copytree(trained, run)
+    before = {p: p.stat().st_mtime_ns for p in (run / "checkpoints").rglob("*")}
+    train(configured(place, "finished"))
+    assert before == {p: p.stat().st_mtime_ns for p in (run / "checkpoints").rglob("*")}
+    assert lines(run, "train") == lines(trained, "train")
+    assert lines(run, "evaluate") == lines(trained, "evaluate")
+
+
+def test_an_evaluation_that_was_cut_off_is_made_up_for(place, trained):
+    run = place / "cut"
+    shutil.copytree(trained, run)
+    kept = [line for line in read_metrics(str(run)) if (line["kind"], line["step"]) != ("evaluate", 60)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    train(configured(place, "cut"))
+    names = ("step", "scorer", "hr@5", "ndcg@5", "mrr")
+    made, wanted = ([[x[n] for n in names] for x in lines(r, "evaluate")] for r in (run, trained))
+    assert made == wanted
+
+
+def test_steps_per_loop_and_engine_change_nothing_but_the_pace(place, trained):
+    fine = configured(place, "fine", train={"steps_per_loop": 7})
+    train(fine)
+    assert_equal(final_state(place / "fine"), final_state(trained))
+
+
+def test_the_two_engines_train_alike_in_closed_loop(place):
+    # No layers for items: the softmax does not see their last bias, and Adam makes steps of its rounding.
+    states, model = {}, {"item_tower": {"inputs": ["item"]}}
+    for engine in ("rows", "tfa"):
+        tables = {name: {"dim": 8, "engine": engine} for name in ("user", "item")}
+        train(configured(place, engine, train={"num_steps": 20}, tables=tables, model=model))
+        states[engine] = final_state(place / engine)
+    assert set(states["rows"]) == set(states["tfa"])
+    for name, value in states["rows"].items():
+        np.testing.assert_allclose(states["tfa"][name], value, rtol=1e-4, atol=2e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("sections", "key"),
+    [
+        ({"train": {"num_steps": 70}}, "number of steps = 60, the run now says 70"),
+        ({"train": {"seed": 1}}, "train.seed = 0, the run now says 1"),
+        ({"train": {"batch_size": 32}}, "train.batch_size = 64, the run now says 32"),
+        ({"optimizer": {"learning_rate": 0.5}}, "optimizer = "),
+        ({"polyak": {"kind": "uniform"}}, "polyak = "),
+    ],
+)
+def test_another_run_in_the_same_directory_is_refused(place, trained, sections, key):
+    before = (trained / "config.yaml").read_text()
+    with pytest.raises(CheckpointError) as caught:
+        train(configured(place, **sections))
+    assert f"saved under {key}" in str(caught.value) and "use another output.path" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (trained / "config.yaml").read_text() == before, "the config that could resume is gone"
+
+
+@pytest.fixture
+def copy(place, tmp_path):
+    """A copy of the dataset, to be damaged, and a config for it."""
+    shutil.copytree(place / "dataset", tmp_path / "dataset")
+    document = planted_document(str(tmp_path))
+    return tmp_path / "dataset", lambda: parse_config(document, "test")
+
+
+def change_manifest(place: pathlib.Path, **keys) -> None:
+    manifest = json.loads((place / "dataset.json").read_text())
+    (place / "dataset.json").write_text(json.dumps(manifest | keys))
+
+
+def test_another_dataset_under_the_same_path_is_refused(copy, trained):
+    dataset, config = copy
+    shutil.copytree(trained, dataset.parent / "run")
+    change_manifest(dataset, fingerprint="another")
+    with pytest.raises(
+        CheckpointError, match="saved under dataset.fingerprint = .*, the run now says another"
+    ):
+        train(config())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("split", {"kind": "random", "valid_fraction": 0.1, "test_fraction": 0.1}), ("history_length", 9)],
+)
+def test_a_dataset_prepared_otherwise_names_the_key(copy, key, value):
+    dataset, config = copy
+    prepared = config().dataset.model_dump(mode="json") | {key: value}
+    change_manifest(dataset, dataset=prepared)
+    with pytest.raises(DataError, match=f"prepared with dataset.{key} .*lazytower prepare --overwrite"):
+        train(config())
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_damaged_shard_is_found_before_training(copy, damage):
+    dataset, config = copy
+    shard = sorted((dataset / "train").iterdir())[3]
+    content = bytearray(shard.read_bytes())
+    if damage == "gone":
+        shard.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        shard.write_bytes(content[:-3] if damage == "cut" else content)
+    with pytest.raises(DataError) as caught:
+        train(config())
+    assert str(caught.value).startswith(f"{shard}: ") and "run `lazytower prepare` again" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (dataset.parent / "run").exists()
+
+
+def test_a_missing_manifest(copy):
+    dataset, config = copy
+    (dataset / "dataset.json").unlink()
+    with pytest.raises(DataError, match="no dataset here .*Run `lazytower prepare` with this config first"):
+        train(config())
+
+
+def test_a_torn_user_catalog_costs_the_evaluation_not_the_training(copy):
+    dataset, config = copy
+    shard = sorted((dataset / "users").iterdir())[0]
+    shard.write_bytes(shard.read_bytes()[:-1])
+    report = pathlib.Path(train(config()))
+    assert report.exists() and not lines(report.parent, "evaluate")
+
+
+def test_a_diverged_run_stops_and_keeps_its_good_checkpoints(place):
+    config = configured(
+        place,
+        "diverged",
+        schedule={"warmup_fraction": 1, "warmup_power": 400},
+        optimizer={"learning_rate": 1e38},
+    )
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) between steps \d+ and \d+: the run diverged"):
+        train(config)
+    state = final_state(place / "diverged")
+    assert state and all(np.isfinite(value).all() for value in state.values())
+
+
+def test_too_many_epochs_and_places_that_cannot_be_written(place, tmp_path):
+    with pytest.raises(ConfigError, match="train.num_epochs: makes 75,000,000 steps, at most 16,777,216"):
+        train(configured(place, "long", train={"num_steps": None, "num_epochs": 1e6}))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="output.path: .*file/run cannot be written"):
+        train(configured(place, f"{tmp_path}/file/run"))
+
+
+def test_epochs_are_counted_in_whole_batches(place):
+    report = train(configured(place, "epochs", train={"num_steps": None, "num_epochs": 0.2}))
+    assert read_metrics(os.path.dirname(report))[-1]["step"] == round(0.2 * (4800 // 64))
+    assert yaml.safe_load((place / "epochs" / "config.yaml").read_text())["train"]["num_epochs"] == 0.2

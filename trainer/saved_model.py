@@ -1,0 +1,234 @@
+"""From a checkpoint to the files of a SavedModel, at the cost of one copy of the weights in memory."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from configs.errors import ExportError
+from trainer.embeddings.tables import assign_rows
+from trainer.serving import DEFAULT_K, KeyTable, ServingModel, UserState
+from trainer.top_k import NO_SCORE
+from trainer.trained import Trained
+from trainer.user_rows import UserRows, key_lines, load_user_rows
+from trainer.warmup import write_warmup_requests
+
+METADATA = "assets.extra/lazytower.json"
+_ITEM_CHUNK = 1 << 16
+_EXAMPLES = 20
+_WARMUP_BATCHES = (1, 8)
+
+
+def write_saved_model(trained: Trained, path: str, version: int, scratch: str) -> None:
+    """Writes the SavedModel, its warm-up requests and lazytower.json.
+
+    Args:
+      trained: the open checkpoint, dense weights already as they shall be served.
+      path: directory to make.
+      version: its number, for lazytower.json.
+      scratch: existing directory for files that the SavedModel copies.
+
+    Raises:
+      ExportError: weights are not finite, or keys cannot be exported.
+      DataError: the dataset cannot be read.
+    """
+    history_length = trained.dataset.history_length if _reads(trained, "history") else 0
+    users = load_user_rows(
+        trained.dataset,
+        trained.items,
+        history_length,
+        seen=trained.config.export.exclude_seen,
+        keys=trained.dataset.tables["user"].ids == "vocab",
+        features=[n for n in trained.recommender.model.user_inputs if n in trained.dataset.features],
+    )
+    model = _serving_model(trained, users, history_length, scratch)
+    size = sum(int(np.prod(v.shape)) * v.dtype.size for v in model.variables if v.dtype != tf.string)
+    logging.info("writing the SavedModel: %.2f GB of weights and lists", size / 1e9)
+    with _quiet():
+        tf.saved_model.save(model, path, signatures=model.signatures())
+    examples = _example_users(trained, users)
+    write_warmup_requests(path, _warmup_requests(trained, examples))
+    with open(os.path.join(path, METADATA), "w", encoding="utf-8") as file:
+        json.dump(_metadata(trained, version, examples), file, indent=1)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """TensorFlow reports every renamed graph input and internal timing at the level of information."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def averaged(trained: Trained) -> bool:
+    """Whether the export holds averaged weights."""
+    return trained.config.export.weights == "average" and trained.recommender.average is not None
+
+
+def _reads(trained: Trained, name: str) -> bool:
+    return name in trained.recommender.model.user_inputs
+
+
+def _serving_model(trained: Trained, users: UserRows, history_length: int, scratch: str) -> ServingModel:
+    recommender, items = trained.recommender, trained.items
+    names = {recommender.config.table_of_input.get(name) for name in recommender.model.user_inputs}
+    tables = {name: _table_weights(trained, name) for name in sorted(names - {None})}
+    user_tower = _user_tower(recommender, tables)
+    return ServingModel(
+        user_keys=_key_table(trained, "user", users, scratch),
+        item_keys=_key_table(trained, "item", users, scratch),
+        users=UserState(users.known, users.features, users.history, history_length, users.seen),
+        item_vectors=_item_vectors(trained),
+        item_names=items.keys,
+        servable=items.known,
+        user_tower=user_tower,
+        weights=[*tables.values(), *_tower_weights(trained, user_tower)],
+        max_k=trained.config.export.max_k,
+    )
+
+
+def _user_tower(recommender, tables: dict[str, tf.Variable]):
+    """The model's own user tower, fed from serving tables: training and serving share its code."""
+
+    def fetch(table, ids):
+        return tf.gather(tables[table.label], ids)
+
+    def user_tower(inputs):
+        inputs = {name: inputs[name] for name in recommender.model.user_inputs}
+        return recommender.model.user_vectors(recommender.activations(inputs, fetch), inputs)
+
+    return user_tower
+
+
+def _tower_weights(trained: Trained, user_tower) -> list[tf.Variable]:
+    """The dense weights that the user tower reads, found by watching it run for one user."""
+    features = trained.dataset.features
+    inputs = {"user": tf.zeros([1], tf.int64), "history": tf.zeros([1, 1], tf.int64)}
+    for name in trained.recommender.model.user_inputs:
+        if name in features:
+            numeric = features[name].kind == "numeric"
+            inputs[name] = tf.zeros([1], tf.float32 if numeric else tf.int64)
+    with tf.GradientTape() as tape:
+        user_tower(inputs)
+    return list(tape.watched_variables())
+
+
+def _table_weights(trained: Trained, name: str) -> tf.Variable:
+    """Served weights of a table, read chunk by chunk."""
+    table = trained.recommender.tables[name]
+    weights = tf.Variable(tf.zeros([table.rows, table.dim]), trainable=False, name=f"table_{name}")
+    for start, stop in table.chunks():
+        ids = np.arange(start, stop, dtype=np.int64)
+        chunk = table.read_weights(ids, averaged(trained), float(trained.step))
+        _write_rows(weights, start, chunk, f"table {name}")
+    return weights
+
+
+def _item_vectors(trained: Trained) -> tf.Variable:
+    """Vectors of all rows of the item table."""
+    items, recommender, vectors = trained.items, trained.recommender, None
+    for start in range(0, items.rows, _ITEM_CHUNK):
+        ids = np.arange(start, min(start + _ITEM_CHUNK, items.rows), dtype=np.int64)
+        columns = {"item": ids, **{name: values[ids] for name, values in items.features.items()}}
+        inputs = {name: columns[name] for name in recommender.model.item_inputs}
+        chunk = recommender.item_vectors(inputs, averaged(trained), float(trained.step))
+        if vectors is None:
+            vectors = tf.Variable(
+                tf.zeros([items.rows, chunk.shape[1]]), trainable=False, name="item_vectors"
+            )
+        _write_rows(vectors, start, chunk, "item vectors")
+    return vectors
+
+
+def _write_rows(variable: tf.Variable, start: int, chunk: tf.Tensor, what: str) -> None:
+    """Overwrites rows of a variable from `start`; ExportError when the values are not finite."""
+    if not np.isfinite(chunk.numpy()).all():
+        raise ExportError(f"{what}: holds values that are not finite; the run diverged, see its loss")
+    assign_rows(variable, start, chunk)
+
+
+def _key_table(trained: Trained, name: str, users: UserRows, scratch: str) -> KeyTable:
+    """The table's KeyTable; under exact ids its vocabulary is written to `scratch` first."""
+    info = trained.dataset.tables[name]
+    if info.ids == "hash":
+        return KeyTable(info, None)
+    if name == "user":
+        lengths, text = np.diff(users.keys.splits)[: info.oov], users.keys.values
+    else:
+        lines = key_lines(list(trained.items.keys[: info.oov]), "item")
+        lengths, text = lines.lengths, lines.values
+    # One newline alone would be an id without a key: all further lines would stand at wrong ids.
+    if len(lengths) != info.oov or (lengths < 2).any():
+        raise ExportError(
+            f"the catalog of {name}s holds no key for some ids; run `lazytower prepare --overwrite`"
+        )
+    path = os.path.join(scratch, f"{name}_keys.txt")
+    text.tofile(path)
+    return KeyTable(info, path)
+
+
+def _example_users(trained: Trained, users: UserRows) -> list[bytes]:
+    """Keys of a few users with train rows, spread over the table; under hashed ids none are kept, but read
+    from the catalog's first block."""
+    from trainer.catalog import Users
+
+    if users.keys is not None:
+        ids = np.flatnonzero(users.known)
+        ids = ids[np.unique(np.linspace(0, len(ids) - 1, _EXAMPLES).astype(int))] if len(ids) else ids
+        splits, text = users.keys.splits, users.keys.values
+        return [text[splits[i] : splits[i + 1] - 1].tobytes() for i in ids]
+    block = next(Users(trained.dataset, trained.items).blocks(), None)
+    return [] if block is None else list(block.keys[block.counts > 0][:_EXAMPLES])
+
+
+def _warmup_requests(trained: Trained, examples: list[bytes]) -> list[tuple[str, dict]]:
+    """Each signature once per batch size; `recommend` with and without its optional inputs."""
+    item = trained.items.keys[trained.items.ids[:1]].tolist()
+    requests = []
+    for batch in _WARMUP_BATCHES if examples and item else ():
+        users = [examples[i % len(examples)] for i in range(batch)]
+        k = np.int32(min(DEFAULT_K, trained.config.export.max_k))
+        seen = np.bool_(trained.config.export.exclude_seen)
+        requests += [
+            ("serving_default", {"user": users}),
+            ("recommend", {"user": users}),
+            ("recommend", {"user": users, "k": k, "exclude_seen": seen, "exclude": [item] * batch}),
+            ("user_embedding", {"user": users}),
+            ("item_embedding", {"item": item * batch}),
+            ("score", {"user": users, "item": item * batch}),
+        ]
+    return requests
+
+
+def _metadata(trained: Trained, version: int, examples: list[bytes]) -> dict:
+    config, dataset = trained.config, trained.dataset
+    return {
+        "name": config.name,
+        "version": version,
+        "exported_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "model": config.model.kind,
+        "step": trained.step,
+        "weights": "average" if averaged(trained) else "raw",
+        "dataset_fingerprint": dataset.fingerprint,
+        "users": dataset.tables["user"].model_dump(),
+        "items": dataset.tables["item"].model_dump(),
+        "max_k": config.export.max_k,
+        "exclude_seen": config.export.exclude_seen,
+        "no_score": NO_SCORE,
+        # Keys are UTF-8; anything else survives the round trip as surrogates.
+        "example_users": [key.decode("utf-8", "surrogateescape") for key in examples],
+        "versions": {
+            "lazytower": importlib.metadata.version("lazytower"),
+            "tensorflow": tf.__version__,
+            "python": platform.python_version(),
+        },
+    }
