@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from configs.section import Section
+from configs.section import Path, Section, Seed
 
 
 class VocabIds(Section):
@@ -86,7 +86,7 @@ SplitConfig = Annotated[
 class DatasetConfig(Section):
     """What `prepare` writes and `train` reads."""
 
-    path: str
+    path: Path
     """Directory of the dataset, local or gs://."""
     user_ids: IdsConfig = VocabIds()
     """How user keys become table rows."""
@@ -102,5 +102,5 @@ class DatasetConfig(Section):
     """Rows with a lower label are left out (counted as filtered, not as rejected)."""
     num_shards: int = Field(8, ge=1, le=65536)
     """Number of files of the train split."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the shuffle of rows over and inside the shards, and of the random split."""

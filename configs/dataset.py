@@ -10,7 +10,9 @@ Every record file is a GZIP TFRecord of columnar tf.train.Example: each feature 
 of up to `block_rows` rows, one after the other. All blocks of a file are full but its last.
 
 RECORD COLUMNS  user, item: int64 ids; label, weight: float32 (weight only if the source has it);
-  timestamp: int64 seconds; one per side feature (int64 id or float32); and, when history_length > 0,
+  timestamp: int64 seconds, or, when the source has no timestamp, the row's number from 0 over the lines of
+  all files in the order of their names (headers not counted; refused and blank lines leave gaps);
+  one per side feature (int64 id or float32); and, when history_length > 0,
   history: int64 item ids, oldest first, of all rows of the block one after the other, with
   history_length: int64 [rows], how many belong to each row. A row's history holds the
   user's newest earlier in-vocabulary items: of train for train and valid rows, of train and valid for
@@ -20,14 +22,15 @@ CATALOG COLUMNS  users/: id, key (bytes), count (train rows), one per user featu
   (0 train, 1 valid, 2 test), with sequence_length: int64 [rows].
   items/: id, key (bytes), count (train rows), one per item feature.
   A catalog holds one row per id in use, never the out-of-vocabulary row. Under hashed ids the key is
-  that of the most frequent of the keys that share the id (ties: the smallest).
+  that of the most frequent in train of the keys that share the id (ties: the smallest); count and
+  sequence are those of all of them together.
 """
 
 import json
 from typing import Literal
 
 import fsspec
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from configs.errors import DataError
 from configs.section import Section
@@ -74,6 +77,8 @@ class TableInfo(Section):
     """Id of the out-of-vocabulary row, rows - 1; null under hash."""
     keys: int
     """Distinct keys seen in train (under vocab: with at least min_count rows)."""
+    oov_keys: int = 0
+    """Distinct keys of all splits that share the out-of-vocabulary row; 0 under hash."""
 
 
 class FeatureInfo(Section):
@@ -132,6 +137,14 @@ class Dataset(Section):
     path: str = Field("", exclude=True)
     """Where it was read from; not written."""
 
+    @model_validator(mode="after")
+    def _is_whole(self):
+        for field, names in (("splits", SPLITS), ("tables", ("user", "item"))):
+            for name in names:
+                if name not in getattr(self, field):
+                    raise ValueError(f"{field}.{name} is missing")
+        return self
+
     def table_rows(self, name: str) -> int:
         """Rows of table `name`; a table of its own for history has the items' rows."""
         return self.tables["item" if name == "history" else name].rows
@@ -150,18 +163,24 @@ def load_dataset(path: str) -> Dataset:
     path = path.rstrip("/")
     name = f"{path}/{FILE_NAME}"
     try:
-        with fsspec.open(name, "rt", encoding="utf-8") as file:
-            text = file.read()
-    except FileNotFoundError:
+        with fsspec.open(name, "rb") as file:
+            content = file.read()
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"{path}: no dataset here ({FILE_NAME} is missing, it is written last). "
             "Run `lazytower prepare` with this config first."
         ) from None
+    except (OSError, ValueError, ImportError) as error:  # rights, networks, protocols unknown to fsspec
+        raise DataError(f"{name}: cannot be read ({error})") from None
     try:
-        return Dataset(**json.loads(text), path=path)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{name}: not valid JSON ({error}). Run `lazytower prepare` again.") from None
+        document = json.loads(content)
+        if not isinstance(document, dict):
+            raise ValueError(f"an object is needed, found {type(document).__name__}")
+        return Dataset.model_validate({**document, "path": path})
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{name}: {key}: {first['msg']}. Run `lazytower prepare` again.") from None
+        key = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
+        message = first["msg"].removeprefix("Value error, ")
+        raise DataError(f"{name}: {key}{message}. Run `lazytower prepare` again.") from None
+    except ValueError as error:  # bad JSON and bad UTF-8 alike
+        raise DataError(f"{name}: not valid JSON ({error}). Run `lazytower prepare` again.") from None

@@ -9,7 +9,7 @@ from configs.schema import RunConfig
 
 
 def explain() -> str:
-    """One line per key: dotted name, default (or `required`), description."""
+    """One line per key: dotted name, default (or `required`), allowed values, description."""
     return "\n".join(_lines(RunConfig, ""))
 
 
@@ -19,13 +19,32 @@ def _lines(model: type[BaseModel], prefix: str) -> list[str]:
         key = prefix + name
         default = "required" if field.is_required() else _short(field.get_default(call_default_factory=True))
         sections = section_types(field.annotation)
-        lines.append(f"{key}  [{default}]  {' '.join((field.description or '').split())}")
+        parts = [key, f"[{default}]", _allowed(field), " ".join((field.description or "").split())]
+        lines.append("  ".join(part for part in parts if part))
         for section in sections:
             kind = section.model_fields.get("kind")
             tag = f"({typing.get_args(kind.annotation)[0]})" if kind and len(sections) > 1 else ""
             inside = "*" if typing.get_origin(field.annotation) in (dict, list) else ""
             lines += _lines(section, f"{key}{tag}.{inside + '.' if inside else ''}")
     return lines
+
+
+def _allowed(field) -> str:
+    """Names a value may take, or its type and bounds: `(mean | sum)`, `(int, >= 1)`; "" for sections."""
+    forms = typing.get_args(field.annotation) or (field.annotation,)
+    if typing.get_origin(field.annotation) is typing.Literal:
+        return f"({' | '.join(map(str, forms))})" if len(forms) > 1 else ""
+    types = [form.__name__ for form in forms if form in (int, float, str, bool)]
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    bounds = [
+        f"{sign} {getattr(mark, name)}"
+        for mark in field.metadata
+        for name, sign in signs.items()
+        if getattr(mark, name, None) is not None
+    ]
+    if typing.get_origin(field.annotation) in (list, dict) or not types:
+        return ""
+    return f"({', '.join([*types, *bounds])})"
 
 
 def _short(value) -> str:

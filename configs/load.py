@@ -1,6 +1,7 @@
 """Reads a run's YAML, applies --set overrides, and turns every mistake into one clear line."""
 
 import difflib
+import io
 import re
 import types
 import typing
@@ -20,6 +21,10 @@ class _StrictLoader(yaml.SafeLoader):
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict:
     seen = set()
     for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(
+                None, None, "a key is a mapping or a list; keys are text", key.start_mark
+            )
         if key.value in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"key {key.value!r} is written twice", key.start_mark
@@ -68,17 +73,31 @@ def dump_config(config: RunConfig) -> str:
 
 def _read(path: str) -> dict:
     try:
-        with fsspec.open(path, "rt", encoding="utf-8") as file:
-            document = yaml.load(file, Loader=_StrictLoader)
+        with fsspec.open(path, "rb") as file:
+            content = file.read()
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a directory, not a config file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, ImportError) as error:  # rights, networks, protocols unknown to fsspec
+        raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    try:
+        document = _parse(content.decode(), path)
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: dates such as 2026-13-01, bad UTF-8
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
-        raise ConfigError(f"{path}: a config is a mapping of sections, found {type(document).__name__}")
+        found = "nothing" if document is None else type(document).__name__
+        raise ConfigError(f"{path}: a config is a mapping of sections, found {found}")
     return document
+
+
+def _parse(text: str, origin: str):
+    """The one YAML document of `text`; errors name `origin` with line and column."""
+    stream = io.StringIO(text)
+    stream.name = origin
+    return yaml.load(stream, Loader=_StrictLoader)
 
 
 def _apply(document: dict, override: str) -> None:
@@ -88,7 +107,7 @@ def _apply(document: dict, override: str) -> None:
         raise ConfigError(f"--set {override}: write --set section.key=value")
     try:
         value = yaml.load(value, Loader=_StrictLoader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise ConfigError(f"--set {override}: the value is not valid YAML") from None
     *parents, last = key.split(".")
     node = document
@@ -96,14 +115,17 @@ def _apply(document: dict, override: str) -> None:
         if isinstance(node, list):
             node = node[_index(node, part, override)]
         else:
-            node = node.setdefault(part, {})
+            if node.get(part) is None:  # absent, or written with nothing after its colon
+                node[part] = {}
+            node = node[part]
         if not isinstance(node, dict | list):
             raise ConfigError(f"--set {override}: {part} is a value, not a section")
     if isinstance(node, list):
         node[_index(node, last, override)] = value
     else:
-        # A section chosen by `kind` keeps no keys of the kind it replaces.
-        if last == "kind" and node.get("kind") != value:
+        # A section chosen by `kind` keeps no keys of the kind it replaces; one with a single form keeps all.
+        chosen = last == "kind" and len(set(_sections_at(parents))) > 1
+        if chosen and node.get("kind", value) != value:
             node.clear()
         node[last] = value
 
@@ -132,6 +154,8 @@ def _explain(error: dict) -> str:
     if kind == "union_tag_invalid":
         allowed = error["ctx"]["expected_tags"]
         return f"{key}.kind: {error['ctx']['tag']!r} is unknown; allowed: {allowed}"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{key}: a mapping of keys is needed, found {error['input']!r}"
     if kind == "value_error":
         return f"{key}: {message}"
     return f"{key}: {message}, found {error['input']!r}"

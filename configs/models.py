@@ -46,6 +46,13 @@ class TowerConfig(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the joined inputs set to zero while training."""
 
+    @model_validator(mode="after")
+    def _inputs_differ(self):
+        for name in self.inputs:
+            if self.inputs.count(name) > 1:
+                raise ValueError(f"inputs holds {name!r} twice")
+        return self
+
 
 class SoftmaxLoss(Section):
     """In-batch sampled softmax."""
@@ -87,6 +94,9 @@ class TwoTower(Section):
         for name in ("user", "history"):
             if name in self.item_tower.inputs:
                 raise ValueError(f"item_tower.inputs may not hold {name}")
+        tower = self.item_tower
+        if self.item_bias and not tower.layers and tower.combine == "concat" and tower.inputs[-1] != "item":
+            raise ValueError("item_bias without item_tower.layers needs item as the last of its inputs")
         return self
 
 

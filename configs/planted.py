@@ -7,6 +7,9 @@ log p(i | u) = log p(c_i | u) + log p(i | c_i): no ranking of the items beats th
 
 Everything is a pure function of (seed, index) through SplitMix64 (Steele et al., OOPSLA 2014), so any
 range of rows can be made anywhere, and 25 million users need no table.
+
+Groups are drawn from the cumulated p(c | u) in float32, computed without a matrix product: its rounding
+would depend on how many users are computed together.
 """
 
 import numpy as np
@@ -16,6 +19,7 @@ from configs.sources import SyntheticSource
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _STREAM = {name: np.uint64(i + 1) for i, name in enumerate(("user", "cluster", "item", "factor", "loading"))}
 FIRST_TIMESTAMP = 1_600_000_000
+_CACHED_VALUES = 1 << 24  # of users' cumulated tastes that are kept, 64 MiB
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
@@ -55,6 +59,7 @@ class Planted:
         self._cdf = [np.cumsum(weights[: self._small + extra]) for extra in (0, 1)]
         self._totals = [cdf[-1] for cdf in self._cdf]
         self._cdf = [cdf / cdf[-1] for cdf in self._cdf]
+        self._all_tastes = None
 
     def users(self, rows: np.ndarray) -> np.ndarray:
         """User index int64 [n] of each row index: every user at least once if rows suffice, else Zipf."""
@@ -76,24 +81,37 @@ class Planted:
         """log p(group | user), float64 [n, clusters], for user indices int64 [n]."""
         factors = self.source.factors
         index = users[:, None].astype(np.int64) * factors + np.arange(factors)
-        logits = _normal(self.source.seed, "factor", index) @ self._loadings
-        logits *= self.source.sharpness / np.sqrt(factors)
+        normals = _normal(self.source.seed, "factor", index) * (self.source.sharpness / np.sqrt(factors))
+        logits = normals[:, :1] * self._loadings[0]
+        for factor in range(1, factors):
+            logits += normals[:, factor : factor + 1] * self._loadings[factor]
         logits -= logits.max(axis=1, keepdims=True)
         return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
     def items(self, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
         """Item index int64 [n] drawn for row indices and their users, both int64 [n]."""
-        distinct, where = np.unique(users, return_inverse=True)
-        cdf = np.cumsum(np.exp(self.taste(distinct)), axis=1)[where]
-        draw = _uniform(self.source.seed, "cluster", rows)[:, None] * cdf[:, -1:]
-        cluster = np.minimum((cdf < draw).sum(axis=1), self.clusters - 1)
+        cdf, where = self._cumulated_tastes(users)
+        draw = _uniform(self.source.seed, "cluster", rows).astype(np.float32)
+        cluster = _search_rows(cdf, where, draw)
         share = _uniform(self.source.seed, "item", rows)
-        rank = np.where(
-            cluster < self._large_groups,
-            np.searchsorted(self._cdf[1], share),
-            np.searchsorted(self._cdf[0], share),
-        )
+        rank = np.empty(len(rows), np.int64)
+        large = cluster < self._large_groups
+        for extra, group in enumerate((~large, large)):
+            rank[group] = np.searchsorted(self._cdf[extra], share[group])
         return rank * self.clusters + cluster
+
+    def _cumulated_tastes(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cumulated p(group | user) of distinct users, float32 [distinct, clusters], and each row's place."""
+        if self.source.users * self.clusters <= _CACHED_VALUES and self.source.rows >= self.source.users:
+            if self._all_tastes is None:
+                parts = np.array_split(np.arange(self.source.users), 1 + self.source.users // (1 << 14))
+                self._all_tastes = np.concatenate([self._cumulate(part) for part in parts])
+            return self._all_tastes, users
+        distinct, where = np.unique(users, return_inverse=True)
+        return self._cumulate(distinct), where
+
+    def _cumulate(self, users: np.ndarray) -> np.ndarray:
+        return np.cumsum(np.exp(self.taste(users)), axis=1).astype(np.float32)
 
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """User index, item index, timestamp (seconds), int64 [stop - start] each, of a range of rows."""
@@ -107,6 +125,27 @@ class Planted:
         large = (cluster < self._large_groups).astype(int)
         inside = -self.source.item_zipf * np.log(items // self.clusters + 1.0)
         return self.taste(users)[:, cluster] + inside - np.log(np.take(self._totals, large))
+
+
+def _search_rows(cdf: np.ndarray, rows: np.ndarray, draw: np.ndarray) -> np.ndarray:
+    """First column of cdf[row] that is not below the draw, int64 [n]; the last one when none is.
+
+    Args:
+      cdf: float32 [m, columns], rising along each row.
+      rows: int64 [n].
+      draw: float32 [n].
+    """
+    columns = cdf.shape[1]
+    flat, start = cdf.reshape(-1), rows * columns
+    found = np.zeros(len(rows), np.int64)
+    step = 1 << max(0, (columns - 1).bit_length() - 1)
+    while step and columns > 1:
+        # The first `found` columns are below the draw; the last column never counts as below.
+        probe = np.minimum(found + step, columns - 1)
+        below = flat[start + probe - 1] < draw
+        found = np.where(below, probe, found)
+        step //= 2
+    return found
 
 
 def user_key(index: np.ndarray) -> np.ndarray:

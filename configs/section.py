@@ -1,9 +1,38 @@
-"""The base of every configuration section: frozen, and closed to keys it does not know."""
+"""The base of every configuration section: frozen, closed to keys it does not know, strict about booleans."""
 
-from pydantic import BaseModel, ConfigDict
+import os
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+# Seeds are offset per layer and handed to ops that take int32.
+Seed = Annotated[int, Field(ge=0, le=2**30)]
+# fsspec expands ~ and TensorFlow does not: expanded once, here.
+Path = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
 
 
 class Section(BaseModel):
     """One level of a run configuration. Unknown keys are errors; values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _booleans_are_no_numbers(cls, values):
+        # Pydantic takes true for 1, and YAML takes yes and on for true.
+        if isinstance(values, dict):
+            wrong = [
+                InitErrorDetails(type=_NO_BOOLEAN, loc=(name,), input=value)
+                for name, value in values.items()
+                if isinstance(value, bool) and name in cls.model_fields
+                if cls.model_fields[name].annotation is not bool
+            ]
+            if wrong:
+                raise ValidationError.from_exception_data(cls.__name__, wrong)
+        return values
+
+
+_NO_BOOLEAN = PydanticCustomError(
+    "boolean", "true and false (also written yes, no, on, off) are no value here"
+)

@@ -4,7 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from configs.section import Section
+from configs.section import Section, Seed
+
+# Columns of records and catalogs (configs/dataset.py), and the sampled items of a batch.
+RESERVED_NAMES = frozenset(
+    "user item label weight timestamp history history_length negative "
+    "id key count sequence sequence_split sequence_length".split()
+)
 
 
 class Roles(Section):
@@ -58,9 +64,8 @@ class FileSource(Section):
     @model_validator(mode="after")
     def _feature_names_differ(self):
         names = [feature.name for feature in self.features]
-        reserved = {"user", "item", "history", "label", "timestamp", "weight"}
         for name in names:
-            if names.count(name) > 1 or name in reserved:
+            if names.count(name) > 1 or name in RESERVED_NAMES:
                 raise ValueError(f"feature name {name!r} is taken; choose another")
         return self
 
@@ -123,7 +128,7 @@ class SyntheticSource(Section):
     """Exponent of the users' activity."""
     item_zipf: float = Field(1.0, ge=0, lt=2)
     """Exponent of the popularity of items inside their group."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the planted model and of the draws."""
 
     @property

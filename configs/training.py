@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from configs.section import Section
+from configs.section import Path, Section, Seed
 
 MAX_STEPS = 2**24  # a record keeps its last step as float32, exact up to here
 
@@ -48,7 +48,7 @@ class TrainConfig(Section):
     """Passes over the train split; or give num_steps."""
     steps_per_loop: int = Field(100, ge=1)
     """Steps inside one tf.function call, between two looks at the clock."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of initial weights, order of the data, dropout and sampled negatives."""
 
     @model_validator(mode="after")
@@ -80,18 +80,22 @@ class EvaluateConfig(Section):
     """Cut-offs of HR, Recall and NDCG."""
     exclude_seen: bool = True
     """Items of the user's earlier splits are neither ranked nor targets (full protocol)."""
+    cold_items: Literal["miss", "rank"] = "miss"
+    """Items without an id of their own, under sampled: miss leaves them out of the negatives and counts such
+    targets as misses; rank draws negatives from all items of the data and scores cold ones, targets too, by
+    the out-of-vocabulary row, as published tables of this protocol do. Under full they are misses."""
     max_users: int | None = Field(None, ge=1)
     """Evaluate a stable random sample of so many users; null: all."""
     weights: Literal["average", "raw"] = "average"
     """Which weights are evaluated."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the sampled negatives and users."""
 
 
 class ExportConfig(Section):
     """What the SavedModel holds."""
 
-    path: str | None = None
+    path: Path | None = None
     """Directory of versioned SavedModels; <output.path>/export when not given."""
     weights: Literal["average", "raw"] = "average"
     """Which weights are served."""
@@ -113,5 +117,11 @@ class CpuDevice(Section):
 class OutputConfig(Section):
     """Where the run is kept."""
 
-    path: str
-    """Run directory: config, checkpoints, metrics, report, export."""
+    path: Path
+    """Run directory on a local disk: config, checkpoints, metrics, report, export."""
+
+    @model_validator(mode="after")
+    def _local(self):
+        if "://" in self.path:
+            raise ValueError(f"checkpoints need a local directory, {self.path} is none")
+        return self

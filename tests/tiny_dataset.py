@@ -56,21 +56,14 @@ def write_dataset(
       source: source section of the manifest.
     """
     hashed, features = hashed or {}, features or {}
-    train = [row for row in rows if row.split == "train"]
-    ids = {
-        side: _Ids([getattr(row, side) for row in train], min_count, hashed.get(side))
-        for side in ("user", "item")
-    }
-    for name, feature in features.items():
-        if feature.kind == "categorical":
-            ids[name] = _Ids([feature.values[getattr(row, feature.of)] for row in train], 1, None)
+    ids = _tables(rows, hashed, features, min_count)
     writer = _Writer(path, block_rows, num_files)
     records = _records(rows, ids, features, history_length)
     splits = {name: _split_info(writer, name, records[name]) for name in SPLITS}
     catalogs = {side: _catalog(rows, ids, features, side) for side in ("user", "item")}
     manifest = Dataset(
         fingerprint=hashlib.sha256(repr(rows).encode()).hexdigest(),
-        source_fingerprint=hashlib.sha256(b"tiny").hexdigest(),
+        source_fingerprint="tiny",
         block_rows=block_rows,
         history_length=history_length,
         has_weight=False,
@@ -87,6 +80,19 @@ def write_dataset(
     with open(os.path.join(path, "dataset.json"), "w", encoding="utf-8") as file:
         file.write(manifest.model_dump_json(indent=1))
     return load_dataset(path)
+
+
+def _tables(rows, hashed, features, min_count) -> dict[str, "_Ids"]:
+    """The ids of user, item and each categorical feature."""
+    train = [row for row in rows if row.split == "train"]
+    ids = {
+        side: _Ids([getattr(row, side) for row in train], min_count, hashed.get(side))
+        for side in ("user", "item")
+    }
+    for name, feature in features.items():
+        if feature.kind == "categorical":
+            ids[name] = _Ids([feature.values[getattr(row, feature.of)] for row in train], 1, None)
+    return ids
 
 
 class _Ids:

@@ -91,6 +91,8 @@ class Items:
     """Train rows, int64 [rows]."""
     features: dict[str, np.ndarray]
     """Side features [rows]; unknown categories are the feature's out-of-vocabulary id, or 0."""
+    cold: int = 0
+    """Further items of the data, all of them on the out-of-vocabulary row."""
 
     @classmethod
     def load(cls, dataset: Dataset) -> "Items":
@@ -108,7 +110,8 @@ class Items:
             for name, column in columns.items():
                 column[block["id"]] = block[name]
         features = {name: columns[name] for name in names}
-        return cls(rows, np.flatnonzero(in_use), columns["key"], columns["count"], features)
+        cold = dataset.tables["item"].oov_keys
+        return cls(rows, np.flatnonzero(in_use), columns["key"], columns["count"], features, cold)
 
     @property
     def known(self) -> np.ndarray:

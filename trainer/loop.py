@@ -68,8 +68,8 @@ class Loop:
             # Traces come first in the message; the cause is its last line that is not indented.
             reason = [line for line in error.message.splitlines() if line and not line[0].isspace()][-1]
             raise DataError(
-                f"train split: cannot be read any more ({reason}); run the same command again, which compares "
-                "every file with its checksum first and names the torn one"
+                f"train split: cannot be read any more ({reason}); run the same command again: it compares "
+                "every file with its checksum first, and names the torn one"
             ) from None
 
     @tf.function(reduce_retracing=True)

@@ -8,8 +8,13 @@ from trainer.ragged import Ragged, hash_ids
 _FEISTEL_ROUNDS = 6
 
 
-def sample_negatives(ids: np.ndarray, touched: Ragged, items: Items, number: int, seed: int) -> Ragged:
+def sample_negatives(
+    ids: np.ndarray, touched: Ragged, items: Items, number: int, seed: int, cold: int = 0
+) -> Ragged:
     """`number` items per user, uniform, distinct, none of them touched; all such items if they are fewer.
+
+    With `cold`, so many further items take part that share the out-of-vocabulary row, id items.rows - 1;
+    which of them a user touched is not known, so none is held back.
 
     Each user walks a random permutation of the catalog keyed by (seed, user id), so the draw depends on
     nothing else, and `number` + (items touched) steps always suffice.
@@ -18,11 +23,12 @@ def sample_negatives(ids: np.ndarray, touched: Ragged, items: Items, number: int
       ids: user ids, int64 [n].
       touched: distinct catalog items of each user, n rows.
     """
-    size = len(items.ids)
+    pool = np.concatenate([items.ids, np.full(cold, items.rows - 1)])
+    size = len(pool)
     steps = np.minimum(number + touched.lengths, size)
     walk = Ragged(np.zeros(steps.sum(), np.int64), steps)
     keys = hash_ids(hash_ids(seed, ids), ids)[walk.row_of_value]
-    drawn = Ragged(items.ids[_permuted(walk.place_in_row, size, keys)], steps)
+    drawn = Ragged(pool[_permuted(walk.place_in_row, size, keys)], steps)
     return drawn.without(touched, items.rows).first(number)
 
 

@@ -55,6 +55,11 @@ class Ragged:
         """Rows of all parts, in order; at least one part."""
         return Ragged(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("values", "lengths")))
 
+    def beside(self, other: "Ragged") -> "Ragged":
+        """Each row's values followed by those of the same row of `other`."""
+        order = np.argsort(np.concatenate([self.row_of_value, other.row_of_value]), kind="stable")
+        return Ragged(np.concatenate([self.values, other.values])[order], self.lengths + other.lengths)
+
     def take(self, rows: np.ndarray) -> "Ragged":
         """The rows at positions `rows` (int64), in that order."""
         starts, lengths = (np.cumsum(self.lengths) - self.lengths)[rows], self.lengths[rows]

@@ -119,15 +119,21 @@ class _Sampled:
 
     def __init__(self, items: Items, config: EvaluateConfig):
         self.items, self.config = items, config
+        self._cold = items.cold if config.cold_items == "rank" else 0
 
     def width(self, split_rows: np.ndarray) -> int:
         """Most scores per user, given the users' rows in the split."""
         return self.config.negatives + int(split_rows.max(initial=0))
 
     def task(self, users: UserBatch, view: SplitView) -> _Task:
-        config = self.config
-        negatives = sample_negatives(users.ids, view.touched, self.items, config.negatives, config.seed)
-        return _Task(users, view.targets, view.cold_targets, negatives)
+        config, targets, cold = self.config, view.targets, view.cold_targets
+        if self._cold:
+            shared = np.full(cold.sum(), self.items.rows - 1)
+            targets, cold = targets.beside(Ragged(shared, cold)), np.zeros_like(cold)
+        negatives = sample_negatives(
+            users.ids, view.touched, self.items, config.negatives, config.seed, self._cold
+        )
+        return _Task(users, targets, cold, negatives)
 
     def ranks(self, scorer: Scorer, task: _Task) -> np.ndarray:
         wide = int(task.targets.lengths.max(initial=0))
@@ -152,11 +158,14 @@ class _Sampled:
         return {name: column for name, column in values.items() if not name.startswith("recall@")}
 
     def text(self, split: str) -> str:
+        pool, cold = "catalog items", "items outside the catalog count as misses"
+        if self._cold:
+            pool = f"items ({len(self.items.ids)} of the catalog, {self._cold} without train rows)"
+            cold = "items outside the catalog are scored by the out-of-vocabulary row"
         return (
             f"sampled ranking: each of the user's distinct {split} items against {self.config.negatives} "
-            "uniform, distinct catalog items that the user touched in no split, one draw per user, seed "
-            f"{self.config.seed}; items outside the catalog count as misses; HR, NDCG (binary gain) and MRR "
-            "(no cut-off) averaged over targets"
+            f"uniform, distinct {pool} that the user touched in no split, one draw per user, seed "
+            f"{self.config.seed}; {cold}; HR, NDCG (binary gain) and MRR (no cut-off) averaged over targets"
         )
 
 

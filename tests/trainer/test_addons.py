@@ -9,7 +9,7 @@ PRELUDE = "from configs.training import CpuDevice\nfrom trainer.runtime import s
 def run(code: str, **environment) -> subprocess.CompletedProcess:
     """Runs `code`, with only what Python needs in its environment."""
     return subprocess.run(
-        [sys.executable, "-W", "default", "-c", code],
+        [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         env={"PATH": "/usr/bin:/bin", **environment},
@@ -42,17 +42,8 @@ def test_it_is_quiet_trains_and_leaves_no_trace():
     assert rows[0] == rows[2] == [1.0, 1.0]
     assert all(abs(value - 0.7) < 1e-5 for value in rows[1] + rows[3])
     assert left == [] and same
-    assert "others are heard" in done.stderr
-    noise = [line for line in done.stderr.splitlines() if "Addons" in line or "keras" in line.lower()]
-    assert noise == []
-
-
-def test_nothing_on_stderr_as_the_command_runs():
-    code = (
-        PRELUDE + "start_tensorflow(CpuDevice())\nfrom trainer.addons import import_addons\nimport_addons()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    # TF-Addons' own two notices are silenced, and only those.
+    assert done.stderr.endswith(" UserWarning: others are heard\n") and done.stderr.count("\n") == 1
 
 
 def test_keras_3_is_refused_with_the_way_out():

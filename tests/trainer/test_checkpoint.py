@@ -24,7 +24,10 @@ def state(value, rows=ROWS, dim=2, table_type=RecordTable):
     if table_type is RecordTable:
         table.records.assign(tf.fill(table.records.shape, float(value)))
         table.write_records(rows - 1, tf.fill([1, table.width], -float(value)))
-    return {"user": table}, {"step": tf.Variable(value, dtype=tf.int64), "dense/000": tf.Variable([1.0 * value])}
+    return {"user": table}, {
+        "step": tf.Variable(value, dtype=tf.int64),
+        "dense/000": tf.Variable([1.0 * value]),
+    }
 
 
 def store(path, keep=3, **identity):
@@ -94,6 +97,21 @@ def test_incomplete_directories_are_ignored_then_removed(tmp_path):
     assert restored(tmp_path)[0] == 1
     store(tmp_path).save(2, *state(2))
     assert sorted(os.listdir(tmp_path)) == ["step-000000001", "step-000000002"]
+
+
+def test_after_a_fall_back_the_abandoned_later_ones_make_room(tmp_path):
+    """Counted as the newest, a damaged one would push out the only good ones."""
+    for step in (10, 20):
+        store(tmp_path, keep=2).save(step, *state(step))
+    (tmp_path / "step-000000020" / "dense.npz").write_bytes(b"torn")
+    assert restored(tmp_path)[0] == 10
+    store(tmp_path, keep=1).save(15, *state(15))
+    assert sorted(os.listdir(tmp_path)) == ["step-000000015"]
+    assert restored(tmp_path)[0] == 15
+
+
+def test_looking_for_checkpoints_makes_no_directory(tmp_path):
+    assert store(tmp_path / "none").steps() == [] and not (tmp_path / "none").exists()
 
 
 def test_what_may_not_change_is_named(tmp_path):

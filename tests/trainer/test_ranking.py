@@ -1,6 +1,7 @@
 """Metrics and protocols equal a brute-force implementation that shares no code with them."""
 
 import collections
+import dataclasses
 import math
 import tracemalloc
 
@@ -290,3 +291,24 @@ def test_many_items_in_bounded_memory(tmp_path, monkeypatch):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 6 * 4 * (1 << 20)  # all users at once would need 51 MB for the scores alone
+
+
+def test_cold_items_can_be_ranked_by_the_out_of_vocabulary_row(users):
+    """Negatives then come from all items of the data, and cold targets compete like any other."""
+    config = EvaluateConfig(protocol="sampled", negatives=30, k=[10], cold_items="rank")
+    oov = users.items.rows - 1
+    cold = dataclasses.replace(users.items, cold=200)
+    pool = Users(users.dataset, cold)
+    lucky = np.zeros([users.dataset.table_rows("user"), users.items.rows], np.float32)
+    lucky[:, oov] = 1.0
+    result = ranking.evaluate_scorers([Table("oov", lucky)], pool, config, "test")["oov"]
+    assert result["cold_targets"] == 0 and "200 without train rows" in result["protocol"]
+    ids = np.arange(10)
+    touched = Ragged(np.zeros(0, np.int64), np.zeros(10, np.int64))
+    drawn = sample_negatives(ids, touched, cold, 235, 0, cold=200)
+    share = np.mean(drawn.values == oov)
+    assert abs(share - 200 / (200 + len(cold.ids))) < 0.01
+    missed = ranking.evaluate_scorers(
+        [Table("oov", lucky)], users, EvaluateConfig(protocol="sampled"), "test"
+    )
+    assert missed["oov"]["cold_targets"] > 0

@@ -246,6 +246,8 @@ def test_too_many_epochs_and_places_that_cannot_be_written(place, tmp_path):
 
 
 def test_epochs_are_counted_in_whole_batches(place):
-    report = train(configured(place, "epochs", train={"num_steps": None, "num_epochs": 0.2}))
+    lengths = {"num_steps": None, "num_epochs": 0.2}
+    report = train(configured(place, "epochs", train=lengths, polyak={"kind": "none"}))
+    assert {line["weights"] for line in lines(place / "epochs", "evaluate")} == {"raw"}, "there is no average"
     assert read_metrics(os.path.dirname(report))[-1]["step"] == round(0.2 * (4800 // 64))
     assert yaml.safe_load((place / "epochs" / "config.yaml").read_text())["train"]["num_epochs"] == 0.2

@@ -54,7 +54,9 @@ def test_history_of_the_item_table_drops_its_bias():
     model = make({"kind": "two_tower", "item_bias": True, "user_tower": tower}, dims)
     user, history = random((2, 3)), random((2, 4), 1)
     vectors = model.user_vectors({"user": user, "history": history}, {})
-    np.testing.assert_allclose(vectors, np.concatenate([user + history[:, :3], np.ones([2, 1])], 1), atol=1e-6)
+    np.testing.assert_allclose(
+        vectors, np.concatenate([user + history[:, :3], np.ones([2, 1])], 1), atol=1e-6
+    )
 
 
 def test_two_tower_loss_uses_train_counts_for_logq():
@@ -87,7 +89,9 @@ def test_dot_bias_is_dot_plus_both_biases():
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
     batch = {"label": tf.constant([5.0, 4.0, 3.9]), "weight": tf.constant([1.0, 2.0, 3.0])}
     loss = model.loss({"user": user, "item": item}, batch, tf.constant(1, tf.int64))
-    np.testing.assert_allclose(loss, logistic(expected, np.float32([1, 1, 0]), np.float32([1, 2, 3])), rtol=1e-5)
+    np.testing.assert_allclose(
+        loss, logistic(expected, np.float32([1, 1, 0]), np.float32([1, 2, 3])), rtol=1e-5
+    )
 
 
 def test_dot_bias_negatives_are_known_items_fixed_by_the_step():

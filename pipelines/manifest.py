@@ -1,0 +1,83 @@
+"""dataset.json from what the pipeline wrote."""
+
+import hashlib
+import json
+
+from configs.dataset import (
+    SPLITS,
+    CatalogInfo,
+    Dataset,
+    FeatureInfo,
+    FileInfo,
+    SplitInfo,
+    TableInfo,
+)
+from pipelines.ids import TableIds
+from pipelines.layout import Job
+from pipelines.stats import Stats
+from pipelines.write import WrittenFile
+
+
+def source_fingerprint(job: Job, files: list[tuple[str, int]]) -> str:
+    """SHA-256 over the source section and its files' names and sizes."""
+    text = json.dumps([job.source.model_dump(mode="json"), files], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fingerprint(files: list[WrittenFile]) -> str:
+    """SHA-256 over the checksums of all record files in order."""
+    parts = [[f.directory, f.number, f.info] for f in sorted(files) if f.directory != "rejected"]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def published_name(file: WrittenFile, digest: str) -> str:
+    """Path in the dataset directory. With the content's digest in it no file of an older dataset, which
+    stays valid until dataset.json is replaced, is ever overwritten by different content."""
+    return f"{file.directory}/{digest[:8]}-{file.name}"
+
+
+def build_manifest(
+    job: Job, source_digest: str, stats: Stats, tables: dict[str, TableIds], files: list[WrittenFile]
+) -> Dataset:
+    """The contract's document."""
+    digest = fingerprint(files)
+
+    def infos(directory: str) -> list[FileInfo]:
+        chosen = sorted(f for f in files if f.directory == directory)
+        return [FileInfo(path=published_name(f, digest), **f.info) for f in chosen]
+
+    def catalog(directory: str) -> CatalogInfo:
+        found = infos(directory)
+        return CatalogInfo(rows=sum(f.rows for f in found), files=found)
+
+    return Dataset(
+        fingerprint=digest,
+        source_fingerprint=source_digest,
+        history_length=job.dataset.history_length,
+        has_weight=job.source.roles.weight is not None,
+        splits={name: _split(infos(name), [f for f in files if f.directory == name]) for name in SPLITS},
+        tables={name: _table(job, name, ids) for name, ids in tables.items()},
+        features={f.name: FeatureInfo(of=f.of, kind=f.kind) for f in job.source.features},
+        users=catalog("users"),
+        items=catalog("items"),
+        source_rows=stats.rows,
+        rejected=dict(sorted(stats.rejected.items())),
+        filtered=stats.filtered,
+        source=job.source.model_dump(mode="json"),
+        dataset=job.dataset.model_dump(mode="json"),
+    )
+
+
+def _split(infos: list[FileInfo], files: list[WrittenFile]) -> SplitInfo:
+    return SplitInfo(
+        rows=sum(info.rows for info in infos),
+        files=infos,
+        min_timestamp=min((f.min_timestamp for f in files), default=None),
+        max_timestamp=max((f.max_timestamp for f in files), default=None),
+    )
+
+
+def _table(job: Job, name: str, ids: TableIds) -> TableInfo:
+    kind = job.ids_of(name).kind
+    oov = ids.rows - 1 if kind == "vocab" else None
+    return TableInfo(ids=kind, rows=ids.rows, oov=oov, keys=ids.keys, oov_keys=ids.others)

@@ -1,0 +1,96 @@
+"""Beam's flags and the choice of a runner."""
+
+import contextlib
+import importlib
+import io
+import logging
+import os
+
+from configs.errors import ConfigError
+
+DEFAULT_RUNNER = "FnApiRunner"
+_MOST_THREADS = 8  # each holds a chunk in memory
+_ALIASES = {
+    # Beam's DirectRunner looks for a Prism binary on the network first.
+    "directrunner": DEFAULT_RUNNER,
+    "direct": DEFAULT_RUNNER,
+    "fnapirunner": DEFAULT_RUNNER,
+}
+_REFUSED = {
+    "daskrunner": "it silently loses the last elements of batches and mixes tagged outputs; "
+    "use FnApiRunner here, or FlinkRunner, SparkRunner or DataflowRunner on a cluster",
+}
+
+
+def import_beam() -> None:
+    """Imports Beam without its remarks on Google packages that are not installed."""
+    logging.disable(logging.WARNING)
+    try:
+        importlib.import_module("apache_beam")
+    finally:
+        logging.disable(logging.NOTSET)
+    logging.getLogger("apache_beam").setLevel(logging.WARNING)
+
+
+def beam_options(runner: str | None, flags: list[str]):
+    """PipelineOptions for a runner and Beam's own flags.
+
+    Raises:
+      ConfigError: the runner is refused or unknown, or no Beam option has such a name or value.
+    """
+    import_beam()
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    runner = _runner_name(runner or DEFAULT_RUNNER)
+    _check_flags(flags)
+    return PipelineOptions([f"--runner={runner}", *flags])
+
+
+def worker_threads(options) -> int:
+    """Elements that each worker works on at once: all cores when the local runner has one worker, which is
+    faster and smaller than several; 1 when the runner itself works in parallel."""
+    from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
+
+    if options.view_as(StandardOptions).runner != DEFAULT_RUNNER:
+        return 1
+    if options.view_as(DirectOptions).direct_num_workers != 1:
+        return 1
+    return min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+
+
+def _runner_name(name: str) -> str:
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    low = name.lower()
+    for refused, reason in _REFUSED.items():
+        if low in (refused, refused.removesuffix("runner")) or low.endswith(f".{refused}"):
+            raise ConfigError(f"--runner {name} is refused: {reason}")
+    if low in _ALIASES:
+        return _ALIASES[low]
+    known = {known.rpartition(".")[2].lower() for known in StandardOptions.KNOWN_RUNNER_NAMES}
+    if "." not in name and low not in known and f"{low}runner" not in known:
+        names = sorted({*StandardOptions.KNOWN_RUNNER_NAMES, DEFAULT_RUNNER})
+        allowed = ", ".join(n for n in names if "." not in n and n.lower() not in _REFUSED)
+        raise ConfigError(f"--runner {name}: no such runner; Beam has {allowed}")
+    return name
+
+
+def _check_flags(flags: list[str]) -> None:
+    """Beam itself drops what it does not know with a warning."""
+    from apache_beam.options import pipeline_options
+
+    parser = pipeline_options._BeamArgumentParser(allow_abbrev=False, add_help=False)
+    for options in pipeline_options.PipelineOptions.__subclasses__():
+        options._add_argparse_args(parser)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            _, unknown = parser.parse_known_args(flags)
+    except SystemExit:
+        reason = complaint.getvalue().strip().splitlines()[-1].partition("error: ")[2]
+        raise ConfigError(f"{reason} (an option of Apache Beam)") from None
+    if unknown:
+        raise ConfigError(
+            f"{unknown[0]}: neither `lazytower prepare` nor Apache Beam has such an option; "
+            "see `lazytower prepare --help`"
+        )

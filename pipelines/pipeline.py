@@ -1,0 +1,113 @@
+"""The whole job as one Beam pipeline: from ranges of the source to files in the staging directory."""
+
+import pickle
+
+import apache_beam as beam
+import fsspec
+from apache_beam.pvalue import AsIter, AsSingleton
+
+from pipelines.catalog import WriteCatalog
+from pipelines.group import GroupUsers
+from pipelines.ids import AssignIds, CountKeys, plan_ids
+from pipelines.layout import Job
+from pipelines.plan import make_plan
+from pipelines.read import CountRows, ReadRows
+from pipelines.records import FinishRows
+from pipelines.sources.reader import Range, first_rows
+from pipelines.stats import MergeStats
+from pipelines.write import WriteFile, WriteRejected
+
+SUMMARY = "summary.pickle"  # inside the spool
+
+
+class Read(beam.PTransform):
+    """Ranges to rows by user shard, rejected rows and merged Stats."""
+
+    def __init__(self, job: Job, ranges: list[Range]):
+        super().__init__()
+        self._job, self._ranges = job, ranges
+
+    def expand(self, pipeline):
+        ranges = (
+            pipeline | "Ranges" >> beam.Create(self._ranges, reshuffle=False) | "Spread" >> beam.Reshuffle()
+        )
+        places = (
+            ranges
+            | "CountRows" >> beam.ParDo(CountRows(self._job))
+            | "CollectCounts" >> beam.combiners.ToDict()
+            | "FirstRows" >> beam.Map(lambda counts, ranges: first_rows(ranges, counts), self._ranges)
+        )
+        rows = ranges | "ReadRows" >> beam.ParDo(ReadRows(self._job), AsSingleton(places)).with_outputs(
+            "stats", "rejected", main="rows"
+        )
+        stats = rows.stats | "MergeStats" >> beam.CombineGlobally(MergeStats())
+        return rows.rows, rows.rejected, stats
+
+
+class Ids(beam.PTransform):
+    """Keys by (table, part) to ids for each user shard, catalog slices and TableIds of all tables."""
+
+    def __init__(self, job: Job):
+        super().__init__()
+        self._job = job
+
+    def expand(self, keys):
+        counted = (
+            keys
+            | "ByKeyRange" >> beam.GroupByKey()
+            | "CountKeys" >> beam.ParDo(CountKeys(self._job)).with_outputs("histogram", main="counted")
+        )
+        tables = (
+            counted.histogram
+            | "CollectHistograms" >> beam.combiners.ToList()
+            | "PlanIds" >> beam.Map(plan_ids, self._job)
+        )
+        assigned = (
+            counted.counted
+            | "SpreadParts" >> beam.Reshuffle()
+            | "AssignIds"
+            >> beam.ParDo(AssignIds(self._job), AsSingleton(tables)).with_outputs("catalog", main="maps")
+        )
+        return assigned.maps, assigned.catalog, tables
+
+
+def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range]) -> None:
+    """Adds all stages of the job to a pipeline; it leaves SUMMARY in the spool for the caller."""
+    rows, rejected, stats = pipeline | "Read" >> Read(job, ranges)
+    plan = AsSingleton(stats | "MakePlan" >> beam.Map(make_plan, job))
+    grouped = (
+        rows
+        | "ByUserShard" >> beam.GroupByKey()
+        | "GroupUsers" >> beam.ParDo(GroupUsers(job), plan).with_outputs("keys", main="rows")
+    )
+    maps, keys_catalog, tables = grouped.keys | "Ids" >> Ids(job)
+    finished = (
+        (grouped.rows, maps)
+        | "RowsAndIds" >> beam.Flatten()
+        | "ByUserShardAgain" >> beam.GroupByKey()
+        | "FinishRows"
+        >> beam.ParDo(FinishRows(job), plan, AsSingleton(tables)).with_outputs("catalog", main="rows")
+    )
+    records = finished.rows | "ByFile" >> beam.GroupByKey() | "WriteRecords" >> beam.ParDo(WriteFile(job))
+    catalogs = (
+        (keys_catalog, finished.catalog)
+        | "KeysAndRows" >> beam.Flatten()
+        | "ByCatalogFile" >> beam.GroupByKey()
+        | "WriteCatalogs" >> beam.ParDo(WriteCatalog(job))
+    )
+    refused = (
+        rejected | "AllRejected" >> beam.GroupByKey() | "WriteRejected" >> beam.ParDo(WriteRejected(job))
+    )
+    files = (records, catalogs, refused) | "AllFiles" >> beam.Flatten()
+    _ = (
+        pipeline
+        | "Once" >> beam.Create([job.layout.spool])
+        | "Summarize" >> beam.Map(_summarize, AsSingleton(stats), plan, AsSingleton(tables), AsIter(files))
+    )
+
+
+def _summarize(spool: str, stats, plan, tables, files) -> None:
+    """Leaves what the caller needs to know in the spool, which any runner can write."""
+    stats.histogram, stats.samples = None, {}
+    with fsspec.open(f"{spool}/{SUMMARY}", "wb") as file:
+        pickle.dump((stats, plan, tables, sorted(files)), file)

@@ -1,0 +1,151 @@
+"""Where a dataset is written before it is complete, and how it becomes visible at once.
+
+Everything is written beside the target. Then files are moved in under names that hold the content's digest,
+dataset.json replaces its predecessor in one step, and files that it does not list are removed.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+
+import fsspec
+
+from configs.dataset import FILE_NAME, SPLITS, Dataset
+from configs.errors import DataError
+from pipelines.manifest import published_name
+from pipelines.write import WrittenFile
+
+_DIRECTORIES = (*SPLITS, "users", "items", "rejected")
+_OUR_FILE = re.compile(r"[0-9a-f]{8}-\d{5}\.(tfrecord\.gz|jsonl)")
+_STALE_AFTER = datetime.timedelta(days=1)
+
+
+@contextlib.contextmanager
+def workspace(target: str) -> Iterator[str]:
+    """A fresh temporary directory for a job that writes `target`; gone afterwards.
+
+    What killed jobs left behind is removed. For a local target a lock tells a killed job from a running one;
+    for an object store its age does.
+
+    Raises:
+      DataError: another job is writing this target, or the place cannot be written.
+    """
+    if "://" in target:
+        with _remote_workspace(target) as path:
+            yield path
+        return
+    target = os.path.abspath(target)
+    parent, name = os.path.split(target)
+    prefix = f".{name}.prepare-"
+    try:
+        os.makedirs(parent, exist_ok=True)
+        if os.path.exists(target) and not os.path.isdir(target):
+            raise DataError(f"{target}: is a file; dataset.path must be a directory")
+        lock = _lock(f"{parent}/.{name}.prepare.lock", target)
+    except OSError as error:
+        raise DataError(
+            f"{target}: cannot write there ({error.strerror}); choose another dataset.path"
+        ) from None
+    path = f"{parent}/{prefix}{uuid.uuid4().hex[:8]}"
+    try:
+        for entry in os.scandir(parent):
+            if entry.name.startswith(prefix):
+                shutil.rmtree(entry.path, ignore_errors=True)
+        os.mkdir(path)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.unlink(f"{parent}/.{name}.prepare.lock")
+        os.close(lock)
+
+
+def _lock(path: str, target: str) -> int:
+    """Descriptor of a locked file; the lock goes when the process ends, however it ends."""
+    while True:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise DataError(f"{target}: another `lazytower prepare` is writing it; wait for it") from None
+        # Its last owner may have removed the file between our open and our lock.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return descriptor
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _remote_workspace(target: str) -> Iterator[str]:
+    filesystem, root = fsspec.core.url_to_fs(target)
+    now = datetime.datetime.now(datetime.timezone.utc)
+    for old in filesystem.glob(f"{root}/.prepare-*"):
+        files = filesystem.find(old, detail=True).values()
+        ages = [info.get("mtime") or info.get("updated") for info in files]
+        if ages and all(isinstance(age, datetime.datetime) and now - age > _STALE_AFTER for age in ages):
+            filesystem.rm(old, recursive=True)
+    name = f".prepare-{uuid.uuid4().hex[:8]}"
+    try:
+        yield f"{target}/{name}"
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            filesystem.rm(f"{root}/{name}", recursive=True)
+
+
+def publish(target: str, staging: str, dataset: Dataset, files: list[WrittenFile]) -> None:
+    """Moves staged files into the target and writes dataset.json last."""
+    filesystem, root = fsspec.core.url_to_fs(target)
+    _, staged = fsspec.core.url_to_fs(staging)
+    local = "://" not in target
+    for file in files:
+        destination = f"{root}/{published_name(file, dataset.fingerprint)}"
+        if local:
+            os.makedirs(os.path.dirname(destination), exist_ok=True)
+            os.replace(f"{staged}/{file.directory}/{file.name}", destination)
+        else:
+            filesystem.mv(f"{staged}/{file.directory}/{file.name}", destination)
+    text = dataset.model_dump_json(indent=1).encode()
+    if local:
+        _replace_durably(root, text)
+    else:
+        filesystem.pipe_file(f"{root}/{FILE_NAME}", text)
+    _remove_others(filesystem, root, {published_name(file, dataset.fingerprint) for file in files})
+
+
+def _replace_durably(root: str, text: bytes) -> None:
+    """Writes dataset.json so that after a power loss it is the old or the new one, and its files exist."""
+    for directory in (*_DIRECTORIES, "."):
+        if os.path.isdir(f"{root}/{directory}"):
+            _sync_directory(f"{root}/{directory}")
+    with open(f"{root}/{FILE_NAME}.new", "wb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(f"{root}/{FILE_NAME}.new", f"{root}/{FILE_NAME}")
+    _sync_directory(root)
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_others(filesystem, root: str, keep: set[str]) -> None:
+    """Removes files of older datasets, and of jobs that were killed while they published."""
+    for directory in _DIRECTORIES:
+        try:
+            found = filesystem.ls(f"{root}/{directory}", detail=False)
+        except FileNotFoundError:
+            continue
+        for path in found:
+            name = path.rpartition("/")[2]
+            if _OUR_FILE.fullmatch(name) and f"{directory}/{name}" not in keep:
+                filesystem.rm_file(path)

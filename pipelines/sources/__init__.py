@@ -1,0 +1,8 @@
+"""Sources by kind: each module has a class `Reader` (see pipelines/sources/reader.py)."""
+
+MODULES = {
+    "delimited": "pipelines.sources.delimited",
+    "jsonl": "pipelines.sources.jsonl",
+    "parquet": "pipelines.sources.parquet",
+    "synthetic": "pipelines.sources.synthetic",
+}

@@ -1,0 +1,146 @@
+"""What a source is: ranges that can be counted and read anywhere, and the pieces that come out."""
+
+import abc
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from configs.sources import Roles, SourceConfig
+from pipelines.layout import Layout
+from pipelines.sources import MODULES
+
+
+class Range(NamedTuple):
+    """A part of a source."""
+
+    index: int
+    """Place among all ranges, which is the order of rows."""
+    path: str
+    """File; empty for a source without files."""
+    start: int
+    """First byte, row or row group."""
+    stop: int
+    """End; -1: the end of the file."""
+    header: bool = False
+    """Whether the range begins with a line of column names."""
+    columns: tuple[str, ...] = ()
+    """Names of the file's columns, left to right, for delimited text."""
+
+
+class Reject(NamedTuple):
+    """A refused row."""
+
+    row: int
+    """Global row number."""
+    path: str
+    """File, or source kind."""
+    line: int
+    """Line or row in the file, from 1."""
+    reason: str
+    """One of the reasons in pipelines/validate.py."""
+    text: str
+    """What stands there, truncated."""
+
+
+@dataclasses.dataclass
+class Piece:
+    """Rows as the source has them, not validated."""
+
+    columns: dict[str, pa.Array]
+    """By role (user, item, label, timestamp, weight, _split) or feature name: any Arrow type."""
+    rows: np.ndarray
+    """int64 [n] global row numbers, ascending."""
+    lines: np.ndarray
+    """int64 [n] line or row in the file, from 1."""
+    path: str
+    """File, for messages."""
+    raw: Callable[[int], str]
+    """Text of the i-th row."""
+    rejects: list[Reject] = dataclasses.field(default_factory=list)
+    """Rows that could not even be parsed."""
+
+
+class Reader(abc.ABC):
+    """Reads one kind of source."""
+
+    def __init__(self, config: SourceConfig, layout: Layout):
+        self.config = config
+        self.layout = layout
+
+    def setup(self) -> None:  # noqa: B027 - most need none
+        """Called once per worker, before the first read."""
+
+    @abc.abstractmethod
+    def files(self) -> list[tuple[str, int]]:
+        """Names and sizes of the source's files in order. Raises DataError: missing or empty."""
+
+    @abc.abstractmethod
+    def estimated_rows(self) -> int:
+        """About how many rows there are; cheap."""
+
+    @abc.abstractmethod
+    def ranges(self) -> list[Range]:
+        """All ranges, after a first look at each file. Raises DataError for what can be seen early."""
+
+    @abc.abstractmethod
+    def count(self, part: Range) -> int:
+        """Number of lines (the header included) or rows of a range."""
+
+    @abc.abstractmethod
+    def read(self, part: Range, first_row: int, first_line: int) -> Iterator[Piece]:
+        """The rows of a range.
+
+        Args:
+          first_row: global number of its first row.
+          first_line: line number in its file, from 1, of its first line (the header included).
+        """
+
+
+class Wanted(NamedTuple):
+    """A column that the job needs."""
+
+    name: str
+    """Role or feature name."""
+    column: str
+    """Name in the source."""
+    kind: str
+    """key, number, time or split."""
+
+
+def wanted_columns(roles: Roles, features: list) -> list[Wanted]:
+    """All columns the job needs."""
+    wanted = [Wanted("user", roles.user, "key"), Wanted("item", roles.item, "key")]
+    for name, kind in (("label", "number"), ("timestamp", "time"), ("weight", "number")):
+        if getattr(roles, name) is not None:
+            wanted.append(Wanted(name, getattr(roles, name), kind))
+    if roles.split is not None:
+        wanted.append(Wanted("_split", roles.split, "split"))
+    for feature in features:
+        kind = "key" if feature.kind == "categorical" else "number"
+        wanted.append(Wanted(feature.name, feature.source_column, kind))
+    return wanted
+
+
+def make_reader(config: SourceConfig, layout: Layout) -> Reader:
+    """The reader of a source's kind."""
+    return importlib.import_module(MODULES[config.kind]).Reader(config, layout)
+
+
+def first_rows(ranges: list[Range], counts: dict[int, int]) -> dict[int, tuple[int, int]]:
+    """Global number of the first row, and number in its file of the first line, of each range by index.
+
+    Args:
+      counts: lines or rows of each range by index.
+    """
+    places, row, line, path = {}, 0, 1, None
+    for part in ranges:
+        if part.path != path:
+            path, line = part.path, 1
+        places[part.index] = (row, line)
+        row += max(0, counts[part.index] - int(part.header))
+        line += counts[part.index]
+    return places

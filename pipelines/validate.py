@@ -1,0 +1,222 @@
+"""Validation: raw columns become typed columns, and each row at fault a Reject with its first reason.
+
+Reasons: wrong_column_count, unbalanced_quote, stray_carriage_return, not_utf8, invalid_json and
+wrong_type_<column> from the sources; missing_<role>, newline_in_key, bad_<column> (no number),
+not_finite_<column>, negative_weight, bad_timestamp, timestamp_out_of_range and unknown_split from here.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as compute
+
+from configs.dataset import SPLITS
+from pipelines.layout import Job
+from pipelines.sources.reader import Piece, Reject
+
+LAST_SECOND = 9_214_646_400  # 2262-01-01: nanoseconds since 1970 still fit in int64
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "iso8601": 1}
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^(?i)[+-]?(inf|infinity|nan)$"
+_KEYS = pa.dictionary(pa.int32(), pa.string())
+
+
+class Faults:
+    """The first reason of each row at fault."""
+
+    def __init__(self, rows: int):
+        self._reason = np.zeros(rows, np.int16)
+        self._names = [""]
+
+    def add(self, mask: np.ndarray, reason: str) -> None:
+        """Marks rows (bool [n]) that have no reason yet."""
+        if mask.any():
+            self._names.append(reason)
+            self._reason[mask & (self._reason == 0)] = len(self._names) - 1
+
+    def rows(self) -> np.ndarray:
+        """int64 indices of rows at fault."""
+        return np.flatnonzero(self._reason)
+
+    def reason(self, row: int) -> str:
+        return self._names[self._reason[row]]
+
+
+def validate(piece: Piece, job: Job) -> tuple[pa.Table, list[Reject]]:
+    """Types the columns of a piece.
+
+    Returns:
+      table: of the rows without fault: _row int64; user, item and categorical features
+        dictionary<int32, string>; timestamp int64 seconds; label float32; weight float32 if the source has
+        it; _split int8 if given; numeric features float32. No nulls.
+      rejects: the piece's own and those found here, by row.
+    """
+    faults = Faults(len(piece.rows))
+    columns = {"_row": pa.array(piece.rows)}
+    for name in ("user", "item", *job.categorical):
+        columns[name] = _keys(piece.columns[name], name, name in ("user", "item"), faults)
+    columns["timestamp"] = _timestamps(piece, job, faults)
+    for name in ("label", "weight", *job.numeric):
+        if name in piece.columns:
+            columns[name] = _numbers(piece.columns[name], name, faults)
+    if "label" not in columns:
+        columns["label"] = pa.array(np.ones(len(piece.rows), np.float32))
+    if "_split" in piece.columns:
+        columns["_split"] = _splits(piece.columns["_split"], faults)
+    table = pa.table(columns)
+    bad = faults.rows()
+    if not len(bad):
+        return table, piece.rejects
+    found = [
+        Reject(int(piece.rows[i]), piece.path, int(piece.lines[i]), faults.reason(i), piece.raw(int(i)))
+        for i in bad
+    ]
+    keep = np.ones(len(piece.rows), bool)
+    keep[bad] = False
+    return table.filter(pa.array(keep)), sorted(piece.rejects + found)
+
+
+def _keys(values: pa.Array, name: str, required: bool, faults: Faults) -> pa.DictionaryArray:
+    """Text or integers as dictionary; a missing category is the empty key."""
+    values = _as_dictionary(values, faults)
+    keys = values.dictionary
+    codes = values.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    if required:
+        empty = np.append(compute.equal(keys, "").to_numpy(zero_copy_only=False).astype(bool), True)
+        faults.add(empty[codes], f"missing_{name}")
+    # A vocabulary file holds one key a line, and TensorFlow's reader of it drops carriage returns.
+    newline = compute.match_substring_regex(keys, "[\r\n]").to_numpy(zero_copy_only=False).astype(bool)
+    faults.add(np.append(newline, False)[codes], "newline_in_key")
+    if values.null_count == 0:
+        return values
+    keys = pa.concat_arrays([keys, pa.array([""])])
+    codes = np.where(codes < 0, len(keys) - 1, codes).astype(np.int32)
+    return pa.DictionaryArray.from_arrays(pa.array(codes), keys)
+
+
+def _as_dictionary(values: pa.Array, faults: Faults) -> pa.DictionaryArray:
+    if pa.types.is_dictionary(values.type):
+        if values.type == _KEYS and values.dictionary.null_count == 0:
+            return values
+        values = values.dictionary_decode()
+    if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+        values = _decode(values, faults)
+    return values.cast(pa.string()).dictionary_encode()
+
+
+def _decode(values: pa.Array, faults: Faults) -> pa.Array:
+    """Bytes as text; bytes that are no UTF-8 become null."""
+    try:
+        return values.cast(pa.string())
+    except pa.ArrowInvalid:
+        decoded = [None if v is None else _decode_one(v) for v in values.to_pylist()]
+        bad = [d is None and v.is_valid for d, v in zip(decoded, values, strict=True)]
+        faults.add(np.array(bad), "not_utf8")
+        return pa.array(decoded, pa.string())
+
+
+def _decode_one(value: bytes) -> str | None:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def parse_numbers(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [n] and bool [n], where a value is no number (0 there); text is parsed."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+        values = _decode(values, Faults(len(values)))
+    if pa.types.is_boolean(values.type):
+        values = values.cast(pa.int8())
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        values = compute.utf8_trim_whitespace(values.cast(pa.string()))
+        is_number = compute.match_substring_regex(values, _NUMBER).fill_null(False)
+        values = compute.if_else(is_number, values, pa.scalar(None, pa.string()))
+    bad = values.is_null().to_numpy(zero_copy_only=False).astype(bool)
+    numbers = values.cast(pa.float64(), safe=False).fill_null(0.0).to_numpy(zero_copy_only=False)
+    return numbers, bad
+
+
+def _numbers(values: pa.Array, name: str, faults: Faults) -> pa.Array:
+    numbers, bad = parse_numbers(values)
+    with np.errstate(over="ignore"):
+        numbers = numbers.astype(np.float32)
+    faults.add(bad, f"bad_{name}")
+    faults.add(~np.isfinite(numbers), f"not_finite_{name}")
+    if name == "weight":
+        faults.add(numbers < 0, "negative_weight")
+    return pa.array(numbers)
+
+
+def _timestamps(piece: Piece, job: Job, faults: Faults) -> pa.Array:
+    """int64 seconds; the row number when the source has no time."""
+    if "timestamp" not in piece.columns:
+        return pa.array(piece.rows)
+    seconds, bad = to_seconds(piece.columns["timestamp"], getattr(job.source, "timestamp_unit", "s"))
+    faults.add(bad, "bad_timestamp")
+    faults.add((seconds < 0) | (seconds >= LAST_SECOND), "timestamp_out_of_range")
+    return pa.array(seconds)
+
+
+def to_seconds(values: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [n] seconds, rounded down, and bool [n], where a value is no time (0 there).
+
+    Args:
+      values: numbers or text in `unit`, or Arrow dates and timestamps, which know their unit.
+    """
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_temporal(values.type):
+        return _from_temporal(values, 1)
+    if unit == "iso8601":
+        return _from_iso8601(values)
+    if pa.types.is_integer(values.type) and not pa.types.is_uint64(values.type):
+        bad = values.is_null().to_numpy(zero_copy_only=False).astype(bool)
+        numbers = values.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+        return numbers // _PER_SECOND[unit], bad
+    numbers, bad = parse_numbers(values)
+    bad |= np.isnan(numbers)
+    limit = float(LAST_SECOND) * _PER_SECOND[unit]
+    numbers = np.clip(np.nan_to_num(numbers), -1.0, limit)  # out of range stays out of range
+    whole = np.floor(numbers).astype(np.int64)
+    return whole // _PER_SECOND[unit], bad
+
+
+def _from_temporal(values: pa.Array, per_second: int) -> tuple[np.ndarray, np.ndarray]:
+    bad = values.is_null().to_numpy(zero_copy_only=False).astype(bool)
+    if not pa.types.is_timestamp(values.type):
+        values = values.cast(pa.timestamp("ms"))
+    factor = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[values.type.unit]
+    return values.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False) // factor, bad
+
+
+def _from_iso8601(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Text such as 2014-07-23T18:00:00.5+02:00; without a zone it is UTC."""
+    text = compute.utf8_trim_whitespace(values.cast(pa.string()))
+    zone = compute.match_substring_regex(text, r"\d\d:\d\d.*(Z|[+-]\d\d(:?\d\d)?)$").fill_null(False)
+    date = compute.match_substring_regex(text, r"^\d{4}-\d\d-\d\d$").fill_null(False)
+    text = compute.if_else(date, compute.binary_join_element_wise(text, "T00:00:00Z", ""), text)
+    zone = compute.or_(zone, date)
+    text = compute.if_else(zone, text, compute.binary_join_element_wise(text, "Z", ""))
+    kind = pa.timestamp("us", "UTC")
+    try:
+        parsed = text.cast(kind)
+    except pa.ArrowInvalid:
+        parsed = pa.array([_parse_one(value, kind) for value in text], kind)
+    return _from_temporal(parsed, 1)
+
+
+def _parse_one(value: pa.Scalar, kind: pa.DataType):
+    try:
+        return value.cast(kind)
+    except pa.ArrowInvalid:
+        return None
+
+
+def _splits(values: pa.Array, faults: Faults) -> pa.Array:
+    values = _as_dictionary(values, faults)
+    names = values.dictionary.to_pylist()
+    known = [SPLITS.index(name) if name in SPLITS else -1 for name in names] + [-1]
+    codes = np.array(known, np.int8)[values.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+    faults.add(codes < 0, "unknown_split")
+    return pa.array(codes)

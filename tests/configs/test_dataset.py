@@ -1,0 +1,93 @@
+"""dataset.json: what is missing or wrong is said in one line with the file and the key."""
+
+import json
+
+import pytest
+
+from configs.dataset import Dataset, load_dataset
+from configs.errors import DataError
+
+FILES = {"rows": 2, "files": [{"path": "train/0", "rows": 2, "bytes": 9, "crc32c": "00000000"}]}
+SPLIT = {**FILES, "min_timestamp": 1, "max_timestamp": 2}
+TABLE = {"ids": "vocab", "rows": 3, "oov": 2, "keys": 2}
+MANIFEST = {
+    "fingerprint": "f",
+    "source_fingerprint": "s",
+    "history_length": 0,
+    "has_weight": False,
+    "splits": {"train": SPLIT, "valid": SPLIT, "test": SPLIT},
+    "tables": {"user": TABLE, "item": TABLE | {"rows": 4}},
+    "features": {},
+    "users": FILES,
+    "items": FILES,
+    "source_rows": 6,
+    "rejected": {},
+    "source": {},
+    "dataset": {},
+}
+
+
+def error_of(tmp_path, content) -> str:
+    path = tmp_path / "dataset.json"
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    with pytest.raises(DataError) as caught:
+        load_dataset(str(tmp_path))
+    return str(caught.value).replace(str(path), "FILE")
+
+
+def test_a_manifest_loads_and_knows_its_place(tmp_path):
+    (tmp_path / "dataset.json").write_text(json.dumps(MANIFEST))
+    dataset = load_dataset(f"{tmp_path}/")
+    assert dataset.path == str(tmp_path)
+    assert dataset.file_path(dataset.splits["train"].files[0]) == f"{tmp_path}/train/0"
+    assert dataset.table_rows("history") == dataset.table_rows("item") == 4
+    assert "path" not in dataset.model_dump()
+    assert Dataset(**json.loads(dataset.model_dump_json()), path=dataset.path) == dataset
+
+
+@pytest.mark.parametrize("place", ["", "none", "file/inside"])
+def test_no_manifest(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    path = f"{tmp_path}/{place}".rstrip("/")
+    with pytest.raises(DataError) as caught:
+        load_dataset(path)
+    assert str(caught.value) == (
+        f"{path}: no dataset here (dataset.json is missing, it is written last). "
+        "Run `lazytower prepare` with this config first."
+    )
+
+
+def test_a_place_that_cannot_be_read(tmp_path):
+    (tmp_path / "dataset.json").mkdir()
+    with pytest.raises(DataError, match="dataset.json: cannot be read"):
+        load_dataset(str(tmp_path))
+    with pytest.raises(DataError, match="nowhere://x/dataset.json: cannot be read .*Protocol not known"):
+        load_dataset("nowhere://x")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[1]", b"null"])
+def test_what_is_not_a_json_object(tmp_path, content):
+    message = error_of(tmp_path, content)
+    assert message.startswith("FILE: not valid JSON (") and message.endswith("Run `lazytower prepare` again.")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", sorted(set(MANIFEST)))
+def test_a_missing_field_is_named(tmp_path, name):
+    manifest = {key: value for key, value in MANIFEST.items() if key != name}
+    assert error_of(tmp_path, manifest) == f"FILE: {name}: Field required. Run `lazytower prepare` again."
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rowz": 1}, "rowz: Extra inputs are not permitted"),
+        ({"format": 2}, "format: Input should be 1"),
+        ({"history_length": "long"}, "history_length: Input should be a valid integer"),
+        ({"splits": {"train": SPLIT, "valid": SPLIT}}, "splits.test is missing"),
+        ({"tables": {"user": TABLE}}, "tables.item is missing"),
+        ({"users": FILES | {"x": 1}}, "users.x: Extra inputs are not permitted"),
+    ],
+)
+def test_a_field_that_breaks_the_contract_is_named(tmp_path, change, message):
+    assert error_of(tmp_path, MANIFEST | change).startswith(f"FILE: {message}")

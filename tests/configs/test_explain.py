@@ -1,0 +1,60 @@
+"""--explain: every key of the schema, with default, allowed values and description."""
+
+import typing
+
+from pydantic import BaseModel
+
+from configs.explain import explain
+from configs.load import section_types
+from configs.schema import RunConfig
+
+LINES = explain().splitlines()
+
+
+def all_sections(model: type[BaseModel]) -> set[type[BaseModel]]:
+    found = {model}
+    for field in model.model_fields.values():
+        for section in section_types(field.annotation):
+            found |= all_sections(section)
+    return found
+
+
+def line_of(key: str) -> str:
+    return next(line for line in LINES if line.startswith(key + "  "))
+
+
+def test_every_field_of_every_section_is_described():
+    keys = {line.split("  ")[0].rpartition(".")[2] for line in LINES}
+    for section in all_sections(RunConfig):
+        for name, field in section.model_fields.items():
+            assert name in keys
+            assert field.description, f"{section.__name__}.{name} has no description"
+
+
+def test_every_number_has_a_bound():
+    free = {"min_label", "label_threshold"}  # labels are the user's own numbers
+    for section in all_sections(RunConfig):
+        for name, field in section.model_fields.items():
+            forms = {field.annotation, *typing.get_args(field.annotation)}
+            if forms & {int, float} and name not in free:
+                assert field.metadata, f"{section.__name__}.{name} takes any number"
+
+
+def test_lines():
+    assert line_of("train.num_steps") == (
+        "train.num_steps  [None]  (int, >= 1, <= 16777216)  Steps of the run; or give num_epochs."
+    )
+    assert line_of("output.path").startswith("output.path  [required]  (str)  Run directory")
+    assert line_of("evaluate.protocol").startswith(
+        "evaluate.protocol  ['full']  (full | sampled)  full ranks"
+    )
+    assert line_of("dataset.split(leave_last_out).min_rows").endswith("are train only.")
+    assert line_of("tables.*.optimizer.beta_1").startswith(
+        "tables.*.optimizer.beta_1  [0.9]  (float, >= 0, < 1)"
+    )
+    assert line_of("source(jsonl).features.*.of").split("  ")[1:3] == ["[required]", "(user | item)"]
+
+
+def test_no_line_twice():
+    keys = [line.split("  ")[0] for line in LINES]
+    assert len(keys) == len(set(keys))
