@@ -104,6 +104,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _labels_exist(self):
+        if isinstance(self.model, DotBias) and not self.model.negatives and self.source.roles.label is None:
+            raise ValueError(
+                "model: dot_bias on rows without labels sees positives only: give source.roles.label, or set "
+                "model.negatives above 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _widths_fit(self):
         if isinstance(self.model, DotBias):
             dims = {self.table(n).dim for n in ("user", "item")}

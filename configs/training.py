@@ -31,10 +31,16 @@ class PolyakConfig(Section):
 
     kind: Literal["exponential", "uniform", "none"] = "exponential"
     """exponential: avg = decay avg + (1 - decay) w; uniform: mean of the weights since the start step."""
-    decay: float = Field(0.999, ge=0, lt=1)
-    """Decay per step of the exponential average."""
+    decay: float | None = Field(None, ge=0, lt=1)
+    """Decay per step of the exponential average, 0.999 when not given; the other kinds have none."""
     start_fraction: float = Field(0.0, ge=0, lt=1)
     """Share of the steps before averaging begins; until then the average is the weight itself."""
+
+    @model_validator(mode="after")
+    def _decay_is_used(self):
+        if self.decay is not None and self.kind != "exponential":
+            raise ValueError(f"decay belongs to kind: exponential, this is {self.kind}")
+        return self
 
 
 class TrainConfig(Section):

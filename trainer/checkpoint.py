@@ -67,9 +67,11 @@ class CheckpointStore:
         values = {name: variable.numpy() for name, variable in dense.items()}
         files["dense.npz"] = _write(os.path.join(path, "dense.npz"), lambda f: np.savez(f, **values))
         manifest = {"step": step, "identity": self._identity, "tables": layouts, "files": files}
-        text = json.dumps(manifest, indent=1).encode()
+        text = json.dumps({**manifest, "crc32c": _checksum(manifest)}, indent=1).encode()
         _write(os.path.join(path, COMMITTED + ".tmp"), lambda f: f.write(text))
         os.rename(os.path.join(path, COMMITTED + ".tmp"), os.path.join(path, COMMITTED))
+        for name in tables:
+            _sync_directory(os.path.join(path, "tables", name))
         _sync_directory(path)
         self._clean(step)
 
@@ -125,7 +127,9 @@ class CheckpointStore:
         try:
             with open(os.path.join(path, COMMITTED), encoding="utf-8") as file:
                 manifest = json.load(file)
-        except (OSError, ValueError) as error:
+            if manifest.pop("crc32c") != _checksum(manifest):
+                raise ValueError("its own checksum differs")
+        except (OSError, ValueError, AttributeError, LookupError) as error:
             raise CheckpointError(f"{path}/{COMMITTED}: cannot be read ({error})") from None
         for relative, expected in manifest["files"].items():
             name = os.path.join(path, relative)
@@ -211,6 +215,11 @@ def _write(name: str, write) -> dict:
         file.flush()
         os.fsync(file.fileno())
     return _fingerprint(name)
+
+
+def _checksum(manifest: dict) -> str:
+    """CRC-32C of a manifest's content, whatever its layout."""
+    return google_crc32c.Checksum(json.dumps(manifest, sort_keys=True).encode()).hexdigest().decode()
 
 
 def _fingerprint(name: str) -> dict:

@@ -19,14 +19,14 @@ def in_batch_softmax(user, item, item_ids, log_q, weight, temperature: float, ma
       user, item: float32 [batch, dim].
       item_ids: int64 [batch].
       log_q: float32 [batch], log of each item's probability of being drawn as a candidate.
-      weight: float32 [batch], weight of each row; their sum must not be 0.
+      weight: float32 [batch], weight of each row; the loss is 0 when all are 0.
       temperature: divides the dot products.
       mask_hits: leave accidental hits out.
 
     Returns:
       float32 scalar, sum(weight_i loss_i) / sum(weight_i).
     """
-    share = weight / tf.reduce_sum(weight)
+    share = tf.math.divide_no_nan(weight, tf.reduce_sum(weight))
 
     @tf.custom_gradient
     def loss_of(user, item):
@@ -91,4 +91,4 @@ def logistic(logits, labels, weight):
       float32 scalar.
     """
     loss = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits)
-    return tf.reduce_sum(loss * weight) / tf.reduce_sum(weight)
+    return tf.math.divide_no_nan(tf.reduce_sum(loss * weight), tf.reduce_sum(weight))

@@ -78,7 +78,7 @@ def make_average(config: PolyakConfig, num_steps: int) -> Exponential | Uniform 
         return None
     if config.kind == "uniform":
         return Uniform(start_step)
-    return Exponential(config.decay, start_step)
+    return Exponential(0.999 if config.decay is None else config.decay, start_step)
 
 
 class DenseAverages(tf.Module):

@@ -1,5 +1,6 @@
 """Everything one training run needs, opened in order and closed again."""
 
+import fcntl
 import math
 import os
 import resource
@@ -48,9 +49,14 @@ class TrainSession:
             config.checkpoint.keep,
             checkpoint_identity(config, self.dataset.fingerprint, self.num_steps),
         )
-        self._restore()
-        save_config(config)  # not before: a run that may not resume here leaves the config that can
-        self._metrics = MetricsWriter(config.output.path, self.start_step)
+        self._lock = lock_run(config.output.path)
+        try:
+            self._restore()
+            save_config(config)  # not before: a run that may not resume here leaves the config that can
+            self._metrics = MetricsWriter(config.output.path, self.start_step)
+        except BaseException:
+            self._lock.close()
+            raise
         self.report_path = os.path.join(config.output.path, "report.html")
 
     def _restore(self) -> None:
@@ -66,6 +72,7 @@ class TrainSession:
 
     def __exit__(self, *unused) -> None:
         self._metrics.close()
+        self._lock.close()
 
     def run(self) -> None:
         """Trains, checkpoints, evaluates, and writes the report."""
@@ -164,6 +171,27 @@ class TrainSession:
 
     def _write_report(self) -> None:
         write_run_report(self.config, self.dataset, self.recommender, int(self.train_step.step))
+
+
+def lock_run(path: str):
+    """Holds the run directory against other trainers until the returned file is closed, or the process ends.
+
+    Raises:
+      UserError: another trainer holds it, or the directory cannot be made.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+        file = open(os.path.join(path, ".lock"), "w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"output.path: {path} cannot be written ({error.strerror})") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(
+            f"{path}: another trainer is at work here; wait for it, or use another output.path"
+        ) from None
+    return file
 
 
 def save_config(config: RunConfig) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import resource
+import sys
 import time
 
 from absl import logging
@@ -58,3 +59,10 @@ def train(config) -> str:
         session.report_path,
     )
     return session.report_path
+
+
+if __name__ == "__main__":  # python -m trainer.train, for containers whose entry point is a module
+    from trainer.cli import main
+
+    sys.argv.insert(1, "train")
+    main()

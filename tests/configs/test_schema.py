@@ -71,11 +71,14 @@ def split(**keys) -> dict:
         ),
         ({"dataset": {"path": "x", "min_label": 4}}, "dataset.min_label needs source.roles.label"),
         (
-            {"model": {"kind": "dot_bias"}, "tables": {"user": {"dim": 8}}},
+            {"model": {"kind": "dot_bias", "negatives": 1}, "tables": {"user": {"dim": 8}}},
             "dot_bias needs tables.user.dim == tables.item.dim >= 2 (last column: bias)",
         ),
         (
-            {"model": {"kind": "dot_bias"}, "tables": {"user": {"dim": 1}, "item": {"dim": 1}}},
+            {
+                "model": {"kind": "dot_bias", "negatives": 1},
+                "tables": {"user": {"dim": 1}, "item": {"dim": 1}},
+            },
             "dot_bias needs tables.user.dim == tables.item.dim >= 2 (last column: bias)",
         ),
         (
@@ -122,6 +125,15 @@ def split(**keys) -> dict:
         (
             {"source": delimited(features=[AGE, AGE])},
             "source: feature name 'age' is taken; choose another",
+        ),
+        (
+            {"model": {"kind": "dot_bias"}},
+            "model: dot_bias on rows without labels sees positives only: give source.roles.label, or set "
+            "model.negatives above 0",
+        ),
+        (
+            {"polyak": {"kind": "uniform", "decay": 0.9}},
+            "polyak: decay belongs to kind: exponential, this is uniform",
         ),
         (
             {"output": {"path": "gs://bucket/run"}},

@@ -141,3 +141,11 @@ def test_the_manifest_lists_every_file(tmp_path):
     listed = json.loads((root / COMMITTED).read_text())["files"]
     found = {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()} - {COMMITTED}
     assert set(listed) == found and len(found) == 3
+
+
+def test_a_changed_identity_is_damage_not_another_run(tmp_path):
+    for step in (1, 2):
+        store(tmp_path, **{"train.seed": 1}).save(step, *state(step))
+    path = tmp_path / "step-000000002" / COMMITTED
+    path.write_text(path.read_text().replace('"train.seed": 1', '"train.seed": 3'))
+    assert restored(tmp_path, **{"train.seed": 1})[0] == 1

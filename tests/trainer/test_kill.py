@@ -13,7 +13,7 @@ import yaml
 
 from tests.tiny_run import planted_document, write_planted
 
-NUM_STEPS, KILLS = 1500, 6
+NUM_STEPS, KILLS = 1500, 4
 
 
 @pytest.fixture

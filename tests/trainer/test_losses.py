@@ -58,3 +58,12 @@ def test_logistic_is_the_weighted_mean():
     p = 1 / (1 + np.exp(-logits))
     each = -labels * np.log(p) - (1 - labels) * np.log(1 - p)
     np.testing.assert_allclose(logistic(logits, labels, weight), (each * weight).sum() / 4, rtol=1e-6)
+
+
+def test_rows_of_no_weight_give_no_loss_and_no_gradient():
+    user, zero = tf.constant([[1.0], [2.0]]), tf.zeros([2])
+    with tf.GradientTape() as tape:
+        tape.watch(user)
+        loss = in_batch_softmax(user, user, tf.constant([0, 1], tf.int64), zero, zero, 1.0, True)
+        loss += logistic(user[:, 0], zero, zero)
+    assert float(loss) == 0.0 and not np.any(tape.gradient(loss, user))

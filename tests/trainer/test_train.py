@@ -13,6 +13,7 @@ from configs.errors import CheckpointError, ConfigError, DataError, UserError
 from configs.load import load_config, parse_config
 from tests.tiny_run import planted_document, write_planted
 from trainer.metrics import read_metrics
+from trainer.session import lock_run
 from trainer.train import train
 
 
@@ -61,7 +62,7 @@ def test_the_loss_falls_and_the_model_beats_popularity(trained):
 
 def test_what_a_run_leaves_behind(trained):
     names = {path.name for path in trained.iterdir()}
-    assert names == {"config.yaml", "metrics.jsonl", "tensorboard", "report.html", "checkpoints"}
+    assert names == {"config.yaml", "metrics.jsonl", "tensorboard", "report.html", "checkpoints", ".lock"}
     assert any("tfevents" in path.name for path in (trained / "tensorboard").iterdir())
     kept = sorted(path.name for path in (trained / "checkpoints").iterdir())
     assert kept == ["step-000000040", "step-000000060"]
@@ -145,7 +146,7 @@ def test_the_two_engines_train_alike_in_closed_loop(place):
         ({"train": {"seed": 1}}, "train.seed = 0, the run now says 1"),
         ({"train": {"batch_size": 32}}, "train.batch_size = 64, the run now says 32"),
         ({"optimizer": {"learning_rate": 0.5}}, "optimizer = "),
-        ({"polyak": {"kind": "uniform"}}, "polyak = "),
+        ({"polyak": {"kind": "uniform", "decay": None}}, "polyak = "),
     ],
 )
 def test_another_run_in_the_same_directory_is_refused(place, trained, sections, key):
@@ -245,9 +246,16 @@ def test_too_many_epochs_and_places_that_cannot_be_written(place, tmp_path):
         train(configured(place, f"{tmp_path}/file/run"))
 
 
+def test_two_trainers_cannot_share_a_run_directory(place):
+    with lock_run(str(place / "shared")):
+        with pytest.raises(UserError, match="shared: another trainer is at work here"):
+            train(configured(place, "shared"))
+    lock_run(str(place / "shared")).close()
+
+
 def test_epochs_are_counted_in_whole_batches(place):
     lengths = {"num_steps": None, "num_epochs": 0.2}
-    report = train(configured(place, "epochs", train=lengths, polyak={"kind": "none"}))
+    report = train(configured(place, "epochs", train=lengths, polyak={"kind": "none", "decay": None}))
     assert {line["weights"] for line in lines(place / "epochs", "evaluate")} == {"raw"}, "there is no average"
     assert read_metrics(os.path.dirname(report))[-1]["step"] == round(0.2 * (4800 // 64))
     assert yaml.safe_load((place / "epochs" / "config.yaml").read_text())["train"]["num_epochs"] == 0.2

@@ -8,6 +8,7 @@ from configs.load import parse_config
 from trainer.losses import logistic
 from trainer.models import MODELS
 
+RATINGS = {"kind": "delimited", "paths": ["unused"], "roles": {"label": "rating"}}
 COUNTS = np.array([5, 3, 2, 0])
 
 
@@ -82,7 +83,7 @@ def test_dropout_depends_on_the_step_alone():
 
 
 def test_dot_bias_is_dot_plus_both_biases():
-    model = make({"kind": "dot_bias", "label_threshold": 4})
+    model = make({"kind": "dot_bias", "label_threshold": 4}, source=RATINGS)
     user, item = random((3, 32)), random((3, 32), 1)
     scores = np.sum(model.user_vectors({"user": user}, {}) * model.item_vectors({"item": item}, {}), axis=1)
     expected = (user[:, :-1] * item[:, :-1]).sum(1) + user[:, -1] + item[:, -1]
@@ -112,5 +113,5 @@ def test_dot_bias_negatives_are_known_items_fixed_by_the_step():
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_model_says_its_inputs(kind):
-    model = make({"kind": kind})
+    model = make({"kind": kind}, source=RATINGS)
     assert model.user_inputs == ["user"] and model.item_inputs == ["item"]
