@@ -42,7 +42,11 @@ class Recommender(tf.Module):
         self.tables = {
             name: self._make_table(name, dataset) for name in sorted(set(config.table_of_input.values()))
         }
-        self.model = MODELS[config.model.kind](config, _with_unknown(item_counts, dataset))
+        self.model = MODELS[config.model.kind](
+            config,
+            _with_unknown(item_counts, dataset),
+            {name: (f.mean, f.stddev) for name, f in dataset.features.items() if f.kind == "numeric"},
+        )
         self.dense_variables = list(self.model.trainable_variables)
         self.dense_averages = DenseAverages(self.average, self.dense_variables) if self.average else None
 
