@@ -38,6 +38,7 @@ class Recommender(tf.Module):
         super().__init__(name="recommender")
         self.config = config
         self._table_type = table_type
+        self._tables_info = dataset.tables
         self.average = make_average(config.polyak, num_steps)
         self.tables = {
             name: self._make_table(name, dataset) for name in sorted(set(config.table_of_input.values()))
@@ -66,7 +67,8 @@ class Recommender(tf.Module):
     def initialize(self) -> None:
         """Initial weights of all tables, from the config's seed."""
         for name, table in self.tables.items():
-            table.initialize(self.config.table(name).init_stddev, self.config.train.seed)
+            zero_row = self._tables_info["item" if name == "history" else name].oov
+            table.initialize(self.config.table(name).init_stddev, self.config.train.seed, zero_row)
 
     def activations(self, ids: dict, fetch) -> dict:
         """Pooled embeddings of inputs.
