@@ -44,7 +44,7 @@ class LazyAdam(RowOptimizer):
             updates = [step]
         rate = learning_rate
         if self.config.bias_correction != "none":
-            rate *= bias_correction_factor(beta_1, beta_2)(step)
+            rate = rate * bias_correction_factor(beta_1, beta_2)(step)
         return weight - rate * m / (tf.sqrt(v) + self.config.epsilon), [m, v, *updates]
 
     def tpu(self, step=None, multiplier=None):

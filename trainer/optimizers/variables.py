@@ -60,6 +60,7 @@ def update_variable(optimizer, gradient, variable, slots, step, rate) -> None:
       slots: tf.Variables float32 [rows, width].
       step, rate: float32 scalars.
     """
+    step, rate = tf.convert_to_tensor(step), tf.convert_to_tensor(rate)  # casts may have kept a variable
     if not isinstance(gradient, tf.IndexedSlices):
         return _update_all(optimizer, gradient, variable, slots, step, rate)
     ids, where = tf.unique(gradient.indices)
