@@ -169,7 +169,8 @@ def _without_tags(location: list[str]) -> list[str]:
 def _is_tag(part: str, location: list[str]) -> bool:
     """Whether `part` is no key at `location` but the kind of a section there."""
     sections = _sections_at(location)
-    return not any(part in section.model_fields for section in sections) and part in map(_kind_of, sections)
+    # Where several kinds may stand, pydantic names the one it chose before any field, even one of that name.
+    return len(set(sections)) > 1 and part in map(_kind_of, sections)
 
 
 def _kind_of(section: type[BaseModel]) -> str | None:

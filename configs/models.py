@@ -22,6 +22,22 @@ class TableConfig(Section):
     engine: Literal["auto", "rows", "tfa"] = "auto"
     """rows: one record per row; tfa: plain variable and tfa.optimizers.LazyAdam; auto: rows."""
 
+    @model_validator(mode="after")
+    def _addons_has_it(self):
+        if self.engine != "tfa":
+            return self
+        optimizer = self.optimizer
+        if optimizer.kind != "lazy_adam":
+            raise ValueError(f"engine: tfa has no optimizer {optimizer.kind}; use engine: rows")
+        if optimizer.bias_correction != "global":
+            raise ValueError(
+                f"engine: tfa has no bias_correction: {optimizer.bias_correction}; use engine: rows"
+            )
+        for name in ("weight_decay", "clip_value"):
+            if getattr(optimizer, name):
+                raise ValueError(f"engine: tfa has no {name}; use engine: rows")
+        return self
+
 
 class HistoryConfig(Section):
     """How the user's earlier items enter a tower."""

@@ -1,40 +1,129 @@
 """Hyperparameters of the optimizers of embedding tables and of the towers."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from configs.section import Section
 
 
-class LazyAdam(Section):
+class _Rate(Section):
+    """What every optimizer has."""
+
+    kind: str = ""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate; the schedule multiplies it."""
+    clip_value: float | None = Field(None, gt=0)
+    """Each element of a gradient (of a row: summed over the batch) is cut to -clip_value..clip_value."""
+
+
+class _Decayed(_Rate):
+    """An optimizer whose weights can shrink of themselves."""
+
+    weight_decay: float = Field(0.0, ge=0, lt=1)
+    """Weights also lose learning rate x weight_decay x themselves in each update (decoupled, as AdamW); rows
+    that have no gradient do not, except under adam."""
+
+
+class _Moments(_Decayed):
+    """The Adam family."""
+
+    beta_1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    beta_2: float = Field(0.999, ge=0, lt=1)
+    """Decay of the second moment."""
+    epsilon: float = Field(1e-7, gt=0)
+    """Added outside the square root."""
+
+
+class LazyAdam(_Moments):
     """Adam on the touched rows only."""
 
     kind: Literal["lazy_adam"] = "lazy_adam"
     """Adam whose moments and weights move only on rows with a gradient (TF-Addons LazyAdam)."""
-    learning_rate: float = Field(1e-3, gt=0)
-    """Peak learning rate; the schedule multiplies it."""
-    beta_1: float = Field(0.9, ge=0, lt=1)
-    """Decay of the first moment."""
-    beta_2: float = Field(0.999, ge=0, lt=1)
-    """Decay of the second moment."""
-    epsilon: float = Field(1e-7, gt=0)
-    """Added outside the square root."""
+    bias_correction: Literal["global", "per_row", "none"] = "global"
+    """Steps in the bias correction: global takes the run's, per_row the row's own updates (Sparse Adam), none
+    leaves the correction out."""
 
 
-TableOptimizer = LazyAdam
-
-
-class DenseAdam(Section):
-    """Keras Adam for towers."""
+class Adam(_Moments):
+    """Dense Adam."""
 
     kind: Literal["adam"] = "adam"
-    """Keras Adam."""
-    learning_rate: float = Field(1e-3, gt=0)
-    """Peak learning rate; the schedule multiplies it."""
-    beta_1: float = Field(0.9, ge=0, lt=1)
-    """Decay of the first moment."""
-    beta_2: float = Field(0.999, ge=0, lt=1)
-    """Decay of the second moment."""
+    """Keras Adam. On a table every row moves at every step: for comparison only, it passes over the table."""
+
+
+class Adagrad(_Decayed):
+    """Adagrad with an accumulator per weight."""
+
+    kind: Literal["adagrad"]
+    """Rate divided by the root of the sum of squared gradients (Keras Adagrad)."""
+    initial_accumulator_value: float = Field(0.1, ge=0)
+    """The sum of squares that a weight starts from."""
     epsilon: float = Field(1e-7, gt=0)
+    """Added inside the square root."""
+
+
+class RowwiseAdagrad(_Decayed):
+    """Adagrad with an accumulator per row."""
+
+    kind: Literal["rowwise_adagrad"]
+    """Adagrad on the mean square of each row's gradient: one number per row (FBGEMM, TorchRec)."""
+    initial_accumulator_value: float = Field(0.0, ge=0)
+    """The sum that a row starts from."""
+    epsilon: float = Field(1e-8, gt=0)
     """Added outside the square root."""
+
+
+class SGD(_Decayed):
+    """Plain gradient descent."""
+
+    kind: Literal["sgd"]
+    """Gradient descent without state."""
+
+
+class Momentum(_Decayed):
+    """Gradient descent with momentum."""
+
+    kind: Literal["momentum"]
+    """Keras SGD with momentum; on a table only rows with a gradient coast."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Share of the last move that is repeated."""
+    nesterov: bool = False
+    """Look ahead (Sutskever et al. 2013)."""
+
+
+class FTRL(_Rate):
+    """Follow the regularized leader."""
+
+    kind: Literal["ftrl"]
+    """FTRL-Proximal (McMahan et al. 2013), which drives weights to exact zeros."""
+    learning_rate_power: float = Field(-0.5, ge=-1, le=0)
+    """The rate falls as the sum of squares to this power."""
+    initial_accumulator_value: float = Field(0.1, gt=0)
+    """The sum of squares that a weight starts from."""
+    l1: float = Field(0.0, ge=0)
+    """Strength of the L1 penalty."""
+    l2: float = Field(0.0, ge=0)
+    """Strength of the L2 penalty."""
+    beta: float = Field(0.0, ge=0)
+    """Added to the root of the sum of squares."""
+
+
+def _of_kind(default: str):
+    """A section without a kind is of the default kind."""
+    return BeforeValidator(
+        lambda value: {"kind": default, **value} if isinstance(value, dict) else value,
+    )
+
+
+TableOptimizer = Annotated[
+    LazyAdam | Adam | Adagrad | RowwiseAdagrad | SGD | Momentum | FTRL,
+    Field(discriminator="kind"),
+    _of_kind("lazy_adam"),
+]
+DenseOptimizer = Annotated[
+    Adam | Adagrad | SGD | Momentum | FTRL,
+    Field(discriminator="kind"),
+    _of_kind("adam"),
+]

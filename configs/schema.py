@@ -4,7 +4,7 @@ from pydantic import Field, model_validator
 
 from configs.data import DatasetConfig, VocabIds
 from configs.models import DotBias, ModelConfig, TableConfig, TwoTower
-from configs.optimizers import DenseAdam
+from configs.optimizers import Adam, DenseOptimizer
 from configs.section import Section
 from configs.sources import SourceConfig
 from configs.training import (
@@ -32,7 +32,7 @@ class RunConfig(Section):
     """What is trained."""
     tables: dict[str, TableConfig] = {}
     """Embedding tables by name: user, item, history, or a categorical side feature."""
-    optimizer: DenseAdam = DenseAdam()
+    optimizer: DenseOptimizer = Adam()
     """Optimizer of the towers' dense weights."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning rates over the run."""

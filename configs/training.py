@@ -10,12 +10,17 @@ MAX_STEPS = 2**24  # a record keeps its last step as float32, exact up to here
 
 
 class ScheduleConfig(Section):
-    """Multiplier of every learning rate over the run: warm-up, constant, cool-down."""
+    """Multiplier of every learning rate over the run: warm-up, middle part, cool-down."""
 
     warmup_fraction: float = Field(0.05, ge=0, le=1)
     """Share of the steps in which the rate rises as (step / warm-up steps) ^ warmup_power."""
     warmup_power: float = Field(2.0, gt=0)
     """Exponent of the warm-up (the SM3 notes prefer 2)."""
+    decay: Literal["constant", "cosine", "exponential"] = "constant"
+    """The rate between warm-up and cool-down: constant, or falling to decay_to, as half a cosine wave or by
+    the same factor each step."""
+    decay_to: float | None = Field(None, gt=0, le=1)
+    """Share of the peak rate that the decay ends at, 0.01 when not given; constant has none."""
     cooldown_fraction: float = Field(0.0, ge=0, le=1)
     """Share of the steps, at the end, in which the rate falls linearly to 0."""
 
@@ -23,6 +28,8 @@ class ScheduleConfig(Section):
     def _fractions_fit(self):
         if self.warmup_fraction + self.cooldown_fraction > 1:
             raise ValueError("warmup_fraction + cooldown_fraction must not exceed 1")
+        if self.decay_to is not None and self.decay == "constant":
+            raise ValueError("decay_to belongs to decay: cosine or exponential, this is constant")
         return self
 
 
@@ -54,6 +61,9 @@ class TrainConfig(Section):
     """Passes over the train split; or give num_steps."""
     steps_per_loop: int = Field(100, ge=1)
     """Steps inside one tf.function call, between two looks at the clock."""
+    clip_norm: float | None = Field(None, gt=0)
+    """All gradients, of towers and of the batch's distinct rows, are scaled down together when their global
+    norm is above it."""
     seed: Seed = 0
     """Seed of initial weights, order of the data, dropout and sampled negatives."""
 

@@ -27,7 +27,11 @@ ALLOWED = {
 # Registries whose keys are file names.
 REGISTRIES = {
     "trainer/models": ("trainer.models", "MODELS", {"base"}),
-    "trainer/optimizers": ("trainer.optimizers", "ROW_OPTIMIZERS", {"rows", "schedules"}),
+    "trainer/optimizers": (
+        "trainer.optimizers",
+        "ROW_OPTIMIZERS",
+        {"rows", "schedules", "variables", "keras_shell", "clipping"},
+    ),
     "pipelines/sources": ("pipelines.sources", "MODULES", {"files", "reader", "text"}),
 }
 

@@ -203,6 +203,7 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int) -> 
         "schedule": config.schedule.model_dump(mode="json"),
         "polyak": config.polyak.model_dump(mode="json"),
         "train.batch_size": config.train.batch_size,
+        "train.clip_norm": config.train.clip_norm,
         "train.seed": config.train.seed,
         "number of steps": num_steps,
     }

@@ -1,9 +1,10 @@
 """One training step: look up, differentiate, update rows, towers and averages."""
 
 import tensorflow as tf
-import tf_keras
 
 from configs.schema import RunConfig
+from trainer.optimizers import ROW_OPTIMIZERS
+from trainer.optimizers.clipping import clip_by_global_norm
 from trainer.optimizers.schedules import rate_multiplier
 from trainer.recommender import Recommender
 
@@ -23,12 +24,8 @@ class TrainStep(tf.Module):
         self._recommender = recommender
         self._multiplier = rate_multiplier(config.schedule, num_steps)
         self._rate = config.optimizer.learning_rate
-        self._optimizer = tf_keras.optimizers.Adam(
-            learning_rate=config.optimizer.learning_rate,
-            beta_1=config.optimizer.beta_1,
-            beta_2=config.optimizer.beta_2,
-            epsilon=config.optimizer.epsilon,
-        )
+        self._optimizer = ROW_OPTIMIZERS[config.optimizer.kind](config.optimizer).dense()
+        self._clip_norm = config.train.clip_norm
         # Built now, so that a checkpoint can be written into its slots.
         self._optimizer.build(recommender.dense_variables)
 
@@ -62,9 +59,11 @@ class TrainStep(tf.Module):
         dense = self._recommender.dense_variables
         weights = [lookup.weight for lookup in lookups.values()]
         gradients = tape.gradient(loss, weights + dense)
+        # Duplicate ids and features that share a table are summed here.
+        gradients[: len(weights)] = map(tf.convert_to_tensor, gradients[: len(weights)])
+        if self._clip_norm:
+            gradients = clip_by_global_norm(gradients, self._clip_norm)
         for (name, lookup), gradient in zip(lookups.items(), gradients, strict=False):
-            # Duplicate ids and features that share a table are summed here.
-            gradient = tf.convert_to_tensor(gradient)
             self._recommender.tables[name].update(lookup, gradient, step, multiplier)
         self._update_dense(gradients[len(weights) :], step, multiplier)
         return loss

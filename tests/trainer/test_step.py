@@ -12,6 +12,7 @@ from trainer.recommender import Recommender, _with_unknown
 from trainer.step import TrainStep
 
 ROWS, NUM_STEPS, BATCH = 6, 30, 4
+SGD = {"kind": "sgd", "learning_rate": 1.0}
 
 
 def make(**sections):
@@ -155,6 +156,37 @@ def test_the_dense_state_is_named_by_place_and_holds_everything():
     # Two train steps of the same config name and shape their state alike.
     other = make()[1].dense_state
     assert {n: v.shape for n, v in other.items()} == {n: v.shape for n, v in train_step.dense_state.items()}
+
+
+@pytest.mark.parametrize("kind", ["sgd", "momentum", "adagrad", "ftrl"])
+def test_towers_take_other_optimizers(kind):
+    recommender, train_step = make(optimizer={"kind": kind, "learning_rate": 0.01})
+    before = weights(recommender)["kernel"]
+    train_step(next(batches()))
+    assert np.abs(weights(recommender)["kernel"] - before).max() > 0
+    assert float(train_step._optimizer.learning_rate) == pytest.approx(0.01 * multiplier(1), rel=1e-5)
+
+
+def moves(clip_norm):
+    """How far one step of gradient descent at rate 1 moves each weight, by name."""
+    sections = {name: {"dim": 3, "init_stddev": 1.0, "optimizer": SGD} for name in ("user", "item")}
+    train = {"num_steps": NUM_STEPS, "batch_size": BATCH, "clip_norm": clip_norm}
+    recommender, train_step = make(
+        optimizer=SGD, tables=sections, train=train, schedule={"warmup_fraction": 0}
+    )
+    before = weights(recommender)
+    train_step(next(batches()))
+    return {name: value - before[name] for name, value in weights(recommender).items()}
+
+
+def test_the_global_norm_is_over_distinct_rows_and_towers():
+    free = moves(None)
+    norm = np.sqrt(sum((move**2).sum() for move in free.values()))
+    clipped, loose = moves(float(norm / 4)), moves(float(norm * 2))
+    assert norm > 0.1
+    for name, move in free.items():
+        np.testing.assert_allclose(clipped[name], move / 4, atol=1e-6)
+        np.testing.assert_allclose(loose[name], move, atol=1e-6)
 
 
 def test_without_averages_there_are_no_shadows():

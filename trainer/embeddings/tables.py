@@ -121,16 +121,34 @@ class RecordTable(Table):
         return Lookup(ids, record[:, : self.dim], record)
 
     def update(self, lookup, gradient, step, multiplier) -> None:
-        parts = tf.split(lookup.record, [width for _, width in self.parts], axis=1)
-        slots = parts[1 : 1 + len(self.optimizer.slot_names)]
+        if not self.optimizer.lazy:
+            self._update_all(lookup.ids, gradient, step, multiplier)
+            return
+        after = self._stepped(lookup.record, gradient, step, multiplier)
+        self.records.scatter_update(tf.IndexedSlices(after, lookup.ids))
+
+    def _stepped(self, record, gradient, step, multiplier):
+        """Records after a step, float32 [n, width], from those before it and gradients [n, dim]."""
+        weight, *parts = tf.split(record, [width for _, width in self.parts], axis=1)
+        slots = parts[: len(self.optimizer.slot_names)]
         rate = self.optimizer.learning_rate * multiplier
-        weight, slots = self.optimizer.row_update(lookup.weight, slots, gradient, step, rate)
-        after = [weight, *slots]
-        if self.average is not None:
-            average = self.average.catch_up(parts[-2], lookup.weight, parts[-1], step - 1.0)
-            last = tf.fill(tf.shape(parts[-1]), step)
-            after += [self.average.include(average, weight, step), last]
-        self.records.scatter_update(tf.IndexedSlices(tf.concat(after, axis=1), lookup.ids))
+        after, slots = self.optimizer.step_rows(weight, slots, gradient, step, rate)
+        if self.average is None:
+            return tf.concat([after, *slots], axis=1)
+        average = self.average.catch_up(parts[-2], weight, parts[-1], step - 1.0)
+        last = tf.fill(tf.shape(parts[-1]), step)
+        return tf.concat([after, *slots, self.average.include(average, after, step), last], axis=1)
+
+    def _update_all(self, ids, gradient, step, multiplier) -> None:
+        """A step of an optimizer that is not lazy: all rows, chunk by chunk, those without gradient by 0."""
+        for start, stop in self.chunks():
+            here = tf.where((ids >= start) & (ids < stop))[:, 0]
+            rows = tf.range(start, stop, dtype=tf.int64)
+            spread = tf.scatter_nd(
+                tf.gather(ids, here)[:, None] - start, tf.gather(gradient, here), [stop - start, self.dim]
+            )
+            after = self._stepped(tf.gather(self.records, rows), spread, step, multiplier)
+            self.records.scatter_update(tf.IndexedSlices(after, rows))
 
     def read_records(self, ids):
         # Gather, not slicing: reading a slice of a variable that is scattered into copies all of it.

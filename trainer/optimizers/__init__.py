@@ -1,5 +1,19 @@
-"""Optimizers of table rows, by kind."""
+"""Optimizers of table rows, by kind; each also stands alone (see trainer.optimizers.rows.RowOptimizer)."""
 
+from trainer.optimizers.adagrad import Adagrad
+from trainer.optimizers.adam import Adam
+from trainer.optimizers.ftrl import FTRL
 from trainer.optimizers.lazy_adam import LazyAdam
+from trainer.optimizers.momentum import Momentum
+from trainer.optimizers.rowwise_adagrad import RowwiseAdagrad
+from trainer.optimizers.sgd import SGD
 
-ROW_OPTIMIZERS = {"lazy_adam": LazyAdam}
+ROW_OPTIMIZERS = {
+    "lazy_adam": LazyAdam,
+    "adam": Adam,
+    "adagrad": Adagrad,
+    "rowwise_adagrad": RowwiseAdagrad,
+    "sgd": SGD,
+    "momentum": Momentum,
+    "ftrl": FTRL,
+}

@@ -1,31 +1,76 @@
 """Lazy Adam: Adam whose moments and weights move only on rows that have a gradient.
 
 Kingma & Ba 2015, algorithm 1 in its efficient order (section 2, last paragraph: the bias correction is in
-the rate, epsilon outside the root), applied to touched rows only, as tfa.optimizers.LazyAdam does: the
-correction uses the run's step, not the number of the row's own updates.
+the rate, epsilon outside the root), applied to touched rows only, as tfa.optimizers.LazyAdam does:
+
+    m = beta_1 m + (1 - beta_1) g,    v = beta_2 v + (1 - beta_2) g^2
+    w = w - rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)
+
+t is the run's step (`bias_correction: global`, what TF-Addons does), the number of the row's own updates
+(`per_row`), or the correction is left out (`none`).
 """
 
 import tensorflow as tf
 
+from configs.errors import ConfigError
+from configs.optimizers import LazyAdam as LazyAdamConfig
 from trainer.optimizers.rows import RowOptimizer
+from trainer.optimizers.schedules import bias_correction_factor
 
 
 class LazyAdam(RowOptimizer):
-    """Slots m and v, first and second moment."""
+    """Slots m and v, first and second moment; under per_row also `updates`, counted in float32 up to 2^24."""
 
-    slot_names = ("m", "v")
+    section = LazyAdamConfig
+
+    @property
+    def slot_names(self):
+        """As RowOptimizer.slot_names."""
+        return ("m", "v", "updates") if self.config.bias_correction == "per_row" else ("m", "v")
+
+    def slot_widths(self, dim: int) -> list[int]:
+        """See RowOptimizer.slot_widths."""
+        return [dim, dim, 1][: len(self.slot_names)]
 
     def row_update(self, weight, slots, gradient, step, learning_rate):
         """See RowOptimizer.row_update."""
-        m, v = slots
+        m, v, *updates = slots
         beta_1, beta_2 = self.config.beta_1, self.config.beta_2
         m = beta_1 * m + (1.0 - beta_1) * gradient
         v = beta_2 * v + (1.0 - beta_2) * tf.square(gradient)
-        rate = learning_rate * tf.sqrt(1.0 - tf.pow(beta_2, step)) / (1.0 - tf.pow(beta_1, step))
-        return weight - rate * m / (tf.sqrt(v) + self.config.epsilon), [m, v]
+        if updates:
+            # At 2^24 the counter stands still; the correction has long been 1 by then.
+            step = updates[0] + 1.0
+            updates = [step]
+        rate = learning_rate
+        if self.config.bias_correction != "none":
+            rate = rate * bias_correction_factor(beta_1, beta_2)(step)
+        return weight - rate * m / (tf.sqrt(v) + self.config.epsilon), [m, v, *updates]
+
+    def tpu(self, step=None, multiplier=None):
+        """See RowOptimizer.tpu. The rate carries the bias correction, which the engine does not have."""
+        config = self.config
+        if config.bias_correction == "per_row":
+            raise self._no_tpu("the engine keeps no count of a row's updates; use bias_correction: global")
+        factor = None
+        if config.bias_correction == "global":
+            factor = bias_correction_factor(config.beta_1, config.beta_2)
+        return tf.tpu.experimental.embedding.Adam(
+            learning_rate=self._tpu_rate(step, multiplier, factor),
+            beta_1=config.beta_1,
+            beta_2=config.beta_2,
+            epsilon=config.epsilon,
+            lazy_adam=True,
+            sum_inside_sqrt=False,
+            use_gradient_accumulation=True,
+        )
+
+    def dense(self):
+        """See RowOptimizer.dense."""
+        raise ConfigError("optimizer lazy_adam on dense weights, which all move, is adam: use adam")
 
     def addons(self):
-        """The same optimizer from TF-Addons, for `engine: tfa`."""
+        """The same optimizer from TF-Addons, for `engine: tfa`; the schema has refused what that lacks."""
         from trainer.addons import import_addons
 
         return import_addons().optimizers.LazyAdam(

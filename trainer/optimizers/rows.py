@@ -4,21 +4,63 @@ import abc
 from collections.abc import Sequence
 
 import tensorflow as tf
+from pydantic import ValidationError
+
+from configs.errors import ConfigError
+from configs.section import Section
+from trainer.optimizers.variables import VariableUpdates
 
 
-class RowOptimizer(abc.ABC):
-    """Pure mathematics on rows: no variables, no state but the slots passed in.
+class RowOptimizer(tf.Module, abc.ABC):
+    """Pure mathematics on rows, with three faces and a public one.
+
+    `row_update` is the formula, for embedding tables; `tpu` and `dense` are the same formula in TensorFlow's
+    TPU embedding engine and in Keras. `apply_gradients` and `keras` use the formula on plain variables, in
+    code that knows nothing of lazytower:
+
+        optimizer = LazyAdam(learning_rate=1e-3)
+        optimizer.apply_gradients([(gradient, variable)])     # dense gradients or tf.IndexedSlices
+        model.compile(optimizer=LazyAdam(1e-3).keras(), ...)  # a tf_keras model
+
+    Args:
+      config: the optimizer's section of a run's config; or, for public use, the learning rate alone.
+      **hyper: the section's keys instead of `config`. learning_rate may also be a tf.Variable or a function
+        of the step (float32 scalar, counted from 1).
 
     Attributes:
+      section: the class of `config`.
       slot_names: names of the slots, in the order in which `row_update` takes and returns them.
+      lazy: rows without a gradient do not move; else every row is updated at every step, with gradient 0.
       learning_rate: peak rate; schedules multiply it.
+
+    Raises:
+      ConfigError: a hyperparameter is unknown or out of its bounds.
     """
 
+    section: type[Section]
     slot_names: Sequence[str] = ()
+    lazy = True
 
-    def __init__(self, config):
+    def __init__(self, config=None, **hyper):
+        super().__init__(name=type(self).__name__)
+        rate = None
+        if config is not None and not isinstance(config, Section):
+            config, hyper = None, {"learning_rate": config, **hyper}
+        if config is None:
+            if isinstance(hyper.get("learning_rate"), tf.Variable) or callable(hyper.get("learning_rate")):
+                rate = hyper.pop("learning_rate")
+            config = self._validated(hyper)
         self.config = config
-        self.learning_rate = config.learning_rate
+        self.learning_rate = config.learning_rate if rate is None else rate
+
+    @classmethod
+    def _validated(cls, hyper: dict) -> Section:
+        kind = cls.section.model_fields["kind"].annotation.__args__[0]
+        try:
+            return cls.section(**{"kind": kind, **hyper})
+        except ValidationError as error:
+            reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise ConfigError(f"{cls.__name__}: {reasons}") from None
 
     def slot_widths(self, dim: int) -> list[int]:
         """Width of each slot of a row of `dim` values; as wide as the row unless overridden."""
@@ -31,7 +73,7 @@ class RowOptimizer(abc.ABC):
 
     @abc.abstractmethod
     def row_update(self, weight, slots, gradient, step, learning_rate):
-        """One step on the touched rows.
+        """One step on the touched rows, without clipping and weight decay.
 
         Args:
           weight: float32 [n, dim].
@@ -43,3 +85,84 @@ class RowOptimizer(abc.ABC):
         Returns:
           (weight, slots) after the step, shapes as given.
         """
+
+    def step_rows(self, weight, slots, gradient, step, learning_rate):
+        """`row_update` with the config's clip_value before it and weight_decay beside it; same arguments.
+
+        Decay is decoupled (Loshchilov & Hutter 2019, algorithm 2) and lazy: only these rows lose
+        learning_rate * weight_decay * weight.
+        """
+        clip, decay = (getattr(self.config, name, None) for name in ("clip_value", "weight_decay"))
+        if clip:
+            gradient = tf.clip_by_value(gradient, -clip, clip)
+        after, slots = self.row_update(weight, slots, gradient, step, learning_rate)
+        if decay:
+            after -= learning_rate * decay * weight
+        return after, slots
+
+    def tpu(self, step=None, multiplier=None):
+        """The same optimizer for tf.tpu.experimental.embedding tables; needs no TPU to be built.
+
+        Args:
+          step: function without arguments -> step, float32 scalar counted from 1; for rates that change.
+          multiplier: schedule (function of the step) of the rate; None: constant.
+
+        Raises:
+          ConfigError: the engine has none with these semantics; says why.
+        """
+        raise self._no_tpu("the engine has no such optimizer")
+
+    def dense(self):
+        """The same optimizer for towers, from tf_keras, at the peak rate. Raises ConfigError if none."""
+        raise ConfigError(f"optimizer {self.config.kind} is for the rows of tables, not for dense weights")
+
+    def apply_gradients(self, grads_and_vars) -> None:
+        """One step on plain variables; slots are made when a variable is first seen.
+
+        Works eagerly and inside tf.function. tf.train.Checkpoint(optimizer=...) saves step and slots, under
+        the order in which variables were first seen.
+
+        Args:
+          grads_and_vars: pairs (gradient, tf.Variable). Rows are the first axis; variables of rank 1 have
+            rows of one value. Gradients: dense (touches all rows), tf.IndexedSlices (repeated indices are
+            summed), or None (skipped).
+
+        Raises:
+          ValueError: there is no gradient at all.
+        """
+        if not hasattr(self, "updates"):
+            with tf.init_scope():
+                self.updates = VariableUpdates()
+        self.updates.apply(self, grads_and_vars)
+
+    def keras(self, name: str | None = None):
+        """This optimizer as a tf_keras optimizer, for `model.compile`."""
+        from trainer.optimizers.keras_shell import KerasShell
+
+        return KerasShell(self, name=name or type(self).__name__)
+
+    def _no_tpu(self, reason: str) -> ConfigError:
+        return ConfigError(f"optimizer {self.config.kind} has no TPU form: {reason}")
+
+    def _tpu_rate(self, step, *multipliers):
+        """Rate for the TPU engine: a number, or a function without arguments when anything multiplies it.
+
+        Raises:
+          ConfigError: the config asks for what the engine lacks, or there is no step to schedule by.
+        """
+        for name in ("clip_value", "weight_decay"):
+            if getattr(self.config, name, None):
+                raise self._no_tpu(f"SparseCore ignores or refuses what {name} asks for; leave it out")
+        multipliers = [m for m in multipliers if m is not None]
+        if not multipliers:
+            return self.learning_rate
+        if step is None:
+            raise ConfigError(f"optimizer {self.config.kind} on a TPU needs the step for its learning rate")
+
+        def rate():
+            value = tf.constant(self.learning_rate)
+            for multiplier in multipliers:
+                value *= multiplier(step())
+            return value
+
+        return rate

@@ -1,15 +1,66 @@
-"""Learning-rate schedules: functions of the step that multiply every optimizer's peak rate."""
+"""Learning-rate schedules: functions of the step that multiply every optimizer's peak rate.
+
+Each part is a function from step (float32 scalar, counted from 1) to float32 scalar; `product` joins them.
+"""
+
+import math
 
 import tensorflow as tf
 
 from configs.training import ScheduleConfig
 
 
-def rate_multiplier(config: ScheduleConfig, num_steps: int):
-    """The multiplier of the run's schedule.
+def product(*parts):
+    """The schedule that multiplies schedules; without any, 1."""
 
-    Warm-up: min(1, (step / warm-up steps) ^ power), from the SM3 authors' note on learning rates. Cool-down:
-    linear to 0 over the last steps, reaching it one step after the last.
+    def schedule(step):
+        rate = tf.constant(1.0)
+        for part in parts:
+            rate *= part(step)
+        return rate
+
+    return schedule
+
+
+def warm_up(steps: int, power: float):
+    """min(1, (step / steps) ^ power), from the SM3 authors' note on learning rates."""
+    return lambda step: tf.pow(tf.minimum(step / steps, 1.0), power)
+
+
+def cool_down(steps: int, num_steps: int):
+    """1, then linear to 0 over the last `steps` of `num_steps`, reaching it one step after the last."""
+    return lambda step: tf.clip_by_value((num_steps + 1 - step) / steps, 0.0, 1.0)
+
+
+def cosine(start: int, stop: int, to: float):
+    """1 up to step `start`, `to` from step `stop`, half a cosine wave between.
+
+    Loshchilov & Hutter 2017, equation 5, without restarts.
+    """
+    return lambda step: to + (1.0 - to) * 0.5 * (1.0 + tf.cos(math.pi * _progress(step, start, stop)))
+
+
+def exponential(start: int, stop: int, to: float):
+    """1 up to step `start`, `to` from step `stop`, by the same factor at each step between."""
+    return lambda step: tf.exp(math.log(to) * _progress(step, start, stop))
+
+
+def bias_correction_factor(beta_1: float, beta_2: float):
+    """Adam's bias correction, sqrt(1 - beta_2^step) / (1 - beta_1^step).
+
+    Kingma & Ba 2015, section 2, last paragraph. Adam on a TPU's embedding engine has no correction: its
+    learning rate carries this factor.
+    """
+    return lambda step: tf.sqrt(one_minus_power(beta_2, step)) / one_minus_power(beta_1, step)
+
+
+def one_minus_power(beta: float, step):
+    """1 - beta^step, as step's shape, float32; float32 arithmetic on 0.999 itself would be 5e-5 off."""
+    return -tf.math.expm1(step * math.log(max(beta, 1e-30)))
+
+
+def rate_multiplier(config: ScheduleConfig, num_steps: int):
+    """The multiplier of the run's schedule: warm-up, middle part, cool-down.
 
     Args:
       config: the schedule section.
@@ -20,13 +71,18 @@ def rate_multiplier(config: ScheduleConfig, num_steps: int):
     """
     warmup = max(int(config.warmup_fraction * num_steps), 1 if config.warmup_fraction > 0 else 0)
     cooldown = int(config.cooldown_fraction * num_steps)
+    parts = []
+    if warmup:
+        parts.append(warm_up(warmup, config.warmup_power))
+    if config.decay != "constant":
+        middle = {"cosine": cosine, "exponential": exponential}[config.decay]
+        to = 0.01 if config.decay_to is None else config.decay_to
+        parts.append(middle(warmup, num_steps - cooldown, to))
+    if cooldown:
+        parts.append(cool_down(cooldown, num_steps))
+    return product(*parts)
 
-    def multiplier(step):
-        rate = tf.constant(1.0)
-        if warmup:
-            rate *= tf.pow(tf.minimum(step / warmup, 1.0), config.warmup_power)
-        if cooldown:
-            rate *= tf.clip_by_value((num_steps + 1 - step) / cooldown, 0.0, 1.0)
-        return rate
 
-    return multiplier
+def _progress(step, start: int, stop: int):
+    """How much of the steps start .. stop lies behind, 0 to 1."""
+    return tf.clip_by_value((step - start) / max(stop - start, 1), 0.0, 1.0)

@@ -1,0 +1,41 @@
+"""Gradient descent with momentum, lazy: a row repeats its last move only when it has a gradient.
+
+Polyak 1964 and, with nesterov, Sutskever et al. 2013, equations 3 and 4, in the form of tf_keras (the rate
+is inside the velocity, so a new rate does not change moves already made):
+
+    u = momentum u - rate g,    w = w + u    (nesterov: w = w + momentum u - rate g)
+"""
+
+import tf_keras
+
+from configs.optimizers import Momentum as MomentumConfig
+from trainer.optimizers.rows import RowOptimizer
+
+
+class Momentum(RowOptimizer):
+    """Slot velocity, the last move."""
+
+    section = MomentumConfig
+    slot_names = ("velocity",)
+
+    def row_update(self, weight, slots, gradient, step, learning_rate):
+        """See RowOptimizer.row_update."""
+        push = learning_rate * gradient
+        velocity = self.config.momentum * slots[0] - push
+        move = self.config.momentum * velocity - push if self.config.nesterov else velocity
+        return weight + move, [velocity]
+
+    def tpu(self, step=None, multiplier=None):
+        """See RowOptimizer.tpu."""
+        raise self._no_tpu("AdagradMomentum, the nearest it has, divides by Adagrad's root")
+
+    def dense(self):
+        """See RowOptimizer.dense."""
+        config = self.config
+        return tf_keras.optimizers.SGD(
+            learning_rate=config.learning_rate,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay or None,
+            clipvalue=config.clip_value,
+        )

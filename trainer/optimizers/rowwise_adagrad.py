@@ -1,0 +1,40 @@
+"""Row-wise Adagrad: one accumulator per row, so that the optimizer's memory is 4 bytes a row.
+
+As EXACT_ROWWISE_ADAGRAD of FBGEMM, which TorchRec trains large tables with:
+
+    a = a + mean(g^2) over the row,    w = w - rate g / (sqrt(a) + epsilon)
+"""
+
+import tensorflow as tf
+
+from configs.errors import ConfigError
+from configs.optimizers import RowwiseAdagrad as RowwiseAdagradConfig
+from trainer.optimizers.rows import RowOptimizer
+
+
+class RowwiseAdagrad(RowOptimizer):
+    """Slot accumulator of width 1, the sum of mean squares."""
+
+    section = RowwiseAdagradConfig
+    slot_names = ("accumulator",)
+
+    def slot_widths(self, dim: int) -> list[int]:
+        """See RowOptimizer.slot_widths."""
+        return [1]
+
+    def initial_slots(self, weight):
+        """See RowOptimizer.initial_slots."""
+        return [tf.fill([tf.shape(weight)[0], 1], self.config.initial_accumulator_value)]
+
+    def row_update(self, weight, slots, gradient, step, learning_rate):
+        """See RowOptimizer.row_update."""
+        accumulator = slots[0] + tf.reduce_mean(tf.square(gradient), axis=1, keepdims=True)
+        return weight - learning_rate * gradient / (tf.sqrt(accumulator) + self.config.epsilon), [accumulator]
+
+    def tpu(self, step=None, multiplier=None):
+        """See RowOptimizer.tpu."""
+        raise self._no_tpu("the engine's accumulators are as wide as the row; use adagrad")
+
+    def dense(self):
+        """See RowOptimizer.dense."""
+        raise ConfigError("optimizer rowwise_adagrad needs rows of a table; use adagrad for dense weights")

@@ -1,0 +1,32 @@
+"""Gradient descent, w = w - rate g: no memory beside the weights; lazy and dense are the same."""
+
+import tensorflow as tf
+import tf_keras
+
+from configs.optimizers import SGD as SGDConfig
+from trainer.optimizers.rows import RowOptimizer
+
+
+class SGD(RowOptimizer):
+    """No slots."""
+
+    section = SGDConfig
+
+    def row_update(self, weight, slots, gradient, step, learning_rate):
+        """See RowOptimizer.row_update."""
+        return weight - learning_rate * gradient, []
+
+    def tpu(self, step=None, multiplier=None):
+        """See RowOptimizer.tpu."""
+        return tf.tpu.experimental.embedding.SGD(
+            learning_rate=self._tpu_rate(step, multiplier), use_gradient_accumulation=True
+        )
+
+    def dense(self):
+        """See RowOptimizer.dense."""
+        config = self.config
+        return tf_keras.optimizers.SGD(
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay or None,
+            clipvalue=config.clip_value,
+        )
