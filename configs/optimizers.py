@@ -1,10 +1,11 @@
 """Hyperparameters of the optimizers of embedding tables and of the towers."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from configs.section import Section
+from configs.sm3 import SM3
 
 
 class LazyAdam(Section):
@@ -22,7 +23,14 @@ class LazyAdam(Section):
     """Added outside the square root."""
 
 
-TableOptimizer = LazyAdam
+def _kind(value) -> str:
+    """The kind of a table optimizer's section, lazy_adam when it names none."""
+    return value.get("kind", "lazy_adam") if isinstance(value, dict) else getattr(value, "kind", "lazy_adam")
+
+
+TableOptimizer = Annotated[
+    Annotated[LazyAdam, Tag("lazy_adam")] | Annotated[SM3, Tag("sm3")], Discriminator(_kind)
+]
 
 
 class DenseAdam(Section):

@@ -27,7 +27,7 @@ ALLOWED = {
 # Registries whose keys are file names.
 REGISTRIES = {
     "trainer/models": ("trainer.models", "MODELS", {"base"}),
-    "trainer/optimizers": ("trainer.optimizers", "ROW_OPTIMIZERS", {"rows", "schedules"}),
+    "trainer/optimizers": ("trainer.optimizers", "ROW_OPTIMIZERS", {"rows", "schedules", "sm3_variables"}),
     "pipelines/sources": ("pipelines.sources", "MODULES", {"files", "reader", "text"}),
 }
 

@@ -31,6 +31,7 @@ class Table(tf.Module, abc.ABC):
     Attributes:
       rows, dim: shape of the weights.
       optimizer: RowOptimizer.
+      shared: its state that all rows share, variables by name.
       average: polyak rule or None.
     """
 
@@ -44,11 +45,22 @@ class Table(tf.Module, abc.ABC):
         if average is not None:
             self.parts += [("average", dim), ("last_step", 1)]
         self.width = sum(width for _, width in self.parts)
+        self.shared = {
+            part: tf.Variable(value, trainable=False, name=f"{name}_{part}")
+            for part, value in zip(optimizer.shared_names, optimizer.initial_shared(dim), strict=True)
+        }
 
     @property
     def bytes(self) -> int:
-        """Bytes of weights, slots and average."""
-        return self.rows * self.width * 4
+        """Bytes of weights, optimizer state and average."""
+        average = 0 if self.average is None else self.dim + 1
+        return self.rows * (self.dim + average) * 4 + self.optimizer_bytes
+
+    @property
+    def optimizer_bytes(self) -> int:
+        """Bytes of the optimizer's state: slots of all rows and what they share."""
+        slots = self.rows * sum(self.optimizer.slot_widths(self.dim))
+        return 4 * (slots + sum(variable.shape.num_elements() for variable in self.shared.values()))
 
     @abc.abstractmethod
     def lookup(self, ids) -> Lookup:
@@ -99,6 +111,10 @@ class Table(tf.Module, abc.ABC):
             if self.average is not None:
                 parts += [weight, tf.zeros([stop - start, 1])]
             self.write_records(start, tf.concat(parts, axis=1))
+        for variable, value in zip(
+            self.shared.values(), self.optimizer.initial_shared(self.dim), strict=True
+        ):
+            variable.assign(value)
 
 
 class RecordTable(Table):
@@ -118,7 +134,11 @@ class RecordTable(Table):
         parts = tf.split(lookup.record, [width for _, width in self.parts], axis=1)
         slots = parts[1 : 1 + len(self.optimizer.slot_names)]
         rate = self.optimizer.learning_rate * multiplier
-        weight, slots = self.optimizer.row_update(lookup.weight, slots, gradient, step, rate)
+        weight, slots, shared = self.optimizer.row_update_shared(
+            lookup.weight, slots, [v.read_value() for v in self.shared.values()], gradient, step, rate
+        )
+        for variable, value in zip(self.shared.values(), shared, strict=True):
+            variable.assign(value)
         after = [weight, *slots]
         if self.average is not None:
             average = self.average.catch_up(parts[-2], lookup.weight, parts[-1], step - 1.0)

@@ -7,14 +7,16 @@ import tensorflow as tf
 
 
 class RowOptimizer(abc.ABC):
-    """Pure mathematics on rows: no variables, no state but the slots passed in.
+    """Pure mathematics on rows: no variables, no state but the slots and the shared state passed in.
 
     Attributes:
       slot_names: names of the slots, in the order in which `row_update` takes and returns them.
+      shared_names: names of the state that all rows of a table share, in the order of `initial_shared`.
       learning_rate: peak rate; schedules multiply it.
     """
 
     slot_names: Sequence[str] = ()
+    shared_names: Sequence[str] = ()
 
     def __init__(self, config):
         self.config = config
@@ -28,6 +30,10 @@ class RowOptimizer(abc.ABC):
         """Slots of untouched rows, float32 [n, width] each, for weights [n, dim]; zero unless overridden."""
         rows = tf.shape(weight)[0]
         return [tf.zeros([rows, width]) for width in self.slot_widths(weight.shape[-1])]
+
+    def initial_shared(self, dim: int) -> list[tf.Tensor]:
+        """State shared by all rows of `dim` values before the first step, float32, as `shared_names`."""
+        return []
 
     @abc.abstractmethod
     def row_update(self, weight, slots, gradient, step, learning_rate):
@@ -43,3 +49,15 @@ class RowOptimizer(abc.ABC):
         Returns:
           (weight, slots) after the step, shapes as given.
         """
+
+    def row_update_shared(self, weight, slots, shared, gradient, step, learning_rate):
+        """What tables call: `row_update`, with the shared state taken and returned.
+
+        Args:
+          weight, slots, gradient, step, learning_rate: as `row_update`.
+          shared: list of float32 tensors, as `initial_shared`.
+
+        Returns:
+          (weight, slots, shared) after the step, shapes as given.
+        """
+        return *self.row_update(weight, slots, gradient, step, learning_rate), shared
