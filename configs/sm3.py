@@ -13,7 +13,7 @@ class SM3(Section):
     kind: Literal["sm3"] = "sm3"
     """SM3-II on the touched rows: one float per row and one per column of state."""
     learning_rate: float = Field(0.1, gt=0)
-    """Peak learning rate; the schedule multiplies it. No value moves by more than it in a step."""
+    """Peak learning rate; the schedule multiplies it. No step is longer; with beta, / sqrt(1 - beta)."""
     momentum: float = Field(0.0, ge=0, lt=1)
     """Decay of the averaged update; above 0 it costs as much memory as the weights."""
     beta: float | None = Field(None, gt=0, lt=1)

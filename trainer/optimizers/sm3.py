@@ -19,7 +19,8 @@ of the dense algorithm. From zero, max a_0 = max a_1 = ..., for each is the maxi
 tensor. Hence on an untouched row r, where nu = beta min_k a_k (beta = 1 when accumulating):
   a_0[r] becomes beta min(a_0[r], max a_1, ...) = beta a_0[r], and
   a_k[j], k > 0, becomes max(beta min(max a_0, a_k[j], ...), touched nu) = max(beta a_k[j], touched nu).
-  - Accumulating: row accumulators of untouched rows stay, and equality holds to the last bit.
+  - Accumulating: row accumulators of untouched rows stay, and equality holds to the last bit
+    of the summed gradient.
   - beta: they decay by beta a step; a row keeps its last step and is caught up by beta^missed when touched
     again, so equality holds to rounding, for one more float a row.
   - momentum: NOT equal. Densely, untouched rows go on moving by their decaying momentum; here, as in lazy

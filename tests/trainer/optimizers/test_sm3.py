@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from configs.errors import ConfigError
 from configs.load import parse_config
+from configs.optimizers import LazyAdam as LazyAdamConfig
 from configs.sm3 import SM3 as SM3Config
 from tests.tiny_run import planted_document, write_planted
 from tests.trainer.optimizers.sm3_reference import Reference
@@ -17,6 +18,7 @@ from trainer.embeddings.pooling import distinct
 from trainer.embeddings.stored_table import StoredTable
 from trainer.embeddings.tables import RecordTable
 from trainer.metrics import read_metrics
+from trainer.optimizers.lazy_adam import LazyAdam
 from trainer.optimizers.sm3 import SM3Rows, sm3_accumulators, sm3_update
 from trainer.optimizers.sm3_variables import SM3
 from trainer.polyak import Exponential
@@ -250,8 +252,8 @@ def test_memory():
     assert large_table().optimizer_bytes == 100_000_128
     assert large_table(beta=0.99).optimizer_bytes == 200_000_128
     assert large_table(momentum=0.9).optimizer_bytes == 3_300_000_128
-    adam = 2 * 25_000_000 * 32 * 4
-    assert adam == 6_400_000_000 and adam / large_table().optimizer_bytes > 63.9
+    adam = StoredTable("user", 25_000_000, 32, LazyAdam(LazyAdamConfig()), None)
+    assert adam.optimizer_bytes == 6_400_000_000
     # The same arithmetic on a table whose variables exist.
     table = RecordTable("user", 250_000, 32, SM3Rows(SM3Config()), None)
     held = sum(variable.numpy().nbytes for variable in table.variables)
@@ -274,7 +276,7 @@ def place(tmp_path_factory):
     return directory
 
 
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("options", [{}, VARIANTS["average, momentum"]], ids=str)
 def test_a_run_learns_and_beats_popularity(place, options):
     name = "-".join(options) or "accumulate"
     train(parse_config(configured(place, name, **options), "test"))
