@@ -30,7 +30,7 @@ REGISTRIES = {
     "trainer/optimizers": (
         "trainer.optimizers",
         "ROW_OPTIMIZERS",
-        {"rows", "schedules", "variables", "keras_shell", "clipping"},
+        {"rows", "schedules", "variables", "keras_shell", "clipping", "sm3_variables", "sm3_maths"},
     ),
     "pipelines/sources": ("pipelines.sources", "MODULES", {"files", "reader", "text"}),
 }

@@ -59,10 +59,14 @@ class Recommender(tf.Module):
 
     @property
     def dense_state(self) -> dict[str, tf.Variable]:
-        """Towers and their averages, by a name that is stable from run to run."""
+        """Towers, their averages and what rows of tables share, by a name stable from run to run."""
         shadows = self.dense_averages.shadows if self.dense_averages else []
         groups = {"dense": self.dense_variables, "average": shadows}
-        return {f"{group}/{i:03d}": v for group, members in groups.items() for i, v in enumerate(members)}
+        numbered = {f"{group}/{i:03d}": v for group, members in groups.items() for i, v in enumerate(members)}
+        shared = {
+            f"shared/{t}/{name}": v for t, table in self.tables.items() for name, v in table.shared.items()
+        }
+        return numbered | shared
 
     def initialize(self) -> None:
         """Initial weights of all tables, from the config's seed."""

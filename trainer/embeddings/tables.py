@@ -31,6 +31,7 @@ class Table(tf.Module, abc.ABC):
     Attributes:
       rows, dim: shape of the weights.
       optimizer: RowOptimizer.
+      shared: its state that all rows share, variables by name.
       average: polyak rule or None.
     """
 
@@ -44,11 +45,22 @@ class Table(tf.Module, abc.ABC):
         if average is not None:
             self.parts += [("average", dim), ("last_step", 1)]
         self.width = sum(width for _, width in self.parts)
+        self.shared = {
+            part: tf.Variable(value, trainable=False, name=f"{name}_{part}")
+            for part, value in zip(optimizer.shared_names, optimizer.initial_shared(dim), strict=True)
+        }
 
     @property
     def bytes(self) -> int:
-        """Bytes of weights, slots and average."""
-        return self.rows * self.width * 4
+        """Bytes of weights, optimizer state and average."""
+        average = 0 if self.average is None else self.dim + 1
+        return self.rows * (self.dim + average) * 4 + self.optimizer_bytes
+
+    @property
+    def optimizer_bytes(self) -> int:
+        """Bytes of the optimizer's state: slots of all rows and what they share."""
+        slots = self.rows * sum(self.optimizer.slot_widths(self.dim))
+        return 4 * (slots + sum(variable.shape.num_elements() for variable in self.shared.values()))
 
     @abc.abstractmethod
     def lookup(self, ids) -> Lookup:
@@ -105,6 +117,10 @@ class Table(tf.Module, abc.ABC):
             if self.average is not None:
                 parts += [weight, tf.zeros([stop - start, 1])]
             self.write_records(start, tf.concat(parts, axis=1))
+        for variable, value in zip(
+            self.shared.values(), self.optimizer.initial_shared(self.dim), strict=True
+        ):
+            variable.assign(value)
 
 
 class RecordTable(Table):
@@ -132,7 +148,10 @@ class RecordTable(Table):
         weight, *parts = tf.split(record, [width for _, width in self.parts], axis=1)
         slots = parts[: len(self.optimizer.slot_names)]
         rate = self.optimizer.learning_rate * multiplier
-        after, slots = self.optimizer.step_rows(weight, slots, gradient, step, rate)
+        shared = [variable.read_value() for variable in self.shared.values()]
+        after, slots, shared = self.optimizer.step_rows(weight, slots, gradient, step, rate, shared)
+        for variable, value in zip(self.shared.values(), shared, strict=True):
+            variable.assign(value)
         if self.average is None:
             return tf.concat([after, *slots], axis=1)
         average = self.average.catch_up(parts[-2], weight, parts[-1], step - 1.0)

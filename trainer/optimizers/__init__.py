@@ -7,6 +7,7 @@ from trainer.optimizers.lazy_adam import LazyAdam
 from trainer.optimizers.momentum import Momentum
 from trainer.optimizers.rowwise_adagrad import RowwiseAdagrad
 from trainer.optimizers.sgd import SGD
+from trainer.optimizers.sm3 import SM3
 
 ROW_OPTIMIZERS = {
     "lazy_adam": LazyAdam,
@@ -16,4 +17,5 @@ ROW_OPTIMIZERS = {
     "sgd": SGD,
     "momentum": Momentum,
     "ftrl": FTRL,
+    "sm3": SM3,
 }

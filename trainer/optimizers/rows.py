@@ -30,6 +30,7 @@ class RowOptimizer(tf.Module, abc.ABC):
     Attributes:
       section: the class of `config`.
       slot_names: names of the slots, in the order in which `row_update` takes and returns them.
+      shared_names: names of the state that all rows of a table share, in the order of `initial_shared`.
       lazy: rows without a gradient do not move; else every row is updated at every step, with gradient 0.
       learning_rate: peak rate; schedules multiply it.
 
@@ -39,6 +40,7 @@ class RowOptimizer(tf.Module, abc.ABC):
 
     section: type[Section]
     slot_names: Sequence[str] = ()
+    shared_names: Sequence[str] = ()
     lazy = True
 
     def __init__(self, config=None, **hyper):
@@ -71,6 +73,10 @@ class RowOptimizer(tf.Module, abc.ABC):
         rows = tf.shape(weight)[0]
         return [tf.zeros([rows, width]) for width in self.slot_widths(weight.shape[-1])]
 
+    def initial_shared(self, dim: int) -> list[tf.Tensor]:
+        """State shared by all rows of `dim` values before the first step, float32, as `shared_names`."""
+        return []
+
     @abc.abstractmethod
     def row_update(self, weight, slots, gradient, step, learning_rate):
         """One step on the touched rows, without clipping and weight decay.
@@ -86,8 +92,20 @@ class RowOptimizer(tf.Module, abc.ABC):
           (weight, slots) after the step, shapes as given.
         """
 
-    def step_rows(self, weight, slots, gradient, step, learning_rate):
-        """`row_update` with the config's clip_value before it and weight_decay beside it; same arguments.
+    def row_update_shared(self, weight, slots, shared, gradient, step, learning_rate):
+        """`row_update` for optimizers with state that rows share: takes and returns it too.
+
+        Args:
+          weight, slots, gradient, step, learning_rate: as `row_update`.
+          shared: list of float32 tensors, as `initial_shared`.
+
+        Returns:
+          (weight, slots, shared) after the step, shapes as given.
+        """
+        return *self.row_update(weight, slots, gradient, step, learning_rate), shared
+
+    def step_rows(self, weight, slots, gradient, step, learning_rate, shared=()):
+        """`row_update_shared` with the config's clip_value before it and weight_decay beside it.
 
         Decay is decoupled (Loshchilov & Hutter 2019, algorithm 2) and lazy: only these rows lose
         learning_rate * weight_decay * weight.
@@ -95,10 +113,10 @@ class RowOptimizer(tf.Module, abc.ABC):
         clip, decay = (getattr(self.config, name, None) for name in ("clip_value", "weight_decay"))
         if clip:
             gradient = tf.clip_by_value(gradient, -clip, clip)
-        after, slots = self.row_update(weight, slots, gradient, step, learning_rate)
+        after, slots, shared = self.row_update_shared(weight, slots, shared, gradient, step, learning_rate)
         if decay:
             after -= learning_rate * decay * weight
-        return after, slots
+        return after, slots, shared
 
     def tpu(self, step=None, multiplier=None):
         """The same optimizer for tf.tpu.experimental.embedding tables; needs no TPU to be built.

@@ -71,7 +71,7 @@ def update_variable(optimizer, gradient, variable, slots, step, rate) -> None:
         return _update_all(optimizer, summed, variable, slots, step, rate)
     weight = _as_rows(tf.gather(variable, ids), variable.shape)
     before = [tf.gather(slot, ids) for slot in slots]
-    weight, after = optimizer.step_rows(weight, before, _as_rows(summed, variable.shape), step, rate)
+    weight, after, _ = optimizer.step_rows(weight, before, _as_rows(summed, variable.shape), step, rate)
     weight = tf.cast(tf.reshape(weight, [-1, *variable.shape[1:]]), variable.dtype)
     variable.scatter_update(tf.IndexedSlices(weight, ids))
     for slot, value in zip(slots, after, strict=True):
@@ -82,7 +82,7 @@ def update_variable(optimizer, gradient, variable, slots, step, rate) -> None:
 def _update_all(optimizer, gradient, variable, slots, step, rate) -> None:
     weight, gradient = (_as_rows(x, variable.shape) for x in (variable.read_value(), gradient))
     before = [slot.read_value() for slot in slots]
-    weight, after = optimizer.step_rows(weight, before, gradient, step, rate)
+    weight, after, _ = optimizer.step_rows(weight, before, gradient, step, rate)
     variable.assign(tf.cast(tf.reshape(weight, variable.shape), variable.dtype))
     for slot, value in zip(slots, after, strict=True):
         slot.assign(value)

@@ -127,7 +127,12 @@ def test_a_keras_model_trains_as_with_addons():
     np.testing.assert_array_equal(ours.get_weights()[0][30:], untouched)
 
 
-@pytest.mark.parametrize("kind", ROW_OPTIMIZERS)
+def test_state_that_rows_share_has_no_place_in_keras():
+    with pytest.raises(ConfigError, match="sm3 has no Keras form yet; call apply_gradients"):
+        ROW_OPTIMIZERS["sm3"]().keras()
+
+
+@pytest.mark.parametrize("kind", [k for k, made in ROW_OPTIMIZERS.items() if not made.shared_names])
 def test_every_kind_fits_a_keras_model(kind):
     model = fitted(ROW_OPTIMIZERS[kind](learning_rate=0.01).keras())
     assert all(np.isfinite(weight).all() for weight in model.get_weights())

@@ -1,0 +1,76 @@
+"""SM3-II on the rows of tables; sm3_maths.py has the formula, its source and its limits."""
+
+import tensorflow as tf
+
+import configs.optimizers
+from configs.errors import ConfigError
+from trainer.optimizers.rows import RowOptimizer
+from trainer.optimizers.sm3_maths import decayed, sm3_sparse_update
+from trainer.optimizers.sm3_variables import SM3Variables
+
+
+class SM3(RowOptimizer):
+    """SM3 on the rows of a table, and by `apply_gradients` on variables of any rank.
+
+    A row keeps `accumulator`, one float; with `beta` also `accumulator_step`, one float, the last step that
+    touched it; with `momentum` also `momentum`, as wide as the row, which is as much memory as the weights.
+    The table keeps `column_accumulator`, one float a column.
+    """
+
+    section = configs.optimizers.SM3
+    shared_names = ("column_accumulator",)
+
+    @property
+    def slot_names(self):
+        """accumulator, then what beta and momentum need."""
+        names = {"accumulator": True, "accumulator_step": self.config.beta, "momentum": self.config.momentum}
+        return tuple(name for name, present in names.items() if present)
+
+    def build(self, variables) -> None:
+        """Makes the state of variables before their first step, so that a checkpoint can be read into it."""
+        if not hasattr(self, "updates"):
+            with tf.init_scope():
+                self.updates = SM3Variables(self.config.momentum, self.config.beta)
+        self.updates.build(variables)
+
+    def apply_gradients(self, grads_and_vars) -> None:
+        """As RowOptimizer.apply_gradients; the cover is that of the variable's rank, dense or sparse."""
+        self.build([])
+        self.updates.apply(grads_and_vars, self.learning_rate)
+
+    def keras(self, name=None):
+        """Raises ConfigError: Keras keeps slots by variable, and has no place for state that rows share."""
+        raise ConfigError("optimizer sm3 has no Keras form yet; call apply_gradients in a training loop")
+
+    def slot_widths(self, dim):
+        """See RowOptimizer.slot_widths."""
+        return [dim if name == "momentum" else 1 for name in self.slot_names]
+
+    def initial_shared(self, dim):
+        """See RowOptimizer.initial_shared."""
+        return [tf.zeros([dim])]
+
+    def row_update(self, weight, slots, gradient, step, learning_rate):
+        """Not possible: the columns' accumulator belongs to the whole table."""
+        raise NotImplementedError("SM3 has state that rows share; call row_update_shared")
+
+    def row_update_shared(self, weight, slots, shared, gradient, step, learning_rate):
+        """See RowOptimizer.row_update_shared."""
+        named = dict(zip(self.slot_names, slots, strict=True))
+        row, beta = named["accumulator"][:, 0], self.config.beta
+        if beta:
+            row = decayed(row, named["accumulator_step"][:, 0], step, beta)
+            named["accumulator_step"] = tf.fill(tf.shape(named["accumulator_step"]), step)
+        weight, (row, column), trace = sm3_sparse_update(
+            weight,
+            [row, shared[0]],
+            named.get("momentum"),
+            gradient,
+            learning_rate,
+            self.config.momentum,
+            beta,
+        )
+        named["accumulator"] = row[:, tf.newaxis]
+        if trace is not None:
+            named["momentum"] = trace
+        return weight, [named[name] for name in self.slot_names], [column]
