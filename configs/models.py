@@ -24,18 +24,12 @@ class TableConfig(Section):
 
     @model_validator(mode="after")
     def _addons_has_it(self):
-        if self.engine != "tfa":
-            return self
-        optimizer = self.optimizer
-        if optimizer.kind != "lazy_adam":
-            raise ValueError(f"engine: tfa has no optimizer {optimizer.kind}; use engine: rows")
-        if optimizer.bias_correction != "global":
-            raise ValueError(
-                f"engine: tfa has no bias_correction: {optimizer.bias_correction}; use engine: rows"
-            )
-        for name in ("weight_decay", "clip_value"):
-            if getattr(optimizer, name):
-                raise ValueError(f"engine: tfa has no {name}; use engine: rows")
+        if self.engine == "tfa":
+            optimizer = self.optimizer
+            known = isinstance(optimizer, LazyAdam)
+            lacks = optimizer.addons_lacks if known else f"optimizer {optimizer.kind}"
+            if lacks:
+                raise ValueError(f"engine: tfa has no {lacks}; use engine: rows")
         return self
 
 

@@ -45,6 +45,13 @@ class LazyAdam(_Moments):
     """Steps in the bias correction: global takes the run's, per_row the row's own updates (Sparse Adam), none
     leaves the correction out."""
 
+    @property
+    def addons_lacks(self) -> str | None:
+        """What of this tfa.optimizers.LazyAdam does not have, as it stands in the config."""
+        if self.bias_correction != "global":
+            return f"bias_correction: {self.bias_correction}"
+        return next((name for name in ("weight_decay", "clip_value") if getattr(self, name)), None)
+
 
 class Adam(_Moments):
     """Dense Adam."""

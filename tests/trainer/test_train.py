@@ -100,6 +100,31 @@ def test_a_resumed_run_equals_an_undisturbed_one(place, trained):
     assert [line["event"] for line in lines(run, "run")] == ["start", "resume", "end"]
 
 
+OTHERS = {
+    "tables": {
+        "user": {"dim": 8, "optimizer": {"bias_correction": "per_row", "weight_decay": 0.01}},
+        "item": {"dim": 8, "optimizer": {"kind": "rowwise_adagrad", "learning_rate": 0.05}},
+    },
+    "optimizer": {"kind": "momentum", "learning_rate": 0.01, "clip_value": 0.5},
+    "schedule": {"decay": "cosine", "cooldown_fraction": 0.1},
+    "train": {"clip_norm": 0.5},
+}
+DENSE = {"tables": {name: {"dim": 8, "optimizer": {"kind": "adam"}} for name in ("user", "item")}}
+
+
+@pytest.mark.parametrize("sections", [OTHERS, DENSE], ids=["others", "dense adam"])
+def test_other_optimizers_resume_too(place, sections, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(configured(place, whole, **sections))
+    losses = [line["loss"] for line in lines(whole, "train")]
+    assert losses[-1] < losses[0]
+    train(configured(place, cut, **sections, checkpoint={"keep": 9}))
+    for step in (40, 60):
+        shutil.rmtree(cut / "checkpoints" / f"step-{step:09d}")
+    train(configured(place, cut, **sections))
+    assert_equal(final_state(cut), final_state(whole))
+
+
 def test_a_finished_run_is_left_alone(place, trained):
     run = place / "finished"
     shutil.copytree(trained, run)
@@ -144,6 +169,7 @@ def test_the_two_engines_train_alike_in_closed_loop(place):
     [
         ({"train": {"num_steps": 70}}, "number of steps = 60, the run now says 70"),
         ({"train": {"seed": 1}}, "train.seed = 0, the run now says 1"),
+        ({"train": {"clip_norm": 1.0}}, "train.clip_norm = None, the run now says 1.0"),
         ({"train": {"batch_size": 32}}, "train.batch_size = 64, the run now says 32"),
         ({"optimizer": {"learning_rate": 0.5}}, "optimizer = "),
         ({"polyak": {"kind": "uniform", "decay": None}}, "polyak = "),

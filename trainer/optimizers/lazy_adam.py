@@ -70,9 +70,11 @@ class LazyAdam(RowOptimizer):
         raise ConfigError("optimizer lazy_adam on dense weights, which all move, is adam: use adam")
 
     def addons(self):
-        """The same optimizer from TF-Addons, for `engine: tfa`; the schema has refused what that lacks."""
+        """The same optimizer from TF-Addons, for `engine: tfa`. Raises ConfigError for what that lacks."""
         from trainer.addons import import_addons
 
+        if self.config.addons_lacks:
+            raise ConfigError(f"engine: tfa has no {self.config.addons_lacks}; use engine: rows")
         return import_addons().optimizers.LazyAdam(
             learning_rate=self.config.learning_rate,
             beta_1=self.config.beta_1,

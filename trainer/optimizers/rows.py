@@ -121,6 +121,8 @@ class RowOptimizer(tf.Module, abc.ABC):
     def tpu(self, step=None, multiplier=None):
         """The same optimizer for tf.tpu.experimental.embedding tables; needs no TPU to be built.
 
+        Tables that are given the same object share one learning-rate tag of the engine.
+
         Args:
           step: function without arguments -> step, float32 scalar counted from 1; for rates that change.
           multiplier: schedule (function of the step) of the rate; None: constant.

@@ -136,6 +136,8 @@ def test_addons_engine_refuses_an_optimizer_it_does_not_have():
 
     with pytest.raises(ConfigError, match="engine: tfa has no optimizer lazy_adam"):
         ENGINES["tfa"]("x", 3, 2, Other(HYPER), None)
+    with pytest.raises(ConfigError, match="engine: tfa has no bias_correction: per_row; use engine: rows"):
+        ENGINES["tfa"]("x", 3, 2, LazyAdam(bias_correction="per_row"), None)
 
 
 def _cuts(table):
