@@ -38,9 +38,11 @@ def test_without_kind_tables_have_lazy_adam_and_towers_adam():
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
 def test_every_kind_loads_and_dumps(section):
     kind = typing.get_args(section.model_fields["kind"].annotation)[0]
-    config = parse({"kind": kind, "learning_rate": 0.5, "clip_value": 2})
+    keys = {"learning_rate": 0.5, "clip_value": 2.0} if "clip_value" in section.model_fields else {}
+    config = parse({"kind": kind, **keys})
     optimizer = config.tables["user"].optimizer
-    assert type(optimizer) is section and optimizer.clip_value == 2.0
+    assert type(optimizer) is section
+    assert {name: getattr(optimizer, name) for name in keys} == keys
     assert parse_config(yaml.safe_load(dump_config(config)), "again") == config
 
 
