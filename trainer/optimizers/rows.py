@@ -173,14 +173,16 @@ class RowOptimizer(tf.Module, abc.ABC):
         for name in ("clip_value", "weight_decay"):
             if getattr(self.config, name, None):
                 raise self._no_tpu(f"SparseCore ignores or refuses what {name} asks for; leave it out")
-        multipliers = [m for m in multipliers if m is not None]
+        peak, multipliers = self.learning_rate, [m for m in multipliers if m is not None]
+        if callable(peak) and not isinstance(peak, tf.Variable):
+            peak, multipliers = 1.0, [peak, *multipliers]
         if not multipliers:
-            return self.learning_rate
+            return peak.read_value if isinstance(peak, tf.Variable) else peak
         if step is None:
             raise ConfigError(f"optimizer {self.config.kind} on a TPU needs the step for its learning rate")
 
         def rate():
-            value = tf.constant(self.learning_rate)
+            value = tf.convert_to_tensor(peak, tf.float32)
             for multiplier in multipliers:
                 value *= multiplier(step())
             return value

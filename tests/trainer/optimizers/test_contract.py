@@ -209,3 +209,17 @@ def test_slots_and_widths_agree():
         slots = optimizer.initial_slots(tf.constant(initial_weight()))
         assert [tuple(slot.shape) for slot in slots] == [(ROWS, w) for w in optimizer.slot_widths(DIM)]
         assert len(slots) == len(optimizer.slot_names) == len(set(optimizer.slot_names))
+
+
+def test_dense_adam_passes_over_the_table_in_chunks(monkeypatch):
+    """Chunks that do not divide the table, some without any touched row."""
+    every, found = np.arange(ROWS), []
+    for chunk_rows in (7, ROWS):
+        monkeypatch.setattr("trainer.embeddings.tables.CHUNK_ROWS", chunk_rows)
+        table = table_of(make("adam", {}), Uniform())
+        assert len(table.chunks()) == -(-ROWS // chunk_rows)
+        step = step_of(table)
+        for t, batch in enumerate(batches(12), start=1):
+            step(*batch[:2], t, batch[2])
+        found.append(table.read_records(every).numpy())
+    np.testing.assert_array_equal(*found)

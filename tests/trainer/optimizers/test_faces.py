@@ -20,6 +20,7 @@ from tests.trainer.optimizers.test_contract import (
     table_of,
 )
 from trainer.addons import import_addons
+from trainer.optimizers import SGD
 from trainer.optimizers.schedules import warm_up
 from trainer.polyak import Exponential
 
@@ -215,6 +216,15 @@ def test_a_changing_rate_needs_the_step():
     with pytest.raises(ConfigError, match="needs the step"):
         make("lazy_adam", {}).tpu()
     assert make("sgd", {}).tpu().learning_rate == 0.05
+
+
+@pytest.mark.parametrize("multiplier", [None, warm_up(4, 1.0)], ids=["constant", "warm-up"])
+@pytest.mark.parametrize(
+    "rate", [lambda step: 0.5, tf.Variable(0.5), 0.5], ids=["function", "variable", "number"]
+)
+def test_rates_of_the_engine(rate, multiplier):
+    found = SGD(rate).tpu(step=lambda: tf.constant(2.0), multiplier=multiplier).learning_rate
+    assert float(found() if callable(found) else found) == (0.5 if multiplier is None else 0.25)
 
 
 @pytest.mark.parametrize(("kind", "use"), [("lazy_adam", "use adam"), ("rowwise_adagrad", "use adagrad")])
