@@ -9,7 +9,7 @@ from configs.dataset import Dataset
 from configs.errors import ConfigError, DataError
 from configs.schema import RunConfig
 from configs.training import MAX_STEPS
-from trainer.embeddings import ENGINES
+from trainer.embeddings.kinds import KINDS
 from trainer.embeddings.pooling import distinct, pooled
 from trainer.models import MODELS
 from trainer.optimizers import ROW_OPTIMIZERS
@@ -24,7 +24,7 @@ class Recommender(tf.Module):
       dataset: its dataset.
       item_counts: int64 [item table rows], train rows of each item.
       num_steps: length of the run, which places the start of averaging.
-      table_type: class of all tables, whatever the config's engines; None: as configured.
+      table_type: class of what stores all tables, whatever the config's engines; None: as configured.
     """
 
     def __init__(
@@ -48,9 +48,15 @@ class Recommender(tf.Module):
 
     def _make_table(self, name: str, dataset: Dataset):
         options = self.config.table(name)
-        table_type = self._table_type or ENGINES["rows" if options.engine == "auto" else options.engine]
         optimizer = ROW_OPTIMIZERS[options.optimizer.kind](options.optimizer)
-        return table_type(name, dataset.table_rows(name), options.dim, optimizer, self.average)
+        rows, batch_size = dataset.table_rows(name), self.config.train.batch_size
+        make = KINDS[options.kind]
+        return make(name, rows, options, optimizer, self.average, batch_size, self._table_type)
+
+    @property
+    def storages(self) -> dict:
+        """Tables whose records are the state of the embeddings, by table name."""
+        return {name: table.storage for name, table in self.tables.items()}
 
     @property
     def dense_state(self) -> dict[str, tf.Variable]:

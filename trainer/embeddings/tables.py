@@ -50,6 +50,15 @@ class Table(tf.Module, abc.ABC):
         """Bytes of weights, slots and average."""
         return self.rows * self.width * 4
 
+    @property
+    def storage(self) -> "Table":
+        """The table whose records are saved: this one, unless its rows are made of others."""
+        return self
+
+    def served(self, weights, ids):
+        """Rows float32 [n, dim] of ids int64 [n], given the weights [storage rows, storage dim] to serve."""
+        return tf.gather(weights, ids)
+
     @abc.abstractmethod
     def lookup(self, ids) -> Lookup:
         """Fetches distinct rows, ids int64 [u], for training."""
@@ -115,6 +124,11 @@ class RecordTable(Table):
         return Lookup(ids, record[:, : self.dim], record)
 
     def update(self, lookup, gradient, step, multiplier) -> None:
+        after = self.updated(lookup, gradient, step, multiplier)
+        self.records.scatter_update(tf.IndexedSlices(after, lookup.ids))
+
+    def updated(self, lookup: Lookup, gradient, step, multiplier):
+        """The records float32 [u, width] that `update` writes; arguments as there."""
         parts = tf.split(lookup.record, [width for _, width in self.parts], axis=1)
         slots = parts[1 : 1 + len(self.optimizer.slot_names)]
         rate = self.optimizer.learning_rate * multiplier
@@ -124,7 +138,7 @@ class RecordTable(Table):
             average = self.average.catch_up(parts[-2], lookup.weight, parts[-1], step - 1.0)
             last = tf.fill(tf.shape(parts[-1]), step)
             after += [self.average.include(average, weight, step), last]
-        self.records.scatter_update(tf.IndexedSlices(tf.concat(after, axis=1), lookup.ids))
+        return tf.concat(after, axis=1)
 
     def read_records(self, ids):
         # Gather, not slicing: reading a slice of a variable that is scattered into copies all of it.
