@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-
 from pydantic import TypeAdapter
 
 from configs.optimizers import LazyAdam as LazyAdamConfig
