@@ -5,6 +5,7 @@ from pydantic import Field, model_validator
 from configs.data import DatasetConfig, VocabIds
 from configs.models import DotBias, ModelConfig, TableConfig, TwoTower
 from configs.optimizers import Adam, DenseOptimizer
+from configs.robe import EmbeddingConfig
 from configs.section import Section
 from configs.sources import SourceConfig
 from configs.training import (
@@ -30,7 +31,7 @@ class RunConfig(Section):
     """How they become shards, and where."""
     model: ModelConfig = TwoTower(kind="two_tower")
     """What is trained."""
-    tables: dict[str, TableConfig] = {}
+    tables: dict[str, EmbeddingConfig] = {}
     """Embedding tables by name: user, item, history, or a categorical side feature."""
     optimizer: DenseOptimizer = Adam()
     """Optimizer of the towers' dense weights."""
@@ -51,7 +52,7 @@ class RunConfig(Section):
     output: OutputConfig
     """Where results go."""
 
-    def table(self, name: str) -> TableConfig:
+    def table(self, name: str) -> EmbeddingConfig:
         """The configuration of table `name`, defaults when the document does not name it."""
         return self.tables.get(name, TableConfig())
 

@@ -53,6 +53,26 @@ _KINDS = {
         "dataset": {"user_ids": {"kind": "hash", "rows": 31}, "item_ids": {"kind": "hash", "rows": 47}},
         "model": {"kind": "dot_bias", "negatives": 2},
     },
+    # Both tables compressed, one with gradients of each kind; blocks do not divide the items' rows.
+    "robe": {
+        "dataset": {"history_length": 3},
+        "model": {
+            "kind": "two_tower",
+            "user_tower": {"inputs": ["user", "history"], "combine": "sum"},
+            "item_tower": {"inputs": ["item"]},
+            "item_bias": True,
+        },
+        "tables": {
+            "user": {"kind": "robe_z", "size": 64, "block": 8, "gradient": "dense"},
+            "item": {"kind": "robe_z", "size": 92, "block": 4, "gradient": "sparse"},
+        },
+    },
+    # A compressed table beside a plain one, from a pointwise loss.
+    "robe_bias": {
+        "model": {"kind": "dot_bias", "negatives": 2},
+        "tables": {"user": {"kind": "robe_z", "size": 96, "block": 4}},
+        "polyak": {"kind": "uniform", "start_fraction": 0.5},
+    },
 }
 
 
@@ -115,7 +135,10 @@ def _document(sections: dict, directory: str) -> dict:
             **sections.get("dataset", {}),
         },
         "model": sections["model"],
-        "tables": {**tables, "item": dims["item"]},
+        "tables": {
+            name: {**options, **sections.get("tables", {}).get(name, {})}
+            for name, options in {**tables, "item": dims["item"]}.items()
+        },
         "polyak": sections.get("polyak", {"decay": 0.9}),
         "train": {"batch_size": 32, "num_steps": 20, "steps_per_loop": 10},
         "output": {"path": os.path.join(directory, "run")},

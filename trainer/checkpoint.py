@@ -193,8 +193,9 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int) -> 
     """
     tables = {name: config.table(name).model_dump(mode="json") for name in config.table_of_input.values()}
     for table in tables.values():
-        # Engines hold the same numbers in the same form; a run may change between them.
-        del table["engine"]
+        # They change how numbers are held or summed, not the numbers nor their form; a run may change them.
+        table.pop("engine", None)
+        table.pop("gradient", None)
     return {
         "dataset.fingerprint": fingerprint,
         "model": config.model.model_dump(mode="json"),

@@ -9,7 +9,7 @@ from configs.dataset import Dataset
 from configs.errors import ConfigError, DataError
 from configs.schema import RunConfig
 from configs.training import MAX_STEPS
-from trainer.embeddings import ENGINES
+from trainer.embeddings.kinds import KINDS
 from trainer.embeddings.pooling import distinct, pooled
 from trainer.models import MODELS
 from trainer.optimizers import ROW_OPTIMIZERS
@@ -24,7 +24,7 @@ class Recommender(tf.Module):
       dataset: its dataset.
       item_counts: int64 [item table rows], train rows of each item.
       num_steps: length of the run, which places the start of averaging.
-      table_type: class of all tables, whatever the config's engines; None: as configured.
+      table_type: class of what stores all tables, whatever the config's engines; None: as configured.
     """
 
     def __init__(
@@ -53,9 +53,15 @@ class Recommender(tf.Module):
 
     def _make_table(self, name: str, dataset: Dataset):
         options = self.config.table(name)
-        table_type = self._table_type or ENGINES["rows" if options.engine == "auto" else options.engine]
         optimizer = ROW_OPTIMIZERS[options.optimizer.kind](options.optimizer)
-        return table_type(name, dataset.table_rows(name), options.dim, optimizer, self.average)
+        rows, batch_size = dataset.table_rows(name), self.config.train.batch_size
+        make = KINDS[options.kind]
+        return make(name, rows, options, optimizer, self.average, batch_size, self._table_type)
+
+    @property
+    def storages(self) -> dict:
+        """Tables whose records are the state of the embeddings, by table name."""
+        return {name: table.storage for name, table in self.tables.items()}
 
     @property
     def dense_state(self) -> dict[str, tf.Variable]:
@@ -63,10 +69,8 @@ class Recommender(tf.Module):
         shadows = self.dense_averages.shadows if self.dense_averages else []
         groups = {"dense": self.dense_variables, "average": shadows}
         numbered = {f"{group}/{i:03d}": v for group, members in groups.items() for i, v in enumerate(members)}
-        shared = {
-            f"shared/{t}/{name}": v for t, table in self.tables.items() for name, v in table.shared.items()
-        }
-        return numbered | shared
+        tables = self.storages.items()
+        return numbered | {f"shared/{t}/{n}": v for t, table in tables for n, v in table.shared.items()}
 
     def initialize(self) -> None:
         """Initial weights of all tables, from the config's seed."""

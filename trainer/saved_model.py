@@ -100,7 +100,7 @@ def _user_tower(recommender, tables: dict[str, tf.Variable]):
     """The model's own user tower, fed from serving tables: training and serving share its code."""
 
     def fetch(table, ids):
-        return tf.gather(tables[table.label], ids)
+        return table.served(tables[table.label], ids)
 
     def user_tower(inputs):
         inputs = {name: inputs[name] for name in recommender.model.user_inputs}
@@ -124,7 +124,7 @@ def _tower_weights(trained: Trained, user_tower) -> list[tf.Variable]:
 
 def _table_weights(trained: Trained, name: str) -> tf.Variable:
     """Served weights of a table, read chunk by chunk."""
-    table = trained.recommender.tables[name]
+    table = trained.recommender.storages[name]
     weights = tf.Variable(tf.zeros([table.rows, table.dim]), trainable=False, name=f"table_{name}")
     for start, stop in table.chunks():
         ids = np.arange(start, stop, dtype=np.int64)

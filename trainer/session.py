@@ -60,7 +60,7 @@ class TrainSession:
         self.report_path = os.path.join(config.output.path, "report.html")
 
     def _restore(self) -> None:
-        step = self._store.restore_newest(self.recommender.tables, self.train_step.dense_state)
+        step = self._store.restore_newest(self.recommender.storages, self.train_step.dense_state)
         if step is None:
             self.recommender.initialize()
         else:
@@ -128,7 +128,7 @@ class TrainSession:
             )
 
     def _save(self, step: int) -> None:
-        self._store.save(step, self.recommender.tables, self.train_step.dense_state)
+        self._store.save(step, self.recommender.storages, self.train_step.dense_state)
 
     def _evaluate(self, step: int) -> None:
         from trainer.evaluate import evaluate_recommender

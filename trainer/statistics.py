@@ -13,7 +13,8 @@ def write_run_report(config: RunConfig, dataset: Dataset, recommender, step: int
     facts = []
     for name, table in recommender.tables.items():
         # Evaluation reads tables from disk; the report names what trained them.
-        engine = config.table(name).engine
+        options = config.table(name)
+        engine = options.engine if options.kind == "table" else options.kind
         trained_by = {"engine": "rows" if engine == "auto" else engine}
         facts.append(table_statistics(table, step) | trained_by)
     return write_report(config.output.path, dataset.model_dump(mode="json"), facts, dump_config(config))
@@ -23,17 +24,18 @@ def table_statistics(table, step: int) -> dict:
     """Facts about a table, read chunk by chunk.
 
     Args:
-      table: trainer.embeddings.tables.Table.
+      table: trainer.embeddings.tables.Table; norms are those of its storage's rows.
       step: steps done, to which averages are caught up.
     """
+    storage = table.storage
     norms, distances, touched = [], [], 0
-    for start, stop in table.chunks():
+    for start, stop in storage.chunks():
         ids = np.arange(start, stop, dtype=np.int64)
-        records = np.asarray(table.read_records(ids))
-        weight = records[:, : table.dim]
+        records = np.asarray(storage.read_records(ids))
+        weight = records[:, : storage.dim]
         norms.append(np.linalg.norm(weight, axis=1))
         if table.average is not None:
-            average = np.asarray(table.average_of(records, float(step)))
+            average = np.asarray(storage.average_of(records, float(step)))
             distances.append(np.linalg.norm(average - weight, axis=1))
             touched += int(np.count_nonzero(records[:, -1]))
     norms = np.concatenate(norms)
@@ -48,6 +50,6 @@ def table_statistics(table, step: int) -> dict:
         "weight_norm_p99": float(np.quantile(norms, 0.99)),
     }
     if table.average is not None:
-        facts["touched_rows_share"] = touched / table.rows
+        facts["touched_rows_share"] = touched / storage.rows
         facts["average_to_weight_distance_mean"] = float(np.concatenate(distances).mean())
     return facts

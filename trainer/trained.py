@@ -43,7 +43,7 @@ def open_trained(config: RunConfig) -> Trained:
     items = Items.load(dataset)
     recommender = Recommender(config, dataset, items.counts, num_steps, StoredTable)
     store = CheckpointStore(directory, config.checkpoint.keep, identity)
-    step = store.open_newest(recommender.tables, recommender.dense_state)
+    step = store.open_newest(recommender.storages, recommender.dense_state)
     if step is None:
         raise CheckpointError(f"{directory}: no complete checkpoint; run `lazytower train` with this config")
     return Trained(config, dataset, items, recommender, step)

@@ -49,8 +49,8 @@ def test_lines():
         "evaluate.protocol  ['full']  (full | sampled)  full ranks"
     )
     assert line_of("dataset.split(leave_last_out).min_rows").endswith("are train only.")
-    assert line_of("tables.*.optimizer(lazy_adam).beta_1").startswith(
-        "tables.*.optimizer(lazy_adam).beta_1  [0.9]  (float, >= 0, < 1)"
+    assert line_of("tables(table).*.optimizer(lazy_adam).beta_1").startswith(
+        "tables(table).*.optimizer(lazy_adam).beta_1  [0.9]  (float, >= 0, < 1)"
     )
     assert line_of("source(jsonl).features.*.of").split("  ")[1:3] == ["[required]", "(user | item)"]
 

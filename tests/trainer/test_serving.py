@@ -11,7 +11,7 @@ from trainer.serving import DEFAULT_K
 from trainer.top_k import NO_SCORE, top_items
 from trainer.warmup import FILE_NAME, prediction_log_class
 
-KINDS = ["plain", "towers", "history", "hash"]
+KINDS = ["plain", "towers", "history", "hash", "robe", "robe_bias"]
 USER_KEYS = [f"ü{i}".encode() for i in range(USERS)]
 ITEM_KEYS = [f"item {i}".encode() for i in range(ITEMS)]
 UNKNOWN = b"nobody"

@@ -62,6 +62,15 @@ class Table(tf.Module, abc.ABC):
         slots = self.rows * sum(self.optimizer.slot_widths(self.dim))
         return 4 * (slots + sum(variable.shape.num_elements() for variable in self.shared.values()))
 
+    @property
+    def storage(self) -> "Table":
+        """The table whose records are saved: this one, unless its rows are made of others."""
+        return self
+
+    def served(self, weights, ids):
+        """Rows float32 [n, dim] of ids int64 [n], given the weights [storage rows, storage dim] to serve."""
+        return tf.gather(weights, ids)
+
     @abc.abstractmethod
     def lookup(self, ids) -> Lookup:
         """Fetches distinct rows, ids int64 [u], for training."""
@@ -140,10 +149,10 @@ class RecordTable(Table):
         if not self.optimizer.lazy:
             self._update_all(lookup.ids, gradient, step, multiplier)
             return
-        after = self._stepped(lookup.record, gradient, step, multiplier)
+        after = self.updated(lookup.record, gradient, step, multiplier)
         self.records.scatter_update(tf.IndexedSlices(after, lookup.ids))
 
-    def _stepped(self, record, gradient, step, multiplier):
+    def updated(self, record, gradient, step, multiplier):
         """Records after a step, float32 [n, width], from those before it and gradients [n, dim]."""
         weight, *parts = tf.split(record, [width for _, width in self.parts], axis=1)
         slots = parts[: len(self.optimizer.slot_names)]
@@ -166,7 +175,7 @@ class RecordTable(Table):
             spread = tf.scatter_nd(
                 tf.gather(ids, here)[:, None] - start, tf.gather(gradient, here), [stop - start, self.dim]
             )
-            after = self._stepped(tf.gather(self.records, rows), spread, step, multiplier)
+            after = self.updated(tf.gather(self.records, rows), spread, step, multiplier)
             self.records.scatter_update(tf.IndexedSlices(after, rows))
 
     def read_records(self, ids):

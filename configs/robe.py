@@ -1,0 +1,49 @@
+"""The `tables` section's kind `robe_z`, and the union of all kinds."""
+
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from configs.models import TableConfig
+from configs.optimizers import LazyAdam, TableOptimizer
+from configs.section import Section, Seed
+
+
+class RobeZ(Section):
+    """A compressed embedding: rows are cut out of one shared array at hashed places (ROBE-Z)."""
+
+    kind: Literal["robe_z"]
+    """Random Offset Block Embedding (Desai, Chou & Shrivastava, MLSys 2022)."""
+    dim: int = Field(32, ge=1, le=4096)
+    """Width of a row in float32 values."""
+    size: int = Field(ge=1, lt=2**31 - 1)
+    """Float32 values of the array that all rows share, a multiple of block; slots and average come on top."""
+    block: int = Field(32, ge=1, le=4096)
+    """Z: neighbouring values of a row that lie together in the array; the row's last block may be shorter."""
+    seed: Seed = 0
+    """Fixes the hashing, together with the table's name."""
+    init_stddev: float = Field(0.05, ge=0)
+    """Standard deviation of the normal initial weights."""
+    optimizer: TableOptimizer = LazyAdam()
+    """Optimizer of the array; its rows are the array's aligned chunks of `block` values."""
+    gradient: Literal["auto", "dense", "sparse"] = "auto"
+    """How gradients are summed: over the whole array, or its touched chunks; auto: the faster by size."""
+
+    @model_validator(mode="after")
+    def _sizes_fit(self):
+        if self.block > self.dim:
+            raise ValueError(f"block: {self.block} is more than dim, {self.dim}: blocks lie within a row")
+        if self.size % self.block:
+            near = -(-self.size // self.block) * self.block
+            raise ValueError(f"size: {self.size} is no multiple of block, {self.block}; the next is {near}")
+        return self
+
+
+def _kind_of(section) -> str:
+    """The section's kind; one that names none is a table."""
+    return section.get("kind", "table") if isinstance(section, dict) else getattr(section, "kind", "table")
+
+
+EmbeddingConfig = Annotated[
+    Annotated[TableConfig, Tag("table")] | Annotated[RobeZ, Tag("robe_z")], Discriminator(_kind_of)
+]

@@ -1,0 +1,167 @@
+"""`kind: robe_z`: rows cut out of one shared array at hashed places (ROBE-Z).
+
+Row x, block c of Z values, is M[h(x, c)] .. M[h(x, c) + Z - 1] of the circular array M; see
+trainer.embeddings.block_hash for h and its source. Rows and blocks overlap wherever the hash puts them, and
+the gradient of a value of M is the sum over all places of the batch that read it.
+
+M is stored as aligned chunks of Z values, which are the rows of an ordinary table: optimizers, averages and
+checkpoints see nothing else. To a lazy optimizer a chunk is touched when a block of the batch reaches into
+it; its values that no block covers get gradient zero, so they move by their momentum. A chunk that is not
+touched stays where it is, and its average is caught up when read, exactly as that of a row.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from configs.errors import ConfigError
+from configs.robe import RobeZ as RobeZConfig
+from trainer.embeddings.block_hash import PRIME, BlockHash
+from trainer.embeddings.blocks import gather_blocks, sum_blocks
+from trainer.embeddings.tables import CHUNK_ROWS, Lookup, RecordTable
+
+# Gradients are summed over the whole array up to this many values of it per value that a batch can look up:
+# measured, see docs/decisions.md.
+DENSE_RATIO = 1
+
+
+class RobeLookup(NamedTuple):
+    """Rows fetched for one step, with the chunks that they are made of."""
+
+    weight: tf.Tensor
+    """float32 [u, dim]: what the model differentiates."""
+    chunks: tf.Tensor
+    """int64 [c], distinct: all when dense, those touched when sparse."""
+    record: tf.Tensor
+    """float32 [c, width]: their records."""
+    starts: tf.Tensor
+    """int32 [u * blocks]: where blocks start: dense, in the array; sparse, in the list of pairs."""
+    halves: tf.Tensor
+    """int32 [2 * pairs]: places in `chunks` of the pairs' left, then right chunks; dense: empty."""
+
+
+class RobeZ(tf.Module):
+    """An embedding as trainer.embeddings.tables.Table, compressed.
+
+    Args:
+      name: of the table.
+      rows: of the embedding.
+      options: configs.robe.RobeZ.
+      optimizer: RowOptimizer.
+      average: polyak rule or None.
+      batch_size: rows of a training batch, to choose between dense and sparse gradients.
+      storage_type: Table class for the array; None: RecordTable.
+
+    Attributes:
+      rows, dim: shape of the weights as the model sees them.
+      storage: Table of the array's chunks.
+      dense: whether gradients are summed over the whole array.
+    """
+
+    engine = "robe_z"
+
+    def __init__(self, name, rows, options: RobeZConfig, optimizer, average, batch_size, storage_type=None):
+        super().__init__(name=f"robe_{name}")
+        if rows >= PRIME:
+            raise ConfigError(f"tables.{name}: robe_z holds fewer than {PRIME:,} rows, not {rows:,}")
+        self.label, self.rows, self.dim = name, rows, options.dim
+        self.optimizer, self.average = optimizer, average
+        num_chunks = options.size // options.block
+        self.storage = (storage_type or RecordTable)(name, num_chunks, options.block, optimizer, average)
+        self._hash = BlockHash(name, options.seed, options.size, options.dim, options.block)
+        looked_up = min(rows, batch_size) * options.dim
+        by_size = options.size <= DENSE_RATIO * looked_up
+        self.dense = by_size if options.gradient == "auto" else options.gradient == "dense"
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the array, its slots and its average."""
+        return self.storage.bytes
+
+    def chunks(self):
+        """(start, stop) of consecutive row ranges of at most CHUNK_ROWS."""
+        return [(a, min(a + CHUNK_ROWS, self.rows)) for a in range(0, self.rows, CHUNK_ROWS)]
+
+    def initialize(self, stddev: float, seed: int, zero_row: int | None = None) -> None:
+        """Normal weights, as Table.initialize, but for the zero row: no row has values of its own."""
+        self.storage.initialize(stddev, seed)
+
+    def lookup(self, ids) -> RobeLookup:
+        """As Table.lookup."""
+        places = tf.cast(self._hash(ids), tf.int32)
+        return self._lookup_dense(places) if self.dense else self._lookup_sparse(places)
+
+    def _lookup_dense(self, places) -> RobeLookup:
+        block, record = self.storage.dim, self.storage.records.value()
+        array = tf.reshape(record[:, :block], [-1])
+        # A block that runs over the end continues at the start.
+        blocks = gather_blocks(tf.concat([array, array[: block - 1]], axis=0), places, block)
+        chunks = tf.range(self.storage.rows, dtype=tf.int64)
+        no_pairs = tf.zeros([0], tf.int32)
+        return RobeLookup(self._rows_of(blocks), chunks, record, places, no_pairs)
+
+    def _lookup_sparse(self, places) -> RobeLookup:
+        block = self.storage.dim
+        first, shift = places // block, places % block
+        # A block lies in a pair of neighbouring chunks; a pair is put together once for all blocks in it.
+        left, pair = tf.unique(first)
+        reaches = tf.math.unsorted_segment_max(shift, pair, tf.size(left)) > 0
+        right = tf.where(reaches, (left + 1) % self.storage.rows, left)
+        chunks, halves = tf.unique(tf.concat([left, right], axis=0))
+        chunks = tf.cast(chunks, tf.int64)
+        record = self.storage.lookup(chunks).record
+        sides = tf.split(tf.gather(record[:, :block], halves), 2, axis=0)
+        starts = pair * (2 * block) + shift
+        blocks = gather_blocks(tf.reshape(tf.concat(sides, axis=1), [-1]), starts, block)
+        return RobeLookup(self._rows_of(blocks), chunks, record, starts, halves)
+
+    def _rows_of(self, blocks):
+        """Rows float32 [u, dim] of their blocks float32 [u * blocks, Z]."""
+        return tf.reshape(blocks, [-1, self._hash.blocks * self.storage.dim])[:, : self.dim]
+
+    def update(self, lookup: RobeLookup, gradient, step, multiplier) -> None:
+        """As Table.update."""
+        unused = self._hash.blocks * self.storage.dim - self.dim
+        blocks = tf.reshape(tf.pad(gradient, [[0, 0], [0, unused]]), [-1, self.storage.dim])
+
+        update = self._update_dense if self.dense else self._update_sparse
+        update(lookup, blocks, step, multiplier)
+
+    def _update_dense(self, lookup, blocks, step, multiplier) -> None:
+        block, num_chunks, size = self.storage.dim, self.storage.rows, self._hash.size
+        summed = sum_blocks(blocks, lookup.starts, size + block - 1)
+        head = summed[: block - 1] + summed[size:]
+        gradient = tf.reshape(tf.concat([head, summed[block - 1 : size]], axis=0), [num_chunks, block])
+        first, shift = lookup.starts // block, lookup.starts % block
+        last = tf.where(shift > 0, (first + 1) % num_chunks, first)
+        reached = tf.concat([first, last], axis=0)
+        touched = tf.math.unsorted_segment_sum(tf.ones_like(reached), reached, num_chunks) > 0
+        after = self.storage.updated(lookup.record, gradient, step, multiplier)
+        moved = touched[:, None] | (not self.optimizer.lazy)
+        self.storage.records.assign(tf.where(moved, after, lookup.record))
+
+    def _update_sparse(self, lookup, blocks, step, multiplier) -> None:
+        block = self.storage.dim
+        pairs = tf.size(lookup.halves) // 2
+        summed = tf.reshape(sum_blocks(blocks, lookup.starts, pairs * 2 * block), [pairs, 2 * block])
+        sides = tf.concat([summed[:, :block], summed[:, block:]], axis=0)
+        gradient = tf.math.unsorted_segment_sum(sides, lookup.halves, tf.size(lookup.chunks))
+        self.storage.update(
+            Lookup(lookup.chunks, lookup.record[:, :block], lookup.record), gradient, step, multiplier
+        )
+
+    def read_weights(self, ids, averaged: bool, step):
+        """As Table.read_weights, from the chunks that the rows need; not for use in graphs."""
+        block, num_chunks = self.storage.dim, self.storage.rows
+        places = self._hash(np.asarray(ids, np.int64))[:, None] + np.arange(block)
+        chunk, value = places // block % num_chunks, places % block
+        needed = np.zeros(num_chunks, bool)
+        needed[chunk] = True
+        weights = self.storage.read_weights(np.flatnonzero(needed), averaged, step).numpy()
+        return self._rows_of(tf.constant(weights[(np.cumsum(needed) - 1)[chunk], value]))
+
+    def served(self, weights, ids):
+        """As Table.served: the array stays compressed, and rows are cut out of it when asked for."""
+        places = self._hash(ids)[:, None] + tf.range(self.storage.dim, dtype=tf.int64)
+        return self._rows_of(tf.gather(tf.reshape(weights, [-1]), places % self._hash.size))
