@@ -6,6 +6,11 @@ import argparse
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """--config and --set."""
     parser.add_argument("--config", required=True, metavar="RUN.yaml", help="the run's configuration")
+    add_override_argument(parser)
+
+
+def add_override_argument(parser: argparse.ArgumentParser) -> None:
+    """--set alone, for commands that may do without a config."""
     parser.add_argument(
         "--set",
         action="append",

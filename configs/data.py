@@ -28,11 +28,9 @@ class HashIds(Section):
 IdsConfig = Annotated[VocabIds | HashIds, Field(discriminator="kind")]
 
 
-class TemporalSplit(Section):
-    """One cut in time for all users."""
+class FractionSplit(Section):
+    """What splits by shares of the rows have in common."""
 
-    kind: Literal["temporal"]
-    """The newest rows are test, those before them valid; rows of one second stay together."""
     valid_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of rows in valid."""
     test_fraction: float = Field(0.1, gt=0, lt=1)
@@ -43,6 +41,13 @@ class TemporalSplit(Section):
         if self.valid_fraction + self.test_fraction >= 1:
             raise ValueError("valid_fraction + test_fraction must leave rows to train on")
         return self
+
+
+class TemporalSplit(FractionSplit):
+    """One cut in time for all users."""
+
+    kind: Literal["temporal"]
+    """The newest rows are test, those before them valid; rows of one second stay together."""
 
 
 class LeaveLastOutSplit(Section):
@@ -54,21 +59,11 @@ class LeaveLastOutSplit(Section):
     """Users with fewer rows than this are train only."""
 
 
-class RandomSplit(Section):
+class RandomSplit(FractionSplit):
     """A stable random share of rows."""
 
     kind: Literal["random"]
     """By a hash of the row's place in the source and dataset.seed: stable from run to run."""
-    valid_fraction: float = Field(0.1, ge=0, lt=1)
-    """Share of rows in valid."""
-    test_fraction: float = Field(0.1, gt=0, lt=1)
-    """Share of rows in test."""
-
-    @model_validator(mode="after")
-    def _something_is_left(self):
-        if self.valid_fraction + self.test_fraction >= 1:
-            raise ValueError("valid_fraction + test_fraction must leave rows to train on")
-        return self
 
 
 class GivenSplit(Section):

@@ -88,6 +88,10 @@ class FeatureInfo(Section):
     """Whose feature it is."""
     kind: Literal["categorical", "numeric"]
     """categorical: int64 ids of the table of the same name; numeric: float32."""
+    mean: float = 0.0
+    """Of a numeric feature's train rows; models see (value - mean) / stddev, records hold the value."""
+    stddev: float = 1.0
+    """Of a numeric feature's train rows; 1 when all are equal."""
 
 
 class CatalogInfo(Section):

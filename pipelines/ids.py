@@ -8,6 +8,7 @@ No step holds more than one range of keys.
 
 import collections
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -51,6 +52,7 @@ class TableIds(NamedTuple):
 
 def hash_ids(keys: pa.Array, rows: int) -> np.ndarray:
     """int64 [n] ids of keys (text), as tf.strings.to_hash_bucket_fast gives in a serving graph."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # or it logs at error level that there is no GPU
     import tensorflow as tf  # only this mode pays for it
 
     if not len(keys):

@@ -1,7 +1,9 @@
 """dataset.json from what the pipeline wrote."""
 
+import functools
 import hashlib
 import json
+import math
 
 from configs.dataset import (
     SPLITS,
@@ -12,10 +14,11 @@ from configs.dataset import (
     SplitInfo,
     TableInfo,
 )
+from configs.sources import SideFeature
 from pipelines.ids import TableIds
 from pipelines.layout import Job
 from pipelines.stats import Stats
-from pipelines.write import WrittenFile
+from pipelines.write import Moments, WrittenFile
 
 
 def source_fingerprint(job: Job, files: list[tuple[str, int]]) -> str:
@@ -57,7 +60,7 @@ def build_manifest(
         has_weight=job.source.roles.weight is not None,
         splits={name: _split(infos(name), [f for f in files if f.directory == name]) for name in SPLITS},
         tables={name: _table(job, name, ids) for name, ids in tables.items()},
-        features={f.name: FeatureInfo(of=f.of, kind=f.kind) for f in job.source.features},
+        features={f.name: _feature(f, files) for f in job.source.features},
         users=catalog("users"),
         items=catalog("items"),
         source_rows=stats.rows,
@@ -66,6 +69,17 @@ def build_manifest(
         source=job.source.model_dump(mode="json"),
         dataset=job.dataset.model_dump(mode="json"),
     )
+
+
+def _feature(feature: SideFeature, files: list[WrittenFile]) -> FeatureInfo:
+    info = FeatureInfo(of=feature.of, kind=feature.kind)
+    train = sorted(f for f in files if f.directory == "train" and feature.name in f.moments)
+    if not train:
+        return info
+    whole = functools.reduce(Moments.join, (f.moments[feature.name] for f in train))
+    # Rounded, because the last bits depend on how rows fell into files.
+    stddev = float(f"{math.sqrt(whole.spread / whole.count):.7g}") or 1.0
+    return info.model_copy(update={"mean": float(f"{whole.mean:.7g}"), "stddev": stddev})
 
 
 def _split(infos: list[FileInfo], files: list[WrittenFile]) -> SplitInfo:

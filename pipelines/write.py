@@ -20,6 +20,26 @@ STEP_ROWS = 1 << 14  # taken at once into the order of a file
 _INTERNAL = ("_place", "_row")  # columns that records do not hold
 
 
+class Moments(NamedTuple):
+    """Count, mean and summed squared distance from it, of float64 values."""
+
+    count: int
+    mean: float
+    spread: float
+
+    @staticmethod
+    def of(values: np.ndarray) -> "Moments":
+        """Moments of values [n], n > 0."""
+        wide = values.astype(np.float64)
+        return Moments(len(wide), float(wide.mean()), float(np.square(wide - wide.mean()).sum()))
+
+    def join(self, other: "Moments") -> "Moments":
+        """Moments of both together (Chan et al. 1983, Algorithms for Computing the Sample Variance, 2.1)."""
+        count, apart = self.count + other.count, other.mean - self.mean
+        mean = self.mean + apart * other.count / count
+        return Moments(count, mean, self.spread + other.spread + apart**2 * self.count * other.count / count)
+
+
 class WrittenFile(NamedTuple):
     """A file of the dataset, in the staging directory."""
 
@@ -31,6 +51,8 @@ class WrittenFile(NamedTuple):
     """rows, bytes, crc32c."""
     min_timestamp: int | None = None
     max_timestamp: int | None = None
+    moments: dict[str, Moments] = {}
+    """Of numeric features, by name."""
 
     @property
     def name(self) -> str:
@@ -161,17 +183,23 @@ class WriteFile(ThreadedDoFn):
         written = WrittenFile(SPLITS[split], number, {})
         file = open_staged(self._job.layout.staging, written.directory, written.name)
         writer = BlockWriter(file, self._job.block_rows)
-        oldest, newest = [], []
+        numeric = [f.name for f in self._job.source.features if f.kind == "numeric"]
+        oldest, newest, moments = [], [], {}
         for bucket in sorted(buckets):
             table = pa.concat_tables([read_table(ref) for ref in buckets[bucket]]).combine_chunks()
             oldest.append(int(column(table, "timestamp").min()))
             newest.append(int(column(table, "timestamp").max()))
             order = np.argsort(column(table, "_place"))  # no two rows share a place
+            for name in numeric:
+                found = Moments.of(column(table, name)[order])
+                moments[name] = moments[name].join(found) if name in moments else found
             for start in range(0, len(order), STEP_ROWS):
                 writer.add(take(table, order[start : start + STEP_ROWS], {"history": "history_length"}))
         info = writer.close()
         close_durably(file)
-        yield written._replace(info=info, min_timestamp=min(oldest), max_timestamp=max(newest))
+        yield written._replace(
+            info=info, min_timestamp=min(oldest), max_timestamp=max(newest), moments=moments
+        )
 
 
 def take(table: pa.Table, order: np.ndarray, length_names: dict[str, str | None]) -> dict:

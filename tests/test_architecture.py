@@ -88,8 +88,6 @@ def test_functions_are_short(module):
 def test_entry_points_import_heavy_libraries_inside_functions(command):
     """Also through what they import at the top."""
     module = COMMANDS[command][0]
-    if module not in SOURCES:
-        pytest.skip(f"{module} is not written yet")
     todo, seen = [module], set()
     while todo:
         name = todo.pop()

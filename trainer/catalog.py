@@ -78,6 +78,14 @@ def _column_type(dataset: Dataset, name: str) -> str:
     return "string" if name == "key" else "int64"
 
 
+def unknown_feature(dataset: Dataset, name: str) -> tuple:
+    """(value, dtype) of a side feature of a user or item that the catalog does not hold: the mean of a
+    numeric one, the out-of-vocabulary id, or 0, of a categorical one."""
+    if dataset.features[name].kind == "numeric":
+        return dataset.features[name].mean, np.float32
+    return dataset.tables[name].oov or 0, np.int64
+
+
 @dataclasses.dataclass(frozen=True)
 class Items:
     """The item catalog, by item id. `rows` is the item table's; rows without an item hold b"" and 0."""
@@ -90,7 +98,7 @@ class Items:
     counts: np.ndarray
     """Train rows, int64 [rows]."""
     features: dict[str, np.ndarray]
-    """Side features [rows]; unknown categories are the feature's out-of-vocabulary id, or 0."""
+    """Side features [rows]; see `unknown_feature` for rows outside the catalog."""
     cold: int = 0
     """Further items of the data, all of them on the out-of-vocabulary row."""
 
@@ -101,9 +109,7 @@ class Items:
         names = [name for name, info in dataset.features.items() if info.of == "item"]
         columns = {"key": np.full(rows, b"", object), "count": np.zeros(rows, np.int64)}
         for name in names:
-            numeric = dataset.features[name].kind == "numeric"
-            default = 0 if numeric else dataset.tables[name].oov or 0
-            columns[name] = np.full(rows, default, np.float32 if numeric else np.int64)
+            columns[name] = np.full(rows, *unknown_feature(dataset, name))
         in_use = np.zeros(rows, bool)
         for block in read_blocks(dataset, dataset.items.files, ["id", *columns]):
             in_use[block["id"]] = True

@@ -9,11 +9,10 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from trainer.catalog import Users
+from trainer.catalog import Users, unknown_feature
 from trainer.evaluate import item_vectors
 from trainer.saved_model import averaged
 from trainer.trained import Trained
-from trainer.user_rows import unknown_feature
 
 _SAMPLE = 32
 # Next best items beyond k: the served model may swap items whose scores differ by rounding.

@@ -3,6 +3,7 @@
 import json
 import os
 
+from configs.arguments import add_override_argument
 from configs.errors import ExportError
 
 _METADATA = os.path.join("assets.extra", "lazytower.json")
@@ -13,14 +14,7 @@ def add_arguments(parser) -> None:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model", metavar="DIR", help="export directory, or one version inside it")
     model.add_argument("--config", metavar="RUN.yaml", help="the run whose newest export is asked")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="override one key of the config; repeatable",
-    )
+    add_override_argument(parser)
     users = parser.add_mutually_exclusive_group()
     users.add_argument("--users", metavar="A,B,C", help="keys of users")
     users.add_argument("--users_file", metavar="FILE", help="keys of users, one a line")

@@ -38,11 +38,16 @@ class Recommender(tf.Module):
         super().__init__(name="recommender")
         self.config = config
         self._table_type = table_type
+        self._tables_info = dataset.tables
         self.average = make_average(config.polyak, num_steps)
         self.tables = {
             name: self._make_table(name, dataset) for name in sorted(set(config.table_of_input.values()))
         }
-        self.model = MODELS[config.model.kind](config, _with_unknown(item_counts, dataset))
+        self.model = MODELS[config.model.kind](
+            config,
+            _with_unknown(item_counts, dataset),
+            {name: (f.mean, f.stddev) for name, f in dataset.features.items() if f.kind == "numeric"},
+        )
         self.dense_variables = list(self.model.trainable_variables)
         self.dense_averages = DenseAverages(self.average, self.dense_variables) if self.average else None
 
@@ -68,7 +73,8 @@ class Recommender(tf.Module):
     def initialize(self) -> None:
         """Initial weights of all tables, from the config's seed."""
         for name, table in self.tables.items():
-            table.initialize(self.config.table(name).init_stddev, self.config.train.seed)
+            zero_row = self._tables_info["item" if name == "history" else name].oov
+            table.initialize(self.config.table(name).init_stddev, self.config.train.seed, zero_row)
 
     def activations(self, ids: dict, fetch) -> dict:
         """Pooled embeddings of inputs.

@@ -10,7 +10,12 @@ from trainer.report import write_report
 
 def write_run_report(config: RunConfig, dataset: Dataset, recommender, step: int) -> str:
     """Writes <output.path>/report.html from the run's metrics and tables as of `step`; returns its path."""
-    facts = [table_statistics(table, step) for table in recommender.tables.values()]
+    facts = []
+    for name, table in recommender.tables.items():
+        # Evaluation reads tables from disk; the report names what trained them.
+        engine = config.table(name).engine
+        trained_by = {"engine": "rows" if engine == "auto" else engine}
+        facts.append(table_statistics(table, step) | trained_by)
     return write_report(config.output.path, dataset.model_dump(mode="json"), facts, dump_config(config))
 
 

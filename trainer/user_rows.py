@@ -6,7 +6,7 @@ import numpy as np
 
 from configs.dataset import Dataset
 from configs.errors import ExportError
-from trainer.catalog import Items, UserBlock, Users
+from trainer.catalog import Items, UserBlock, Users, unknown_feature
 from trainer.ragged import Ragged
 
 
@@ -73,13 +73,6 @@ def load_user_rows(
             builder.place(block.ids, _lists_of(block, name, in_catalog, history_length))
     lists = {name: builders[name].lists() if name in builders else None for name in wanted}
     return UserRows(known, columns, **lists)
-
-
-def unknown_feature(dataset: Dataset, name: str) -> tuple:
-    """(value, dtype) of a side feature of a user or item that the catalog does not hold."""
-    if dataset.features[name].kind == "numeric":
-        return 0.0, np.float32
-    return dataset.tables[name].oov or 0, np.int64
 
 
 def key_lines(keys: list[bytes], of: str) -> Ragged:

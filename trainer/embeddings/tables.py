@@ -98,12 +98,18 @@ class Table(tf.Module, abc.ABC):
         """(start, stop) of consecutive row ranges of at most CHUNK_ROWS."""
         return [(a, min(a + CHUNK_ROWS, self.rows)) for a in range(0, self.rows, CHUNK_ROWS)]
 
-    def initialize(self, stddev: float, seed: int) -> None:
-        """Normal weights from a stateless generator: equal for equal seed and name, whatever the engine."""
+    def initialize(self, stddev: float, seed: int, zero_row: int | None = None) -> None:
+        """Normal weights from a stateless generator: equal for equal seed and name, whatever the engine.
+
+        `zero_row` starts at zero: the out-of-vocabulary row, which training may never touch, so that unknown
+        users and items are scored by what is known of the other side, not by noise.
+        """
         key = int.from_bytes(hashlib.sha256(self.label.encode()).digest()[:4], "big")
         for start, stop in self.chunks():
             chunk_seed = [seed + key, start]
             weight = stddev * tf.random.stateless_normal([stop - start, self.dim], seed=chunk_seed)
+            if zero_row is not None and start <= zero_row < stop:
+                weight = tf.tensor_scatter_nd_update(weight, [[zero_row - start]], tf.zeros([1, self.dim]))
             parts = [weight, *self.optimizer.initial_slots(weight)]
             if self.average is not None:
                 parts += [weight, tf.zeros([stop - start, 1])]

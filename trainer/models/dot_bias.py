@@ -13,9 +13,10 @@ class DotBias(Model):
     Args:
       config: the run.
       item_counts: [item table rows]; its items with train rows are the pool of sampled negatives.
+      scales: unused; the model has no numeric inputs.
     """
 
-    def __init__(self, config: RunConfig, item_counts):
+    def __init__(self, config: RunConfig, item_counts, scales: dict):
         super().__init__(name="dot_bias")
         self._options = config.model
         self._seed = config.train.seed

@@ -14,9 +14,10 @@ class TwoTower(Model):
     Args:
       config: the run.
       item_counts: float32 [item table rows], train rows of each item, for the logQ correction.
+      scales: (mean, standard deviation) of each numeric feature, which towers see standardized.
     """
 
-    def __init__(self, config: RunConfig, item_counts):
+    def __init__(self, config: RunConfig, item_counts, scales: dict):
         super().__init__(name="two_tower")
         self._options = config.model
         self._bias_in_rows = config.item_rows_carry_bias
@@ -24,8 +25,8 @@ class TwoTower(Model):
         counts = tf.maximum(tf.cast(item_counts, tf.float32), 1.0)
         self._log_q = tf.math.log(counts / tf.reduce_sum(counts))
         seed = config.train.seed
-        self._user = Tower(config, self._options.user_tower, "user", seed)
-        self._item = Tower(config, self._options.item_tower, "item", seed + 100)
+        self._user = Tower(config, self._options.user_tower, "user", seed, scales)
+        self._item = Tower(config, self._options.item_tower, "item", seed + 100, scales)
 
     @property
     def user_inputs(self):
@@ -81,11 +82,12 @@ class Tower(tf.Module):
       options: configs.models.TowerConfig.
       side: user or item.
       seed: of the initial weights and of dropout.
+      scales: (mean, standard deviation) of each numeric feature.
     """
 
-    def __init__(self, config: RunConfig, options, side: str, seed: int):
+    def __init__(self, config: RunConfig, options, side: str, seed: int, scales: dict):
         super().__init__(name=f"{side}_tower")
-        self._options, self._seed = options, seed
+        self._options, self._seed, self._scales = options, seed, scales
         width = sum(config.input_width(name) for name in options.inputs)
         if options.combine == "sum":
             width = config.input_width(options.inputs[0])
@@ -104,7 +106,7 @@ class Tower(tf.Module):
     def __call__(self, activations, features, step):
         """Vectors float32 [batch, width]; `step` (int64 scalar) seeds dropout while training, else None."""
         inputs = [
-            activations[name] if name in activations else tf.cast(features[name], tf.float32)[:, None]
+            activations[name] if name in activations else self._standardized(name, features[name])
             for name in self._options.inputs
         ]
         vector = tf.concat(inputs, axis=1) if self._options.combine == "concat" else tf.add_n(inputs)
@@ -114,3 +116,7 @@ class Tower(tf.Module):
         for layer in self.layers:
             vector = layer(vector)
         return vector
+
+    def _standardized(self, name, value):
+        mean, stddev = self._scales[name]
+        return ((tf.cast(value, tf.float32) - mean) / stddev)[:, None]

@@ -104,6 +104,11 @@ def test_features_weights_and_catalogs(tmp_path):
         for r in mapped
     ]  # fmt: skip
     assert sorted(tuple(row[n] for n in names) for row in found) == sorted(expected)
+    train = read_rows(dataset, dataset.splits["train"].files)
+    for name in ("age", "place"):
+        values = np.array([row[name] for row in train])
+        moments = dataset.features[name].mean, dataset.features[name].stddev
+        np.testing.assert_allclose(moments, (values.mean(), values.std()), rtol=1e-6)
     newest = sorted(mapped, key=lambda r: (r["ts"], r["row"]))
     of_user, of_item = {r["user"]: r for r in newest}, {r["item"]: r for r in newest}
     for row in read_rows(dataset, dataset.users.files):

@@ -110,6 +110,15 @@ def test_engines_start_from_the_same_weights_and_names_differ():
     assert 0.07 < initial("rows", "a").std() < 0.13
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_out_of_vocabulary_row_starts_at_zero(engine):
+    table = ENGINES[engine]("x", 50, 4, LazyAdam(HYPER), Exponential(0.9))
+    table.initialize(0.1, seed=3, zero_row=49)
+    for averaged in (False, True):
+        weights = table.read_weights(np.arange(50), averaged, 0.0).numpy()
+        assert not weights[49].any() and weights[:49].all()
+
+
 def test_chunks_cover_a_large_table_once():
     table = RecordTable("big", 2 * CHUNK_ROWS + 5, 1, LazyAdam(HYPER), None)
     assert table.chunks() == [

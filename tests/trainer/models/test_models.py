@@ -23,7 +23,7 @@ def make(model, tables=None, **sections):
         **sections,
     }
     config = parse_config(document, "test")
-    return MODELS[config.model.kind](config, COUNTS)
+    return MODELS[config.model.kind](config, COUNTS, {"age": (30.0, 5.0)})
 
 
 def random(shape, seed=0):
@@ -70,6 +70,15 @@ def test_two_tower_loss_uses_train_counts_for_logq():
     logits = user @ item.T / 0.5 - np.log(np.array([5, 3, 2]) / 11)
     expected = np.mean(np.log(np.exp(logits).sum(1)) - np.diag(logits))
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_numeric_features_are_standardized():
+    source = RATINGS | {"features": [{"name": "age", "of": "user", "kind": "numeric"}]}
+    tower = {"inputs": ["user", "age"]}
+    model = make({"kind": "two_tower", "user_tower": tower}, {"item": {"dim": 33}}, source=source)
+    rows = random((2, 32))
+    vectors = model.user_vectors({"user": rows}, {"age": np.float32([30, 40])})
+    np.testing.assert_allclose(vectors, np.concatenate([rows, [[0.0], [2.0]]], 1))
 
 
 def test_dropout_depends_on_the_step_alone():
