@@ -83,8 +83,8 @@ class RobeZ(tf.Module):
         """(start, stop) of consecutive row ranges of at most CHUNK_ROWS."""
         return [(a, min(a + CHUNK_ROWS, self.rows)) for a in range(0, self.rows, CHUNK_ROWS)]
 
-    def initialize(self, stddev: float, seed: int) -> None:
-        """Normal weights, as Table.initialize."""
+    def initialize(self, stddev: float, seed: int, zero_row: int | None = None) -> None:
+        """Normal weights, as Table.initialize; `zero_row` is not zeroed: others share its values."""
         self.storage.initialize(stddev, seed)
 
     def lookup(self, ids) -> RobeLookup:
