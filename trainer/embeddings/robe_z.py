@@ -137,9 +137,7 @@ class RobeZ(tf.Module):
         last = tf.where(shift > 0, (first + 1) % num_chunks, first)
         reached = tf.concat([first, last], axis=0)
         touched = tf.math.unsorted_segment_sum(tf.ones_like(reached), reached, num_chunks) > 0
-        after = self.storage.updated(
-            Lookup(lookup.chunks, lookup.record[:, :block], lookup.record), gradient, step, multiplier
-        )
+        after = self.storage.stepped(lookup.record, gradient, step, multiplier)
         self.storage.records.assign(tf.where(touched[:, None], after, lookup.record))
 
     def _update_sparse(self, lookup, blocks, step, multiplier) -> None:

@@ -130,21 +130,20 @@ class RecordTable(Table):
         return Lookup(ids, record[:, : self.dim], record)
 
     def update(self, lookup, gradient, step, multiplier) -> None:
-        after = self.updated(lookup, gradient, step, multiplier)
+        after = self.stepped(lookup.record, gradient, step, multiplier)
         self.records.scatter_update(tf.IndexedSlices(after, lookup.ids))
 
-    def updated(self, lookup: Lookup, gradient, step, multiplier):
-        """The records float32 [u, width] that `update` writes; arguments as there."""
-        parts = tf.split(lookup.record, [width for _, width in self.parts], axis=1)
-        slots = parts[1 : 1 + len(self.optimizer.slot_names)]
+    def stepped(self, record, gradient, step, multiplier):
+        """Records after a step, float32 [n, width], from those before it and gradients [n, dim]."""
+        weight, *parts = tf.split(record, [width for _, width in self.parts], axis=1)
+        slots = parts[: len(self.optimizer.slot_names)]
         rate = self.optimizer.learning_rate * multiplier
-        weight, slots = self.optimizer.row_update(lookup.weight, slots, gradient, step, rate)
-        after = [weight, *slots]
-        if self.average is not None:
-            average = self.average.catch_up(parts[-2], lookup.weight, parts[-1], step - 1.0)
-            last = tf.fill(tf.shape(parts[-1]), step)
-            after += [self.average.include(average, weight, step), last]
-        return tf.concat(after, axis=1)
+        after, slots = self.optimizer.row_update(weight, slots, gradient, step, rate)
+        if self.average is None:
+            return tf.concat([after, *slots], axis=1)
+        average = self.average.catch_up(parts[-2], weight, parts[-1], step - 1.0)
+        last = tf.fill(tf.shape(parts[-1]), step)
+        return tf.concat([after, *slots, self.average.include(average, after, step), last], axis=1)
 
     def read_records(self, ids):
         # Gather, not slicing: reading a slice of a variable that is scattered into copies all of it.
