@@ -223,3 +223,28 @@ def test_dense_adam_passes_over_the_table_in_chunks(monkeypatch):
             step(*batch[:2], t, batch[2])
         found.append(table.read_records(every).numpy())
     np.testing.assert_array_equal(*found)
+
+
+@EVERY
+def test_an_empty_batch_and_a_table_of_one_row(kind, options):
+    optimizer = make(kind, options)
+    table = RecordTable("one", 1, DIM, optimizer, Exponential(0.9))
+    table.initialize(0.1, seed=1)
+    before = table.read_records(np.arange(1)).numpy()
+    step = step_of(table)
+    step(np.zeros(0, np.int64), np.zeros([0, DIM], np.float32), 1, np.float32(1))
+    if optimizer.lazy:
+        np.testing.assert_array_equal(table.read_records(np.arange(1)), before)
+    step(np.zeros(2, np.int64), np.ones([2, DIM], np.float32), 2, np.float32(1))
+    after = table.read_records(np.arange(1)).numpy()
+    assert np.isfinite(after).all() and (after[:, :DIM] != before[:, :DIM]).all()
+
+
+@EVERY
+@pytest.mark.parametrize("wrong", [-1, ROWS])
+def test_ids_out_of_range_are_refused_and_touch_nothing(kind, options, wrong):
+    table = table_of(make(kind, options))
+    before = table.read_records(np.arange(ROWS)).numpy()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="is not in"):
+        step_of(table)(np.array([3, wrong]), np.ones([2, DIM], np.float32), 1, np.float32(1))
+    np.testing.assert_array_equal(table.read_records(np.arange(ROWS)), before)

@@ -5,6 +5,8 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from configs.errors import ConfigError
 from configs.load import parse_config
@@ -334,3 +336,23 @@ def test_an_optimizer_without_a_kind_is_lazy_adam(place):
     document["tables"]["user"]["optimizer"]["kind"] = "sm4"
     with pytest.raises(ConfigError, match="tables.user.optimizer.kind: 'sm4' is unknown; .*sm3"):
         parse_config(document, "test")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(1, 12), st.integers(0, 10**6))
+def test_accumulators_bound_the_sums_of_squares(shape, steps, seed):
+    """Anil et al. 2019, claim 2: a value's sum of squares is at most the least of its slices' accumulators."""
+    rng = np.random.default_rng(seed)
+    sums, accumulators = np.zeros(shape), sm3_accumulators(shape)
+    for _ in range(steps):
+        gradient = rng.normal(size=shape) * rng.integers(0, 2, shape) * 10.0 ** rng.integers(-3, 4)
+        sums += gradient.astype(np.float32).astype(np.float64) ** 2
+        _, accumulators, _ = sm3_update(
+            tf.zeros(shape), accumulators, None, tf.constant(gradient, tf.float32), tf.constant(0.1)
+        )
+        bound = accumulators[0].numpy().reshape([-1] + [1] * (len(shape) - 1))
+        for axis, accumulator in enumerate(accumulators):
+            bound = np.minimum(
+                bound, accumulator.numpy().reshape([-1 if a == axis else 1 for a in range(len(shape))])
+            )
+        assert (sums <= np.broadcast_to(bound, shape) * (1 + 1e-5)).all()
