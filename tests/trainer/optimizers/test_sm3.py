@@ -341,7 +341,7 @@ def test_an_optimizer_without_a_kind_is_lazy_adam(place):
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(1, 12), st.integers(0, 10**6))
 def test_accumulators_bound_the_sums_of_squares(shape, steps, seed):
-    """Anil et al. 2019, claim 2: a value's sum of squares is at most the least of its slices' accumulators."""
+    """Anil et al. 2019, claim 2: a value's sum of squares is at most the least of its accumulators."""
     rng = np.random.default_rng(seed)
     sums, accumulators = np.zeros(shape), sm3_accumulators(shape)
     for _ in range(steps):
