@@ -1,5 +1,7 @@
 """Cases of the benchmarks in PyTorch, which is no dependency: they are measured when it is importable."""
 
+import warnings
+
 import numpy as np
 
 from trainer.bench_timing import GIB, NotMeasured, need_memory
@@ -23,6 +25,8 @@ def torch_case(rows: int, dim: int, optimizer: str, robe=None, threads: int = 0)
         raise NotMeasured(
             "torch.optim.SparseAdam needs sparse gradients; those of an indexed array are dense"
         )
+    # A notice of every sparse step, about a check that is off by default.
+    warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")
     if threads:
         torch.set_num_threads(threads)
     values = rows * dim if robe is None else robe.size
