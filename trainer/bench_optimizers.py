@@ -1,6 +1,6 @@
 """`lazytower bench optimizers`: a step of every table and optimizer, beside Keras, TF-Addons and PyTorch.
 
-    lazytower bench optimizers                      about 6 minutes on 2 cores
+    lazytower bench optimizers                      about 8 minutes on 2 cores, 9 with torch
     lazytower bench optimizers --threads 1 --models full robe_1mb
 
 score = e_u . e_i of pairs of ids from one table under the logistic loss (trainer.bench_cases), ids uniform.
