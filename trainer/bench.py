@@ -5,6 +5,8 @@ import importlib
 
 BENCHES = {
     "prepare": ("pipelines.bench", "raw interactions to a dataset, beside polars"),
+    "optimizers": ("trainer.bench_optimizers", "a step of every table and optimizer, beside peers"),
+    "scaling": ("trainer.bench_scaling", "a step's time over rows and batch, and the cost of averages"),
 }
 
 
