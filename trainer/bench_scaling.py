@@ -1,13 +1,14 @@
 """`lazytower bench scaling`: how a step's time grows with table and batch, and what averages cost.
 
-    lazytower bench scaling                         about 5 minutes on 2 cores
-    lazytower bench scaling --max_rows 25000000     about 20 minutes, 16 GiB of free memory
+    lazytower bench scaling                         about 2 minutes on 2 cores
+    lazytower bench scaling --max_rows 25000000     wants much more than 24 GiB of free memory
 
 Three optimizers on one table: `adam` is tf_keras Adam, which passes over the table, `tfa` TF-Addons LazyAdam,
 `rows` lazytower's lazy Adam on records. Lazy must be flat in rows. Then, at the largest table, lazy Adam with
 exact averages beside TF-Addons without averages and with its MovingAverage, one after the other in this
 process. A step looks up `--batch` uniform ids, in pairs (model and phases as in bench optimizers). What free
 memory does not suffice for is skipped: '-', and the reason below.
+TensorFlow keeps what earlier tables freed.
 """
 
 import argparse
