@@ -167,7 +167,7 @@ def to_seconds(values: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_temporal(values.type):
-        return _from_temporal(values, 1)
+        return _from_temporal(values)
     if unit == "iso8601":
         return _from_iso8601(values)
     if pa.types.is_integer(values.type) and not pa.types.is_uint64(values.type):
@@ -182,7 +182,7 @@ def to_seconds(values: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
     return whole // _PER_SECOND[unit], bad
 
 
-def _from_temporal(values: pa.Array, per_second: int) -> tuple[np.ndarray, np.ndarray]:
+def _from_temporal(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     bad = values.is_null().to_numpy(zero_copy_only=False).astype(bool)
     if not pa.types.is_timestamp(values.type):
         values = values.cast(pa.timestamp("ms"))
@@ -203,7 +203,7 @@ def _from_iso8601(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         parsed = text.cast(kind)
     except pa.ArrowInvalid:
         parsed = pa.array([_parse_one(value, kind) for value in text], kind)
-    return _from_temporal(parsed, 1)
+    return _from_temporal(parsed)
 
 
 def _parse_one(value: pa.Scalar, kind: pa.DataType):

@@ -1,5 +1,6 @@
 """The training loop: an outer loop in Python, an inner one of many steps in one tf.function."""
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -71,6 +72,12 @@ class Loop:
                 f"train split: cannot be read any more ({reason}); run the same command again: it compares "
                 "every file with its checksum first, and names the torn one"
             ) from None
+        except tf.errors.InvalidArgumentError as error:
+            # What a model asserts of its data is for the user; any other such error is a bug.
+            asserted = re.search(r"assertion failed: \[(.*?)\]", error.message)
+            if asserted is None:
+                raise
+            raise DataError(f"train split: {asserted.group(1)}") from None
 
     @tf.function(reduce_retracing=True)
     def _compiled(self, iterator, steps):

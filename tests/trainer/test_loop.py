@@ -96,3 +96,21 @@ def test_input_that_cannot_be_read_is_the_users(tmp_path, damage):
     assert "\n" not in str(caught.value)
     reason = f"{shard}; No such file" if damage == "gone" else "corrupted record at"
     assert f"({reason}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "error"), [("a label lies outside 0..1", DataError), (None, tf.errors.OpError)]
+)
+def test_what_a_model_asserts_of_its_data_is_one_line_and_other_errors_stay(message, error):
+    class Refusing(CountingStep):
+        def __call__(self, batch):
+            if message:
+                tf.debugging.Assert(batch < 3, [message])
+            else:
+                tf.gather([1.0, 2.0], batch)
+            return super().__call__(batch)
+
+    loop = Loop(Refusing(), tf.data.Dataset.counter(1), 10, 5)
+    with pytest.raises(error) as caught:
+        loop.run(lambda *_: None, [])
+    assert not message or str(caught.value) == f"train split: {message}"

@@ -124,3 +124,16 @@ def test_dot_bias_negatives_are_known_items_fixed_by_the_step():
 def test_every_model_says_its_inputs(kind):
     model = make({"kind": kind}, source=RATINGS)
     assert model.user_inputs == ["user"] and model.item_inputs == ["item"]
+
+
+@pytest.mark.parametrize("label", [5.0, -1.0])
+def test_dot_bias_refuses_labels_that_are_no_shares(label):
+    batch, step = {"label": tf.constant([1.0, label])}, tf.constant(1, tf.int64)
+    rows = {"user": random((2, 32)), "item": random((2, 32), 1)}
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="a label lies outside 0..1: set model.label_threshold"
+    ):
+        make({"kind": "dot_bias"}, source=RATINGS).loss(rows, batch, step)
+    assert np.isfinite(
+        make({"kind": "dot_bias", "label_threshold": 4}, source=RATINGS).loss(rows, batch, step)
+    )
