@@ -1,18 +1,21 @@
 """`lazytower bench scaling`: how a step's time grows with table and batch, and what averages cost.
 
     lazytower bench scaling                         about 2 minutes on 2 cores
-    lazytower bench scaling --max_rows 25000000     wants much more than 24 GiB of free memory
+    lazytower bench scaling --max_rows 25000000     about 12 minutes, 20 GiB of free memory
 
 Three optimizers on one table: `adam` is tf_keras Adam, which passes over the table, `tfa` TF-Addons LazyAdam,
-`rows` lazytower's lazy Adam on records. Lazy must be flat in rows. Then, at the largest table, lazy Adam with
-exact averages beside TF-Addons without averages and with its MovingAverage, one after the other in this
-process. A step looks up `--batch` uniform ids, in pairs (model and phases as in bench optimizers). What free
-memory does not suffice for is skipped: '-', and the reason below.
-TensorFlow keeps what earlier tables freed.
+`rows` lazytower's lazy Adam on records. Lazy must be flat in rows. Before them, at the largest table, lazy
+Adam with exact averages beside TF-Addons with its MovingAverage and without averages. A step looks up
+`--batch` uniform ids, in pairs (model and phases as in bench optimizers). Optimizers on tables of one size
+are measured one after the other in one process. What free memory does not suffice for is skipped: '-', and
+the reason below.
 """
 
 import argparse
+import concurrent.futures
 import functools
+import itertools
+import multiprocessing
 import os
 
 from absl import logging
@@ -23,9 +26,10 @@ from trainer.bench_timing import add_shared_arguments, measured, positive, start
 ROWS = (1_000_000, 2_000_000, 5_000_000, 10_000_000, 25_000_000)
 BATCHES = (256, 1_024, 4_096, 16_384, 32_768, 131_072)
 OPTIMIZERS = ("adam", "tfa", "rows")
-AVERAGING = ("rows + exact average", "tfa", "tfa + MovingAverage")
+AVERAGING = ("rows + exact average", "tfa + MovingAverage", "tfa")
+DENSE = ("adam", AVERAGING[1])
 DECAY = 0.999
-MOVING_AVERAGE_STEPS = 3  # each passes over the table, seconds at 25 million rows
+DENSE_STEPS = 3  # most for what passes over the table, seconds at 25 million rows
 KEYS = ("part", "rows", "batch", "optimizer")
 
 
@@ -42,17 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures the three parts, prints the table, writes scaling.csv and scaling.html."""
-    start(args.threads)
     rows = []
-    for part, table_rows, batch, optimizer in plan(args):
-        # Two lookups make a pair.
-        pairs = max(batch // 2, 1)
-        build = functools.partial(_case, optimizer, table_rows, args.dim, pairs)
-        steps = min(args.steps, MOVING_AVERAGE_STEPS) if optimizer == AVERAGING[2] else args.steps
-        result = measured(build, table_rows, pairs, steps)
-        rows.append(dict(zip(KEYS, (part, table_rows, batch, optimizer), strict=True)) | result)
-        shown = result["reason"] or f"{result['total_ms']:,.1f} ms"
-        logging.info("%s: %s rows, batch %s, %s: %s", part, f"{table_rows:,}", f"{batch:,}", optimizer, shown)
+    for (part, table_rows, batch), names in itertools.groupby(plan(args), lambda case: case[:3]):
+        names = [name for *_, name in names]
+        # A process of its own: what TensorFlow keeps of freed tables would fill the memory in the end.
+        with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            results = process.submit(_measure, names, table_rows, batch, args).result()
+        for name, result in zip(names, results, strict=True):
+            rows.append(dict(zip(KEYS, (part, table_rows, batch, name), strict=True)) | result)
+            shown = result["reason"] or f"{result['total_ms']:,.1f} ms"
+            logging.info("%s: %s rows, batch %s, %s: %s", part, f"{table_rows:,}", f"{batch:,}", name, shown)
     print_table(rows, KEYS)
     write_csv(os.path.join(args.output, "scaling.csv"), rows, KEYS)
     path = os.path.join(args.output, "scaling.html")
@@ -67,9 +70,21 @@ def plan(args: argparse.Namespace) -> list[tuple[str, int, int, str]]:
     # The largest asked for is always measured, on the ladder or not.
     sizes = sorted({n for n in ROWS if n < args.max_rows} | {args.max_rows})
     batches = sorted({n for n in BATCHES if n < args.max_batch} | {args.max_batch})
-    found = [("rows", n, args.batch, name) for n in sizes for name in args.optimizers]
-    found += [("batch", args.rows, n, name) for n in batches for name in args.optimizers]
-    return found + [("averaging", args.max_rows, args.batch, name) for name in AVERAGING]
+    found = [("averaging", args.max_rows, args.batch, name) for name in AVERAGING]
+    found += [("rows", n, args.batch, name) for n in sizes[::-1] for name in args.optimizers]
+    return found + [("batch", args.rows, n, name) for n in batches for name in args.optimizers]
+
+
+def _measure(names: list[str], table_rows: int, batch: int, args: argparse.Namespace) -> list[dict]:
+    """Results of optimizers on one size of table, one after the other in this process."""
+    start(args.threads)
+    pairs = max(batch // 2, 1)  # two lookups make a pair
+    results = []
+    for name in names:
+        build = functools.partial(_case, name, table_rows, args.dim, pairs)
+        steps = min(args.steps, DENSE_STEPS) if name in DENSE else args.steps
+        results.append(measured(build, table_rows, pairs, steps))
+    return results
 
 
 def _figures(rows: list[dict]) -> list[str]:

@@ -25,6 +25,7 @@ from configs.errors import UserError
 PHASES = ("forward", "gradient", "update")
 WARMUP_STEPS = 3  # the first traces, the second traces again for any number of distinct rows
 GIB = 1 << 30
+_rss_at_start = 0  # of the process, in bytes, with TensorFlow loaded and no table yet
 
 
 class NotMeasured(Exception):
@@ -48,10 +49,14 @@ def positive(text: str) -> int:
 
 def start(threads: int) -> None:
     """Starts TensorFlow with so many threads per operation and, when given, no two operations at a time."""
+    import psutil
+
     from configs.training import CpuDevice
     from trainer.runtime import start_tensorflow
 
+    global _rss_at_start
     tf = start_tensorflow(CpuDevice(threads=threads), deterministic=False)
+    _rss_at_start = psutil.Process().memory_info().rss
     if threads and not tf.config.threading.get_inter_op_parallelism_threads():
         try:
             tf.config.threading.set_inter_op_parallelism_threads(threads)
@@ -125,9 +130,13 @@ def _summary(times: list[tuple[float, float, float]]) -> dict[str, float]:
 
 
 def need_memory(gigabytes: float) -> None:
-    """Raises NotMeasured unless so much memory is free."""
+    """Raises NotMeasured unless so much memory is free, or held by TensorFlow for its next tables.
+
+    To be called while no case is alive: what earlier ones held beyond the start, TensorFlow uses again.
+    """
     import psutil
 
-    free = psutil.virtual_memory().available / GIB
+    held = psutil.Process().memory_info().rss - _rss_at_start
+    free = (psutil.virtual_memory().available + max(held, 0)) / GIB
     if gigabytes > free:
         raise NotMeasured(f"needs {gigabytes:.1f} GiB of memory, {free:.1f} are free")

@@ -5,7 +5,6 @@ A figure that is no finite number stands as null, so every line is JSON that any
 This module imports TensorFlow only inside MetricsWriter; the report reads metrics without it.
 """
 
-import contextlib
 import json
 import math
 import os
@@ -21,6 +20,7 @@ from absl import logging
 from fsspec.implementations.local import LocalFileSystem
 
 from configs.errors import DataError
+from configs.storage import write_bytes
 
 FILE_NAME = "metrics.jsonl"
 EVENTS = "tensorboard"
@@ -42,24 +42,6 @@ def read_metrics(run_dir: str) -> list[dict]:
     except FileNotFoundError:
         return []
     return _parse(content, name)
-
-
-def write_atomically(path: str, content: bytes) -> None:
-    """Writes a whole file, local or gs://; a reader finds the old one or the new one, never a part."""
-    fs, place = fsspec.url_to_fs(path)
-    if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(place, content)  # object stores publish an object when it is complete
-        return
-    temporary = f"{place}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, place)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
 
 
 class MetricsWriter:
@@ -225,7 +207,7 @@ def _truncate_lines(path: str, start_step: int) -> None:
     kept = [line for line in _parse(content, path) if line.get("step", 0) <= start_step]
     wanted = b"".join(json.dumps(line).encode() + b"\n" for line in kept)
     if wanted != content:
-        write_atomically(path, wanted)
+        write_bytes(path, wanted)
 
 
 def _truncate_events(folder: str, start_step: int) -> None:

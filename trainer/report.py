@@ -5,7 +5,8 @@ from typing import Any
 
 import yaml
 
-from trainer.metrics import read_metrics, write_atomically
+from configs.storage import write_bytes
+from trainer.metrics import read_metrics
 from trainer.report_facts import (
     comparable,
     grouped,
@@ -61,7 +62,7 @@ def write_report(
     name = _run_name(config_yaml, run_dir)
     content = page(name, head, sections, plotly_source() if has_figures else "")
     path = f"{run_dir.rstrip('/')}/{FILE_NAME}"
-    write_atomically(path, content.encode())
+    write_bytes(path, content.encode())
     return path
 
 

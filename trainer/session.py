@@ -12,8 +12,9 @@ from configs.dataset import load_dataset
 from configs.errors import DataError, UserError
 from configs.load import dump_config
 from configs.schema import RunConfig
+from configs.storage import write_bytes
 from trainer.catalog import Items, verify_file
-from trainer.metrics import MetricsWriter, read_metrics, write_atomically
+from trainer.metrics import MetricsWriter, read_metrics
 from trainer.progress import Progress
 from trainer.runtime import start_tensorflow
 from trainer.statistics import write_run_report
@@ -203,7 +204,7 @@ def save_config(config: RunConfig) -> None:
     path = os.path.join(config.output.path, "config.yaml")
     try:
         os.makedirs(config.output.path, exist_ok=True)
-        write_atomically(path, dump_config(config).encode())
+        write_bytes(path, dump_config(config).encode())
     except OSError as error:
         raise UserError(f"output.path: {config.output.path} cannot be written ({error.strerror})") from None
 

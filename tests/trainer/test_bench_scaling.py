@@ -1,10 +1,14 @@
 """`bench scaling` at tiny sizes: every measurement has a row; what does not fit in memory says so."""
 
+import functools
+import re
+
+import psutil
 import pytest
 
 from tests.trainer.test_bench_optimizers import assert_stands_alone, bench_run, parsed
 from trainer import bench_timing, cli
-from trainer.bench_scaling import plan
+from trainer.bench_scaling import AVERAGING, OPTIMIZERS, plan
 
 TINY = ["--max_rows", "400", "--rows", "300", "--max_batch", "512", "--dim", "4", "--batch", "64"]
 
@@ -13,14 +17,14 @@ def test_every_measurement_has_a_row(tmp_path, capsys):
     assert bench_run("scaling", *TINY, "--steps", "2", "--output", str(tmp_path)) == 0
     rows = parsed(tmp_path / "scaling.csv")
     keys = [(row["part"], row["rows"], row["batch"], row["optimizer"]) for row in rows]
-    expected = [("rows", "400", "64", name) for name in ("adam", "tfa", "rows")]
+    averaging = ("rows + exact average", "tfa + MovingAverage", "tfa")
+    expected = [("averaging", "400", "64", name) for name in averaging]
+    expected += [("rows", "400", "64", name) for name in ("adam", "tfa", "rows")]
     expected += [("batch", "300", n, name) for n in ("256", "512") for name in ("adam", "tfa", "rows")]
-    averaging = ("rows + exact average", "tfa", "tfa + MovingAverage")
-    expected += [("averaging", "400", "64", name) for name in averaging]
     assert keys == expected
     assert all(row["reason"] == "" and float(row["update_ms"]) > 0 for row in rows)
     # Slots, average and, on records, the last step; MovingAverage's inner slots count too.
-    assert [int(row["state_bytes"]) for row in rows[-3:]] == [400 * 4 * 13, 400 * 4 * 8, 400 * 4 * 12]
+    assert [int(row["state_bytes"]) for row in rows[:3]] == [400 * 4 * 13, 400 * 4 * 12, 400 * 4 * 8]
     assert capsys.readouterr().out.count("±") == 4 * len(rows) + 1
     assert_stands_alone(tmp_path / "scaling.html")
 
@@ -43,15 +47,25 @@ def test_the_averages_are_taken():
         assert moved[ids.ravel()].all() and abs(average - weight).max() < 0.01
 
 
-def test_too_little_memory_is_said(tmp_path, monkeypatch, capsys):
-    import psutil
+def test_too_little_memory_is_said(monkeypatch):
+    from trainer.bench_scaling import _case
 
     free = psutil.virtual_memory()._replace(available=3 << 29)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
-    bench_run("scaling", *TINY, "--steps", "1", "--output", str(tmp_path))
-    rows = parsed(tmp_path / "scaling.csv")
-    assert {row["reason"] for row in rows} == {"needs 2.0 GiB of memory, 1.5 are free"}
-    assert "needs 2.0 GiB of memory" in capsys.readouterr().out
+    monkeypatch.setattr(bench_timing, "_rss_at_start", psutil.Process().memory_info().rss)
+    for name in (*OPTIMIZERS, *AVERAGING):
+        result = bench_timing.measured(functools.partial(_case, name, 1_000_000, 4, 8), 1_000_000, 8, 1)
+        assert re.fullmatch(r"needs [23]\.\d GiB of memory, 1\.5 are free", result["reason"])
+
+
+def test_memory_that_tables_gave_back_counts_as_free(monkeypatch):
+    free = psutil.virtual_memory()._replace(available=0)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    rss = psutil.Process().memory_info().rss
+    monkeypatch.setattr(bench_timing, "_rss_at_start", rss - (2 << 30))
+    bench_timing.need_memory(1.5)
+    with pytest.raises(bench_timing.NotMeasured, match="needs 2.5 GiB of memory"):
+        bench_timing.need_memory(2.5)
 
 
 def test_the_largest_table_is_always_measured():

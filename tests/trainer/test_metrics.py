@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs.errors import DataError
-from trainer.metrics import MetricsWriter, read_metrics, write_atomically
+from trainer.metrics import MetricsWriter, read_metrics
 
 
 def _steps(run_dir):
@@ -202,20 +202,6 @@ def test_failing_upload_does_not_stop_training_but_close_says_it(tmp_path, monke
                 writer.close()
     finally:
         store.rm("/metrics-down", recursive=True)
-
-
-def test_write_atomically_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def fail(*unused):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(str(path), b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_reading_and_reporting_do_not_import_tensorflow():

@@ -1,0 +1,136 @@
+"""Files of datasets, runs and models, on a local disk or in an object store (gs://), through fsspec.
+
+What is promised: `write_bytes` and a file of `writing` that was closed survive a power loss; a reader of
+`write_bytes` finds the old content or the new, never a part. Object stores have no rename of directories, so
+a directory becomes complete by a manifest that is written last. Listings are never cached: other processes
+write too.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+
+def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """(fsspec file system, path inside it) of a path or URL."""
+    if is_remote(path):
+        return fsspec.url_to_fs(path, use_listings_cache=False)
+    return fsspec.url_to_fs(os.path.abspath(path))
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` is in an object store; local paths and file:// are not."""
+    return "://" in path and not path.startswith("file://")
+
+
+def join(path: str, *names: str) -> str:
+    """`path` with names appended."""
+    return "/".join([path.rstrip("/") or "/", *names])
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or directory at `path`."""
+    fs, place = filesystem(path)
+    return fs.exists(place)
+
+
+def names(path: str) -> list[str]:
+    """Names in a directory, ascending; [] when there is none."""
+    fs, place = filesystem(path)
+    try:
+        found = fs.ls(place, detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    # A store may list the directory's own empty marker.
+    return sorted(
+        {name.rstrip("/").rpartition("/")[2] for name in found if name.strip("/") != place.strip("/")}
+    )
+
+
+def make_directory(path: str) -> None:
+    """Makes a directory and its parents where directories exist; object stores have none."""
+    if not is_remote(path):
+        os.makedirs(filesystem(path)[1], exist_ok=True)
+
+
+def remove(path: str) -> None:
+    """Deletes a file or a whole directory; nothing when there is none."""
+    fs, place = filesystem(path)
+    if isinstance(fs, LocalFileSystem):
+        if os.path.isdir(place) and not os.path.islink(place):
+            shutil.rmtree(place)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(place)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm(place, recursive=True)
+
+
+def read_bytes(path: str) -> bytes:
+    """A whole file. Raises FileNotFoundError."""
+    with reading(path) as file:
+        return file.read()
+
+
+def reading(path: str) -> BinaryIO:
+    """An open file, to be closed by the caller. Raises FileNotFoundError."""
+    fs, place = filesystem(path)
+    return fs.open(place, "rb")
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[BinaryIO]:
+    """A file to write piece by piece; durable after the block. Local directories must exist.
+
+    A reader may see a part of it, so only a manifest written later may name it. When the block raises, an
+    object store keeps nothing and a local disk what was written.
+    """
+    fs, place = filesystem(path)
+    if isinstance(fs, LocalFileSystem):
+        with open(place, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        return
+    file = fs.open(place, "wb", autocommit=True)
+    try:
+        yield file
+    except BaseException:
+        # Closing would publish the part as the object.
+        file.closed = True
+        raise
+    file.close()
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Replaces a whole file at once; its local directory must exist."""
+    fs, place = filesystem(path)
+    if not isinstance(fs, LocalFileSystem):
+        fs.pipe_file(place, content)  # object stores publish an object when it is complete
+        return
+    temporary = f"{place}.{os.getpid()}.tmp"
+    try:
+        with writing(temporary) as file:
+            file.write(content)
+        os.replace(temporary, place)
+        sync_directory(os.path.dirname(place))
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def sync_directory(path: str) -> None:
+    """Makes the names in a local directory durable; nothing in an object store."""
+    if is_remote(path):
+        return
+    handle = os.open(filesystem(path)[1], os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

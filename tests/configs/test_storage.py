@@ -1,0 +1,81 @@
+"""Files on a local disk and in an object store (fsspec's in-memory one) behave alike."""
+
+import os
+
+import fsspec
+import pytest
+
+from configs import storage
+
+
+@pytest.fixture(params=["local", "memory"])
+def root(request, tmp_path):
+    if request.param == "local":
+        yield str(tmp_path / "root")
+    else:
+        yield "memory://storage-test/root"
+        fsspec.filesystem("memory").rm("/storage-test", recursive=True)
+
+
+@pytest.fixture(autouse=True)
+def store():
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/storage-test/other", b"")
+
+
+def test_whole_files(root):
+    path = storage.join(root, "a", "file")
+    assert not storage.exists(path) and storage.names(root) == []
+    storage.make_directory(storage.join(root, "a"))
+    for content in (b"old", b"new and longer"):
+        storage.write_bytes(path, content)
+        assert storage.read_bytes(path) == content
+    assert storage.names(root) == ["a"] and storage.names(storage.join(root, "a")) == ["file"]
+    storage.sync_directory(root)
+    storage.remove(root)
+    assert not storage.exists(path) and storage.names(root) == []
+    storage.remove(root)
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(path)
+
+
+def test_pieces(root):
+    path = storage.join(root, "pieces")
+    storage.make_directory(root)
+    with storage.writing(path) as file:
+        for _ in range(3):
+            file.write(b"x" * 1000)
+    with storage.reading(path) as file:
+        file.seek(2990)
+        assert file.read() == b"x" * 10
+    storage.remove(path)
+    assert storage.names(root) == []
+
+
+def test_an_object_store_keeps_nothing_of_a_broken_write():
+    path = "memory://storage-test/broken"
+    with pytest.raises(OSError, match="network"), storage.writing(path) as file:
+        file.write(b"part")
+        raise OSError("network")
+    assert not storage.exists(path)
+
+
+def test_a_failed_replacement_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail(*unused):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        storage.write_bytes(str(path), b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "path, remote", [("run", False), ("/tmp/run", False), ("file:///tmp/run", False), ("gs://b/run", True)]
+)
+def test_what_is_remote(path, remote):
+    assert storage.is_remote(path) is remote
