@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractBufferedFile
 
 
 def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -102,8 +103,8 @@ def writing(path: str) -> Iterator[BinaryIO]:
     try:
         yield file
     except BaseException:
-        # Closing would publish the part as the object.
-        file.closed = True
+        if isinstance(file, AbstractBufferedFile):
+            file.closed = True  # or it would publish the part when it is collected
         raise
     file.close()
 

@@ -52,14 +52,6 @@ def test_pieces(root):
     assert storage.names(root) == []
 
 
-def test_an_object_store_keeps_nothing_of_a_broken_write():
-    path = "memory://storage-test/broken"
-    with pytest.raises(OSError, match="network"), storage.writing(path) as file:
-        file.write(b"part")
-        raise OSError("network")
-    assert not storage.exists(path)
-
-
 def test_a_failed_replacement_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(b"old")
