@@ -25,7 +25,7 @@ from trainer.bench_timing import add_shared_arguments, measured, positive, start
 
 ROWS = (1_000_000, 2_000_000, 5_000_000, 10_000_000, 25_000_000)
 BATCHES = (256, 1_024, 4_096, 16_384, 32_768, 131_072)
-OPTIMIZERS = ("adam", "tfa", "rows")
+OPTIMIZERS = ("rows", "tfa", "adam")
 AVERAGING = ("rows + exact average", "tfa + MovingAverage", "tfa")
 DENSE = ("adam", AVERAGING[1])
 DECAY = 0.999

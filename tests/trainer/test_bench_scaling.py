@@ -19,8 +19,8 @@ def test_every_measurement_has_a_row(tmp_path, capsys):
     keys = [(row["part"], row["rows"], row["batch"], row["optimizer"]) for row in rows]
     averaging = ("rows + exact average", "tfa + MovingAverage", "tfa")
     expected = [("averaging", "400", "64", name) for name in averaging]
-    expected += [("rows", "400", "64", name) for name in ("adam", "tfa", "rows")]
-    expected += [("batch", "300", n, name) for n in ("256", "512") for name in ("adam", "tfa", "rows")]
+    expected += [("rows", "400", "64", name) for name in ("rows", "tfa", "adam")]
+    expected += [("batch", "300", n, name) for n in ("256", "512") for name in ("rows", "tfa", "adam")]
     assert keys == expected
     assert all(row["reason"] == "" and float(row["update_ms"]) > 0 for row in rows)
     # Slots, average and, on records, the last step; MovingAverage's inner slots count too.
