@@ -92,7 +92,7 @@ def _write_and_verify(trained, model: str, version: int, scratch: str) -> None:
 
     with trained.recommender.averaged_dense(averaged(trained)):
         try:
-            write_saved_model(trained, model, version, scratch)
+            write_saved_model(trained, model, version)
         except tf.errors.OpError as error:
             raise ExportError(f"{model}: cannot be written ({error.message.splitlines()[0]})") from None
         # Graphs refer to themselves: without this the weights would stay while the replay loads its own.

@@ -12,11 +12,13 @@ import tensorflow as tf
 from absl import logging
 
 from configs.errors import ExportError
+from trainer.catalog import read_blocks
 from trainer.embeddings.tables import assign_rows
-from trainer.serving import DEFAULT_K, KeyTable, ServingModel, UserState
+from trainer.key_table import KeyTable
+from trainer.serving import DEFAULT_K, ServingModel, UserState
 from trainer.top_k import NO_SCORE
 from trainer.trained import Trained
-from trainer.user_rows import UserRows, key_lines, load_user_rows
+from trainer.user_rows import UserRows, load_user_rows
 from trainer.warmup import write_warmup_requests
 
 METADATA = "assets.extra/lazytower.json"
@@ -25,14 +27,13 @@ _EXAMPLES = 20
 _WARMUP_BATCHES = (1, 8)
 
 
-def write_saved_model(trained: Trained, path: str, version: int, scratch: str) -> None:
+def write_saved_model(trained: Trained, path: str, version: int) -> None:
     """Writes the SavedModel, its warm-up requests and lazytower.json.
 
     Args:
       trained: the open checkpoint, dense weights already as they shall be served.
       path: directory to make.
       version: its number, for lazytower.json.
-      scratch: existing directory for files that the SavedModel copies.
 
     Raises:
       ExportError: weights are not finite, or keys cannot be exported.
@@ -44,15 +45,14 @@ def write_saved_model(trained: Trained, path: str, version: int, scratch: str) -
         trained.items,
         history_length,
         seen=trained.config.export.exclude_seen,
-        keys=trained.dataset.tables["user"].ids == "vocab",
         features=[n for n in trained.recommender.model.user_inputs if n in trained.dataset.features],
     )
-    model = _serving_model(trained, users, history_length, scratch)
+    model = _serving_model(trained, users, history_length)
     size = sum(int(np.prod(v.shape)) * v.dtype.size for v in model.variables if v.dtype != tf.string)
     logging.info("writing the SavedModel: %.2f GB of weights and lists", size / 1e9)
     with _quiet():
         tf.saved_model.save(model, path, signatures=model.signatures())
-    examples = _example_users(trained, users)
+    examples = _example_users(trained, users.known)
     write_warmup_requests(path, _warmup_requests(trained, examples))
     with open(os.path.join(path, METADATA), "w", encoding="utf-8") as file:
         json.dump(_metadata(trained, version, examples), file, indent=1)
@@ -78,14 +78,14 @@ def _reads(trained: Trained, name: str) -> bool:
     return name in trained.recommender.model.user_inputs
 
 
-def _serving_model(trained: Trained, users: UserRows, history_length: int, scratch: str) -> ServingModel:
+def _serving_model(trained: Trained, users: UserRows, history_length: int) -> ServingModel:
     recommender, items = trained.recommender, trained.items
     names = {recommender.config.table_of_input.get(name) for name in recommender.model.user_inputs}
     tables = {name: _table_weights(trained, name) for name in sorted(names - {None})}
     user_tower = _user_tower(recommender, tables)
     return ServingModel(
-        user_keys=_key_table(trained, "user", users, scratch),
-        item_keys=_key_table(trained, "item", users, scratch),
+        user_keys=_key_table(trained, "user"),
+        item_keys=_key_table(trained, "item"),
         users=UserState(users.known, users.features, users.history, history_length, users.seen),
         item_vectors=_item_vectors(trained),
         item_names=items.keys,
@@ -156,38 +156,31 @@ def _write_rows(variable: tf.Variable, start: int, chunk: tf.Tensor, what: str) 
     assign_rows(variable, start, chunk)
 
 
-def _key_table(trained: Trained, name: str, users: UserRows, scratch: str) -> KeyTable:
-    """The table's KeyTable; under exact ids its vocabulary is written to `scratch` first."""
-    info = trained.dataset.tables[name]
-    if info.ids == "hash":
-        return KeyTable(info, None)
-    if name == "user":
-        lengths, text = np.diff(users.keys.splits)[: info.oov], users.keys.values
-    else:
-        lines = key_lines(list(trained.items.keys[: info.oov]), "item")
-        lengths, text = lines.lengths, lines.values
-    # One newline alone would be an id without a key: all further lines would stand at wrong ids.
-    if len(lengths) != info.oov or (lengths < 2).any():
-        raise ExportError(
-            f"the catalog of {name}s holds no key for some ids; run `lazytower prepare --overwrite`"
-        )
-    path = os.path.join(scratch, f"{name}_keys.txt")
-    text.tofile(path)
-    return KeyTable(info, path)
+def _key_table(trained: Trained, name: str) -> KeyTable:
+    """The KeyTable of users or items."""
+
+    def fill(fingerprints):
+        if name == "item":
+            ids = trained.items.ids
+            fingerprints.add(ids, trained.items.keys[ids])
+            return
+        for block in read_blocks(trained.dataset, trained.dataset.users.files, ["id", "key"]):
+            fingerprints.add(block["id"], block["key"])
+
+    return KeyTable(trained.dataset.tables[name], fill, name)
 
 
-def _example_users(trained: Trained, users: UserRows) -> list[bytes]:
-    """Keys of a few users with train rows, spread over the table; under hashed ids none are kept, but read
-    from the catalog's first block."""
-    from trainer.catalog import Users
-
-    if users.keys is not None:
-        ids = np.flatnonzero(users.known)
-        ids = ids[np.unique(np.linspace(0, len(ids) - 1, _EXAMPLES).astype(int))] if len(ids) else ids
-        splits, text = users.keys.splits, users.keys.values
-        return [text[splits[i] : splits[i + 1] - 1].tobytes() for i in ids]
-    block = next(Users(trained.dataset, trained.items).blocks(), None)
-    return [] if block is None else list(block.keys[block.counts > 0][:_EXAMPLES])
+def _example_users(trained: Trained, known: np.ndarray) -> list[bytes]:
+    """Keys of a few users with train rows, spread over the table."""
+    ids = np.flatnonzero(known)
+    ids = ids[np.unique(np.linspace(0, len(ids) - 1, _EXAMPLES).astype(int))] if len(ids) else ids
+    found = {}
+    for block in read_blocks(trained.dataset, trained.dataset.users.files, ["id", "key"]):
+        for i in np.flatnonzero(np.isin(block["id"], ids)):
+            found[int(block["id"][i])] = block["key"][i]
+        if len(found) == len(ids):
+            break
+    return [found[i] for i in sorted(found)]
 
 
 def _warmup_requests(trained: Trained, examples: list[bytes]) -> list[tuple[str, dict]]:

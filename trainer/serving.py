@@ -26,7 +26,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from configs.dataset import TableInfo
+from trainer.key_table import KeyTable
 from trainer.top_k import BLOCK_ITEMS, NO_SCORE, top_items
 from trainer.user_rows import Lists
 
@@ -62,8 +62,8 @@ class ServingModel(tf.Module):
 
     def __init__(
         self,
-        user_keys: "KeyTable",
-        item_keys: "KeyTable",
+        user_keys: KeyTable,
+        item_keys: KeyTable,
         users: UserState,
         item_vectors: tf.Variable,
         item_names: np.ndarray,
@@ -173,31 +173,6 @@ class ServingModel(tf.Module):
             users = tf.concat([users, seen.value_rowids()], axis=0)
             items = tf.concat([items, tf.cast(seen.values, tf.int64)], axis=0)
         return users, items
-
-
-class KeyTable(tf.Module):
-    """Raw keys to rows of a table, in the graph.
-
-    Args:
-      info: the table's entry in dataset.json.
-      vocabulary: text file with the key of row i on line i; only under exact ids.
-    """
-
-    def __init__(self, info: TableInfo, vocabulary: str | None):
-        super().__init__()
-        self._rows, self._table = info.rows, None
-        if info.ids == "vocab":
-            place = tf.lookup.TextFileIndex
-            file = tf.lookup.TextFileInitializer(
-                vocabulary, tf.string, place.WHOLE_LINE, tf.int64, place.LINE_NUMBER
-            )
-            self._table = tf.lookup.StaticHashTable(file, default_value=info.oov)
-
-    def __call__(self, keys):
-        """Rows int64 [n] of keys, string [n]."""
-        if self._table is not None:
-            return self._table.lookup(keys)
-        return tf.strings.to_hash_bucket_fast(keys, self._rows)
 
 
 class _ListsOnDevice(tf.Module):

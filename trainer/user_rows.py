@@ -1,11 +1,10 @@
-"""What a served model knows of each user row: past items, features, keys; from the user catalog."""
+"""What a served model knows of each user row: past items, features; from the user catalog."""
 
 import dataclasses
 
 import numpy as np
 
 from configs.dataset import Dataset
-from configs.errors import ExportError
 from trainer.catalog import Items, UserBlock, Users, unknown_feature
 from trainer.ragged import Ragged
 
@@ -32,12 +31,10 @@ class UserRows:
     """The last items of all splits, oldest first, int32; None when not asked for."""
     seen: Lists | None
     """Distinct items of all splits, int32; None when not asked for."""
-    keys: Lists | None
-    """Raw key and a newline, uint8; None when not asked for."""
 
 
 def load_user_rows(
-    dataset: Dataset, items: Items, history_length: int, seen: bool, keys: bool, features: list[str]
+    dataset: Dataset, items: Items, history_length: int, seen: bool, features: list[str]
 ) -> UserRows:
     """Reads the user catalog twice, first for lengths, so that nothing is in memory twice.
 
@@ -46,19 +43,14 @@ def load_user_rows(
       items: its item catalog; items outside it appear in no list.
       history_length: most items of a history; 0: none.
       seen: whether to collect seen items.
-      keys: whether to collect raw keys.
       features: names of the user features to collect.
 
     Raises:
       DataError: as trainer.catalog.read_blocks.
     """
     rows = dataset.table_rows("user")
-    wanted = {"history": history_length > 0, "seen": seen, "keys": keys}
-    builders = {
-        name: _ListsBuilder(rows, np.uint8 if name == "keys" else np.int32)
-        for name, is_wanted in wanted.items()
-        if is_wanted
-    }
+    wanted = {"history": history_length > 0, "seen": seen}
+    builders = {name: _ListsBuilder(rows) for name, is_wanted in wanted.items() if is_wanted}
     known = np.zeros(rows, bool)
     columns = {name: np.full(rows, *unknown_feature(dataset, name)) for name in features}
     users, in_catalog = Users(dataset, items), items.known
@@ -75,22 +67,7 @@ def load_user_rows(
     return UserRows(known, columns, **lists)
 
 
-def key_lines(keys: list[bytes], of: str) -> Ragged:
-    """Each key with its newline, as uint8. Raises ExportError for a key that is no line of a text file."""
-    text = b"\n".join(keys) + b"\n" * bool(len(keys))
-    # TensorFlow's reader of vocabulary files drops carriage returns, so such a key would never be found.
-    if b"\r" in text or text.count(b"\n") != len(keys):
-        raise ExportError(
-            f"a key of the {of}s holds a carriage return or newline, which a vocabulary cannot hold; "
-            f"clean the source, or use dataset.{of}_ids.kind: hash"
-        )
-    lengths = np.fromiter(map(len, keys), np.int64, len(keys)) + 1
-    return Ragged(np.frombuffer(text, np.uint8), lengths)
-
-
 def _lists_of(block: UserBlock, name: str, in_catalog: np.ndarray, history_length: int) -> Ragged:
-    if name == "keys":
-        return key_lines(list(block.keys), "user")
     past = block.sequence.keep(in_catalog[block.sequence.values])
     if name == "seen":
         return past.distinct(len(in_catalog))
@@ -100,8 +77,8 @@ def _lists_of(block: UserBlock, name: str, in_catalog: np.ndarray, history_lengt
 class _ListsBuilder:
     """Lists whose rows come in any order: all lengths first, then all values."""
 
-    def __init__(self, rows: int, dtype):
-        self._splits, self._dtype = np.zeros(rows + 1, np.int64), dtype
+    def __init__(self, rows: int):
+        self._splits = np.zeros(rows + 1, np.int64)
         self._values: np.ndarray | None = None
 
     def count(self, ids: np.ndarray, lengths: np.ndarray) -> None:
@@ -117,5 +94,5 @@ class _ListsBuilder:
     def _allocated(self) -> np.ndarray:
         if self._values is None:
             np.cumsum(self._splits, out=self._splits)
-            self._values = np.empty(self._splits[-1], self._dtype)
+            self._values = np.empty(self._splits[-1], np.int32)
         return self._values

@@ -59,10 +59,12 @@ def _averages(run, table, step, dim):
     return (seen * average + since * weight) / np.maximum(seen + since, 1)
 
 
-def _embeddings(path, side):
+def _embeddings(run, path, side):
     """(keys, vectors) of a side's vocabulary, its out-of-vocabulary row last."""
-    with open(f"{path}/assets/{side}_keys.txt", "rb") as file:
-        keys = file.read().split(b"\n")[:-1] + [b"\x01unknown"]
+    train = [getattr(row, side) for row in run.rows if row.split == "train"]
+    least = getattr(run.config.dataset, f"{side}_ids").min_count
+    frequent = [key for key in set(train) if train.count(key) >= least]
+    keys = [*sorted(frequent, key=lambda key: (-train.count(key), key)), b"\x01unknown"]
     ask = tf.saved_model.load(path).signatures[f"{side}_embedding"]
     return keys, ask(**{side: tf.constant(keys)})["embedding"].numpy()
 
@@ -70,13 +72,13 @@ def _embeddings(path, side):
 def test_embeddings_are_the_averages_in_the_checkpoint():
     run, path = tiny_run("plain"), tiny_export("plain")
     for side in ("user", "item"):
-        _, vectors = _embeddings(path, side)
+        _, vectors = _embeddings(run, path, side)
         np.testing.assert_allclose(vectors, _averages(run, side, 20, 8), rtol=1e-5, atol=1e-6)
 
 
 def test_raw_weights_when_asked_for(tmp_path, unverified):
-    path = export(_into("plain", tmp_path, weights="raw"))
-    _, vectors = _embeddings(path, "user")
+    run, path = tiny_run("plain"), export(_into("plain", tmp_path, weights="raw"))
+    _, vectors = _embeddings(run, path, "user")
     folder = f"{tiny_run('plain').config.output.path}/checkpoints/step-000000020/tables/user"
     np.testing.assert_array_equal(vectors, np.load(f"{folder}/00000.npy")[:, :8])
     assert np.abs(vectors - _averages(tiny_run("plain"), "user", 20, 8)).max() > 1e-3
@@ -86,7 +88,7 @@ def test_the_history_of_a_user_is_the_last_items_of_all_splits():
     """Averaged item rows, without their bias, summed over the last three items and divided by sqrt(3)."""
     run, path = tiny_run("history"), tiny_export("history")
     rows = _averages(run, "item", 20, 9)
-    keys, _ = _embeddings(path, "item")
+    keys, _ = _embeddings(run, path, "item")
     ask = tf.saved_model.load(path).signatures["user_embedding"]
     vectors = ask(user=tf.constant([*USER_KEYS, b"nobody"]))["embedding"].numpy()
     for user, vector in zip(USER_KEYS, vectors, strict=False):
@@ -108,8 +110,8 @@ def test_towers_read_features_and_averaged_dense_weights():
     tables = {name: _averages(run, name, 20, t.dim) for name, t in recommender.tables.items()}
     country_counts = [run.features["country"].values[r.user] for r in run.rows if r.split == "train"]
     countries = sorted(set(country_counts), key=lambda c: (-country_counts.count(c), c))
-    item_keys, _ = _embeddings(path, "item")
-    user_keys, vectors = _embeddings(path, "user")
+    item_keys, _ = _embeddings(run, path, "item")
+    user_keys, vectors = _embeddings(run, path, "user")
     for number, (user, vector) in enumerate(zip(user_keys, vectors, strict=True)):
         past = [r.item for r in run.rows if r.user == user and r.item in item_keys[:-1]][-4:]
         rows = tables["item"][[item_keys.index(item) for item in past]]
@@ -130,7 +132,8 @@ def test_the_saved_model_holds_serving_variables_alone():
     dataset = load_dataset(tiny_run("plain").config.dataset.path)
     users, items = dataset.table_rows("user"), dataset.table_rows("item")
     seen = {(row.user, row.item) for row in tiny_run("plain").rows}
-    wanted = [(users, 8), (users,), (users + 1,), (items, 8), (items,), (items,)]
+    keys = [(users - 1,)] * 2 + [(items - 1,)] * 2  # fingerprints and their ids
+    wanted = [(users, 8), (users,), (users + 1,), (items, 8), (items,), (items,), *keys]
     shapes.remove(())  # the object graph
     in_catalog = [s for s in shapes if s not in wanted]
     assert sorted(shapes) == sorted(wanted + in_catalog)
