@@ -50,9 +50,14 @@ def write_csv(path: str, rows: Sequence[Mapping], keys: Sequence[str]) -> None:
     """Writes all rows; those without figures have a reason."""
     times = [f"{phase}_{kind}" for phase in (*PHASES, "total") for kind in ("ms", "iqr")]
     columns = [*keys, *times, "model_bytes", "state_bytes", "reason"]
+    write_plain_csv(path, rows, columns)
+
+
+def write_plain_csv(path: str, rows: Sequence[Mapping], columns: Sequence[str] | None = None) -> None:
+    """Writes rows (at least one) under `columns`, those of the first row when not given; '-' for none."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="-", extrasaction="ignore")
+        writer = csv.DictWriter(file, columns or list(rows[0]), restval="-", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -12,16 +12,14 @@ the reason below.
 """
 
 import argparse
-import concurrent.futures
 import functools
 import itertools
-import multiprocessing
 import os
 
 from absl import logging
 
 from trainer.bench_page import lines, print_table, write_csv, write_page
-from trainer.bench_timing import add_shared_arguments, measured, positive, start
+from trainer.bench_timing import add_shared_arguments, in_fresh_process, measured, positive, start
 
 ROWS = (1_000_000, 2_000_000, 5_000_000, 10_000_000, 25_000_000)
 BATCHES = (256, 1_024, 4_096, 16_384, 32_768, 131_072)
@@ -50,8 +48,7 @@ def run(args: argparse.Namespace) -> int:
     for (part, table_rows, batch), names in itertools.groupby(plan(args), lambda case: case[:3]):
         names = [name for *_, name in names]
         # A process of its own: what TensorFlow keeps of freed tables would fill the memory in the end.
-        with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            results = process.submit(_measure, names, table_rows, batch, args).result()
+        results = in_fresh_process(_measure, names, table_rows, batch, args)
         for name, result in zip(names, results, strict=True):
             rows.append(dict(zip(KEYS, (part, table_rows, batch, name), strict=True)) | result)
             shown = result["reason"] or f"{result['total_ms']:,.1f} ms"

@@ -13,7 +13,9 @@ together with the next, since TensorFlow fuses nothing here.)
 """
 
 import argparse
+import concurrent.futures
 import gc
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -127,6 +129,12 @@ def _summary(times: list[tuple[float, float, float]]) -> dict[str, float]:
         found[f"{name}_ms"] = statistics.median(milliseconds)
         found[f"{name}_iqr"] = float(np.subtract(*np.percentile(milliseconds, [75, 25])))
     return found
+
+
+def in_fresh_process(function: Callable, *args):
+    """Result of a function of a module, called in a process that ends with it: its memory is given back."""
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *args).result()
 
 
 def need_memory(gigabytes: float) -> None:
