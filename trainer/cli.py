@@ -12,7 +12,7 @@ import time
 from absl import app, logging
 from absl.flags import argparse_flags
 
-from configs.errors import UserError
+from configs.errors import Stopped, UserError
 
 COMMANDS = {
     "prepare": ("pipelines.prepare", "turn raw interactions into a dataset (Apache Beam)"),
@@ -69,6 +69,9 @@ def run(args: argparse.Namespace) -> int:
     except UserError as error:
         sys.stderr.write(f"lazytower {args.command}: error: {error}\n")
         return error.exit_code
+    except Stopped as stopped:
+        sys.stderr.write(f"lazytower {args.command}: {stopped}\n")
+        return stopped.exit_code
     except KeyboardInterrupt:
         sys.stderr.write(f"lazytower {args.command}: interrupted\n")
         return 130  # as shells report SIGINT
