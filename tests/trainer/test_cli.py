@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from configs.errors import UserError
+from configs.errors import Stopped, UserError
 from trainer import cli
 
 SHARED = {"--help", "--helpfull", "--config", "--set"}
@@ -115,6 +115,7 @@ def test_prepare_keeps_unknown_flags_for_beam():
     [
         (UserError("mend it"), 2, "lazytower train: error: mend it\n"),
         (KeyboardInterrupt(), 130, "lazytower train: interrupted\n"),
+        (Stopped("stopped by SIGTERM"), 75, "lazytower train: stopped by SIGTERM\n"),
         (None, 0, ""),
     ],
 )
