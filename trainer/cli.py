@@ -16,6 +16,7 @@ from configs.errors import Stopped, UserError
 
 COMMANDS = {
     "prepare": ("pipelines.prepare", "turn raw interactions into a dataset (Apache Beam)"),
+    "plan": ("trainer.plan", "forecast memory, disk and time of a run"),
     "train": ("trainer.train", "train a model, or resume a run"),
     "evaluate": ("trainer.evaluate", "ranking metrics of a checkpoint, beside baselines"),
     "export": ("trainer.export", "write and verify a SavedModel for serving"),
