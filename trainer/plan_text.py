@@ -51,12 +51,14 @@ def _time(plan: dict) -> list[list[str]]:
     seconds, saved = plan["step_seconds"], plan["checkpoints"]
     rate = plan["batch_size"] / seconds
     lines = [["speed", f"{rate:,.0f} examples/s, {1000 * seconds:,.1f} ms per step"]]
-    text = f"{plan['steps'] * seconds / 3600:,.2f} h of training"
+    text = f"{_span(plan['steps'] * seconds)} of training"
     if saved["seconds_each"] is not None:
-        text += (
-            f", {saved['number'] * saved['seconds_each'] / 3600:,.2f} h for {saved['number']:,} checkpoints"
-        )
+        text += f", {_span(saved['number'] * saved['seconds_each'])} for {saved['number']:,} checkpoints"
     return [*lines, ["time", f"{text}; evaluations come on top"]]
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 3600:,.2f} h" if seconds >= 3600 else f"{seconds / 60:,.1f} min"
 
 
 def _slices(slices: list[dict]) -> str:

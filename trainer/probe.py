@@ -27,6 +27,7 @@ def probe(config: RunConfig, dataset: Dataset, steps: int) -> float:
     num_steps = run_steps(config, data.steps_per_epoch)
     recommender = Recommender(config, dataset, Items.load(dataset).counts, num_steps)
     recommender.initialize()
+    logging.info("timing %d steps, after as many of warm-up", steps)
     loop = Loop(TrainStep(config, recommender, num_steps), data.batches(0), 2 * steps, steps)
     times = {}
     loop.run(
