@@ -21,3 +21,12 @@ class CheckpointError(UserError):
 
 class ExportError(UserError):
     """A SavedModel could not be written, or did not answer as the trained model does."""
+
+
+class Stopped(BaseException):
+    """A run ended early because it was asked to: by a signal, or by its time limit.
+
+    Like KeyboardInterrupt no Exception: nothing on the way may take it for a failure and go on.
+    """
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: run the same command again

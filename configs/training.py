@@ -64,6 +64,9 @@ class TrainConfig(Section):
     clip_norm: float | None = Field(None, gt=0)
     """All gradients, of towers and of the batch's distinct rows, are scaled down together when their global
     norm is above it."""
+    skip_nonfinite: int = Field(0, ge=0)
+    """Batches with a loss or gradient that is not finite that may be left out over the whole run; 0: the
+    first one ends it."""
     seed: Seed = 0
     """Seed of initial weights, order of the data, dropout and sampled negatives."""
 

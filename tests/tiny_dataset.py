@@ -22,6 +22,8 @@ class Row(NamedTuple):
     item: bytes
     split: str
     label: float = 1.0
+    weight: float | None = None
+    """Records hold weights when any row has one; the others weigh 1."""
 
 
 class Feature(NamedTuple):
@@ -66,7 +68,7 @@ def write_dataset(
         source_fingerprint="tiny",
         block_rows=block_rows,
         history_length=history_length,
-        has_weight=False,
+        has_weight=any(row.weight is not None for row in rows),
         splits=splits,
         tables={name: table.info() for name, table in ids.items()},
         features={name: {"of": f.of, "kind": f.kind} for name, f in features.items()},
@@ -120,9 +122,12 @@ def _records(rows, ids, features, history_length) -> dict[str, list[dict]]:
     """The records of each split; a `_ragged` value carries its own lengths column."""
     records = {name: [] for name in SPLITS}
     past = collections.defaultdict(list)
+    weighted = any(row.weight is not None for row in rows)
     for time, row in enumerate(rows):
         record = {"user": ids["user"].id(row.user), "item": ids["item"].id(row.item)}
         record |= {"label": float(row.label), "timestamp": 1_600_000_000 + time}
+        if weighted:
+            record["weight"] = 1.0 if row.weight is None else float(row.weight)
         for name, feature in features.items():
             record[name] = _value(ids, name, feature, getattr(row, feature.of))
         if history_length:

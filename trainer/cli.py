@@ -12,10 +12,11 @@ import time
 from absl import app, logging
 from absl.flags import argparse_flags
 
-from configs.errors import UserError
+from configs.errors import Stopped, UserError
 
 COMMANDS = {
     "prepare": ("pipelines.prepare", "turn raw interactions into a dataset (Apache Beam)"),
+    "plan": ("trainer.plan", "forecast memory, disk and time of a run"),
     "train": ("trainer.train", "train a model, or resume a run"),
     "evaluate": ("trainer.evaluate", "ranking metrics of a checkpoint, beside baselines"),
     "export": ("trainer.export", "write and verify a SavedModel for serving"),
@@ -69,6 +70,9 @@ def run(args: argparse.Namespace) -> int:
     except UserError as error:
         sys.stderr.write(f"lazytower {args.command}: error: {error}\n")
         return error.exit_code
+    except Stopped as stopped:
+        sys.stderr.write(f"lazytower {args.command}: {stopped}\n")
+        return stopped.exit_code
     except KeyboardInterrupt:
         sys.stderr.write(f"lazytower {args.command}: interrupted\n")
         return 130  # as shells report SIGINT

@@ -56,21 +56,48 @@ class TrainData:
 
     def _place(self, epoch: int, row: int) -> tuple[int, int, int]:
         """(blocks before the window, index of the window, rows of it to leave out) of an epoch's row."""
-        sizes = self._block_rows(self._order(tf.constant(epoch, tf.int64)).numpy())
-        starts = np.concatenate([[0], np.cumsum(sizes)])[:-1:WINDOW_BLOCKS]
+        starts = self._window_starts(self._blocks(epoch))
         window = int(np.searchsorted(starts, row, side="right")) - 1
         return window * WINDOW_BLOCKS, window, row - int(starts[window])
 
-    def _block_rows(self, order) -> list[int]:
-        """Rows of each block of an epoch, in order of reading."""
+    def _window_starts(self, blocks: np.ndarray) -> np.ndarray:
+        """Rows of an epoch before each window, int64."""
+        return np.concatenate([[0], np.cumsum(blocks[:, 2])])[:-1:WINDOW_BLOCKS]
+
+    def _blocks(self, epoch: int) -> np.ndarray:
+        """(file, place in it, rows) of each block of an epoch in order of reading, int64 [blocks, 3]."""
+        order = self._order(tf.constant(epoch, tf.int64)).numpy()
         full = self._dataset.block_rows
-        sizes = []
+        found = []
         for group in range(0, len(order), FILES_AT_ONCE):
-            left = [self._rows[file] for file in order[group : group + FILES_AT_ONCE]]
-            while any(left):
-                sizes += [min(rows, full) for rows in left if rows]
-                left = [max(rows - full, 0) for rows in left]
-        return sizes
+            left, number = {int(file): self._rows[file] for file in order[group : group + FILES_AT_ONCE]}, 0
+            while any(left.values()):
+                found += [(file, number, min(rows, full)) for file, rows in left.items() if rows]
+                left, number = {file: max(rows - full, 0) for file, rows in left.items()}, number + 1
+        return np.array(found, np.int64).reshape(-1, 3)
+
+    def origin(self, step: int) -> np.ndarray:
+        """Where the rows of a step's batch (0: the first step's) are kept.
+
+        Returns:
+          int64 [batch, 3], in the batch's order: index of the file, block in it, row in the block; from 0.
+        """
+        epoch, place = divmod(step, self.steps_per_epoch)
+        first, last = place * self._batch_size, (place + 1) * self._batch_size
+        blocks = self._blocks(epoch)
+        starts = self._window_starts(blocks)
+        begin = int(np.searchsorted(starts, first, side="right")) - 1
+        end = int(np.searchsorted(starts, last, side="left"))
+        rows = [self._window_rows(epoch, window, blocks) for window in range(begin, end)]
+        skip = first - int(starts[begin])
+        return np.concatenate(rows)[skip : skip + self._batch_size]
+
+    def _window_rows(self, epoch: int, window: int, blocks: np.ndarray) -> np.ndarray:
+        """As `origin`, of all rows of a window."""
+        inside = blocks[window * WINDOW_BLOCKS : (window + 1) * WINDOW_BLOCKS]
+        rows = [[file, block, row] for file, block, size in inside for row in range(size)]
+        order = self._permutation(tf.constant(epoch, tf.int64), tf.constant(window, tf.int64), len(rows))
+        return np.array(rows, np.int64)[order.numpy()]
 
     def _epoch(self, epoch, skip_blocks: int = 0, first_window: int = 0, skip_rows: int = 0):
         """Batches of one epoch, from a place that `_place` computed."""
@@ -105,10 +132,13 @@ class TrainData:
     def _window(self, epoch, index, blocks):
         """Parses a window of serialized blocks, string [n], and permutes its rows."""
         columns = parse_blocks(self._dataset, blocks)
-        rows = tf.shape(columns["user"])[0]
-        seed = tf.stack([tf.constant(self._seed, tf.int64), epoch * 2**32 + index])
-        order = tf.random.experimental.stateless_shuffle(tf.range(rows), seed=seed)
+        order = self._permutation(epoch, index, tf.shape(columns["user"])[0])
         return {name: tf.gather(value, order) for name, value in columns.items()}
+
+    def _permutation(self, epoch, window, rows):
+        """Order of a window's rows in its epoch, int32 [rows]; epoch and window: int64 scalars."""
+        seed = tf.stack([tf.constant(self._seed, tf.int64), epoch * 2**32 + window])
+        return tf.random.experimental.stateless_shuffle(tf.range(rows), seed=seed)
 
 
 def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 
 import numpy as np
 from absl import logging
@@ -47,16 +48,21 @@ class TrainedScorer:
       items: catalog.
       averaged: score with averaged weights as of `step`, or raw ones.
       step: steps done.
+      check: called before every block of users; what it raises ends the evaluation.
     """
 
     name = "model"
 
-    def __init__(self, recommender, items, averaged: bool, step: int):
+    def __init__(
+        self, recommender, items, averaged: bool, step: int, check: Callable[[], None] = lambda: None
+    ):
         self._recommender, self._averaged, self._step = recommender, averaged, float(step)
+        self._check = check
         self._item_vectors = item_vectors(recommender, items, averaged, step)
 
     def scores(self, users, items):
         """float32 [n, items of the table], or [n, m] for candidates int64 [n, m]."""
+        self._check()
         inputs = {"user": users.ids, "history": users.history, **users.features}
         vectors = self._recommender.user_vectors(
             {name: inputs[name] for name in self._recommender.model.user_inputs}, self._averaged, self._step
@@ -80,7 +86,9 @@ def item_vectors(recommender, items, averaged: bool, step: int, chunk: int = 1 <
     return vectors
 
 
-def evaluate_recommender(recommender, dataset, items, step: int, split: str) -> list[dict]:
+def evaluate_recommender(
+    recommender, dataset, items, step: int, split: str, check: Callable[[], None] = lambda: None
+) -> list[dict]:
     """The model beside popularity and, for planted data, the best reachable ranking.
 
     Args:
@@ -89,6 +97,7 @@ def evaluate_recommender(recommender, dataset, items, step: int, split: str) -> 
       items: its catalog.
       step: steps done.
       split: valid or test.
+      check: called now and then; what it raises ends the evaluation.
 
     Returns:
       A dict per scorer: scorer, split, weights, protocol, metrics (see trainer.ranking.evaluate_scorers).
@@ -100,7 +109,7 @@ def evaluate_recommender(recommender, dataset, items, step: int, split: str) -> 
     options = recommender.config.evaluate
     averaged = options.weights == "average" and recommender.average is not None
     with recommender.averaged_dense(averaged):
-        scorers = [TrainedScorer(recommender, items, averaged, step), Popularity(items)]
+        scorers = [TrainedScorer(recommender, items, averaged, step, check), Popularity(items)]
         if BestReachable.available(dataset):
             scorers.append(BestReachable(dataset, items))
         results = evaluate_scorers(scorers, Users(dataset, items), options, split)

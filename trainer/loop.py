@@ -40,13 +40,28 @@ class Loop:
     def __init__(self, train_step: TrainStep, batches: tf.data.Dataset, num_steps: int, steps_per_loop: int):
         self._train_step, self._num_steps, self._steps_per_loop = train_step, num_steps, steps_per_loop
         self._iterator = iter(batches)
+        self._stop = tf.Variable(False, trainable=False, name="stop")
 
-    def run(self, on_loop: Callable[[int, int, float], None], actions: Iterable[Every]) -> None:
-        """Trains to the end.
+    def request_stop(self) -> None:
+        """Makes `run` return after the step in progress; may be called from any thread."""
+        self._stop.assign(True)
+
+    def run(
+        self,
+        on_loop: Callable[[int, int, float], None],
+        actions: Iterable[Every],
+        on_skip: Callable[[int], None],
+    ) -> bool:
+        """Trains to the end, or until `request_stop`.
 
         Args:
-          on_loop: called after each inner loop with (steps done, steps of the loop, their mean loss).
+          on_loop: called after each inner loop with (steps done, steps of the loop, mean loss of its batches
+            that were applied); not when none was.
           actions: called when due; an inner loop never runs past a step at which one is due.
+          on_skip: called with the step of a batch that was not applied, right after it.
+
+        Returns:
+          Whether the end was reached, its actions included.
 
         Raises:
           DataError: the input cannot be read.
@@ -54,13 +69,21 @@ class Loop:
         actions = list(actions)
         step = int(self._train_step.step)
         while step < self._num_steps:
-            stop = min([step + self._steps_per_loop, self._num_steps, *(a.next_step(step) for a in actions)])
-            loss = float(self._inner(tf.constant(stop - step)))
-            steps, step = stop - step, stop
-            on_loop(step, steps, loss)
+            end = min([step + self._steps_per_loop, self._num_steps, *(a.next_step(step) for a in actions)])
+            done, applied, loss = (value.numpy() for value in self._inner(tf.constant(end - step)))
+            step += int(done)
+            if applied:
+                on_loop(step, int(done), float(loss))
+            if applied < done:
+                on_skip(step)
             for every in actions:
-                if every.due(step, self._num_steps):
+                if self._stop:
+                    return False
+                if done and every.due(step, self._num_steps):
                     every.action(step)
+            if self._stop:
+                return step == self._num_steps
+        return True
 
     def _inner(self, steps):
         try:
@@ -81,8 +104,17 @@ class Loop:
 
     @tf.function(reduce_retracing=True)
     def _compiled(self, iterator, steps):
-        """Mean loss of `steps` steps, float32 scalar."""
-        total = tf.constant(0.0)
-        for _ in tf.range(steps):
-            total += self._train_step(next(iterator))
-        return total / tf.cast(steps, tf.float32)
+        """At most `steps` steps, fewer after a batch that was not applied or a wish to stop.
+
+        Returns:
+          (steps done, batches applied, their mean loss): int32, int32 and float32 scalars.
+        """
+        done, total, fine = tf.constant(0), tf.constant(0.0), tf.constant(True)
+        while (done < steps) & fine & ~self._stop.read_value():
+            # One after the other: else the variable would be read for steps that are yet to run.
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+            loss, fine = self._train_step(next(iterator))
+            total += tf.where(fine, loss, 0.0)
+            done += 1
+        applied = done - tf.cast(~fine, tf.int32)
+        return done, applied, tf.math.divide_no_nan(total, tf.cast(applied, tf.float32))

@@ -134,9 +134,9 @@ class Recommender(tf.Module):
             yield
             return
         raw = [variable.numpy() for variable in self.dense_variables]
-        for variable, shadow in zip(self.dense_variables, self.dense_averages.shadows, strict=True):
-            variable.assign(shadow)
         try:
+            for variable, shadow in zip(self.dense_variables, self.dense_averages.shadows, strict=True):
+                variable.assign(shadow)
             yield
         finally:
             for variable, value in zip(self.dense_variables, raw, strict=True):

@@ -58,7 +58,7 @@ def write_report(
         section("Configuration", f"<pre>{escape(config_yaml)}</pre>"),
     ]
     has_figures = any('class="figure"' in part for part in sections)
-    head = note(_subtitle(lines)) + cards(_headline(lines, train, evaluations)) + _warnings(train)
+    head = note(_subtitle(lines)) + cards(_headline(lines, train, evaluations)) + _warnings(lines)
     name = _run_name(config_yaml, run_dir)
     content = page(name, head, sections, plotly_source() if has_figures else "")
     path = f"{run_dir.rstrip('/')}/{FILE_NAME}"
@@ -244,9 +244,18 @@ def _subtitle(lines: list[dict]) -> str:
     return f"{times[0]} to {times[-1]}" if times else "Nothing was recorded yet."
 
 
-def _warnings(train: list[dict]) -> str:
-    bad = [line["step"] for line in train if "loss" in line and line["loss"] is None]
-    if not bad:
-        return ""
-    text = f"The loss was not finite in {len(bad):,} recorded lines, first at step {bad[0]:,}."
-    return f'<div class="warn">{escape(text)}</div>'
+def _warnings(lines: list[dict]) -> str:
+    bad = [line["step"] for line in lines if line.get("kind") == "train" and line.get("loss", 0) is None]
+    skips = [line for line in lines if line.get("event") == "skip"]
+    texts = []
+    if bad:
+        texts.append(f"The loss was not finite in {len(bad):,} recorded lines, first at step {bad[0]:,}.")
+    if skips:
+        number, first = skips[-1]["skipped_batches"], skips[0]["step"]
+        left_out = "batch" if number == 1 else "batches"
+        were = "was" if number == 1 else "were"
+        texts.append(
+            f"{number:,} {left_out} with a loss or gradient that was not finite {were} left out, "
+            f"first at step {first:,}."
+        )
+    return "".join(f'<div class="warn">{escape(text)}</div>' for text in texts)

@@ -1,7 +1,6 @@
 """Everything one training run needs, opened in order and closed again."""
 
 import fcntl
-import math
 import os
 import resource
 import time
@@ -9,11 +8,12 @@ import time
 from absl import logging
 
 from configs.dataset import load_dataset
-from configs.errors import DataError, UserError
+from configs.errors import DataError, Stopped, UserError
 from configs.load import dump_config
 from configs.schema import RunConfig
 from configs.storage import write_bytes
 from trainer.catalog import Items, verify_file
+from trainer.interrupt import Interrupt
 from trainer.metrics import MetricsWriter, read_metrics
 from trainer.progress import Progress
 from trainer.runtime import start_tensorflow
@@ -26,16 +26,20 @@ class TrainSession:
     Resume order: (1) dataset and its checksums, (2) variables with their initial weights, or (3) the newest
     checkpoint that verifies, which overwrites all of them, (4) metrics cut back to the checkpoint's step,
     (5) the input placed at that step. Nothing else carries over, so a resumed run equals an undisturbed one.
+
+    Args:
+      config: the run.
+      interrupt: the wish to stop early; looked at from `run` on.
     """
 
-    def __init__(self, config: RunConfig):
+    def __init__(self, config: RunConfig, interrupt: Interrupt):
         start_tensorflow(config.device)
         from trainer.checkpoint import CheckpointStore, checkpoint_identity
         from trainer.data import TrainData
         from trainer.recommender import Recommender, check_dataset, run_steps
         from trainer.step import TrainStep
 
-        self.config = config
+        self.config, self._interrupt = config, interrupt
         self.dataset = load_dataset(config.dataset.path)
         check_dataset(config, self.dataset)
         for info in self.dataset.splits["train"].files:
@@ -76,30 +80,57 @@ class TrainSession:
         self._lock.close()
 
     def run(self) -> None:
-        """Trains, checkpoints, evaluates, and writes the report."""
-        from trainer.loop import Every, Loop
+        """Trains, checkpoints, evaluates, and writes the report.
+
+        Raises:
+          Stopped: the interrupt asked for it; what was trained is saved.
+          UserError: more batches than allowed had a loss or gradient that was not finite.
+        """
+        from trainer.loop import Loop
 
         config = self.config
         self._log_start()
         loop = Loop(
             self.train_step, self._data.batches(self.start_step), self.num_steps, config.train.steps_per_loop
         )
+        self._saved_step = self.start_step
+        self._interrupt.defer(loop.request_stop)
+        try:
+            finished = self._train(loop)
+        except Stopped:  # an evaluation was given up
+            finished = False
+        if not finished:
+            self._stop(int(self.train_step.step))
+        self._metrics.write("run", self.num_steps, {"event": "end", "peak_rss_bytes": peak_rss_bytes()})
+        self._write_report()
+
+    def _train(self, loop) -> bool:
+        """As Loop.run, with what an earlier run was stopped before."""
+        from trainer.loop import Every
+
         if self._evaluation_was_lost():
             self._evaluate(self.start_step)
         with Progress(
-            self.num_steps, self.start_step, examples_per_step=config.train.batch_size
+            self.num_steps, self.start_step, examples_per_step=self.config.train.batch_size
         ) as self._progress:
             self._loop_ended = time.monotonic()
             # A checkpoint comes before the evaluation of the same step, which a resumed run makes up for.
-            loop.run(
+            return loop.run(
                 self._on_loop,
                 [
-                    Every(config.checkpoint.every_steps, self._paused(self._save), at_end=True),
-                    Every(config.evaluate.every_steps, self._paused(self._evaluate), at_end=True),
+                    Every(self.config.checkpoint.every_steps, self._paused(self._save), at_end=True),
+                    Every(self.config.evaluate.every_steps, self._paused(self._evaluate), at_end=True),
                 ],
+                self._on_skip,
             )
-        self._metrics.write("run", self.num_steps, {"event": "end", "peak_rss_bytes": peak_rss_bytes()})
-        self._write_report()
+
+    def _stop(self, step: int) -> None:
+        """Saves what is not saved yet, and raises Stopped. The report waits: whoever stops us may not."""
+        if step != self._saved_step:
+            self._save(step)
+        reason = self._interrupt.reason
+        self._metrics.write("run", step, {"event": "stop", "reason": reason})
+        raise Stopped(f"stopped by {reason} at step {step:,}; run the same command to resume")
 
     def _paused(self, action):
         def act(step: int) -> None:
@@ -121,15 +152,29 @@ class TrainSession:
         }
         self._metrics.write("train", step, values)
         self._progress.update(step, loss=loss)
-        if not math.isfinite(loss):
-            # Going on would replace the last good checkpoints with NaN.
-            raise UserError(
-                f"the loss is {loss} between steps {step - steps} and {step}: the run diverged; lower the "
-                "learning rates, or look for bad labels or weights, and use another output.path"
-            )
+
+    def _on_skip(self, step: int) -> None:
+        """After a batch with a loss or gradient that is not finite, of which no weight has seen anything."""
+        from trainer.blame import blame
+
+        guard, allowed = self.train_step.guard, self.config.train.skip_nonfinite
+        skipped = int(guard.skipped)
+        facts = f"step {step:,}: not finite: {guard.latest}; {blame(self.dataset, self._data, step)}"
+        values = {"event": "skip", "skipped_batches": skipped, "reason": guard.latest}
+        self._metrics.write("run", step, values)
+        if skipped <= allowed:
+            logging.warning("%s; the batch is left out, the %d. of %d allowed", facts, skipped, allowed)
+            return
+        saved = self._saved_step
+        intact = f"the checkpoint of step {saved:,} is intact" if saved else "no checkpoint was written yet"
+        raise UserError(
+            f"{facts}; {intact}. train.skip_nonfinite allows {allowed:,} such batches: look for bad "
+            "labels or weights in the data, lower the learning rates (in another output.path), or raise it"
+        )
 
     def _save(self, step: int) -> None:
         self._store.save(step, self.recommender.storages, self.train_step.dense_state)
+        self._saved_step = step
 
     def _evaluate(self, step: int) -> None:
         from trainer.evaluate import evaluate_recommender
@@ -137,7 +182,9 @@ class TrainSession:
         if not self.dataset.splits["valid"].rows:
             return
         try:
-            lines = evaluate_recommender(self.recommender, self.dataset, self.items, step, "valid")
+            lines = evaluate_recommender(
+                self.recommender, self.dataset, self.items, step, "valid", self._interrupt.check
+            )
         except DataError as error:  # nobody to evaluate, a torn catalog: no reason to lose the training
             logging.warning("step %d is not evaluated: %s", step, error)
             return

@@ -3,8 +3,9 @@
 import tensorflow as tf
 
 from configs.schema import RunConfig
+from trainer.guard import Guard
 from trainer.optimizers import ROW_OPTIMIZERS
-from trainer.optimizers.clipping import clip_by_global_norm
+from trainer.optimizers.clipping import half_square, scale_to_norm
 from trainer.optimizers.schedules import rate_multiplier
 from trainer.recommender import Recommender
 
@@ -28,22 +29,39 @@ class TrainStep(tf.Module):
         self._clip_norm = config.train.clip_norm
         # Built now, so that a checkpoint can be written into its slots.
         self._optimizer.build(recommender.dense_variables)
+        parts = [f"table {name}" for name in recommender.tables]
+        self.guard = Guard(parts + [v.name.partition(":")[0] for v in recommender.dense_variables])
 
     @property
     def dense_state(self) -> dict[str, tf.Variable]:
         """Every variable outside the tables, by a name that is stable from run to run."""
         optimizer = {f"optimizer/{i:03d}": v for i, v in enumerate(self._optimizer.variables)}
-        return {"step": self.step, **self._recommender.dense_state, **optimizer}
+        state = {"step": self.step, "skipped": self.guard.skipped}
+        return {**state, **self._recommender.dense_state, **optimizer}
 
     def learning_rate(self, step):
         """Rate of the towers at `step` (from 1), float32 scalar."""
         return self._rate * self._multiplier(step)
 
     def __call__(self, batch: dict):
-        """Trains on a batch; returns the loss before the step, float32 scalar."""
+        """Trains on a batch, unless its loss or a gradient is not finite: then only the step is counted.
+
+        Returns:
+          (loss before the step, float32 scalar; whether the batch was applied, bool scalar).
+        """
         self.step.assign_add(1)
-        step = tf.cast(self.step, tf.float32)
-        multiplier = self._multiplier(step)
+        lookups, loss, gradients = self._differentiated(batch)
+        total = half_square(gradients)
+        finite = self.guard.check(loss, gradients, total)
+        # One branch around all updates: a bad batch moves no row, no slot and no optimizer's iteration.
+        tf.cond(finite, lambda: self._apply(lookups, gradients, total), lambda: tf.constant(False))
+        if self._recommender.dense_averages is not None:
+            # Also after a bad batch: weights that did not move count as any others, as they do in tables.
+            self._recommender.dense_averages.update(tf.cast(self.step, tf.float32))
+        return loss, finite
+
+    def _differentiated(self, batch):
+        """(lookups by table, loss, gradients of the looked-up rows and then of the dense variables)."""
         model, lookups = self._recommender.model, {}
 
         with tf.GradientTape() as tape:
@@ -56,23 +74,23 @@ class TrainStep(tf.Module):
             ids = model.lookups(batch, self.step)
             activations = self._recommender.activations(ids, fetch)
             loss = model.loss(activations, batch, self.step)
-        dense = self._recommender.dense_variables
+        lookups = {name: lookups[name] for name in self._recommender.tables}
         weights = [lookup.weight for lookup in lookups.values()]
-        gradients = tape.gradient(loss, weights + dense)
+        gradients = tape.gradient(loss, weights + self._recommender.dense_variables)
         # Duplicate ids and features that share a table are summed here.
         gradients[: len(weights)] = map(tf.convert_to_tensor, gradients[: len(weights)])
+        return lookups, loss, gradients
+
+    def _apply(self, lookups, gradients, total):
+        step = tf.cast(self.step, tf.float32)
+        multiplier = self._multiplier(step)
         if self._clip_norm:
-            gradients = clip_by_global_norm(gradients, self._clip_norm)
+            gradients = scale_to_norm(gradients, total, self._clip_norm)
         for (name, lookup), gradient in zip(lookups.items(), gradients, strict=False):
             self._recommender.tables[name].update(lookup, gradient, step, multiplier)
-        self._update_dense(gradients[len(weights) :], step, multiplier)
-        return loss
-
-    def _update_dense(self, gradients, step, multiplier) -> None:
-        if gradients:
+        if dense := gradients[len(lookups) :]:
             # Assigned at every step: a restored rate must not override the configured one.
             self._optimizer.learning_rate.assign(self._rate * multiplier)
             variables = self._recommender.dense_variables
-            self._optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        if self._recommender.dense_averages is not None:
-            self._recommender.dense_averages.update(step)
+            self._optimizer.apply_gradients(zip(dense, variables, strict=True))
+        return tf.constant(True)

@@ -8,14 +8,15 @@ import sys
 
 import pytest
 
-from configs.errors import UserError
+from configs.errors import Stopped, UserError
 from trainer import cli
 
 SHARED = {"--help", "--helpfull", "--config", "--set"}
 # A new flag needs a reason why it is no key of the config; then it is added here.
 FLAGS = {
     "prepare": SHARED | {"--overwrite", "--runner"},
-    "train": SHARED | {"--explain"},
+    "plan": SHARED | {"--probe_steps", "--tpu", "--json"},
+    "train": SHARED | {"--explain", "--max_seconds"},
     "evaluate": SHARED | {"--split"},
     "export": SHARED,
     "bench": {"--help", "--helpfull"},  # each measurement has its own
@@ -115,6 +116,7 @@ def test_prepare_keeps_unknown_flags_for_beam():
     [
         (UserError("mend it"), 2, "lazytower train: error: mend it\n"),
         (KeyboardInterrupt(), 130, "lazytower train: interrupted\n"),
+        (Stopped("stopped by SIGTERM"), 75, "lazytower train: stopped by SIGTERM\n"),
         (None, 0, ""),
     ],
 )

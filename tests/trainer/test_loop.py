@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 
 import pytest
 import tensorflow as tf
@@ -21,7 +22,11 @@ class CountingStep(tf.Module):
     def __call__(self, batch):
         self.step.assign_add(1)
         self.total.assign_add(batch)
-        return tf.cast(batch, tf.float32)
+        return tf.cast(batch, tf.float32), tf.constant(True)
+
+
+def no_skip(step):
+    raise AssertionError(f"step {step} was left out")
 
 
 def run(num_steps, steps_per_loop, start=0, **every):
@@ -32,7 +37,7 @@ def run(num_steps, steps_per_loop, start=0, **every):
         Every(steps, lambda at, name=name: log.append((name, at)), at_end=end)
         for name, (steps, end) in every.items()
     ]
-    loop.run(lambda done, steps, loss: loops.append((done, steps, loss)), actions)
+    assert loop.run(lambda done, steps, loss: loops.append((done, steps, loss)), actions, no_skip)
     return loops, log, loop, step
 
 
@@ -92,7 +97,7 @@ def test_input_that_cannot_be_read_is_the_users(tmp_path, damage):
     data = tf.data.TFRecordDataset(shard).map(lambda text: tf.strings.to_number(text, tf.int64))
     loop = Loop(CountingStep(), data, 5, 5)
     with pytest.raises(DataError, match="^train split: cannot be read any more ") as caught:
-        loop.run(lambda *_: None, [])
+        loop.run(lambda *_: None, [], no_skip)
     assert "\n" not in str(caught.value)
     reason = f"{shard}; No such file" if damage == "gone" else "corrupted record at"
     assert f"({reason}" in str(caught.value)
@@ -104,13 +109,75 @@ def test_input_that_cannot_be_read_is_the_users(tmp_path, damage):
 def test_what_a_model_asserts_of_its_data_is_one_line_and_other_errors_stay(message, error):
     class Refusing(CountingStep):
         def __call__(self, batch):
-            loss = super().__call__(batch)
+            loss, fine = super().__call__(batch)
             if message:
                 tf.debugging.Assert(batch < 3, [message])
-                return loss
-            return loss + tf.gather([1.0, 2.0], batch)  # out of range from the second batch on
+                return loss, fine
+            return loss + tf.gather([1.0, 2.0], batch), fine  # out of range from the second batch on
 
     loop = Loop(Refusing(), tf.data.Dataset.counter(1), 10, 5)
     with pytest.raises(error) as caught:
-        loop.run(lambda *_: None, [])
+        loop.run(lambda *_: None, [], no_skip)
     assert not message or str(caught.value) == f"train split: {message}"
+
+
+def test_a_wish_from_another_thread_ends_the_inner_loop_after_the_step_in_progress():
+    """The whole run is one inner loop, and its thread sits inside TensorFlow."""
+    reached, asked = threading.Event(), threading.Event()
+
+    def hold(batch):
+        if batch == 5:
+            reached.set()
+            asked.wait(10)
+        return batch
+
+    class Waiting(CountingStep):
+        def __call__(self, batch):
+            return super().__call__(tf.ensure_shape(tf.numpy_function(hold, [batch], tf.int64), []))
+
+    step, log = Waiting(), []
+    loop = Loop(step, tf.data.Dataset.counter(1), 1000, 1000)
+
+    def wish():
+        reached.wait(10)
+        loop.request_stop()
+        asked.set()
+
+    thread = threading.Thread(target=wish)
+    thread.start()
+    finished = loop.run(lambda *line: log.append(line), [Every(0, log.append, at_end=True)], no_skip)
+    thread.join()
+    assert not finished and int(step.step) == 5
+    assert log == [(5, 5, 3.0)], "the action of the end is not due"
+
+
+def test_a_wish_before_an_action_leaves_it_out():
+    log = []
+    loop = Loop(CountingStep(), tf.data.Dataset.counter(1), 9, 3)
+
+    def save(step):
+        log.append(("save", step))
+        loop.request_stop()
+
+    assert not loop.run(lambda *_: None, [Every(3, save), Every(3, log.append)], no_skip)
+    assert log == [("save", 3)]
+    assert not loop.run(lambda *_: None, [Every(3, save)], no_skip) and log == [("save", 3)]
+
+
+def test_a_wish_after_the_last_action_is_too_late():
+    loop = Loop(CountingStep(), tf.data.Dataset.counter(1), 4, 4)
+    assert loop.run(lambda *_: None, [Every(0, lambda step: loop.request_stop(), at_end=True)], no_skip)
+
+
+def test_batches_that_are_not_applied_end_the_inner_loop_and_stay_out_of_the_mean():
+    class Choosy(CountingStep):
+        def __call__(self, batch):
+            loss, _ = super().__call__(batch)
+            fine = (batch != 3) & (batch != 4)
+            return tf.where(fine, loss, float("nan")), fine
+
+    loops, skipped, saved = [], [], []
+    loop = Loop(Choosy(), tf.data.Dataset.counter(1), 8, 4)
+    loop.run(lambda *line: loops.append(line), [Every(3, saved.append)], skipped.append)
+    assert skipped == [3, 4] and saved == [3, 6], "a step is counted whatever became of its batch"
+    assert loops == [(3, 3, 1.5), (6, 2, 5.5), (8, 2, 7.5)]

@@ -150,7 +150,10 @@ def test_schedules_at_their_ends(schedule):
 def test_the_dense_state_is_named_by_place_and_holds_everything():
     recommender, train_step = make()
     names = sorted(train_step.dense_state)
-    assert names[:4] == ["average/000", "average/001", "dense/000", "dense/001"] and "step" in names
+    assert names[:4] == ["average/000", "average/001", "dense/000", "dense/001"] and {
+        "step",
+        "skipped",
+    } <= set(names)
     # Adam: iteration, and two moments of each of two variables; the rate is the config's.
     assert len([name for name in names if name.startswith("optimizer/")]) == 5
     # Two train steps of the same config name and shape their state alike.

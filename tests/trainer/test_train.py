@@ -258,7 +258,7 @@ def test_a_diverged_run_stops_and_keeps_its_good_checkpoints(place):
         schedule={"warmup_fraction": 1, "warmup_power": 400},
         optimizer={"learning_rate": 1e38},
     )
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) between steps \d+ and \d+: the run diverged"):
+    with pytest.raises(UserError, match=r"step 5\d: .*; its data is finite; .* of step 40 is intact"):
         train(config)
     state = final_state(place / "diverged")
     assert state and all(np.isfinite(value).all() for value in state.values())

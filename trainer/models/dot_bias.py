@@ -40,9 +40,10 @@ class DotBias(Model):
         if self._options.label_threshold is not None:
             labels = tf.cast(labels >= self._options.label_threshold, tf.float32)
         else:
-            # Outside 0..1 the loss has no lower bound, and training would run away without a word.
-            inside = tf.reduce_all((labels >= 0.0) & (labels <= 1.0))
-            tf.debugging.Assert(inside, ["a label lies outside 0..1: set model.label_threshold"])
+            # Outside 0..1 the loss has no lower bound, and training would run away without a word. NaN is
+            # left to the loss, which shows it.
+            outside = tf.reduce_any((labels < 0.0) | (labels > 1.0))
+            tf.debugging.Assert(~outside, ["a label lies outside 0..1: set model.label_threshold"])
         logits = tf.reduce_sum(user * self.item_vectors(activations, {}), axis=1, keepdims=True)
         labels, weight = labels[:, None], row_weights(batch)[:, None]
         if self._options.negatives:

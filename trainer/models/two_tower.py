@@ -99,7 +99,8 @@ class Tower(tf.Module):
                 kernel_initializer=tf_keras.initializers.GlorotUniform(seed=seed + i),
                 name=f"{side}_dense_{i}",
             )
-            layer.build([None, width])
+            with tf.name_scope(layer.name):  # so that its variables can be told apart
+                layer.build([None, width])
             self.layers.append(layer)
             width = units
 

@@ -1,0 +1,179 @@
+"""What a run will take, computed before it runs: bytes of tables, memory, disk."""
+
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+
+from configs.dataset import Dataset
+from configs.errors import ConfigError, UserError
+from configs.schema import RunConfig
+
+MARGIN = 1.05  # of the tables: pieces of them that are read, written and initialised
+BASE_BYTES = 1_500_000_000  # TensorFlow, the input's windows, a step's activations
+PROBE_BYTES = 128_000_000
+_CGROUPS = "/sys/fs/cgroup"
+
+
+@dataclass(frozen=True)
+class TableForecast:
+    """Bytes of one table; None for what its rows are needed for, while they are not known."""
+
+    name: str
+    rows: int | None
+    """As the model sees them."""
+    dim: int
+    weight: int | None
+    slots: int | None
+    """Of the optimizer, what rows share included."""
+    average: int | None
+    last_step: int | None
+    tpu: int | None
+    """On a TPU: weights, the optimizer's slots there, and a second table for the average."""
+    tpu_lacks: str = ""
+    """Why there is no such table on a TPU."""
+
+    @property
+    def total(self) -> int | None:
+        """All bytes on this machine."""
+        if self.weight is None:
+            return None
+        return self.weight + self.slots + self.average + self.last_step
+
+
+def forecast_tables(config: RunConfig, dataset: Dataset | None) -> list[TableForecast]:
+    """Bytes of all tables; rows come from the dataset, or for hashed ids from the config."""
+    return [_forecast(config, dataset, name) for name in sorted(set(config.table_of_input.values()))]
+
+
+def _forecast(config: RunConfig, dataset: Dataset | None, name: str) -> TableForecast:
+    from trainer.optimizers import ROW_OPTIMIZERS
+
+    options, ids = config.table(name), config.ids_of(name)
+    rows = dataset.table_rows(name) if dataset else ids.rows if ids.kind == "hash" else None
+    optimizer = ROW_OPTIMIZERS[options.optimizer.kind](options.optimizer)
+    stored, dim = rows, options.dim
+    if options.kind == "robe_z":
+        stored, dim = options.size // options.block, options.block
+    averaged = config.polyak.kind != "none"
+    lacks = _tpu_lacks(options, optimizer)
+    if stored is None:
+        return TableForecast(name, rows, options.dim, None, None, None, None, None, lacks)
+    shared = sum(int(value.shape.num_elements()) for value in optimizer.initial_shared(dim))
+    copies = 1 + len(optimizer.slot_names) + averaged
+    return TableForecast(
+        name,
+        rows,
+        options.dim,
+        weight=4 * stored * dim,
+        slots=4 * (stored * sum(optimizer.slot_widths(dim)) + shared),
+        average=4 * stored * dim * averaged,
+        last_step=4 * stored,
+        tpu=None if lacks else 4 * stored * dim * copies,
+        tpu_lacks=lacks,
+    )
+
+
+def _tpu_lacks(options, optimizer) -> str:
+    if options.kind != "table":
+        return f"kind {options.kind} has no TPU form"
+    try:
+        optimizer.tpu(step=lambda: 1.0)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def dense_bytes(config: RunConfig) -> int:
+    """Bytes of the towers' weights, at most two slots each, and their averages."""
+    if config.model.kind != "two_tower":
+        return 0
+    values = 0
+    for tower in (config.model.user_tower, config.model.item_tower):
+        widths = [config.input_width(name) for name in tower.inputs]
+        width = widths[0] if tower.combine == "sum" else sum(widths)
+        for units in tower.layers:
+            values, width = values + (width + 1) * units, units
+    return 4 * values * (3 + (config.polyak.kind != "none"))
+
+
+def peak_bytes(config: RunConfig, tables: int) -> int:
+    """Peak memory of a run on this machine whose tables take so many bytes."""
+    copy = getattr(config.checkpoint, "async_memory_mb", 0) << 20  # of what is written while training goes on
+    return int(tables * MARGIN) + BASE_BYTES + min(copy, tables)
+
+
+def free_memory() -> tuple[int, str]:
+    """(bytes that a new process can have, what limits them)."""
+    import psutil
+
+    free, limit = psutil.virtual_memory().available, "free memory"
+    for room in _cgroup_rooms():
+        if room < free:
+            free, limit = room, "cgroup limit"
+    return free, limit
+
+
+def _cgroup_rooms() -> list[int]:
+    """Bytes left under the memory limit of each cgroup (version 2, or 1) that we are in."""
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8") as file:
+            lines = [line.rstrip("\n").split(":", 2) for line in file]
+    except OSError:
+        return []
+    rooms = []
+    for _, controllers, path in lines:
+        if controllers == "":
+            root, names = _CGROUPS, ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            root, names = f"{_CGROUPS}/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        parts = [part for part in path.split("/") if part]
+        for depth in range(len(parts) + 1):  # in a container the path may be that of the host: then only /
+            limit, used = (_number("/".join([root, *parts[:depth], name])) for name in names)
+            if limit is not None and used is not None:
+                rooms.append(max(limit - used, 0))
+    return rooms
+
+
+def _number(path: str) -> int | None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return int(file.read())
+    except (OSError, ValueError):  # no such cgroup; "max"
+        return None
+
+
+def existing_parent(path: str) -> str:
+    """The nearest directory at or above `path` that exists."""
+    path = os.path.abspath(path)
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def directory_bytes(path: str) -> int:
+    """Bytes of all files in a directory; 0 when there is none."""
+    return sum(
+        os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names
+    )
+
+
+def disk_speed(directory: str) -> float:
+    """Bytes per second at which a local directory takes PROBE_BYTES, synced; nothing is left behind.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    block = os.urandom(4_000_000)
+    try:
+        with tempfile.NamedTemporaryFile(dir=directory, prefix=".lazytower-plan-") as file:
+            started = time.monotonic()
+            for _ in range(PROBE_BYTES // len(block)):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+            return PROBE_BYTES / (time.monotonic() - started)
+    except OSError as error:
+        raise UserError(f"output.path: {directory} cannot be written ({error.strerror})") from None

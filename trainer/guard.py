@@ -1,0 +1,51 @@
+"""Keeps losses and gradients that are not finite away from the weights, and says where they came from."""
+
+import tensorflow as tf
+
+
+class Guard(tf.Module):
+    """Counts the batches that must not be applied.
+
+    Args:
+      parts: what is checked beside the loss, names in the order of the gradients.
+
+    Attributes:
+      skipped: such batches of the whole run, part of its saved state.
+    """
+
+    def __init__(self, parts: list[str]):
+        super().__init__(name="guard")
+        self._parts = parts
+        self.skipped = tf.Variable(0, dtype=tf.int64, trainable=False, name="skipped")
+        self._bad = tf.Variable(tf.zeros([1 + len(parts)], tf.bool), trainable=False, name="nonfinite")
+
+    @property
+    def latest(self) -> str:
+        """What was not finite in the latest batch that was counted, as text."""
+        loss, *gradients = self._bad.numpy()
+        names = [name for name, bad in zip(self._parts, gradients, strict=True) if bad]
+        found = ["the loss"] if loss else []
+        if len(names) == len(self._parts):
+            found.append("every gradient")
+        elif names:
+            found.append(f"the gradient of {', '.join(names)}")
+        return " and ".join(found)
+
+    def check(self, loss, gradients: list, half_square):
+        """Whether a batch may be applied, bool scalar; if not, it is counted.
+
+        Args:
+          loss: float32 scalar.
+          gradients: float32 tensors, as `parts`.
+          half_square: half the sum of the squares of all gradients, float32 scalar.
+        """
+        # The sum is finite only if every value is; it can also overflow, so only a closer look condemns.
+        fine = tf.math.is_finite(loss) & tf.math.is_finite(half_square)
+        return tf.cond(fine, lambda: tf.constant(True), lambda: self._look([loss, *gradients]))
+
+    def _look(self, values):
+        bad = tf.stack([~tf.reduce_all(tf.math.is_finite(value)) for value in values])
+        any_bad = tf.reduce_any(bad)
+        self._bad.assign(bad)
+        self.skipped.assign_add(tf.cast(any_bad, tf.int64))
+        return ~any_bad

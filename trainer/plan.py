@@ -1,0 +1,174 @@
+"""`lazytower plan`: memory, disk and time that a run will take, and TPU slices that would hold its tables."""
+
+import argparse
+import json
+import os
+import shutil
+
+from configs.arguments import add_config_arguments
+from configs.dataset import FILE_NAME, Dataset, load_dataset
+from configs.errors import UserError
+from configs.load import load_config
+from configs.schema import RunConfig
+from configs.storage import exists, is_remote, join
+from configs.tpu import Slice, common_slices, tpu_slice
+from trainer import forecast
+from trainer.plan_text import format_plan, gigabytes
+
+
+def add_arguments(parser) -> None:
+    """Flags of the sub-command."""
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--probe_steps",
+        type=_count,
+        default=20,
+        metavar="N",
+        help="real steps that are timed, after as many of warm-up; 0: none",
+    )
+    parser.add_argument(
+        "--tpu",
+        action="append",
+        default=[],
+        metavar="SLICE",
+        help="a TPU slice that must hold the tables, such as v5p-8, in place of this machine; repeatable; "
+        "all: show all, require none",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def run(args) -> int:
+    """Prints the plan; what cannot fit is an error after it."""
+    config = load_config(args.config, args.overrides)
+    named = [tpu_slice(name) for name in args.tpu if name != "all"]
+    slices = named + (common_slices() if "all" in args.tpu else [])
+    plan = make_plan(config, slices, args.probe_steps)
+    problems = find_problems(config, plan, {slice_.name for slice_ in named})
+    print(json.dumps(plan | {"problems": problems}, indent=1) if args.json else format_plan(plan))
+    if problems:
+        raise UserError("; ".join(problems))
+    return 0
+
+
+def make_plan(config: RunConfig, slices: list[Slice], probe_steps: int) -> dict:
+    """All figures, in bytes and seconds; None where they are not known.
+
+    Args:
+      config: the run.
+      slices: TPU slices to compare with.
+      probe_steps: steps to time; none are when the memory does not suffice.
+
+    Raises:
+      DataError: the dataset is not what the config asks for.
+      UserError: output.path cannot be written.
+    """
+    free, limit = forecast.free_memory()  # before TensorFlow takes its part
+    from trainer.runtime import start_tensorflow
+
+    start_tensorflow(config.device)
+    from trainer.data import steps_per_epoch
+    from trainer.recommender import check_dataset, run_steps
+
+    dataset = _dataset(config)
+    per_epoch = None
+    if dataset is not None:
+        check_dataset(config, dataset)
+        per_epoch = steps_per_epoch(dataset, config.train.batch_size)
+    tables = forecast.forecast_tables(config, dataset)
+    known = [table.total for table in tables if table.total is not None]
+    complete = len(known) == len(tables)
+    total = sum(known)
+    peak = forecast.peak_bytes(config, total)
+    steps = run_steps(config, per_epoch) if per_epoch or config.train.num_steps else None
+    seconds = None
+    if dataset is not None and probe_steps and peak <= free:
+        from trainer.probe import probe
+
+        seconds = probe(config, dataset, probe_steps)
+    return {
+        "name": config.name,
+        "dataset": config.dataset.path,
+        "prepared": dataset is not None,
+        "tables": [_table(table) for table in tables],
+        "complete": complete,
+        "table_bytes": total,
+        "memory": {"peak_bytes": peak, "free_bytes": free, "limit": limit},
+        "checkpoints": _checkpoints(config, total, steps),
+        "steps": steps,
+        "steps_per_epoch": per_epoch,
+        "batch_size": config.train.batch_size,
+        "step_seconds": seconds,
+        "slices": [_slice(slice_, tables) for slice_ in slices],
+    }
+
+
+def _dataset(config: RunConfig) -> Dataset | None:
+    if not exists(join(config.dataset.path, FILE_NAME)):
+        return None
+    return load_dataset(config.dataset.path)
+
+
+def _table(table: forecast.TableForecast) -> dict:
+    names = ("name", "rows", "dim", "weight", "slots", "average", "last_step", "total")
+    return {name: getattr(table, name) for name in names}
+
+
+def _checkpoints(config: RunConfig, table_bytes: int, steps: int | None) -> dict:
+    """Size, number and time of full checkpoints; disk figures are None in an object store."""
+    size = table_bytes + forecast.dense_bytes(config)
+    # The oldest goes when the new one is complete.
+    facts = {"bytes": size, "most": config.checkpoint.keep + 1, "number": None}
+    facts |= {"existing_bytes": None, "free_bytes": None, "bytes_per_second": None, "seconds_each": None}
+    if steps is not None:
+        facts["number"] = -(-steps // config.checkpoint.every_steps)
+    if not is_remote(config.output.path):
+        parent = forecast.existing_parent(config.output.path)
+        facts["existing_bytes"] = forecast.directory_bytes(os.path.join(config.output.path, "checkpoints"))
+        facts["free_bytes"] = shutil.disk_usage(parent).free
+        if facts["free_bytes"] > 2 * forecast.PROBE_BYTES:
+            facts["bytes_per_second"] = forecast.disk_speed(parent)
+            facts["seconds_each"] = size / facts["bytes_per_second"]
+    return facts
+
+
+def _slice(slice_: Slice, tables: list[forecast.TableForecast]) -> dict:
+    """Tables sharded evenly over a slice's chips."""
+    facts = {"name": slice_.name, "chips": slice_.chips, "bytes_per_chip": slice_.bytes_per_chip}
+    lacks = "; ".join(f"tables.{table.name}: {table.tpu_lacks}" for table in tables if table.tpu_lacks)
+    if lacks:
+        return facts | {"needed_per_chip": None, "fits": False, "reason": lacks}
+    if any(table.tpu is None for table in tables):
+        return facts | {"needed_per_chip": None, "fits": None, "reason": "rows are not known yet"}
+    needed = -(-sum(table.tpu for table in tables) // slice_.chips)
+    return facts | {"needed_per_chip": needed, "fits": needed <= slice_.bytes_per_chip, "reason": ""}
+
+
+def find_problems(config: RunConfig, plan: dict, named: set[str]) -> list[str]:
+    """What cannot fit, a clause each. Tables for a named slice need not fit this machine's memory."""
+    problems, memory, disk = [], plan["memory"], plan["checkpoints"]
+    if memory["peak_bytes"] > memory["free_bytes"] and not named:
+        problems.append(
+            f"memory: the run needs {gigabytes(memory['peak_bytes'])}, {gigabytes(memory['free_bytes'])} are "
+            f"there ({memory['limit']}); use smaller tables, or a compressed one (kind: robe_z)"
+        )
+    if disk["free_bytes"] is not None:
+        wanted = disk["most"] * disk["bytes"] - disk["existing_bytes"]
+        if wanted > disk["free_bytes"]:
+            problems.append(
+                f"disk: {disk['most']} checkpoints need {gigabytes(wanted)} more, "
+                f"{gigabytes(disk['free_bytes'])} are free at {config.output.path}; lower checkpoint.keep, "
+                "or use another output.path"
+            )
+    for facts in plan["slices"]:
+        if facts["name"] in named and not facts["fits"]:
+            needed = f"{gigabytes(facts['needed_per_chip'])} on each chip, which has "
+            needed += gigabytes(facts["bytes_per_chip"])
+            problems.append(f"{facts['name']}: does not fit ({facts['reason'] or needed})")
+    return problems

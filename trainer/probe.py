@@ -1,0 +1,38 @@
+"""Times real steps of a run: its model, its dataset and the production loop, without a run directory."""
+
+import time
+
+from absl import logging
+
+from configs.dataset import Dataset
+from configs.schema import RunConfig
+
+
+def probe(config: RunConfig, dataset: Dataset, steps: int) -> float:
+    """Seconds per step, over `steps` steps after as many of warm-up.
+
+    Raises:
+      DataError: the dataset is not what the config asks for, or cannot be read.
+    """
+    from trainer.runtime import start_tensorflow
+
+    start_tensorflow(config.device)
+    from trainer.catalog import Items
+    from trainer.data import TrainData
+    from trainer.loop import Every, Loop
+    from trainer.recommender import Recommender, run_steps
+    from trainer.step import TrainStep
+
+    data = TrainData(dataset, config.train.batch_size, config.train.seed)
+    num_steps = run_steps(config, data.steps_per_epoch)
+    recommender = Recommender(config, dataset, Items.load(dataset).counts, num_steps)
+    recommender.initialize()
+    logging.info("timing %d steps, after as many of warm-up", steps)
+    loop = Loop(TrainStep(config, recommender, num_steps), data.batches(0), 2 * steps, steps)
+    times = {}
+    loop.run(
+        lambda *_: None,
+        [Every(steps, lambda step: times.update({step: time.monotonic()}))],
+        lambda step: logging.warning("step %d: its loss or a gradient is not finite", step),
+    )
+    return (times[2 * steps] - times[steps]) / steps
