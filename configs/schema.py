@@ -105,6 +105,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _shares_are_equal(self):
+        if self.train.batch_size % self.device.replicas:
+            raise ValueError(
+                f"train.batch_size {self.train.batch_size} is no multiple of device.replicas "
+                f"{self.device.replicas}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _labels_exist(self):
         if isinstance(self.model, DotBias) and not self.model.negatives and self.source.roles.label is None:
             raise ValueError(

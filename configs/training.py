@@ -131,6 +131,9 @@ class CpuDevice(Section):
     """Train on the CPU."""
     threads: int = Field(0, ge=0)
     """Threads of TensorFlow's kernels; 0: one per core. Bit-for-bit repeats need the same number."""
+    replicas: int = Field(1, ge=1, le=64)
+    """Logical devices that share each batch, to rehearse a run of many; global negatives, so the numbers are
+    those of one up to rounding. train.batch_size must be a multiple."""
 
 
 class OutputConfig(Section):

@@ -2,6 +2,7 @@
 
 import os
 
+from configs.errors import UserError
 from configs.training import CpuDevice
 
 
@@ -12,6 +13,9 @@ def start_tensorflow(device: CpuDevice, deterministic: bool = True):
       device: the config's device section.
       deterministic: equal inputs give equal bits, run after run, with the same number of threads; ops that
         cannot promise it fail instead.
+
+    Raises:
+      UserError: TensorFlow has started already, with other replicas.
     """
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # TFRS and TF-Addons need Keras 2
     # The GPU wheel logs at error level that it finds no GPU; Python exceptions tell all real errors.
@@ -21,6 +25,21 @@ def start_tensorflow(device: CpuDevice, deterministic: bool = True):
     tf.get_logger().setLevel("ERROR")
     if device.threads and device.threads != tf.config.threading.get_intra_op_parallelism_threads():
         tf.config.threading.set_intra_op_parallelism_threads(device.threads)
+    if device.replicas > 1:
+        _split_processor(tf, device.replicas)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     return tf
+
+
+def _split_processor(tf, replicas: int) -> None:
+    """Makes a logical device for each replica."""
+    processor = tf.config.list_physical_devices("CPU")[0]
+    wanted = [tf.config.LogicalDeviceConfiguration()] * replicas
+    try:
+        tf.config.set_logical_device_configuration(processor, wanted)
+    except RuntimeError:
+        if len(tf.config.list_logical_devices("CPU")) < replicas:
+            raise UserError(
+                f"device.replicas: {replicas} need a fresh process, TensorFlow has started with fewer"
+            ) from None

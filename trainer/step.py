@@ -8,6 +8,7 @@ from trainer.optimizers import ROW_OPTIMIZERS
 from trainer.optimizers.clipping import half_square, scale_to_norm
 from trainer.optimizers.schedules import rate_multiplier
 from trainer.recommender import Recommender
+from trainer.replicas import Replicas
 
 
 class TrainStep(tf.Module):
@@ -27,6 +28,7 @@ class TrainStep(tf.Module):
         self._rate = config.optimizer.learning_rate
         self._optimizer = ROW_OPTIMIZERS[config.optimizer.kind](config.optimizer).dense()
         self._clip_norm = config.train.clip_norm
+        self._replicas = Replicas(config.device.replicas) if config.device.replicas > 1 else None
         # Built now, so that a checkpoint can be written into its slots.
         self._optimizer.build(recommender.dense_variables)
         parts = [f"table {name}" for name in recommender.tables]
@@ -73,10 +75,18 @@ class TrainStep(tf.Module):
 
             ids = model.lookups(batch, self.step)
             activations = self._recommender.activations(ids, fetch)
-            loss = model.loss(activations, batch, self.step)
+            loss = None if self._replicas else model.loss(activations, batch, self.step)
         lookups = {name: lookups[name] for name in self._recommender.tables}
         weights = [lookup.weight for lookup in lookups.values()]
-        gradients = tape.gradient(loss, weights + self._recommender.dense_variables)
+        dense = self._recommender.dense_variables
+        if self._replicas is None:
+            gradients = tape.gradient(loss, weights + dense)
+        else:
+            loss, above, dense = self._replicas.differentiate(
+                lambda own, rows, share: model.loss(own, rows, self.step, share), activations, batch, dense
+            )
+            targets = tf.nest.flatten(activations)
+            gradients = tape.gradient(targets, weights, output_gradients=tf.nest.flatten(above)) + dense
         # Duplicate ids and features that share a table are summed here.
         gradients[: len(weights)] = map(tf.convert_to_tensor, gradients[: len(weights)])
         return lookups, loss, gradients

@@ -17,8 +17,9 @@ class Model(tf.Module, abc.ABC):
         """Ids to look up for a training batch, by input name; `step` (int64 scalar) seeds sampled ids."""
 
     @abc.abstractmethod
-    def loss(self, activations: dict, batch: dict, step):
-        """Scalar training loss."""
+    def loss(self, activations: dict, batch: dict, step, share=None):
+        """Training loss, float32 scalar; of one replica's rows when a trainer.replicas.Share is given, whose
+        losses add up to that of the whole batch."""
 
     @abc.abstractmethod
     def user_vectors(self, activations: dict, features: dict):

@@ -34,7 +34,7 @@ class DotBias(Model):
             ids["negative"] = tf.gather(self._pool, drawn)
         return ids
 
-    def loss(self, activations, batch, step):
+    def loss(self, activations, batch, step, share=None):
         user = self.user_vectors(activations, {})
         labels = batch["label"]
         if self._options.label_threshold is not None:
@@ -51,7 +51,7 @@ class DotBias(Model):
             logits = tf.concat([logits, tf.einsum("bd,bnd->bn", user, other)], axis=1)
             labels = tf.concat([labels, tf.zeros_like(logits[:, 1:])], axis=1)
             weight = tf.broadcast_to(weight, tf.shape(logits))
-        return logistic(logits, labels, weight)
+        return logistic(logits, labels, weight, share)
 
     def user_vectors(self, activations, features):
         rows = activations["user"]

@@ -39,15 +39,14 @@ class TwoTower(Model):
     def lookups(self, batch, step):
         return {name: batch[name] for name in self._options.inputs}
 
-    def loss(self, activations, batch, step):
-        user = self._user_vectors(activations, batch, step)
-        item = self._item_vectors(activations, batch, step)
+    def loss(self, activations, batch, step, share=None):
+        user = self._user_vectors(activations, batch, step, share)
+        item = self._item_vectors(activations, batch, step, share)
         options = self._options.loss
         ids = batch["item"]
         log_q = tf.gather(self._log_q, ids) if options.logq else tf.zeros_like(batch["label"])
-        return in_batch_softmax(
-            user, item, ids, log_q, row_weights(batch), options.temperature, options.mask_accidental_hits
-        )
+        weight, mask = row_weights(batch), options.mask_accidental_hits
+        return in_batch_softmax(user, item, ids, log_q, weight, options.temperature, mask, share)
 
     def user_vectors(self, activations, features):
         return self._user_vectors(activations, features, None)
@@ -55,18 +54,18 @@ class TwoTower(Model):
     def item_vectors(self, activations, features):
         return self._item_vectors(activations, features, None)
 
-    def _user_vectors(self, activations, features, step):
+    def _user_vectors(self, activations, features, step, share=None):
         if self._bias_in_rows and "history" in activations and self._options.history.table == "item":
             activations = {**activations, "history": activations["history"][:, :-1]}
-        vector = self._user(activations, features, step)
+        vector = self._user(activations, features, step, share)
         if self._options.normalize:
             vector = tf.math.l2_normalize(vector, axis=-1)
         if self._options.item_bias:
             vector = tf.concat([vector, tf.ones_like(vector[:, :1])], axis=1)
         return vector
 
-    def _item_vectors(self, activations, features, step):
-        vector = self._item(activations, features, step)
+    def _item_vectors(self, activations, features, step, share=None):
+        vector = self._item(activations, features, step, share)
         if self._options.normalize:
             bias = vector[:, -1:] if self._options.item_bias else vector[:, :0]
             direction = vector[:, : vector.shape[-1] - bias.shape[-1]]
@@ -104,19 +103,26 @@ class Tower(tf.Module):
             self.layers.append(layer)
             width = units
 
-    def __call__(self, activations, features, step):
-        """Vectors float32 [batch, width]; `step` (int64 scalar) seeds dropout while training, else None."""
+    def __call__(self, activations, features, step, share=None):
+        """Vectors float32 [batch, width]; `step` (int64 scalar) seeds dropout while training, else None;
+        `share` as Model.loss."""
         inputs = [
             activations[name] if name in activations else self._standardized(name, features[name])
             for name in self._options.inputs
         ]
         vector = tf.concat(inputs, axis=1) if self._options.combine == "concat" else tf.add_n(inputs)
         if step is not None and self._options.dropout:
-            seed = tf.stack([tf.constant(self._seed, tf.int64), step])
-            vector = tf.nn.experimental.stateless_dropout(vector, rate=self._options.dropout, seed=seed)
+            vector *= self._dropout_mask(tf.ones_like(vector), step, share)
         for layer in self.layers:
             vector = layer(vector)
         return vector
+
+    def _dropout_mask(self, ones, step, share):
+        """0 or 1 / (1 - rate), shaped as `ones`: drawn for the whole batch, whoever works on it."""
+        seed = tf.stack([tf.constant(self._seed, tf.int64), step])
+        whole = ones if share is None else tf.tile(ones, [share.count, 1])
+        mask = tf.nn.experimental.stateless_dropout(whole, rate=self._options.dropout, seed=seed)
+        return mask if share is None else share.rows_of(mask)
 
     def _standardized(self, name, value):
         mean, stddev = self._scales[name]
