@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
+import fsspec
 import pytest
 
 from tests.gcs_server import BUCKET, PREFIX, Server, Store
@@ -62,8 +63,8 @@ class Bucket:
 
 
 @pytest.fixture
-def bucket(tmp_path) -> Iterator[Bucket]:
-    """An empty bucket of its own."""
+def bucket(tmp_path, monkeypatch) -> Iterator[Bucket]:
+    """An empty bucket of its own, which gcsfs in the test's process sees too."""
     store, certificate = Store(), _certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, certificate.with_suffix(".key"))
@@ -73,7 +74,10 @@ def bucket(tmp_path) -> Iterator[Bucket]:
         stack.callback(secure.close)
         proxy = _Proxy(secure.port)
         stack.callback(proxy.close)
-        yield Bucket(store, _environment(plain.port, proxy.port, certificate))
+        environment = _environment(plain.port, proxy.port, certificate)
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", environment["STORAGE_EMULATOR_HOST"])
+        monkeypatch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})
+        yield Bucket(store, environment)
 
 
 def _environment(port: int, proxy_port: int, certificate: pathlib.Path) -> dict[str, str]:

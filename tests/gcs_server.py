@@ -1,4 +1,4 @@
-"""A Google Cloud Storage of one process's memory, over real HTTP, for gcsfs and TensorFlow's own gs:// client.
+"""Google Cloud Storage in memory, over real HTTP, for gcsfs and TensorFlow's own gs:// client.
 
 It answers what the two ask: JSON API (list, stat, media, rewrite, move, delete, batch), uploads (media,
 multipart, resumable) with ifGenerationMatch, and ranges of media under /bucket/object. Shares no code with
