@@ -1,10 +1,8 @@
 """From raw interactions to recommendations with every path in a bucket: as on a local disk, bit for bit."""
 
 import gzip
-import json
 import random
 
-import pytest
 import yaml
 
 from tests.gcs_bucket import Bucket, bucket  # noqa: F401 - a fixture

@@ -15,12 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from absl import logging
-from fsspec.implementations.local import LocalFileSystem
 
 from configs.errors import DataError
-from configs.storage import write_bytes
+from configs.storage import filesystem, is_remote, read_bytes, write_bytes
 
 FILE_NAME = "metrics.jsonl"
 EVENTS = "tensorboard"
@@ -37,11 +35,9 @@ def read_metrics(run_dir: str) -> list[dict]:
     """
     name = f"{run_dir.rstrip('/')}/{FILE_NAME}"
     try:
-        with fsspec.open(name, "rb") as file:
-            content = file.read()
+        return _parse(read_bytes(name), name)
     except FileNotFoundError:
         return []
-    return _parse(content, name)
 
 
 class MetricsWriter:
@@ -65,8 +61,8 @@ class MetricsWriter:
         """
         import tensorflow as tf
 
-        self._fs, self._root = fsspec.url_to_fs(run_dir.rstrip("/"))
-        self._remote = not isinstance(self._fs, LocalFileSystem)
+        self._fs, self._root = filesystem(run_dir.rstrip("/"))
+        self._remote = is_remote(run_dir)
         self._work = tempfile.mkdtemp(prefix="metrics-") if self._remote else self._root
         self._upload_seconds = upload_seconds
         self._uploaded_at = time.monotonic()
@@ -107,14 +103,19 @@ class MetricsWriter:
         if self._remote and (kind != "train" or time.monotonic() - self._uploaded_at > self._upload_seconds):
             self._try_upload()
 
-    def close(self) -> None:
-        """Closes the files; in an object store uploads the rest, and raises what the upload raises."""
+    def close(self, upload: bool = True) -> None:
+        """Closes the files; in an object store uploads the rest, and raises what the upload raises.
+
+        Args:
+          upload: False when another process writes there now.
+        """
         if self._file.closed:
             return
         self._file.close()
         self._events.close()
         if self._remote:
-            self._upload()
+            if upload:
+                self._upload()
             shutil.rmtree(self._work, ignore_errors=True)
 
     def __enter__(self) -> "MetricsWriter":
