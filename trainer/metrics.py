@@ -44,7 +44,7 @@ class MetricsWriter:
     """Appends figures to metrics.jsonl and to TensorBoard events, flushed after each write.
 
     On a local disk files are written in place. Object stores cannot append: there the files live in a
-    temporary directory and are uploaded whole, at most every `upload_seconds`, and on close.
+    temporary directory and are uploaded whole, by `flush`, at most every `upload_seconds`, and on close.
     """
 
     def __init__(self, run_dir: str, start_step: int | None = 0, *, upload_seconds: float = 60.0):
@@ -101,6 +101,14 @@ class MetricsWriter:
         self._write_scalars(line)
         # Evaluations are rare and dear: they do not wait for the clock.
         if self._remote and (kind != "train" or time.monotonic() - self._uploaded_at > self._upload_seconds):
+            self._try_upload()
+
+    def flush(self) -> None:
+        """In an object store uploads what is written so far; a failure is logged.
+
+        Called before each checkpoint: a run that resumes from it finds all lines up to there.
+        """
+        if self._remote:
             self._try_upload()
 
     def close(self, upload: bool = True) -> None:

@@ -137,6 +137,7 @@ class TrainSession:
 
     def _save(self, step: int) -> None:
         self._lock.check()
+        self._metrics.flush()
         self._store.save(step, self.recommender.storages, self.train_step.dense_state)
 
     def _evaluate(self, step: int) -> None:
