@@ -65,7 +65,12 @@ class Lease:
         self._mutex, self._stop = threading.Lock(), threading.Event()
         self._lost: str | None = None
         self._confirmed = time.monotonic()
-        self._generation = self._acquire()
+        try:
+            self._generation = self._acquire()
+        except (LeaseHeld, OSError):
+            raise
+        except Exception as error:  # rights, credentials: each file system has its own errors
+            raise OSError(f"{type(error).__name__}: {error}") from None
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
 

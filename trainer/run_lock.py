@@ -60,11 +60,6 @@ def lock_directory(path: str) -> Lock:
     """
     name = storage.join(path, FILE_NAME)
     if storage.is_remote(path):
-        try:
-            return Lease(name)
-        except (LeaseHeld, OSError):
-            raise
-        except Exception as error:  # rights, credentials: each file system has its own errors
-            raise OSError(f"{type(error).__name__}: {error}") from None
+        return Lease(name)
     storage.make_directory(path)
     return FileLock(os.path.abspath(name))
