@@ -175,6 +175,33 @@ def test_killed_and_resumed_equals_undisturbed(local, remote, bucket):  # noqa: 
     assert dict(remote.losses()) == dict(local.losses())
 
 
+def kill(bucket: Bucket, command: list[str], sign: str) -> None:  # noqa: F811
+    """Starts a command and kills it as soon as an object's name holds `sign`."""
+    process = bucket.start("-m", "trainer.cli", *command)
+    while process.poll() is None and not any(sign in name for name in bucket.names()):
+        time.sleep(0.001)
+    process.kill()
+    _, log = process.communicate()
+    assert process.returncode == -signal.SIGKILL, log
+
+
+@pytest.mark.slow
+def test_killed_prepare_and_export_leave_nothing_behind(remote, bucket):  # noqa: F811
+    kill(bucket, ["prepare", "--config", remote.config], "dataset/.prepare-")
+    assert "dataset/.prepare.lock" in bucket.names() and "dataset/dataset.json" not in bucket.names()
+    remote.run("prepare")
+    assert not [name for name in bucket.names() if "/.prepare" in name]
+    remote.run("train")
+    kill(bucket, ["export", "--config", f"{bucket.url}/run/config.yaml"], "export/incomplete-1/")
+    assert bucket.names("run/export/.lock")
+    remote.run("export")
+    versions = {name.split("/")[2] for name in bucket.names("run/export/")}
+    assert versions and versions == {
+        name.split("/")[2] for name in bucket.names() if "saved_model.pb" in name
+    }
+    assert remote.answers()[0]["known"]
+
+
 @pytest.mark.slow
 def test_a_store_that_fails_now_and_then(local, remote, bucket):  # noqa: F811
     """Every 29th request is answered 503, half of those after they acted."""

@@ -24,6 +24,9 @@ COMMANDS = {
     "bench": ("trainer.bench", "measure speed and memory beside peers"),
 }
 
+# Rights, credentials and networks, which are for the user to mend: gcsfs has no errors of Python's own.
+_STORE_ERRORS = ("gcsfs", "google.auth", "aiohttp")
+
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
     """The whole parser; only the chosen sub-command's module is imported."""
@@ -71,6 +74,12 @@ def run(args: argparse.Namespace) -> int:
     except UserError as error:
         sys.stderr.write(f"lazytower {args.command}: error: {error}\n")
         return error.exit_code
+    except Exception as error:
+        if not type(error).__module__.startswith(_STORE_ERRORS):
+            raise
+        text = " ".join(str(error).split())
+        sys.stderr.write(f"lazytower {args.command}: error: object store: {type(error).__name__}: {text}\n")
+        return UserError.exit_code
     except KeyboardInterrupt:
         sys.stderr.write(f"lazytower {args.command}: interrupted\n")
         return 130  # as shells report SIGINT
