@@ -83,8 +83,6 @@ def bucket(tmp_path, monkeypatch) -> Iterator[Bucket]:
 def _environment(port: int, proxy_port: int, certificate: pathlib.Path) -> dict[str, str]:
     ours = {
         "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}{PREFIX}",
-        # Read when gcsfs is imported; on, it asks for kinds of buckets that no emulator has.
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
         "FSSPEC_GCS_TOKEN": "anon",
         "https_proxy": f"http://127.0.0.1:{proxy_port}",
         "CURL_CA_BUNDLE": str(certificate),
@@ -93,6 +91,7 @@ def _environment(port: int, proxy_port: int, certificate: pathlib.Path) -> dict[
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     unwanted = {
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT",  # the product must choose itself
         "HTTPS_PROXY",
         "ALL_PROXY",
         "all_proxy",

@@ -8,7 +8,7 @@ import argparse
 import importlib
 import sys
 import time
-from logging import WARNING, getLogger
+from logging import CRITICAL, WARNING, getLogger
 
 from absl import app, logging
 from absl.flags import argparse_flags
@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(_Plain())
     logging.set_verbosity(logging.INFO)
-    getLogger("gcsfs").setLevel(WARNING)  # it tells of every file that it opens
+    getLogger("fsspec").setLevel(WARNING)  # it tells of every file that it opens
+    getLogger("gcsfs").setLevel(CRITICAL)  # it prints the traceback of what it raises
     try:
         return importlib.import_module(COMMANDS[args.command][0]).run(args) or 0
     except UserError as error:

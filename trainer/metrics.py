@@ -66,6 +66,7 @@ class MetricsWriter:
         self._work = tempfile.mkdtemp(prefix="metrics-") if self._remote else self._root
         self._upload_seconds = upload_seconds
         self._uploaded_at = time.monotonic()
+        self._uploaded_bytes: dict[str, int] = {}
         os.makedirs(f"{self._work}/{EVENTS}", exist_ok=True)
         if self._remote:
             self._download()
@@ -154,7 +155,10 @@ class MetricsWriter:
     def _upload(self) -> None:
         self._fs.makedirs(f"{self._root}/{EVENTS}", exist_ok=True)
         for name in [FILE_NAME, *(f"{EVENTS}/{n}" for n in os.listdir(f"{self._work}/{EVENTS}"))]:
-            self._fs.put_file(f"{self._work}/{name}", f"{self._root}/{name}")
+            size = os.path.getsize(f"{self._work}/{name}")
+            if self._uploaded_bytes.get(name) != size:  # files only grow; earlier runs' events do not
+                self._fs.put_file(f"{self._work}/{name}", f"{self._root}/{name}")
+                self._uploaded_bytes[name] = size
         self._uploaded_at = time.monotonic()
 
     def _try_upload(self) -> None:
