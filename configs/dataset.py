@@ -29,11 +29,11 @@ CATALOG COLUMNS  users/: id, key (bytes), count (train rows), one per user featu
 import json
 from typing import Literal
 
-import fsspec
 from pydantic import Field, ValidationError, model_validator
 
 from configs.errors import DataError
 from configs.section import Section
+from configs.storage import read_bytes
 
 FILE_NAME = "dataset.json"
 SPLITS = ("train", "valid", "test")
@@ -167,8 +167,7 @@ def load_dataset(path: str) -> Dataset:
     path = path.rstrip("/")
     name = f"{path}/{FILE_NAME}"
     try:
-        with fsspec.open(name, "rb") as file:
-            content = file.read()
+        content = read_bytes(name)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"{path}: no dataset here ({FILE_NAME} is missing, it is written last). "

@@ -2,11 +2,22 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from configs.section import Path, Section, Seed
 
 MAX_STEPS = 2**24  # a record keeps its last step as float32, exact up to here
+
+
+def _kept_at(path: str) -> str:
+    """A place that both TensorFlow and fsspec reach; file:// is a longer word for a local path."""
+    path = path.removeprefix("file://")
+    if "://" in path and not path.startswith("gs://"):
+        raise ValueError(f"a local directory or gs://bucket/directory is possible here, {path} is neither")
+    return path
+
+
+_KeptAt = Annotated[Path, AfterValidator(_kept_at)]
 
 
 class ScheduleConfig(Section):
@@ -114,7 +125,7 @@ class EvaluateConfig(Section):
 class ExportConfig(Section):
     """What the SavedModel holds."""
 
-    path: Path | None = None
+    path: _KeptAt | None = None
     """Directory of versioned SavedModels; <output.path>/export when not given."""
     weights: Literal["average", "raw"] = "average"
     """Which weights are served."""
@@ -139,11 +150,5 @@ class CpuDevice(Section):
 class OutputConfig(Section):
     """Where the run is kept."""
 
-    path: Path
-    """Run directory on a local disk: config, checkpoints, metrics, report, export."""
-
-    @model_validator(mode="after")
-    def _local(self):
-        if "://" in self.path:
-            raise ValueError(f"checkpoints need a local directory, {self.path} is none")
-        return self
+    path: _KeptAt
+    """Run directory, local or gs://: config, checkpoints, metrics, report, export."""

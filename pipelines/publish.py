@@ -17,6 +17,7 @@ import fsspec
 
 from configs.dataset import FILE_NAME, SPLITS, Dataset
 from configs.errors import DataError
+from configs.lease import Lease, LeaseHeld
 from pipelines.manifest import published_name
 from pipelines.write import WrittenFile
 
@@ -29,8 +30,8 @@ _STALE_AFTER = datetime.timedelta(days=1)
 def workspace(target: str) -> Iterator[str]:
     """A fresh temporary directory for a job that writes `target`; gone afterwards.
 
-    What killed jobs left behind is removed. For a local target a lock tells a killed job from a running one;
-    for an object store its age does.
+    What killed jobs left behind is removed. A lock tells a killed job from a running one: of files on a disk,
+    a lease in gs://, and in other object stores, which have none, its age does.
 
     Raises:
       DataError: another job is writing this target, or the place cannot be written.
@@ -83,18 +84,43 @@ def _lock(path: str, target: str) -> int:
 @contextlib.contextmanager
 def _remote_workspace(target: str) -> Iterator[str]:
     filesystem, root = fsspec.core.url_to_fs(target)
-    now = datetime.datetime.now(datetime.timezone.utc)
-    for old in filesystem.glob(f"{root}/.prepare-*"):
-        files = filesystem.find(old, detail=True).values()
-        ages = [info.get("mtime") or info.get("updated") for info in files]
-        if ages and all(isinstance(age, datetime.datetime) and now - age > _STALE_AFTER for age in ages):
-            filesystem.rm(old, recursive=True)
     name = f".prepare-{uuid.uuid4().hex[:8]}"
+    with _lease(target) as held:
+        for old in filesystem.glob(f"{root}/.prepare-*"):
+            if held or _is_old(filesystem, old):
+                filesystem.rm(old, recursive=True)
+        try:
+            yield f"{target}/{name}"
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                filesystem.rm(f"{root}/{name}", recursive=True)
+
+
+@contextlib.contextmanager
+def _lease(target: str) -> Iterator[bool]:
+    """Holds a target in gs:// against other jobs; yields False, and holds nothing, in other stores."""
+    if not target.startswith("gs://"):
+        yield False
+        return
     try:
-        yield f"{target}/{name}"
+        lease = Lease(f"{target}/.prepare.lock")
+    except LeaseHeld as holder:
+        raise DataError(
+            f"{target}: another `lazytower prepare` is writing it ({holder}); wait for it"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{target}: cannot write there ({error}); choose another dataset.path") from None
+    try:
+        yield True
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            filesystem.rm(f"{root}/{name}", recursive=True)
+        lease.close()
+
+
+def _is_old(filesystem, directory: str) -> bool:
+    files = filesystem.find(directory, detail=True).values()
+    ages = [info.get("mtime") or info.get("updated") for info in files]
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return bool(ages) and all(isinstance(a, datetime.datetime) and now - a > _STALE_AFTER for a in ages)
 
 
 def publish(target: str, staging: str, dataset: Dataset, files: list[WrittenFile]) -> None:

@@ -8,12 +8,12 @@ users that are evaluated are ever kept.
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
-import fsspec
 import google_crc32c
 import numpy as np
 
 from configs.dataset import SPLITS, Dataset, FileInfo
 from configs.errors import DataError
+from configs.storage import reading
 from trainer.ragged import Ragged, hash_ids
 
 _CHUNK_BYTES = 4 << 20
@@ -29,7 +29,7 @@ def verify_file(dataset: Dataset, info: FileInfo) -> None:
     path = dataset.file_path(info)
     checksum, size = google_crc32c.Checksum(), 0
     try:
-        with fsspec.open(path, "rb") as file:
+        with reading(path) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 checksum.update(chunk)
                 size += len(chunk)

@@ -9,16 +9,17 @@ TensorFlow's own checkpoints do not fall back when a file is torn and leave orph
 do, and their row ranges can be read one by one (see docs/decisions.md).
 """
 
+import io
 import json
 import os
 import re
-import shutil
 
 import google_crc32c
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from configs import storage
 from configs.errors import CheckpointError
 from configs.schema import RunConfig
 
@@ -40,10 +41,10 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Steps of complete checkpoints, oldest first; incomplete directories are not listed."""
-        names = os.listdir(self._directory) if os.path.isdir(self._directory) else []
+        names = storage.names(self._directory)
         found = (_STEP_NAME.match(name) for name in names)
         steps = sorted(int(match.group(1)) for match in found if match)
-        return [step for step in steps if os.path.exists(os.path.join(self._path(step), COMMITTED))]
+        return [step for step in steps if storage.exists(os.path.join(self._path(step), COMMITTED))]
 
     def save(self, step: int, tables: dict, dense: dict[str, tf.Variable]) -> None:
         """Writes a complete checkpoint, then deletes those past `keep`, later than `step` or incomplete.
@@ -54,11 +55,11 @@ class CheckpointStore:
           dense: variables outside the tables, by name.
         """
         path = self._path(step)
-        shutil.rmtree(path, ignore_errors=True)
-        os.makedirs(path)
+        storage.remove(path)
+        storage.make_directory(path)
         files, layouts = {}, {}
         for name, table in tables.items():
-            os.makedirs(os.path.join(path, "tables", name))
+            storage.make_directory(os.path.join(path, "tables", name))
             layouts[name] = {"rows": table.rows, "parts": table.parts}
             for i, (start, stop) in enumerate(table.chunks()):
                 relative = f"tables/{name}/{i:05d}.npy"
@@ -68,8 +69,7 @@ class CheckpointStore:
         files["dense.npz"] = _write(os.path.join(path, "dense.npz"), lambda f: np.savez(f, **values))
         manifest = {"step": step, "identity": self._identity, "tables": layouts, "files": files}
         text = json.dumps({**manifest, "crc32c": _checksum(manifest)}, indent=1).encode()
-        _write(os.path.join(path, COMMITTED + ".tmp"), lambda f: f.write(text))
-        os.rename(os.path.join(path, COMMITTED + ".tmp"), os.path.join(path, COMMITTED))
+        storage.write_bytes(os.path.join(path, COMMITTED), text)
         for name in tables:
             _sync_directory(os.path.join(path, "tables", name))
         _sync_directory(path)
@@ -89,7 +89,7 @@ class CheckpointStore:
             return None
         for name, table in tables.items():
             for (start, _), path in zip(table.chunks(), self._shards(manifest, name, table), strict=True):
-                table.write_records(start, np.load(path))
+                table.write_records(start, _load(path))
         self._assign(manifest, dense, partial=False)
         return manifest["step"]
 
@@ -125,15 +125,14 @@ class CheckpointStore:
         """Checks every file's size and checksum; returns the manifest. Raises CheckpointError."""
         path = self._path(step)
         try:
-            with open(os.path.join(path, COMMITTED), encoding="utf-8") as file:
-                manifest = json.load(file)
+            manifest = json.loads(storage.read_bytes(os.path.join(path, COMMITTED)))
             if manifest.pop("crc32c") != _checksum(manifest):
                 raise ValueError("its own checksum differs")
         except (OSError, ValueError, AttributeError, LookupError) as error:
             raise CheckpointError(f"{path}/{COMMITTED}: cannot be read ({error})") from None
         for relative, expected in manifest["files"].items():
             name = os.path.join(path, relative)
-            if not os.path.exists(name):
+            if not storage.exists(name):
                 raise CheckpointError(f"{name}: missing")
             if _fingerprint(name) != expected:
                 raise CheckpointError(f"{name}: size or checksum differs from {COMMITTED}")
@@ -154,7 +153,7 @@ class CheckpointStore:
     def _assign(self, manifest: dict, dense: dict, partial: bool) -> None:
         """Puts saved arrays into variables; names (all, unless partial) and shapes must agree."""
         path = os.path.join(self._path(manifest["step"]), "dense.npz")
-        with np.load(path) as values:
+        with storage.reading(path) as file, np.load(file) as values:
             odd = sorted(set(dense) - set(values.files) if partial else set(values.files) ^ set(dense))
             odd += [n for n, v in dense.items() if n in values.files and values[n].shape != tuple(v.shape)]
             if odd:
@@ -174,10 +173,10 @@ class CheckpointStore:
     def _clean(self, newest: int) -> None:
         # Later ones did not verify when the run fell back: counted, they would push out the good ones.
         kept = [step for step in self.steps() if step <= newest][-self._keep :]
-        for name in os.listdir(self._directory):
+        for name in storage.names(self._directory):
             match = _STEP_NAME.match(name)
             if match and int(match.group(1)) not in kept:
-                shutil.rmtree(os.path.join(self._directory, name))
+                storage.remove(os.path.join(self._directory, name))
 
     def _path(self, step: int) -> str:
         return os.path.join(self._directory, f"step-{step:09d}")
@@ -211,12 +210,15 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int) -> 
 
 
 def _write(name: str, write) -> dict:
-    """Writes a file through `write(file)`, syncs it to disk, returns its size and checksum."""
-    with open(name, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
+    """Writes a file through `write(file)`, returns its size and checksum."""
+    buffer = io.BytesIO()
+    write(buffer)
+    storage.write_bytes(name, buffer.getvalue())
     return _fingerprint(name)
+
+
+def _load(name: str) -> np.ndarray:
+    return np.load(io.BytesIO(storage.read_bytes(name)))
 
 
 def _checksum(manifest: dict) -> str:
@@ -225,18 +227,11 @@ def _checksum(manifest: dict) -> str:
 
 
 def _fingerprint(name: str) -> dict:
-    checksum = google_crc32c.Checksum()
-    with open(name, "rb") as file:
-        while block := file.read(1 << 22):
-            checksum.update(block)
-    return {"bytes": os.path.getsize(name), "crc32c": checksum.hexdigest().decode()}
+    content = storage.read_bytes(name)
+    return {"bytes": len(content), "crc32c": google_crc32c.Checksum(content).hexdigest().decode()}
 
 
 def _sync_directory(path: str) -> None:
     """Makes the directory's names themselves durable."""
     for name in (path, os.path.dirname(path)):
-        handle = os.open(name, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        storage.sync_directory(name)

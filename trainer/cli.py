@@ -8,6 +8,7 @@ import argparse
 import importlib
 import sys
 import time
+from logging import CRITICAL, WARNING, getLogger
 
 from absl import app, logging
 from absl.flags import argparse_flags
@@ -23,6 +24,9 @@ COMMANDS = {
     "recommend": ("trainer.recommend", "ask an exported model for items"),
     "bench": ("trainer.bench", "measure speed and memory beside peers"),
 }
+
+# Rights, credentials and networks, which are for the user to mend: gcsfs has no errors of Python's own.
+_STORE_ERRORS = ("gcsfs", "google.auth", "aiohttp")
 
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
@@ -65,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(_Plain())
     logging.set_verbosity(logging.INFO)
+    getLogger("fsspec").setLevel(WARNING)  # it tells of every file that it opens
+    getLogger("gcsfs").setLevel(CRITICAL)  # it prints the traceback of what it raises
     try:
         return importlib.import_module(COMMANDS[args.command][0]).run(args) or 0
     except UserError as error:
@@ -73,6 +79,12 @@ def run(args: argparse.Namespace) -> int:
     except Stopped as stopped:
         sys.stderr.write(f"lazytower {args.command}: {stopped}\n")
         return stopped.exit_code
+    except Exception as error:
+        if not type(error).__module__.startswith(_STORE_ERRORS):
+            raise
+        text = " ".join(str(error).split())
+        sys.stderr.write(f"lazytower {args.command}: error: object store: {type(error).__name__}: {text}\n")
+        return UserError.exit_code
     except KeyboardInterrupt:
         sys.stderr.write(f"lazytower {args.command}: interrupted\n")
         return 130  # as shells report SIGINT

@@ -1,7 +1,6 @@
 """`lazytower evaluate`: ranking metrics of the newest checkpoint, beside baselines."""
 
 import json
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -9,6 +8,7 @@ from absl import logging
 
 from configs.arguments import add_config_arguments
 from configs.load import load_config
+from configs.storage import join, write_bytes
 
 
 def add_arguments(parser) -> None:
@@ -29,9 +29,8 @@ def run(args) -> int:
     lines = evaluate_recommender(
         trained.recommender, trained.dataset, trained.items, trained.step, args.split
     )
-    path = os.path.join(config.output.path, f"evaluate-{args.split}.json")
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump({"step": trained.step, "results": lines}, file, indent=1)
+    path = join(config.output.path, f"evaluate-{args.split}.json")
+    write_bytes(path, json.dumps({"step": trained.step, "results": lines}, indent=1).encode())
     with MetricsWriter(config.output.path, None) as metrics:
         for line in lines:
             metrics.write("evaluate", trained.step, line)

@@ -1,15 +1,12 @@
 """`lazytower export`: a verified SavedModel of the newest checkpoint, versioned for TensorFlow Serving.
 
-A version directory appears complete or not at all: it is written under a name that TensorFlow Serving does
-not read, asked golden questions in a fresh process without the project's code, and then renamed.
+The model is written to a local disk, asked golden questions in a fresh process without the project's code,
+and only then published; see trainer.publish.
 """
 
-import contextlib
-import fcntl
 import gc
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -19,10 +16,7 @@ from absl import logging
 from configs.arguments import add_config_arguments
 from configs.errors import ExportError
 from configs.load import load_config
-
-# TensorFlow Serving reads directories whose name is a number, and no others.
-_INCOMPLETE = "incomplete-"
-_LOCK = ".lock"
+from trainer.publish import locked, new_version, publish
 
 
 def add_arguments(parser) -> None:
@@ -53,35 +47,20 @@ def export(config) -> str:
     from trainer.trained import open_trained
 
     directory = config.export_path.rstrip("/")
-    if "://" in directory:
-        raise ExportError(
-            f"{directory}: export.path must be local, where a rename is atomic; export there, then copy "
-            "the version's directory"
-        )
     started = time.monotonic()
     trained = open_trained(config)
-    with _locked(directory):
-        _remove_incomplete(directory)
-        version = max(versions(directory), default=0) + 1
-        temporary = os.path.join(directory, f"{_INCOMPLETE}{version}")
+    with locked(directory) as lock:
         try:
-            os.makedirs(temporary)
-            model = os.path.join(temporary, "model")
-            _write_and_verify(trained, model, version, temporary)
-            path = _publish(model, os.path.join(directory, str(version)))
+            with new_version(directory) as (version, scratch):
+                model = os.path.join(scratch, "model")
+                _write_and_verify(trained, model, version, scratch)
+                size = _bytes(model)
+                lock.check()
+                path = publish(model, directory, version)
         except OSError as error:
             raise ExportError(f"{directory}: cannot be written ({error.strerror or error})") from None
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    logging.info("step %d, %.1f MB, %.1f s", trained.step, _bytes(path) / 1e6, time.monotonic() - started)
+    logging.info("step %d, %.1f MB, %.1f s", trained.step, size / 1e6, time.monotonic() - started)
     return path
-
-
-def versions(directory: str) -> list[int]:
-    """Version numbers in an export directory, ascending; none when it is missing."""
-    if not os.path.isdir(directory):
-        return []
-    return sorted(int(name) for name in os.listdir(directory) if name.isascii() and name.isdigit())
 
 
 def _write_and_verify(trained, model: str, version: int, scratch: str) -> None:
@@ -124,49 +103,6 @@ def replay_golden(model: str, golden: str) -> None:
         lines = (done.stdout.strip() or done.stderr.strip() or f"exit code {done.returncode}").splitlines()
         raise ExportError(f"the SavedModel does not answer as the trained model: {lines[-1]}")
     logging.info("golden examples replayed in a fresh process, %.1f s", time.monotonic() - started)
-
-
-def _publish(model: str, path: str) -> str:
-    """Makes the written model durable, and visible in one step."""
-    for folder, _, files in os.walk(model):
-        for name in files:
-            _sync(os.path.join(folder, name))
-        _sync(folder)
-    os.rename(model, path)
-    _sync(os.path.dirname(path))
-    return path
-
-
-def _sync(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def _locked(directory: str):
-    """Holds the export directory; a killed process lets go of it."""
-    try:
-        os.makedirs(directory, exist_ok=True)
-        lock = open(os.path.join(directory, _LOCK), "w")
-    except OSError as error:
-        raise ExportError(f"{directory}: cannot be written ({error.strerror})") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ExportError(f"{directory}: another export into it is running") from None
-        yield
-
-
-def _remove_incomplete(directory: str) -> None:
-    """Deletes what killed exports left; the lock proves that nobody writes it."""
-    for name in os.listdir(directory):
-        if name.startswith(_INCOMPLETE):
-            logging.warning("removing %s, left by an export that did not end", os.path.join(directory, name))
-            shutil.rmtree(os.path.join(directory, name))
 
 
 def _bytes(path: str) -> int:

@@ -15,12 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from absl import logging
-from fsspec.implementations.local import LocalFileSystem
 
 from configs.errors import DataError
-from configs.storage import write_bytes
+from configs.storage import filesystem, is_remote, read_bytes, write_bytes
 
 FILE_NAME = "metrics.jsonl"
 EVENTS = "tensorboard"
@@ -37,18 +35,16 @@ def read_metrics(run_dir: str) -> list[dict]:
     """
     name = f"{run_dir.rstrip('/')}/{FILE_NAME}"
     try:
-        with fsspec.open(name, "rb") as file:
-            content = file.read()
+        return _parse(read_bytes(name), name)
     except FileNotFoundError:
         return []
-    return _parse(content, name)
 
 
 class MetricsWriter:
     """Appends figures to metrics.jsonl and to TensorBoard events, flushed after each write.
 
     On a local disk files are written in place. Object stores cannot append: there the files live in a
-    temporary directory and are uploaded whole, at most every `upload_seconds`, and on close.
+    temporary directory and are uploaded whole, by `flush`, at most every `upload_seconds`, and on close.
     """
 
     def __init__(self, run_dir: str, start_step: int | None = 0, *, upload_seconds: float = 60.0):
@@ -65,11 +61,12 @@ class MetricsWriter:
         """
         import tensorflow as tf
 
-        self._fs, self._root = fsspec.url_to_fs(run_dir.rstrip("/"))
-        self._remote = not isinstance(self._fs, LocalFileSystem)
+        self._fs, self._root = filesystem(run_dir.rstrip("/"))
+        self._remote = is_remote(run_dir)
         self._work = tempfile.mkdtemp(prefix="metrics-") if self._remote else self._root
         self._upload_seconds = upload_seconds
         self._uploaded_at = time.monotonic()
+        self._uploaded_bytes: dict[str, int] = {}
         os.makedirs(f"{self._work}/{EVENTS}", exist_ok=True)
         if self._remote:
             self._download()
@@ -107,14 +104,27 @@ class MetricsWriter:
         if self._remote and (kind != "train" or time.monotonic() - self._uploaded_at > self._upload_seconds):
             self._try_upload()
 
-    def close(self) -> None:
-        """Closes the files; in an object store uploads the rest, and raises what the upload raises."""
+    def flush(self) -> None:
+        """In an object store uploads what is written so far; a failure is logged.
+
+        Called before each checkpoint: a run that resumes from it finds all lines up to there.
+        """
+        if self._remote:
+            self._try_upload()
+
+    def close(self, upload: bool = True) -> None:
+        """Closes the files; in an object store uploads the rest, and raises what the upload raises.
+
+        Args:
+          upload: False when another process writes there now.
+        """
         if self._file.closed:
             return
         self._file.close()
         self._events.close()
         if self._remote:
-            self._upload()
+            if upload:
+                self._upload()
             shutil.rmtree(self._work, ignore_errors=True)
 
     def __enter__(self) -> "MetricsWriter":
@@ -145,7 +155,10 @@ class MetricsWriter:
     def _upload(self) -> None:
         self._fs.makedirs(f"{self._root}/{EVENTS}", exist_ok=True)
         for name in [FILE_NAME, *(f"{EVENTS}/{n}" for n in os.listdir(f"{self._work}/{EVENTS}"))]:
-            self._fs.put_file(f"{self._work}/{name}", f"{self._root}/{name}")
+            size = os.path.getsize(f"{self._work}/{name}")
+            if self._uploaded_bytes.get(name) != size:  # files only grow; earlier runs' events do not
+                self._fs.put_file(f"{self._work}/{name}", f"{self._root}/{name}")
+                self._uploaded_bytes[name] = size
         self._uploaded_at = time.monotonic()
 
     def _try_upload(self) -> None:

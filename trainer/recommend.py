@@ -1,18 +1,20 @@
 """`lazytower recommend`: asks an exported model for items; needs nothing but the SavedModel."""
 
 import json
-import os
 
 from configs.arguments import add_override_argument
 from configs.errors import ExportError
+from configs.storage import exists, join, read_bytes
 
-_METADATA = os.path.join("assets.extra", "lazytower.json")
+_METADATA = "assets.extra/lazytower.json"
 
 
 def add_arguments(parser) -> None:
     """Flags of the sub-command."""
     model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--model", metavar="DIR", help="export directory, or one version inside it")
+    model.add_argument(
+        "--model", metavar="DIR", help="export directory, or one version inside it; local or gs://"
+    )
     model.add_argument("--config", metavar="RUN.yaml", help="the run whose newest export is asked")
     add_override_argument(parser)
     users = parser.add_mutually_exclusive_group()
@@ -51,16 +53,16 @@ def find_version(directory: str) -> str:
     Raises:
       ExportError: there is no such directory, or no complete version in it.
     """
-    from trainer.export import versions
+    from trainer.publish import versions
 
     directory = directory.rstrip("/") or "/"
-    if not os.path.isdir(directory):
+    if not exists(directory):
         raise ExportError(f"{directory}: no such directory; run `lazytower export` first")
-    if os.path.exists(os.path.join(directory, "saved_model.pb")):
+    if exists(join(directory, "saved_model.pb")):
         return directory
     for version in versions(directory)[::-1]:
-        path = os.path.join(directory, str(version))
-        if os.path.exists(os.path.join(path, "saved_model.pb")):
+        path = join(directory, str(version))
+        if exists(join(path, "saved_model.pb")):
             return path
     raise ExportError(f"{directory}: holds no exported version; run `lazytower export` first")
 
@@ -155,8 +157,7 @@ def _directory(args) -> str:
 def _metadata(path: str) -> dict:
     """lazytower.json of a version. Raises ExportError when it is missing or torn."""
     try:
-        with open(os.path.join(path, _METADATA), encoding="utf-8") as file:
-            return json.load(file)
+        return json.loads(read_bytes(join(path, _METADATA)))
     except (OSError, ValueError):
         raise ExportError(
             f"{path}: has no readable {_METADATA}; was it written by `lazytower export`?"
@@ -174,8 +175,7 @@ def _users(args, metadata: dict) -> list[str]:
         users = [key for key in args.users.split(",") if key]
     elif args.users_file:
         try:
-            with open(args.users_file, encoding="utf-8", newline="\n") as file:
-                users = [line for line in file.read().split("\n") if line]
+            users = [line for line in read_bytes(args.users_file).decode().split("\n") if line]
         except (OSError, UnicodeDecodeError) as error:
             raise ExportError(f"--users_file {args.users_file}: cannot be read ({error})") from None
     else:

@@ -1,7 +1,5 @@
 """Everything one training run needs, opened in order and closed again."""
 
-import fcntl
-import os
 import resource
 import time
 
@@ -9,13 +7,15 @@ from absl import logging
 
 from configs.dataset import load_dataset
 from configs.errors import DataError, Stopped, UserError
+from configs.lease import LeaseHeld
 from configs.load import dump_config
 from configs.schema import RunConfig
-from configs.storage import write_bytes
+from configs.storage import join, make_directory, write_bytes
 from trainer.catalog import Items, verify_file
 from trainer.interrupt import Interrupt
 from trainer.metrics import MetricsWriter, read_metrics
 from trainer.progress import Progress
+from trainer.run_lock import Lock, lock_directory
 from trainer.runtime import start_tensorflow
 from trainer.statistics import write_run_report
 
@@ -50,7 +50,7 @@ class TrainSession:
         self.recommender = Recommender(config, self.dataset, self.items.counts, self.num_steps)
         self.train_step = TrainStep(config, self.recommender, self.num_steps)
         self._store = CheckpointStore(
-            os.path.join(config.output.path, "checkpoints"),
+            join(config.output.path, "checkpoints"),
             config.checkpoint.keep,
             checkpoint_identity(config, self.dataset.fingerprint, self.num_steps),
         )
@@ -62,7 +62,7 @@ class TrainSession:
         except BaseException:
             self._lock.close()
             raise
-        self.report_path = os.path.join(config.output.path, "report.html")
+        self.report_path = join(config.output.path, "report.html")
 
     def _restore(self) -> None:
         step = self._store.restore_newest(self.recommender.storages, self.train_step.dense_state)
@@ -75,9 +75,15 @@ class TrainSession:
     def __enter__(self):
         return self
 
-    def __exit__(self, *unused) -> None:
-        self._metrics.close()
-        self._lock.close()
+    def __exit__(self, kind, *unused) -> None:
+        try:
+            self._metrics.close(upload=not self._lock.lost)
+        except Exception as error:  # each file system has its own errors
+            if kind is None:
+                raise
+            logging.warning("the last metrics are not kept: %s", error)
+        finally:
+            self._lock.close()
 
     def run(self) -> None:
         """Trains, checkpoints, evaluates, and writes the report.
@@ -141,6 +147,7 @@ class TrainSession:
         return act
 
     def _on_loop(self, step: int, steps: int, loss: float) -> None:
+        self._lock.check()
         now = time.monotonic()
         rate = steps * self.config.train.batch_size / max(now - self._loop_ended, 1e-9)
         self._loop_ended = now
@@ -173,6 +180,8 @@ class TrainSession:
         )
 
     def _save(self, step: int) -> None:
+        self._lock.check()
+        self._metrics.flush()
         self._store.save(step, self.recommender.storages, self.train_step.dense_state)
         self._saved_step = step
 
@@ -221,25 +230,20 @@ class TrainSession:
         write_run_report(self.config, self.dataset, self.recommender, int(self.train_step.step))
 
 
-def lock_run(path: str):
-    """Holds the run directory against other trainers until the returned file is closed, or the process ends.
+def lock_run(path: str) -> Lock:
+    """Holds the run directory against other trainers until it is closed, or the process ends.
 
     Raises:
       UserError: another trainer holds it, or the directory cannot be made.
     """
     try:
-        os.makedirs(path, exist_ok=True)
-        file = open(os.path.join(path, ".lock"), "w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"output.path: {path} cannot be written ({error.strerror})") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
+        return lock_directory(path)
+    except LeaseHeld as holder:
         raise UserError(
-            f"{path}: another trainer is at work here; wait for it, or use another output.path"
+            f"{path}: another trainer is at work here ({holder}); wait for it, or use another output.path"
         ) from None
-    return file
+    except OSError as error:
+        raise UserError(f"output.path: {path} cannot be written ({error.strerror or error})") from None
 
 
 def save_config(config: RunConfig) -> None:
@@ -248,12 +252,12 @@ def save_config(config: RunConfig) -> None:
     Raises:
       UserError: the directory cannot be made or written.
     """
-    path = os.path.join(config.output.path, "config.yaml")
+    path = config.output.path
     try:
-        os.makedirs(config.output.path, exist_ok=True)
-        write_bytes(path, dump_config(config).encode())
+        make_directory(path)
+        write_bytes(join(path, "config.yaml"), dump_config(config).encode())
     except OSError as error:
-        raise UserError(f"output.path: {config.output.path} cannot be written ({error.strerror})") from None
+        raise UserError(f"output.path: {path} cannot be written ({error.strerror or error})") from None
 
 
 def peak_rss_bytes() -> int:

@@ -1,11 +1,11 @@
 """Opens a run's newest checkpoint for evaluation and export, tables left on disk."""
 
-import os
 from dataclasses import dataclass
 
 from configs.dataset import Dataset, load_dataset
 from configs.errors import CheckpointError
 from configs.schema import RunConfig
+from configs.storage import join
 from trainer.catalog import Items
 from trainer.runtime import start_tensorflow
 
@@ -37,7 +37,7 @@ def open_trained(config: RunConfig) -> Trained:
 
     dataset = load_dataset(config.dataset.path)
     check_dataset(config, dataset)
-    directory = os.path.join(config.output.path, "checkpoints")
+    directory = join(config.output.path, "checkpoints")
     num_steps = run_steps(config, steps_per_epoch(dataset, config.train.batch_size))
     identity = checkpoint_identity(config, dataset.fingerprint, num_steps)
     items = Items.load(dataset)

@@ -136,8 +136,14 @@ def split(**keys) -> dict:
             "polyak: decay belongs to kind: exponential, this is uniform",
         ),
         (
-            {"output": {"path": "gs://bucket/run"}},
-            "output: checkpoints need a local directory, gs://bucket/run is none",
+            {"output": {"path": "s3://bucket/run"}},
+            "output.path: a local directory or gs://bucket/directory is possible here, s3://bucket/run is "
+            "neither",
+        ),
+        (
+            {"export": {"path": "s3://bucket/served"}},
+            "export.path: a local directory or gs://bucket/directory is possible here, s3://bucket/served is "
+            "neither",
         ),
     ],
 )
@@ -183,6 +189,8 @@ def test_paths_and_ids_that_follow_from_others():
     config = parse(source=delimited(features=[GENRE]))
     assert config.export_path == "run/export"
     assert parse(export={"path": "served"}).export_path == "served"
+    assert parse(output={"path": "gs://bucket/run"}).export_path == "gs://bucket/run/export"
+    assert parse(output={"path": "file:///disk/run"}).output.path == "/disk/run"
     assert config.ids_of("history") == config.dataset.item_ids
     assert config.ids_of("genre").kind == "vocab"
 

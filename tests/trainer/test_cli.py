@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from gcsfs.retry import HttpError
 
 from configs.errors import Stopped, UserError
 from trainer import cli
@@ -115,6 +116,11 @@ def test_prepare_keeps_unknown_flags_for_beam():
     ("raised", "code", "line"),
     [
         (UserError("mend it"), 2, "lazytower train: error: mend it\n"),
+        (
+            HttpError({"code": 401, "message": "Anonymous caller\n has no access"}),
+            2,
+            "lazytower train: error: object store: HttpError: Anonymous caller has no access, 401\n",
+        ),
         (KeyboardInterrupt(), 130, "lazytower train: interrupted\n"),
         (Stopped("stopped by SIGTERM"), 75, "lazytower train: stopped by SIGTERM\n"),
         (None, 0, ""),

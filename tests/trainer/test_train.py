@@ -1,5 +1,6 @@
 """`lazytower train` end to end: what a run leaves behind, resuming, and every way in which it is refused."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -273,7 +274,7 @@ def test_too_many_epochs_and_places_that_cannot_be_written(place, tmp_path):
 
 
 def test_two_trainers_cannot_share_a_run_directory(place):
-    with lock_run(str(place / "shared")):
+    with contextlib.closing(lock_run(str(place / "shared"))):
         with pytest.raises(UserError, match="shared: another trainer is at work here"):
             train(configured(place, "shared"))
     lock_run(str(place / "shared")).close()

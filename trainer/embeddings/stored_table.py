@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from configs import storage
 from trainer.embeddings.tables import CHUNK_ROWS, Table
 
 
@@ -16,7 +17,10 @@ class StoredTable(Table):
 
     def open(self, paths: list[str]) -> None:
         """Maps the .npy files of consecutive ranges of CHUNK_ROWS rows, float32 [n, width] each."""
-        self._shards = [np.load(path, mmap_mode="r") for path in paths]
+        self._shards = [
+            np.load(storage.reading(path)) if storage.is_remote(path) else np.load(path, mmap_mode="r")
+            for path in paths
+        ]
 
     def read_records(self, ids):
         ids = np.asarray(ids)

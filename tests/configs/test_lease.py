@@ -1,0 +1,135 @@
+"""Leases: one holder at a time, whoever is killed, asleep or unlucky."""
+
+import json
+import threading
+import time
+
+import pytest
+
+from configs import lease as lease_module
+from configs.errors import UserError
+from configs.lease import Lease, LeaseHeld
+from tests.gcs_bucket import bucket  # noqa: F401 - a fixture
+
+PATH = "gs://bucket/run/.lock"
+PACE = {"renew_seconds": 0.2, "stale_seconds": 1.0}
+
+_HOLD = """
+import sys, time
+from configs.lease import Lease
+lease = Lease(sys.argv[1], renew_seconds=0.2, stale_seconds=1.0)
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))
+lease.close()
+"""
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Makes holders of this process look as if they were on another machine."""
+    monkeypatch.setattr(lease_module, "_machine", lambda: "another")
+
+
+def holder(bucket) -> dict:  # noqa: F811
+    return json.loads(bucket.read("run/.lock"))
+
+
+def test_held_until_closed(bucket):  # noqa: F811
+    lease = Lease(PATH, **PACE)
+    lease.check()
+    assert set(holder(bucket)) == {"host", "machine", "pid", "started", "token", "renewed"}
+    generation = bucket.store.objects["run/.lock"].generation
+    time.sleep(0.5)
+    assert bucket.store.objects["run/.lock"].generation > generation, "renewed"
+    with pytest.raises(LeaseHeld, match="host .*, pid "):
+        Lease(PATH, **PACE)
+    lease.check()
+    lease.close()
+    lease.close()
+    assert bucket.names() == []
+    Lease(PATH, **PACE).close()
+
+
+def test_of_many_racers_one_wins(bucket, elsewhere):  # noqa: F811
+    """First for a free place, then for one whose holder is gone."""
+    for start in ("free", "abandoned"):
+        if start == "abandoned":
+            bucket.write("run/.lock", json.dumps({"host": "h", "pid": 1, "machine": "gone"}).encode())
+        won, lost = [], []
+
+        def race(won=won, lost=lost):
+            try:
+                won.append(Lease(PATH, **PACE))
+            except LeaseHeld as error:
+                lost.append(error)
+
+        threads = [threading.Thread(target=race) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (len(won), len(lost)) == (1, 5), start
+        won[0].check()
+        won[0].close()
+
+
+def test_a_killed_process_of_this_machine_is_followed_at_once(bucket):  # noqa: F811
+    process = bucket.start("-c", _HOLD, PATH, "60")
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(LeaseHeld, match=f"pid {process.pid}"):
+        Lease(PATH, **PACE)
+    process.kill()
+    process.communicate()
+    started = time.monotonic()
+    Lease(PATH, renew_seconds=15, stale_seconds=60).close()
+    assert time.monotonic() - started < 5
+
+
+def test_a_holder_elsewhere_is_watched_before_it_is_followed(bucket, elsewhere):  # noqa: F811
+    bucket.write("run/.lock", b"torn {")
+    started = time.monotonic()
+    Lease(PATH, **PACE).close()
+    assert 1.0 <= time.monotonic() - started < 5
+
+
+def test_who_slept_learns_that_another_took_over(bucket, elsewhere):  # noqa: F811
+    asleep = Lease(PATH, renew_seconds=1000, stale_seconds=1.0)
+    follower = Lease(PATH, **PACE)
+    with pytest.raises(UserError, match="took over while this process was not heard of; stopping"):
+        asleep.check()
+    assert asleep.lost
+    asleep.close()
+    assert holder(bucket)["token"] == follower._identity["token"], "not deleted by who lost it"
+    follower.check()
+    follower.close()
+
+
+def test_who_slept_and_was_not_followed_goes_on(bucket):  # noqa: F811
+    lease = Lease(PATH, renew_seconds=1000, stale_seconds=1.0)
+    time.sleep(0.7)
+    generation = bucket.store.objects["run/.lock"].generation
+    lease.check()
+    assert bucket.store.objects["run/.lock"].generation > generation
+    lease.close()
+
+
+def test_a_store_that_cannot_be_asked_stops_who_is_not_sure(bucket, monkeypatch):  # noqa: F811
+    lease = Lease(PATH, renew_seconds=1000, stale_seconds=1.0)
+    monkeypatch.setattr(lease._object, "write", lambda *unused: 1 / 0)
+    lease.check()  # renewed a moment ago
+    time.sleep(0.6)
+    with pytest.raises(UserError, match="cannot be renewed, so another process may take over"):
+        lease.check()
+    monkeypatch.undo()
+
+
+@pytest.mark.slow
+def test_lost_answers_change_nothing(bucket):  # noqa: F811
+    """Every second request fails, and every second of those after it acted."""
+    bucket.store.fail_every = 2
+    lease = Lease(PATH, renew_seconds=1000, stale_seconds=1.0)
+    time.sleep(0.6)
+    lease.check()
+    assert holder(bucket)["token"] == lease._identity["token"] and not lease.lost
+    lease.close()
+    assert bucket.names() == []

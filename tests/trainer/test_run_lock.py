@@ -1,0 +1,43 @@
+"""A trainer whose lock another has taken writes nothing more."""
+
+import pytest
+
+from configs import lease as lease_module
+from configs.errors import UserError
+from configs.lease import Lease
+from configs.load import parse_config
+from tests.gcs_bucket import bucket  # noqa: F401 - a fixture
+from tests.tiny_run import planted_document, write_planted
+from trainer.session import TrainSession, lock_run
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A run in the bucket; its dataset is local, because TensorFlow of this process sees no bucket."""
+    write_planted(str(tmp_path))
+    return parse_config(planted_document(str(tmp_path)) | {"output": {"path": "gs://bucket/run"}}, "remote")
+
+
+def test_a_trainer_that_was_followed_stops_and_writes_nothing_more(bucket, config, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(lease_module, "_machine", lambda: "another")
+    with pytest.raises(UserError, match="took over while this process was not heard of"):
+        with TrainSession(config) as session:
+            follower = Lease("gs://bucket/run/.lock", stale_seconds=0.5)
+            session._lock._confirmed -= 40  # as if its process had been asleep
+            before = {name: bucket.store.objects[name].generation for name in bucket.names()}
+            session.run()
+    follower.check()
+    after = {name: bucket.store.objects[name].generation for name in bucket.names()}
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed <= {"run/.lock", "run/metrics.jsonl"} | {n for n in after if "tensorboard" in n}
+    assert not any("checkpoints" in name for name in after)
+    follower.close()
+
+
+def test_two_trainers_in_a_bucket(bucket, config):  # noqa: F811
+    lock = Lease("gs://bucket/run/.lock", renew_seconds=0.2)
+    with pytest.raises(UserError, match="gs://bucket/run: another trainer is at work here .host .*, pid "):
+        lock_run(config.output.path)
+    lock.close()
+    lock_run(config.output.path).close()
+    assert bucket.names() == []

@@ -1,0 +1,65 @@
+"""One process at a time in a run or export directory: a file lock on a disk, a lease in an object store."""
+
+import fcntl
+import os
+from typing import Protocol
+
+from configs import storage
+from configs.lease import Lease, LeaseHeld
+
+FILE_NAME = ".lock"
+
+
+class Lock(Protocol):
+    """A directory held against other processes."""
+
+    lost: bool
+    """Whether another process is known to have taken over, so that nothing may be written any more."""
+
+    def check(self) -> None:
+        """Raises UserError when another process may have taken over; called before anything is written."""
+
+    def close(self) -> None:
+        """Lets go."""
+
+
+class FileLock:
+    """A lock that the operating system lets go of when the process ends, however it ends.
+
+    Raises:
+      LeaseHeld: another process holds it.
+      OSError: the directory cannot be written.
+    """
+
+    lost = False
+
+    def __init__(self, path: str):
+        self._file = open(path, "w", encoding="utf-8")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise LeaseHeld("a process of this machine") from None
+
+    def check(self) -> None:
+        """Nothing to do: it cannot be lost."""
+
+    def close(self) -> None:
+        """Lets go."""
+        self._file.close()
+
+
+def lock_directory(path: str) -> Lock:
+    """Holds a directory, made when missing, against other processes that lock it.
+
+    Where a lease's holder may be gone this waits for up to a minute to find out.
+
+    Raises:
+      LeaseHeld: another process holds it; the text names it.
+      OSError: it cannot be made or written.
+    """
+    name = storage.join(path, FILE_NAME)
+    if storage.is_remote(path):
+        return Lease(name)
+    storage.make_directory(path)
+    return FileLock(os.path.abspath(name))
