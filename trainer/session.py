@@ -1,5 +1,6 @@
 """Everything one training run needs, opened in order and closed again."""
 
+import dataclasses
 import fcntl
 import math
 import os
@@ -9,10 +10,10 @@ import time
 from absl import logging
 
 from configs.dataset import load_dataset
-from configs.errors import DataError, UserError
+from configs.errors import CheckpointError, DataError, UserError
 from configs.load import dump_config
 from configs.schema import RunConfig
-from configs.storage import write_bytes
+from configs.storage import join, write_bytes
 from trainer.catalog import Items, verify_file
 from trainer.metrics import MetricsWriter, read_metrics
 from trainer.progress import Progress
@@ -30,7 +31,8 @@ class TrainSession:
 
     def __init__(self, config: RunConfig):
         start_tensorflow(config.device)
-        from trainer.checkpoint import CheckpointStore, checkpoint_identity
+        from trainer.checkpoint import CheckpointStore
+        from trainer.checkpoint_identity import checkpoint_identity
         from trainer.data import TrainData
         from trainer.recommender import Recommender, check_dataset, run_steps
         from trainer.step import TrainStep
@@ -46,9 +48,10 @@ class TrainSession:
         self.recommender = Recommender(config, self.dataset, self.items.counts, self.num_steps)
         self.train_step = TrainStep(config, self.recommender, self.num_steps)
         self._store = CheckpointStore(
-            os.path.join(config.output.path, "checkpoints"),
+            join(config.output.path, "checkpoints"),
             config.checkpoint.keep,
             checkpoint_identity(config, self.dataset.fingerprint, self.num_steps),
+            **config.checkpoint.model_dump(include={"incremental", "compact_at", "async_memory_mb"}),
         )
         self._lock = lock_run(config.output.path)
         try:
@@ -71,9 +74,12 @@ class TrainSession:
     def __enter__(self):
         return self
 
-    def __exit__(self, *unused) -> None:
-        self._metrics.close()
-        self._lock.close()
+    def __exit__(self, error_type, *unused) -> None:
+        try:
+            self._wait_for_checkpoint(log_only=error_type is not None)
+        finally:
+            self._metrics.close()
+            self._lock.close()
 
     def run(self) -> None:
         """Trains, checkpoints, evaluates, and writes the report."""
@@ -98,6 +104,7 @@ class TrainSession:
                     Every(config.evaluate.every_steps, self._paused(self._evaluate), at_end=True),
                 ],
             )
+        self._wait_for_checkpoint()
         self._metrics.write("run", self.num_steps, {"event": "end", "peak_rss_bytes": peak_rss_bytes()})
         self._write_report()
 
@@ -130,6 +137,28 @@ class TrainSession:
 
     def _save(self, step: int) -> None:
         self._store.save(step, self.recommender.storages, self.train_step.dense_state)
+        self._record_checkpoints()
+
+    def _wait_for_checkpoint(self, log_only: bool = False) -> None:
+        """Waits for the one being written; `log_only`: another error is on its way, which matters more."""
+        try:
+            self._store.wait()
+        except CheckpointError as error:
+            if not log_only:
+                raise
+            logging.error("%s", error)
+        self._record_checkpoints()
+
+    def _record_checkpoints(self) -> None:
+        for saved in self._store.finished():
+            facts = dataclasses.asdict(saved)
+            step, kind = facts.pop("step"), facts.pop("kind")
+            self._metrics.write("run", step, {"event": "checkpoint", "checkpoint": kind, **facts})
+            logging.info(
+                "checkpoint of step %d: %s, %s, %s rows, %.1f MB, blocked %.2f s, written in %.2f s",
+                *(step, kind, saved.mode, f"{saved.rows:,}", saved.bytes / 1e6),
+                *(saved.blocked_seconds, saved.written_seconds),
+            )
 
     def _evaluate(self, step: int) -> None:
         from trainer.evaluate import evaluate_recommender
@@ -157,8 +186,10 @@ class TrainSession:
         return not any(wanted.items() <= line.items() for line in lines)
 
     def _log_start(self) -> None:
-        event = "resume" if self.start_step else "start"
-        self._metrics.write("run", self.start_step, {"event": event})
+        facts = {"event": "start"}
+        if restored := self._store.restored:
+            facts = {"event": "resume", "restore_seconds": restored.seconds, "bytes": restored.bytes}
+        self._metrics.write("run", self.start_step, facts)
         for table in self.recommender.tables.values():
             logging.info(
                 "table %s: %s rows x %d, engine %s, %.2f GB with slots and average",

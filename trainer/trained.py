@@ -1,11 +1,11 @@
 """Opens a run's newest checkpoint for evaluation and export, tables left on disk."""
 
-import os
 from dataclasses import dataclass
 
 from configs.dataset import Dataset, load_dataset
 from configs.errors import CheckpointError
 from configs.schema import RunConfig
+from configs.storage import join
 from trainer.catalog import Items
 from trainer.runtime import start_tensorflow
 
@@ -30,14 +30,15 @@ def open_trained(config: RunConfig) -> Trained:
       CheckpointError: there is no checkpoint, none verifies, or they belong to another run.
     """
     start_tensorflow(config.device)
-    from trainer.checkpoint import CheckpointStore, checkpoint_identity
+    from trainer.checkpoint import CheckpointStore
+    from trainer.checkpoint_identity import checkpoint_identity
     from trainer.data import steps_per_epoch
     from trainer.embeddings.stored_table import StoredTable
     from trainer.recommender import Recommender, check_dataset, run_steps
 
     dataset = load_dataset(config.dataset.path)
     check_dataset(config, dataset)
-    directory = os.path.join(config.output.path, "checkpoints")
+    directory = join(config.output.path, "checkpoints")
     num_steps = run_steps(config, steps_per_epoch(dataset, config.train.batch_size))
     identity = checkpoint_identity(config, dataset.fingerprint, num_steps)
     items = Items.load(dataset)
