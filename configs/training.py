@@ -82,8 +82,8 @@ class CheckpointConfig(Section):
     keep: int = Field(3, ge=1)
     """Newest checkpoints kept, with what they build on; older ones are deleted."""
     incremental: bool = True
-    """Write only the rows touched since the checkpoint before; a restart reads the last full checkpoint and the
-    increments after it. Full ones are written when that is no more than an increment."""
+    """Write only the rows touched since the checkpoint before; a restart reads the last full checkpoint and
+    the increments after it. Full ones are written when they hold no more than an increment would."""
     compact_at: float = Field(1.0, ge=0)
     """A full checkpoint is written when the increments since the last one would hold more than this times its
     bytes: more saves writing and costs disk and restart time."""

@@ -20,7 +20,14 @@ from absl import logging
 
 from configs import storage
 from configs.errors import CheckpointError
-from trainer.checkpoint_chain import Checkpoint, CheckpointDirectory, directory_name, prune, table_bytes
+from trainer.checkpoint_chain import (
+    Checkpoint,
+    CheckpointDirectory,
+    directory_name,
+    prune,
+    table_bytes,
+    table_width,
+)
 from trainer.checkpoint_files import (
     DENSE,
     DamagedCheckpoint,
@@ -177,18 +184,19 @@ class CheckpointStore:
     def _write(
         self, head: dict, pieces: Iterator[Piece], dense: dict, mode: str, blocked: Callable[[], float]
     ) -> None:
-        started, widths = time.monotonic(), [_width(layout) for layout in head["tables"].values()]
+        started, widths = time.monotonic(), map(table_width, head["tables"].values())
         path = storage.join(self._directory, directory_name(head["step"], head["kind"]))
         try:
             most = in_flight(4 * CHUNK_ROWS * max(widths, default=1))
             checkpoint = Checkpoint(path, write_checkpoint(path, head, pieces, dense, most))
+            previous = self._chain[-1].step if self._chain else None
             self._chain = [*(self._chain if checkpoint.kind == "increment" else []), checkpoint]
             with errors_of(self._directory):
-                prune(self._directory, self._chain, self._keep)
+                prune(self._directory, self._chain, self._keep, previous)
         except CheckpointError as error:
             last = f"step {self._chain[-1].step}" if self._chain else "none yet"
             raise CheckpointError(
-                f"{error}; the last good checkpoint: {last}; mend it and run the same command again: it resumes"
+                f"{error}; last good checkpoint: {last}; mend the cause, then the same command resumes"
             ) from error
         rows = sum(sum(layout["pieces"]) for layout in head["tables"].values())
         seconds = time.monotonic() - started
@@ -278,8 +286,8 @@ class CheckpointStore:
                 wanted = {"rows": table.rows, "parts": [list(part) for part in table.parts]}
                 if found != wanted:
                     raise CheckpointError(
-                        f"{checkpoint.path}: table {name} was saved as {found}, the config makes it {wanted}; "
-                        "use another output.path or restore the config"
+                        f"{checkpoint.path}: table {name} was saved as {found}, the config makes it "
+                        f"{wanted}; use another output.path or restore the config"
                     )
 
     def _dense_values(self, checkpoint: Checkpoint, dense: dict, partial: bool) -> dict[str, np.ndarray]:
@@ -298,10 +306,6 @@ def _layout(table, rows: int) -> dict:
     """A table's layout in the manifest when so many of its rows are written."""
     pieces = [min(CHUNK_ROWS, rows - start) for start in range(0, rows, CHUNK_ROWS)]
     return {"rows": table.rows, "parts": [list(part) for part in table.parts], "pieces": pieces}
-
-
-def _width(layout: dict) -> int:
-    return sum(width for _, width in layout["parts"])
 
 
 def _pieces(tables: dict, ids: dict[str, np.ndarray] | None) -> Iterator[Piece]:

@@ -65,12 +65,16 @@ def directory_name(step: int, kind: str) -> str:
     return f"step-{step:09d}" + (".increment" if kind == "increment" else "")
 
 
+def table_width(layout: dict) -> int:
+    """Values of a record of a table, from its layout in a manifest."""
+    return sum(width for _, width in layout["parts"])
+
+
 def table_bytes(layouts: dict, ids: bool) -> int:
     """Bytes of the records, and of the ids if there are any, of tables by their layouts in a manifest."""
     total = 0
     for layout in layouts.values():
-        width = sum(width for _, width in layout["parts"])
-        per_row = _ITEM_BYTES["value"] * width + (_ITEM_BYTES["ids"] if ids else 0)
+        per_row = _ITEM_BYTES["value"] * table_width(layout) + (_ITEM_BYTES["ids"] if ids else 0)
         total += per_row * sum(layout["pieces"])
     return total
 
@@ -150,23 +154,25 @@ def needed_files(chain: list[Checkpoint]) -> Iterator[tuple[Checkpoint, list[str
         yield checkpoint, [name for name in checkpoint.manifest["files"] if last or name != DENSE]
 
 
-def prune(directory: str, newest: list[Checkpoint], keep: int) -> list[str]:
+def prune(directory: str, newest: list[Checkpoint], keep: int, previous: int | None = None) -> list[str]:
     """Deletes all but the `keep` newest restorable steps, and what they build on.
 
-    Later steps than the newest, which did not verify when the run fell back, go too: counted, they would
-    push out the good ones.
+    Steps after the one that the run fell back to, which did not verify, go too: counted, they would push out
+    the good ones.
 
     Args:
       directory: of the run's checkpoints.
       newest: chain of the newest good one.
       keep: how many steps stay.
+      previous: step that the run restored or saved before the newest; those between are abandoned.
 
     Returns:
       Names of what was deleted.
     """
     found = CheckpointDirectory(directory, newest)
     kept, steps = {checkpoint.name for checkpoint in newest}, 1
-    for step in sorted((s for s in found.names if s < newest[-1].step), reverse=True):
+    last = newest[-1].step if previous is None else previous
+    for step in sorted((s for s in found.names if s < newest[-1].step and s <= last), reverse=True):
         if steps >= keep:
             break
         chain = next((chain for chain in found.chains(step) if isinstance(chain, list)), None)

@@ -12,7 +12,7 @@ import tempfile
 
 import numpy as np
 
-from trainer.checkpoint_chain import Checkpoint
+from trainer.checkpoint_chain import Checkpoint, table_width
 from trainer.checkpoint_files import map_array
 
 
@@ -32,7 +32,7 @@ class StoredRows:
         _allow_open_files(files)
         full, *increments = (_Layer(checkpoint, table) for checkpoint in chain)
         self._layers = [*increments[::-1], full]
-        self.width = sum(width for _, width in chain[0].manifest["tables"][table]["parts"])
+        self.width = table_width(chain[0].manifest["tables"][table])
 
     def read(self, ids: np.ndarray) -> np.ndarray:
         """Records, float32 [n, width], of ids int64 [n] in any order."""

@@ -18,6 +18,7 @@ FLAGS = {
     "train": SHARED | {"--explain"},
     "evaluate": SHARED | {"--split"},
     "export": SHARED,
+    "checkpoints": {"--help", "--helpfull", "--compact"},
     "bench": {"--help", "--helpfull"},  # each measurement has its own
     "recommend": SHARED
     | {"--model", "--users", "--users_file", "--num_users", "--k", "--include_seen", "--exclude", "--format"},
