@@ -272,6 +272,8 @@ def _array(content) -> np.ndarray:
 
 def _sync_directories(path: str, tables: Iterable[str]) -> None:
     """Makes all names durable, up to that of the directory that holds the checkpoints."""
+    if storage.is_remote(path):
+        return
     inner = [storage.join(path, "tables", name) for name in tables]
     outer = [os.path.dirname(path), os.path.dirname(os.path.dirname(path))]
     for name in [*inner, *([storage.join(path, "tables")] if inner else []), path, *outer]:
