@@ -94,7 +94,16 @@ class CheckpointConfig(Section):
     every_steps: int = Field(1000, ge=1)
     """A checkpoint is written every so many steps, and at the end."""
     keep: int = Field(3, ge=1)
-    """Newest checkpoints kept; older ones are deleted."""
+    """Newest checkpoints kept, with what they build on; older ones are deleted."""
+    incremental: bool = True
+    """Write only the rows touched since the checkpoint before; a restart reads the last full checkpoint and
+    the increments after it. Full ones are written when they hold no more than an increment would."""
+    compact_at: float = Field(1.0, ge=0)
+    """A full checkpoint is written when the increments since the last one would hold more than this times its
+    bytes: more saves writing and costs disk and restart time."""
+    async_memory_mb: int = Field(512, ge=0)
+    """Training goes on while a checkpoint is written from a copy in memory, if the copy takes no more MiB
+    than this; else it waits. 0: it always waits."""
 
 
 class EvaluateConfig(Section):

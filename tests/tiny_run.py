@@ -179,11 +179,16 @@ def _sign(config: RunConfig) -> None:
         json.dump(manifest, file)
 
 
-def planted_document(directory: str) -> dict:
-    """A run on planted data with towers, history and averages: nothing is written yet."""
+def planted_document(directory: str, **source) -> dict:
+    """A run on planted data with towers, history and averages: nothing is written yet.
+
+    Args:
+      directory: where dataset and run will be.
+      **source: keys of the source that are other than here.
+    """
     return {
         "name": "planted",
-        "source": {"kind": "synthetic", "rows": 6000, "users": 80, "items": 50, "clusters": 5},
+        "source": {"kind": "synthetic", "rows": 6000, "users": 80, "items": 50, "clusters": 5} | source,
         "dataset": {
             "path": os.path.join(directory, "dataset"),
             "split": {"kind": "temporal"},
@@ -204,9 +209,9 @@ def planted_document(directory: str) -> dict:
     }
 
 
-def write_planted(directory: str) -> None:
-    """Writes the dataset of planted_document(directory)."""
-    config = parse_config(planted_document(directory), "planted")
+def write_planted(directory: str, **source) -> None:
+    """Writes the dataset of planted_document(directory, **source)."""
+    config = parse_config(planted_document(directory, **source), "planted")
     planted, number = Planted(config.source), config.source.rows
     users, items, _ = planted.rows(0, number)
     splits = ["train"] * (number * 8 // 10) + ["valid"] * (number // 10) + ["test"] * (number // 10)

@@ -55,7 +55,7 @@ class OurCase(_Case):
         # Rows as they are stored: a table's own, or the chunks of ROBE-Z's array.
         width = getattr(options, "block", options.dim)
         stored = getattr(options, "size", rows * width) // width
-        record = width + sum(optimizer.slot_widths(width)) + (width + 1 if average else 0)
+        record = width + sum(optimizer.slot_widths(width)) + (width if average else 0) + 1
         need_memory(4 * stored * record / GIB + 2)
         self.table = KINDS[options.kind]("bench", rows, options, optimizer, average, 2 * pairs)
         self.table.initialize(STDDEV, 0)

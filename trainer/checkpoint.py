@@ -1,82 +1,212 @@
-"""Checkpoints: a directory per step, complete only when COMMITTED, written last, lists its files.
+"""The checkpoints of a run: what to write, when to wait for it, and how to come back.
 
-  step-000001000/
-    tables/<name>/00000.npy ...   records of consecutive row ranges, float32 [n, width]
-    dense.npz                     step, towers, their averages and optimizer
-    COMMITTED                     JSON: every file's size and CRC-32C, tables' layouts, fingerprints
+A save writes the rows touched since the checkpoint before it, or all rows when that is no more; a restart
+reads a full checkpoint and the increments after it. trainer/checkpoint_files.py describes the files,
+trainer/checkpoint_chain.py which build on which.
 
 TensorFlow's own checkpoints do not fall back when a file is torn and leave orphans behind; these verify and
 do, and their row ranges can be read one by one (see docs/decisions.md).
 """
 
-import io
-import json
+import dataclasses
 import os
-import re
+import threading
+import time
+from collections.abc import Callable, Iterator
 
-import google_crc32c
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from configs import storage
 from configs.errors import CheckpointError
-from configs.schema import RunConfig
+from trainer.checkpoint_chain import (
+    Checkpoint,
+    CheckpointDirectory,
+    directory_name,
+    prune,
+    table_bytes,
+    table_width,
+)
+from trainer.checkpoint_files import (
+    DENSE,
+    DamagedCheckpoint,
+    Piece,
+    errors_of,
+    in_flight,
+    in_order,
+    read_array,
+    read_dense,
+    write_checkpoint,
+)
+from trainer.checkpoint_rows import StoredRows
+from trainer.embeddings.tables import CHUNK_ROWS
 
-COMMITTED = "COMMITTED"
-_STEP_NAME = re.compile(r"^step-(\d{9})$")
+# A restart opens all files of a chain, so it is cut even when its increments are tiny.
+MAX_INCREMENTS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """What a save did."""
+
+    step: int
+    """Steps done."""
+    kind: str
+    """full or increment."""
+    mode: str
+    """async or blocking."""
+    rows: int
+    """Rows of tables written."""
+    bytes: int
+    """Of all files but COMMITTED."""
+    blocked_seconds: float
+    """Time that training stood still, waiting for the save before it included."""
+    written_seconds: float
+    """Time from the first file to the last deletion of what is no longer kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a restore read."""
+
+    step: int
+    """Steps done."""
+    bytes: int
+    """Of the files read."""
+    seconds: float
+    """Time it took."""
 
 
 class CheckpointStore:
-    """The checkpoints of one run.
+    """The checkpoints of one run. One process writes at a time (trainer.session.lock_run).
 
     Args:
-      directory: <run>/checkpoints, made by the first `save`.
-      keep: newest complete checkpoints that `save` leaves.
+      directory: <run>/checkpoints, local or in an object store; made by the first `save`.
+      keep: newest restorable steps that `save` leaves, with all they build on.
       identity: JSON values that a checkpoint must share with the run that restores it, by config key.
+      incremental, compact_at, async_memory_mb: as configs.training.CheckpointConfig.
+
+    Attributes:
+      restored: Restored by this object; None before, or when there was nothing.
     """
 
-    def __init__(self, directory: str, keep: int, identity: dict):
-        self._directory, self._keep, self._identity = directory, keep, identity
+    def __init__(
+        self,
+        directory: str,
+        keep: int,
+        identity: dict,
+        *,
+        incremental: bool = True,
+        compact_at: float = 1.0,
+        async_memory_mb: int = 512,
+    ):
+        self._directory, self._keep, self._identity = directory.rstrip("/"), keep, identity
+        self._compact_at = compact_at if incremental else 0.0
+        self._async_bytes = async_memory_mb << 20
+        self.restored: Restored | None = None
+        self._chain: list[Checkpoint] = []  # what this process restored or wrote last
+        self._finished: list[Saved] = []
+        self._background: threading.Thread | None = None
+        self._failure: BaseException | None = None
 
     def steps(self) -> list[int]:
         """Steps of complete checkpoints, oldest first; incomplete directories are not listed."""
-        names = storage.names(self._directory)
-        found = (_STEP_NAME.match(name) for name in names)
-        steps = sorted(int(match.group(1)) for match in found if match)
-        return [step for step in steps if storage.exists(os.path.join(self._path(step), COMMITTED))]
+        return CheckpointDirectory(self._directory).steps()
 
     def save(self, step: int, tables: dict, dense: dict[str, tf.Variable]) -> None:
-        """Writes a complete checkpoint, then deletes those past `keep`, later than `step` or incomplete.
+        """Writes a checkpoint, then deletes what `keep` does not ask for, later steps and torn ones.
+
+        When a copy of all that is to be written fits in `async_memory_mb`, a thread writes it and this
+        returns; `wait` waits. A step that is saved already is not saved again.
 
         Args:
           step: steps done.
           tables: by name, trainer.embeddings.tables.Table.
           dense: variables outside the tables, by name.
+
+        Raises:
+          CheckpointError: this save, or the one in the background before it, cannot be written.
         """
-        path = self._path(step)
-        storage.remove(path)
-        storage.make_directory(path)
-        files, layouts = {}, {}
-        for name, table in tables.items():
-            storage.make_directory(os.path.join(path, "tables", name))
-            layouts[name] = {"rows": table.rows, "parts": table.parts}
-            for i, (start, stop) in enumerate(table.chunks()):
-                relative = f"tables/{name}/{i:05d}.npy"
-                records = table.read_records(tf.range(start, stop, dtype=tf.int64)).numpy()
-                files[relative] = _write(os.path.join(path, relative), lambda f, r=records: np.save(f, r))
+        started = time.monotonic()
+        self.wait()
+        if self._chain and self._chain[-1].step == step:
+            return
         values = {name: variable.numpy() for name, variable in dense.items()}
-        files["dense.npz"] = _write(os.path.join(path, "dense.npz"), lambda f: np.savez(f, **values))
-        manifest = {"step": step, "identity": self._identity, "tables": layouts, "files": files}
-        text = json.dumps({**manifest, "crc32c": _checksum(manifest)}, indent=1).encode()
-        storage.write_bytes(os.path.join(path, COMMITTED), text)
-        for name in tables:
-            _sync_directory(os.path.join(path, "tables", name))
-        _sync_directory(path)
-        self._clean(step)
+        head, ids = self._plan(step, tables)
+        pieces = _pieces(tables, ids)
+        size = table_bytes(head["tables"], ids=ids is not None) + sum(v.nbytes for v in values.values())
+        if size > self._async_bytes:
+            self._write(head, pieces, values, "blocking", lambda: time.monotonic() - started)
+            return
+        pieces = list(pieces)
+        blocked = time.monotonic() - started
+
+        def write():
+            try:
+                self._write(head, iter(pieces), values, "async", lambda: blocked)
+            except BaseException as error:  # raised by `wait`, in the trainer's thread
+                self._failure = error
+
+        self._background = threading.Thread(target=write, name=f"checkpoint-{step}")
+        self._background.start()
+
+    def wait(self) -> None:
+        """Waits for the save in the background. Raises CheckpointError when it failed."""
+        if self._background is not None:
+            self._background.join()
+            self._background = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def finished(self) -> list[Saved]:
+        """The saves that ended since the last call, oldest first."""
+        found, self._finished = self._finished, []
+        return found
+
+    def _plan(self, step: int, tables: dict) -> tuple[dict, dict[str, np.ndarray] | None]:
+        """The manifest to write, without files, and the touched rows by table; None: all rows."""
+        head = {"step": step, "kind": "full", "id": os.urandom(8).hex(), "base": None}
+        head["identity"] = self._identity
+        full = {name: _layout(table, table.rows) for name, table in tables.items()}
+        if self._compact_at and 0 < len(self._chain) <= MAX_INCREMENTS:
+            base = self._chain[-1].manifest
+            ids = {name: table.touched_since(base["step"]) for name, table in tables.items()}
+            layouts = {name: _layout(table, len(ids[name])) for name, table in tables.items()}
+            size, whole = table_bytes(layouts, ids=True), table_bytes(full, ids=False)
+            before = sum(table_bytes(c.manifest["tables"], ids=True) for c in self._chain[1:])
+            if size < whole and before + size <= self._compact_at * whole:
+                head |= {"kind": "increment", "base": {"step": base["step"], "id": base["id"]}}
+                return head | {"tables": layouts}, ids
+        return head | {"tables": full}, None
+
+    def _write(
+        self, head: dict, pieces: Iterator[Piece], dense: dict, mode: str, blocked: Callable[[], float]
+    ) -> None:
+        started, widths = time.monotonic(), map(table_width, head["tables"].values())
+        path = storage.join(self._directory, directory_name(head["step"], head["kind"]))
+        try:
+            most = in_flight(4 * CHUNK_ROWS * max(widths, default=1))
+            checkpoint = Checkpoint(path, write_checkpoint(path, head, pieces, dense, most))
+            previous = self._chain[-1].step if self._chain else None
+            self._chain = [*(self._chain if checkpoint.kind == "increment" else []), checkpoint]
+            with errors_of(self._directory):
+                prune(self._directory, self._chain, self._keep, previous)
+        except CheckpointError as error:
+            last = f"step {self._chain[-1].step}" if self._chain else "none yet"
+            raise CheckpointError(
+                f"{error}; last good checkpoint: {last}; mend the cause, then the same command resumes"
+            ) from error
+        rows = sum(sum(layout["pieces"]) for layout in head["tables"].values())
+        seconds = time.monotonic() - started
+        saved = Saved(head["step"], head["kind"], mode, rows, checkpoint.bytes, blocked(), seconds)
+        self._finished.append(saved)
 
     def restore_newest(self, tables: dict, dense: dict[str, tf.Variable]) -> int | None:
         """Restores all of the newest checkpoint that verifies; says so when it had to fall back.
+
+        Every file is read once, and checked before it is used. Dense variables are assigned last.
 
         Returns:
           Its step; None when there is no checkpoint at all.
@@ -84,154 +214,123 @@ class CheckpointStore:
         Raises:
           CheckpointError: there are checkpoints, but none verifies, or they belong to another run.
         """
-        manifest = self._newest()
-        if manifest is None:
+        started = time.monotonic()
+
+        def load(chain: list[Checkpoint]) -> dict[str, np.ndarray]:
+            values = self._dense_values(chain[-1], dense, partial=False)
+            for checkpoint in chain:
+                for name, table in tables.items():
+                    _load_rows(checkpoint, name, table)
+            return values
+
+        found = self._newest(tables, load)
+        if found is None:
             return None
-        for name, table in tables.items():
-            for (start, _), path in zip(table.chunks(), self._shards(manifest, name, table), strict=True):
-                table.write_records(start, _load(path))
-        self._assign(manifest, dense, partial=False)
-        return manifest["step"]
+        self._chain, values = found
+        for name, variable in dense.items():
+            variable.assign(values[name])
+        size = sum(checkpoint.bytes for checkpoint in self._chain)
+        self.restored = Restored(self._chain[-1].step, size, time.monotonic() - started)
+        return self.restored.step
 
     def open_newest(self, tables: dict, dense: dict[str, tf.Variable]) -> int | None:
         """As restore_newest, for StoredTables, which stay on disk, and a part of the dense variables."""
-        manifest = self._newest()
-        if manifest is None:
-            return None
-        for name, table in tables.items():
-            table.open(self._shards(manifest, name, table))
-        self._assign(manifest, dense, partial=True)
-        return manifest["step"]
 
-    def _newest(self) -> dict | None:
-        """Manifest of the newest checkpoint that verifies and belongs to this run."""
-        reasons = []
-        for step in self.steps()[::-1]:
-            try:
-                manifest = self.verify(step)
-            except CheckpointError as error:
-                logging.warning("%s; falling back to the checkpoint before it", error)
-                reasons.append(str(error))
-                continue
-            self._check_identity(manifest)
-            return manifest
+        def load(chain: list[Checkpoint]):
+            values = self._dense_values(chain[-1], dense, partial=True)
+            return values, {name: StoredRows(chain, name) for name in tables}
+
+        found = self._newest(tables, load)
+        if found is None:
+            return None
+        chain, (values, rows) = found
+        for name, table in tables.items():
+            table.open(rows[name])
+        for name, variable in dense.items():
+            variable.assign(values[name])
+        return chain[-1].step
+
+    def _newest(self, tables: dict, load: Callable) -> tuple | None:
+        """(chain, load(chain)) of the newest step for which `load` finds no damage."""
+        directory, reasons = CheckpointDirectory(self._directory), []
+        for step in directory.steps()[::-1]:
+            for chain in directory.chains(step):
+                try:
+                    if isinstance(chain, DamagedCheckpoint):
+                        raise chain
+                    self._check(chain, tables)
+                    return chain, load(chain)
+                except DamagedCheckpoint as error:
+                    logging.warning("step %d: %s; falling back to the checkpoint before it", step, error)
+                    reasons.append(str(error))
         if reasons:
             raise CheckpointError(
                 f"no checkpoint verifies ({reasons[0]}); delete {self._directory} to start afresh"
             )
         return None
 
-    def verify(self, step: int) -> dict:
-        """Checks every file's size and checksum; returns the manifest. Raises CheckpointError."""
-        path = self._path(step)
-        try:
-            manifest = json.loads(storage.read_bytes(os.path.join(path, COMMITTED)))
-            if manifest.pop("crc32c") != _checksum(manifest):
-                raise ValueError("its own checksum differs")
-        except (OSError, ValueError, AttributeError, LookupError) as error:
-            raise CheckpointError(f"{path}/{COMMITTED}: cannot be read ({error})") from None
-        for relative, expected in manifest["files"].items():
-            name = os.path.join(path, relative)
-            if not storage.exists(name):
-                raise CheckpointError(f"{name}: missing")
-            if _fingerprint(name) != expected:
-                raise CheckpointError(f"{name}: size or checksum differs from {COMMITTED}")
-        return manifest
-
-    def _shards(self, manifest: dict, name: str, table) -> list[str]:
-        """Paths of a table's row ranges; its layout must be what the config makes."""
-        path = self._path(manifest["step"])
-        layout = manifest["tables"].get(name)
-        wanted = {"rows": table.rows, "parts": [list(part) for part in table.parts]}
-        if layout != wanted:
-            raise CheckpointError(
-                f"{path}: table {name} was saved as {layout}, the config makes it {wanted}; "
-                "use another output.path or restore the config"
-            )
-        return [os.path.join(path, f"tables/{name}/{i:05d}.npy") for i in range(len(table.chunks()))]
-
-    def _assign(self, manifest: dict, dense: dict, partial: bool) -> None:
-        """Puts saved arrays into variables; names (all, unless partial) and shapes must agree."""
-        path = os.path.join(self._path(manifest["step"]), "dense.npz")
-        with storage.reading(path) as file, np.load(file) as values:
-            odd = sorted(set(dense) - set(values.files) if partial else set(values.files) ^ set(dense))
-            odd += [n for n, v in dense.items() if n in values.files and values[n].shape != tuple(v.shape)]
-            if odd:
-                raise CheckpointError(f"{path}: holds other weights than the config makes: {odd}")
-            for name, variable in dense.items():
-                variable.assign(values[name])
-
-    def _check_identity(self, manifest: dict) -> None:
+    def _check(self, chain: list[Checkpoint], tables: dict) -> None:
+        """Identity and layouts must be what the config makes. Raises CheckpointError."""
+        newest = chain[-1]
         for key, value in self._identity.items():
-            saved = manifest["identity"].get(key)
+            saved = newest.manifest["identity"].get(key)
             if saved != value:
                 raise CheckpointError(
-                    f"{self._path(manifest['step'])}: saved under {key} = {saved}, the run now says {value}; "
+                    f"{newest.path}: saved under {key} = {saved}, the run now says {value}; "
                     "use another output.path, or restore the value"
                 )
+        for checkpoint in chain:
+            for name, table in tables.items():
+                layout = checkpoint.manifest["tables"].get(name, {})
+                found = {key: layout.get(key) for key in ("rows", "parts")}
+                wanted = {"rows": table.rows, "parts": [list(part) for part in table.parts]}
+                if found != wanted:
+                    raise CheckpointError(
+                        f"{checkpoint.path}: table {name} was saved as {found}, the config makes it "
+                        f"{wanted}; use another output.path or restore the config"
+                    )
 
-    def _clean(self, newest: int) -> None:
-        # Later ones did not verify when the run fell back: counted, they would push out the good ones.
-        kept = [step for step in self.steps() if step <= newest][-self._keep :]
-        for name in storage.names(self._directory):
-            match = _STEP_NAME.match(name)
-            if match and int(match.group(1)) not in kept:
-                storage.remove(os.path.join(self._directory, name))
-
-    def _path(self, step: int) -> str:
-        return os.path.join(self._directory, f"step-{step:09d}")
-
-
-def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int) -> dict:
-    """What a run must share with the checkpoints it resumes from, by config key.
-
-    Args:
-      config: the run.
-      fingerprint: of the dataset.
-      num_steps: steps of the run, which its schedule and averages depend on.
-    """
-    tables = {name: config.table(name).model_dump(mode="json") for name in config.table_of_input.values()}
-    for table in tables.values():
-        # They change how numbers are held or summed, not the numbers nor their form; a run may change them.
-        table.pop("engine", None)
-        table.pop("gradient", None)
-    return {
-        "dataset.fingerprint": fingerprint,
-        "model": config.model.model_dump(mode="json"),
-        "tables": tables,
-        "optimizer": config.optimizer.model_dump(mode="json"),
-        "schedule": config.schedule.model_dump(mode="json"),
-        "polyak": config.polyak.model_dump(mode="json"),
-        "train.batch_size": config.train.batch_size,
-        "train.clip_norm": config.train.clip_norm,
-        "train.seed": config.train.seed,
-        "number of steps": num_steps,
-    }
+    def _dense_values(self, checkpoint: Checkpoint, dense: dict, partial: bool) -> dict[str, np.ndarray]:
+        """Saved arrays by name; names (all, unless partial) and shapes must be those of the variables."""
+        values = read_dense(checkpoint.path, checkpoint.manifest)
+        odd = sorted(set(dense) - set(values) if partial else set(values) ^ set(dense))
+        odd += [n for n, v in dense.items() if n in values and values[n].shape != tuple(v.shape)]
+        if odd:
+            raise CheckpointError(
+                f"{checkpoint.path}/{DENSE}: holds other weights than the config makes: {odd}"
+            )
+        return values
 
 
-def _write(name: str, write) -> dict:
-    """Writes a file through `write(file)`, returns its size and checksum."""
-    buffer = io.BytesIO()
-    write(buffer)
-    storage.write_bytes(name, buffer.getvalue())
-    return _fingerprint(name)
+def _layout(table, rows: int) -> dict:
+    """A table's layout in the manifest when so many of its rows are written."""
+    pieces = [min(CHUNK_ROWS, rows - start) for start in range(0, rows, CHUNK_ROWS)]
+    return {"rows": table.rows, "parts": [list(part) for part in table.parts], "pieces": pieces}
 
 
-def _load(name: str) -> np.ndarray:
-    return np.load(io.BytesIO(storage.read_bytes(name)))
+def _pieces(tables: dict, ids: dict[str, np.ndarray] | None) -> Iterator[Piece]:
+    """Records of the tables' rows, in the pieces of their layouts; ids None: all rows."""
+    for name, table in tables.items():
+        number = table.rows if ids is None else len(ids[name])
+        for i, start in enumerate(range(0, number, CHUNK_ROWS)):
+            stop = min(start + CHUNK_ROWS, number)
+            rows = np.arange(start, stop, dtype=np.int64) if ids is None else ids[name][start:stop]
+            yield Piece(name, i, None if ids is None else rows, np.asarray(table.read_records(rows)))
 
 
-def _checksum(manifest: dict) -> str:
-    """CRC-32C of a manifest's content, whatever its layout."""
-    return google_crc32c.Checksum(json.dumps(manifest, sort_keys=True).encode()).hexdigest().decode()
+def _load_rows(checkpoint: Checkpoint, name: str, table) -> None:
+    """Writes a checkpoint's rows into a table: threads read and check, this one writes."""
 
+    def read(piece):
+        _, records, ids = piece
+        names = [records] if ids is None else [records, ids]
+        return [read_array(checkpoint.path, checkpoint.manifest, file) for file in names]
 
-def _fingerprint(name: str) -> dict:
-    content = storage.read_bytes(name)
-    return {"bytes": len(content), "crc32c": google_crc32c.Checksum(content).hexdigest().decode()}
-
-
-def _sync_directory(path: str) -> None:
-    """Makes the directory's names themselves durable."""
-    for name in (path, os.path.dirname(path)):
-        storage.sync_directory(name)
+    pieces, start = checkpoint.pieces(name), 0
+    largest = max((n for n, _, _ in pieces), default=0)
+    for records, *ids in in_order(read, pieces, in_flight(4 * table.width * largest)):
+        if ids:
+            table.write_rows(ids[0], records)
+        else:
+            table.write_records(start, records)
+            start += len(records)

@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": ("trainer.evaluate", "ranking metrics of a checkpoint, beside baselines"),
     "export": ("trainer.export", "write and verify a SavedModel for serving"),
     "recommend": ("trainer.recommend", "ask an exported model for items"),
+    "checkpoints": ("trainer.checkpoints", "list, verify and compact the checkpoints of a run"),
     "bench": ("trainer.bench", "measure speed and memory beside peers"),
 }
 

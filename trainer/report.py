@@ -8,6 +8,7 @@ import yaml
 from configs.storage import write_bytes
 from trainer.metrics import read_metrics
 from trainer.report_facts import (
+    checkpoint_facts,
     comparable,
     grouped,
     metric_names,
@@ -207,8 +208,19 @@ def _resources(lines: list[dict]) -> str:
         "peak memory": number(peak_memory(lines), "bytes"),
         "run time": number(training_seconds(lines), "seconds"),
     }
-    events = [{k: v for k, v in line.items() if k != "kind"} for line in lines if line.get("kind") == "run"]
-    return section("Memory and time", pairs(facts), table(events) if events else "")
+    events = [
+        {k: v for k, v in line.items() if k not in ("kind", "restore_seconds", "bytes")}
+        for line in lines
+        if line.get("kind") == "run" and line.get("event") != "checkpoint"
+    ]
+    saved = checkpoint_facts(lines)
+    medians = note("Medians of what was written, and of the time that training stood still for it.")
+    return section(
+        "Memory and time",
+        pairs(facts),
+        table(events) if events else "",
+        f"<h3>Checkpoints</h3>{medians}{table(saved)}" if saved else "",
+    )
 
 
 def _headline(lines: list[dict], train: list[dict], evaluations: list[dict]) -> list[tuple[str, str]]:

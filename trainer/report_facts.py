@@ -1,6 +1,7 @@
 """What the lines of metrics.jsonl say: selections and sums for the report, plain data in and out."""
 
 import collections
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,6 +50,34 @@ def train_names(train: list[dict]) -> list[str]:
 def peak_memory(lines: list[dict]) -> float | None:
     """Highest resident memory in bytes; None when it was not recorded."""
     return max((v for line in lines if (v := line.get("peak_rss_bytes")) is not None), default=None)
+
+
+def checkpoint_facts(lines: list[dict]) -> list[dict]:
+    """Of full checkpoints, of increments and of restores: number, median seconds and bytes, one row each."""
+    groups = grouped(
+        [line for line in lines if line.get("event") == "checkpoint"],
+        lambda line: str(line.get("checkpoint")),
+    )
+    rows = [
+        {
+            "checkpoints": kind,
+            "count": len(saved),
+            "rows": _median(saved, "rows"),
+            "bytes": _median(saved, "bytes"),
+            "blocked_seconds": _median(saved, "blocked_seconds"),
+            "written_seconds": _median(saved, "written_seconds"),
+        }
+        for kind, saved in sorted(groups.items())
+    ]
+    if restores := [line for line in lines if "restore_seconds" in line]:
+        row = {"checkpoints": "restored", "count": len(restores), "bytes": _median(restores, "bytes")}
+        rows.append(row | {"restore_seconds": _median(restores, "restore_seconds")})
+    return rows
+
+
+def _median(lines: list[dict], name: str) -> float | None:
+    values = [line[name] for line in lines if line.get(name) is not None]
+    return statistics.median(values) if values else None
 
 
 def training_seconds(lines: list[dict]) -> float:

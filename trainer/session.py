@@ -1,12 +1,13 @@
 """Everything one training run needs, opened in order and closed again."""
 
+import dataclasses
 import resource
 import time
 
 from absl import logging
 
 from configs.dataset import load_dataset
-from configs.errors import DataError, Stopped, UserError
+from configs.errors import CheckpointError, DataError, Stopped, UserError
 from configs.lease import LeaseHeld
 from configs.load import dump_config
 from configs.schema import RunConfig
@@ -34,7 +35,8 @@ class TrainSession:
 
     def __init__(self, config: RunConfig, interrupt: Interrupt):
         start_tensorflow(config.device)
-        from trainer.checkpoint import CheckpointStore, checkpoint_identity
+        from trainer.checkpoint import CheckpointStore
+        from trainer.checkpoint_identity import checkpoint_identity
         from trainer.data import TrainData
         from trainer.recommender import Recommender, check_dataset, run_steps
         from trainer.step import TrainStep
@@ -53,6 +55,7 @@ class TrainSession:
             join(config.output.path, "checkpoints"),
             config.checkpoint.keep,
             checkpoint_identity(config, self.dataset.fingerprint, self.num_steps),
+            **config.checkpoint.model_dump(include={"incremental", "compact_at", "async_memory_mb"}),
         )
         self._lock = lock_run(config.output.path)
         try:
@@ -77,9 +80,15 @@ class TrainSession:
 
     def __exit__(self, kind, *unused) -> None:
         try:
+            self._wait_for_checkpoint(log_only=kind is not None)
+        finally:
+            self._close_metrics(log_only=kind is not None)
+
+    def _close_metrics(self, log_only: bool) -> None:
+        try:
             self._metrics.close(upload=not self._lock.lost)
         except Exception as error:  # each file system has its own errors
-            if kind is None:
+            if not log_only:
                 raise
             logging.warning("the last metrics are not kept: %s", error)
         finally:
@@ -107,6 +116,7 @@ class TrainSession:
             finished = False
         if not finished:
             self._stop(int(self.train_step.step))
+        self._wait_for_checkpoint()
         self._metrics.write("run", self.num_steps, {"event": "end", "peak_rss_bytes": peak_rss_bytes()})
         self._write_report()
 
@@ -134,6 +144,7 @@ class TrainSession:
         """Saves what is not saved yet, and raises Stopped. The report waits: whoever stops us may not."""
         if step != self._saved_step:
             self._save(step)
+        self._wait_for_checkpoint()
         reason = self._interrupt.reason
         self._metrics.write("run", step, {"event": "stop", "reason": reason})
         raise Stopped(f"stopped by {reason} at step {step:,}; run the same command to resume")
@@ -172,6 +183,7 @@ class TrainSession:
         if skipped <= allowed:
             logging.warning("%s; the batch is left out, the %d. of %d allowed", facts, skipped, allowed)
             return
+        self._wait_for_checkpoint()
         saved = self._saved_step
         intact = f"the checkpoint of step {saved:,} is intact" if saved else "no checkpoint was written yet"
         raise UserError(
@@ -184,6 +196,28 @@ class TrainSession:
         self._metrics.flush()
         self._store.save(step, self.recommender.storages, self.train_step.dense_state)
         self._saved_step = step
+        self._record_checkpoints()
+
+    def _wait_for_checkpoint(self, log_only: bool = False) -> None:
+        """Waits for the one being written; `log_only`: another error is on its way, which matters more."""
+        try:
+            self._store.wait()
+        except CheckpointError as error:
+            if not log_only:
+                raise
+            logging.error("%s", error)
+        self._record_checkpoints()
+
+    def _record_checkpoints(self) -> None:
+        for saved in self._store.finished():
+            facts = dataclasses.asdict(saved)
+            step, kind = facts.pop("step"), facts.pop("kind")
+            self._metrics.write("run", step, {"event": "checkpoint", "checkpoint": kind, **facts})
+            logging.info(
+                "checkpoint of step %d: %s, %s, %s rows, %.1f MB, blocked %.2f s, written in %.2f s",
+                *(step, kind, saved.mode, f"{saved.rows:,}", saved.bytes / 1e6),
+                *(saved.blocked_seconds, saved.written_seconds),
+            )
 
     def _evaluate(self, step: int) -> None:
         from trainer.evaluate import evaluate_recommender
@@ -213,8 +247,10 @@ class TrainSession:
         return not any(wanted.items() <= line.items() for line in lines)
 
     def _log_start(self) -> None:
-        event = "resume" if self.start_step else "start"
-        self._metrics.write("run", self.start_step, {"event": event})
+        facts = {"event": "start", "table_bytes": sum(t.bytes for t in self.recommender.storages.values())}
+        if restored := self._store.restored:
+            facts = {"event": "resume", "restore_seconds": restored.seconds, "bytes": restored.bytes}
+        self._metrics.write("run", self.start_step, facts)
         for table in self.recommender.tables.values():
             logging.info(
                 "table %s: %s rows x %d, engine %s, %.2f GB with slots and average",

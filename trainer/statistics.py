@@ -34,10 +34,10 @@ def table_statistics(table, step: int) -> dict:
         records = np.asarray(storage.read_records(ids))
         weight = records[:, : storage.dim]
         norms.append(np.linalg.norm(weight, axis=1))
+        touched += int(np.count_nonzero(records[:, -1]))
         if table.average is not None:
             average = np.asarray(storage.average_of(records, float(step)))
             distances.append(np.linalg.norm(average - weight, axis=1))
-            touched += int(np.count_nonzero(records[:, -1]))
     norms = np.concatenate(norms)
     facts = {
         "name": table.label,
@@ -48,8 +48,8 @@ def table_statistics(table, step: int) -> dict:
         "table_bytes": table.bytes,
         "weight_norm_mean": float(norms.mean()),
         "weight_norm_p99": float(np.quantile(norms, 0.99)),
+        "touched_rows_share": touched / storage.rows,
     }
     if table.average is not None:
-        facts["touched_rows_share"] = touched / storage.rows
         facts["average_to_weight_distance_mean"] = float(np.concatenate(distances).mean())
     return facts

@@ -30,7 +30,8 @@ def open_trained(config: RunConfig) -> Trained:
       CheckpointError: there is no checkpoint, none verifies, or they belong to another run.
     """
     start_tensorflow(config.device)
-    from trainer.checkpoint import CheckpointStore, checkpoint_identity
+    from trainer.checkpoint import CheckpointStore
+    from trainer.checkpoint_identity import checkpoint_identity
     from trainer.data import steps_per_epoch
     from trainer.embeddings.stored_table import StoredTable
     from trainer.recommender import Recommender, check_dataset, run_steps

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from configs.errors import CheckpointError
 from configs.optimizers import LazyAdam as LazyAdamConfig
-from trainer.checkpoint import COMMITTED, CheckpointStore
+from trainer.checkpoint import CheckpointStore
+from trainer.checkpoint_files import COMMITTED
 from trainer.embeddings.stored_table import StoredTable
 from trainer.embeddings.tables import CHUNK_ROWS, RecordTable
 from trainer.optimizers import LazyAdam
@@ -31,7 +32,7 @@ def state(value, rows=ROWS, dim=2, table_type=RecordTable):
 
 
 def store(path, keep=3, **identity):
-    return CheckpointStore(str(path), keep, identity)
+    return CheckpointStore(str(path), keep, identity, async_memory_mb=0)
 
 
 def restored(path, **identity):

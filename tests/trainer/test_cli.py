@@ -20,6 +20,7 @@ FLAGS = {
     "train": SHARED | {"--explain", "--max_seconds"},
     "evaluate": SHARED | {"--split"},
     "export": SHARED,
+    "checkpoints": {"--help", "--helpfull", "--compact"},
     "bench": {"--help", "--helpfull"},  # each measurement has its own
     "recommend": SHARED
     | {"--model", "--users", "--users_file", "--num_users", "--k", "--include_seen", "--exclude", "--format"},

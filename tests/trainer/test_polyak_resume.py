@@ -42,6 +42,7 @@ def test_average_over_a_restore(tmp_path, engines, start, kind):
         average += share * (weight - average)
         if t == SAVED:
             store.save(t, {"user": table}, {})
+            store.wait()
             table = table_of(engines[1])
             assert store.restore_newest({"user": table}, {}) == SAVED
     lazy = table.read_weights(np.arange(ROWS), True, float(STEPS)).numpy()

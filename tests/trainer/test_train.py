@@ -12,6 +12,7 @@ import yaml
 
 from configs.errors import CheckpointError, ConfigError, DataError, UserError
 from configs.load import load_config, parse_config
+from tests.checkpoint_state import newest_state
 from tests.tiny_run import planted_document, write_planted
 from trainer.metrics import read_metrics
 from trainer.session import lock_run
@@ -38,13 +39,6 @@ def configured(place, output="run", **sections):
     for name, keys in sections.items():
         document[name] = {**document.get(name, {}), **keys}
     return parse_config(document, "test")
-
-
-def final_state(run) -> dict[str, np.ndarray]:
-    """All arrays of a run's newest checkpoint, by file and name."""
-    newest = max((pathlib.Path(run) / "checkpoints").iterdir())
-    state = {str(p.relative_to(newest)): np.load(p) for p in newest.rglob("*.npy")}
-    return state | dict(np.load(newest / "dense.npz"))
 
 
 def lines(run, kind) -> list[dict]:
@@ -75,7 +69,7 @@ def test_what_a_run_leaves_behind(trained):
 def test_the_saved_config_reproduces_the_run(place, trained):
     saved = load_config(str(trained / "config.yaml"), [f"output.path={place}/again"])
     train(saved)
-    assert_equal(final_state(place / "again"), final_state(trained))
+    assert_equal(newest_state(place / "again"), newest_state(trained))
     figures = [
         [{k: v for k, v in line.items() if k not in ("time", "seconds")} for line in lines(run, "evaluate")]
         for run in (place / "again", trained)
@@ -96,9 +90,14 @@ def test_a_resumed_run_equals_an_undisturbed_one(place, trained):
     for step in (40, 60):
         shutil.rmtree(run / "checkpoints" / f"step-{step:09d}")
     train(configured(place, "resumed"))
-    assert_equal(final_state(run), final_state(trained))
+    assert_equal(newest_state(run), newest_state(trained))
     assert [line["step"] for line in lines(run, "train")] == [10, 20, 30, 40, 50, 60]
-    assert [line["event"] for line in lines(run, "run")] == ["start", "resume", "end"]
+    events = [line for line in lines(run, "run") if line["event"] != "checkpoint"]
+    assert [line["event"] for line in events] == ["start", "resume", "end"]
+    assert events[1]["bytes"] > 0 and events[1]["restore_seconds"] > 0
+    saved = [line for line in lines(run, "run") if line["event"] == "checkpoint"]
+    assert [line["step"] for line in saved] == [20, 40, 60]
+    assert all(line["mode"] == "async" and line["bytes"] > 0 for line in saved)
 
 
 OTHERS = {
@@ -123,7 +122,7 @@ def test_other_optimizers_resume_too(place, sections, tmp_path):
     for step in (40, 60):
         shutil.rmtree(cut / "checkpoints" / f"step-{step:09d}")
     train(configured(place, cut, **sections))
-    assert_equal(final_state(cut), final_state(whole))
+    assert_equal(newest_state(cut), newest_state(whole))
 
 
 def test_a_finished_run_is_left_alone(place, trained):
@@ -150,7 +149,7 @@ def test_an_evaluation_that_was_cut_off_is_made_up_for(place, trained):
 def test_steps_per_loop_and_engine_change_nothing_but_the_pace(place, trained):
     fine = configured(place, "fine", train={"steps_per_loop": 7})
     train(fine)
-    assert_equal(final_state(place / "fine"), final_state(trained))
+    assert_equal(newest_state(place / "fine"), newest_state(trained))
 
 
 def test_the_two_engines_train_alike_in_closed_loop(place):
@@ -159,7 +158,7 @@ def test_the_two_engines_train_alike_in_closed_loop(place):
     for engine in ("rows", "tfa"):
         tables = {name: {"dim": 8, "engine": engine} for name in ("user", "item")}
         train(configured(place, engine, train={"num_steps": 20}, tables=tables, model=model))
-        states[engine] = final_state(place / engine)
+        states[engine] = newest_state(place / engine)
     assert set(states["rows"]) == set(states["tfa"])
     for name, value in states["rows"].items():
         np.testing.assert_allclose(states["tfa"][name], value, rtol=1e-4, atol=2e-6, err_msg=name)
@@ -261,7 +260,7 @@ def test_a_diverged_run_stops_and_keeps_its_good_checkpoints(place):
     )
     with pytest.raises(UserError, match=r"step 5\d: .*; its data is finite; .* of step 40 is intact"):
         train(config)
-    state = final_state(place / "diverged")
+    state = newest_state(place / "diverged")
     assert state and all(np.isfinite(value).all() for value in state.values())
 
 

@@ -1,9 +1,8 @@
-"""A table that stays on disk: records are read from a checkpoint's row ranges, for evaluation and export."""
+"""A table that stays on disk: records are read from a checkpoint, for evaluation and export."""
 
 import numpy as np
 
-from configs import storage
-from trainer.embeddings.tables import CHUNK_ROWS, Table
+from trainer.embeddings.tables import Table
 
 
 class StoredTable(Table):
@@ -11,25 +10,12 @@ class StoredTable(Table):
 
     engine = "stored"
 
-    def __init__(self, name, rows, dim, optimizer, average):
-        super().__init__(name, rows, dim, optimizer, average)
-        self._shards: list[np.ndarray] = []
-
-    def open(self, paths: list[str]) -> None:
-        """Maps the .npy files of consecutive ranges of CHUNK_ROWS rows, float32 [n, width] each."""
-        self._shards = [
-            np.load(storage.reading(path)) if storage.is_remote(path) else np.load(path, mmap_mode="r")
-            for path in paths
-        ]
+    def open(self, stored) -> None:
+        """Takes the rows: anything whose `read(ids int64 [n])` returns records, float32 [n, width]."""
+        self._stored = stored
 
     def read_records(self, ids):
-        ids = np.asarray(ids)
-        shard, row = ids // CHUNK_ROWS, ids % CHUNK_ROWS
-        records = np.empty([len(ids), self.width], np.float32)
-        for i in np.unique(shard):
-            here = shard == i
-            records[here] = self._shards[i][row[here]]
-        return records
+        return self._stored.read(np.asarray(ids))
 
     def lookup(self, ids):
         raise NotImplementedError("a stored table is not trained")
@@ -38,4 +24,7 @@ class StoredTable(Table):
         raise NotImplementedError("a stored table is not trained")
 
     def write_records(self, start, records):
+        raise NotImplementedError("a stored table is not written")
+
+    def write_rows(self, ids, records):
         raise NotImplementedError("a stored table is not written")

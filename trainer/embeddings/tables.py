@@ -1,17 +1,20 @@
 """The table interface, and its implementation on row records.
 
 A row is one record, `[weight | slots | average | last step]`: one place in memory, so that a training step
-is one gather and one scatter of records with pure row mathematics between (see docs/decisions.md).
+is one gather and one scatter of records with pure row mathematics between (see docs/decisions.md). The last
+step that updated the row is always there: it tells checkpoints which rows to write.
 """
 
 import abc
 import hashlib
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-# Rows are initialised, read and written in pieces of this many, so that nothing doubles a table in memory.
-CHUNK_ROWS = 1 << 18
+# Rows are initialised, read and written in pieces of this many, so that nothing doubles a table in memory:
+# a few pieces of 129 float32 in flight, 34 MB each, stay far below 512 MB.
+CHUNK_ROWS = 1 << 16
 
 
 class Lookup(NamedTuple):
@@ -43,7 +46,8 @@ class Table(tf.Module, abc.ABC):
         self.optimizer, self.average = optimizer, average
         self.parts = [("weight", dim), *zip(optimizer.slot_names, optimizer.slot_widths(dim), strict=True)]
         if average is not None:
-            self.parts += [("average", dim), ("last_step", 1)]
+            self.parts.append(("average", dim))
+        self.parts.append(("last_step", 1))
         self.width = sum(width for _, width in self.parts)
         self.shared = {
             part: tf.Variable(value, trainable=False, name=f"{name}_{part}")
@@ -52,9 +56,9 @@ class Table(tf.Module, abc.ABC):
 
     @property
     def bytes(self) -> int:
-        """Bytes of weights, optimizer state and average."""
-        average = 0 if self.average is None else self.dim + 1
-        return self.rows * (self.dim + average) * 4 + self.optimizer_bytes
+        """Bytes of weights, optimizer state, average and last step."""
+        average = 0 if self.average is None else self.dim
+        return self.rows * (self.dim + average + 1) * 4 + self.optimizer_bytes
 
     @property
     def optimizer_bytes(self) -> int:
@@ -94,6 +98,26 @@ class Table(tf.Module, abc.ABC):
     def write_records(self, start: int, records) -> None:
         """Overwrites rows start .. start + n with records float32 [n, width]."""
 
+    @abc.abstractmethod
+    def write_rows(self, ids, records) -> None:
+        """Overwrites the rows of distinct ids int64 [n] with records float32 [n, width]."""
+
+    def touched_since(self, step: int) -> np.ndarray:
+        """Rows that a step after `step` updated, int64 ids ascending; whole records are not read.
+
+        Args:
+          step: steps done at the time in question; 0: rows updated at all.
+        """
+        found = [np.zeros(0, np.int64)]
+        for start, stop in self.chunks():
+            last = np.asarray(self.last_steps(tf.range(start, stop, dtype=tf.int64)))
+            found.append(start + np.flatnonzero(last > step))
+        return np.concatenate(found)
+
+    def last_steps(self, ids):
+        """The last step that updated each row, float32 [n], 0: none, of ids int64 [n]."""
+        return self.read_records(ids)[:, -1]
+
     def read_weights(self, ids, averaged: bool, step):
         """Weights, float32 [n, dim], of ids int64 [n]; averaged: as of `step`, a float32 scalar."""
         records = self.read_records(ids)
@@ -124,7 +148,8 @@ class Table(tf.Module, abc.ABC):
                 weight = tf.tensor_scatter_nd_update(weight, [[zero_row - start]], tf.zeros([1, self.dim]))
             parts = [weight, *self.optimizer.initial_slots(weight)]
             if self.average is not None:
-                parts += [weight, tf.zeros([stop - start, 1])]
+                parts.append(weight)
+            parts.append(tf.zeros([stop - start, 1]))
             self.write_records(start, tf.concat(parts, axis=1))
         for variable, value in zip(
             self.shared.values(), self.optimizer.initial_shared(self.dim), strict=True
@@ -161,10 +186,10 @@ class RecordTable(Table):
         after, slots, shared = self.optimizer.step_rows(weight, slots, gradient, step, rate, shared)
         for variable, value in zip(self.shared.values(), shared, strict=True):
             variable.assign(value)
-        if self.average is None:
-            return tf.concat([after, *slots], axis=1)
-        average = self.average.catch_up(parts[-2], weight, parts[-1], step - 1.0)
         last = tf.fill(tf.shape(parts[-1]), step)
+        if self.average is None:
+            return tf.concat([after, *slots, last], axis=1)
+        average = self.average.catch_up(parts[-2], weight, parts[-1], step - 1.0)
         return tf.concat([after, *slots, self.average.include(average, after, step), last], axis=1)
 
     def _update_all(self, ids, gradient, step, multiplier) -> None:
@@ -182,8 +207,15 @@ class RecordTable(Table):
         # Gather, not slicing: reading a slice of a variable that is scattered into copies all of it.
         return tf.gather(self.records, ids)
 
+    def last_steps(self, ids):
+        columns = tf.fill(tf.shape(ids), tf.constant(self.width - 1, tf.int64))
+        return tf.gather_nd(self.records, tf.stack([ids, columns], axis=1))
+
     def write_records(self, start, records) -> None:
         assign_rows(self.records, start, records)
+
+    def write_rows(self, ids, records) -> None:
+        self.records.scatter_update(tf.IndexedSlices(records, ids))
 
 
 def assign_rows(variable: tf.Variable, start: int, values) -> None:

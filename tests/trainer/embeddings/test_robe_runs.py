@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import shutil
 
 import numpy as np
@@ -12,6 +11,7 @@ import tensorflow as tf
 from configs.errors import CheckpointError
 from configs.load import parse_config
 from configs.schema import RunConfig
+from tests.checkpoint_state import newest_state
 from tests.tiny_run import planted_document, tiny_export, tiny_run, write_planted
 from trainer import evaluate
 from trainer.export import export
@@ -51,13 +51,6 @@ def trained(place, request):
     return request.param, config
 
 
-def final_state(config: RunConfig) -> dict[str, np.ndarray]:
-    """All arrays of a run's newest checkpoint, by file and name."""
-    newest = max((pathlib.Path(config.output.path) / "checkpoints").iterdir())
-    state = {str(p.relative_to(newest)): np.load(p) for p in newest.rglob("*.npy")}
-    return state | dict(np.load(newest / "dense.npz"))
-
-
 def test_the_loss_falls(trained):
     losses = [line["loss"] for line in read_metrics(trained[1].output.path) if line["kind"] == "train"]
     assert losses[-1] < losses[0]
@@ -65,7 +58,7 @@ def test_the_loss_falls(trained):
 
 def test_the_saved_array_is_as_large_as_the_config_says(trained):
     for name in ("user", "item"):
-        records = final_state(trained[1])[f"tables/{name}/00000.npy"]
+        records = newest_state(trained[1].output.path)[f"tables/{name}"]
         assert records.shape == (100, 4 * 4 + 1)  # weight, m, v, average, last step
         assert records[:, :4].nbytes == 400 * 4
 
@@ -76,7 +69,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(place, trained):
     train(config)
     shutil.rmtree(f"{config.output.path}/checkpoints/step-000000060")
     train(config)
-    got, wanted = final_state(config), final_state(undisturbed)
+    got, wanted = newest_state(config.output.path), newest_state(undisturbed.output.path)
     assert set(got) == set(wanted)
     for name, value in wanted.items():
         np.testing.assert_array_equal(got[name], value, err_msg=name)
@@ -87,8 +80,8 @@ def test_dense_and_sparse_gradients_train_alike(place, trained):
     for gradient in ("dense", "sparse"):
         config = configured(place, model, f"{model}-{gradient}", gradient=gradient)
         train(config)
-        for name, value in final_state(undisturbed).items():
-            found = final_state(config)[name]
+        for name, value in newest_state(undisturbed.output.path).items():
+            found = newest_state(config.output.path)[name]
             np.testing.assert_allclose(found, value, rtol=1e-3, atol=1e-4, err_msg=name)
     # The kind of gradient may change from one session to the next, the hashing may not.
     with pytest.raises(CheckpointError, match="saved under tables"):

@@ -104,8 +104,8 @@ def test_gradient_is_the_sum_over_all_places(mode):
 
     table = make(mode)
     table.optimizer = table.storage.optimizer = Sgd(LazyAdamConfig())
-    table.storage.parts, table.storage.width = [("weight", 4)], 4
-    table.storage.records = tf.Variable(table.storage.records[:, :4])
+    table.storage.parts, table.storage.width = [("weight", 4), ("last_step", 1)], 5
+    table.storage.records = tf.Variable(tf.pad(table.storage.records[:, :4], [[0, 0], [0, 1]]))
     before = array(table)
     for ids, gradient, _ in itertools.islice(batches(table), 10):
         summed = np.zeros(60)

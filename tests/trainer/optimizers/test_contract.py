@@ -55,7 +55,7 @@ def table_of(optimizer, rule=None):
     """A record table that starts from `initial_weight`."""
     table = RecordTable("t", ROWS, DIM, optimizer, rule)
     weight = tf.constant(initial_weight())
-    extra = [] if rule is None else [weight, tf.zeros([ROWS, 1])]
+    extra = [*([] if rule is None else [weight]), tf.zeros([ROWS, 1])]
     table.write_records(0, tf.concat([weight, *optimizer.initial_slots(weight), *extra], axis=1))
     return table
 

@@ -12,6 +12,7 @@ from configs.errors import ConfigError
 from configs.load import parse_config
 from configs.optimizers import SM3 as SM3Config
 from configs.optimizers import LazyAdam as LazyAdamConfig
+from tests.checkpoint_state import newest_state
 from tests.tiny_run import planted_document, write_planted
 from tests.trainer.optimizers.sm3_reference import Reference
 from trainer.checkpoint import CheckpointStore
@@ -226,7 +227,8 @@ def test_a_table_and_its_average_equal_brute_force(options, decay):
 def test_momentum_in_a_table_is_lazy():
     """Only touched rows move; the momentum is a slot as wide as the row."""
     table = RecordTable("t", 5, 2, SM3(SM3Config(kind="sm3", momentum=0.5, beta=0.9)), None)
-    assert table.parts == [("weight", 2), ("accumulator", 1), ("accumulator_step", 1), ("momentum", 2)]
+    slots = [("accumulator", 1), ("accumulator_step", 1), ("momentum", 2)]
+    assert table.parts == [("weight", 2), *slots, ("last_step", 1)]
     for t, row in enumerate((3, 1, 3), start=1):
         before = table.read_records(np.arange(5)).numpy()
         lookup = table.lookup(tf.constant([row], tf.int64))
@@ -259,7 +261,7 @@ def test_memory():
     # The same arithmetic on a table whose variables exist.
     table = RecordTable("user", 250_000, 32, SM3(SM3Config(kind="sm3")), None)
     held = sum(variable.numpy().nbytes for variable in table.variables)
-    assert held == table.bytes == 250_000 * 32 * 4 + table.optimizer_bytes
+    assert held == table.bytes == 250_000 * (32 + 1) * 4 + table.optimizer_bytes
     assert table.optimizer_bytes == 250_000 * 4 + 32 * 4
 
 
@@ -289,12 +291,6 @@ def test_a_run_learns_and_beats_popularity(place, options):
     assert final["popularity"] < final["model"]
 
 
-def newest_state(run):
-    newest = max((run / "checkpoints").iterdir())
-    state = {str(path.relative_to(newest)): np.load(path) for path in newest.rglob("*.npy")}
-    return state | dict(np.load(newest / "dense.npz"))
-
-
 def test_a_resumed_run_equals_an_undisturbed_one(place):
     """The column accumulators are in the checkpoint: without them the steps after it would be longer."""
     for output in ("whole", "parts"):
@@ -314,7 +310,9 @@ def test_checkpoint_round_trip_of_the_column_accumulator(tmp_path):
     lookup = table.lookup(tf.constant([2, 5], tf.int64))
     table.update(lookup, tf.constant([[1.0, 2.0, 3.0]] * 2), tf.constant(1.0), tf.constant(1.0))
     dense = {"shared/user/column_accumulator": table.shared["column_accumulator"]}
-    CheckpointStore(str(tmp_path), 1, {}).save(1, {"user": table}, dense)
+    store = CheckpointStore(str(tmp_path), 1, {})
+    store.save(1, {"user": table}, dense)
+    store.wait()
     other = RecordTable("user", 10, 3, SM3(SM3Config(kind="sm3")), None)
     into = {"shared/user/column_accumulator": other.shared["column_accumulator"]}
     assert CheckpointStore(str(tmp_path), 1, {}).restore_newest({"user": other}, into) == 1

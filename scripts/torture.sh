@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Sets up everything, then kills a training run 100 times and damages its checkpoints 200 times (about 15
+# minutes on 2 cores). TORTURE_KILLS and TORTURE_DAMAGES choose other numbers.
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+python -m pytest -q -m torture "$@"

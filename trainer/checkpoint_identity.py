@@ -1,0 +1,30 @@
+"""What a run and the checkpoints it resumes from must have in common. Without TensorFlow."""
+
+from configs.schema import RunConfig
+
+
+def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int) -> dict:
+    """What a run must share with the checkpoints it resumes from, by config key.
+
+    Args:
+      config: the run.
+      fingerprint: of the dataset.
+      num_steps: steps of the run, which its schedule and averages depend on.
+    """
+    tables = {name: config.table(name).model_dump(mode="json") for name in config.table_of_input.values()}
+    for table in tables.values():
+        # They change how numbers are held or summed, not the numbers nor their form; a run may change them.
+        table.pop("engine", None)
+        table.pop("gradient", None)
+    return {
+        "dataset.fingerprint": fingerprint,
+        "model": config.model.model_dump(mode="json"),
+        "tables": tables,
+        "optimizer": config.optimizer.model_dump(mode="json"),
+        "schedule": config.schedule.model_dump(mode="json"),
+        "polyak": config.polyak.model_dump(mode="json"),
+        "train.batch_size": config.train.batch_size,
+        "train.clip_norm": config.train.clip_norm,
+        "train.seed": config.train.seed,
+        "number of steps": num_steps,
+    }
