@@ -16,8 +16,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile
 
-# Read when gcsfs is imported, which fsspec does at the first gs://. Its experimental paths ask another API for
-# the kind of each bucket; off, all buckets but zonal ones work by the API that the tests cover.
+# Read when gcsfs is imported, which fsspec does at the first gs://. Its experimental paths ask another API
+# for the kind of each bucket; off, all buckets but zonal ones work by the API that the tests cover.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 _PIECE_BYTES = 32 << 20  # of an upload; each is a request that waits for its answer
