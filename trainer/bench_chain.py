@@ -122,7 +122,7 @@ def _restore(args, config) -> list[tuple[str, str]]:
 
 
 def _export(args, config) -> list[tuple[str, str]]:
-    from trainer.export import versions
+    from trainer.publish import versions
 
     figures = _command(args, "export")
     path = os.path.join(config.export_path, str(max(versions(config.export_path))))

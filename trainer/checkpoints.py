@@ -10,7 +10,7 @@ from absl import logging
 
 from configs.errors import CheckpointError
 from configs.load import load_config
-from configs.storage import exists, is_remote, join
+from configs.storage import join
 from trainer.checkpoint_chain import (
     Checkpoint,
     CheckpointDirectory,
@@ -188,9 +188,7 @@ def _locked(run_directory: str):
     """Holds the run against trainers, as a trainer does. Raises UserError when one is at work."""
     from trainer.session import lock_run
 
-    if is_remote(run_directory) or not exists(run_directory):
-        return contextlib.nullcontext()
-    return lock_run(run_directory)
+    return contextlib.closing(lock_run(run_directory))
 
 
 def _table(rows: list[dict]) -> str:

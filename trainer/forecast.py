@@ -99,7 +99,7 @@ def dense_bytes(config: RunConfig) -> int:
 
 def peak_bytes(config: RunConfig, tables: int) -> int:
     """Peak memory of a run on this machine whose tables take so many bytes."""
-    copy = getattr(config.checkpoint, "async_memory_mb", 0) << 20  # of what is written while training goes on
+    copy = config.checkpoint.async_memory_mb << 20  # of what is written while training goes on
     return int(tables * MARGIN) + BASE_BYTES + min(copy, tables)
 
 

@@ -157,7 +157,7 @@ def test_the_first_bad_batch_ends_a_run_and_its_row_is_named(place, model, tmp_p
     assert "the checkpoint of step 4 is intact" in message and "train.skip_nonfinite allows 0" in message
     named = [place for place in poisoned(config_of(place, model).dataset.path, kind) if place in message]
     assert len(named) == 1 and message.count("row ") == 1
-    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())[-1] == "step-000000004"
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())[-1][:14] == "step-000000004"
 
 
 def test_the_allowance_holds_for_the_whole_run_and_survives_resuming(place, tmp_path):

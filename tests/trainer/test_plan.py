@@ -55,7 +55,7 @@ def test_bytes_of_tables(tmp_path, fast_disk):
     assert (item["weight"], item["slots"], item["total"]) == (128_000_000, 128_000_000, 388_000_000)
     assert figures["table_bytes"] == 13_288_000_000 and figures["complete"] and not figures["prepared"]
     # 13.288 x 1.05 + 1.5
-    assert figures["memory"]["peak_bytes"] == 15_452_400_000
+    assert figures["memory"]["peak_bytes"] == 15_452_400_000 + (512 << 20)
     saved = figures["checkpoints"]
     assert (saved["bytes"], saved["most"], saved["number"]) == (13_288_000_000, 4, 5)
     assert saved["seconds_each"] == pytest.approx(132.88)
@@ -161,8 +161,8 @@ def test_too_little_memory_is_refused_after_the_plan(tmp_path, fast_disk, monkey
     monkeypatch.setattr(forecast, "free_memory", lambda: (8 * GB, "cgroup limit"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: argparse.Namespace(free=100 * GB))
     out, error = command(tmp_path, document(tmp_path), capsys=capsys)
-    assert "memory       15.45 GB at the peak, 8.00 GB are there (cgroup limit)" in out
-    assert error.startswith("memory: the run needs 15.45 GB, 8.00 GB are there (cgroup limit); ")
+    assert "memory       15.99 GB at the peak, 8.00 GB are there (cgroup limit)" in out
+    assert error.startswith("memory: the run needs 15.99 GB, 8.00 GB are there (cgroup limit); ")
     assert "\n" not in error and not (tmp_path / "runs").exists()
 
 
