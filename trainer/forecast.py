@@ -131,10 +131,21 @@ def _cgroup_rooms() -> list[int]:
             continue
         parts = [part for part in path.split("/") if part]
         for depth in range(len(parts) + 1):  # in a container the path may be that of the host: then only /
-            limit, used = (_number("/".join([root, *parts[:depth], name])) for name in names)
+            folder = "/".join([root, *parts[:depth]])
+            limit, used = (_number(f"{folder}/{name}") for name in names)
             if limit is not None and used is not None:
-                rooms.append(max(limit - used, 0))
+                rooms.append(max(limit - used + _cached_files(folder), 0))
     return rooms
+
+
+def _cached_files(folder: str) -> int:
+    """Bytes of a cgroup's usage that are files the kernel drops when memory is asked for."""
+    try:
+        with open(f"{folder}/memory.stat", encoding="utf-8") as file:
+            stat = dict(line.split() for line in file)
+    except (OSError, ValueError):
+        return 0
+    return int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
 
 
 def _number(path: str) -> int | None:

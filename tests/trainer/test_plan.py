@@ -250,6 +250,7 @@ def test_the_lowest_cgroup_limit_counts(tmp_path, monkeypatch, version):
         (root / folder).mkdir(parents=True, exist_ok=True)
         for name, value in zip(names, (limit, used), strict=True):
             (root / folder / name).write_text(value + "\n")
+    (root / "jobs/memory.stat").write_text("anon 1500\ninactive_file 400\nactive_file 100\n")
     line = "0::/jobs/mine" if version == 2 else "7:cpu,memory:/jobs/mine"
     (tmp_path / "cgroup").write_text(line + "\n")
     real_open = open
@@ -260,8 +261,8 @@ def test_the_lowest_cgroup_limit_counts(tmp_path, monkeypatch, version):
             tmp_path / "cgroup" if path == "/proc/self/cgroup" else path, *args, **kwargs
         ),
     )
-    assert sorted(forecast._cgroup_rooms()) == [3000, 8900]
-    assert forecast.free_memory() == (3000, "cgroup limit")
+    assert sorted(forecast._cgroup_rooms()) == [3400, 8900]
+    assert forecast.free_memory() == (3400, "cgroup limit")
 
 
 def test_examples_load(tmp_path):
