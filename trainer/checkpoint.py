@@ -8,6 +8,7 @@ TensorFlow's own checkpoints do not fall back when a file is torn and leave orph
 do, and their row ranges can be read one by one (see docs/decisions.md).
 """
 
+import collections
 import dataclasses
 import os
 import threading
@@ -106,7 +107,7 @@ class CheckpointStore:
         self._async_bytes = async_memory_mb << 20
         self.restored: Restored | None = None
         self._chain: list[Checkpoint] = []  # what this process restored or wrote last
-        self._finished: list[Saved] = []
+        self._finished: collections.deque[Saved] = collections.deque()
         self._background: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -162,7 +163,9 @@ class CheckpointStore:
 
     def finished(self) -> list[Saved]:
         """The saves that ended since the last call, oldest first."""
-        found, self._finished = self._finished, []
+        found = []
+        while self._finished:  # the writing thread may append meanwhile
+            found.append(self._finished.popleft())
         return found
 
     def _plan(self, step: int, tables: dict) -> tuple[dict, dict[str, np.ndarray] | None]:

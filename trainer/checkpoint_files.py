@@ -22,6 +22,7 @@ import json
 import math
 import mmap
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -205,31 +206,31 @@ def verify_file(path: str, manifest: dict, name: str) -> None:
         raise DamagedCheckpoint(f"{full_name}: size or checksum differs from {COMMITTED}")
 
 
-def map_array(path: str, manifest: dict, name: str, folder: Callable[[], str]) -> np.ndarray:
-    """An .npy file's array, mapped into memory and checked through that map.
+def map_array(path: str, manifest: dict, name: str) -> np.ndarray:
+    """An .npy file's array, read-only, mapped into memory and checked through that map.
 
-    The map stays good when a trainer deletes the checkpoint meanwhile.
+    The map stays good when a trainer deletes the checkpoint meanwhile. A remote file is checked in memory,
+    and what is mapped is a temporary copy without a name, gone with the process however it ends.
 
-    Args:
-      path, manifest: the checkpoint.
-      name: of the file.
-      folder: returns a local directory for the copies of remote files.
+    Raises:
+      DamagedCheckpoint: as read_file.
     """
     full_name, expected = storage.join(path, name), manifest["files"][name]
     if storage.is_remote(path):
-        full_name = os.path.join(folder(), f"{os.path.basename(path)}-{name.replace('/', '-')}")
-        with open(full_name, "wb") as file:
-            file.write(read_file(path, manifest, name))
+        content = read_file(path, manifest, name)
+        with tempfile.TemporaryFile(prefix="lazytower-") as file:
+            file.write(content)
+            file.flush()
+            return _array(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     try:
-        with open(storage.filesystem(full_name)[1], "rb") as file:
+        with storage.reading(full_name) as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise DamagedCheckpoint(f"{full_name}: missing") from None
     except ValueError:  # an empty file cannot be mapped
         raise DamagedCheckpoint(f"{full_name}: size or checksum differs from {COMMITTED}") from None
-    if not storage.is_remote(path):
-        blocks = (mapped[at : at + _BLOCK] for at in range(0, len(mapped), _BLOCK))
-        _compare(full_name, expected, len(mapped), blocks)
+    blocks = (mapped[at : at + _BLOCK] for at in range(0, len(mapped), _BLOCK))
+    _compare(full_name, expected, len(mapped), blocks)
     return _array(mapped)
 
 

@@ -1,14 +1,10 @@
 """Rows of one table read from a checkpoint on disk: a full one under its increments. Without TensorFlow.
 
 Arrays are mapped into memory, so that only what is asked for is held, and what the operating system cares to
-cache. Files of object stores are copied to a temporary directory first.
+cache. Files of object stores are copied to temporary files first, which end with the process.
 """
 
-import atexit
-import functools
 import resource
-import shutil
-import tempfile
 
 import numpy as np
 
@@ -50,8 +46,8 @@ class _Layer:
     def __init__(self, checkpoint: Checkpoint, table: str):
         pieces = checkpoint.pieces(table)
         path, manifest = checkpoint.path, checkpoint.manifest
-        self._records = [map_array(path, manifest, name, _copies) for _, name, _ in pieces]
-        self._ids = [map_array(path, manifest, name, _copies) for _, _, name in pieces if name is not None]
+        self._records = [map_array(path, manifest, name) for _, name, _ in pieces]
+        self._ids = [map_array(path, manifest, name) for _, _, name in pieces if name is not None]
         starts = np.cumsum([0] + [n for n, _, _ in pieces])[:-1]
         self._first = np.array([ids[0] for ids in self._ids], np.int64) if self._ids else starts
 
@@ -71,14 +67,6 @@ class _Layer:
             records[places[here]] = self._records[i][row]
             held[here] = True
         return held
-
-
-@functools.cache
-def _copies() -> str:
-    """A directory for copies of remote files, removed when the process ends."""
-    directory = tempfile.mkdtemp(prefix="lazytower-checkpoint-")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return directory
 
 
 def _allow_open_files(number: int) -> None:

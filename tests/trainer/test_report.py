@@ -9,7 +9,7 @@ import pytest
 from configs.errors import DataError
 from trainer import report_page
 from trainer.report import write_report
-from trainer.report_facts import training_seconds
+from trainer.report_facts import checkpoint_facts, training_seconds
 from trainer.report_figures import MAX_POINTS, Curve, figure, smoothed
 
 PROTOCOL = "full ranking of 1,000 items"
@@ -280,3 +280,26 @@ def test_labels_read_well():
     names = ["ndcg@10", "weight_norm_p99", "peak_rss_bytes", "rows_touched_share", "loss"]
     labels = [report_page.label(name) for name in names]
     assert labels == ["NDCG@10", "Weight norm p99", "Peak RSS size", "Rows touched", "Loss"]
+
+
+def test_checkpoints_are_summed_up(tmp_path):
+    def saved(kind, number):
+        facts = {"rows": number, "bytes": number, "blocked_seconds": number, "written_seconds": 9.0}
+        return {"step": 1, "time": 1, "kind": "run", "event": "checkpoint", "checkpoint": kind} | facts
+
+    lines = [
+        saved("full", 2048),
+        *(saved("increment", number) for number in (2, 8, 5)),
+        {"step": 1, "time": 9, "kind": "run", "event": "resume", "restore_seconds": 1.5, "bytes": 4096},
+    ]
+    full, increment, restored = checkpoint_facts(lines)
+    assert (full["count"], full["bytes"], full["blocked_seconds"]) == (1, 2048, 2048)
+    assert (increment["count"], increment["bytes"], increment["blocked_seconds"]) == (3, 5, 5)
+    assert restored == {"checkpoints": "restored", "count": 1, "bytes": 4096, "restore_seconds": 1.5}
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_report(str(tmp_path), None, [], "name: x")
+    text = (tmp_path / "report.html").read_text()
+    for part in ("<h3>Checkpoints</h3>", "Blocked seconds", "Restore seconds", "2 KiB"):
+        assert part in text, part
+    assert text.count("increment") == 1, "one row for all increments"
+    assert checkpoint_facts([]) == []

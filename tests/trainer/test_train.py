@@ -1,6 +1,7 @@
 """`lazytower train` end to end: what a run leaves behind, resuming, and every way in which it is refused."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from configs import storage
 from configs.errors import CheckpointError, ConfigError, DataError, UserError
 from configs.load import load_config, parse_config
 from tests.checkpoint_state import newest_state
@@ -17,6 +19,7 @@ from tests.tiny_run import planted_document, write_planted
 from trainer.metrics import read_metrics
 from trainer.session import lock_run
 from trainer.train import train
+from trainer.trained import open_trained
 
 
 @pytest.fixture(scope="module")
@@ -285,3 +288,45 @@ def test_epochs_are_counted_in_whole_batches(place):
     assert {line["weights"] for line in lines(place / "epochs", "evaluate")} == {"raw"}, "there is no average"
     assert read_metrics(os.path.dirname(report))[-1]["step"] == round(0.2 * (4800 // 64))
     assert yaml.safe_load((place / "epochs" / "config.yaml").read_text())["train"]["num_epochs"] == 0.2
+
+
+def sparse(place, output, **checkpoint):
+    """A run in which few steps touch few users: most of its checkpoints are increments."""
+    document = planted_document(str(place), users=1500)
+    document["train"] |= {"batch_size": 16, "num_steps": 40, "steps_per_loop": 5}
+    document["checkpoint"] = {"every_steps": 5, "keep": 2} | checkpoint
+    document["output"]["path"] = str(place / output)
+    return parse_config(document, "test")
+
+
+def test_increments_carry_a_run_and_its_evaluation(tmp_path):
+    write_planted(str(tmp_path), users=1500)
+    train(config := sparse(tmp_path, "run"))
+    saved = [line for line in lines(tmp_path / "run", "run") if line["event"] == "checkpoint"]
+    assert {line["checkpoint"] for line in saved} == {"full", "increment"} and len(saved) == 8
+    train(sparse(tmp_path, "blocking", incremental=False, async_memory_mb=0))
+    state = newest_state(tmp_path / "run")
+    assert_equal(state, newest_state(tmp_path / "blocking"))
+    trained = open_trained(config)
+    for name, table in trained.recommender.storages.items():
+        np.testing.assert_array_equal(table.read_records(np.arange(table.rows)), state[f"tables/{name}"])
+
+
+@pytest.mark.parametrize("megabytes", [0, 512])
+def test_a_full_disk_ends_the_run_and_a_restart_resumes(place, trained, tmp_path, monkeypatch, megabytes):
+    writing, options = storage.writing, {"async_memory_mb": megabytes}
+
+    def full(path):
+        if "step-000000040" in path and "/item/" in path:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        return writing(path)
+
+    monkeypatch.setattr(storage, "writing", full)
+    with pytest.raises(
+        CheckpointError, match="No space left on device.*last good checkpoint: step 20; .*resumes"
+    ):
+        train(configured(place, tmp_path / "run", checkpoint=options))
+    monkeypatch.undo()
+    lock_run(str(tmp_path / "run")).close()
+    train(configured(place, tmp_path / "run", checkpoint=options))
+    assert_equal(newest_state(tmp_path / "run"), newest_state(trained))
