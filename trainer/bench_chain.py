@@ -21,7 +21,6 @@ import time
 import numpy as np
 from absl import logging
 
-from configs.load import load_config
 from trainer.bench_page import write_plain_csv
 from trainer.bench_timing import in_fresh_process, positive
 
@@ -45,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the stages, prints their figures, writes users25m.csv."""
+    from configs.load import load_config
+
     config = load_config(args.config, args.overrides)
     figures = []
     for stage in args.stages:

@@ -8,6 +8,7 @@ from configs.lease import Lease
 from configs.load import parse_config
 from tests.gcs_bucket import bucket  # noqa: F401 - a fixture
 from tests.tiny_run import planted_document, write_planted
+from trainer.interrupt import Interrupt
 from trainer.session import TrainSession, lock_run
 
 
@@ -21,7 +22,7 @@ def config(tmp_path):
 def test_a_trainer_that_was_followed_stops_and_writes_nothing_more(bucket, config, monkeypatch):  # noqa: F811
     monkeypatch.setattr(lease_module, "_machine", lambda: "another")
     with pytest.raises(UserError, match="took over while this process was not heard of"):
-        with TrainSession(config) as session:
+        with Interrupt() as interrupt, TrainSession(config, interrupt) as session:
             follower = Lease("gs://bucket/run/.lock", stale_seconds=0.5)
             session._lock._confirmed -= 40  # as if its process had been asleep
             before = {name: bucket.store.objects[name].generation for name in bucket.names()}
