@@ -87,6 +87,7 @@ class CheckpointStore:
       keep: newest restorable steps that `save` leaves, with all they build on.
       identity: JSON values that a checkpoint must share with the run that restores it, by config key.
       incremental, compact_at, async_memory_mb: as configs.training.CheckpointConfig.
+      check: called before a checkpoint is declared complete; raises when another process owns the run.
 
     Attributes:
       restored: Restored by this object; None before, or when there was nothing.
@@ -101,10 +102,12 @@ class CheckpointStore:
         incremental: bool = True,
         compact_at: float = 1.0,
         async_memory_mb: int = 512,
+        check: Callable[[], None] = lambda: None,
     ):
         self._directory, self._keep, self._identity = directory.rstrip("/"), keep, identity
         self._compact_at = compact_at if incremental else 0.0
         self._async_bytes = async_memory_mb << 20
+        self._check_owner = check
         self.restored: Restored | None = None
         self._chain: list[Checkpoint] = []  # what this process restored or wrote last
         self._finished: collections.deque[Saved] = collections.deque()
@@ -191,7 +194,9 @@ class CheckpointStore:
         path = storage.join(self._directory, directory_name(head["step"], head["kind"]))
         try:
             most = in_flight(4 * CHUNK_ROWS * max(widths, default=1))
-            checkpoint = Checkpoint(path, write_checkpoint(path, head, pieces, dense, most))
+            checkpoint = Checkpoint(
+                path, write_checkpoint(path, head, pieces, dense, most, self._check_owner)
+            )
             previous = self._chain[-1].step if self._chain else None
             self._chain = [*(self._chain if checkpoint.kind == "increment" else []), checkpoint]
             with errors_of(self._directory):

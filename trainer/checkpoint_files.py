@@ -107,7 +107,14 @@ def errors_of(path: str):
         raise CheckpointError(f"{path}: cannot be written ({reason})") from error
 
 
-def write_checkpoint(path: str, head: dict, pieces: Iterable[Piece], dense: dict, most: int) -> dict:
+def write_checkpoint(
+    path: str,
+    head: dict,
+    pieces: Iterable[Piece],
+    dense: dict,
+    most: int,
+    check: Callable[[], None] = lambda: None,
+) -> dict:
     """Writes a complete checkpoint, in place of what is at `path`.
 
     Args:
@@ -116,6 +123,7 @@ def write_checkpoint(path: str, head: dict, pieces: Iterable[Piece], dense: dict
       pieces: read in the caller's thread while threads write those before.
       dense: arrays by name.
       most: pieces in memory at a time.
+      check: called before COMMITTED is written; raises when the run is no longer this process's.
 
     Returns:
       The manifest.
@@ -137,6 +145,7 @@ def write_checkpoint(path: str, head: dict, pieces: Iterable[Piece], dense: dict
         files[DENSE] = _write(path, DENSE, [buffer.getbuffer()])
         with errors_of(path):
             _sync_directories(path, head["tables"])
+            check()
             manifest = {**head, "time": round(time.time(), 3), "files": files}
             text = json.dumps({**manifest, "crc32c": _checksum(manifest)}, indent=1)
             storage.write_bytes(storage.join(path, COMMITTED), text.encode())
@@ -231,7 +240,20 @@ def map_array(path: str, manifest: dict, name: str) -> np.ndarray:
         raise DamagedCheckpoint(f"{full_name}: size or checksum differs from {COMMITTED}") from None
     blocks = (mapped[at : at + _BLOCK] for at in range(0, len(mapped), _BLOCK))
     _compare(full_name, expected, len(mapped), blocks)
-    return _array(mapped)
+    array = _array(mapped)
+    release(array)
+    return array
+
+
+def release(array: np.ndarray) -> None:
+    """Lets go of the memory of an array of map_array; what is read again comes from the file, or its cache.
+
+    Without it a process that has read a table once would count as holding all of it.
+    """
+    base = array
+    while not isinstance(base, mmap.mmap):
+        base = base.obj if isinstance(base, memoryview) else base.base
+    base.madvise(mmap.MADV_DONTNEED)
 
 
 def _write_piece(path: str, piece: Piece) -> dict:

@@ -9,7 +9,7 @@ import resource
 import numpy as np
 
 from trainer.checkpoint_chain import Checkpoint, table_width
-from trainer.checkpoint_files import map_array
+from trainer.checkpoint_files import map_array, release
 
 
 class StoredRows:
@@ -66,6 +66,7 @@ class _Layer:
                 row, here = row[there], asked[there]
             records[places[here]] = self._records[i][row]
             held[here] = True
+            release(self._records[i])
         return held
 
 

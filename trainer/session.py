@@ -7,7 +7,7 @@ import time
 from absl import logging
 
 from configs.dataset import load_dataset
-from configs.errors import CheckpointError, DataError, Stopped, UserError
+from configs.errors import DataError, Stopped, UserError
 from configs.lease import LeaseHeld
 from configs.load import dump_config
 from configs.schema import RunConfig
@@ -56,6 +56,7 @@ class TrainSession:
             config.checkpoint.keep,
             checkpoint_identity(config, self.dataset.fingerprint, self.num_steps),
             **config.checkpoint.model_dump(include={"incremental", "compact_at", "async_memory_mb"}),
+            check=lambda: self._lock.check(),
         )
         self._lock = lock_run(config.output.path)
         try:
@@ -202,7 +203,7 @@ class TrainSession:
         """Waits for the one being written; `log_only`: another error is on its way, which matters more."""
         try:
             self._store.wait()
-        except CheckpointError as error:
+        except UserError as error:
             if not log_only:
                 raise
             logging.error("%s", error)
