@@ -123,8 +123,10 @@ def _table(table: forecast.TableForecast) -> dict:
 def _checkpoints(config: RunConfig, table_bytes: int, steps: int | None) -> dict:
     """Size, number and time of full checkpoints; disk figures are None in an object store."""
     size = table_bytes + forecast.dense_bytes(config)
-    # The oldest goes when the new one is complete.
-    facts = {"bytes": size, "most": config.checkpoint.keep + 1, "number": None}
+    options = config.checkpoint
+    # What was the oldest goes when the new one is complete. A full one with its increments counts as one.
+    most = 2 + options.compact_at if options.incremental else options.keep + 1
+    facts = {"bytes": size, "most": most, "number": None}
     facts |= {"existing_bytes": None, "free_bytes": None, "bytes_per_second": None, "seconds_each": None}
     if steps is not None:
         facts["number"] = -(-steps // config.checkpoint.every_steps)
@@ -162,9 +164,9 @@ def find_problems(config: RunConfig, plan: dict, named: set[str]) -> list[str]:
         wanted = disk["most"] * disk["bytes"] - disk["existing_bytes"]
         if wanted > disk["free_bytes"]:
             problems.append(
-                f"disk: {disk['most']} checkpoints need {gigabytes(wanted)} more, "
-                f"{gigabytes(disk['free_bytes'])} are free at {config.output.path}; lower checkpoint.keep, "
-                "or use another output.path"
+                f"disk: {disk['most']:g} full checkpoints need {gigabytes(wanted)} more, "
+                f"{gigabytes(disk['free_bytes'])} are free at {config.output.path}; lower "
+                "checkpoint.compact_at (or checkpoint.keep), or use another output.path"
             )
     for facts in plan["slices"]:
         if facts["name"] in named and not facts["fits"]:

@@ -33,7 +33,7 @@ def _facts(plan: dict) -> str:
     memory, saved, least = plan["memory"], plan["checkpoints"], "" if plan["complete"] else "at least "
     text = f"{least}{gigabytes(memory['peak_bytes'])} at the peak"
     lines = [["memory", f"{text}, {gigabytes(memory['free_bytes'])} are there ({memory['limit']})"]]
-    text = f"{least}{gigabytes(saved['bytes'])} each when full, {saved['most']} at most at a time"
+    text = f"{least}{gigabytes(saved['bytes'])} each when full, room for {saved['most']:g} of them"
     if saved["free_bytes"] is not None:
         text += f", {gigabytes(saved['free_bytes'])} of disk are free"
     if saved["seconds_each"] is not None:

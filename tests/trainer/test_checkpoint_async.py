@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import storage
-from configs.errors import CheckpointError
+from configs.errors import CheckpointError, UserError
 from tests.trainer.checkpoint_cases import Run, assert_state, names, restored, small_pieces, store_at
 from trainer import checkpoint_files
 from trainer.checkpoint_files import in_flight, in_order
@@ -48,6 +48,23 @@ def test_training_goes_on_and_the_state_of_the_save_is_written(tmp_path, gate):
     assert (saved.step, saved.kind, saved.mode) == (1, "full", "async")
     assert saved.blocked_seconds < 5 and saved.bytes > 90 * 9 * 4
     assert_state(restored(tmp_path), run.states[1])
+
+
+def test_who_lost_the_run_completes_no_checkpoint(tmp_path, gate):
+    """Between the start of a save and its end another trainer may have taken over."""
+    owner = [True]
+
+    def check():
+        if not owner[0]:
+            raise UserError("another trainer took over")
+
+    run, store = Run(), store_at(tmp_path, async_memory_mb=1, check=check)
+    run.train_and_save(store, 1)
+    owner[0] = False
+    gate.set()
+    with pytest.raises(UserError, match="took over"):
+        store.wait()
+    assert store.steps() == [] and not store.finished() and os.listdir(tmp_path) == []
 
 
 def test_the_next_save_waits_and_builds_on_it(tmp_path, gate):

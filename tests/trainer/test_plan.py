@@ -57,7 +57,7 @@ def test_bytes_of_tables(tmp_path, fast_disk):
     # 13.288 x 1.05 + 1.5
     assert figures["memory"]["peak_bytes"] == 15_452_400_000 + (512 << 20)
     saved = figures["checkpoints"]
-    assert (saved["bytes"], saved["most"], saved["number"]) == (13_288_000_000, 4, 5)
+    assert (saved["bytes"], saved["most"], saved["number"]) == (13_288_000_000, 3.0, 5)
     assert saved["seconds_each"] == pytest.approx(132.88)
     assert figures["steps"] == 5000 and figures["step_seconds"] is None
 
@@ -168,11 +168,15 @@ def test_too_little_memory_is_refused_after_the_plan(tmp_path, fast_disk, monkey
 
 def test_too_little_disk_is_refused(tmp_path, fast_disk, monkeypatch, capsys):
     monkeypatch.setattr(forecast, "free_memory", lambda: (80 * GB, "free memory"))
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: argparse.Namespace(free=50 * GB))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: argparse.Namespace(free=39 * GB))
+    # One full, as much again of increments, and the next full one.
     _, error = command(tmp_path, document(tmp_path), capsys=capsys)
-    assert error.startswith("disk: 4 checkpoints need 53.15 GB more, 50.00 GB are free at ")
-    _, error = command(tmp_path, document(tmp_path, checkpoint={"keep": 2}), capsys=capsys)
+    assert error.startswith("disk: 3 full checkpoints need 39.86 GB more, 39.00 GB are free at ")
+    _, error = command(tmp_path, document(tmp_path, checkpoint={"compact_at": 0.5}), capsys=capsys)
     assert error is None
+    full_ones = {"incremental": False, "keep": 2}
+    _, error = command(tmp_path, document(tmp_path, checkpoint=full_ones), capsys=capsys)
+    assert error.startswith("disk: 3 full checkpoints need 39.86 GB more")
     out, error = command(tmp_path, document(tmp_path), "--json", "--tpu", "v6e-4", capsys=capsys)
     figures = json.loads(out)
     assert figures["slices"][0]["fits"] and error in figures["problems"]
