@@ -64,7 +64,7 @@ class Lease:
         }
         self._mutex, self._stop = threading.Lock(), threading.Event()
         self._lost: str | None = None
-        self._confirmed = time.monotonic()
+        self._confirmed = _clock()
         try:
             self._generation = self._acquire()
         except (LeaseHeld, OSError):
@@ -80,7 +80,7 @@ class Lease:
         Raises:
           UserError: another process took over, or the store cannot be asked.
         """
-        if not self._lost and time.monotonic() - self._confirmed > self._stale_seconds / 2:
+        if not self._lost and _clock() - self._confirmed > self._stale_seconds / 2:
             try:
                 self._renew()
             except Exception as error:  # each file system has its own errors
@@ -111,12 +111,12 @@ class Lease:
             logging.warning("%s is left behind: %s", self._path, error)
 
     def _acquire(self) -> str:
-        watched, since = None, time.monotonic()
+        watched, since = None, _clock()
         while True:
             held = self._object.read()
             if held and held.holder.get("token") == self._identity["token"]:
                 return held.generation  # written, and only the answer was lost
-            now = time.monotonic()
+            now = _clock()
             if held and held.generation != watched and watched is not None:
                 raise LeaseHeld(str(held))
             stale = held and watched is not None and now - since >= self._stale_seconds
@@ -157,7 +157,7 @@ class Lease:
         with self._mutex:
             if self._lost:
                 return
-            asked = time.monotonic()
+            asked = _clock()
             try:
                 self._generation = self._object.write(self._content(), self._generation)
             except FileExistsError:
@@ -226,6 +226,11 @@ def _machine() -> str | None:
             return f"{socket.gethostname()} {file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return None
+
+
+def _clock() -> float:
+    """Seconds that also pass while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _now() -> str:

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import tensorflow as tf
 
 from configs.dataset import Dataset
 from trainer.data import TrainData
@@ -16,7 +17,10 @@ def blame(dataset: Dataset, data: TrainData, step: int) -> str:
     Rows that hold a value that is not finite are named; when none does, the blocks that its rows came from.
     Files are those of the dataset's directory; blocks and rows count from 0.
     """
-    [batch] = itertools.islice(data.batches(step - 1).as_numpy_iterator(), 1)
+    try:
+        [batch] = itertools.islice(data.batches(step - 1).as_numpy_iterator(), 1)
+    except tf.errors.OpError as error:
+        return f"its rows cannot be read again to be named ({error.message.splitlines()[0]})"
     places = data.origin(step - 1)
     names = [file.path for file in dataset.splits["train"].files]
     rows = []

@@ -45,6 +45,7 @@ from trainer.embeddings.tables import CHUNK_ROWS
 
 # A restart opens all files of a chain, so it is cut even when its increments are tiny.
 MAX_INCREMENTS = 100
+_LOOKS = 5  # at a directory in which a trainer is at work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,17 +131,22 @@ class CheckpointStore:
           dense: variables outside the tables, by name.
 
         Raises:
-          CheckpointError: this save, or the one in the background before it, cannot be written.
+          CheckpointError: it cannot be written. (One in the background before it that could not is logged.)
         """
         started = time.monotonic()
-        self.wait()
+        asynchronous = self._async_bytes
+        try:
+            self.wait()
+        except CheckpointError as error:
+            logging.error("%s; writing step %d while training waits", error, step)
+            asynchronous = -1
         if self._chain and self._chain[-1].step == step:
             return
         values = {name: variable.numpy() for name, variable in dense.items()}
         head, ids = self._plan(step, tables)
         pieces = _pieces(tables, ids)
         size = table_bytes(head["tables"], ids=ids is not None) + sum(v.nbytes for v in values.values())
-        if size > self._async_bytes:
+        if size > asynchronous:
             self._write(head, pieces, values, "blocking", lambda: time.monotonic() - started)
             return
         pieces = list(pieces)
@@ -199,17 +205,24 @@ class CheckpointStore:
             )
             previous = self._chain[-1].step if self._chain else None
             self._chain = [*(self._chain if checkpoint.kind == "increment" else []), checkpoint]
-            with errors_of(self._directory):
-                prune(self._directory, self._chain, self._keep, previous)
         except CheckpointError as error:
             last = f"step {self._chain[-1].step}" if self._chain else "none yet"
             raise CheckpointError(
                 f"{error}; last good checkpoint: {last}; mend the cause, then the same command resumes"
             ) from error
+        self._prune(previous)
         rows = sum(sum(layout["pieces"]) for layout in head["tables"].values())
         seconds = time.monotonic() - started
         saved = Saved(head["step"], head["kind"], mode, rows, checkpoint.bytes, blocked(), seconds)
         self._finished.append(saved)
+
+    def _prune(self, previous: int | None) -> None:
+        """Deletes what is not kept; what cannot be deleted now, a later save may."""
+        try:
+            with errors_of(self._directory, "cleaned"):
+                prune(self._directory, self._chain, self._keep, previous, self._check_owner)
+        except CheckpointError as error:
+            logging.warning("checkpoints that are no longer kept stay for now: %s", error)
 
     def restore_newest(self, tables: dict, dense: dict[str, tf.Variable]) -> int | None:
         """Restores all of the newest checkpoint that verifies; says so when it had to fall back.
@@ -260,21 +273,32 @@ class CheckpointStore:
 
     def _newest(self, tables: dict, load: Callable) -> tuple | None:
         """(chain, load(chain)) of the newest step for which `load` finds no damage."""
-        directory, reasons = CheckpointDirectory(self._directory), []
-        for step in directory.steps()[::-1]:
-            for chain in directory.chains(step):
+        for attempt in range(_LOOKS):
+            with errors_of(self._directory, "read"):
+                directory, reasons = CheckpointDirectory(self._directory), []
+                steps = directory.steps()
+            changed = False
+            for step, chain in ((s, c) for s in steps[::-1] for c in directory.chains(s)):
                 try:
                     if isinstance(chain, DamagedCheckpoint):
                         raise chain
                     self._check(chain, tables)
                     return chain, load(chain)
                 except DamagedCheckpoint as error:
+                    # A trainer beside us deletes what is too old, and has written newer ones.
+                    changed = attempt < _LOOKS - 1 and directory.has_changed()
+                    if changed:
+                        break
                     logging.warning("step %d: %s; falling back to the checkpoint before it", step, error)
                     reasons.append(str(error))
+            if not changed:
+                break
         if reasons:
             raise CheckpointError(
                 f"no checkpoint verifies ({reasons[0]}); delete {self._directory} to start afresh"
             )
+        if directory.names:
+            logging.warning("%s: holds no complete checkpoint, only beginnings", self._directory)
         return None
 
     def _check(self, chain: list[Checkpoint], tables: dict) -> None:

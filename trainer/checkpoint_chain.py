@@ -6,7 +6,7 @@ from then on there are two ways to that state, the full one first.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from configs import storage
@@ -104,6 +104,10 @@ class CheckpointDirectory:
                 found.setdefault(int(match.group(1)), []).append(name)
         self.names = {step: sorted(found[step]) for step in sorted(found)}
 
+    def has_changed(self) -> bool:
+        """Whether the directory lists other checkpoints by now."""
+        return CheckpointDirectory(self.path).names != self.names
+
     def steps(self) -> list[int]:
         """Steps of which there is a complete directory, ascending."""
         return [step for step, names in self.names.items() if any(map(self.is_complete, names))]
@@ -154,7 +158,13 @@ def needed_files(chain: list[Checkpoint]) -> Iterator[tuple[Checkpoint, list[str
         yield checkpoint, [name for name in checkpoint.manifest["files"] if last or name != DENSE]
 
 
-def prune(directory: str, newest: list[Checkpoint], keep: int, previous: int | None = None) -> list[str]:
+def prune(
+    directory: str,
+    newest: list[Checkpoint],
+    keep: int,
+    previous: int | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> list[str]:
     """Deletes all but the `keep` newest restorable steps, and what they build on.
 
     Steps after the one that the run fell back to, which did not verify, go too: counted, they would push out
@@ -165,9 +175,13 @@ def prune(directory: str, newest: list[Checkpoint], keep: int, previous: int | N
       newest: chain of the newest good one.
       keep: how many steps stay.
       previous: step that the run restored or saved before the newest; those between are abandoned.
+      check: called before each deletion; raises when the run is no longer this process's.
 
     Returns:
       Names of what was deleted.
+
+    Raises:
+      CheckpointError: a manifest cannot be read, so nothing was deleted; or something cannot be deleted.
     """
     found = CheckpointDirectory(directory, newest)
     kept, steps = {checkpoint.name for checkpoint in newest}, 1
@@ -181,5 +195,6 @@ def prune(directory: str, newest: list[Checkpoint], keep: int, previous: int | N
             steps += 1
     removed = [name for names in found.names.values() for name in names if name not in kept]
     for name in removed[::-1]:  # what builds on others first
+        check()
         remove_checkpoint(storage.join(directory, name))
     return removed

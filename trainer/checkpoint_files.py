@@ -32,7 +32,7 @@ import numpy as np
 from absl import logging
 
 from configs import storage
-from configs.errors import CheckpointError
+from configs.errors import CheckpointError, UserError
 
 COMMITTED = "COMMITTED"
 DENSE = "dense.npz"
@@ -95,16 +95,16 @@ def in_order(function: Callable, items: Iterable, most: int) -> Iterator:
 
 
 @contextlib.contextmanager
-def errors_of(path: str):
-    """Turns what storage raises into a CheckpointError that names `path` and the cause."""
+def errors_of(path: str, what: str = "written"):
+    """Turns what storage raises into a CheckpointError that names `path`, `what` cannot be done, and why."""
     try:
         yield
     except Exception as error:
         # Object stores have errors of their own; on a local disk any other than OSError is a bug.
-        if isinstance(error, CheckpointError) or not (isinstance(error, OSError) or storage.is_remote(path)):
+        if isinstance(error, UserError) or not (isinstance(error, OSError) or storage.is_remote(path)):
             raise
         reason = getattr(error, "strerror", None) or " ".join(f"{type(error).__name__}: {error}".split())
-        raise CheckpointError(f"{path}: cannot be written ({reason})") from error
+        raise CheckpointError(f"{path}: cannot be {what} ({reason})") from error
 
 
 def write_checkpoint(
@@ -123,7 +123,8 @@ def write_checkpoint(
       pieces: read in the caller's thread while threads write those before.
       dense: arrays by name.
       most: pieces in memory at a time.
-      check: called before COMMITTED is written; raises when the run is no longer this process's.
+      check: called before anything is written or deleted, and before COMMITTED; raises UserError when the
+        run is no longer this process's.
 
     Returns:
       The manifest.
@@ -132,6 +133,7 @@ def write_checkpoint(
       CheckpointError: it cannot be written: names file and cause; what was written is removed if possible.
     """
     files = {}
+    check()
     try:
         with errors_of(path):
             remove_checkpoint(path)
@@ -139,6 +141,7 @@ def write_checkpoint(
                 storage.make_directory(storage.join(path, "tables", name))
             storage.make_directory(path)
         for written in in_order(functools.partial(_write_piece, path), pieces, most):
+            check()
             files |= written
         buffer = io.BytesIO()
         np.savez(buffer, **dense)
@@ -151,6 +154,7 @@ def write_checkpoint(
             storage.write_bytes(storage.join(path, COMMITTED), text.encode())
     except BaseException:
         try:
+            check()  # what is there may be another's by now
             remove_checkpoint(path)
         except Exception as error:  # the first error is the one to tell; what is left has no COMMITTED
             logging.warning("%s: is incomplete and cannot be removed (%s)", path, error)
@@ -166,11 +170,12 @@ def remove_checkpoint(path: str) -> None:
 
 def read_manifest(path: str) -> dict:
     """COMMITTED of a checkpoint's directory. Raises DamagedCheckpoint."""
+    content = _content(storage.join(path, COMMITTED))
     try:
-        manifest = json.loads(storage.read_bytes(storage.join(path, COMMITTED)))
+        manifest = json.loads(content)
         if manifest.pop("crc32c") != _checksum(manifest):
             raise ValueError("its own checksum differs")
-    except Exception as error:  # each file system has errors of its own, and torn JSON can hold anything
+    except (ValueError, AttributeError, LookupError, TypeError) as error:  # torn JSON can hold anything
         raise DamagedCheckpoint(f"{path}/{COMMITTED}: cannot be read ({error})") from None
     return manifest
 
@@ -178,14 +183,31 @@ def read_manifest(path: str) -> dict:
 def read_file(path: str, manifest: dict, name: str) -> bytes:
     """A file's content. Raises DamagedCheckpoint unless it has the size and checksum of the manifest."""
     full_name, expected = storage.join(path, name), manifest["files"][name]
-    try:
-        content = storage.read_bytes(full_name)
-    except FileNotFoundError:
-        raise DamagedCheckpoint(f"{full_name}: missing") from None
-    except Exception as error:  # each file system has errors of its own
-        raise DamagedCheckpoint(f"{full_name}: cannot be read ({error})") from None
+    content = _content(full_name)
     _compare(full_name, expected, len(content), [content])
     return content
+
+
+def _content(name: str) -> bytes:
+    with _reading(name):
+        return storage.read_bytes(name)
+
+
+@contextlib.contextmanager
+def _reading(name: str):
+    """A missing file is damage. What else keeps it from being read may pass: falling back for it would have
+    the next save delete a good checkpoint."""
+    try:
+        with errors_of(name, "read"):
+            yield
+    except CheckpointError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise DamagedCheckpoint(f"{name}: missing") from None
+        if isinstance(error, DamagedCheckpoint):
+            raise
+        raise CheckpointError(
+            f"{error}; mend the cause and run again, or delete its checkpoint to go on from the one before"
+        ) from error
 
 
 def read_array(path: str, manifest: dict, name: str) -> np.ndarray:
@@ -202,15 +224,10 @@ def read_dense(path: str, manifest: dict) -> dict[str, np.ndarray]:
 def verify_file(path: str, manifest: dict, name: str) -> None:
     """As read_file, in pieces, keeping nothing."""
     full_name, size, checksum = storage.join(path, name), 0, google_crc32c.Checksum()
-    try:
-        with storage.reading(full_name) as file:
-            while block := file.read(_BLOCK):
-                size += len(block)
-                checksum.update(block)
-    except FileNotFoundError:
-        raise DamagedCheckpoint(f"{full_name}: missing") from None
-    except Exception as error:  # each file system has errors of its own
-        raise DamagedCheckpoint(f"{full_name}: cannot be read ({error})") from None
+    with _reading(full_name), storage.reading(full_name) as file:
+        while block := file.read(_BLOCK):
+            size += len(block)
+            checksum.update(block)
     if {"bytes": size, "crc32c": _hex(checksum)} != manifest["files"][name]:
         raise DamagedCheckpoint(f"{full_name}: size or checksum differs from {COMMITTED}")
 
@@ -227,15 +244,13 @@ def map_array(path: str, manifest: dict, name: str) -> np.ndarray:
     full_name, expected = storage.join(path, name), manifest["files"][name]
     if storage.is_remote(path):
         content = read_file(path, manifest, name)
-        with tempfile.TemporaryFile(prefix="lazytower-") as file:
+        with errors_of(tempfile.gettempdir()), tempfile.TemporaryFile(prefix="lazytower-") as file:
             file.write(content)
             file.flush()
             return _array(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     try:
-        with storage.reading(full_name) as file:
+        with _reading(full_name), storage.reading(full_name) as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError:
-        raise DamagedCheckpoint(f"{full_name}: missing") from None
     except ValueError:  # an empty file cannot be mapped
         raise DamagedCheckpoint(f"{full_name}: size or checksum differs from {COMMITTED}") from None
     blocks = (mapped[at : at + _BLOCK] for at in range(0, len(mapped), _BLOCK))

@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from absl import logging
@@ -29,6 +29,7 @@ from trainer.checkpoint_files import (
     write_checkpoint,
 )
 
+_LOOKS = 5
 _COLUMNS = ("step", "kind", "base", "bytes", "files", "time", "status")
 
 
@@ -48,8 +49,8 @@ def run(args) -> int:
     if not CheckpointDirectory(directory).names:
         raise CheckpointError(f"{directory}: no checkpoints; is {args.run} the output.path of a run?")
     if args.compact:
-        with _locked(args.run):
-            compact(args.run, directory)
+        with _locked(args.run) as lock:
+            compact(args.run, directory, lock.check)
     rows = listed(directory)
     print(_table(rows))
     best = next((row["step"] for row in rows[::-1] if row["status"] == "verified"), None)
@@ -67,7 +68,17 @@ def listed(directory: str) -> list[dict]:
       Dicts of step, kind, base, bytes, files, time (unix seconds) and status: verified, incomplete, or
       damaged with the file and the reason. An increment is verified when all that it builds on is.
     """
-    found, rows, checked = CheckpointDirectory(directory), [], {}
+    for _ in range(_LOOKS):
+        found = CheckpointDirectory(directory)
+        rows = _facts(found)
+        # A trainer beside us deletes old ones and writes new ones.
+        if all(row["status"] == "verified" for row in rows) or not found.has_changed():
+            break
+    return rows
+
+
+def _facts(found: CheckpointDirectory) -> list[dict]:
+    rows, checked = [], {}
     for step, names in found.names.items():
         for name in names:
             row = {"step": step, "kind": "increment" if name.endswith(".increment") else "full"}
@@ -115,7 +126,7 @@ def _damage(checkpoint: Checkpoint, name: str, checked: dict) -> DamagedCheckpoi
     return checked[key]
 
 
-def compact(run_directory: str, directory: str) -> str | None:
+def compact(run_directory: str, directory: str, check: Callable[[], None] = lambda: None) -> str | None:
     """Writes the newest restorable step as a full checkpoint, then deletes what `checkpoint.keep` lets go.
 
     Chunk by chunk, by NumPy alone. Killed at any point, it leaves the increments, a restorable run: the full
@@ -124,6 +135,7 @@ def compact(run_directory: str, directory: str) -> str | None:
     Args:
       run_directory: with config.yaml, which says how many steps are kept.
       directory: of its checkpoints.
+      check: raises when the run is no longer held by this process.
 
     Returns:
       Path of the full checkpoint; None when the newest is one already.
@@ -138,7 +150,7 @@ def compact(run_directory: str, directory: str) -> str | None:
             try:
                 if isinstance(chain, DamagedCheckpoint):
                     raise chain
-                path = _compacted(directory, chain, keep)
+                path = _compacted(directory, chain, keep, check)
             except DamagedCheckpoint as error:
                 logging.warning("step %d: %s; trying the checkpoint before it", step, error)
                 continue
@@ -146,7 +158,7 @@ def compact(run_directory: str, directory: str) -> str | None:
     raise CheckpointError(f"{directory}: no checkpoint verifies, there is nothing to compact")
 
 
-def _compacted(directory: str, chain: list[Checkpoint], keep: int) -> str | None:
+def _compacted(directory: str, chain: list[Checkpoint], keep: int, check) -> str | None:
     """Writes the full checkpoint of a chain. Raises DamagedCheckpoint before anything is written."""
     from trainer.checkpoint_rows import StoredRows
 
@@ -164,9 +176,9 @@ def _compacted(directory: str, chain: list[Checkpoint], keep: int) -> str | None
     path = join(directory, directory_name(newest.step, "full"))
     sizes = [4 * table_width(layout) * max(layout["pieces"], default=0) for layout in layouts.values()]
     most = in_flight(max(sizes, default=0))
-    written = Checkpoint(path, write_checkpoint(path, head, _pieces(rows, layouts), dense, most))
-    with errors_of(directory):
-        removed = prune(directory, [written], keep)
+    written = Checkpoint(path, write_checkpoint(path, head, _pieces(rows, layouts), dense, most, check))
+    with errors_of(directory, "cleaned"):
+        removed = prune(directory, [written], keep, check=check)
     logging.info(
         "step %d: %d checkpoints merged into %s, %.1f MB, %.1f s; removed: %s",
         *(newest.step, len(chain), path, written.bytes / 1e6, time.monotonic() - started),

@@ -159,7 +159,8 @@ class TrainSession:
         return act
 
     def _on_loop(self, step: int, steps: int, loss: float) -> None:
-        self._lock.check()
+        if self._lock.lost:  # a store that cannot be asked for a while is no reason to stop training
+            self._lock.check()
         now = time.monotonic()
         rate = steps * self.config.train.batch_size / max(now - self._loop_ended, 1e-9)
         self._loop_ended = now
