@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -192,7 +193,9 @@ def test_increments_stand_in_for_a_damaged_compaction(place):
 
 def test_object_stores(request, monkeypatch):
     # Leases need gs://, where tests/test_gcs_chain.py has them.
-    monkeypatch.setattr("trainer.session.lock_run", lambda path: contextlib.ExitStack())
+    monkeypatch.setattr(
+        "trainer.session.lock_run", lambda path: SimpleNamespace(check=lambda: None, close=lambda: None)
+    )
     path = f"memory://{request.node.name}"
     run = Run()
     run.train_and_save(store_at(f"{path}/checkpoints"), 3)
@@ -223,3 +226,21 @@ def test_memory_is_mapped_not_read(place):
     shutil.rmtree(path / "checkpoints")
     np.testing.assert_array_equal(rows.read(np.arange(60)), run.states[5]["user"])
     assert not os.path.exists(path / "checkpoints")
+
+
+def test_beside_a_trainer_that_deletes(place, monkeypatch):
+    """What was listed is gone when it is read: the list is made anew."""
+    path, run = place
+    store = store_at(path / "checkpoints", keep=1, incremental=False)
+    assert store.restore_newest(run.tables, run.dense) == 5
+    verify = checkpoints.verify_file
+
+    def slow(*arguments):
+        if store.steps()[-1] == 5:
+            run.train_and_save(store, 1)
+        verify(*arguments)
+
+    monkeypatch.setattr(checkpoints, "verify_file", slow)
+    assert [(row["step"], row["status"]) for row in checkpoints.listed(f"{path}/checkpoints")] == [
+        (6, "verified")
+    ]

@@ -312,12 +312,27 @@ def test_increments_carry_a_run_and_its_evaluation(tmp_path):
         np.testing.assert_array_equal(table.read_records(np.arange(table.rows)), state[f"tables/{name}"])
 
 
+def test_a_save_that_failed_in_the_background_is_made_up_for(place, trained, tmp_path, monkeypatch, caplog):
+    writing, failures = storage.writing, []
+
+    def shaky(path):
+        if "step-000000040" in path and not failures:
+            failures.append(path)
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), path)
+        return writing(path)
+
+    monkeypatch.setattr(storage, "writing", shaky)
+    train(configured(place, tmp_path / "run"))
+    assert failures and "timed out" in caplog.text and "writing step 60 while training waits" in caplog.text
+    assert_equal(newest_state(tmp_path / "run"), newest_state(trained))
+
+
 @pytest.mark.parametrize("megabytes", [0, 512])
 def test_a_full_disk_ends_the_run_and_a_restart_resumes(place, trained, tmp_path, monkeypatch, megabytes):
     writing, options = storage.writing, {"async_memory_mb": megabytes}
 
     def full(path):
-        if "step-000000040" in path and "/item/" in path:
+        if "checkpoints" in path and "step-000000020" not in path and "/item/" in path:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         return writing(path)
 
