@@ -72,13 +72,14 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
         logging.info("%s: already prepared from this source with these settings", target)
         return present
     options = options or beam_options(None, [])
-    with workspace(target) as path:
+    with workspace(target) as (path, check):
         sizes = {"threads": worker_threads(options)} | sizes
         layout = dataclasses.replace(job.layout, spool=f"{path}/spool", staging=f"{path}/staging", **sizes)
         job = dataclasses.replace(job, layout=layout)
         with Progress(layout.spool) as progress:
             stats, tables, files = _run_pipeline(job, options)
         manifest = build_manifest(job, digest, stats, tables, files)
+        check()
         publish(target, layout.staging, manifest, files)
     _report(manifest, target, progress)
     return manifest

@@ -11,7 +11,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import fsspec
 
@@ -26,8 +27,17 @@ _OUR_FILE = re.compile(r"[0-9a-f]{8}-\d{5}\.(tfrecord\.gz|jsonl)")
 _STALE_AFTER = datetime.timedelta(days=1)
 
 
+class Workspace(NamedTuple):
+    """Where a job writes."""
+
+    path: str
+    """Temporary directory."""
+    check: Callable[[], None]
+    """Raises UserError when another job may have taken over the target."""
+
+
 @contextlib.contextmanager
-def workspace(target: str) -> Iterator[str]:
+def workspace(target: str) -> Iterator[Workspace]:
     """A fresh temporary directory for a job that writes `target`; gone afterwards.
 
     What killed jobs left behind is removed. A lock tells a killed job from a running one: of files on a disk,
@@ -37,8 +47,8 @@ def workspace(target: str) -> Iterator[str]:
       DataError: another job is writing this target, or the place cannot be written.
     """
     if "://" in target:
-        with _remote_workspace(target) as path:
-            yield path
+        with _remote_workspace(target) as place:
+            yield place
         return
     target = os.path.abspath(target)
     parent, name = os.path.split(target)
@@ -58,10 +68,11 @@ def workspace(target: str) -> Iterator[str]:
             if entry.name.startswith(prefix):
                 shutil.rmtree(entry.path, ignore_errors=True)
         os.mkdir(path)
-        yield path
+        yield Workspace(path, lambda: None)  # a file lock cannot be lost
     finally:
         shutil.rmtree(path, ignore_errors=True)
-        os.unlink(f"{parent}/.{name}.prepare.lock")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{parent}/.{name}.prepare.lock")
         os.close(lock)
 
 
@@ -82,25 +93,25 @@ def _lock(path: str, target: str) -> int:
 
 
 @contextlib.contextmanager
-def _remote_workspace(target: str) -> Iterator[str]:
+def _remote_workspace(target: str) -> Iterator[Workspace]:
     filesystem, root = fsspec.core.url_to_fs(target)
     name = f".prepare-{uuid.uuid4().hex[:8]}"
-    with _lease(target) as held:
+    with _lease(target) as lease:
         for old in filesystem.glob(f"{root}/.prepare-*"):
-            if held or _is_old(filesystem, old):
+            if lease or _is_old(filesystem, old):
                 filesystem.rm(old, recursive=True)
         try:
-            yield f"{target}/{name}"
+            yield Workspace(f"{target}/{name}", lease.check if lease else lambda: None)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 filesystem.rm(f"{root}/{name}", recursive=True)
 
 
 @contextlib.contextmanager
-def _lease(target: str) -> Iterator[bool]:
-    """Holds a target in gs:// against other jobs; yields False, and holds nothing, in other stores."""
+def _lease(target: str) -> Iterator[Lease | None]:
+    """Holds a target in gs:// against other jobs; yields None, and holds nothing, in other stores."""
     if not target.startswith("gs://"):
-        yield False
+        yield None
         return
     try:
         lease = Lease(f"{target}/.prepare.lock")
@@ -111,7 +122,7 @@ def _lease(target: str) -> Iterator[bool]:
     except OSError as error:
         raise DataError(f"{target}: cannot write there ({error}); choose another dataset.path") from None
     try:
-        yield True
+        yield lease
     finally:
         lease.close()
 

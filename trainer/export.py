@@ -56,7 +56,7 @@ def export(config) -> str:
                 _write_and_verify(trained, model, version, scratch)
                 size = _bytes(model)
                 lock.check()
-                path = publish(model, directory, version)
+                path = publish(model, directory, version, lock.check)
         except OSError as error:
             raise ExportError(f"{directory}: cannot be written ({error.strerror or error})") from None
     logging.info("step %d, %.1f MB, %.1f s", trained.step, size / 1e6, time.monotonic() - started)

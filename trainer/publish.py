@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import google_crc32c
 from absl import logging
@@ -61,7 +61,7 @@ def new_version(directory: str) -> Iterator[tuple[int, str]]:
     server that saw a torn version may remember it as bad.
     """
     number = max(_numbers(directory), default=0) + 1
-    _remove_incomplete(directory)
+    _remove(directory, lambda name: name.startswith(_INCOMPLETE))
     if storage.is_remote(directory):
         scratch = tempfile.mkdtemp(prefix="export-")
     else:
@@ -73,13 +73,14 @@ def new_version(directory: str) -> Iterator[tuple[int, str]]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def publish(model: str, directory: str, number: int) -> str:
+def publish(model: str, directory: str, number: int, check: Callable[[], None] = lambda: None) -> str:
     """Makes a written model the directory's version `number`.
 
     Args:
       model: local directory, from inside `new_version`.
       directory: export directory, local or gs://.
       number: from `new_version`.
+      check: raises when the directory is no longer held by this process.
 
     Returns:
       The version's directory.
@@ -90,7 +91,9 @@ def publish(model: str, directory: str, number: int) -> str:
     """
     path = storage.join(directory, str(number))
     if storage.is_remote(directory):
-        _upload(model, storage.join(directory, f"{_INCOMPLETE}{number}"), path)
+        _upload(model, storage.join(directory, f"{_INCOMPLETE}{number}"), path, check)
+        # Not before there is a larger number, or theirs would be used again.
+        _remove(directory, lambda name: name.isdigit() and int(name) < number)
         return path
     for folder, _, files in os.walk(model):
         for name in files:
@@ -101,7 +104,7 @@ def publish(model: str, directory: str, number: int) -> str:
     return path
 
 
-def _upload(model: str, staging: str, path: str) -> None:
+def _upload(model: str, staging: str, path: str, check: Callable[[], None]) -> None:
     fs, staged = storage.filesystem(staging)
     _, place = storage.filesystem(path)
     names = sorted(_files(model), key=lambda name: (name == _MANIFEST, name))
@@ -110,6 +113,7 @@ def _upload(model: str, staging: str, path: str) -> None:
         if (found := fs.info(f"{staged}/{name}")) and not _arrived(os.path.join(model, name), found):
             raise ExportError(f"{staging}/{name}: differs from the file that was uploaded; export again")
     for name in names:
+        check()
         fs.cp_file(f"{staged}/{name}", f"{place}/{name}")
     storage.remove(staging)
 
@@ -140,11 +144,11 @@ def _numbers(directory: str) -> list[int]:
     return sorted(int(n) for n in storage.names(directory) if n.isascii() and n.isdigit())
 
 
-def _remove_incomplete(directory: str) -> None:
-    """Deletes what killed exports left; the lock proves that nobody writes it."""
+def _remove(directory: str, unwanted: Callable[[str], bool]) -> None:
+    """Deletes what killed exports left under such names; the lock proves that nobody writes it."""
     whole = {str(number) for number in versions(directory)}
     for name in storage.names(directory):
-        if name.startswith(_INCOMPLETE) or (name.isascii() and name.isdigit() and name not in whole):
+        if name.isascii() and unwanted(name) and name not in whole:
             path = storage.join(directory, name)
             logging.warning("removing %s, left by an export that did not end", path)
             storage.remove(path)

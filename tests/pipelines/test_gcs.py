@@ -62,7 +62,7 @@ def test_two_jobs_do_not_write_one_dataset(bucket):  # noqa: F811
         with workspace("gs://bucket/out"):
             pass
     other.close()
-    with workspace("gs://bucket/out") as path:
+    with workspace("gs://bucket/out") as (path, _):
         assert path.startswith("gs://bucket/out/.prepare-")
         assert bucket.names() == ["out/.prepare.lock"], "the killed job's files are gone"
     assert bucket.names() == []
