@@ -1,4 +1,4 @@
-"""Starts TensorFlow for all tests as the commands do: Keras 2, quiet, deterministic."""
+"""Starts TensorFlow for all tests as the commands do: Keras 2, quiet, deterministic. Holds their fixtures."""
 
 import os
 
@@ -6,3 +6,7 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # As configs.storage, which says why; a test may import gcsfs before it.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
+from tests.gcs_bucket import bucket
+
+__all__ = ["bucket"]  # a fixture

@@ -11,7 +11,7 @@ import time
 import pytest
 import yaml
 
-from tests.gcs_bucket import Bucket, bucket  # noqa: F401 - a fixture
+from tests.gcs_bucket import Bucket
 
 USERS, ITEMS, NUM_STEPS = 60, 40, 300
 
@@ -125,14 +125,14 @@ def local(tmp_path_factory) -> Place:
 
 
 @pytest.fixture
-def remote(tmp_path, bucket) -> Place:  # noqa: F811
+def remote(tmp_path, bucket) -> Place:
     """The bucket with the raw interactions."""
     bucket.write("raw/part-0.csv.gz", interactions())
     return Place(tmp_path, bucket.url, bucket, bucket.read)
 
 
 @pytest.mark.slow
-def test_the_whole_chain_equals_the_local_one(local, remote, bucket):  # noqa: F811
+def test_the_whole_chain_equals_the_local_one(local, remote, bucket):
     for place in (remote, local):
         if place is remote:
             place.run("prepare")
@@ -152,7 +152,7 @@ def test_the_whole_chain_equals_the_local_one(local, remote, bucket):  # noqa: F
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_equals_undisturbed(local, remote, bucket):  # noqa: F811
+def test_killed_and_resumed_equals_undisturbed(local, remote, bucket):
     """Each time after a new checkpoint; the next start takes the dead process's lock over at once."""
     remote.run("prepare")
     draw = random.Random(5)
@@ -175,7 +175,7 @@ def test_killed_and_resumed_equals_undisturbed(local, remote, bucket):  # noqa: 
     assert dict(remote.losses()) == dict(local.losses())
 
 
-def kill(bucket: Bucket, command: list[str], sign: str) -> None:  # noqa: F811
+def kill(bucket: Bucket, command: list[str], sign: str) -> None:
     """Starts a command and kills it as soon as an object's name holds `sign`."""
     process = bucket.start("-m", "trainer.cli", *command)
     while process.poll() is None and not any(sign in name for name in bucket.names()):
@@ -186,7 +186,7 @@ def kill(bucket: Bucket, command: list[str], sign: str) -> None:  # noqa: F811
 
 
 @pytest.mark.slow
-def test_killed_prepare_and_export_leave_nothing_behind(remote, bucket):  # noqa: F811
+def test_killed_prepare_and_export_leave_nothing_behind(remote, bucket):
     kill(bucket, ["prepare", "--config", remote.config], "dataset/.prepare-")
     assert "dataset/.prepare.lock" in bucket.names() and "dataset/dataset.json" not in bucket.names()
     remote.run("prepare")
@@ -203,7 +203,7 @@ def test_killed_prepare_and_export_leave_nothing_behind(remote, bucket):  # noqa
 
 
 @pytest.mark.slow
-def test_a_store_that_fails_now_and_then(local, remote, bucket):  # noqa: F811
+def test_a_store_that_fails_now_and_then(local, remote, bucket):
     """Every 29th request is answered 503, half of those after they acted."""
     bucket.store.fail_every = 29
     for command in ("prepare", "train", "evaluate", "export"):

@@ -7,7 +7,7 @@ BENCHES = {
     "prepare": ("pipelines.bench", "raw interactions to a dataset, beside polars"),
     "optimizers": ("trainer.bench_optimizers", "a step of every table and optimizer, beside peers"),
     "scaling": ("trainer.bench_scaling", "a step's time over rows and batch, and the cost of averages"),
-    "users25m": ("trainer.bench_chain", "the whole chain at 25 million users: time, memory, checkpoints"),
+    "users25m": ("trainer.bench_users25m", "the whole chain at 25 million users: time, memory, checkpoints"),
 }
 
 

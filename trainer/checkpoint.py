@@ -22,6 +22,7 @@ from absl import logging
 from configs import storage
 from configs.errors import CheckpointError
 from trainer.checkpoint_chain import (
+    LOOKS,
     Checkpoint,
     CheckpointDirectory,
     directory_name,
@@ -45,7 +46,6 @@ from trainer.embeddings.tables import CHUNK_ROWS
 
 # A restart opens all files of a chain, so it is cut even when its increments are tiny.
 MAX_INCREMENTS = 100
-_LOOKS = 5  # at a directory in which a trainer is at work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,7 +273,7 @@ class CheckpointStore:
 
     def _newest(self, tables: dict, load: Callable) -> tuple | None:
         """(chain, load(chain)) of the newest step for which `load` finds no damage."""
-        for attempt in range(_LOOKS):
+        for attempt in range(LOOKS):
             with errors_of(self._directory, "read"):
                 directory, reasons = CheckpointDirectory(self._directory), []
                 steps = directory.steps()
@@ -286,7 +286,7 @@ class CheckpointStore:
                     return chain, load(chain)
                 except DamagedCheckpoint as error:
                     # A trainer beside us deletes what is too old, and has written newer ones.
-                    changed = attempt < _LOOKS - 1 and directory.has_changed()
+                    changed = attempt < LOOKS - 1 and directory.has_changed()
                     if changed:
                         break
                     logging.warning("step %d: %s; falling back to the checkpoint before it", step, error)

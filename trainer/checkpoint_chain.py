@@ -20,6 +20,7 @@ from trainer.checkpoint_files import (
     remove_checkpoint,
 )
 
+LOOKS = 5  # of a reader at a directory in which a trainer is at work
 _NAME = re.compile(r"^step-(\d{9})(\.increment)?$")
 _ITEM_BYTES = {"ids": 8, "value": 4}
 

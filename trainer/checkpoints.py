@@ -12,6 +12,7 @@ from configs.errors import CheckpointError
 from configs.load import load_config
 from configs.storage import join
 from trainer.checkpoint_chain import (
+    LOOKS,
     Checkpoint,
     CheckpointDirectory,
     directory_name,
@@ -29,7 +30,6 @@ from trainer.checkpoint_files import (
     write_checkpoint,
 )
 
-_LOOKS = 5
 _COLUMNS = ("step", "kind", "base", "bytes", "files", "time", "status")
 
 
@@ -68,7 +68,7 @@ def listed(directory: str) -> list[dict]:
       Dicts of step, kind, base, bytes, files, time (unix seconds) and status: verified, incomplete, or
       damaged with the file and the reason. An increment is verified when all that it builds on is.
     """
-    for _ in range(_LOOKS):
+    for _ in range(LOOKS):
         found = CheckpointDirectory(directory)
         rows = _facts(found)
         # A trainer beside us deletes old ones and writes new ones.

@@ -18,17 +18,13 @@ def probe(config: RunConfig, dataset: Dataset, steps: int) -> float:
 
     start_tensorflow(config.device)
     from trainer.catalog import Items
-    from trainer.data import TrainData
     from trainer.loop import Every, Loop
-    from trainer.recommender import Recommender, run_steps
-    from trainer.step import TrainStep
+    from trainer.training import build_training
 
-    data = TrainData(dataset, config.train.batch_size, config.train.seed)
-    num_steps = run_steps(config, data.steps_per_epoch)
-    recommender = Recommender(config, dataset, Items.load(dataset).counts, num_steps)
-    recommender.initialize()
+    training = build_training(config, dataset, Items.load(dataset))
+    training.recommender.initialize()
     logging.info("timing %d steps, after as many of warm-up", steps)
-    loop = Loop(TrainStep(config, recommender, num_steps), data.batches(0), 2 * steps, steps)
+    loop = Loop(training.step, training.data.batches(0), 2 * steps, steps)
     times = {}
     loop.run(
         lambda *_: None,

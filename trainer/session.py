@@ -37,9 +37,8 @@ class TrainSession:
         start_tensorflow(config.device)
         from trainer.checkpoint import CheckpointStore
         from trainer.checkpoint_identity import checkpoint_identity
-        from trainer.data import TrainData
-        from trainer.recommender import Recommender, check_dataset, run_steps
-        from trainer.step import TrainStep
+        from trainer.recommender import check_dataset
+        from trainer.training import build_training
 
         self.config, self._interrupt = config, interrupt
         self.dataset = load_dataset(config.dataset.path)
@@ -47,10 +46,8 @@ class TrainSession:
         for info in self.dataset.splits["train"].files:
             verify_file(self.dataset, info)
         self.items = Items.load(self.dataset)
-        self._data = TrainData(self.dataset, config.train.batch_size, config.train.seed)
-        self.num_steps = run_steps(config, self._data.steps_per_epoch)
-        self.recommender = Recommender(config, self.dataset, self.items.counts, self.num_steps)
-        self.train_step = TrainStep(config, self.recommender, self.num_steps)
+        training = build_training(config, self.dataset, self.items)
+        self._data, self.num_steps, self.recommender, self.train_step = training
         self._store = CheckpointStore(
             join(config.output.path, "checkpoints"),
             config.checkpoint.keep,

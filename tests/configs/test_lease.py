@@ -9,7 +9,6 @@ import pytest
 from configs import lease as lease_module
 from configs.errors import UserError
 from configs.lease import Lease, LeaseHeld
-from tests.gcs_bucket import bucket  # noqa: F401 - a fixture
 
 PATH = "gs://bucket/run/.lock"
 PACE = {"renew_seconds": 0.2, "stale_seconds": 1.0}
@@ -30,11 +29,11 @@ def elsewhere(monkeypatch):
     monkeypatch.setattr(lease_module, "_machine", lambda: "another")
 
 
-def holder(bucket) -> dict:  # noqa: F811
+def holder(bucket) -> dict:
     return json.loads(bucket.read("run/.lock"))
 
 
-def test_held_until_closed(bucket):  # noqa: F811
+def test_held_until_closed(bucket):
     lease = Lease(PATH, **PACE)
     lease.check()
     assert set(holder(bucket)) == {"host", "machine", "pid", "started", "token", "renewed"}
@@ -50,7 +49,7 @@ def test_held_until_closed(bucket):  # noqa: F811
     Lease(PATH, **PACE).close()
 
 
-def test_of_many_racers_one_wins(bucket, elsewhere):  # noqa: F811
+def test_of_many_racers_one_wins(bucket, elsewhere):
     """First for a free place, then for one whose holder is gone."""
     for start in ("free", "abandoned"):
         if start == "abandoned":
@@ -73,7 +72,7 @@ def test_of_many_racers_one_wins(bucket, elsewhere):  # noqa: F811
         won[0].close()
 
 
-def test_a_killed_process_of_this_machine_is_followed_at_once(bucket):  # noqa: F811
+def test_a_killed_process_of_this_machine_is_followed_at_once(bucket):
     process = bucket.start("-c", _HOLD, PATH, "60")
     assert process.stdout.readline() == "held\n"
     with pytest.raises(LeaseHeld, match=f"pid {process.pid}"):
@@ -85,14 +84,14 @@ def test_a_killed_process_of_this_machine_is_followed_at_once(bucket):  # noqa: 
     assert time.monotonic() - started < 5
 
 
-def test_a_holder_elsewhere_is_watched_before_it_is_followed(bucket, elsewhere):  # noqa: F811
+def test_a_holder_elsewhere_is_watched_before_it_is_followed(bucket, elsewhere):
     bucket.write("run/.lock", b"torn {")
     started = time.monotonic()
     Lease(PATH, **PACE).close()
     assert 1.0 <= time.monotonic() - started < 5
 
 
-def test_who_slept_learns_that_another_took_over(bucket, elsewhere):  # noqa: F811
+def test_who_slept_learns_that_another_took_over(bucket, elsewhere):
     asleep = Lease(PATH, renew_seconds=1000, stale_seconds=1.0)
     follower = Lease(PATH, **PACE)
     with pytest.raises(UserError, match="took over while this process was not heard of; stopping"):
@@ -104,7 +103,7 @@ def test_who_slept_learns_that_another_took_over(bucket, elsewhere):  # noqa: F8
     follower.close()
 
 
-def test_who_slept_and_was_not_followed_goes_on(bucket):  # noqa: F811
+def test_who_slept_and_was_not_followed_goes_on(bucket):
     lease = Lease(PATH, renew_seconds=1000, stale_seconds=1.0)
     time.sleep(0.7)
     generation = bucket.store.objects["run/.lock"].generation
@@ -113,7 +112,7 @@ def test_who_slept_and_was_not_followed_goes_on(bucket):  # noqa: F811
     lease.close()
 
 
-def test_a_store_that_cannot_be_asked_stops_who_is_not_sure(bucket, monkeypatch):  # noqa: F811
+def test_a_store_that_cannot_be_asked_stops_who_is_not_sure(bucket, monkeypatch):
     lease = Lease(PATH, renew_seconds=1000, stale_seconds=1.0)
     monkeypatch.setattr(lease._object, "write", lambda *unused: 1 / 0)
     lease.check()  # renewed a moment ago
@@ -124,7 +123,7 @@ def test_a_store_that_cannot_be_asked_stops_who_is_not_sure(bucket, monkeypatch)
 
 
 @pytest.mark.slow
-def test_lost_answers_change_nothing(bucket):  # noqa: F811
+def test_lost_answers_change_nothing(bucket):
     """Every second request fails, and every second of those after it acted."""
     bucket.store.fail_every = 2
     lease = Lease(PATH, renew_seconds=1000, stale_seconds=1.0)

@@ -11,7 +11,6 @@ from configs.dataset import load_dataset
 from configs.errors import DataError
 from configs.lease import Lease
 from pipelines.publish import workspace
-from tests.gcs_bucket import bucket  # noqa: F401 - a fixture
 from tests.pipelines.reference import content, run
 
 ROLES = {"user": "u", "item": "i", "timestamp": "t"}
@@ -38,7 +37,7 @@ def write_source(path, kind: str) -> dict:
 
 
 @pytest.mark.parametrize("kind", ["delimited", "gzip", "jsonl", "parquet"])
-def test_sources_of_all_kinds(bucket, tmp_path, kind):  # noqa: F811
+def test_sources_of_all_kinds(bucket, tmp_path, kind):
     source = write_source(tmp_path / "raw", kind)
     for path in (tmp_path / "raw").iterdir():
         bucket.write(f"raw/{path.name}", path.read_bytes())
@@ -55,7 +54,7 @@ def test_sources_of_all_kinds(bucket, tmp_path, kind):  # noqa: F811
     assert load_dataset("gs://bucket/out").fingerprint == load_dataset(str(tmp_path / "out")).fingerprint
 
 
-def test_two_jobs_do_not_write_one_dataset(bucket):  # noqa: F811
+def test_two_jobs_do_not_write_one_dataset(bucket):
     bucket.write("out/.prepare-dead/spool/file", b"of a killed job")
     other = Lease("gs://bucket/out/.prepare.lock", renew_seconds=0.2)
     with pytest.raises(DataError, match="another `lazytower prepare` is writing it .host .*, pid "):

@@ -7,7 +7,6 @@ import pytest
 from configs import storage
 from configs.errors import ExportError
 from configs.lease import Lease
-from tests.gcs_bucket import bucket  # noqa: F401 - a fixture
 from trainer.publish import locked, new_version, publish, versions
 
 EXPORT = "gs://bucket/run/export"
@@ -28,7 +27,7 @@ def export() -> str:
         return publish(write_model(scratch), EXPORT, number)
 
 
-def test_saved_model_pb_appears_last(bucket):  # noqa: F811
+def test_saved_model_pb_appears_last(bucket):
     assert versions(EXPORT) == []
     assert export() == f"{EXPORT}/1" and export() == f"{EXPORT}/2"
     assert versions(EXPORT) == [1, 2]
@@ -39,7 +38,7 @@ def test_saved_model_pb_appears_last(bucket):  # noqa: F811
 
 
 @pytest.mark.parametrize("copied", [0, 1, 2])
-def test_a_torn_version_does_not_count_and_its_number_is_not_used_again(bucket, monkeypatch, copied):  # noqa: F811
+def test_a_torn_version_does_not_count_and_its_number_is_not_used_again(bucket, monkeypatch, copied):
     export()
     fs, _ = storage.filesystem(EXPORT)
     whole, left = fs.cp_file, [copied]
@@ -62,7 +61,7 @@ def test_a_torn_version_does_not_count_and_its_number_is_not_used_again(bucket, 
     assert {name.split("/")[2] for name in bucket.names("run/export/")} == {"1", "3" if copied else "2"}
 
 
-def test_what_arrives_changed_is_not_published(bucket, monkeypatch):  # noqa: F811
+def test_what_arrives_changed_is_not_published(bucket, monkeypatch):
     describe = bucket.store.describe
     monkeypatch.setattr(bucket.store, "describe", lambda name: describe(name) | {"crc32c": "AAAAAA=="})
     with pytest.raises(ExportError, match="differs from the file that was uploaded"):
@@ -70,14 +69,14 @@ def test_what_arrives_changed_is_not_published(bucket, monkeypatch):  # noqa: F8
     assert versions(EXPORT) == []
 
 
-def test_two_exports_do_not_meet(bucket):  # noqa: F811
+def test_two_exports_do_not_meet(bucket):
     other = Lease(f"{EXPORT}/.lock", renew_seconds=0.2)
     with pytest.raises(ExportError, match="another export into it is running .host .*, pid "):
         export()
     other.close()
 
 
-def test_a_bucket_that_is_not_there(bucket):  # noqa: F811
+def test_a_bucket_that_is_not_there(bucket):
     with pytest.raises(ExportError, match="gs://nowhere/export: cannot be written"):
         with locked("gs://nowhere/export"):
             pass

@@ -6,7 +6,6 @@ from configs import lease as lease_module
 from configs.errors import UserError
 from configs.lease import Lease
 from configs.load import parse_config
-from tests.gcs_bucket import bucket  # noqa: F401 - a fixture
 from tests.tiny_run import planted_document, write_planted
 from trainer.interrupt import Interrupt
 from trainer.session import TrainSession, lock_run
@@ -19,7 +18,7 @@ def config(tmp_path):
     return parse_config(planted_document(str(tmp_path)) | {"output": {"path": "gs://bucket/run"}}, "remote")
 
 
-def test_a_trainer_that_was_followed_stops_and_writes_nothing_more(bucket, config, monkeypatch):  # noqa: F811
+def test_a_trainer_that_was_followed_stops_and_writes_nothing_more(bucket, config, monkeypatch):
     monkeypatch.setattr(lease_module, "_machine", lambda: "another")
     with pytest.raises(UserError, match="took over while this process was not heard of"):
         with Interrupt() as interrupt, TrainSession(config, interrupt) as session:
@@ -35,7 +34,7 @@ def test_a_trainer_that_was_followed_stops_and_writes_nothing_more(bucket, confi
     follower.close()
 
 
-def test_two_trainers_in_a_bucket(bucket, config):  # noqa: F811
+def test_two_trainers_in_a_bucket(bucket, config):
     lock = Lease("gs://bucket/run/.lock", renew_seconds=0.2)
     with pytest.raises(UserError, match="gs://bucket/run: another trainer is at work here .host .*, pid "):
         lock_run(config.output.path)

@@ -155,20 +155,16 @@ def _time_steps(config, user_rows: int, steps: int) -> tuple[list[float], float]
     tf = start_tensorflow(config.device)
     from configs.dataset import load_dataset
     from trainer.catalog import Items
-    from trainer.data import TrainData
-    from trainer.recommender import Recommender, run_steps
-    from trainer.step import TrainStep
+    from trainer.training import build_training
 
     dataset = load_dataset(config.dataset.path)
-    items, data = Items.load(dataset), TrainData(dataset, config.train.batch_size, config.train.seed)
     user = dataset.tables["user"].model_copy(update={"rows": user_rows})
     dataset = dataset.model_copy(update={"tables": {**dataset.tables, "user": user}})
-    num_steps = run_steps(config, data.steps_per_epoch)
-    recommender = Recommender(config, dataset, items.counts, num_steps)
-    recommender.initialize()
-    train_step = tf.function(TrainStep(config, recommender, num_steps), reduce_retracing=True)
+    training = build_training(config, dataset, Items.load(dataset))
+    training.recommender.initialize()
+    train_step = tf.function(training.step, reduce_retracing=True)
     seconds, distinct = [], []
-    for batch in data.batches(0).take(WARMUP_STEPS + steps):
+    for batch in training.data.batches(0).take(WARMUP_STEPS + steps):
         batch["user"] %= user_rows
         distinct.append(len(np.unique(batch["user"])))
         started = time.perf_counter()
