@@ -1,6 +1,6 @@
 """Hyperparameters of the optimizers of embedding tables and of the towers."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -15,6 +15,14 @@ class _Rate(Section):
     """Peak learning rate; the schedule multiplies it."""
     clip_value: float | None = Field(None, gt=0)
     """Each element of a gradient (of a row: summed over the batch) is cut to -clip_value..clip_value."""
+
+    @property
+    def tpu_lacks(self) -> str | None:
+        """Why a TPU's embedding engine has no such optimizer with these semantics; None: it has."""
+        for name in ("clip_value", "weight_decay"):
+            if getattr(self, name, None):
+                return f"SparseCore ignores or refuses what {name} asks for; leave it out"
+        return None
 
 
 class _Decayed(_Rate):
@@ -52,12 +60,19 @@ class LazyAdam(_Moments):
             return f"bias_correction: {self.bias_correction}"
         return next((name for name in ("weight_decay", "clip_value") if getattr(self, name)), None)
 
+    @property
+    def tpu_lacks(self) -> str | None:
+        if self.bias_correction == "per_row":
+            return "the engine keeps no count of a row's updates; use bias_correction: global"
+        return super().tpu_lacks
+
 
 class Adam(_Moments):
     """Dense Adam."""
 
     kind: Literal["adam"] = "adam"
     """Keras Adam. On a table every row moves at every step: for comparison only, it passes over the table."""
+    tpu_lacks: ClassVar[str] = "SparseCore is always lazy; use lazy_adam"
 
 
 class Adagrad(_Decayed):
@@ -80,6 +95,7 @@ class RowwiseAdagrad(_Decayed):
     """The sum that a row starts from."""
     epsilon: float = Field(1e-8, gt=0)
     """Added outside the square root."""
+    tpu_lacks: ClassVar[str] = "the engine's accumulators are as wide as the row; use adagrad"
 
 
 class SGD(_Decayed):
@@ -98,6 +114,7 @@ class Momentum(_Decayed):
     """Share of the last move that is repeated."""
     nesterov: bool = False
     """Look ahead (Sutskever et al. 2013)."""
+    tpu_lacks: ClassVar[str] = "AdagradMomentum, the nearest it has, divides by Adagrad's root"
 
 
 class FTRL(_Rate):
@@ -128,6 +145,7 @@ class SM3(Section):
     """Decay of the averaged update; above 0 it costs as much memory as the weights."""
     beta: float | None = Field(None, gt=0, lt=1)
     """Decay of a moving average of squared gradients; without it they accumulate."""
+    tpu_lacks: ClassVar[str] = "the engine has no such optimizer"
 
 
 def _of_kind(default: str):

@@ -8,9 +8,11 @@ from configs.optimizers import Adam, DenseOptimizer
 from configs.robe import EmbeddingConfig
 from configs.section import Section
 from configs.sources import SourceConfig
+from configs.tpu_rules import check_tpu
 from configs.training import (
     CheckpointConfig,
     CpuDevice,
+    Device,
     EvaluateConfig,
     ExportConfig,
     OutputConfig,
@@ -47,7 +49,7 @@ class RunConfig(Section):
     """Ranking metrics."""
     export: ExportConfig = ExportConfig()
     """Serving."""
-    device: CpuDevice = CpuDevice()
+    device: Device = CpuDevice()
     """Where it trains."""
     output: OutputConfig
     """Where results go."""
@@ -105,8 +107,10 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _shares_are_equal(self):
-        if self.train.batch_size % self.device.replicas:
+    def _device_can(self):
+        if self.device.kind == "tpu":
+            check_tpu(self)
+        elif self.train.batch_size % self.device.replicas:
             raise ValueError(
                 f"train.batch_size {self.train.batch_size} is no multiple of device.replicas "
                 f"{self.device.replicas}"

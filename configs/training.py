@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from configs.section import Path, Section, Seed
 
@@ -144,16 +144,52 @@ class ExportConfig(Section):
     """Largest k that a request may ask for."""
 
 
-class CpuDevice(Section):
+class _Device(Section):
+    """What every device has: a processor in front of it."""
+
+    kind: str = ""
+    threads: int = Field(0, ge=0)
+    """Threads of TensorFlow's kernels; 0: one per core. Bit-for-bit repeats need the same number."""
+
+
+class CpuDevice(_Device):
     """This machine's processor."""
 
     kind: Literal["cpu"] = "cpu"
     """Train on the CPU."""
-    threads: int = Field(0, ge=0)
-    """Threads of TensorFlow's kernels; 0: one per core. Bit-for-bit repeats need the same number."""
     replicas: int = Field(1, ge=1, le=64)
     """Logical devices that share each batch, to rehearse a run of many; global negatives, so the numbers are
     those of one up to rounding. train.batch_size must be a multiple."""
+
+
+class TpuDevice(_Device):
+    """A slice of a Cloud TPU. Evaluation, export and plan of such a run need no TPU."""
+
+    kind: Literal["tpu"]
+    """Train on a TPU: tables in its embedding engine or SparseCores, towers on its TensorCores."""
+    slice: str
+    """Type of the slice, such as v4-8, v5p-8 or v6e-4."""
+    name: str | None = Field(None, min_length=1)
+    """Name or grpc:// address of the TPU; when not given, the one of the machine that this runs on."""
+    zone: str | None = Field(None, min_length=1)
+    """Zone of the named TPU; when not given, the one of the machine that this runs on."""
+    project: str | None = Field(None, min_length=1)
+    """Project of the named TPU; when not given, the default project."""
+    connect_seconds: float = Field(300, gt=0)
+    """Give up when the TPU does not answer for so long."""
+
+    @model_validator(mode="after")
+    def _place_of_a_name(self):
+        if self.name is None and (self.zone or self.project):
+            raise ValueError("zone and project belong to device.name, which is missing")
+        return self
+
+
+Device = Annotated[
+    CpuDevice | TpuDevice,
+    Field(discriminator="kind"),
+    BeforeValidator(lambda value: {"kind": "cpu", **value} if isinstance(value, dict) else value),
+]
 
 
 class OutputConfig(Section):

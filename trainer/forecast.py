@@ -6,8 +6,9 @@ import time
 from dataclasses import dataclass
 
 from configs.dataset import Dataset
-from configs.errors import ConfigError, UserError
+from configs.errors import UserError
 from configs.schema import RunConfig
+from configs.tpu_rules import tpu_lacks
 
 MARGIN = 1.05  # of the tables: pieces of them that are read, written and initialised
 BASE_BYTES = 1_500_000_000  # TensorFlow, the input's windows, a step's activations
@@ -56,7 +57,7 @@ def _forecast(config: RunConfig, dataset: Dataset | None, name: str) -> TableFor
     if options.kind == "robe_z":
         stored, dim = options.size // options.block, options.block
     averaged = config.polyak.kind != "none"
-    lacks = _tpu_lacks(options, optimizer)
+    lacks = tpu_lacks(options)
     if stored is None:
         return TableForecast(name, rows, options.dim, None, None, None, None, None, lacks)
     shared = sum(int(value.shape.num_elements()) for value in optimizer.initial_shared(dim))
@@ -72,16 +73,6 @@ def _forecast(config: RunConfig, dataset: Dataset | None, name: str) -> TableFor
         tpu=None if lacks else 4 * stored * dim * copies,
         tpu_lacks=lacks,
     )
-
-
-def _tpu_lacks(options, optimizer) -> str:
-    if options.kind != "table":
-        return f"kind {options.kind} has no TPU form"
-    try:
-        optimizer.tpu(step=lambda: 1.0)
-    except ConfigError as error:
-        return str(error)
-    return ""
 
 
 def dense_bytes(config: RunConfig) -> int:

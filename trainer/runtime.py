@@ -3,10 +3,10 @@
 import os
 
 from configs.errors import UserError
-from configs.training import CpuDevice
+from configs.training import CpuDevice, TpuDevice
 
 
-def start_tensorflow(device: CpuDevice, deterministic: bool = True):
+def start_tensorflow(device: CpuDevice | TpuDevice, deterministic: bool = True):
     """Imports TensorFlow with Keras 2, quiet, and set up for `device`; returns the module.
 
     Args:
@@ -25,7 +25,7 @@ def start_tensorflow(device: CpuDevice, deterministic: bool = True):
     tf.get_logger().setLevel("ERROR")
     if device.threads and device.threads != tf.config.threading.get_intra_op_parallelism_threads():
         tf.config.threading.set_intra_op_parallelism_threads(device.threads)
-    if device.replicas > 1:
+    if device.kind == "cpu" and device.replicas > 1:
         _split_processor(tf, device.replicas)
     if deterministic:
         tf.config.experimental.enable_op_determinism()

@@ -28,7 +28,11 @@ class TrainStep(tf.Module):
         self._rate = config.optimizer.learning_rate
         self._optimizer = ROW_OPTIMIZERS[config.optimizer.kind](config.optimizer).dense()
         self._clip_norm = config.train.clip_norm
-        self._replicas = Replicas(config.device.replicas) if config.device.replicas > 1 else None
+        self._replicas = (
+            Replicas(config.device.replicas)
+            if config.device.kind == "cpu" and config.device.replicas > 1
+            else None
+        )
         # Built now, so that a checkpoint can be written into its slots.
         self._optimizer.build(recommender.dense_variables)
         parts = [f"table {name}" for name in recommender.tables]

@@ -29,8 +29,8 @@ class Adagrad(RowOptimizer):
         accumulator = slots[0] + tf.square(gradient)
         return weight - learning_rate * gradient / tf.sqrt(accumulator + self.config.epsilon), [accumulator]
 
-    def tpu(self, step=None, multiplier=None):
-        """See RowOptimizer.tpu. The engine has no epsilon: its accumulator starts higher by it."""
+    def _tpu(self, step, multiplier):
+        # The engine has no epsilon: its accumulator starts higher by it.
         return tf.tpu.experimental.embedding.Adagrad(
             learning_rate=self._tpu_rate(step, multiplier),
             initial_accumulator_value=self.config.initial_accumulator_value + self.config.epsilon,

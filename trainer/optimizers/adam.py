@@ -28,10 +28,6 @@ class Adam(RowOptimizer):
         rate = learning_rate * bias_correction_factor(beta_1, beta_2)(step)
         return weight - rate * m / (tf.sqrt(v) + self.config.epsilon), [m, v]
 
-    def tpu(self, step=None, multiplier=None):
-        """See RowOptimizer.tpu."""
-        raise self._no_tpu("SparseCore is always lazy; use lazy_adam")
-
     def dense(self):
         """See RowOptimizer.dense."""
         config = self.config

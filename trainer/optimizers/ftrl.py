@@ -36,8 +36,7 @@ class FTRL(RowOptimizer):
         weight = (tf.clip_by_value(linear, -config.l1, config.l1) - linear) / denominator
         return weight, [accumulator, linear]
 
-    def tpu(self, step=None, multiplier=None):
-        """See RowOptimizer.tpu."""
+    def _tpu(self, step, multiplier):
         config = self.config
         return tf.tpu.experimental.embedding.FTRL(
             learning_rate=self._tpu_rate(step, multiplier),

@@ -47,11 +47,9 @@ class LazyAdam(RowOptimizer):
             rate = rate * bias_correction_factor(beta_1, beta_2)(step)
         return weight - rate * m / (tf.sqrt(v) + self.config.epsilon), [m, v, *updates]
 
-    def tpu(self, step=None, multiplier=None):
-        """See RowOptimizer.tpu. The rate carries the bias correction, which the engine does not have."""
+    def _tpu(self, step, multiplier):
+        # The rate carries the bias correction, which the engine does not have.
         config = self.config
-        if config.bias_correction == "per_row":
-            raise self._no_tpu("the engine keeps no count of a row's updates; use bias_correction: global")
         factor = None
         if config.bias_correction == "global":
             factor = bias_correction_factor(config.beta_1, config.beta_2)

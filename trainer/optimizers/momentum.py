@@ -25,10 +25,6 @@ class Momentum(RowOptimizer):
         move = self.config.momentum * velocity - push if self.config.nesterov else velocity
         return weight + move, [velocity]
 
-    def tpu(self, step=None, multiplier=None):
-        """See RowOptimizer.tpu."""
-        raise self._no_tpu("AdagradMomentum, the nearest it has, divides by Adagrad's root")
-
     def dense(self):
         """See RowOptimizer.dense."""
         config = self.config

@@ -130,7 +130,13 @@ class RowOptimizer(tf.Module, abc.ABC):
         Raises:
           ConfigError: the engine has none with these semantics; says why.
         """
-        raise self._no_tpu("the engine has no such optimizer")
+        if self.config.tpu_lacks:
+            raise ConfigError(f"optimizer {self.config.kind} has no TPU form: {self.config.tpu_lacks}")
+        return self._tpu(step, multiplier)
+
+    def _tpu(self, step, multiplier):
+        """`tpu`, for optimizers whose config lacks nothing there."""
+        raise NotImplementedError(f"{type(self).__name__} has no TPU form, and its config must say so")
 
     def dense(self):
         """The same optimizer for towers, from tf_keras, at the peak rate. Raises ConfigError if none."""
@@ -161,18 +167,12 @@ class RowOptimizer(tf.Module, abc.ABC):
 
         return KerasShell(self, name=name or type(self).__name__)
 
-    def _no_tpu(self, reason: str) -> ConfigError:
-        return ConfigError(f"optimizer {self.config.kind} has no TPU form: {reason}")
-
     def _tpu_rate(self, step, *multipliers):
         """Rate for the TPU engine: a number, or a function without arguments when anything multiplies it.
 
         Raises:
-          ConfigError: the config asks for what the engine lacks, or there is no step to schedule by.
+          ConfigError: there is no step to schedule by.
         """
-        for name in ("clip_value", "weight_decay"):
-            if getattr(self.config, name, None):
-                raise self._no_tpu(f"SparseCore ignores or refuses what {name} asks for; leave it out")
         peak, multipliers = self.learning_rate, [m for m in multipliers if m is not None]
         if callable(peak) and not isinstance(peak, tf.Variable):
             peak, multipliers = 1.0, [peak, *multipliers]

@@ -31,10 +31,6 @@ class RowwiseAdagrad(RowOptimizer):
         accumulator = slots[0] + tf.reduce_mean(tf.square(gradient), axis=1, keepdims=True)
         return weight - learning_rate * gradient / (tf.sqrt(accumulator) + self.config.epsilon), [accumulator]
 
-    def tpu(self, step=None, multiplier=None):
-        """See RowOptimizer.tpu."""
-        raise self._no_tpu("the engine's accumulators are as wide as the row; use adagrad")
-
     def dense(self):
         """See RowOptimizer.dense."""
         raise ConfigError("optimizer rowwise_adagrad needs rows of a table; use adagrad for dense weights")

@@ -16,8 +16,7 @@ class SGD(RowOptimizer):
         """See RowOptimizer.row_update."""
         return weight - learning_rate * gradient, []
 
-    def tpu(self, step=None, multiplier=None):
-        """See RowOptimizer.tpu."""
+    def _tpu(self, step, multiplier):
         return tf.tpu.experimental.embedding.SGD(
             learning_rate=self._tpu_rate(step, multiplier), use_gradient_accumulation=True
         )
