@@ -46,52 +46,63 @@ def in_batch_softmax(user, item, item_ids, log_q, weight, temperature: float, ma
 
 def _blocks(user, item, item_ids, log_q, share, scale, mask_hits, first):
     """Loss and its gradients to user and item; see in_batch_softmax. Row i's positive is item first + i."""
-    batch = tf.shape(user)[0]
-    dim = user.shape[-1]
-    positive_item = item[first : first + batch]
-    positive_ids = item_ids[first : first + batch]
+    batch, dim = tf.shape(user)[0], user.shape[-1]
+    # Blocks of one size, the last one filled up with rows of weight 0: XLA, which compiles for TPUs, has no
+    # slices of changing size.
+    count = (batch + BLOCK_ROWS - 1) // BLOCK_ROWS
+    positive_item = tf.slice(item, [first, 0], [batch, dim])
+    columns = (user, positive_item, tf.slice(item_ids, [first], [batch]), share)
+    user_rows, positive_rows, own_ids, part_rows = (_fill(c, count * BLOCK_ROWS - batch) for c in columns)
 
-    def body(start, loss, item_gradient, user_gradient):
-        stop = tf.minimum(start + BLOCK_ROWS, batch)
-        rows = tf.range(start, stop)
-        block, part = user[start:stop], share[start:stop]
-        logits = tf.matmul(block * scale, item, transpose_b=True) - log_q
+    def body(block, loss, item_gradient, user_gradient):
+        start = block * BLOCK_ROWS
+        rows, part = _rows(user_rows, start), _rows(part_rows, start)
+        own_item = _rows(positive_rows, start)
+        logits = tf.matmul(rows * scale, item, transpose_b=True) - log_q
+        # Beyond the batch: a place that is there; these rows weigh nothing.
+        place = tf.minimum(first + start + tf.range(BLOCK_ROWS), tf.shape(item)[0] - 1)
         if mask_hits:
-            hit = tf.equal(positive_ids[start:stop, None], item_ids[None, :])
-            own = tf.equal(first + rows[:, None], tf.range(tf.shape(item)[0])[None, :])
+            hit = tf.equal(_rows(own_ids, start)[:, None], item_ids[None, :])
+            own = tf.equal(place[:, None], tf.range(tf.shape(item)[0])[None, :])
             logits = tf.where(hit & ~own, _MASKED, logits)
-        at = tf.stack([tf.range(stop - start), first + rows], axis=1)
-        positive = tf.gather_nd(logits, at)
+        positive = tf.gather(logits, place, axis=1, batch_dims=1)
         top = tf.reduce_max(logits, axis=1, keepdims=True)
         exp = tf.exp(logits - top)
         total = tf.reduce_sum(exp, axis=1, keepdims=True)
         loss += tf.reduce_sum(part * (tf.math.log(total[:, 0]) + top[:, 0] - positive))
         row_scale = part[:, None] * scale
         inverse = row_scale / total
-        user_gradient = user_gradient.write(
-            start // BLOCK_ROWS, tf.matmul(exp, item) * inverse - positive_item[start:stop] * row_scale
-        )
-        item_gradient += tf.matmul(exp, block * inverse, transpose_a=True)
-        return start + BLOCK_ROWS, loss, item_gradient, user_gradient
+        user_gradient = user_gradient.write(block, tf.matmul(exp, item) * inverse - own_item * row_scale)
+        item_gradient += tf.matmul(exp, rows * inverse, transpose_a=True)
+        return block + 1, loss, item_gradient, user_gradient
 
-    count = (batch + BLOCK_ROWS - 1) // BLOCK_ROWS
-    pieces = tf.TensorArray(tf.float32, size=count, element_shape=[None, dim], infer_shape=False)
-    zeros = tf.zeros_like(item)
+    pieces = tf.TensorArray(tf.float32, size=count, element_shape=[BLOCK_ROWS, dim])
     _, loss, item_gradient, pieces = tf.while_loop(
-        lambda start, *_: start < batch,
+        lambda block, *_: block < count,
         body,
-        (tf.constant(0), tf.constant(0.0), zeros, pieces),
-        shape_invariants=(tf.TensorShape([]), tf.TensorShape([]), tf.TensorShape([None, dim]), None),
+        (tf.constant(0), tf.constant(0.0), tf.zeros_like(item), pieces),
         parallel_iterations=1,
     )
-    item_gradient = tf.ensure_shape(item_gradient, zeros.shape)
+    user_gradient = tf.ensure_shape(pieces.concat()[:batch], user.shape)
     own = user * (share[:, None] * scale)
     if isinstance(first, int):
         item_gradient -= own
     else:
         places = first + tf.range(batch)
         item_gradient = tf.tensor_scatter_nd_sub(item_gradient, places[:, None], own)
-    return loss, tf.ensure_shape(pieces.concat(), [None, dim]), item_gradient
+    return loss, user_gradient, item_gradient
+
+
+def _rows(column, start):
+    """A block of a column [n, ...] whose n is a multiple of BLOCK_ROWS."""
+    rank = column.shape.rank
+    sizes = [BLOCK_ROWS, *column.shape[1:]]
+    return tf.slice(column, [start] + [0] * (rank - 1), sizes)
+
+
+def _fill(column, rows):
+    """A column [n, ...] with so many more rows of zeros."""
+    return tf.pad(column, [[0, rows]] + [[0, 0]] * (column.shape.rank - 1))
 
 
 def logistic(logits, labels, weight, share=None):

@@ -41,14 +41,14 @@ class Replicas:
             [f"CPU:{i}" for i in range(count)], cross_device_ops=tf.distribute.ReductionToOneDevice()
         )
 
-    def differentiate(self, loss_of: Callable, activations: dict, batch: dict, variables: list) -> tuple:
+    def differentiate(self, loss_of: Callable, activations: dict, columns: dict, variables: list) -> tuple:
         """Loss and gradients of a batch.
 
         Args:
-          loss_of: function (activations, batch, Share) of a share -> its part of the loss, float32 scalar;
+          loss_of: function (activations, columns, Share) of a share -> its part of the loss, float32 scalar;
             the parts add up to the loss.
           activations: by input, float32 [batch, ...].
-          batch: columns, [batch, ...].
+          columns: by name, [batch, ...].
           variables: dense variables.
 
         Returns:
@@ -65,7 +65,7 @@ class Replicas:
             own = tf.nest.map_structure(share.rows_of, activations)
             with tf.GradientTape() as tape:
                 tape.watch(own)
-                loss = loss_of(own, tf.nest.map_structure(share.rows_of, batch), share)
+                loss = loss_of(own, tf.nest.map_structure(share.rows_of, columns), share)
             zero = tf.UnconnectedGradients.ZERO
             return loss, *tape.gradient(loss, (own, variables), unconnected_gradients=zero)
 

@@ -79,7 +79,8 @@ class TrainStep(tf.Module):
 
             ids = model.lookups(batch, self.step)
             activations = self._recommender.activations(ids, fetch)
-            loss = None if self._replicas else model.loss(activations, batch, self.step)
+            columns = model.columns(batch)
+            loss = None if self._replicas else model.loss(activations, columns, self.step)
         lookups = {name: lookups[name] for name in self._recommender.tables}
         weights = [lookup.weight for lookup in lookups.values()]
         dense = self._recommender.dense_variables
@@ -87,7 +88,7 @@ class TrainStep(tf.Module):
             gradients = tape.gradient(loss, weights + dense)
         else:
             loss, above, dense = self._replicas.differentiate(
-                lambda own, rows, share: model.loss(own, rows, self.step, share), activations, batch, dense
+                lambda own, rows, share: model.loss(own, rows, self.step, share), activations, columns, dense
             )
             targets = tf.nest.flatten(activations)
             gradients = tape.gradient(targets, weights, output_gradients=tf.nest.flatten(above)) + dense

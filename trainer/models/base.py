@@ -17,9 +17,14 @@ class Model(tf.Module, abc.ABC):
         """Ids to look up for a training batch, by input name; `step` (int64 scalar) seeds sampled ids."""
 
     @abc.abstractmethod
-    def loss(self, activations: dict, batch: dict, step, share=None):
+    def columns(self, batch: dict) -> dict:
+        """What `loss` needs of a batch beside embeddings, [batch, ...] by name: looked up and checked where
+        the data is, because a TPU has neither large tables of constants nor assertions."""
+
+    @abc.abstractmethod
+    def loss(self, activations: dict, columns: dict, step, share=None):
         """Training loss, float32 scalar; of one replica's rows when a trainer.replicas.Share is given, whose
-        losses add up to that of the whole batch."""
+        losses add up to that of the whole batch. `columns`: from the method of that name."""
 
     @abc.abstractmethod
     def user_vectors(self, activations: dict, features: dict):

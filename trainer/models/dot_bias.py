@@ -34,8 +34,7 @@ class DotBias(Model):
             ids["negative"] = tf.gather(self._pool, drawn)
         return ids
 
-    def loss(self, activations, batch, step, share=None):
-        user = self.user_vectors(activations, {})
+    def columns(self, batch):
         labels = batch["label"]
         if self._options.label_threshold is not None:
             labels = tf.cast(labels >= self._options.label_threshold, tf.float32)
@@ -44,8 +43,12 @@ class DotBias(Model):
             # left to the loss, which shows it.
             outside = tf.reduce_any((labels < 0.0) | (labels > 1.0))
             tf.debugging.Assert(~outside, ["a label lies outside 0..1: set model.label_threshold"])
+        return {"label": labels, "weight": row_weights(batch)}
+
+    def loss(self, activations, columns, step, share=None):
+        user = self.user_vectors(activations, {})
+        labels, weight = columns["label"][:, None], columns["weight"][:, None]
         logits = tf.reduce_sum(user * self.item_vectors(activations, {}), axis=1, keepdims=True)
-        labels, weight = labels[:, None], row_weights(batch)[:, None]
         if self._options.negatives:
             other = self.item_vectors({"item": activations["negative"]}, {})
             logits = tf.concat([logits, tf.einsum("bd,bnd->bn", user, other)], axis=1)

@@ -19,7 +19,7 @@ class TwoTower(Model):
 
     def __init__(self, config: RunConfig, item_counts, scales: dict):
         super().__init__(name="two_tower")
-        self._options = config.model
+        self._options, self._scales = config.model, scales
         self._bias_in_rows = config.item_rows_carry_bias
         # An item without train rows is drawn in no batch; the floor keeps the logarithm finite.
         counts = tf.maximum(tf.cast(item_counts, tf.float32), 1.0)
@@ -39,14 +39,20 @@ class TwoTower(Model):
     def lookups(self, batch, step):
         return {name: batch[name] for name in self._options.inputs}
 
-    def loss(self, activations, batch, step, share=None):
-        user = self._user_vectors(activations, batch, step, share)
-        item = self._item_vectors(activations, batch, step, share)
+    def columns(self, batch):
+        weight = row_weights(batch)
+        columns = {"item": batch["item"], "weight": weight, "log_q": tf.zeros_like(weight)}
+        if self._options.loss.logq:
+            columns["log_q"] = tf.gather(self._log_q, batch["item"])
+        return columns | {name: batch[name] for name in self._options.inputs if name in self._scales}
+
+    def loss(self, activations, columns, step, share=None):
+        user = self._user_vectors(activations, columns, step, share)
+        item = self._item_vectors(activations, columns, step, share)
         options = self._options.loss
-        ids = batch["item"]
-        log_q = tf.gather(self._log_q, ids) if options.logq else tf.zeros_like(batch["label"])
-        weight, mask = row_weights(batch), options.mask_accidental_hits
-        return in_batch_softmax(user, item, ids, log_q, weight, options.temperature, mask, share)
+        item_ids, log_q, weight = (columns[name] for name in ("item", "log_q", "weight"))
+        mask = options.mask_accidental_hits
+        return in_batch_softmax(user, item, item_ids, log_q, weight, options.temperature, mask, share)
 
     def user_vectors(self, activations, features):
         return self._user_vectors(activations, features, None)
@@ -121,7 +127,10 @@ class Tower(tf.Module):
         """0 or 1 / (1 - rate), shaped as `ones`: drawn for the whole batch, whoever works on it."""
         seed = tf.stack([tf.constant(self._seed, tf.int64), step])
         whole = ones if share is None else tf.tile(ones, [share.count, 1])
-        mask = tf.nn.experimental.stateless_dropout(whole, rate=self._options.dropout, seed=seed)
+        # Philox by name: a TPU would draw by another algorithm.
+        mask = tf.nn.experimental.stateless_dropout(
+            whole, rate=self._options.dropout, seed=seed, rng_alg="philox"
+        )
         return mask if share is None else share.rows_of(mask)
 
     def _standardized(self, name, value):

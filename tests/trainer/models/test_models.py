@@ -65,7 +65,7 @@ def test_two_tower_loss_uses_train_counts_for_logq():
     user, item = random((3, 32)), random((3, 32), 1)
     ids = np.array([0, 1, 2])
     batch = {"item": tf.constant(ids), "label": tf.ones([3])}
-    loss = model.loss({"user": user, "item": item}, batch, tf.constant(1, tf.int64))
+    loss = model.loss({"user": user, "item": item}, model.columns(batch), tf.constant(1, tf.int64))
     # The floor of one row for items without train rows makes the total 11.
     logits = user @ item.T / 0.5 - np.log(np.array([5, 3, 2]) / 11)
     expected = np.mean(np.log(np.exp(logits).sum(1)) - np.diag(logits))
@@ -98,7 +98,7 @@ def test_dot_bias_is_dot_plus_both_biases():
     expected = (user[:, :-1] * item[:, :-1]).sum(1) + user[:, -1] + item[:, -1]
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
     batch = {"label": tf.constant([5.0, 4.0, 3.9]), "weight": tf.constant([1.0, 2.0, 3.0])}
-    loss = model.loss({"user": user, "item": item}, batch, tf.constant(1, tf.int64))
+    loss = model.loss({"user": user, "item": item}, model.columns(batch), tf.constant(1, tf.int64))
     np.testing.assert_allclose(
         loss, logistic(expected, np.float32([1, 1, 0]), np.float32([1, 2, 3])), rtol=1e-5
     )
@@ -112,7 +112,9 @@ def test_dot_bias_negatives_are_known_items_fixed_by_the_step():
     assert not np.array_equal(one, two)
     assert set(np.unique(one)) == {0, 1, 2}, "item 3 has no train rows"
     user, item, negative = random((2, 32)), random((2, 32), 1), random((2, 50, 32), 2)
-    loss = model.loss({"user": user, "item": item, "negative": negative}, batch, tf.constant(1, tf.int64))
+    loss = model.loss(
+        {"user": user, "item": item, "negative": negative}, model.columns(batch), tf.constant(1, tf.int64)
+    )
     rows = np.concatenate([item[:, None], negative], 1)
     logits = np.einsum("bd,bnd->bn", user[:, :-1], rows[..., :-1]) + user[:, -1:] + rows[..., -1]
     labels = np.zeros_like(logits)
@@ -133,7 +135,6 @@ def test_dot_bias_refuses_labels_that_are_no_shares(label):
     with pytest.raises(
         tf.errors.InvalidArgumentError, match="a label lies outside 0..1: set model.label_threshold"
     ):
-        make({"kind": "dot_bias"}, source=RATINGS).loss(rows, batch, step)
-    assert np.isfinite(
-        make({"kind": "dot_bias", "label_threshold": 4}, source=RATINGS).loss(rows, batch, step)
-    )
+        make({"kind": "dot_bias"}, source=RATINGS).columns(batch)
+    model = make({"kind": "dot_bias", "label_threshold": 4}, source=RATINGS)
+    assert np.isfinite(model.loss(rows, model.columns(batch), step))
