@@ -19,6 +19,7 @@ ALLOWED = {
     "trainer": ["configs", "trainer"],
     "trainer.optimizers": ["configs", "trainer.optimizers", "trainer.addons"],
     "trainer.embeddings": ["configs", "trainer.embeddings", "trainer.optimizers"],
+    "trainer.engines": ["configs", "trainer.engines"],
     "trainer.models": ["configs", "trainer.models", "trainer.embeddings", "trainer.losses"],
     "trainer.addons": ["configs"],
     "trainer.losses": [],

@@ -6,13 +6,15 @@ import time
 from dataclasses import dataclass
 
 from configs.dataset import Dataset
-from configs.errors import UserError
+from configs.errors import ConfigError, UserError
 from configs.schema import RunConfig
+from configs.tpu import Slice, tpu_slice
 from configs.tpu_rules import tpu_lacks
 
 MARGIN = 1.05  # of the tables: pieces of them that are read, written and initialised
 BASE_BYTES = 1_500_000_000  # TensorFlow, the input's windows, a step's activations
 PROBE_BYTES = 128_000_000
+TPU_COLUMNS = 8  # rows in a TPU's memory are padded to a multiple of so many values
 _CGROUPS = "/sys/fs/cgroup"
 
 
@@ -30,7 +32,7 @@ class TableForecast:
     average: int | None
     last_step: int | None
     tpu: int | None
-    """On a TPU: weights, the optimizer's slots there, and a second table for the average."""
+    """On a TPU: weights, the optimizer's slots there, and a second table for the average; rows padded."""
     tpu_lacks: str = ""
     """Why there is no such table on a TPU."""
 
@@ -62,6 +64,7 @@ def _forecast(config: RunConfig, dataset: Dataset | None, name: str) -> TableFor
         return TableForecast(name, rows, options.dim, None, None, None, None, None, lacks)
     shared = sum(int(value.shape.num_elements()) for value in optimizer.initial_shared(dim))
     copies = 1 + len(optimizer.slot_names) + averaged
+    padded = -(-dim // TPU_COLUMNS) * TPU_COLUMNS
     return TableForecast(
         name,
         rows,
@@ -70,9 +73,28 @@ def _forecast(config: RunConfig, dataset: Dataset | None, name: str) -> TableFor
         slots=4 * (stored * sum(optimizer.slot_widths(dim)) + shared),
         average=4 * stored * dim * averaged,
         last_step=4 * stored,
-        tpu=None if lacks else 4 * stored * dim * copies,
+        tpu=None if lacks else 4 * stored * padded * copies,
         tpu_lacks=lacks,
     )
+
+
+def slice_bytes(tables: list[TableForecast], slice_: Slice) -> int | None:
+    """Bytes of all tables on each chip, sharded evenly; None while rows are not known."""
+    if any(table.tpu is None for table in tables):
+        return None
+    return -(-sum(table.tpu for table in tables) // slice_.chips)
+
+
+def check_memory(config: RunConfig, dataset: Dataset) -> None:
+    """Raises ConfigError when the tables do not fit in the memory of the config's TPU slice."""
+    slice_ = tpu_slice(config.device.slice)
+    needed = slice_bytes(forecast_tables(config, dataset), slice_)
+    if needed > slice_.bytes_per_chip:
+        raise ConfigError(
+            f"device.slice: {slice_.name} has {slice_.bytes_per_chip / 1e9:.1f} GB on each chip, the tables "
+            f"need {needed / 1e9:.1f}; use a larger slice, a smaller dim, or polyak.kind: tail_average (no "
+            "second table)"
+        )
 
 
 def dense_bytes(config: RunConfig) -> int:

@@ -44,6 +44,15 @@ class Guard(tf.Module):
         fine = tf.math.is_finite(loss) & tf.math.is_finite(half_square)
         return tf.cond(fine, lambda: tf.constant(True), lambda: self._look([loss, *gradients]))
 
+    def note(self, bad):
+        """Whether a batch was fine, bool scalar, given what of it was not finite: bool [1 + parts], the loss
+        first. For steps that cannot hold a batch back: only the first bad one is counted and kept for
+        `latest`, because weights and batches after it are bad too."""
+        first = tf.reduce_any(bad) & (self.skipped == 0)
+        self._bad.assign(tf.where(first, bad, self._bad))
+        self.skipped.assign_add(tf.cast(first, tf.int64))
+        return ~tf.reduce_any(bad)
+
     def _look(self, values):
         bad = tf.stack([~tf.reduce_all(tf.math.is_finite(value)) for value in values])
         self._bad.assign(bad)

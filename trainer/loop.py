@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from configs.errors import DataError
-from trainer.step import TrainStep
+from trainer.step import Step
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,16 @@ class Every:
 
 
 class Loop:
-    """Runs a TrainStep over batches.
+    """Runs a Step over batches.
 
     Args:
       train_step: the step.
-      batches: endless dataset that begins at the step the run begins at.
+      batches: what the step's `batches` gave, from the step that the run begins at.
       num_steps: step at which the run ends.
       steps_per_loop: most steps between two returns to Python.
     """
 
-    def __init__(self, train_step: TrainStep, batches: tf.data.Dataset, num_steps: int, steps_per_loop: int):
+    def __init__(self, train_step: Step, batches: tf.data.Dataset, num_steps: int, steps_per_loop: int):
         self._train_step, self._num_steps, self._steps_per_loop = train_step, num_steps, steps_per_loop
         self._iterator = iter(batches)
         self._stop = tf.Variable(False, trainable=False, name="stop")
@@ -58,7 +58,8 @@ class Loop:
           on_loop: called after each inner loop with (steps done, steps of the loop, mean loss of its batches
             that were applied); not when none was.
           actions: called when due; an inner loop never runs past a step at which one is due.
-          on_skip: called with the step of a batch that was not applied, right after it.
+          on_skip: called with the step of a batch that was not applied, right after it, or after the inner
+            loop if the step does not look at each.
 
         Returns:
           Whether the end was reached, its actions included.
@@ -71,11 +72,12 @@ class Loop:
         while step < self._num_steps:
             end = min([step + self._steps_per_loop, self._num_steps, *(a.next_step(step) for a in actions)])
             done, applied, loss = (value.numpy() for value in self._inner(tf.constant(end - step)))
+            first_bad = step + int(applied) + 1
             step += int(done)
             if applied:
                 on_loop(step, int(done), float(loss))
             if applied < done:
-                on_skip(step)
+                on_skip(first_bad)
             for every in actions:
                 if self._stop:
                     return False
@@ -104,17 +106,21 @@ class Loop:
 
     @tf.function(reduce_retracing=True)
     def _compiled(self, iterator, steps):
-        """At most `steps` steps, fewer after a batch that was not applied or a wish to stop.
+        """At most `steps` steps, fewer after a wish to stop or, if the step looks at each, a batch that was
+        not applied.
 
         Returns:
-          (steps done, batches applied, their mean loss): int32, int32 and float32 scalars.
+          (steps done, batches applied before the first that was not, their mean loss): int32, int32 and
+          float32 scalars.
         """
-        done, total, fine = tf.constant(0), tf.constant(0.0), tf.constant(True)
-        while (done < steps) & fine & ~self._stop.read_value():
+        done, applied, total, fine = tf.constant(0), tf.constant(0), tf.constant(0.0), tf.constant(True)
+        blind = not self._train_step.looks_each_step
+        while (done < steps) & (fine | blind) & ~self._stop.read_value():
             # One after the other: else the variable would be read for steps that are yet to run.
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-            loss, fine = self._train_step(next(iterator))
+            loss, good = self._train_step(next(iterator))
+            fine &= good
             total += tf.where(fine, loss, 0.0)
+            applied += tf.cast(fine, tf.int32)
             done += 1
-        applied = done - tf.cast(~fine, tf.int32)
         return done, applied, tf.math.divide_no_nan(total, tf.cast(applied, tf.float32))

@@ -45,9 +45,10 @@ def _count(text: str) -> int:
 
 
 def run(args) -> int:
-    """Prints the plan; what cannot fit is an error after it."""
+    """Prints the plan; what cannot fit is an error after it. The slice that a run is for must hold it."""
     config = load_config(args.config, args.overrides)
-    named = [tpu_slice(name) for name in args.tpu if name != "all"]
+    own = [config.device.slice] if config.device.kind == "tpu" else []
+    named = [tpu_slice(name) for name in dict.fromkeys(own + args.tpu) if name != "all"]
     slices = named + (common_slices() if "all" in args.tpu else [])
     plan = make_plan(config, slices, args.probe_steps)
     problems = find_problems(config, plan, {slice_.name for slice_ in named})
@@ -88,7 +89,7 @@ def make_plan(config: RunConfig, slices: list[Slice], probe_steps: int) -> dict:
     peak = forecast.peak_bytes(config, total)
     steps = run_steps(config, per_epoch) if per_epoch or config.train.num_steps else None
     seconds = None
-    if dataset is not None and probe_steps and peak <= free:
+    if dataset is not None and probe_steps and peak <= free and config.device.kind == "cpu":
         from trainer.probe import probe
 
         seconds = probe(config, dataset, probe_steps)
@@ -146,9 +147,9 @@ def _slice(slice_: Slice, tables: list[forecast.TableForecast]) -> dict:
     lacks = "; ".join(f"tables.{table.name}: {table.tpu_lacks}" for table in tables if table.tpu_lacks)
     if lacks:
         return facts | {"needed_per_chip": None, "fits": False, "reason": lacks}
-    if any(table.tpu is None for table in tables):
+    needed = forecast.slice_bytes(tables, slice_)
+    if needed is None:
         return facts | {"needed_per_chip": None, "fits": None, "reason": "rows are not known yet"}
-    needed = -(-sum(table.tpu for table in tables) // slice_.chips)
     return facts | {"needed_per_chip": needed, "fits": needed <= slice_.bytes_per_chip, "reason": ""}
 
 

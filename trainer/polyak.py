@@ -43,6 +43,22 @@ class Exponential:
         log_decay = math.log(max(self.decay, 1e-30))
         return weight + tf.exp(since * log_decay) * (average - weight)
 
+    def share(self, last, step):
+        """How much of `weight - average` catching up from `last` <= `step` adds to the average.
+
+        Unlike in `catch_up`, the average need not be the weight until start_step: it may stand at an older
+        weight then. For averages that somebody else moves (trainer/ledger.py).
+
+        Args:
+          last: float32 [n], steps that the average includes.
+          step: float32 scalar.
+
+        Returns:
+          float32 [n], 0 to 1.
+        """
+        log_decay = math.log(max(self.decay, 1e-30))
+        return _from_start(last, self.start_step, -tf.math.expm1((step - last) * log_decay))
+
     def include(self, average, weight, step):
         """The average as of `step` from that as of `step - 1` and the weight after `step`; float32 [n, d]."""
         share = tf.where(step > self.start_step, 1.0 - self.decay, 1.0)
@@ -61,6 +77,11 @@ class Uniform:
         seen = tf.maximum(last - self.start_step, 0.0)
         return average + (weight - average) * tf.math.divide_no_nan(since, seen + since)
 
+    def share(self, last, step):
+        """As Exponential.share."""
+        averaged = tf.math.divide_no_nan(step - last, step - self.start_step)
+        return _from_start(last, self.start_step, averaged)
+
     def include(self, average, weight, step):
         """As Exponential.include."""
         return average + (weight - average) / tf.maximum(step - self.start_step, 1.0)
@@ -69,6 +90,11 @@ class Uniform:
 def _steps_since(last, step, start_step):
     """Steps in (last, step] that are averaged."""
     return tf.maximum(step - tf.maximum(last, float(start_step)), 0.0)
+
+
+def _from_start(last, start_step, share):
+    """`share` for averages that reach into the averaged steps; others become the weight."""
+    return tf.where(last < start_step, 1.0, share)
 
 
 def make_average(config: PolyakConfig, num_steps: int) -> Exponential | Uniform | None:
@@ -94,3 +120,12 @@ class DenseAverages(tf.Module):
         """Takes in the weights after `step`, a float32 scalar."""
         for shadow, variable in zip(self.shadows, self._variables, strict=True):
             shadow.assign(self._rule.include(shadow, variable, step))
+
+    def update_all(self, strategy, step):
+        """As `update`, of variables that every replica has a copy of; to be given to merge_call."""
+
+        def move(shadow, variable, step):
+            return shadow.assign(self._rule.include(shadow, variable, step))
+
+        for shadow, variable in zip(self.shadows, self._variables, strict=True):
+            strategy.extended.update(shadow, move, args=(variable, step))

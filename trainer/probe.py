@@ -23,8 +23,9 @@ def probe(config: RunConfig, dataset: Dataset, steps: int) -> float:
 
     training = build_training(config, dataset, Items.load(dataset))
     training.recommender.initialize()
+    training.step.send_rows()
     logging.info("timing %d steps, after as many of warm-up", steps)
-    loop = Loop(training.step, training.data.batches(0), 2 * steps, steps)
+    loop = Loop(training.step, training.step.batches(training.data, 0), 2 * steps, steps)
     times = {}
     loop.run(
         lambda *_: None,

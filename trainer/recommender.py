@@ -97,6 +97,21 @@ class Recommender(tf.Module):
                 result[name] = pooled(weight, where[name], ids[name], self._pooling(name))
         return result
 
+    def pooled_activations(self, rows: dict, history_mask) -> dict:
+        """As `activations`, from rows looked up one by one, in static shapes.
+
+        Args:
+          rows: by input name, float32 [batch, dim], or [batch, length, dim] of history and negatives.
+          history_mask: float32 [batch, length], 0 where history is padded; None without history.
+        """
+        found = dict(rows)
+        if history_mask is not None:
+            total = tf.einsum("bl,bld->bd", history_mask, rows["history"])
+            number = tf.maximum(tf.reduce_sum(history_mask, axis=1, keepdims=True), 1.0)
+            divisor = {"sum": 1.0, "mean": number, "sqrtn": tf.sqrt(number)}
+            found["history"] = total / divisor[self._pooling("history")]
+        return found
+
     def _by_table(self, names) -> dict[str, list[str]]:
         tables = {**self.config.table_of_input, "negative": "item"}
         grouped: dict[str, list[str]] = {}

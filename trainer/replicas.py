@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from trainer.strategy import logical_replicas
+
 
 @dataclasses.dataclass(frozen=True)
 class Share:
@@ -28,18 +30,24 @@ class Share:
 
     def rows_of(self, whole):
         """The own rows of [count * n, ...]."""
-        size = tf.shape(whole)[0] // self.count
-        return whole[self.index * size : (self.index + 1) * size]
+        size = (whole.shape[0] or tf.shape(whole)[0]) // self.count
+        rest = whole.shape.rank - 1
+        # Not whole[a:b]: XLA, which compiles for TPUs, must know how many rows these are.
+        return tf.slice(whole, [self.index * size] + [0] * rest, [size] + [-1] * rest)
+
+    @classmethod
+    def here(cls) -> "Share":
+        """That of the replica in whose context this is called."""
+        context = tf.distribute.get_replica_context()
+        index = tf.cast(context.replica_id_in_sync_group, tf.int32)
+        return cls(index, context.num_replicas_in_sync, lambda value: context.all_gather(value, axis=0))
 
 
 class Replicas:
     """Runs shares on the logical devices CPU:0 .. CPU:count - 1, which trainer.runtime makes."""
 
     def __init__(self, count: int):
-        self._count = count
-        self._strategy = tf.distribute.MirroredStrategy(
-            [f"CPU:{i}" for i in range(count)], cross_device_ops=tf.distribute.ReductionToOneDevice()
-        )
+        self._strategy = logical_replicas(count)
 
     def differentiate(self, loss_of: Callable, activations: dict, columns: dict, variables: list) -> tuple:
         """Loss and gradients of a batch.
@@ -56,12 +64,7 @@ class Replicas:
         """
 
         def replica():
-            context = tf.distribute.get_replica_context()
-            share = Share(
-                tf.cast(context.replica_id_in_sync_group, tf.int32),
-                self._count,
-                lambda value: context.all_gather(value, axis=0),
-            )
+            share = Share.here()
             own = tf.nest.map_structure(share.rows_of, activations)
             with tf.GradientTape() as tape:
                 tape.watch(own)

@@ -71,6 +71,7 @@ class TrainSession:
             self.recommender.initialize()
         else:
             logging.info("resuming from step %d", step)
+        self.train_step.send_rows()
         self.start_step = step or 0
 
     def __enter__(self):
@@ -104,7 +105,10 @@ class TrainSession:
         config = self.config
         self._log_start()
         loop = Loop(
-            self.train_step, self._data.batches(self.start_step), self.num_steps, config.train.steps_per_loop
+            self.train_step,
+            self.train_step.batches(self._data, self.start_step),
+            self.num_steps,
+            config.train.steps_per_loop,
         )
         self._saved_step = self.start_step
         self._interrupt.defer(loop.request_stop)
@@ -193,7 +197,8 @@ class TrainSession:
     def _save(self, step: int) -> None:
         self._lock.check()
         self._metrics.flush()
-        self._store.save(step, self.recommender.storages, self.train_step.dense_state)
+        with self.train_step.rows_at_hand():
+            self._store.save(step, self.recommender.storages, self.train_step.dense_state)
         self._saved_step = step
         self._record_checkpoints()
 
@@ -224,9 +229,10 @@ class TrainSession:
         if not self.dataset.splits["valid"].rows:
             return
         try:
-            lines = evaluate_recommender(
-                self.recommender, self.dataset, self.items, step, "valid", self._interrupt.check
-            )
+            with self.train_step.rows_at_hand():
+                lines = evaluate_recommender(
+                    self.recommender, self.dataset, self.items, step, "valid", self._interrupt.check
+                )
         except DataError as error:  # nobody to evaluate, a torn catalog: no reason to lose the training
             logging.warning("step %d is not evaluated: %s", step, error)
             return

@@ -1,5 +1,8 @@
 """One training step: look up, differentiate, update rows, towers and averages."""
 
+import abc
+import contextlib
+
 import tensorflow as tf
 
 from configs.schema import RunConfig
@@ -11,30 +14,33 @@ from trainer.recommender import Recommender
 from trainer.replicas import Replicas
 
 
-class TrainStep(tf.Module):
-    """The step with its own state: the step counter and the towers' optimizer.
+class Step(tf.Module, abc.ABC):
+    """A training step with its own state: the step counter, the guard and the towers' optimizer.
 
     Args:
       config: the run.
       recommender: what is trained.
       num_steps: steps of the run, for the schedule.
+      scope: context manager in which the optimizer makes its variables; None: as it stands.
+
+    Attributes:
+      step: steps done, int64 variable.
+      guard: trainer.guard.Guard.
+      looks_each_step: whether the loop may look at each step's outcome before it starts the next.
     """
 
-    def __init__(self, config: RunConfig, recommender: Recommender, num_steps: int):
+    looks_each_step = True
+
+    def __init__(self, config: RunConfig, recommender: Recommender, num_steps: int, scope=None):
         super().__init__(name="train_step")
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self._recommender = recommender
         self._multiplier = rate_multiplier(config.schedule, num_steps)
         self._rate = config.optimizer.learning_rate
-        self._optimizer = ROW_OPTIMIZERS[config.optimizer.kind](config.optimizer).dense()
-        self._clip_norm = config.train.clip_norm
-        self._replicas = (
-            Replicas(config.device.replicas)
-            if config.device.kind == "cpu" and config.device.replicas > 1
-            else None
-        )
-        # Built now, so that a checkpoint can be written into its slots.
-        self._optimizer.build(recommender.dense_variables)
+        with scope or contextlib.nullcontext():
+            self._optimizer = ROW_OPTIMIZERS[config.optimizer.kind](config.optimizer).dense()
+            # Built now, so that a checkpoint can be written into its slots.
+            self._optimizer.build(recommender.dense_variables)
         parts = [f"table {name}" for name in recommender.tables]
         self.guard = Guard(parts + [v.name.partition(":")[0] for v in recommender.dense_variables])
 
@@ -49,12 +55,37 @@ class TrainStep(tf.Module):
         """Rate of the towers at `step` (from 1), float32 scalar."""
         return self._rate * self._multiplier(step)
 
+    def batches(self, data, start_step: int) -> tf.data.Dataset:
+        """What `__call__` takes, from step `start_step` (0: the first) on; `data`: trainer.data.TrainData."""
+        return data.batches(start_step)
+
+    @contextlib.contextmanager
+    def rows_at_hand(self):
+        """Inside, the tables' rows can be read, for checkpoints and evaluation."""
+        yield
+
+    def send_rows(self) -> None:
+        """Takes in what was written into the tables, before the first step."""
+
+    @abc.abstractmethod
     def __call__(self, batch: dict):
-        """Trains on a batch, unless its loss or a gradient is not finite: then only the step is counted.
+        """Trains on what `batches` gave.
 
         Returns:
           (loss before the step, float32 scalar; whether the batch was applied, bool scalar).
         """
+
+
+class TrainStep(Step):
+    """The step on this machine's processor; see Step for the arguments."""
+
+    def __init__(self, config: RunConfig, recommender: Recommender, num_steps: int):
+        super().__init__(config, recommender, num_steps)
+        self._clip_norm = config.train.clip_norm
+        self._replicas = Replicas(config.device.replicas) if config.device.replicas > 1 else None
+
+    def __call__(self, batch: dict):
+        """As Step; unless loss and gradients are finite only the step is counted."""
         self.step.assign_add(1)
         lookups, loss, gradients = self._differentiated(batch)
         total = half_square(gradients)

@@ -14,6 +14,8 @@ from trainer.loop import Every, Loop
 class CountingStep(tf.Module):
     """Adds up its batches; the loss is the batch."""
 
+    looks_each_step = True
+
     def __init__(self, start=0):
         super().__init__()
         self.step = tf.Variable(start, dtype=tf.int64)

@@ -1,0 +1,137 @@
+"""TPU embedding engines emulated on the CPU: the real engines' layouts and host copies, with the rows updated by
+formulas written here from TensorFlow's documentation of the engine, not from the project's optimizers."""
+
+from unittest import mock
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.tpu import tpu
+from tensorflow.python.tpu.ops import tpu_ops
+
+from tests.tpu_topology import fake_strategy
+from trainer.engines.sparse_core import SparseCoreEngine
+from trainer.engines.tpu_embedding import TpuEmbeddingEngine
+
+API = tf.tpu.experimental.embedding
+
+
+class _Emulated:
+    """Lookups and updates on all rows at once; subclasses say where these are kept."""
+
+    def feed(self, ids):
+        return ids
+
+    def lookup(self, fed):
+        return {name: tf.gather(self._all(name, "parameters"), ids) for name, ids in fed.items()}, fed
+
+    def apply(self, gradients, looked_up):
+        context = tf.distribute.get_replica_context()
+        rates = {name: table.optimizer.learning_rate for name, table in self.tables.items()}
+        rates = {name: tf.convert_to_tensor(r() if callable(r) else r) for name, r in rates.items()}
+        context.merge_call(self._update, args=(gradients, looked_up, rates))
+
+    def _update(self, strategy, gradients, looked_up, rates):
+        for name, table in self.tables.items():
+            ids = tf.concat(strategy.experimental_local_results(looked_up[name]), 0)
+            gradient = tf.concat(strategy.experimental_local_results(gradients[name]), 0)
+            rate = strategy.experimental_local_results(rates[name])[0]
+            unique, where = tf.unique(ids)
+            summed = tf.math.unsorted_segment_sum(gradient, where, tf.size(unique))
+            before = [tf.gather(self._all(name, part), unique) for part in self.parts(name)]
+            after = engine_update(table.optimizer, before, summed, rate)
+            for part, values in zip(self.parts(name), after, strict=True):
+                self._put(name, part, unique, values)
+
+
+def engine_update(optimizer, before, gradient, rate):
+    """Rows [weight, *slots] after a step of the engine, each float32 [n, dim]."""
+    weight, *slots = before
+    if isinstance(optimizer, API.SGD):
+        return [weight - rate * gradient]
+    if isinstance(optimizer, API.Adagrad):
+        total = slots[0] + gradient**2
+        return [weight - rate * gradient / tf.sqrt(total), total]
+    assert isinstance(optimizer, API.Adam) and not optimizer.sum_inside_sqrt and optimizer.lazy_adam
+    m = optimizer.beta_1 * slots[0] + (1 - optimizer.beta_1) * gradient
+    v = optimizer.beta_2 * slots[1] + (1 - optimizer.beta_2) * gradient**2
+    return [weight - rate * m / (tf.sqrt(v) + optimizer.epsilon), m, v]
+
+
+class EmulatedTpuEmbedding(_Emulated, TpuEmbeddingEngine):
+    """v2, v3, v4: the host's copy of the real TPUEmbedding, on `hosts` hosts, plays the chips' memory."""
+
+    slice_name = "v4-32"
+
+    def build(self):
+        running, self.strategy = self.strategy, fake_strategy(self.slice_name)
+        # Set-up of a chip.
+        with (
+            mock.patch.object(tpu_ops, "is_tpu_embedding_initialized", lambda *_: False),
+            mock.patch.object(tpu, "initialize_system_for_tpu_embedding", lambda *_: None),
+        ):
+            super().build()
+        self.strategy = running
+
+    def _make(self):
+        embedding = super()._make()
+        embedding._hosts = ["/device:CPU:0"] * self.strategy.extended.num_hosts
+        # Copies between a chip and the host.
+        embedding._load_variables = embedding._retrieve_variables = lambda: None
+        return embedding
+
+    def _all(self, name, part):
+        return tf.concat([tf.convert_to_tensor(shard) for shard in self._shards(name, part)], axis=0)
+
+    def _put(self, name, part, ids, values):
+        first = 0
+        for shard in self._shards(name, part):
+            rows = shard.shape[0]
+            here = tf.where((ids >= first) & (ids < first + rows))[:, 0]
+            shard.scatter_update(tf.IndexedSlices(tf.gather(values, here), tf.gather(ids, here) - first))
+            first += rows
+
+
+class EmulatedSparseCores(_Emulated, SparseCoreEngine):
+    """v5p, v6e: variables on the CPU, in the real layout, play the chips' memory."""
+
+    slice_name = "v6e-4"
+
+    def build(self):
+        running, self.strategy = self.strategy, fake_strategy(self.slice_name)
+        super().build()
+        self.strategy = running
+
+    def _allocate(self):
+        self._chips = {
+            (name, part): [
+                tf.Variable(tf.zeros(self._layouts[name].chip_shape), trainable=False)
+                for _ in range(self._layouts[name].chips)
+            ]
+            for name in self.tables
+            for part in self.parts(name)
+        }
+
+    def _get_chips(self, name, part):
+        return [variable.numpy() for variable in self._chips[name, part]]
+
+    def _set_chips(self, name, part, chips):
+        for variable, values in zip(self._chips[name, part], chips, strict=True):
+            variable.assign(values)
+
+    def _flat_places(self, name):
+        layout = self._layouts[name]
+        chip, row = layout.places(np.arange(self.tables[name].rows))
+        return tf.constant(chip * layout.chip_shape[0] + row)
+
+    def _all(self, name, part):
+        flat = tf.concat([tf.convert_to_tensor(chip) for chip in self._chips[name, part]], axis=0)
+        return tf.gather(flat, self._flat_places(name))[:, : self.tables[name].dim]
+
+    def _put(self, name, part, ids, values):
+        chips, layout = self._chips[name, part], self._layouts[name]
+        flat = tf.concat([tf.convert_to_tensor(chip) for chip in chips], axis=0)
+        padded = tf.pad(values, [[0, 0], [0, layout.width - layout.dim]])
+        places = tf.gather(self._flat_places(name), ids)
+        flat = tf.tensor_scatter_nd_update(flat, places[:, None], padded)
+        for chip, rows in zip(chips, tf.split(flat, len(chips)), strict=True):
+            chip.assign(rows)

@@ -1,0 +1,120 @@
+"""The one place that connects to devices: this machine's processor, logical replicas on it, or a TPU."""
+
+import os
+import threading
+
+import tensorflow as tf
+
+from configs.errors import UserError
+from configs.tpu import tpu_slice
+from configs.training import TpuDevice
+
+# What a failing connection says, and what it means: the first that is found in the error's text.
+_HINTS = [
+    (
+        ("already in use", "in use by process", "lockfile", "ABORTED: The TPU"),
+        "another process holds the chips: end it (`sudo lsof /dev/accel* /dev/vfio/*` names it), or remove "
+        "/tmp/libtpu_lockfile when none runs",
+    ),
+    (
+        ("libtpu", "PJRT"),
+        "libtpu and TensorFlow do not fit: install the versions of docker/constraints-tpu.txt",
+    ),
+    (
+        ("Please provide a TPU Name", "metadata", "Failed to find TPU", "NOT_FOUND", "404"),
+        "no TPU of this name is known: compare device.name, zone and project with `gcloud compute tpus "
+        "tpu-vm list`",
+    ),
+    (
+        ("PERMISSION_DENIED", "403", "credentials"),
+        "the account may not see this TPU: it needs the role roles/tpu.viewer",
+    ),
+    (
+        ("No OpKernel", "not registered", "NUM_TPUS", "no TPU", "0 TPU", "No TPU"),
+        "no chip is visible: run on a TPU VM whose runtime fits the generation, with tensorflow-tpu (not "
+        "tensorflow) installed; `lazytower doctor` tells more",
+    ),
+]
+
+
+def logical_replicas(count: int) -> tf.distribute.Strategy:
+    """Replicas on the logical devices CPU:0 .. CPU:count - 1, which trainer.runtime makes."""
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(count)], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+
+
+def connect_tpu(device: TpuDevice) -> tf.distribute.Strategy:
+    """Connects to the TPU, initialises it, which empties its memory, and compares it with device.slice.
+
+    Raises:
+      UserError: there is none, it is held by another process, does not answer, or is another slice; says
+        what to check.
+    """
+    found: dict = {}
+
+    def connect():
+        try:
+            found["strategy"] = _connect(device)
+        except Exception as error:  # told below, in the caller's thread
+            found["error"] = error
+
+    # A daemon: calls into the runtime cannot be cancelled, and must not keep a failed process alive.
+    thread = threading.Thread(target=connect, daemon=True, name="connect-tpu")
+    thread.start()
+    thread.join(device.connect_seconds)
+    where = device.name or "this machine"
+    if thread.is_alive():
+        raise UserError(
+            f"device: the TPU of {where} did not answer for {device.connect_seconds:g} s "
+            "(device.connect_seconds); another process may hold it, or its runtime may not fit the "
+            "generation: `lazytower doctor` tells more"
+        )
+    if "error" in found:
+        raise UserError(f"device: no TPU at {where}: {_explained(found['error'])}") from found["error"]
+    strategy = found["strategy"]
+    check_slice(strategy, device)
+    return strategy
+
+
+def _connect(device: TpuDevice) -> tf.distribute.Strategy:
+    # "local" is the word for the TPU of this VM; None would look at Kubernetes and environment variables.
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
+        tpu=device.name or "local", zone=device.zone, project=device.project
+    )
+    if device.name is not None or resolver.cluster_spec().jobs:
+        tf.config.experimental_connect_to_cluster(resolver)
+    tf.tpu.experimental.initialize_tpu_system(resolver)
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def _explained(error: Exception) -> str:
+    """The first line of what went wrong, and what to check."""
+    text = str(error) or type(error).__name__
+    line = next((line.strip() for line in text.splitlines() if line.strip()), text)
+    for words, hint in _HINTS:
+        if any(word in text for word in words):
+            return f"{hint} ({line})"
+    chips = any(map(os.path.exists, ("/dev/accel0", "/dev/vfio/0")))
+    nothing = "" if chips else "no chip is visible here; "
+    return f"{nothing}`lazytower doctor` tells more ({line})"
+
+
+def check_slice(strategy, device: TpuDevice) -> None:
+    """Compares what is connected with device.slice. Raises UserError: another slice or generation."""
+    wanted = tpu_slice(device.slice)
+    replicas, hosts = strategy.num_replicas_in_sync, strategy.extended.num_hosts
+    if (replicas, hosts) != (wanted.replicas, wanted.hosts):
+        raise UserError(
+            f"device.slice: {device.slice} has {wanted.replicas} replicas on {wanted.hosts} hosts, the "
+            f"connected TPU {replicas} on {hosts}; name the slice that it is"
+        )
+    feature = strategy.extended.tpu_hardware_feature
+    engine = {"V1": "tpu_embedding", "V2": "sparse_core"}.get(feature.embedding_feature.name)
+    cores = feature.num_embedding_devices_per_chip
+    if engine != wanted.engine or (wanted.sparse_cores and cores != wanted.sparse_cores):
+        raise UserError(
+            f"device.slice: {device.slice} keeps tables in {wanted.engine}, the connected TPU in "
+            f"{engine or feature.embedding_feature.name} with {cores} SparseCores on each chip; name the "
+            "slice that it is"
+        )
