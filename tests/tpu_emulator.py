@@ -1,6 +1,14 @@
-"""TPU embedding engines emulated on the CPU: the real engines' layouts and host copies, with the rows updated by
-formulas written here from TensorFlow's documentation of the engine, not from the project's optimizers."""
+"""TPU embedding engines emulated on the CPU, for whole runs without a TPU.
 
+Tables are laid out by TensorFlow's own TPUEmbedding and TPUEmbeddingV2, built for a slice that does not
+exist; variables on the CPU play the chips' memory. Rows are updated by formulas written here, from
+TensorFlow's description of the engines, not by the project's optimizers.
+
+    python -m tests.tpu_emulator 4 train --config run.yaml    # the command, on 4 replicas
+"""
+
+import contextlib
+import sys
 from unittest import mock
 
 import numpy as np
@@ -8,15 +16,21 @@ import tensorflow as tf
 from tensorflow.python.tpu import tpu
 from tensorflow.python.tpu.ops import tpu_ops
 
+from configs.tpu import tpu_slice
 from tests.tpu_topology import fake_strategy
+from trainer import cli
+from trainer.engines import ENGINES
 from trainer.engines.sparse_core import SparseCoreEngine
 from trainer.engines.tpu_embedding import TpuEmbeddingEngine
+from trainer.strategy import logical_replicas
 
 API = tf.tpu.experimental.embedding
 
 
 class _Emulated:
     """Lookups and updates on all rows at once; subclasses say where these are kept."""
+
+    slice_name: str
 
     def feed(self, ids):
         return ids
@@ -58,9 +72,7 @@ def engine_update(optimizer, before, gradient, rate):
 
 
 class EmulatedTpuEmbedding(_Emulated, TpuEmbeddingEngine):
-    """v2, v3, v4: the host's copy of the real TPUEmbedding, on `hosts` hosts, plays the chips' memory."""
-
-    slice_name = "v4-32"
+    """v2, v3, v4: the hosts' copy of the tables plays the chips' memory."""
 
     def build(self):
         running, self.strategy = self.strategy, fake_strategy(self.slice_name)
@@ -93,8 +105,6 @@ class EmulatedTpuEmbedding(_Emulated, TpuEmbeddingEngine):
 
 class EmulatedSparseCores(_Emulated, SparseCoreEngine):
     """v5p, v6e: variables on the CPU, in the real layout, play the chips' memory."""
-
-    slice_name = "v6e-4"
 
     def build(self):
         running, self.strategy = self.strategy, fake_strategy(self.slice_name)
@@ -135,3 +145,42 @@ class EmulatedSparseCores(_Emulated, SparseCoreEngine):
         flat = tf.tensor_scatter_nd_update(flat, places[:, None], padded)
         for chip, rows in zip(chips, tf.split(flat, len(chips)), strict=True):
             chip.assign(rows)
+
+
+def emulated(name: str) -> type:
+    """The engine of a slice."""
+    base = EmulatedSparseCores if tpu_slice(name).sparse_cores else EmulatedTpuEmbedding
+    return type(f"{base.__name__}_{name}", (base,), {"slice_name": name})
+
+
+def replicas_here(count: int):
+    """The strategy that runs an emulated TPU's replicas on logical CPU devices, which must be there."""
+    return logical_replicas(count) if count > 1 else tf.distribute.get_strategy()
+
+
+@contextlib.contextmanager
+def emulated_tpu(replicas: int = 1):
+    """Inside, runs with `device.kind: tpu` train on emulated tables, laid out as on their slice."""
+
+    def connect(device):
+        engine = emulated(device.slice)
+        for kind in ENGINES:
+            ENGINES[kind] = engine
+        return replicas_here(replicas)
+
+    with mock.patch.dict(ENGINES), mock.patch("trainer.training.connect_tpu", connect):
+        yield
+
+
+def main() -> None:
+    """The command of the same name, with an emulated TPU; the first argument is its number of replicas."""
+    replicas = int(sys.argv.pop(1))
+    processor = tf.config.list_physical_devices("CPU")[0]
+    devices = [tf.config.LogicalDeviceConfiguration()] * replicas
+    tf.config.set_logical_device_configuration(processor, devices)
+    with emulated_tpu(replicas):
+        cli.main()
+
+
+if __name__ == "__main__":
+    main()

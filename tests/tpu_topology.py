@@ -1,4 +1,4 @@
-"""A real TPUStrategy over TPU cores that do not exist: enough to build tables and trace programs, not to run."""
+"""A real TPUStrategy over TPU cores that do not exist: enough to build tables and trace programs."""
 
 import tensorflow as tf
 from tensorflow.core.protobuf.tpu import topology_pb2
@@ -17,11 +17,9 @@ class FakeResolver(tf.distribute.cluster_resolver.ClusterResolver):
     def __init__(self, slice_: Slice):
         self._slice = slice_
         feature = topology_pb2.TPUHardwareFeature
+        version = feature.EmbeddingFeature.V2 if slice_.sparse_cores else feature.EmbeddingFeature.V1
         self.tpu_hardware_feature = feature(
-            embedding_feature=feature.EmbeddingFeature.V2
-            if slice_.sparse_cores
-            else feature.EmbeddingFeature.V1,
-            num_embedding_devices_per_chip=slice_.sparse_cores,
+            embedding_feature=version, num_embedding_devices_per_chip=slice_.sparse_cores
         )
 
     def get_tpu_system_metadata(self):

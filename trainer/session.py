@@ -268,7 +268,8 @@ class TrainSession:
         )
 
     def _write_report(self) -> None:
-        write_run_report(self.config, self.dataset, self.recommender, int(self.train_step.step))
+        with self.train_step.rows_at_hand():
+            write_run_report(self.config, self.dataset, self.recommender, int(self.train_step.step))
 
 
 def lock_run(path: str) -> Lock:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs.dataset import Dataset
 from configs.load import parse_config
 from configs.training import ScheduleConfig
+from tests.bare_dataset import bare_dataset
 from trainer.optimizers.schedules import rate_multiplier
 from trainer.recommender import Recommender, _with_unknown
 from trainer.step import TrainStep
@@ -35,24 +35,7 @@ def make(**sections):
         **sections,
     }
     config = parse_config(document, "test")
-    empty = {"rows": 0, "files": []}
-    split = {**empty, "min_timestamp": None, "max_timestamp": None}
-    table = {"ids": "hash", "rows": ROWS, "oov": None, "keys": ROWS}
-    dataset = Dataset(
-        fingerprint="",
-        source_fingerprint="",
-        history_length=0,
-        has_weight=False,
-        splits=dict.fromkeys(("train", "valid", "test"), split),
-        tables=dict.fromkeys(("user", "item"), table),
-        features={},
-        users=empty,
-        items=empty,
-        source_rows=0,
-        rejected={},
-        source={},
-        dataset={},
-    )
+    dataset = bare_dataset({"user": ROWS, "item": ROWS})
     recommender = Recommender(config, dataset, np.ones(ROWS, np.int64), NUM_STEPS)
     recommender.initialize()
     return recommender, TrainStep(config, recommender, NUM_STEPS)

@@ -1,0 +1,83 @@
+"""What a TPU does not do is refused when the config is read, by key, with the fix."""
+
+import pytest
+
+from configs.errors import ConfigError
+from configs.load import parse_config
+from tests.configs.documents import document, two_tower
+from tests.configs.test_load import error_of
+
+V4, V6E = ({"kind": "tpu", "slice": name} for name in ("v4-8", "v6e-4"))
+DOT_BIAS = {"kind": "dot_bias", "negatives": 7}
+
+
+def parsed(**sections):
+    return parse_config(document(**{"model": two_tower(), "device": V4, **sections}), "FILE")
+
+
+@pytest.mark.parametrize("name", ["v2-8", "v3-32", "v4-8", "v5p-8", "v6e-1", "v6e-256"])
+def test_slices_that_can(name):
+    config = parsed(device={"kind": "tpu", "slice": name}, train={"num_steps": 9, "batch_size": 4096})
+    assert config.device.slice == name
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"device": {"kind": "tpu", "slice": "v5e-8"}},
+            "device.slice: v5e-8: v5e would hold every table whole",
+        ),
+        ({"device": {"kind": "tpu", "slice": "v9-8"}}, "device.slice: v9-8: no TPU slice"),
+        ({"device": {"kind": "tpu", "slice": "v4-8", "zone": "a"}}, "zone and project belong to device.name"),
+        (
+            {"train": {"num_steps": 9, "batch_size": 100}},
+            "train.batch_size 100 is no multiple of its 8 replicas",
+        ),
+        ({"train": {"num_steps": 9, "clip_norm": 1.0}}, "device v4-8: train.clip_norm: .* leave it out"),
+        ({"train": {"num_steps": 9, "skip_nonfinite": 3}}, "train.skip_nonfinite: .* set it to 0"),
+        ({"tables": {"user": {"optimizer": {"kind": "sm3"}}}}, "tables.user: optimizer sm3 has no TPU form"),
+        (
+            {"tables": {"item": {"optimizer": {"bias_correction": "per_row"}}}},
+            "tables.item: optimizer lazy_adam has no TPU form: .* use bias_correction: global",
+        ),
+        (
+            {"tables": {"item": {"optimizer": {"weight_decay": 0.1}}}},
+            "what weight_decay asks for; leave it out",
+        ),
+        ({"tables": {"item": {"optimizer": {"clip_value": 0.1}}}}, "what clip_value asks for; leave it out"),
+        ({"tables": {"user": {"kind": "robe_z", "size": 64}}}, "tables.user: kind robe_z has no TPU form"),
+        ({"tables": {"user": {"engine": "tfa"}}}, "tables.user.engine: tfa is the CPU's; leave it out"),
+        (
+            {"device": V6E, "train": {"num_steps": 9, "batch_size": 12}},
+            "batch_size 12: 3 ids of table item on each chip are no multiple of its 2 SparseCores",
+        ),
+        (
+            {"device": V6E, "train": {"num_steps": 9, "batch_size": 65_536}},
+            "16,384 ids of table user on each chip, at most 4,096 fit",
+        ),
+        (
+            {"device": V6E, "model": DOT_BIAS, "train": {"num_steps": 9, "batch_size": 4096}},
+            "8,192 ids of table item on each chip, at most 4,096 fit",
+        ),
+    ],
+)
+def test_what_a_slice_refuses(sections, message):
+    with pytest.raises(ConfigError, match=message):
+        parsed(**sections)
+
+
+def test_all_that_is_refused_is_said_at_once():
+    with pytest.raises(ConfigError) as error:
+        parsed(train={"num_steps": 9, "clip_norm": 1.0, "skip_nonfinite": 1})
+    assert "train.clip_norm" in str(error.value) and "train.skip_nonfinite" in str(error.value)
+
+
+def test_the_same_on_the_cpu_is_welcome():
+    train = {"num_steps": 9, "clip_norm": 1.0, "skip_nonfinite": 1, "batch_size": 100}
+    assert parsed(device={}, train=train).device.kind == "cpu"
+
+
+def test_keys_of_the_other_device_are_unknown(tmp_path):
+    assert "device.replicas: unknown key" in error_of(tmp_path, document(device={**V4, "replicas": 2}))
+    assert "device.slice: unknown key" in error_of(tmp_path, document(device={"slice": "v4-8"}))
