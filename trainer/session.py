@@ -189,9 +189,10 @@ class TrainSession:
         self._wait_for_checkpoint()
         saved = self._saved_step
         intact = f"the checkpoint of step {saved:,} is intact" if saved else "no checkpoint was written yet"
+        more = ", or raise it" if self.config.device.kind == "cpu" else ""
         raise UserError(
             f"{facts}; {intact}. train.skip_nonfinite allows {allowed:,} such batches: look for bad "
-            "labels or weights in the data, lower the learning rates (in another output.path), or raise it"
+            f"labels or weights in the data, lower the learning rates (in another output.path){more}"
         )
 
     def _save(self, step: int) -> None:

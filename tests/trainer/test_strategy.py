@@ -1,0 +1,70 @@
+"""Connecting: what is said when there is no TPU, when it does not answer, and when it is another one."""
+
+import time
+
+import pytest
+import tensorflow as tf
+
+from configs.errors import UserError
+from configs.training import TpuDevice
+from tests.tpu_topology import fake_strategy
+from trainer import strategy
+
+
+def device(slice_: str = "v4-8", **keys) -> TpuDevice:
+    return TpuDevice(kind="tpu", slice=slice_, **keys)
+
+
+def test_this_machine_has_no_tpu():
+    with pytest.raises(UserError) as error:
+        strategy.connect_tpu(device(connect_seconds=60))
+    text = str(error.value)
+    assert text.startswith("device: no TPU at this machine: ") and "\n" not in text
+    assert "no chip is visible" in text and "lazytower doctor" in text
+
+
+def test_a_tpu_that_does_not_answer(monkeypatch):
+    monkeypatch.setattr(strategy, "_connect", lambda device: time.sleep(5))
+    started = time.monotonic()
+    with pytest.raises(UserError, match="the TPU of far did not answer for 0.2 s .device.connect_seconds"):
+        strategy.connect_tpu(device(name="far", connect_seconds=0.2))
+    assert time.monotonic() - started < 4
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        ("ABORTED: The TPU is already in use by process with pid 7.", "another process holds the chips"),
+        ("INTERNAL: libtpu.so version is too new", "libtpu and TensorFlow do not fit"),
+        ("Error Request: 404 Not Found", "no TPU of this name is known: compare device.name"),
+        ("googleapiclient: 403 PERMISSION_DENIED", "needs the role roles/tpu.viewer"),
+        ("No OpKernel was registered to support ConfigureDistributedTPU", "no chip is visible"),
+        ("something else", "no chip is visible here; `lazytower doctor` tells more .something else"),
+    ],
+)
+def test_what_to_check(monkeypatch, error, hint):
+    def fail(device):
+        raise tf.errors.AbortedError(None, None, error + "\nmore lines") from None
+
+    monkeypatch.setattr(strategy, "_connect", fail)
+    with pytest.raises(UserError, match=f"device: no TPU at this machine: .*{hint}") as found:
+        strategy.connect_tpu(device())
+    assert error.split()[0] in str(found.value) and "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("name", ["v2-8", "v4-32", "v5p-8", "v6e-4"])
+def test_the_slice_that_was_asked_for(name):
+    strategy.check_slice(fake_strategy(name), device(name))
+
+
+@pytest.mark.parametrize(
+    ("connected", "wanted", "message"),
+    [
+        ("v4-32", "v4-8", "v4-8 has 8 replicas on 1 hosts, the connected TPU 32 on 4"),
+        ("v6e-4", "v5p-8", "v5p-8 keeps tables in sparse_core, .* in sparse_core with 2 SparseCores"),
+        ("v6e-8", "v4-8", "v4-8 keeps tables in tpu_embedding, the connected TPU in sparse_core"),
+    ],
+)
+def test_another_slice(connected, wanted, message):
+    with pytest.raises(UserError, match=f"device.slice: {message}.*name the slice that it is"):
+        strategy.check_slice(fake_strategy(connected), device(wanted))
