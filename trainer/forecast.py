@@ -78,17 +78,16 @@ def _forecast(config: RunConfig, dataset: Dataset | None, name: str) -> TableFor
     )
 
 
-def slice_bytes(tables: list[TableForecast], slice_: Slice) -> int | None:
-    """Bytes of all tables on each chip, sharded evenly; None while rows are not known."""
-    if any(table.tpu is None for table in tables):
-        return None
-    return -(-sum(table.tpu for table in tables) // slice_.chips)
+def slice_bytes(tables: list[TableForecast], slice_: Slice) -> tuple[int, bool]:
+    """(bytes on each chip of the tables whose rows are known, sharded evenly; whether these are all)."""
+    known = [table.tpu for table in tables if table.tpu is not None]
+    return -(-sum(known) // slice_.chips), len(known) == len(tables)
 
 
 def check_memory(config: RunConfig, dataset: Dataset) -> None:
     """Raises ConfigError when the tables do not fit in the memory of the config's TPU slice."""
     slice_ = tpu_slice(config.device.slice)
-    needed = slice_bytes(forecast_tables(config, dataset), slice_)
+    needed, _ = slice_bytes(forecast_tables(config, dataset), slice_)
     if needed > slice_.bytes_per_chip:
         raise ConfigError(
             f"device.slice: {slice_.name} has {slice_.bytes_per_chip / 1e9:.1f} GB on each chip, the tables "

@@ -47,11 +47,12 @@ def _count(text: str) -> int:
 def run(args) -> int:
     """Prints the plan; what cannot fit is an error after it. The slice that a run is for must hold it."""
     config = load_config(args.config, args.overrides)
-    own = [config.device.slice] if config.device.kind == "tpu" else []
-    named = [tpu_slice(name) for name in dict.fromkeys(own + args.tpu) if name != "all"]
-    slices = named + (common_slices() if "all" in args.tpu else [])
+    named = {name for name in args.tpu if name != "all"}
+    own = {config.device.slice} if config.device.kind == "tpu" else set()
+    slices = [tpu_slice(name) for name in sorted(own | named)]
+    slices += common_slices() if "all" in args.tpu else []
     plan = make_plan(config, slices, args.probe_steps)
-    problems = find_problems(config, plan, {slice_.name for slice_ in named})
+    problems = find_problems(config, plan, named)
     print(json.dumps(plan | {"problems": problems}, indent=1) if args.json else format_plan(plan))
     if problems:
         raise UserError("; ".join(problems))
@@ -147,21 +148,31 @@ def _slice(slice_: Slice, tables: list[forecast.TableForecast]) -> dict:
     lacks = "; ".join(f"tables.{table.name}: {table.tpu_lacks}" for table in tables if table.tpu_lacks)
     if lacks:
         return facts | {"needed_per_chip": None, "fits": False, "reason": lacks}
-    needed = forecast.slice_bytes(tables, slice_)
-    if needed is None:
-        return facts | {"needed_per_chip": None, "fits": None, "reason": "rows are not known yet"}
-    return facts | {"needed_per_chip": needed, "fits": needed <= slice_.bytes_per_chip, "reason": ""}
+    needed, complete = forecast.slice_bytes(tables, slice_)
+    fits = needed <= slice_.bytes_per_chip
+    if fits and not complete:
+        reason = "what is known fits; rows of other tables are not known yet"
+        return facts | {"needed_per_chip": needed, "fits": None, "reason": reason}
+    return facts | {"needed_per_chip": needed, "fits": fits, "reason": ""}
 
 
 def find_problems(config: RunConfig, plan: dict, named: set[str]) -> list[str]:
-    """What cannot fit, a clause each. Tables for a named slice need not fit this machine's memory."""
+    """What cannot fit, a clause each. Tables for a TPU need not fit this machine's memory.
+
+    Args:
+      config: the run.
+      plan: from make_plan.
+      named: slices that must hold the tables for certain; the config's own may have rows yet unknown.
+    """
     problems, memory, disk = [], plan["memory"], plan["checkpoints"]
-    if memory["peak_bytes"] > memory["free_bytes"] and not named:
+    here = config.device.kind == "cpu"
+    own = None if here else config.device.slice
+    if memory["peak_bytes"] > memory["free_bytes"] and here and not named:
         problems.append(
             f"memory: the run needs {gigabytes(memory['peak_bytes'])}, {gigabytes(memory['free_bytes'])} are "
             f"there ({memory['limit']}); use smaller tables, or a compressed one (kind: robe_z)"
         )
-    if disk["free_bytes"] is not None:
+    if disk["free_bytes"] is not None and here:
         wanted = disk["most"] * disk["bytes"] - disk["existing_bytes"]
         if wanted > disk["free_bytes"]:
             problems.append(
@@ -170,8 +181,9 @@ def find_problems(config: RunConfig, plan: dict, named: set[str]) -> list[str]:
                 "checkpoint.compact_at (or checkpoint.keep), or use another output.path"
             )
     for facts in plan["slices"]:
-        if facts["name"] in named and not facts["fits"]:
+        name, fits = facts["name"], facts["fits"]
+        if (name in named and not fits) or (name == own and fits is False):
             needed = f"{gigabytes(facts['needed_per_chip'])} on each chip, which has "
             needed += gigabytes(facts["bytes_per_chip"])
-            problems.append(f"{facts['name']}: does not fit ({facts['reason'] or needed})")
+            problems.append(f"{name}: does not fit ({facts['reason'] or needed})")
     return problems

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import pathlib
 import shutil
 
 import numpy as np
@@ -12,10 +13,12 @@ import yaml
 from configs.dataset import load_dataset
 from configs.errors import DataError, UserError
 from configs.load import load_config, parse_config
+from tests.bare_dataset import bare_dataset
 from tests.tiny_run import planted_document, write_planted
 from trainer import forecast, plan
 
 GB = 10**9
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 
 def document(directory, **sections):
@@ -140,7 +143,7 @@ def test_unknown_rows_are_said_to_be_unknown(tmp_path, fast_disk):
     assert not figures["complete"] and figures["steps"] is None
     assert figures["tables"][1]["rows"] is None and figures["slices"][0]["fits"] is None
     text = plan.format_plan(figures)
-    assert "at least" in text and "no dataset yet" in text and "not known: rows are not known yet" in text
+    assert "at least" in text and "no dataset yet" in text and "rows are not known yet" in text
     assert "rows are not known yet" in plan.find_problems(config, figures, {"v5p-8"})[0]
 
 
@@ -273,3 +276,35 @@ def test_examples_load(tmp_path):
     """The document of these tests is a valid run."""
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(document(tmp_path)))
     assert load_config(str(tmp_path / "run.yaml")).train.num_steps == 5000
+
+
+SHIPPED = {"v3_8": 6.4, "v4_8": 6.4, "v4_32": 1.6, "v5p_8": 6.4, "v6e_4": 6.4}
+
+
+@pytest.mark.parametrize(("name", "users"), SHIPPED.items())
+def test_the_shipped_runs_fit_their_slices(name, users, tmp_path, monkeypatch, fast_disk):
+    """25 million users x 64, two Adam slots and averages; and a million items."""
+    config = load_config(str(CONFIGS / f"users25m_{name}.yaml"))
+    slice_ = plan.tpu_slice(config.device.slice)
+    dataset = bare_dataset({"user": 25_000_000, "item": 1_000_000})
+    monkeypatch.setattr(plan, "_dataset", lambda config: dataset)
+    monkeypatch.setattr("trainer.recommender.check_dataset", lambda *_: None)
+    monkeypatch.setattr("trainer.data.steps_per_epoch", lambda *_: 100)
+    figures = plan.make_plan(config, [slice_], 20)
+    assert figures["step_seconds"] is None, "nothing is timed where there is no TPU"
+    [facts] = figures["slices"]
+    assert facts["fits"] and facts["needed_per_chip"] / 1e9 == pytest.approx(users * 1.04, rel=1e-3)
+    assert plan.find_problems(config, figures, set()) == []
+
+
+def test_a_runs_own_slice_must_hold_it_as_far_as_is_known(tmp_path, fast_disk):
+    device = {"kind": "tpu", "slice": "v4-8"}
+    # Users are hashed, items are not counted yet.
+    dataset = {"path": str(tmp_path / "none"), "user_ids": {"kind": "hash", "rows": 25_000_000}}
+    sections = {"device": device, "dataset": dataset, "tables": {n: {"dim": 32} for n in ("user", "item")}}
+    config, figures = made(tmp_path, [plan.tpu_slice("v4-8")], **sections)
+    assert figures["slices"][0]["fits"] is None and plan.find_problems(config, figures, set()) == []
+    assert "not known yet" in plan.find_problems(config, figures, {"v4-8"})[0]
+    sections["tables"] = {n: {"dim": 512} for n in ("user", "item")}
+    config, figures = made(tmp_path, [plan.tpu_slice("v4-8")], **sections)
+    assert "v4-8: does not fit (51.20 GB on each chip" in plan.find_problems(config, figures, set())[0]
