@@ -118,6 +118,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _tail_is_kept(self):
+        if self.polyak.tail > self.checkpoint.keep:
+            raise ValueError(
+                f"polyak: tail_average needs {self.polyak.tail} checkpoints, checkpoint.keep is "
+                f"{self.checkpoint.keep}: raise it, or lower polyak.checkpoints"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _labels_exist(self):
         if isinstance(self.model, DotBias) and not self.model.negatives and self.source.roles.label is None:
             raise ValueError(

@@ -47,18 +47,36 @@ class ScheduleConfig(Section):
 class PolyakConfig(Section):
     """Averaging of all weights; averages are what is evaluated and exported."""
 
-    kind: Literal["exponential", "uniform", "none"] = "exponential"
-    """exponential: avg = decay avg + (1 - decay) w; uniform: mean of the weights since the start step."""
+    kind: Literal["exponential", "uniform", "tail_average", "none"] = "exponential"
+    """exponential: avg = decay avg + (1 - decay) w; uniform: mean of the weights since the start step;
+    tail_average: mean of the newest checkpoints, which costs no memory but is made of few steps only, and
+    which evaluations during training do not have yet."""
     decay: float | None = Field(None, ge=0, lt=1)
     """Decay per step of the exponential average, 0.999 when not given; the other kinds have none."""
     start_fraction: float = Field(0.0, ge=0, lt=1)
     """Share of the steps before averaging begins; until then the average is the weight itself."""
+    checkpoints: int | None = Field(None, ge=2)
+    """Newest checkpoints that tail_average takes the mean of, 5 when not given; the other kinds have none."""
 
     @model_validator(mode="after")
-    def _decay_is_used(self):
+    def _keys_are_used(self):
         if self.decay is not None and self.kind != "exponential":
             raise ValueError(f"decay belongs to kind: exponential, this is {self.kind}")
+        if self.checkpoints is not None and self.kind != "tail_average":
+            raise ValueError(f"checkpoints belongs to kind: tail_average, this is {self.kind}")
+        if self.start_fraction and self.kind in ("tail_average", "none"):
+            raise ValueError(f"start_fraction belongs to kind: exponential or uniform, this is {self.kind}")
         return self
+
+    @property
+    def tail(self) -> int:
+        """Checkpoints that are averaged; 0 under other kinds than tail_average."""
+        return (self.checkpoints or 5) if self.kind == "tail_average" else 0
+
+    @property
+    def at_each_step(self) -> bool:
+        """Whether averages are kept beside the weights while the run trains."""
+        return self.kind in ("exponential", "uniform")
 
 
 class TrainConfig(Section):

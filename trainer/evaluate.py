@@ -106,7 +106,7 @@ def evaluate_recommender(
     from trainer.ranking import evaluate_scorers
 
     options = recommender.config.evaluate
-    averaged = options.weights == "average" and recommender.average is not None
+    averaged = options.weights == "average" and recommender.has_averages
     with recommender.averaged_dense(averaged):
         scorers = [TrainedScorer(recommender, items, averaged, step, check), Popularity(items)]
         if BestReachable.available(dataset):

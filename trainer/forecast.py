@@ -58,7 +58,7 @@ def _forecast(config: RunConfig, dataset: Dataset | None, name: str) -> TableFor
     stored, dim = rows, options.dim
     if options.kind == "robe_z":
         stored, dim = options.size // options.block, options.block
-    averaged = config.polyak.kind != "none"
+    averaged = config.polyak.at_each_step
     lacks = tpu_lacks(options)
     if stored is None:
         return TableForecast(name, rows, options.dim, None, None, None, None, None, lacks)
@@ -106,7 +106,7 @@ def dense_bytes(config: RunConfig) -> int:
         width = widths[0] if tower.combine == "sum" else sum(widths)
         for units in tower.layers:
             values, width = values + (width + 1) * units, units
-    return 4 * values * (3 + (config.polyak.kind != "none"))
+    return 4 * values * (3 + config.polyak.at_each_step)
 
 
 def peak_bytes(config: RunConfig, tables: int) -> int:

@@ -98,9 +98,9 @@ def _from_start(last, start_step, share):
 
 
 def make_average(config: PolyakConfig, num_steps: int) -> Exponential | Uniform | None:
-    """The configured average of a run of `num_steps` steps; None when averaging is off."""
+    """The average that a run of `num_steps` steps keeps at each of them; None: it keeps none."""
     start_step = int(config.start_fraction * num_steps)
-    if config.kind == "none":
+    if not config.at_each_step:
         return None
     if config.kind == "uniform":
         return Uniform(start_step)

@@ -50,6 +50,8 @@ class Recommender(tf.Module):
         )
         self.dense_variables = list(self.model.trainable_variables)
         self.dense_averages = DenseAverages(self.average, self.dense_variables) if self.average else None
+        # Averages of dense variables that were not kept while training, arrays (trainer/tail_average.py).
+        self.dense_tail: list[np.ndarray] | None = None
 
     def _make_table(self, name: str, dataset: Dataset):
         options = self.config.table(name)
@@ -57,6 +59,11 @@ class Recommender(tf.Module):
         rows, batch_size = dataset.table_rows(name), self.config.train.batch_size
         make = KINDS[options.kind]
         return make(name, rows, options, optimizer, self.average, batch_size, self._table_type)
+
+    @property
+    def has_averages(self) -> bool:
+        """Whether there are averaged weights beside the raw ones."""
+        return self.average is not None or self.dense_tail is not None
 
     @property
     def storages(self) -> dict:
@@ -145,13 +152,14 @@ class Recommender(tf.Module):
     @contextlib.contextmanager
     def averaged_dense(self, averaged: bool = True):
         """Inside, the towers' weights are their averages (when averaging is on)."""
-        if not averaged or self.dense_averages is None:
+        if not averaged or not self.has_averages:
             yield
             return
+        values = self.dense_averages.shadows if self.dense_averages else self.dense_tail
         raw = [variable.numpy() for variable in self.dense_variables]
         try:
-            for variable, shadow in zip(self.dense_variables, self.dense_averages.shadows, strict=True):
-                variable.assign(shadow)
+            for variable, value in zip(self.dense_variables, values, strict=True):
+                variable.assign(value)
             yield
         finally:
             for variable, value in zip(self.dense_variables, raw, strict=True):

@@ -71,7 +71,7 @@ def _quiet():
 
 def averaged(trained: Trained) -> bool:
     """Whether the export holds averaged weights."""
-    return trained.config.export.weights == "average" and trained.recommender.average is not None
+    return trained.config.export.weights == "average" and trained.recommender.has_averages
 
 
 def _reads(trained: Trained, name: str) -> bool:

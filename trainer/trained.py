@@ -35,6 +35,7 @@ def open_trained(config: RunConfig) -> Trained:
     from trainer.data import steps_per_epoch
     from trainer.embeddings.stored_table import StoredTable
     from trainer.recommender import Recommender, check_dataset, run_steps
+    from trainer.tail_average import open_tail
 
     dataset = load_dataset(config.dataset.path)
     check_dataset(config, dataset)
@@ -47,4 +48,6 @@ def open_trained(config: RunConfig) -> Trained:
     step = store.open_newest(recommender.storages, recommender.dense_state)
     if step is None:
         raise CheckpointError(f"{directory}: no complete checkpoint; run `lazytower train` with this config")
+    if config.polyak.tail:
+        open_tail(recommender, directory, step, config.polyak.tail)
     return Trained(config, dataset, items, recommender, step)

@@ -80,7 +80,8 @@ def test_dump_keeps_letters_of_all_languages(tmp_path):
         ({"model": {}}, "FILE: model: needs a kind"),
         (
             {"polyak": {"kind": "exponentail"}},
-            "FILE: polyak.kind: Input should be 'exponential', 'uniform' or 'none', found 'exponentail'",
+            "FILE: polyak.kind: Input should be 'exponential', 'uniform', 'tail_average' or 'none', found "
+            "'exponentail'",
         ),
         ({"output": {}}, "FILE: output.path: required, and missing"),
         ({"output": {"path": ""}}, "FILE: output.path: String should have at least 1 character, found ''"),

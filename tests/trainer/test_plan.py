@@ -143,8 +143,10 @@ def test_unknown_rows_are_said_to_be_unknown(tmp_path, fast_disk):
     assert not figures["complete"] and figures["steps"] is None
     assert figures["tables"][1]["rows"] is None and figures["slices"][0]["fits"] is None
     text = plan.format_plan(figures)
-    assert "at least" in text and "no dataset yet" in text and "rows are not known yet" in text
-    assert "rows are not known yet" in plan.find_problems(config, figures, {"v5p-8"})[0]
+    assert (
+        "at least" in text and "no dataset yet" in text and "rows of other tables are not known yet" in text
+    )
+    assert "are not known yet" in plan.find_problems(config, figures, {"v5p-8"})[0]
 
 
 def command(tmp_path, document, *flags, capsys=None) -> tuple[str, str | None]:
