@@ -102,7 +102,8 @@ def _probes(config, buckets: list[str]) -> list[tuple[str, str]]:
         return [("tensorflow", ""), ("beam", ""), *(("bucket", url) for url in urls)]
     urls += [path for path in (config.output.path, config.export_path) if is_remote(path)]
     urls = [url for url in dict.fromkeys(urls) if not any(url.startswith(f"{other}/") for other in urls)]
-    compressed = [name for name in config.table_of_input.values() if config.table(name).kind == "robe_z"]
+    tables = sorted(set(config.table_of_input.values()))
+    compressed = [name for name in tables if config.table(name).kind == "robe_z"]
     return [
         ("tensorflow", ",".join(compressed)),
         ("beam", ""),
