@@ -128,6 +128,23 @@ def test_images_sh_knows_the_images():
     assert done.returncode == 2 and "docker/none.Dockerfile" in done.stderr
 
 
+def test_images_sh_tells_of_failures(tmp_path):
+    # The last command of the lint is good, its first is not.
+    for name, code in (("hadolint", 1), ("shellcheck", 0), ("python", 1)):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {name} was here\nexit {code}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": f"{tmp_path}/python"}
+    command = [ROOT / "scripts/images.sh", "pipelines"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "FAIL  lint: lint",
+        "      hadolint was here",
+        "FAIL  pipelines: installed: build pipelines",
+        "      python was here",
+    ]
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_can_be_run(path):
     sourced = path.name == "environment.sh"
