@@ -11,7 +11,7 @@ import sys
 from configs.arguments import add_override_argument
 from configs.errors import ConfigError, UserError
 from trainer.doctor_checks import CHECKS, FAIL, Machine, Result, find_chips
-from trainer.doctor_probe import GROUPS
+from trainer.doctor_probe import GROUPS, Step
 
 _SECONDS = 90  # a probe may take; the first import of TensorFlow from a cold disk takes long
 # The probe finds modules where we find them, whatever the directory.
@@ -144,15 +144,29 @@ class _Probe:
         told = {line.pop("step"): line for line in lines}
         if not end and self._process.returncode:
             end = f"the process died ({_code(self._process.returncode)}): {_last_line(errors)}"
-        results = []
-        for step in self._steps:
-            if step.name in told:
-                results.append(Result(step.name, **told[step.name]))
-            elif results and results[-1].status == FAIL:
-                results.append(Result(step.name, FAIL, "not tried", f"mend {results[0].name} first"))
-            else:
-                results.append(Result(step.name, FAIL, end or "no answer", step.fix))
-        return results
+        return complete(self._steps, told, end)
+
+
+def complete(steps: tuple[Step, ...], told: dict[str, dict], end: str) -> list[Result]:
+    """A result for every step of a group.
+
+    Args:
+      steps: of the group, in order.
+      told: by name of a step, the fields of its result.
+      end: why the process told no more, when it did not end well.
+    """
+    results, broken = [], ""
+    for step in steps:
+        if step.name in told:
+            result = Result(step.name, **told[step.name])
+        elif broken:
+            result = Result(step.name, FAIL, "not tried", f"mend {broken} first")
+        else:
+            result = Result(step.name, FAIL, end or "no answer", step.fix)
+        if result.status == FAIL:
+            broken = broken or step.name
+        results.append(result)
+    return results
 
 
 def _code(code: int) -> str:

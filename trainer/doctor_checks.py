@@ -156,11 +156,11 @@ def check_chip(machine: Machine) -> Result:
     if closed:
         fix = "run as root (Docker: --user 0) or change the rights of the file"
         return Result(name, FAIL, f"{found}, {closed[0]} cannot be opened", fix)
-    holder = lock_holder(machine.path("tmp/libtpu_lockfile"))
+    lock = machine.path("tmp/libtpu_lockfile")
+    holder = lock_holder(lock)
     if holder:
-        return Result(
-            name, FAIL, f"{found}, held by {holder}", "wait for its end, or end it: one process at a time"
-        )
+        fix = f"wait for its end, or end it; should {lock} stay after that, remove it"
+        return Result(name, FAIL, f"{found}, held by {holder}", fix)
     return Result(name, OK, f"{found}, {len(files)} device files")
 
 
@@ -186,9 +186,13 @@ def lock_holder(path: str) -> str:
     if not os.path.exists(path):
         return ""
     layout = "hhqqi"  # struct flock: type, whence, start, length, process
-    with open(path, "rb") as file:
-        question = struct.pack(layout, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, *_, process = struct.unpack(layout, fcntl.fcntl(file, fcntl.F_GETLK, question)[: len(question)])
+    question = struct.pack(layout, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        with open(path, "rb") as file:
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
+    except OSError as error:  # libtpu makes it for its user alone
+        return f"another user ({path}: {error.strerror})"
+    kind, *_, process = struct.unpack(layout, answer)
     if kind == fcntl.F_UNLCK:
         return ""
     return f"process {process}" if process > 0 else "a process of another container"

@@ -173,6 +173,14 @@ def test_chips_that_another_process_holds(tmp_path):
     assert lock_holder(str(path)) == ""
 
 
+def test_a_lock_that_cannot_be_read(tmp_path):
+    path = tmp_path / "tmp/libtpu_lockfile"
+    path.mkdir(parents=True)  # rights would not keep root out
+    device_files(tmp_path, "accel0")
+    result = check_chip(Machine(root=str(tmp_path)))
+    assert result.status == "fail" and f"held by another user ({path}: Is a directory)" in result.found
+
+
 def test_looking_at_a_lock_does_not_take_it(tmp_path):
     path = tmp_path / "lock"
     path.touch()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.tiny_dataset import Row, write_dataset
 from trainer import doctor_probe
-from trainer.doctor import diagnose
+from trainer.doctor import complete, diagnose
 from trainer.doctor_checks import Machine
 from trainer.doctor_probe import GROUPS, Broken, Step
 
@@ -111,6 +111,22 @@ def test_a_tensorflow_that_cannot_be_imported(tmp_path, monkeypatch, code, found
         assert "the process died (SIGABRT)" in results["TensorFlow"].found
     assert results["TFRS"].found == "not tried" and results["TFRS"].status == "fail"
     assert results["Apache Beam"].status == "ok"
+
+
+def test_every_step_has_a_result():
+    steps = tuple(Step(name, str, f"mend {name}") for name in "abcd")
+    told = {"a": {"status": "warn", "found": "", "fix": ""}, "b": {"status": "fail", "found": "", "fix": ""}}
+    results = complete(steps, told, "")
+    assert [(result.name, result.status) for result in results] == [
+        ("a", "warn"),
+        ("b", "fail"),
+        ("c", "fail"),
+        ("d", "fail"),
+    ]
+    assert [result.fix for result in results[2:]] == ["mend b first"] * 2
+    died = complete(steps, {"a": told["a"]}, "it died")
+    assert [result.found for result in died] == ["", "it died", "not tried", "not tried"]
+    assert [result.fix for result in died[1:]] == ["mend b", "mend b first", "mend b first"]
 
 
 def test_a_tensorflow_that_hangs(tmp_path, monkeypatch):
