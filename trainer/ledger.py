@@ -28,13 +28,14 @@ class Ledger(tf.Module):
     def __init__(self, rows: dict[str, int], average):
         super().__init__(name="ledger")
         self._average = average
-        # Averages of rows that no step after this one touched stand at the row's last step, others one
-        # before it.
-        self._start = tf.Variable(0, dtype=tf.int32, trainable=False, name="ledger_start")
-        self._last = {
-            name: tf.Variable(tf.zeros([n], tf.int32), trainable=False, name=f"ledger_{name}")
-            for name, n in rows.items()
-        }
+        with tf.device("CPU:0"):
+            # Averages of rows that no step after this one touched stand at the row's last step, others one
+            # before it.
+            self._start = tf.Variable(0, dtype=tf.int32, trainable=False, name="ledger_start")
+            self._last = {
+                name: tf.Variable(tf.zeros([n], tf.int32), trainable=False, name=f"ledger_{name}")
+                for name, n in rows.items()
+            }
 
     def start(self, step: int) -> None:
         """Begins anew after `step`: averages of all rows stand at the rows' last steps."""

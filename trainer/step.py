@@ -33,7 +33,8 @@ class Step(tf.Module, abc.ABC):
 
     def __init__(self, config: RunConfig, recommender: Recommender, num_steps: int, scope=None):
         super().__init__(name="train_step")
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+        with tf.device("CPU:0"):  # whatever else there is
+            self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self._recommender = recommender
         self._multiplier = rate_multiplier(config.schedule, num_steps)
         self._rate = config.optimizer.learning_rate

@@ -51,6 +51,11 @@ def connect_tpu(device: TpuDevice) -> tf.distribute.Strategy:
       UserError: there is none, it is held by another process, does not answer, or is another slice; says
         what to check.
     """
+    hosts = tpu_slice(device.slice).hosts
+    if hosts > 1 and device.name is None:
+        raise UserError(
+            f"device.name: {device.slice} has {hosts} hosts; name the TPU, so that the others are found"
+        )
     found: dict = {}
 
     def connect():
@@ -78,6 +83,7 @@ def connect_tpu(device: TpuDevice) -> tf.distribute.Strategy:
 
 
 def _connect(device: TpuDevice) -> tf.distribute.Strategy:
+    """What can take for ever, or fail in the runtime's words."""
     # "local" is the word for the TPU of this VM; None would look at Kubernetes and environment variables.
     resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
         tpu=device.name or "local", zone=device.zone, project=device.project

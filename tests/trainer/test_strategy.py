@@ -23,6 +23,11 @@ def test_this_machine_has_no_tpu():
     assert "no chip is visible" in text and "lazytower doctor" in text
 
 
+def test_a_slice_of_several_hosts_must_be_named():
+    with pytest.raises(UserError, match="device.name: v4-32 has 4 hosts; name the TPU"):
+        strategy.connect_tpu(device("v4-32"))
+
+
 def test_a_tpu_that_does_not_answer(monkeypatch):
     monkeypatch.setattr(strategy, "_connect", lambda device: time.sleep(5))
     started = time.monotonic()
