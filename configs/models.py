@@ -19,8 +19,9 @@ class TableConfig(Section):
     """Standard deviation of the normal initial weights."""
     optimizer: TableOptimizer = LazyAdam()
     """Optimizer of the rows."""
-    engine: Literal["auto", "rows", "tfa"] = "auto"
-    """rows: one record per row; tfa: plain variable and tfa.optimizers.LazyAdam; auto: rows."""
+    engine: Literal["auto", "native", "rows", "tfa"] = "auto"
+    """rows: one record per row; native: the same under compiled kernels; tfa: plain variable and
+    tfa.optimizers.LazyAdam; auto: native where there is a compiler and a kernel, else rows."""
 
     @model_validator(mode="after")
     def _addons_has_it(self):

@@ -1,6 +1,7 @@
 """Engines of embedding tables, by name."""
 
 from trainer.embeddings.addons_table import AddonsTable
+from trainer.embeddings.native_table import NativeTable
 from trainer.embeddings.tables import RecordTable
 
-ENGINES = {"rows": RecordTable, "tfa": AddonsTable}
+ENGINES = {"native": NativeTable, "rows": RecordTable, "tfa": AddonsTable}

@@ -1,6 +1,7 @@
 """Kinds of embeddings, by the `kind` of their section in the config."""
 
 from trainer.embeddings import ENGINES
+from trainer.embeddings.native_table import available
 from trainer.embeddings.robe_z import RobeZ
 
 
@@ -16,7 +17,9 @@ def plain_table(name, rows, options, optimizer, average, batch_size, storage_typ
       batch_size: unused here; other kinds choose by it.
       storage_type: Table class in place of the configured engine's.
     """
-    engine = "rows" if options.engine == "auto" else options.engine
+    engine = options.engine
+    if engine == "auto":
+        engine = "native" if storage_type is None and available(optimizer) else "rows"
     return (storage_type or ENGINES[engine])(name, rows, options.dim, optimizer, average)
 
 

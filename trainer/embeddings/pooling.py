@@ -2,6 +2,9 @@
 
 import tensorflow as tf
 
+from trainer.kernels.ops import gather_rows
+from trainer.kernels.ops import unique as unique_ids
+
 _SEGMENT = {
     "mean": tf.sparse.segment_mean,
     "sum": tf.sparse.segment_sum,
@@ -20,7 +23,7 @@ def distinct(ids: dict[str, tf.Tensor]):
       (int64 [u] distinct ids, {feature: int32 [number of its ids that are not padding] positions in them}).
     """
     flat = {name: _without_padding(value) for name, value in ids.items()}
-    unique, where = tf.unique(tf.concat(list(flat.values()), axis=0))
+    unique, where = unique_ids(tf.concat(list(flat.values()), axis=0))
     sizes = [tf.size(value) for value in flat.values()]
     return unique, dict(zip(flat, tf.split(where, sizes, num=len(sizes)), strict=True))
 
@@ -39,7 +42,7 @@ def pooled(weight, where, ids, pooling: str | None):
       float32 [batch, dim], zero for an empty list; ids' shape + [dim] when not pooled.
     """
     if pooling is None:
-        flat = tf.gather(weight, where)
+        flat = gather_rows(weight, where)
         return tf.reshape(flat, tf.concat([tf.shape(ids), [weight.shape[-1]]], axis=0))
     row = tf.cast(tf.where(ids >= 0)[:, 0], tf.int32)
     return _SEGMENT[pooling](weight, where, row, num_segments=tf.shape(ids)[0])

@@ -24,6 +24,11 @@ class Adagrad(RowOptimizer):
         """See RowOptimizer.initial_slots."""
         return [tf.fill(tf.shape(weight), self.config.initial_accumulator_value)]
 
+    @property
+    def native(self):
+        """As RowOptimizer.native."""
+        return [self.config.epsilon]
+
     def row_update(self, weight, slots, gradient, step, learning_rate):
         """See RowOptimizer.row_update."""
         accumulator = slots[0] + tf.square(gradient)

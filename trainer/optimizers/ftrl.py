@@ -25,6 +25,12 @@ class FTRL(RowOptimizer):
         """See RowOptimizer.initial_slots."""
         return [tf.fill(tf.shape(weight), self.config.initial_accumulator_value), tf.zeros_like(weight)]
 
+    @property
+    def native(self):
+        """As RowOptimizer.native."""
+        config = self.config
+        return [config.learning_rate_power, config.l1, config.l2, config.beta]
+
     def row_update(self, weight, slots, gradient, step, learning_rate):
         """See RowOptimizer.row_update."""
         config = self.config

@@ -32,6 +32,13 @@ class LazyAdam(RowOptimizer):
         """See RowOptimizer.slot_widths."""
         return [dim, dim, 1][: len(self.slot_names)]
 
+    @property
+    def native(self):
+        """As RowOptimizer.native."""
+        config = self.config
+        correction = ("none", "global", "per_row").index(config.bias_correction)
+        return [config.beta_1, config.beta_2, config.epsilon, correction]
+
     def row_update(self, weight, slots, gradient, step, learning_rate):
         """See RowOptimizer.row_update."""
         m, v, *updates = slots

@@ -18,6 +18,11 @@ class Momentum(RowOptimizer):
     section = MomentumConfig
     slot_names = ("velocity",)
 
+    @property
+    def native(self):
+        """As RowOptimizer.native."""
+        return [self.config.momentum, self.config.nesterov]
+
     def row_update(self, weight, slots, gradient, step, learning_rate):
         """See RowOptimizer.row_update."""
         push = learning_rate * gradient

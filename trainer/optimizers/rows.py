@@ -31,6 +31,8 @@ class RowOptimizer(tf.Module, abc.ABC):
       section: the class of `config`.
       slot_names: names of the slots, in the order in which `row_update` takes and returns them.
       shared_names: names of the state that all rows of a table share, in the order of `initial_shared`.
+      native: hyperparameters in the order of the rule of this kind in trainer/kernels/update.cc; None: there is
+        no kernel.
       lazy: rows without a gradient do not move; else every row is updated at every step, with gradient 0.
       learning_rate: peak rate; schedules multiply it.
 
@@ -40,6 +42,7 @@ class RowOptimizer(tf.Module, abc.ABC):
 
     section: type[Section]
     slot_names: Sequence[str] = ()
+    native: list[float] | None = None
     shared_names: Sequence[str] = ()
     lazy = True
 

@@ -26,6 +26,11 @@ class RowwiseAdagrad(RowOptimizer):
         """See RowOptimizer.initial_slots."""
         return [tf.fill([tf.shape(weight)[0], 1], self.config.initial_accumulator_value)]
 
+    @property
+    def native(self):
+        """As RowOptimizer.native."""
+        return [self.config.epsilon]
+
     def row_update(self, weight, slots, gradient, step, learning_rate):
         """See RowOptimizer.row_update."""
         accumulator = slots[0] + tf.reduce_mean(tf.square(gradient), axis=1, keepdims=True)

@@ -11,6 +11,7 @@ class SGD(RowOptimizer):
     """No slots."""
 
     section = SGDConfig
+    native = []
 
     def row_update(self, weight, slots, gradient, step, learning_rate):
         """See RowOptimizer.row_update."""

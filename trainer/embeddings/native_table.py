@@ -1,0 +1,40 @@
+"""`engine: native`: row records under compiled kernels; the same numbers as `rows`, to rounding."""
+
+import tensorflow as tf
+
+from configs.errors import ConfigError
+from trainer.embeddings.tables import Lookup, RecordTable, Table
+from trainer.kernels import ops
+from trainer.kernels.build import kernels
+
+
+def available(optimizer) -> bool:
+    """Whether there are kernels here, and one for an optimizer."""
+    return optimizer.native is not None and kernels() is not None
+
+
+class NativeTable(RecordTable):
+    """One variable of records on huge pages, looked up and updated in place."""
+
+    engine = "native"
+
+    def __init__(self, name, rows, dim, optimizer, average):
+        Table.__init__(self, name, rows, dim, optimizer, average)
+        if optimizer.native is None:
+            raise ConfigError(
+                f"tables.{name}: engine: native has no optimizer {optimizer.config.kind}; use engine: rows"
+            )
+        if kernels() is None:
+            raise ConfigError(f"tables.{name}: engine: native needs a C++ compiler (g++); use engine: auto")
+        # Its rows are allocated by the kernels: TensorFlow would hold the initial value beside the variable.
+        shape = tf.TensorShape([None, self.width])
+        empty = tf.zeros([0, self.width])
+        self.records = tf.Variable(empty, shape=shape, trainable=False, name=f"{name}_records")
+        ops.allocate(self.records, rows, self.width)
+
+    def lookup(self, ids) -> Lookup:
+        return Lookup(ids, ops.lookup(self.records, ids, self.dim), None)
+
+    def update(self, lookup, gradient, step, multiplier) -> None:
+        rate = self.optimizer.learning_rate * multiplier
+        ops.update(self.records, lookup.ids, gradient, step, rate, self.optimizer, self.average)

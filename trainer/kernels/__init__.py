@@ -1,0 +1,1 @@
+"""Native kernels for CPUs: rows of tables, and the in-batch softmax."""

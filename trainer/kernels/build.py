@@ -1,0 +1,101 @@
+"""Compiles the kernels against the installed TensorFlow, once, and loads them.
+
+They are compiled for this very processor when they are first needed, about 15 seconds, and kept in
+~/.cache/lazytower (LAZYTOWER_CACHE), under a name made of all that they depend on. An image carries them ready:
+
+    python -m trainer.kernels.build FILE.so x86-64-v3    # LAZYTOWER_KERNELS=FILE.so makes runs load it
+"""
+
+import fcntl
+import functools
+import hashlib
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import tensorflow as tf
+from absl import logging
+
+SOURCES = sorted(pathlib.Path(__file__).parent.glob("*.cc"))
+# Errors of mathematics are looked for in the results (trainer/guard.py), not in flags of the processor.
+_FLAGS = ["-shared", "-fPIC", "-O3", "-DNDEBUG", "-w", "-fno-math-errno", "-fno-trapping-math"]
+
+
+class NoKernels(Exception):
+    """They cannot be had here; the message says why."""
+
+
+@functools.cache
+def kernels():
+    """The loaded ops; None, after a notice, when there is no compiler or LAZYTOWER_KERNELS is `off`."""
+    try:
+        return tf.load_op_library(_library())
+    except (NoKernels, tf.errors.NotFoundError) as reason:
+        logging.warning("no native kernels, TensorFlow's ops do their work: %s", reason)
+        return None
+
+
+def _library() -> str:
+    given = os.environ.get("LAZYTOWER_KERNELS")
+    if given == "off":
+        raise NoKernels("LAZYTOWER_KERNELS is off")
+    if given:
+        return given
+    path = _cached()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path.with_suffix(".lock"), "w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits, and finds them
+            if not path.exists():
+                logging.info("compiling native kernels, once, into %s (about 15 s)", path.parent)
+                compile_kernels(str(path), "native")
+    return str(path)
+
+
+def _cached() -> pathlib.Path:
+    home = os.environ.get("LAZYTOWER_CACHE") or os.path.expanduser("~/.cache/lazytower")
+    parts = [source.read_bytes() for source in SOURCES]
+    parts += [text.encode() for text in (tf.__version__, _processor(), *_FLAGS)]
+    name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    return pathlib.Path(home) / f"kernels-{name}.so"
+
+
+def _processor() -> str:
+    """What code compiled for this processor may use."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line for line in file if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def compile_kernels(path: str, march: str) -> None:
+    """Writes the library, whole or not at all.
+
+    Args:
+      path: of the library.
+      march: processor, as g++ names it.
+
+    Raises:
+      NoKernels: no compiler, or it fails.
+    """
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if not compiler:
+        raise NoKernels("no C++ compiler is installed (g++)")
+    flags = [*_FLAGS, f"-march={march}", *tf.sysconfig.get_compile_flags()]
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(os.path.abspath(path))) as directory:
+        made = os.path.join(directory, "kernels.so")
+        command = [compiler, *flags, *map(str, SOURCES), "-o", made, *tf.sysconfig.get_link_flags()]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reasons = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
+            raise NoKernels(f"{compiler} fails: {reasons[0]}")
+        os.replace(made, path)
+
+
+if __name__ == "__main__":
+    compile_kernels(sys.argv[1], sys.argv[2])

@@ -1,0 +1,227 @@
+// Rows of embedding tables as records, [weight | slots | average | last step]: lookup and update in place.
+//
+// The formulas are those of trainer/optimizers and trainer/polyak.py, which say where they come from. Rows are
+// split among threads; no sum depends on which thread computes it, so results do not depend on their number.
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/resource_mgr.h"
+#include "tensorflow/core/framework/resource_var.h"
+#include "tensorflow/core/framework/shape_inference.h"
+#include "tensorflow/core/util/work_sharder.h"
+
+namespace lazytower {
+namespace {
+
+using namespace tensorflow;  // NOLINT
+using shape_inference::InferenceContext;
+
+constexpr int64_t kAhead = 8;  // rows between the one that is worked on and the one that is fetched from memory
+
+// Memory of a table: huge pages, where the system has them, save most of the misses in the page tables.
+class HugeBuffer : public TensorBuffer {
+ public:
+  static HugeBuffer* Make(size_t bytes) {
+    void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (data == MAP_FAILED) return nullptr;
+    madvise(data, bytes, MADV_HUGEPAGE);  // a wish: without it the table is slower, not wrong
+    return new HugeBuffer(data, bytes);
+  }
+  ~HugeBuffer() override { munmap(data(), bytes_); }
+  size_t size() const override { return bytes_; }
+  TensorBuffer* root_buffer() override { return this; }
+  void FillAllocationDescription(AllocationDescription*) const override {}
+
+ private:
+  HugeBuffer(void* data, size_t bytes) : TensorBuffer(data), bytes_(bytes) {}
+  const size_t bytes_;
+};
+
+class AllocateOp : public OpKernel {
+ public:
+  explicit AllocateOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("rows", &rows_));
+    OP_REQUIRES_OK(context, context->GetAttr("width", &width_));
+  }
+  void Compute(OpKernelContext* context) override {
+    core::RefCountPtr<Var> variable;
+    OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, 0), &variable));
+    HugeBuffer* buffer = HugeBuffer::Make(std::max<int64_t>(rows_ * width_, 1) * sizeof(float));
+    OP_REQUIRES(context, buffer != nullptr, errors::ResourceExhausted("no memory for ", rows_, " x ", width_));
+    mutex_lock lock(*variable->mu());
+    *variable->tensor() = Tensor(DT_FLOAT, TensorShape({rows_, width_}), buffer);
+    variable->is_initialized = true;
+    buffer->Unref();  // the tensor holds it
+  }
+
+ private:
+  int64_t rows_, width_;
+};
+
+Status CheckIds(const Tensor& ids, int64_t rows) {
+  const auto values = ids.flat<int64_t>();
+  for (int64_t i = 0; i < values.size(); ++i) {
+    if (values(i) < 0 || values(i) >= rows) {
+      return errors::InvalidArgument("id ", values(i), " is not in [0, ", rows, ")");
+    }
+  }
+  return OkStatus();
+}
+
+inline void Fetch(const float* begin, int64_t values, bool write) {
+  for (int64_t j = 0; j < values; j += 16) {
+    if (write) {
+      __builtin_prefetch(begin + j, 1);
+    } else {
+      __builtin_prefetch(begin + j, 0);
+    }
+  }
+}
+
+template <typename Work>
+void Parallel(OpKernelContext* context, int64_t rows, int64_t cost, Work work) {
+  const auto* threads = context->device()->tensorflow_cpu_worker_threads();
+  Shard(threads->num_threads, threads->workers, rows, cost, work);
+}
+
+// The first `dim` values of some rows.
+class LookupOp : public OpKernel {
+ public:
+  explicit LookupOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("dim", &dim_));
+  }
+  void Compute(OpKernelContext* context) override {
+    core::RefCountPtr<Var> variable;
+    OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, 0), &variable));
+    tf_shared_lock lock(*variable->mu());
+    const Tensor& records = *variable->tensor();
+    const Tensor& ids = context->input(1);
+    OP_REQUIRES_OK(context, CheckIds(ids, records.dim_size(0)));
+    const int64_t number = ids.NumElements(), width = records.dim_size(1), dim = dim_;
+    Tensor* output;
+    OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({number, dim}), &output));
+    const float* from = records.flat<float>().data();
+    float* to = output->flat<float>().data();
+    const int64_t* id = ids.flat<int64_t>().data();
+    Parallel(context, number, dim * 4 + 200, [=](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        if (i + kAhead < end) Fetch(from + id[i + kAhead] * width, dim, false);
+        std::memcpy(to + i * dim, from + id[i] * width, dim * sizeof(float));
+      }
+    });
+  }
+
+ private:
+  int64_t dim_;
+};
+
+// Distinct values in the order of their first occurrence, as tf.unique, by open addressing.
+class DistinctOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+  void Compute(OpKernelContext* context) override {
+    const auto ids = context->input(0).flat<int64_t>();
+    const int64_t number = ids.size();
+    Tensor *distinct, *where;
+    Tensor found;
+    OP_REQUIRES_OK(context, context->allocate_temp(DT_INT64, TensorShape({number}), &found));
+    OP_REQUIRES_OK(context, context->allocate_output(1, TensorShape({number}), &where));
+    auto first = found.flat<int64_t>();
+    auto place = where->flat<int32_t>();
+    int64_t slots = 16;
+    while (slots < 2 * number) slots *= 2;
+    std::vector<int32_t> table(slots, -1);
+    int32_t count = 0;
+    for (int64_t i = 0; i < number; ++i) {
+      uint64_t slot = (static_cast<uint64_t>(ids(i)) * 0x9E3779B97F4A7C15ull) >> 32;
+      for (;; ++slot) {
+        int32_t& seen = table[slot & (slots - 1)];
+        if (seen < 0) {
+          seen = count;
+          first(count++) = ids(i);
+        }
+        if (first(seen) == ids(i)) {
+          place(i) = seen;
+          break;
+        }
+      }
+    }
+    OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({count}), &distinct));
+    std::copy_n(first.data(), count, distinct->flat<int64_t>().data());
+  }
+};
+
+// Sum of the values of each segment. A thread owns segments, so that each sum has one order.
+class SumRowsOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+  void Compute(OpKernelContext* context) override {
+    const Tensor &values = context->input(0), &where = context->input(1);
+    const int64_t number = where.NumElements(), dim = values.dim_size(1);
+    const int64_t segments = context->input(2).scalar<int32_t>()();
+    const int32_t* place = where.flat<int32_t>().data();
+    for (int64_t i = 0; i < number; ++i) {
+      OP_REQUIRES(context, place[i] >= 0 && place[i] < segments, errors::InvalidArgument("no segment ", place[i]));
+    }
+    Tensor* output;
+    OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({segments, dim}), &output));
+    const float* from = values.flat<float>().data();
+    float* to = output->flat<float>().data();
+    Parallel(context, segments, dim * 8 + number / std::max<int64_t>(segments, 1), [=](int64_t begin, int64_t end) {
+      std::fill(to + begin * dim, to + end * dim, 0.0f);
+      for (int64_t i = 0; i < number; ++i) {
+        if (place[i] < begin || place[i] >= end) continue;
+        const float* __restrict__ source = from + i * dim;
+        float* __restrict__ sum = to + place[i] * dim;
+        for (int64_t j = 0; j < dim; ++j) sum[j] += source[j];
+      }
+    });
+  }
+};
+
+REGISTER_OP("LazytowerAllocate").Input("records: resource").Attr("rows: int").Attr("width: int").SetIsStateful();
+REGISTER_OP("LazytowerLookup")
+    .Input("records: resource")
+    .Input("ids: int64")
+    .Output("weight: float")
+    .Attr("dim: int")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) {
+      int64_t dim;
+      TF_RETURN_IF_ERROR(c->GetAttr("dim", &dim));
+      c->set_output(0, c->Matrix(c->NumElements(c->input(1)), dim));
+      return OkStatus();
+    });
+REGISTER_OP("LazytowerDistinct")
+    .Input("ids: int64")
+    .Output("distinct: int64")
+    .Output("where: int32")
+    .SetShapeFn([](InferenceContext* c) {
+      c->set_output(0, c->Vector(c->UnknownDim()));
+      c->set_output(1, c->input(0));
+      return OkStatus();
+    });
+REGISTER_OP("LazytowerSumRows")
+    .Input("values: float")
+    .Input("where: int32")
+    .Input("segments: int32")
+    .Output("sums: float")
+    .SetShapeFn([](InferenceContext* c) {
+      c->set_output(0, c->Matrix(c->UnknownDim(), c->Dim(c->input(0), 1)));
+      return OkStatus();
+    });
+REGISTER_KERNEL_BUILDER(Name("LazytowerAllocate").Device(DEVICE_CPU), AllocateOp);
+REGISTER_KERNEL_BUILDER(Name("LazytowerLookup").Device(DEVICE_CPU), LookupOp);
+REGISTER_KERNEL_BUILDER(Name("LazytowerDistinct").Device(DEVICE_CPU), DistinctOp);
+REGISTER_KERNEL_BUILDER(Name("LazytowerSumRows").Device(DEVICE_CPU), SumRowsOp);
+
+}  // namespace
+}  // namespace lazytower

@@ -1,0 +1,269 @@
+// One optimizer step on touched rows, in place, with their Polyak averages; see rows.cc.
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/resource_mgr.h"
+#include "tensorflow/core/framework/resource_var.h"
+#include "tensorflow/core/framework/shape_inference.h"
+#include "tensorflow/core/util/work_sharder.h"
+
+namespace lazytower {
+namespace {
+
+using namespace tensorflow;  // NOLINT
+
+constexpr int64_t kAhead = 6;  // rows between the one that is updated and the one that is fetched from memory
+
+// What a step is told, the same for all rows.
+struct Step {
+  const float* hyper;  // of the optimizer, in the order of trainer/kernels/ops.py
+  int64_t dim;
+  float step, rate;
+  float clip;   // 0: none
+  float decay;  // of weights, times the rate
+};
+
+float OneMinusPower(float beta, float step) {
+  return static_cast<float>(-std::expm1(static_cast<double>(step) * std::log(std::max<double>(beta, 1e-30))));
+}
+
+float Correction(float beta_1, float beta_2, float step) {
+  return std::sqrt(OneMinusPower(beta_2, step)) / OneMinusPower(beta_1, step);
+}
+
+// A rule is made once for all rows; Begin sees a row's slots and gradient, Value moves one value.
+
+struct LazyAdam {
+  const float beta_1, beta_2, epsilon, correction;
+  const int64_t dim;
+  float rate;
+  float *m, *v;
+  const Step& told;
+  explicit LazyAdam(const Step& s)
+      : beta_1(s.hyper[0]), beta_2(s.hyper[1]), epsilon(s.hyper[2]), correction(s.hyper[3]), dim(s.dim),
+        rate(s.rate), told(s) {
+    if (correction == 1) rate *= Correction(beta_1, beta_2, s.step);
+  }
+  void Begin(float* slots, const float*) {
+    m = slots;
+    v = slots + dim;
+    if (correction == 2) {  // by the row's own updates
+      slots[2 * dim] += 1.0f;
+      rate = told.rate * Correction(beta_1, beta_2, slots[2 * dim]);
+    }
+  }
+  float Value(int64_t j, float weight, float gradient) {
+    m[j] = beta_1 * m[j] + (1.0f - beta_1) * gradient;
+    v[j] = beta_2 * v[j] + (1.0f - beta_2) * gradient * gradient;
+    return weight - rate * m[j] / (std::sqrt(v[j]) + epsilon);
+  }
+};
+
+struct Adagrad {
+  const float epsilon, rate;
+  float* accumulator;
+  explicit Adagrad(const Step& s) : epsilon(s.hyper[0]), rate(s.rate) {}
+  void Begin(float* slots, const float*) { accumulator = slots; }
+  float Value(int64_t j, float weight, float gradient) {
+    accumulator[j] += gradient * gradient;
+    return weight - rate * gradient / std::sqrt(accumulator[j] + epsilon);
+  }
+};
+
+struct RowwiseAdagrad {
+  const float epsilon, rate, clip;
+  const int64_t dim;
+  float row_rate;
+  explicit RowwiseAdagrad(const Step& s) : epsilon(s.hyper[0]), rate(s.rate), clip(s.clip), dim(s.dim) {}
+  void Begin(float* slots, const float* gradient) {
+    float sum = 0.0f;
+    for (int64_t j = 0; j < dim; ++j) {
+      const float g = clip > 0 ? std::clamp(gradient[j], -clip, clip) : gradient[j];
+      sum += g * g;
+    }
+    slots[0] += sum / static_cast<float>(dim);
+    row_rate = rate / (std::sqrt(slots[0]) + epsilon);
+  }
+  float Value(int64_t, float weight, float gradient) { return weight - row_rate * gradient; }
+};
+
+struct Sgd {
+  const float rate;
+  explicit Sgd(const Step& s) : rate(s.rate) {}
+  void Begin(float*, const float*) {}
+  float Value(int64_t, float weight, float gradient) { return weight - rate * gradient; }
+};
+
+struct Momentum {
+  const float momentum, nesterov, rate;
+  float* velocity;
+  explicit Momentum(const Step& s) : momentum(s.hyper[0]), nesterov(s.hyper[1]), rate(s.rate) {}
+  void Begin(float* slots, const float*) { velocity = slots; }
+  float Value(int64_t j, float weight, float gradient) {
+    const float push = rate * gradient;
+    velocity[j] = momentum * velocity[j] - push;
+    return weight + (nesterov != 0 ? momentum * velocity[j] - push : velocity[j]);
+  }
+};
+
+struct Ftrl {
+  const float power, l1, l2, beta, rate;
+  const int64_t dim;
+  float *accumulator, *linear;
+  explicit Ftrl(const Step& s)
+      : power(-s.hyper[0]), l1(s.hyper[1]), l2(s.hyper[2]), beta(s.hyper[3]), rate(s.rate), dim(s.dim) {}
+  void Begin(float* slots, const float*) {
+    accumulator = slots;
+    linear = slots + dim;
+  }
+  float Raised(float value) const { return power == 0.5f ? std::sqrt(value) : std::pow(value, power); }
+  float Value(int64_t j, float weight, float gradient) {
+    const float before = Raised(accumulator[j]);
+    accumulator[j] += gradient * gradient;
+    const float after = Raised(accumulator[j]);
+    linear[j] += gradient - (after - before) / rate * weight;
+    return (std::clamp(linear[j], -l1, l1) - linear[j]) / ((after + beta) / rate + 2.0f * l2);
+  }
+};
+
+// The averages, as in trainer/polyak.py.
+struct Average {
+  int kind;  // 0: none, 1: exponential, 2: uniform
+  float decay, start, step;
+  double log_decay;
+  float share;   // of the new weight
+  float behind;  // of the old weight, in catching up; of the row
+  Average(int kind, float decay, float start, float step)
+      : kind(kind), decay(decay), start(start), step(step), log_decay(std::log(std::max<double>(decay, 1e-30))) {
+    share = kind == 1 ? (step > start ? 1.0f - decay : 1.0f) : 1.0f / std::max(step - start, 1.0f);
+  }
+  void Begin(float last) {
+    const float since = std::max(step - 1.0f - std::max(last, start), 0.0f);
+    if (kind == 1) {
+      behind = static_cast<float>(-std::expm1(since * log_decay));
+    } else {
+      const float seen = std::max(last - start, 0.0f);
+      behind = since > 0 ? since / (seen + since) : 0.0f;
+    }
+  }
+  float Value(float average, float before, float after) const {
+    average += behind * (before - average);
+    return average + share * (after - average);
+  }
+};
+
+template <class Rule, bool kAveraged>
+void UpdateRows(const Step& told, Average average, float* records, int64_t width, const int64_t* ids,
+                const float* gradients, int64_t begin, int64_t end) {
+  Rule rule(told);
+  const int64_t dim = told.dim;
+  const float clip = told.clip, decay = told.decay;
+  for (int64_t i = begin; i < end; ++i) {
+    if (i + kAhead < end) {
+      const float* next = records + ids[i + kAhead] * width;
+      for (int64_t j = 0; j < width; j += 16) __builtin_prefetch(next + j, 1);
+    }
+    float* __restrict__ weight = records + ids[i] * width;
+    const float* __restrict__ gradient = gradients + i * dim;
+    float* __restrict__ mean = weight + width - 1 - dim;
+    rule.Begin(weight + dim, gradient);
+    if (kAveraged) average.Begin(weight[width - 1]);
+#pragma GCC ivdep
+    for (int64_t j = 0; j < dim; ++j) {
+      const float g = clip > 0 ? std::min(std::max(gradient[j], -clip), clip) : gradient[j];
+      const float before = weight[j];
+      const float after = rule.Value(j, before, g) - decay * before;
+      if (kAveraged) mean[j] = average.Value(mean[j], before, after);
+      weight[j] = after;
+    }
+    weight[width - 1] = told.step;
+  }
+}
+
+using Update = void (*)(const Step&, Average, float*, int64_t, const int64_t*, const float*, int64_t, int64_t);
+
+template <class Rule>
+Update Chosen(bool averaged) {
+  return averaged ? &UpdateRows<Rule, true> : &UpdateRows<Rule, false>;
+}
+
+Update Find(const std::string& kind, bool averaged) {
+  if (kind == "lazy_adam") return Chosen<LazyAdam>(averaged);
+  if (kind == "adagrad") return Chosen<Adagrad>(averaged);
+  if (kind == "rowwise_adagrad") return Chosen<RowwiseAdagrad>(averaged);
+  if (kind == "sgd") return Chosen<Sgd>(averaged);
+  if (kind == "momentum") return Chosen<Momentum>(averaged);
+  if (kind == "ftrl") return Chosen<Ftrl>(averaged);
+  return nullptr;
+}
+
+class UpdateOp : public OpKernel {
+ public:
+  explicit UpdateOp(OpKernelConstruction* context) : OpKernel(context) {
+    std::string kind;
+    OP_REQUIRES_OK(context, context->GetAttr("kind", &kind));
+    OP_REQUIRES_OK(context, context->GetAttr("hyper", &hyper_));
+    OP_REQUIRES_OK(context, context->GetAttr("clip", &clip_));
+    OP_REQUIRES_OK(context, context->GetAttr("weight_decay", &weight_decay_));
+    OP_REQUIRES_OK(context, context->GetAttr("average", &average_));
+    OP_REQUIRES_OK(context, context->GetAttr("average_decay", &average_decay_));
+    OP_REQUIRES_OK(context, context->GetAttr("average_start", &average_start_));
+    update_ = Find(kind, average_ != 0);
+    OP_REQUIRES(context, update_ != nullptr, errors::InvalidArgument("no rule ", kind));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    core::RefCountPtr<Var> variable;
+    OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, 0), &variable));
+    mutex_lock lock(*variable->mu());
+    Tensor* records = variable->tensor();
+    OP_REQUIRES(context, records->RefCountIsOne(), errors::Internal("the records are being read as a whole"));
+    const Tensor &ids = context->input(1), &gradient = context->input(2);
+    const int64_t number = ids.NumElements(), rows = records->dim_size(0), width = records->dim_size(1);
+    const int64_t* id = ids.flat<int64_t>().data();
+    for (int64_t i = 0; i < number; ++i) {
+      OP_REQUIRES(context, id[i] >= 0 && id[i] < rows,
+                  errors::InvalidArgument("id ", id[i], " is not in [0, ", rows, ")"));
+    }
+    const float step = context->input(3).scalar<float>()(), rate = context->input(4).scalar<float>()();
+    const Step told{hyper_.data(), gradient.dim_size(1), step, rate, clip_, rate * weight_decay_};
+    const Average average(average_, average_decay_, average_start_, step);
+    float* values = records->flat<float>().data();
+    const float* gradients = gradient.flat<float>().data();
+    const Update update = update_;
+    const auto* threads = context->device()->tensorflow_cpu_worker_threads();
+    Shard(threads->num_threads, threads->workers, number, width * 20, [&](int64_t begin, int64_t end) {
+      update(told, average, values, width, id, gradients, begin, end);
+    });
+  }
+
+ private:
+  std::vector<float> hyper_;
+  float clip_, weight_decay_, average_decay_, average_start_;
+  int average_;
+  Update update_;
+};
+
+REGISTER_OP("LazytowerUpdate")
+    .Input("records: resource")
+    .Input("ids: int64")
+    .Input("gradient: float")
+    .Input("step: float")
+    .Input("rate: float")
+    .Attr("kind: string")
+    .Attr("hyper: list(float)")
+    .Attr("clip: float")
+    .Attr("weight_decay: float")
+    .Attr("average: int")
+    .Attr("average_decay: float")
+    .Attr("average_start: float")
+    .SetIsStateful();
+REGISTER_KERNEL_BUILDER(Name("LazytowerUpdate").Device(DEVICE_CPU), UpdateOp);
+
+}  // namespace
+}  // namespace lazytower
