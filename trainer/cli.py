@@ -23,6 +23,8 @@ COMMANDS = {
     "export": ("trainer.export", "write and verify a SavedModel for serving"),
     "recommend": ("trainer.recommend", "ask an exported model for items"),
     "checkpoints": ("trainer.checkpoints", "list, verify and compact the checkpoints of a run"),
+    "submit": ("trainer.submit", "run a config as a job, on this machine or on Cloud TPU"),
+    "jobs": ("trainer.jobs", "list, show, follow, supervise and cancel jobs"),
     "bench": ("trainer.bench", "measure speed and memory beside peers"),
 }
 
