@@ -32,6 +32,7 @@ REGISTRIES = {
         "ROW_OPTIMIZERS",
         {"rows", "schedules", "variables", "keras_shell", "clipping", "sm3_variables", "sm3_maths"},
     ),
+    "trainer/launchers": ("trainer.launchers", "LAUNCHERS", {"base", "tpu_api"}),
     "pipelines/sources": ("pipelines.sources", "MODULES", {"files", "reader", "text"}),
 }
 
@@ -121,6 +122,21 @@ def test_keys_of_registries_are_file_names(folder):
     keys = {key.value for key in values[0].keys}
     files = {file.stem for file in path.parent.glob("*.py")} - {"__init__"} - others
     assert keys == files
+
+
+@pytest.mark.parametrize("module", ["trainer.submit", "trainer.jobs", "trainer.supervise", "trainer.launchers"])
+def test_jobs_need_neither_tensorflow_nor_beam(module):
+    """Whatever they import, inside functions too; `lazytower plan` asks TensorFlow in a process of its own."""
+    todo, seen = [module], set()
+    while todo:
+        name = todo.pop()
+        seen.add(name)
+        for imported in imports(SOURCES[f"{name}.__init__" if f"{name}.__init__" in SOURCES else name]):
+            assert imported.partition(".")[0] not in ("tensorflow", "tf_keras", "apache_beam"), name
+            if imported in SOURCES and imported not in seen:
+                todo.append(imported)
+            elif f"{imported}.__init__" in SOURCES and imported not in seen:
+                todo.append(imported)
 
 
 def test_only_one_file_imports_addons():

@@ -1,7 +1,7 @@
 """Brings a job to its end: asks for slices, watches them, queues again what was taken away, and deletes all.
 
 What to do next is decided by `next_action`, from what is recorded and what is seen and nothing else, so a
-supervisor may be killed at any point and followed by another. Decisions are recorded before they are acted on.
+supervisor may be killed at any point and followed by another. What it decides is recorded before it is done.
 """
 
 import time
@@ -246,7 +246,7 @@ def _create(record: JobRecord, launcher: Launcher, attempt: int) -> None:
     except Refused as refusal:
         record.append("refused", attempt, str(refusal))
         logging.warning("attempt %d: %s", attempt, refusal)
-    except UserError as error:
+    except LaunchError as error:
         record.append("failed", attempt, str(error))
         logging.error("%s", error)
 

@@ -2,7 +2,7 @@
 
 The start-up script holds a copy of this file and of trainer/vm_files.py, so that the log arrives even when
 nothing can be installed. It is given one argument, JSON; trainer/startup.py says what is in it. On a TPU
-slice of several machines it runs on each; worker 0 trains and owns the job's files, the others install and log.
+slice of several machines it runs on each: worker 0 trains and owns the job's files, others install and log.
 """
 
 import contextlib

@@ -21,6 +21,8 @@ FLAGS = {
     "evaluate": SHARED | {"--split"},
     "export": SHARED,
     "checkpoints": {"--help", "--helpfull", "--compact"},
+    "submit": SHARED | {"--dry_run"},
+    "jobs": {"--help", "--helpfull"},  # each action has its own: see test_jobs.py
     "bench": {"--help", "--helpfull"},  # each measurement has its own
     "recommend": SHARED
     | {"--model", "--users", "--users_file", "--num_users", "--k", "--include_seen", "--exclude", "--format"},

@@ -19,7 +19,7 @@ class Refused(Exception):
     """There is no machine now, and there may be one later; its text says why."""
 
 
-class Unreachable(Exception):
+class Unreachable(UserError):
     """The service did not answer, for longer than the client tries; nothing is known."""
 
 

@@ -124,7 +124,8 @@ def _plain(host: str):
     import grpc
     from google.cloud.tpu_v2.services.tpu.transports import TpuGrpcTransport
 
-    return TpuGrpcTransport(host=host, channel=grpc.insecure_channel(host))
+    direct = [("grpc.enable_http_proxy", 0)]
+    return TpuGrpcTransport(host=host, channel=grpc.insecure_channel(host, direct))
 
 
 def _code(error) -> int:
