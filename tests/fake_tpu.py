@@ -169,7 +169,7 @@ class FakeTpu:
         def unary(name, request):
             def call(message, context):
                 with self.lock:
-                    self.requests.append(message)
+                    self.requests.append(type(message).deserialize(type(message).serialize(message)))
                     fault = self.faults[name].pop(0) if self.faults.get(name) else None
                     if fault and not fault.after:
                         context.abort(fault.code, fault.message)

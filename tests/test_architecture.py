@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import sys
 
 import pytest
 
@@ -124,19 +125,27 @@ def test_keys_of_registries_are_file_names(folder):
     assert keys == files
 
 
-@pytest.mark.parametrize("module", ["trainer.submit", "trainer.jobs", "trainer.supervise", "trainer.launchers"])
+JOBS = (
+    *("submit", "submit_checks", "wheel", "startup", "jobs", "jobs_text", "job_record", "job_logs"),
+    *("local_state", "supervise", "launchers.__init__", "launchers.base", "launchers.local"),
+    *("launchers.cloud_tpu", "launchers.tpu_api", "vm", "vm_files"),
+)
+
+
+@pytest.mark.parametrize("module", JOBS)
 def test_jobs_need_neither_tensorflow_nor_beam(module):
-    """Whatever they import, inside functions too; `lazytower plan` asks TensorFlow in a process of its own."""
-    todo, seen = [module], set()
-    while todo:
-        name = todo.pop()
-        seen.add(name)
-        for imported in imports(SOURCES[f"{name}.__init__" if f"{name}.__init__" in SOURCES else name]):
-            assert imported.partition(".")[0] not in ("tensorflow", "tf_keras", "apache_beam"), name
-            if imported in SOURCES and imported not in seen:
-                todo.append(imported)
-            elif f"{imported}.__init__" in SOURCES and imported not in seen:
-                todo.append(imported)
+    """Not inside functions either: `lazytower plan` asks TensorFlow in a process of its own."""
+    packages = {name.partition(".")[0] for name in imports(SOURCES[f"trainer.{module}"])}
+    assert not packages & {"tensorflow", "tf_keras", "apache_beam"}
+
+
+@pytest.mark.parametrize("module", ["vm", "vm_files"])
+def test_what_runs_on_a_bare_machine_needs_the_standard_library_only(module):
+    packages = {name.partition(".")[0] for name in imports(SOURCES[f"trainer.{module}"])}
+    assert packages <= set(sys.stdlib_module_names) | {"trainer"}
+    assert {name for name in imports(SOURCES[f"trainer.{module}"]) if name.startswith("trainer")} <= {
+        "trainer.vm_files"
+    }
 
 
 def test_only_one_file_imports_addons():

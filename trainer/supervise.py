@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from absl import logging
 
-from configs.errors import UserError
 from configs.lease import LeaseHeld
 from configs.load import load_config
 from trainer.job_record import FINAL, JobRecord, JobState, Outdated

@@ -169,14 +169,16 @@ class Machine:
                 self._log.ship()
 
     def _beat(self) -> None:
+        over = False
         while True:
             self._beats += 1
             beat = {"boot": self._boot, "count": self._beats, "time": _now(), "stage": self._stage}
             beat |= {"restarts": self._restarts, "progress": self._log.latest_progress()}
             with _reported("heartbeat not written"):
                 self._files.put(f"{self._prefix}/heartbeat.json", _json(beat))
-            if self._done.wait(self._spec["heartbeat_seconds"]):
+            if over:  # the last one is of the end
                 return
+            over = self._done.wait(self._spec["heartbeat_seconds"])
 
     def _delete_slice(self) -> None:
         slice_ = self._spec["slice"]

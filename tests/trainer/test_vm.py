@@ -1,0 +1,173 @@
+"""The machine's side, run for itself: log pieces, progress, retries, other workers, environments."""
+
+import io
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import sysconfig
+import urllib.error
+
+import pytest
+
+from tests.tiny_run import tiny_run
+from trainer import vm_files
+from trainer.progress import Progress
+from trainer.vm_files import Directory, Log, patiently, progress
+from trainer.wheel import make_wheel, wheel_name
+
+
+def spec(tmp_path, **more) -> dict:
+    job = tmp_path / "job"
+    job.mkdir(exist_ok=True)
+    work = str(tmp_path / "work")
+    return {
+        **{"job": str(job), "attempt": 1, "work": work, "directory": work, "python": None, "install": None},
+        **{"slice": None, "train": ["--help"], "heartbeat_seconds": 0.2, "log_seconds": 0.2},
+        **{"max_seconds": 100, **more},
+    }
+
+
+def run(told: dict, **environment: str) -> tuple[int, dict | None, str]:
+    """(exit code, final.json, log) of a machine that is told so."""
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.vm", json.dumps(told)],
+        env={**os.environ, "GCE_METADATA_HOST": "127.0.0.1:9", **environment},
+        timeout=120,
+    )
+    final = pathlib.Path(told["job"]) / "attempts" / "001" / "final.json"
+    log = (pathlib.Path(told["work"]) / "log.txt").read_text()
+    return done.returncode, json.loads(final.read_text()) if final.exists() else None, log
+
+
+def test_progress_is_read_from_the_trainer_s_own_lines(caplog):
+    caplog.set_level("INFO")
+    clock = iter([0.0, 0.0, 2.0, 4.0, 6.0, 8.0, 10.0])
+    with Progress(30_000, stream=io.StringIO(), clock=lambda: next(clock), every_seconds=0) as shown:
+        shown._examples_per_step = 4096
+        shown.update(10_000, loss=2.5)
+        shown.update(20_000, loss=1.25e-05)
+    found = [progress(record.getMessage()) for record in caplog.records]
+    assert found[-1]["step"] == 20_000 and found[-1]["total"] == 30_000
+    assert found[-1]["loss"] == 1.25e-05 and found[-1]["examples_per_second"] > 1e6
+    assert progress("checkpoint of step 12: full") == {} == progress("")
+    assert progress("step 5/10 (50%)  loss nan")["loss"] != progress("step 5/10 (50%)  loss nan")["loss"]
+
+
+def test_the_log_arrives_whole_in_pieces_that_grow(tmp_path, monkeypatch):
+    monkeypatch.setattr(vm_files, "CHUNK_BYTES", 10)
+    path, files = tmp_path / "log.txt", Directory(str(tmp_path / "job"))
+    log = Log(str(path), files, "log/worker-0-")
+    for text in ("first\n", "and more than one piece of it\n", "", "end\n"):
+        with path.open("a") as file:
+            file.write(text)
+        log.ship()
+    pieces = sorted((tmp_path / "job" / "log").iterdir())
+    assert "".join(piece.read_text() for piece in pieces) == path.read_text()
+    assert [len(piece.read_bytes()) for piece in pieces] == [10, 10, 10, 10]
+    assert log.last_lines() == ["first", "and more than one piece of it", "end"]
+
+
+def test_patience_has_an_end_and_none_with_what_will_not_pass(monkeypatch):
+    pauses = []
+    monkeypatch.setattr(vm_files.time, "sleep", pauses.append)
+
+    def fail():
+        raise OSError("no route")
+
+    def forbid():
+        raise urllib.error.HTTPError("http://x", 403, "Forbidden", {}, None)
+
+    with pytest.raises(OSError, match="heart: no route"):
+        patiently(fail, "heart", 4)
+    assert pauses == [1, 2, 4]
+    with pytest.raises(OSError, match="403"):
+        patiently(forbid, "heart", 4)
+    assert pauses == [1, 2, 4]
+
+
+def test_the_first_worker_writes_the_job_s_files(tmp_path):
+    code, final, log = run(spec(tmp_path))
+    assert code == 0 and (final["state"], final["exit_code"]) == ("succeeded", 0)
+    beat = json.loads((tmp_path / "job" / "attempts" / "001" / "heartbeat.json").read_text())
+    assert beat["count"] >= 1 and beat["stage"] == "training"
+    assert "usage: lazytower" in log and "usage: lazytower" in "".join(final["log"])
+
+
+def test_other_workers_only_log(tmp_path):
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Thread
+
+    class Metadata(BaseHTTPRequestHandler):
+        def do_GET(self):
+            assert self.path.endswith("/attributes/agent-worker-number")
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"3")
+
+    server = HTTPServer(("127.0.0.1", 0), Metadata)
+    Thread(target=server.handle_request, daemon=True).start()
+    slice_ = {"project": "p", "zone": "z", "id": "s"}
+    address = f"127.0.0.1:{server.server_address[1]}"
+    code, final, log = run(spec(tmp_path, slice=slice_), GCE_METADATA_HOST=address)
+    server.server_close()
+    assert code == 0 and final is None and "usage: lazytower" not in log and "worker 3" in log
+    written = [str(p.relative_to(tmp_path / "job")) for p in (tmp_path / "job").rglob("*") if p.is_file()]
+    assert written == ["attempts/001/log/worker-3-000000.txt"]
+
+
+def test_a_trainer_that_is_killed(tmp_path):
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    package = tmp_path / "killed" / "trainer"
+    package.mkdir(parents=True)
+    (package / "cli.py").write_text(kill)
+    for name in ("vm.py", "vm_files.py"):
+        (package / name).write_bytes(pathlib.Path(vm_files.__file__).with_name(name).read_bytes())
+    code, final, _ = run(spec(tmp_path), PYTHONPATH=str(tmp_path / "killed"))
+    assert code == final["exit_code"] == 137 and final["state"] == "failed"
+    assert final["reason"] == "training was killed by SIGKILL; SIGKILL: perhaps memory ran out"
+
+
+@pytest.mark.slow
+def test_an_environment_is_made_and_the_wheel_of_the_checkout_installed(tmp_path):
+    """As on a bare machine; the exact set of packages is empty, and those of the tests lie beside."""
+    told = spec(tmp_path)
+    config = tiny_run("plain").config
+    name, wheel = make_wheel_of_checkout()
+    told["install"] = {"wheel": name, "constraints": "constraints.txt"}
+    (tmp_path / "job" / name).write_bytes(wheel)
+    (tmp_path / "job" / "constraints.txt").write_text("# nothing\n")
+    told["train"] = ["train", "--config", f"{config.output.path}/config.yaml"]
+    code, final, log = run(told, PYTHONPATH=_packages())
+    assert code == 0, log
+    assert re.search(r"Successfully (un)?installed.* lazytower-|Successfully installed lazytower-", log)
+    python = f"{told['work']}/venv/bin/python"
+    where = subprocess.run(
+        [python, "-c", "import trainer.vm; print(trainer.vm.__file__)"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+    )
+    assert where.stdout.startswith(f"{told['work']}/venv/lib")
+    assert f"$ {python} -m trainer.cli train" in log
+
+
+def _packages() -> str:
+    """Where the tests' packages are, and the machine's program."""
+    checkout = pathlib.Path(vm_files.__file__).parents[1]
+    return os.pathsep.join([sysconfig.get_paths()["purelib"], str(checkout)])
+
+
+def make_wheel_of_checkout() -> tuple[str, bytes]:
+    class Launch:
+        wheel = None
+
+    class Config:
+        launch = Launch
+
+    name, content = make_wheel(Config)
+    assert name == wheel_name(Config)
+    return name, content
