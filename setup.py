@@ -30,7 +30,7 @@ setup(
         "psutil",
     ],
     extras_require={
-        "dev": ["pytest>=8", "ruff", "polars", "hypothesis"],
+        "dev": ["pytest>=8", "ruff", "polars", "hypothesis", "google-cloud-tpu>=1.28"],
         "gcp": ["google-cloud-tpu>=1.28", "google-cloud-storage"],
     },
     entry_points={"console_scripts": ["lazytower=trainer.cli:main"]},

@@ -4,6 +4,8 @@ import argparse
 import sys
 import time
 
+from absl import logging
+
 from configs.arguments import add_override_argument
 from configs.errors import UserError
 
@@ -86,21 +88,33 @@ def _cancel(args) -> int:
 
 
 def _watch(args) -> int:
-    from trainer.jobs_text import format_job
-
     record = _record(args)
-
-    def show() -> None:
-        clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
-        print(f"{clear}{format_job(record)}", flush=True)
-
+    view = _View(record)
     if args.resume:
-        _supervised(record.path, show)
+        _supervised(record.path, view.show)
     while not _is_over(record):
-        show()
+        view.show()
         time.sleep(_POLL_SECONDS)
-    show()
+    view.show()
     return _exit_code(record)
+
+
+class _View:
+    """A job on a terminal, drawn again and again; elsewhere, a line for each event."""
+
+    def __init__(self, record):
+        self._record, self._shown = record, 0
+
+    def show(self) -> None:
+        from trainer.jobs_text import format_event, format_job
+
+        if sys.stdout.isatty():
+            print(f"\x1b[H\x1b[2J{format_job(self._record)}", flush=True)
+            return
+        events = self._record.events()
+        for event in events[self._shown :]:
+            print(format_event(event), flush=True)
+        self._shown = len(events)
 
 
 def _wait(args) -> int:
@@ -146,8 +160,15 @@ def _staging(args) -> str | None:
 
 def _is_over(record) -> bool:
     from trainer.job_record import FINAL
+    from trainer.supervise import is_passing
 
-    return record.state().state in FINAL
+    try:
+        return record.state().state in FINAL
+    except Exception as error:
+        if not is_passing(error):
+            raise
+        logging.warning("%s: %s; asking again", record.id, " ".join(str(error).split()))
+        return False
 
 
 def _exit_code(record) -> int:

@@ -2,6 +2,7 @@
 
 import time
 
+from configs.errors import UserError
 from trainer.job_record import Event, JobRecord, JobState
 
 
@@ -15,9 +16,12 @@ def format_list(records: list[JobRecord]) -> str:
     """A line for each job."""
     rows = [["job", "state", "attempt", "step", "loss", "cost"]]
     for record in records:
-        job = record.state()
-        found = _progress(record, job)
-        rows.append([record.id, job.state, str(job.attempt), *_figures(found)[:2], _cost(record, job)])
+        try:
+            job = record.state()
+            figures = [*_figures(_progress(record, job))[:2], _cost(record, job)]
+            rows.append([record.id, job.state, str(job.attempt), *figures])
+        except UserError:  # remembered here, and deleted there
+            rows.append([record.id, "gone", "-", "-", "-", "-"])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -39,14 +43,15 @@ def format_job(record: JobRecord) -> str:
         lines.append(("heartbeat", f"{beat['time']}, {beat['stage']}, {beat['restarts']} restarts"))
     lines += [("cost so far", _cost(record, job)), ("output", facts["output"])]
     text = "\n".join(f"{name:<12} {value}" for name, value in lines)
-    text += "\n\n" + "\n".join(_event(event) for event in record.events())
+    text += "\n\n" + "\n".join(map(format_event, record.events()))
     final = record.final(job.attempt) if job.attempt else None
     if final is not None and final["state"] == "failed":
         text += "\n\nend of the log:\n" + "\n".join(final["log"])
     return text
 
 
-def _event(event: Event) -> str:
+def format_event(event: Event) -> str:
+    """A line of a job's history."""
     attempt = f" {event.attempt}" if event.attempt else ""
     name = event.type + (f" -> {event.outcome}" if event.outcome else "")
     return f"{event.time}  {name}{attempt}  {event.reason}".rstrip()

@@ -195,10 +195,8 @@ def _run(record, launch, launcher, lock, steps, tick) -> JobState:
             if (job := record.state()).state in FINAL and job.unconfirmed:
                 return job  # the request was not accepted; rights to look for what it made may be missing too
             action = _patience(error)
-        except (Unreachable, OSError) as error:
-            action = _patience(error)
         except Exception as error:
-            if not type(error).__module__.startswith(_STORE_ERRORS):
+            if not is_passing(error):
                 raise
             action = _patience(error)
         tick()
@@ -207,6 +205,11 @@ def _run(record, launch, launcher, lock, steps, tick) -> JobState:
             return record.state()
         if action.kind in ("wait", "delete"):
             time.sleep(launch.poll_seconds)
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether an error is of the network or a service, so that waiting may help."""
+    return isinstance(error, Unreachable | OSError) or type(error).__module__.startswith(_STORE_ERRORS)
 
 
 def _patience(error: Exception) -> Action:

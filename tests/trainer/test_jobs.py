@@ -114,3 +114,31 @@ def test_no_such_job_is_one_line(tmp_path):
     done = run("jobs", "show", f"{tmp_path}/none")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "no job here; `lazytower jobs list` shows those there are" in done.stderr
+
+
+def test_jobs_that_are_gone_do_not_hide_the_others(record, tmp_path):
+    lines = format_list([JobRecord(f"{tmp_path}/jobs/deleted"), record]).splitlines()
+    assert lines[1].split()[:2] == ["deleted", "gone"] and lines[2].split()[:2] == ["one", "submitted"]
+
+
+def test_watching_without_a_terminal_prints_each_event_once(record, capsys):
+    view = jobs._View(record)
+    view.show()
+    record.append("requesting", 1)
+    view.show()
+    view.show()
+    assert [line.split("  ")[1] for line in capsys.readouterr().out.splitlines()] == [
+        *("submitted", "requesting 1")
+    ]
+
+
+def test_waiting_outlasts_a_store_that_is_away(record, monkeypatch):
+    answers = [OSError("no route"), None]
+
+    def events(self):
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+        return []
+
+    monkeypatch.setattr(JobRecord, "events", events)
+    assert not jobs._is_over(record) and not jobs._is_over(record)

@@ -75,14 +75,11 @@ def test_a_bucket_whose_place_may_not_be_asked(cloud, monkeypatch):
 
 @pytest.mark.slow
 def test_tables_that_do_not_fit_the_slice(cloud, monkeypatch):
-    for name in ("FSSPEC_GCS_TOKEN",):
-        monkeypatch.setenv(name, cloud.bucket.environment[name])
+    monkeypatch.setenv("FSSPEC_GCS_TOKEN", "anon")  # plan is a process of its own
     wide = ("device={kind: tpu, slice: v6e-1}", "launch.slice=null", "dataset.path=gs://bucket/dataset")
     submit_checks.check_plan(cloud.load(*wide))
-    rows = "dataset.user_ids={kind: hash, rows: 900000000}"
-    with pytest.raises(UserError, match="plan: .*dataset|v6e-1: does not fit"):
-        submit_checks.check_plan(cloud.load(*wide, rows))
+    hashed = [f"dataset.{side}_ids={{kind: hash, rows: 900000000}}" for side in ("user", "item")]
+    with pytest.raises(UserError, match="^plan: gs://bucket/dataset: prepared with dataset.user_ids"):
+        submit_checks.check_plan(cloud.load(*wide, *hashed))
     with pytest.raises(UserError, match=r"v6e-1: does not fit \(.* on each chip, which has .*GB\)"):
-        submit_checks.check_plan(
-            cloud.load(*wide, rows, "tables.user.dim=8", "dataset.path=gs://bucket/not-prepared")
-        )
+        submit_checks.check_plan(cloud.load(*wide[:2], "dataset.path=gs://bucket/new", *hashed))
