@@ -21,7 +21,7 @@ from tests.job_runs import NUM_STEPS, Cloud, download, job_document
 from tests.tiny_run import write_planted
 from trainer.job_record import JobRecord
 from trainer.submit import stage
-from trainer.supervise import supervise
+from trainer.supervise import cancel, supervise
 from trainer.train import train
 
 UP = ["requesting", "queued", "provisioning", "ready"]
@@ -183,6 +183,14 @@ def test_cancel(cloud):
     cloud.lazytower("jobs", "wait", path, code=130)
     cloud.lazytower("jobs", "cancel", path)
     assert cloud.history(path).count("cancelled") == 1
+
+
+def test_cancel_without_a_supervisor(cloud):
+    cloud.tpu.start_machines = False
+    path = stage(cloud.load())
+    assert supervise(path, steps=6).state in ("queued", "provisioning", "ready") and cloud.tpu.left()
+    assert cancel(path).state == "cancelled"
+    assert cloud.history(path)[-2:] == ["stopping", "cancelled"]
 
 
 @pytest.mark.slow

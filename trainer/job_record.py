@@ -73,6 +73,8 @@ class JobState:
     """When the job came into this state."""
     idle_attempts: int = 0
     """Attempts in a row, up to the last, that never began to train."""
+    mute_attempts: int = 0
+    """Attempts in a row whose slice came up and never gave a sign of life."""
     unconfirmed: bool = False
     """Whether a slice was asked for and never seen."""
     preemptions: int = 0
@@ -104,7 +106,8 @@ def _after(state: JobState, event: Event) -> JobState:
     elif event.type == "ready":
         new["ready_since"] = event.seconds
     elif event.type in ("running", "resumed"):
-        new |= {"state": "running", "idle_attempts": 0, "ready_since": state.ready_since or event.seconds}
+        new |= {"state": "running", "idle_attempts": 0, "mute_attempts": 0}
+        new |= {"ready_since": state.ready_since or event.seconds}
     elif event.type == "stopping":
         new |= {"outcome": event.outcome, "exit_code": event.exit_code}
     if event.type in ("queued", "provisioning", "ready", "running", "resumed", "preempted"):
@@ -113,6 +116,7 @@ def _after(state: JobState, event: Event) -> JobState:
         new |= {"billed_seconds": state.up_seconds(event.seconds), "ready_since": None}
     if event.type == "preempted":
         new["preemptions"] = state.preemptions + 1
+        new["mute_attempts"] = state.mute_attempts + (state.state == "ready")
     return replace(state, **new)
 
 

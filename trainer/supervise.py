@@ -19,7 +19,8 @@ from trainer.launchers.base import Launcher, LaunchError, Refused, SliceState, U
 from trainer.run_lock import lock_directory
 
 # Errors of object stores that pass, by the module they are from; gcsfs has no errors of Python's own.
-_STORE_ERRORS = ("gcsfs", "aiohttp")
+_STORE_ERRORS = ("gcsfs", "aiohttp", "google.auth")
+_MUTE_ATTEMPTS = 3  # more would only cost: what the machines cannot start, they never will
 _END_SECONDS = 120.0  # for the machine to stop by itself when launch.max_seconds is over
 _SETTLE_SECONDS = 10.0  # for a request that was on its way when its sender was killed to arrive
 
@@ -97,6 +98,8 @@ def _again(seen: Observed, launch) -> Action:
     job = seen.job
     if job.attempt > launch.retries:
         return _stop("failed", f"given up after {job.attempt} attempts (launch.retries): {job.reason}")
+    if job.mute_attempts >= _MUTE_ATTEMPTS:
+        return _stop("failed", f"{job.mute_attempts} slices in a row came up and said nothing: {job.reason}")
     doublings = min(max(job.idle_attempts - 1, 0), 20)
     pause = min(launch.backoff_seconds * 2**doublings, launch.max_backoff_seconds)
     if seen.now < job.since + pause:

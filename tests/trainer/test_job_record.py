@@ -114,3 +114,11 @@ def test_attempts_in_a_row_that_never_trained():
     assert (state.state, state.idle_attempts) == ("running", 0)
     state = fold(history(*steps, ("preempted", 4, 1), ("requesting", 5, 2)))
     assert (state.idle_attempts, state.preemptions, state.unconfirmed) == (1, 1, True)
+
+
+def test_slices_in_a_row_that_never_gave_a_sign():
+    silent = [("requesting", 1, 0), ("ready", 1, 0), ("preempted", 1, 0)]
+    refused = [("requesting", 2, 0), ("refused", 2, 0)]
+    assert fold(history(*silent, *refused, *silent)).mute_attempts == 2
+    alive = [("requesting", 3, 0), ("ready", 3, 0), ("resumed", 3, 0), ("preempted", 3, 0)]
+    assert fold(history(*silent, *silent, *alive)).mute_attempts == 0

@@ -142,3 +142,12 @@ def test_waiting_outlasts_a_store_that_is_away(record, monkeypatch):
 
     monkeypatch.setattr(JobRecord, "events", events)
     assert not jobs._is_over(record) and not jobs._is_over(record)
+
+
+def test_watching_on_a_terminal_draws_the_whole_job(record, capsys, monkeypatch):
+    view = jobs._View(record)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    view.show()
+    view.show()
+    drawn = capsys.readouterr().out.split("\x1b[H\x1b[2J")
+    assert len(drawn) == 3 and all("state        submitted" in text for text in drawn[1:])

@@ -61,6 +61,8 @@ def decide(state: str, slice_: str, **more) -> Action:
         ("preempted", "absent", {"since": 989.0}, "record", "requesting"),
         ("refused", "refused", {}, "delete", ""),
         ("refused", "absent", {"attempt": 4}, "record", "stopping"),
+        ("preempted", "absent", {"mute_attempts": 2}, "record", "requesting"),
+        ("preempted", "absent", {"mute_attempts": 3}, "record", "stopping"),
         ("stopping", "ready", {"outcome": "failed"}, "delete", ""),
         ("stopping", "deleting", {"outcome": "failed"}, "wait", ""),
         ("stopping", "absent", {"outcome": "cancelled"}, "record", "cancelled"),

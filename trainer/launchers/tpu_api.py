@@ -65,6 +65,8 @@ class TpuApi:
         except exceptions.GoogleAPICallError as error:
             raise LaunchError(self.words(error)) from None
         except GoogleAuthError as error:
+            if error.retryable:  # the token's server did not answer
+                raise Unreachable(f"Cloud TPU API: {error}") from None
             raise LaunchError(_no_credentials(error)) from None
 
     def words(self, error) -> str:
