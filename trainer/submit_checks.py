@@ -28,7 +28,9 @@ def check_all(config: RunConfig) -> list[str]:
     Raises:
       UserError: the job could not run; nothing has been spent or written.
     """
-    launcher = LAUNCHERS[config.launch.kind](config, config.jobs_path, {"directory": "", "wheel": None})
+    launcher = LAUNCHERS[config.launch.kind](
+        config, f"{config.jobs_path}/new", {"directory": "", "wheel": None}
+    )
     launcher.check_files()
     dataset = load_dataset(config.dataset.path)
     check_files(dataset)

@@ -13,10 +13,11 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import urllib.request
 import uuid
 
-from trainer.vm_files import TRIES, Bucket, Directory, Log, Metadata, patiently, say
+from trainer.vm_files import TRIES, Bucket, Directory, Log, Metadata, ask, patiently, say
 
 RUN_AGAIN = 75  # the trainer's exit code when it was stopped and has saved
 GRACE_SECONDS = 25.0  # a machine that is taken away has about 30 seconds
@@ -62,8 +63,9 @@ class Machine:
                 self._train(environment)
         except Failed as failure:
             final = {"state": "failed", "exit_code": failure.exit_code, "reason": str(failure)}
-        except OSError as error:
-            final = {"state": "failed", "exit_code": 1, "reason": str(error)}
+        except Exception as error:  # whatever it is, the slice must not stay
+            traceback.print_exc()
+            final = {"state": "failed", "exit_code": 1, "reason": f"{type(error).__name__}: {error}"}
         if self._stopped:
             say(f"stopped by {self._stopped}")  # by who takes the machine away, and knows what comes next
         else:
@@ -161,7 +163,9 @@ class Machine:
             self._restarts += 1
             say(f"training stopped and saved; starting it again, the {self._restarts}. time")
             pause = 1.0 if time.monotonic() - started > 60 else min(2 * pause, 60.0)
-            self._done.wait(pause)
+            over = time.monotonic() + pause
+            while time.monotonic() < over and not self._stopped:
+                time.sleep(0.1)
 
     def _ship(self) -> None:
         while not self._done.wait(self._spec["log_seconds"]):
@@ -191,8 +195,7 @@ class Machine:
             headers=self._metadata.authorization(),
             method="DELETE",
         )
-        with urllib.request.urlopen(request, timeout=60):
-            pass
+        ask(request)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ Credentials are tokens of the machine's own account, asked of its metadata serve
 """
 
 import collections
-import contextlib
+import http.client
 import json
 import os
 import re
@@ -53,14 +53,17 @@ class Metadata:
     def get(self, name: str) -> str:
         """A value under instance/. Raises OSError."""
         request = urllib.request.Request(f"{self._base}/{name}", headers={"Metadata-Flavor": "Google"})
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.read().decode()
+        return ask(request, 10).decode()
 
     def worker(self) -> int:
-        """Number of this machine in its slice."""
-        with contextlib.suppress(OSError, ValueError):
-            return int(self.get("attributes/agent-worker-number"))
-        return 0
+        """Number of this machine in its slice; 0 where machines are not numbered. Raises OSError."""
+        try:
+            return int(patiently(lambda: self.get("attributes/agent-worker-number"), "metadata server"))
+        except OSError as error:
+            # Any other guess could make two machines take themselves for the first.
+            if isinstance(error.__cause__, urllib.error.HTTPError) and error.__cause__.code == 404:
+                return 0
+            raise
 
     def authorization(self) -> dict:
         """Headers of a request to Google. Raises OSError."""
@@ -113,9 +116,16 @@ class Bucket:
 
     def _ask(self, method: str, url: str, content: bytes = None) -> bytes:
         headers = {"Content-Type": "application/octet-stream", **self._metadata.authorization()}
-        request = urllib.request.Request(url, content, headers, method=method)
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        return ask(urllib.request.Request(url, content, headers, method=method))
+
+
+def ask(request: urllib.request.Request, seconds: float = 60) -> bytes:
+    """Body of the answer to one HTTP request. Raises OSError."""
+    try:
+        with urllib.request.urlopen(request, timeout=seconds) as answer:
             return answer.read()
+    except http.client.HTTPException as error:  # an answer that was cut off
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def patiently(action, what: str, tries: int = TRIES):

@@ -118,6 +118,27 @@ def test_other_workers_only_log(tmp_path):
     assert written == ["attempts/001/log/worker-3-000000.txt"]
 
 
+def test_a_worker_that_does_not_know_its_number_takes_none(monkeypatch):
+    """Two that take themselves for the first would write the same files."""
+    monkeypatch.setattr(vm_files.time, "sleep", lambda seconds: None)
+    monkeypatch.setenv("GCE_METADATA_HOST", "127.0.0.1:9")
+    with pytest.raises(OSError, match="metadata server"):
+        vm_files.Metadata().worker()
+
+    def unknown(request, seconds):
+        raise urllib.error.HTTPError("http://x", 404, "Not Found", {}, None)
+
+    monkeypatch.setattr(vm_files, "ask", unknown)
+    assert vm_files.Metadata().worker() == 0
+
+
+def test_whatever_goes_wrong_is_told(tmp_path):
+    """Without an outcome, a slice would stay until it is taken for hung."""
+    code, final, log = run(spec(tmp_path, train=None))
+    assert code == 1 and final["state"] == "failed" and final["reason"].startswith("TypeError")
+    assert "Traceback" in "".join(final["log"])
+
+
 def test_a_trainer_that_is_killed(tmp_path):
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     package = tmp_path / "killed" / "trainer"

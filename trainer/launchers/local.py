@@ -11,6 +11,7 @@ import time
 
 from configs import storage
 from configs.errors import UserError
+from configs.storage import is_remote
 from trainer.launchers.base import SliceState
 from trainer.local_state import state_directory
 from trainer.startup import vm_spec
@@ -32,7 +33,13 @@ class Local:
         return []
 
     def check_files(self) -> None:
-        """All paths will do."""
+        """Raises UserError: the job's own files would be in a bucket, closed to trainer/vm.py."""
+        staging = self._job_path.rpartition("/")[0]
+        if is_remote(staging):
+            raise UserError(
+                f"launch.staging: {staging} is in a bucket; launch.kind local keeps its jobs on this disk, name "
+                "a directory (the run itself may be in the bucket)"
+            )
 
     def needs_wheel(self) -> bool:
         """It runs this very installation."""

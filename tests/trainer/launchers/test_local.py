@@ -84,6 +84,12 @@ def test_another_machine_s_job_is_left_alone(tmp_path):
         launcher.observe(1)
 
 
+def test_the_files_of_a_local_job_are_on_the_disk(tmp_path):
+    with pytest.raises(UserError, match="launch.staging: gs://b/run/jobs is in a bucket; launch.kind local"):
+        Local(None, "gs://b/run/jobs/one", {"directory": ""}).check_files()
+    Local(None, f"{tmp_path}/one", {"directory": ""}).check_files()
+
+
 def test_a_process_number_that_came_again_is_another_process():
     assert _started(os.getpid()) == _started(os.getpid()) is not None
     child = subprocess.Popen([sys.executable, "-c", "pass"])
