@@ -37,8 +37,8 @@ class Local:
         staging = self._job_path.rpartition("/")[0]
         if is_remote(staging):
             raise UserError(
-                f"launch.staging: {staging} is in a bucket; launch.kind local keeps its jobs on this disk, name "
-                "a directory (the run itself may be in the bucket)"
+                f"launch.staging: {staging} is in a bucket; launch.kind local keeps its jobs on this disk, "
+                "name a directory (the run itself may be in the bucket)"
             )
 
     def needs_wheel(self) -> bool:
