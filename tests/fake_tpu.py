@@ -114,6 +114,7 @@ class FakeTpu:
       faults: by method, faults of the next calls, first to last.
       late_failure: google.rpc.Status that the next queued resource fails with after it was accepted.
       started: names of all machines that ever ran.
+      environment: of machines.
     """
 
     zone_has = {"v6e-4", "v6e-1", "v6e-16"}
@@ -121,7 +122,7 @@ class FakeTpu:
 
     def __init__(self, sandbox: pathlib.Path, environment: dict):
         self._sandbox = sandbox
-        self._environment = {k: v for k, v in environment.items() if k != "PYTHONPATH"}
+        self.environment = {k: v for k, v in environment.items() if k != "PYTHONPATH"}
         self.resources: dict[str, tpu.QueuedResource] = {}
         self.nodes: dict[str, tpu.Node] = {}
         self.vms: dict[str, Vm] = {}
@@ -229,7 +230,7 @@ class FakeTpu:
         if self.start_machines:
             script = spec.node.metadata["startup-script"]
             place = self._sandbox / "machines" / spec.node_id
-            self.vms[name] = Vm(place, script, self._environment, 0, self._delete_over_http)
+            self.vms[name] = Vm(place, script, self.environment, 0, self._delete_over_http)
             self.started.append(spec.node_id)
 
     def _delete_over_http(self, name: str, query: dict) -> bool:

@@ -5,8 +5,10 @@ The fixture asserts after each test that no slice, node or machine is left.
 
 import functools
 import json
+import pathlib
 import re
 import signal
+import sysconfig
 import tempfile
 
 import grpc
@@ -19,6 +21,7 @@ from tests.checkpoint_state import newest_state
 from tests.fake_tpu import TOKEN, Fault, wait_until
 from tests.job_runs import NUM_STEPS, Cloud, download, job_document
 from tests.tiny_run import write_planted
+from trainer import vm
 from trainer.job_record import JobRecord
 from trainer.submit import stage
 from trainer.supervise import cancel, supervise
@@ -148,6 +151,22 @@ def test_no_quota_at_first_and_an_api_that_fails_now_and_then(cloud):
     sent = [r for r in cloud.tpu.requests if type(r).__name__ == "CreateQueuedResourceRequest"]
     assert [r.queued_resource_id[-2:] for r in sent] == ["-1", "-1", "-2", "-2"]
     assert len({r.request_id for r in sent}) == 2 and not any(cloud.tpu.faults.values())
+
+
+@pytest.mark.slow
+def test_on_a_bare_machine_an_environment_is_made(cloud):
+    """The exact set of packages is empty here, and those of the tests lie beside."""
+    (cloud.directory / "exact.txt").write_text("# nothing\n")
+    cloud.tpu.environment["PYTHONPATH"] = sysconfig.get_paths()["purelib"]
+    bare = ("launch.python=null", f"launch.constraints={cloud.directory}/exact.txt")
+    path = stage(cloud.load(*bare, "train.num_steps=20"))
+    assert supervise(path).state == "succeeded"
+    text = cloud.lazytower("jobs", "logs", path)[0]
+    work = cloud.directory / "work" / f"{JobRecord(path).id}-1"
+    assert f"--no-deps --requirement {work}/constraints.txt" in text
+    assert f"$ {work}/venv/bin/python -m trainer.cli train" in text and "step 20/20" in text
+    [installed] = work.glob("venv/lib/python*/site-packages/trainer/vm.py")
+    assert installed.read_bytes() == pathlib.Path(vm.__file__).read_bytes()
 
 
 @pytest.mark.slow

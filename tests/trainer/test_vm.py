@@ -4,19 +4,15 @@ import io
 import json
 import os
 import pathlib
-import re
 import subprocess
 import sys
-import sysconfig
 import urllib.error
 
 import pytest
 
-from tests.tiny_run import tiny_run
 from trainer import vm_files
 from trainer.progress import Progress
 from trainer.vm_files import Directory, Log, patiently, progress
-from trainer.wheel import make_wheel, wheel_name
 
 
 def spec(tmp_path, **more) -> dict:
@@ -149,46 +145,3 @@ def test_a_trainer_that_is_killed(tmp_path):
     code, final, _ = run(spec(tmp_path), PYTHONPATH=str(tmp_path / "killed"))
     assert code == final["exit_code"] == 137 and final["state"] == "failed"
     assert final["reason"] == "training was killed by SIGKILL; SIGKILL: perhaps memory ran out"
-
-
-@pytest.mark.slow
-def test_an_environment_is_made_and_the_wheel_of_the_checkout_installed(tmp_path):
-    """As on a bare machine; the exact set of packages is empty, and those of the tests lie beside."""
-    told = spec(tmp_path)
-    config = tiny_run("plain").config
-    name, wheel = make_wheel_of_checkout()
-    told["install"] = {"wheel": name, "constraints": "constraints.txt"}
-    (tmp_path / "job" / name).write_bytes(wheel)
-    (tmp_path / "job" / "constraints.txt").write_text("# nothing\n")
-    told["train"] = ["train", "--config", f"{config.output.path}/config.yaml"]
-    code, final, log = run(told, PYTHONPATH=_packages())
-    assert code == 0, log
-    assert re.search(r"Successfully (un)?installed.* lazytower-|Successfully installed lazytower-", log)
-    python = f"{told['work']}/venv/bin/python"
-    where = subprocess.run(
-        [python, "-c", "import trainer.vm; print(trainer.vm.__file__)"],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-    )
-    assert where.stdout.startswith(f"{told['work']}/venv/lib")
-    assert f"$ {python} -m trainer.cli train" in log
-
-
-def _packages() -> str:
-    """Where the tests' packages are, and the machine's program."""
-    checkout = pathlib.Path(vm_files.__file__).parents[1]
-    return os.pathsep.join([sysconfig.get_paths()["purelib"], str(checkout)])
-
-
-def make_wheel_of_checkout() -> tuple[str, bytes]:
-    class Launch:
-        wheel = None
-
-    class Config:
-        launch = Launch
-
-    name, content = make_wheel(Config)
-    assert name == wheel_name(Config)
-    return name, content
