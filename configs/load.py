@@ -6,10 +6,10 @@ import re
 import types
 import typing
 
-import fsspec
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from configs import storage
 from configs.errors import ConfigError
 from configs.schema import RunConfig
 
@@ -73,8 +73,7 @@ def dump_config(config: RunConfig) -> str:
 
 def _read(path: str) -> dict:
     try:
-        with fsspec.open(path, "rb") as file:
-            content = file.read()
+        content = storage.read_bytes(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file") from None
     except IsADirectoryError:

@@ -3,6 +3,7 @@
 from pydantic import Field, model_validator
 
 from configs.data import DatasetConfig, VocabIds
+from configs.launch import Launch, LocalLaunch, check_launch
 from configs.models import DotBias, ModelConfig, TableConfig, TwoTower
 from configs.optimizers import Adam, DenseOptimizer
 from configs.robe import EmbeddingConfig
@@ -51,6 +52,8 @@ class RunConfig(Section):
     """Serving."""
     device: Device = CpuDevice()
     """Where it trains."""
+    launch: Launch = LocalLaunch()
+    """Where `lazytower submit` runs it."""
     output: OutputConfig
     """Where results go."""
 
@@ -61,6 +64,11 @@ class RunConfig(Section):
     @property
     def export_path(self) -> str:
         return self.export.path or f"{self.output.path.rstrip('/')}/export"
+
+    @property
+    def jobs_path(self) -> str:
+        """Directory of the run's jobs."""
+        return self.launch.staging or f"{self.output.path.rstrip('/')}/jobs"
 
     @property
     def table_of_input(self) -> dict[str, str]:
@@ -124,6 +132,11 @@ class RunConfig(Section):
                 f"polyak: tail_average needs {self.polyak.tail} checkpoints, checkpoint.keep is "
                 f"{self.checkpoint.keep}: raise it, or lower polyak.checkpoints"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _launch_fits(self):
+        check_launch(self)
         return self
 
     @model_validator(mode="after")

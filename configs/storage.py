@@ -9,6 +9,7 @@ write too.
 import contextlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -134,6 +135,33 @@ def write_bytes(path: str, content: bytes) -> None:
         with writing(temporary) as file:
             file.write(content)
         os.replace(temporary, place)
+        sync_directory(os.path.dirname(place))
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def create_bytes(path: str, content: bytes) -> None:
+    """Makes a whole file at once, of which no part is ever seen; its local directory must exist.
+
+    Contents must differ between writers: an object that holds the very content is taken for written.
+
+    Raises:
+      FileExistsError: there is one already; it is not touched.
+    """
+    fs, place = filesystem(path)
+    if not isinstance(fs, LocalFileSystem):
+        try:
+            fs.pipe_file(place, content, mode="create")
+        except FileExistsError:
+            if read_bytes(path) != content:  # else only the answer was lost, and the client tried again
+                raise
+        return
+    temporary = f"{place}.{os.getpid()}.{threading.get_ident()}.tmp"
+    try:
+        with writing(temporary) as file:
+            file.write(content)
+        os.link(temporary, place)
         sync_directory(os.path.dirname(place))
     finally:
         with contextlib.suppress(FileNotFoundError):

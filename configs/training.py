@@ -17,7 +17,7 @@ def _kept_at(path: str) -> str:
     return path
 
 
-_KeptAt = Annotated[Path, AfterValidator(_kept_at)]
+KeptAt = Annotated[Path, AfterValidator(_kept_at)]
 
 
 class ScheduleConfig(Section):
@@ -152,7 +152,7 @@ class EvaluateConfig(Section):
 class ExportConfig(Section):
     """What the SavedModel holds."""
 
-    path: _KeptAt | None = None
+    path: KeptAt | None = None
     """Directory of versioned SavedModels; <output.path>/export when not given."""
     weights: Literal["average", "raw"] = "average"
     """Which weights are served."""
@@ -213,5 +213,5 @@ Device = Annotated[
 class OutputConfig(Section):
     """Where the run is kept."""
 
-    path: _KeptAt
+    path: KeptAt
     """Run directory, local or gs://: config, checkpoints, metrics, report, export."""

@@ -8,5 +8,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 from tests.gcs_bucket import bucket
+from tests.job_runs import cloud
 
-__all__ = ["bucket"]  # a fixture
+__all__ = ["bucket", "cloud"]  # fixtures

@@ -52,6 +52,7 @@ class Store:
         self.moved: dict[str, tuple] = {}
         self.generation = 1_700_000_000_000_000
         self.requests: list[str] = []
+        self.location = "US-EAST5"
         self.fail_every = 0
         """Every so many requests one is answered 503; 0: none."""
 
@@ -156,7 +157,8 @@ def answer(store: Store, request: Request) -> Answer:
 
 
 def _bucket(store: Store, request: Request, rest: str | None) -> Answer:
-    return _json({"kind": "storage#bucket", "name": BUCKET, "id": BUCKET, "locationType": "region"})
+    found = {"kind": "storage#bucket", "name": BUCKET, "id": BUCKET, "location": store.location}
+    return _json(found)
 
 
 def _list(store: Store, request: Request) -> Answer:

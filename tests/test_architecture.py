@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import sys
 
 import pytest
 
@@ -21,6 +22,10 @@ ALLOWED = {
     "trainer.embeddings": ["configs", "trainer.embeddings", "trainer.optimizers"],
     "trainer.engines": ["configs", "trainer.engines"],
     "trainer.models": ["configs", "trainer.models", "trainer.embeddings", "trainer.losses"],
+    "trainer.launchers": ["configs", "trainer.launchers", "trainer.startup", "trainer.local_state"],
+    "trainer.startup": ["trainer.vm", "trainer.vm_files"],
+    "trainer.vm": ["trainer.vm_files"],
+    "trainer.vm_files": [],
     "trainer.addons": ["configs"],
     "trainer.losses": [],
     "trainer.polyak": ["configs"],
@@ -33,6 +38,7 @@ REGISTRIES = {
         "ROW_OPTIMIZERS",
         {"rows", "schedules", "variables", "keras_shell", "clipping", "sm3_variables", "sm3_maths"},
     ),
+    "trainer/launchers": ("trainer.launchers", "LAUNCHERS", {"base", "tpu_api"}),
     "pipelines/sources": ("pipelines.sources", "MODULES", {"files", "reader", "text"}),
 }
 
@@ -122,6 +128,26 @@ def test_keys_of_registries_are_file_names(folder):
     keys = {key.value for key in values[0].keys}
     files = {file.stem for file in path.parent.glob("*.py")} - {"__init__"} - others
     assert keys == files
+
+
+JOBS = (
+    *("submit", "submit_checks", "wheel", "startup", "jobs", "jobs_text", "job_record", "job_logs"),
+    *("local_state", "supervise", "launchers.__init__", "launchers.base", "launchers.local"),
+    *("launchers.cloud_tpu", "launchers.tpu_api", "vm", "vm_files"),
+)
+
+
+@pytest.mark.parametrize("module", JOBS)
+def test_jobs_need_neither_tensorflow_nor_beam(module):
+    """Not inside functions either: `lazytower plan` asks TensorFlow in a process of its own."""
+    packages = {name.partition(".")[0] for name in imports(SOURCES[f"trainer.{module}"])}
+    assert not packages & {"tensorflow", "tf_keras", "apache_beam"}
+
+
+@pytest.mark.parametrize("module", ["vm", "vm_files"])
+def test_what_runs_on_a_bare_machine_needs_the_standard_library_only(module):
+    packages = {name.partition(".")[0] for name in imports(SOURCES[f"trainer.{module}"])}
+    assert packages <= set(sys.stdlib_module_names) | {"trainer"}
 
 
 def test_only_one_file_imports_addons():

@@ -24,6 +24,8 @@ COMMANDS = {
     "recommend": ("trainer.recommend", "ask an exported model for items"),
     "checkpoints": ("trainer.checkpoints", "list, verify and compact the checkpoints of a run"),
     "doctor": ("trainer.doctor", "check that this machine has what a run needs"),
+    "submit": ("trainer.submit", "run a config as a job, on this machine or on Cloud TPU"),
+    "jobs": ("trainer.jobs", "list, show, follow, supervise and cancel jobs"),
     "bench": ("trainer.bench", "measure speed and memory beside peers"),
 }
 

@@ -71,3 +71,12 @@ def test_a_failed_replacement_leaves_the_old_file(tmp_path, monkeypatch):
 )
 def test_what_is_remote(path, remote):
     assert storage.is_remote(path) is remote
+
+
+def test_created_files_replace_none(root):
+    storage.make_directory(root)
+    path = storage.join(root, "file")
+    storage.create_bytes(path, b"first")
+    with pytest.raises(FileExistsError):
+        storage.create_bytes(path, b"second")
+    assert storage.read_bytes(path) == b"first" and storage.names(root) == ["file"]

@@ -22,6 +22,8 @@ FLAGS = {
     "export": SHARED,
     "checkpoints": {"--help", "--helpfull", "--compact"},
     "doctor": SHARED | {"--gcs", "--json"},
+    "submit": SHARED | {"--dry_run"},
+    "jobs": {"--help", "--helpfull"},  # each action has its own: see test_jobs.py
     "bench": {"--help", "--helpfull"},  # each measurement has its own
     "recommend": SHARED
     | {"--model", "--users", "--users_file", "--num_users", "--k", "--include_seen", "--exclude", "--format"},

@@ -1,0 +1,85 @@
+"""What is found before a job costs anything."""
+
+import json
+
+import pytest
+
+from configs.dataset import load_dataset
+from configs.errors import DataError, UserError
+from trainer import submit_checks
+from trainer.job_record import JobRecord
+
+
+def test_a_damaged_file_of_the_dataset(cloud):
+    config = cloud.load()
+    dataset = load_dataset(config.dataset.path)
+    submit_checks.check_files(dataset)
+    name = next(name for name in cloud.bucket.names("dataset/valid"))
+    content = bytearray(cloud.bucket.read(name))
+    content[len(content) // 2] ^= 1
+    cloud.bucket.write(name, bytes(content))
+    with pytest.raises(DataError, match=name.rpartition("/")[2]):
+        submit_checks.check_files(dataset)
+
+
+def test_no_dataset_and_paths_of_this_machine(cloud):
+    with pytest.raises(DataError, match="gs://bucket/none: no dataset here"):
+        submit_checks.check_all(cloud.load("dataset.path=gs://bucket/none"))
+    with pytest.raises(UserError, match="dataset.path: /data is on this machine"):
+        submit_checks.check_all(cloud.load("dataset.path=/data"))
+    assert cloud.tpu.requests == []
+
+
+def test_another_job_in_the_same_output(cloud):
+    config = cloud.load()
+    dataset = load_dataset(config.dataset.path)
+    other = JobRecord.create("gs://bucket/run/jobs/other", {"output": "gs://bucket/run"})
+    with pytest.raises(UserError, match="output.path: job other writes gs://bucket/run; wait for it, cancel"):
+        submit_checks.check_output(config, dataset)
+    other.append("cancelled")
+    submit_checks.check_output(config, dataset)
+
+
+def test_checkpoints_of_another_run(cloud):
+    config = cloud.load()
+    dataset = load_dataset(config.dataset.path)
+    identity = submit_checks.checkpoint_identity(config, dataset.fingerprint, 7)
+    place = "run/checkpoints/step-000000020/COMMITTED"
+    cloud.bucket.write("run/checkpoints/step-000000040/dense.npz", b"unfinished")
+    cloud.bucket.write(place, json.dumps({"identity": identity}).encode())
+    submit_checks.check_output(config, dataset)
+    cloud.bucket.write(place, json.dumps({"identity": identity | {"train.batch_size": 7}}).encode())
+    with pytest.raises(UserError, match="holds checkpoints of a run with another train.batch_size"):
+        submit_checks.check_output(config, dataset)
+
+
+@pytest.mark.parametrize(
+    ("location", "warned"),
+    [("US-EAST5", False), ("US", False), ("EUROPE-WEST4", True), ("EU", True), ("US-CENTRAL1", True)],
+)
+def test_a_bucket_elsewhere_is_warned_of(cloud, location, warned):
+    cloud.bucket.store.location = location
+    warnings = submit_checks.region_warnings(cloud.load())
+    assert bool(warnings) == warned
+    for line in warnings:
+        assert (
+            f"the bucket is in {location.lower()}, the slice in us-east5: reading and writing across" in line
+        )
+
+
+def test_a_bucket_whose_place_may_not_be_asked(cloud, monkeypatch):
+    monkeypatch.setattr(submit_checks, "bucket_location", lambda path: None)
+    [first, _] = submit_checks.region_warnings(cloud.load())
+    assert first == "dataset.path: where the bucket of gs://bucket/dataset is could not be found out"
+
+
+@pytest.mark.slow
+def test_tables_that_do_not_fit_the_slice(cloud, monkeypatch):
+    monkeypatch.setenv("FSSPEC_GCS_TOKEN", "anon")  # plan is a process of its own
+    wide = ("device={kind: tpu, slice: v6e-1}", "launch.slice=null", "dataset.path=gs://bucket/dataset")
+    submit_checks.check_plan(cloud.load(*wide))
+    hashed = [f"dataset.{side}_ids={{kind: hash, rows: 900000000}}" for side in ("user", "item")]
+    with pytest.raises(UserError, match="^plan: gs://bucket/dataset: prepared with dataset.user_ids"):
+        submit_checks.check_plan(cloud.load(*wide, *hashed))
+    with pytest.raises(UserError, match=r"v6e-1: does not fit \(.* on each chip, which has .*GB\)"):
+        submit_checks.check_plan(cloud.load(*wide[:2], "dataset.path=gs://bucket/new", *hashed))

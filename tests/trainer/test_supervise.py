@@ -1,0 +1,191 @@
+"""What the supervisor decides: every case by itself, then whole lives in a world that does what it likes."""
+
+import random
+import types
+
+import pytest
+
+from configs.launch import LocalLaunch
+from configs.load import parse_config
+from tests.configs.documents import document
+from trainer import supervise as module
+from trainer.job_record import FINAL, JobRecord, JobState
+from trainer.launchers.base import LaunchError, Refused, SliceState, Unreachable
+from trainer.supervise import Action, Observed, next_action, supervise
+
+LIMITS = LocalLaunch(retries=3, backoff_seconds=10, max_backoff_seconds=35, heartbeat_timeout_seconds=100)
+DONE = {"state": "succeeded", "reason": "", "exit_code": 0}
+
+
+def decide(state: str, slice_: str, **more) -> Action:
+    """The action in a job's state while its slice is in another."""
+    job = {name: more.pop(name) for name in list(more) if name in JobState.__dataclass_fields__}
+    seen = {"final": None, "beating": False, "silent_seconds": 0.0, "now": 1000.0} | more
+    reason = f"{slice_} because"
+    return next_action(
+        Observed(JobState(state, **{"attempt": 1, **job}), SliceState(slice_, reason), **seen), LIMITS
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "slice_", "more", "kind", "event"),
+    [
+        ("submitted", "absent", {}, "record", "requesting"),
+        ("requesting", "absent", {}, "create", ""),
+        ("requesting", "absent", {"beating": True}, "record", "preempted"),
+        ("requesting", "waiting", {}, "record", "queued"),
+        ("requesting", "ready", {}, "record", "queued"),
+        ("requesting", "absent", {"final": DONE}, "record", "stopping"),
+        ("queued", "waiting", {}, "wait", ""),
+        ("queued", "provisioning", {}, "record", "provisioning"),
+        ("queued", "absent", {}, "record", "preempted"),
+        ("queued", "refused", {}, "record", "refused"),
+        ("queued", "failed", {}, "record", "stopping"),
+        ("provisioning", "provisioning", {}, "wait", ""),
+        ("provisioning", "ready", {}, "record", "ready"),
+        ("ready", "ready", {}, "wait", ""),
+        ("ready", "ready", {"beating": True}, "record", "running"),
+        ("ready", "ready", {"beating": True, "attempt": 2}, "record", "resumed"),
+        ("ready", "ready", {"silent_seconds": 101}, "record", "preempted"),
+        ("running", "ready", {"beating": True}, "wait", ""),
+        ("running", "ready", {"beating": True, "silent_seconds": 101}, "record", "preempted"),
+        ("running", "provisioning", {"beating": True}, "wait", ""),
+        ("running", "lost", {"beating": True}, "record", "preempted"),
+        ("running", "absent", {"beating": True}, "record", "preempted"),
+        ("running", "absent", {"beating": True, "final": DONE}, "record", "stopping"),
+        ("running", "deleting", {"beating": True}, "wait", ""),
+        ("running", "ready", {"ready_since": 1.0, "now": 700_000.0}, "record", "stopping"),
+        ("preempted", "lost", {}, "delete", ""),
+        ("preempted", "deleting", {}, "wait", ""),
+        ("preempted", "absent", {"since": 995.0}, "wait", ""),
+        ("preempted", "absent", {"since": 989.0}, "record", "requesting"),
+        ("refused", "refused", {}, "delete", ""),
+        ("refused", "absent", {"attempt": 4}, "record", "stopping"),
+        ("preempted", "absent", {"mute_attempts": 2}, "record", "requesting"),
+        ("preempted", "absent", {"mute_attempts": 3}, "record", "stopping"),
+        ("stopping", "ready", {"outcome": "failed"}, "delete", ""),
+        ("stopping", "deleting", {"outcome": "failed"}, "wait", ""),
+        ("stopping", "absent", {"outcome": "cancelled"}, "record", "cancelled"),
+        ("stopping", "absent", {"outcome": "cancelled", "unconfirmed": True, "since": 995.0}, "wait", ""),
+        ("succeeded", "absent", {}, "done", ""),
+        ("cancelled", "ready", {}, "delete", ""),
+    ],
+)
+def test_decisions(state, slice_, more, kind, event):
+    action = decide(state, slice_, **more)
+    assert (action.kind, action.event) == (kind, event)
+
+
+@pytest.mark.parametrize(("idle", "pause"), [(0, 10), (1, 10), (2, 20), (3, 35), (60, 35)])
+def test_the_pause_doubles_up_to_its_limit(idle, pause):
+    assert decide("refused", "absent", idle_attempts=idle, since=1000 - pause + 1).kind == "wait"
+    again = decide("refused", "absent", idle_attempts=idle, since=1000 - pause)
+    assert (again.event, again.attempt) == ("requesting", 2)
+
+
+def test_the_outcome_is_the_machine_s():
+    failed = {"state": "failed", "reason": "training ended with exit code 2", "exit_code": 2}
+    action = decide("running", "ready", final=failed)
+    assert action == Action("record", "stopping", failed["reason"], "failed", 2)
+    assert decide("stopping", "absent", outcome="failed", reason="why").reason == "why"
+
+
+class World:
+    """A launcher whose slices do what a die says, and a machine that beats and ends now and then."""
+
+    def __init__(self, draw: random.Random, record: JobRecord):
+        self.draw, self.record, self.slices, self.made = draw, record, {}, []
+
+    def create(self, attempt: int) -> None:
+        roll = self.draw.random()
+        if roll < 0.1:
+            raise Refused("no quota")
+        if roll < 0.13:
+            raise LaunchError("no permission")
+        if attempt not in self.slices:
+            assert attempt not in self.made, "one attempt, one slice"
+            self.slices[attempt], _ = "waiting", self.made.append(attempt)
+        if roll < 0.3:
+            raise Unreachable("after it acted")
+
+    def observe(self, attempt: int) -> SliceState:
+        if self.draw.random() < 0.1:
+            raise Unreachable("flaky")
+        kind = self.slices.get(attempt, "absent")
+        following = {
+            "waiting": ["waiting", "provisioning", "refused", "failed"],
+            "provisioning": ["ready", "ready", "lost"],
+            "ready": ["ready", "ready", "ready", "lost"],
+            "deleting": ["deleting", None],
+        }
+        moved = self.draw.choice(following.get(kind, [kind]))
+        if kind == "ready":
+            self._live(attempt)
+        if moved is None:
+            del self.slices[attempt]
+        elif kind != "absent":
+            self.slices[attempt] = moved
+        return SliceState(kind, f"{kind} because")
+
+    def _live(self, attempt: int) -> None:
+        files = self.record.beats
+        files[attempt] = {"boot": "b", "count": files.get(attempt, {"count": 0})["count"] + 1, "progress": {}}
+        if self.draw.random() < 0.2:
+            outcome = self.draw.choice(["succeeded", "succeeded", "failed"])
+            self.record.finals[attempt] = {"state": outcome, "reason": "its own", "exit_code": 0}
+
+    def delete(self, attempt: int) -> None:
+        if self.draw.random() < 0.2:
+            raise Unreachable("flaky")
+        if attempt in self.slices:
+            self.slices[attempt] = "deleting"
+
+
+class Record(JobRecord):
+    """A record whose machine's files are in memory."""
+
+    def __init__(self, path: str):
+        super().__init__(path)
+        self.beats, self.finals = {}, {}
+
+    def final(self, attempt: int) -> dict | None:
+        return self.finals.get(attempt)
+
+    def heartbeat(self, attempt: int) -> dict | None:
+        return self.beats.get(attempt)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_happens_the_job_ends_and_no_slice_is_left(seed, tmp_path, monkeypatch):
+    """Supervisors are killed after every few decisions; some lives are cancelled from beside."""
+    draw = random.Random(seed)
+    path = str(tmp_path / "job")
+    JobRecord.create(path, {"name": "n"})
+    record = Record(path)
+    world = World(draw, record)
+    launch = LocalLaunch(retries=4, backoff_seconds=0, poll_seconds=1e-3)
+    config = parse_config(document(), "x").model_copy(update={"launch": launch})
+    monkeypatch.setattr(module, "open_job", lambda path: (record, config, world))
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(module, "_SETTLE_SECONDS", 0.0)
+    cancel_at = draw.randrange(200)
+    for life in range(400):
+        record._events = []  # a new process has read nothing
+        if life == cancel_at and record.state().state not in (*FINAL, "stopping"):
+            record.append("stopping", record.state().attempt, "cancelled", outcome="cancelled")
+        state = supervise(path, steps=draw.randint(1, 3))
+        if state.state in FINAL and supervise(path, steps=50).state in FINAL and not world.slices:
+            break
+    assert state.state in FINAL and world.slices == {}
+    types_ = [event.type for event in record.events()]
+    assert types_.count("requesting") <= launch.retries + 1
+    assert sum(type_ in FINAL for type_ in types_) == 1 and types_[-1] in FINAL
+
+
+def test_silence_is_measured_by_one_s_own_clock(monkeypatch):
+    clock = types.SimpleNamespace(now=0.0)
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock.now)
+    watch = module._Watch()
+    assert watch.silent_seconds(("a",)) == 0
+    clock.now = 50.0
+    assert watch.silent_seconds(("a",)) == 50 and watch.silent_seconds(("b",)) == 0

@@ -1,0 +1,147 @@
+"""The machine's side, run for itself: log pieces, progress, retries, other workers, environments."""
+
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import urllib.error
+
+import pytest
+
+from trainer import vm_files
+from trainer.progress import Progress
+from trainer.vm_files import Directory, Log, patiently, progress
+
+
+def spec(tmp_path, **more) -> dict:
+    job = tmp_path / "job"
+    job.mkdir(exist_ok=True)
+    work = str(tmp_path / "work")
+    return {
+        **{"job": str(job), "attempt": 1, "work": work, "directory": work, "python": None, "install": None},
+        **{"slice": None, "train": ["--help"], "heartbeat_seconds": 0.2, "log_seconds": 0.2},
+        **{"max_seconds": 100, **more},
+    }
+
+
+def run(told: dict, **environment: str) -> tuple[int, dict | None, str]:
+    """(exit code, final.json, log) of a machine that is told so."""
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.vm", json.dumps(told)],
+        env={**os.environ, "GCE_METADATA_HOST": "127.0.0.1:9", **environment},
+        timeout=120,
+    )
+    final = pathlib.Path(told["job"]) / "attempts" / "001" / "final.json"
+    log = (pathlib.Path(told["work"]) / "log.txt").read_text()
+    return done.returncode, json.loads(final.read_text()) if final.exists() else None, log
+
+
+def test_progress_is_read_from_the_trainer_s_own_lines(caplog):
+    caplog.set_level("INFO")
+    clock = iter([0.0, 0.0, 2.0, 4.0, 6.0, 8.0, 10.0])
+    with Progress(30_000, stream=io.StringIO(), clock=lambda: next(clock), every_seconds=0) as shown:
+        shown._examples_per_step = 4096
+        shown.update(10_000, loss=2.5)
+        shown.update(20_000, loss=1.25e-05)
+    found = [progress(record.getMessage()) for record in caplog.records]
+    assert found[-1]["step"] == 20_000 and found[-1]["total"] == 30_000
+    assert found[-1]["loss"] == 1.25e-05 and found[-1]["examples_per_second"] > 1e6
+    assert progress("checkpoint of step 12: full") == {} == progress("")
+    assert progress("step 5/10 (50%)  loss nan")["loss"] != progress("step 5/10 (50%)  loss nan")["loss"]
+
+
+def test_the_log_arrives_whole_in_pieces_that_grow(tmp_path, monkeypatch):
+    monkeypatch.setattr(vm_files, "CHUNK_BYTES", 10)
+    path, files = tmp_path / "log.txt", Directory(str(tmp_path / "job"))
+    log = Log(str(path), files, "log/worker-0-")
+    for text in ("first\n", "and more than one piece of it\n", "", "end\n"):
+        with path.open("a") as file:
+            file.write(text)
+        log.ship()
+    pieces = sorted((tmp_path / "job" / "log").iterdir())
+    assert "".join(piece.read_text() for piece in pieces) == path.read_text()
+    assert [len(piece.read_bytes()) for piece in pieces] == [10, 10, 10, 10]
+    assert log.last_lines() == ["first", "and more than one piece of it", "end"]
+
+
+def test_patience_has_an_end_and_none_with_what_will_not_pass(monkeypatch):
+    pauses = []
+    monkeypatch.setattr(vm_files.time, "sleep", pauses.append)
+
+    def fail():
+        raise OSError("no route")
+
+    def forbid():
+        raise urllib.error.HTTPError("http://x", 403, "Forbidden", {}, None)
+
+    with pytest.raises(OSError, match="heart: no route"):
+        patiently(fail, "heart", 4)
+    assert pauses == [1, 2, 4]
+    with pytest.raises(OSError, match="403"):
+        patiently(forbid, "heart", 4)
+    assert pauses == [1, 2, 4]
+
+
+def test_the_first_worker_writes_the_job_s_files(tmp_path):
+    code, final, log = run(spec(tmp_path))
+    assert code == 0 and (final["state"], final["exit_code"]) == ("succeeded", 0)
+    beat = json.loads((tmp_path / "job" / "attempts" / "001" / "heartbeat.json").read_text())
+    assert beat["count"] >= 1 and beat["stage"] == "training"
+    assert "usage: lazytower" in log and "usage: lazytower" in "".join(final["log"])
+
+
+def test_other_workers_only_log(tmp_path):
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Thread
+
+    class Metadata(BaseHTTPRequestHandler):
+        def do_GET(self):
+            assert self.path.endswith("/attributes/agent-worker-number")
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"3")
+
+    server = HTTPServer(("127.0.0.1", 0), Metadata)
+    Thread(target=server.handle_request, daemon=True).start()
+    slice_ = {"project": "p", "zone": "z", "id": "s"}
+    address = f"127.0.0.1:{server.server_address[1]}"
+    code, final, log = run(spec(tmp_path, slice=slice_), GCE_METADATA_HOST=address)
+    server.server_close()
+    assert code == 0 and final is None and "usage: lazytower" not in log and "worker 3" in log
+    written = [str(p.relative_to(tmp_path / "job")) for p in (tmp_path / "job").rglob("*") if p.is_file()]
+    assert written == ["attempts/001/log/worker-3-000000.txt"]
+
+
+def test_a_worker_that_does_not_know_its_number_takes_none(monkeypatch):
+    """Two that take themselves for the first would write the same files."""
+    monkeypatch.setattr(vm_files.time, "sleep", lambda seconds: None)
+    monkeypatch.setenv("GCE_METADATA_HOST", "127.0.0.1:9")
+    with pytest.raises(OSError, match="metadata server"):
+        vm_files.Metadata().worker()
+
+    def unknown(request, seconds):
+        raise urllib.error.HTTPError("http://x", 404, "Not Found", {}, None)
+
+    monkeypatch.setattr(vm_files, "ask", unknown)
+    assert vm_files.Metadata().worker() == 0
+
+
+def test_whatever_goes_wrong_is_told(tmp_path):
+    """Without an outcome, a slice would stay until it is taken for hung."""
+    code, final, log = run(spec(tmp_path, train=None))
+    assert code == 1 and final["state"] == "failed" and final["reason"].startswith("TypeError")
+    assert "Traceback" in "".join(final["log"])
+
+
+def test_a_trainer_that_is_killed(tmp_path):
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    package = tmp_path / "killed" / "trainer"
+    package.mkdir(parents=True)
+    (package / "cli.py").write_text(kill)
+    for name in ("vm.py", "vm_files.py"):
+        (package / name).write_bytes(pathlib.Path(vm_files.__file__).with_name(name).read_bytes())
+    code, final, _ = run(spec(tmp_path), PYTHONPATH=str(tmp_path / "killed"))
+    assert code == final["exit_code"] == 137 and final["state"] == "failed"
+    assert final["reason"] == "training was killed by SIGKILL; SIGKILL: perhaps memory ran out"

@@ -1,0 +1,145 @@
+"""The client of the Cloud TPU API (v2): calls that are tried again, and errors in the user's words."""
+
+import os
+
+from configs.errors import UserError
+from trainer.launchers.base import LaunchError, Refused, Unreachable
+
+# host:port of a server that speaks the API without TLS, for tests; as STORAGE_EMULATOR_HOST for gs://.
+EMULATOR = "TPU_EMULATOR_HOST"
+CALL_SECONDS = 60.0  # of one call with all its tries
+_QUOTA_PAGE = "https://cloud.google.com/tpu/docs/quota"
+
+
+class TpuApi:
+    """Calls for one zone; credentials are found by Google's default mechanism.
+
+    Args:
+      project, zone: where.
+      slice_name: type that errors speak of, such as v6e-4.
+      runtime_version: that errors speak of.
+    """
+
+    def __init__(self, project: str, zone: str, slice_name: str, runtime_version: str):
+        self.parent = f"projects/{project}/locations/{zone}"
+        self._project, self._zone = project, zone
+        self._slice, self._runtime = slice_name, runtime_version
+        self._client = None
+
+    def call(self, method: str, **request):
+        """Answer of one method of the client, such as get_node, or None when there is nothing of the name.
+
+        Errors that pass (UNAVAILABLE, DEADLINE_EXCEEDED, INTERNAL) are tried again by the client's own
+        retry, which its methods do not have unless told.
+
+        Raises:
+          Unreachable: they did not pass.
+          Refused: no quota or no capacity.
+          AlreadyExists: as raised by the client.
+          LaunchError: the user must do something.
+        """
+        from google.api_core import exceptions, retry
+        from google.auth.exceptions import GoogleAuthError
+
+        passing = (
+            exceptions.ServiceUnavailable,
+            exceptions.DeadlineExceeded,
+            exceptions.InternalServerError,
+            exceptions.RetryError,
+        )
+        again = retry.Retry(
+            retry.if_exception_type(*passing), initial=0.5, maximum=10.0, timeout=CALL_SECONDS
+        )
+        try:
+            return getattr(self._connected(), method)(request=request, retry=again, timeout=CALL_SECONDS)
+        except exceptions.NotFound as error:
+            if method.startswith(("get", "delete")):
+                return None
+            raise LaunchError(self.words(error)) from None
+        except passing as error:
+            raise Unreachable(f"Cloud TPU API: {error}") from None
+        except exceptions.AlreadyExists:
+            raise
+        except exceptions.ResourceExhausted as error:
+            raise Refused(self.words(error)) from None
+        except exceptions.GoogleAPICallError as error:
+            raise LaunchError(self.words(error)) from None
+        except GoogleAuthError as error:
+            if error.retryable:  # the token's server did not answer
+                raise Unreachable(f"Cloud TPU API: {error}") from None
+            raise LaunchError(_no_credentials(error)) from None
+
+    def words(self, error) -> str:
+        """What an error of the API means, and what to do.
+
+        Args:
+          error: of google.api_core, or a google.rpc.Status: both have code and message.
+        """
+        code, message = _code(error), " ".join(error.message.split())
+        lower = message.lower()
+        place = f"{self._slice} in {self._zone}"
+        if code == 8 and "capacity" in lower:
+            return f"{place}: no capacity now ({message})"
+        if code == 8:
+            kind = f"the quota of project {self._project} does not suffice"
+            return f"{place}: {kind} ({message}); ask for more at {_QUOTA_PAGE}, or use another zone"
+        if code == 16:
+            return _no_credentials(message)
+        if code == 7 and ("has not been used" in lower or "disabled" in lower):
+            command = f"gcloud services enable tpu.googleapis.com --project {self._project}"
+            return f"the Cloud TPU API of project {self._project} is off ({message}); run `{command}`"
+        if code == 7:
+            account = "serviceaccount" in lower.replace(" ", "") or "actas" in lower
+            role = "roles/iam.serviceAccountUser on launch.service_account" if account else "roles/tpu.admin"
+            return f"permission is missing ({message}); ask for {role} in project {self._project}"
+        if "acceleratortype" in lower.replace(" ", "").replace("_", ""):
+            return self.no_type(message)
+        if "runtime" in lower:
+            return self.no_runtime(message)
+        if code == 4:
+            return f"{place}: not available within launch.valid_until_seconds ({message}); raise it"
+        return f"{place}: {message} ({type(error).__name__})"
+
+    def no_type(self, message: str) -> str:
+        """The zone has no slice of the type."""
+        command = f"gcloud compute tpus accelerator-types list --zone {self._zone}"
+        return f"zone {self._zone} has no {self._slice} ({message}); `{command}` lists what it has"
+
+    def no_runtime(self, message: str) -> str:
+        """The zone has no such software for machines."""
+        command = f"gcloud compute tpus versions list --zone {self._zone}"
+        return f"launch.runtime_version {self._runtime} is unknown in {self._zone} ({message}); `{command}`"
+
+    def _connected(self):
+        if self._client is None:
+            try:
+                from google.cloud import tpu_v2
+            except ImportError:
+                raise UserError("launch.kind cloud_tpu needs `pip install google-cloud-tpu`") from None
+            host = os.environ.get(EMULATOR)
+            self._client = tpu_v2.TpuClient(transport=_plain(host) if host else None)
+        return self._client
+
+
+def _plain(host: str):
+    """A transport without TLS or credentials."""
+    import grpc
+    from google.cloud.tpu_v2.services.tpu.transports import TpuGrpcTransport
+
+    direct = [("grpc.enable_http_proxy", 0)]
+    return TpuGrpcTransport(host=host, channel=grpc.insecure_channel(host, direct))
+
+
+def _code(error) -> int:
+    """Number of a gRPC status, of an exception or of a google.rpc.Status."""
+    if isinstance(error.code, int) and not hasattr(error, "grpc_status_code"):
+        return error.code
+    status = error.grpc_status_code
+    return status.value[0] if status is not None else 2
+
+
+def _no_credentials(message) -> str:
+    return (
+        f"no credentials for Google Cloud ({' '.join(str(message).split())}); run `gcloud auth "
+        "application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
+    )

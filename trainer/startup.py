@@ -1,0 +1,68 @@
+"""The start-up script of a job's machine, and what its trainer/vm.py is told."""
+
+import inspect
+import json
+import shlex
+
+from trainer import vm, vm_files
+
+_TEMPLATE = """#!/bin/bash
+# lazytower job {id}, attempt {attempt}: installs and trains. Made by lazytower, run on every machine of the
+# slice, as root, at each boot. It holds no credentials; the machine's own account is used.
+set -euo pipefail
+work={work}
+mkdir -p "$work/boot/trainer"
+{files}
+python={python}
+{prepare}exec "$python" -c {main} "$work/boot" {spec}
+"""
+_MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from trainer.vm import main; main()"
+_VENV = """# Ubuntu keeps ensurepip, without which there are no environments, in a package of its own.
+"$python" -c 'import ensurepip' 2>/dev/null || { apt-get update -q && apt-get install -qy python3-venv; }
+"""
+_END = "END_OF_FILE_OF_LAZYTOWER"
+
+
+def vm_spec(config, job_path: str, attempt: int, work: str) -> dict:
+    """What trainer/vm.py is told of an attempt, but for `install` and `slice`, which launchers add.
+
+    Args:
+      config: configs.schema.RunConfig.
+      job_path: the job's directory.
+      attempt: from 1.
+      work: directory of the machine for this attempt alone.
+    """
+    launch = config.launch
+    return {
+        "job": job_path,
+        "attempt": attempt,
+        "work": work,
+        "directory": work,
+        "python": None,
+        "install": None,
+        "slice": None,
+        "train": ["train", "--config", f"{job_path}/config.yaml"],
+        "heartbeat_seconds": launch.heartbeat_seconds,
+        "log_seconds": launch.log_seconds,
+        "max_seconds": launch.max_seconds,
+    }
+
+
+def startup_script(spec: dict) -> str:
+    """The whole script; `spec` as made by vm_spec and its launcher."""
+    files = [_file("vm.py", inspect.getsource(vm)), _file("vm_files.py", inspect.getsource(vm_files))]
+    return _TEMPLATE.format(
+        id=spec["job"].rpartition("/")[2],
+        attempt=spec["attempt"],
+        work=shlex.quote(spec["work"]),
+        files="\n".join(files),
+        python=shlex.quote(spec["python"] or "python3"),
+        prepare="" if spec["python"] else _VENV,
+        main=shlex.quote(_MAIN),
+        spec=shlex.quote(json.dumps(spec)),
+    )
+
+
+def _file(name: str, content: str) -> str:
+    assert _END not in content
+    return f"cat > \"$work/boot/trainer/{name}\" <<'{_END}'\n{content}{_END}"
