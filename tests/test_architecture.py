@@ -19,7 +19,8 @@ ALLOWED = {
     "pipelines": ["configs", "pipelines"],
     "trainer": ["configs", "trainer"],
     "trainer.optimizers": ["configs", "trainer.optimizers", "trainer.addons"],
-    "trainer.embeddings": ["configs", "trainer.embeddings", "trainer.optimizers"],
+    "trainer.embeddings": ["configs", "trainer.embeddings", "trainer.optimizers", "trainer.kernels"],
+    "trainer.kernels": ["trainer.kernels", "trainer.polyak"],
     "trainer.engines": ["configs", "trainer.engines"],
     "trainer.models": ["configs", "trainer.models", "trainer.embeddings", "trainer.losses"],
     "trainer.launchers": ["configs", "trainer.launchers", "trainer.startup", "trainer.local_state"],
@@ -27,7 +28,7 @@ ALLOWED = {
     "trainer.vm": ["trainer.vm_files"],
     "trainer.vm_files": [],
     "trainer.addons": ["configs"],
-    "trainer.losses": [],
+    "trainer.losses": ["trainer.kernels"],
     "trainer.polyak": ["configs"],
 }
 # Registries whose keys are file names.

@@ -67,11 +67,13 @@ def _write_and_verify(trained, model: str, version: int, scratch: str) -> None:
     import tensorflow as tf
 
     from trainer.golden import golden_examples
+    from trainer.kernels.build import graph_only
     from trainer.saved_model import averaged, write_saved_model
 
     with trained.recommender.averaged_dense(averaged(trained)):
         try:
-            write_saved_model(trained, model, version)
+            with graph_only():  # a server has TensorFlow's ops and no others
+                write_saved_model(trained, model, version)
         except tf.errors.OpError as error:
             raise ExportError(f"{model}: cannot be written ({error.message.splitlines()[0]})") from None
         # Graphs refer to themselves: without this the weights would stay while the replay loads its own.

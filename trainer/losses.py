@@ -2,6 +2,9 @@
 
 import tensorflow as tf
 
+from trainer.kernels.build import kernels
+from trainer.kernels.ops import softmax_blocks
+
 BLOCK_ROWS = 256
 _MASKED = -1e30  # exp underflows to exactly 0, and unlike -inf never makes a NaN
 
@@ -34,9 +37,11 @@ def in_batch_softmax(user, item, item_ids, log_q, weight, temperature: float, ma
         item, item_ids, log_q, total = (share.gather(value) for value in (item, item_ids, log_q, weight))
     part = tf.math.divide_no_nan(weight, tf.reduce_sum(total))
 
+    blocks = _blocks if kernels() is None else softmax_blocks
+
     @tf.custom_gradient
     def loss_of(user, item):
-        loss, user_gradient, item_gradient = _blocks(
+        loss, user_gradient, item_gradient = blocks(
             user, item, item_ids, log_q, part, 1.0 / temperature, mask_hits, first
         )
         return loss, lambda up: (up * user_gradient, up * item_gradient)

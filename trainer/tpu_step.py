@@ -13,6 +13,7 @@ from configs.errors import ConfigError
 from configs.schema import RunConfig
 from configs.tpu_rules import MAX_ROWS
 from trainer.engines.base import AVERAGE, Engine, EngineTable
+from trainer.kernels.build import graph_only
 from trainer.ledger import Ledger
 from trainer.recommender import Recommender
 from trainer.replicas import Share
@@ -119,6 +120,10 @@ class TpuStep(Step):
 
     def _replica(self, own: dict, fed, step):
         """One replica's part: (loss of the whole batch, what of it is not finite, bool [1 + parts])."""
+        with graph_only():
+            return self._traced(own, fed, step)
+
+    def _traced(self, own: dict, fed, step):
         self._now = step
         names, dense = list(self._plan.inputs), self._recommender.dense_variables
         rows, looked_up = self._engine.lookup(fed)

@@ -1,11 +1,13 @@
 """Compiles the kernels against the installed TensorFlow, once, and loads them.
 
-They are compiled for this very processor when they are first needed, about 15 seconds, and kept in
-~/.cache/lazytower (LAZYTOWER_CACHE), under a name made of all that they depend on. An image carries them ready:
+They are compiled for this very processor when they are first needed, about 20 seconds, and kept in
+~/.cache/lazytower (or LAZYTOWER_CACHE), under a name made of all that they depend on. Images carry them
+ready: LAZYTOWER_KERNELS=FILE.so makes runs load that file; LAZYTOWER_KERNELS=off, none.
 
-    python -m trainer.kernels.build FILE.so x86-64-v3    # LAZYTOWER_KERNELS=FILE.so makes runs load it
+    python -m trainer.kernels.build FILE.so x86-64-v3
 """
 
+import contextlib
 import fcntl
 import functools
 import hashlib
@@ -16,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 
 import tensorflow as tf
 from absl import logging
@@ -29,9 +32,26 @@ class NoKernels(Exception):
     """They cannot be had here; the message says why."""
 
 
-@functools.cache
+_graph_only = threading.local()
+
+
+@contextlib.contextmanager
+def graph_only():
+    """Inside, in this thread, `kernels` says that there are none: for programs that other devices run."""
+    before, _graph_only.set = getattr(_graph_only, "set", False), True
+    try:
+        yield
+    finally:
+        _graph_only.set = before
+
+
 def kernels():
-    """The loaded ops; None, after a notice, when there is no compiler or LAZYTOWER_KERNELS is `off`."""
+    """The loaded ops; None when there are none here (after a notice, once) or within graph_only."""
+    return None if getattr(_graph_only, "set", False) else _loaded()
+
+
+@functools.cache
+def _loaded():
     try:
         return tf.load_op_library(_library())
     except (NoKernels, tf.errors.NotFoundError) as reason:
@@ -51,7 +71,7 @@ def _library() -> str:
         with open(path.with_suffix(".lock"), "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits, and finds them
             if not path.exists():
-                logging.info("compiling native kernels, once, into %s (about 15 s)", path.parent)
+                logging.info("compiling native kernels, once, into %s (about 20 s)", path.parent)
                 compile_kernels(str(path), "native")
     return str(path)
 

@@ -14,7 +14,7 @@ def unique(ids):
 
 
 def gather_rows(values, where):
-    """tf.gather(values [u, dim], where int32 [n]), whose gradient is the sum of each row's parts, [u, dim]."""
+    """tf.gather(values [u, dim], where int32 [n]); its gradient is the sum of each row's parts, [u, dim]."""
     if kernels() is None:
         return tf.gather(values, where)
 

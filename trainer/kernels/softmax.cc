@@ -29,7 +29,7 @@ constexpr float kMasked = -1e30f;         // its exponential is exactly 0
 constexpr int64_t kLogits = 1 << 17;      // values of a block of logits: they stay in a core's cache
 constexpr int64_t kGroup = 8;             // rows that are multiplied together
 constexpr int64_t kTile = 2 * kWide;      // columns that are multiplied together
-constexpr int64_t kMostParts = 8;
+constexpr int64_t kMostParts = 16;
 constexpr int64_t kPartValues = 1 << 26;  // of all parts' gradients together
 
 inline int64_t Padded(int64_t number, int64_t to) { return (number + to - 1) / to * to; }

@@ -31,7 +31,7 @@ class RowOptimizer(tf.Module, abc.ABC):
       section: the class of `config`.
       slot_names: names of the slots, in the order in which `row_update` takes and returns them.
       shared_names: names of the state that all rows of a table share, in the order of `initial_shared`.
-      native: hyperparameters in the order of the rule of this kind in trainer/kernels/update.cc; None: there is
+      native: hyperparameters in the order of this kind's rule in trainer/kernels/update.cc; None: there is
         no kernel.
       lazy: rows without a gradient do not move; else every row is updated at every step, with gradient 0.
       learning_rate: peak rate; schedules multiply it.

@@ -9,7 +9,7 @@ import tensorflow as tf
 from configs.errors import ConfigError
 from configs.optimizers import TableOptimizer
 from tests.trainer.optimizers.references import UPDATE, Reference
-from trainer.embeddings.tables import RecordTable
+from trainer.embeddings import ENGINES
 from trainer.optimizers import ROW_OPTIMIZERS
 from trainer.polyak import Exponential, Uniform
 
@@ -51,9 +51,26 @@ def initial_weight():
     return np.random.default_rng(9).normal(size=(ROWS, DIM)).astype(np.float32)
 
 
-def table_of(optimizer, rule=None):
+@pytest.fixture(params=["rows", "native"])
+def engine(request):
+    """Makes tables of row records: under TensorFlow's ops, and under compiled kernels where there is one."""
+
+    def made(name, rows, optimizer, rule):
+        if request.param == "native" and optimizer.native is None:
+            pytest.skip(f"{optimizer.config.kind} has no kernel")
+        return ENGINES[request.param](name, rows, DIM, optimizer, rule)
+
+    return made
+
+
+def rows_engine(name, rows, optimizer, rule):
+    """Tables whose numbers are those of TensorFlow's ops bit for bit."""
+    return ENGINES["rows"](name, rows, DIM, optimizer, rule)
+
+
+def table_of(engine, optimizer, rule=None):
     """A record table that starts from `initial_weight`."""
-    table = RecordTable("t", ROWS, DIM, optimizer, rule)
+    table = engine("t", ROWS, optimizer, rule)
     weight = tf.constant(initial_weight())
     extra = [*([] if rule is None else [weight]), tf.zeros([ROWS, 1])]
     table.write_records(0, tf.concat([weight, *optimizer.initial_slots(weight), *extra], axis=1))
@@ -81,9 +98,9 @@ def records(table):
 
 @pytest.mark.parametrize(("kind", "options"), [case for case in CASES if case[0] in UPDATE], ids=str)
 @pytest.mark.parametrize("rule", [Exponential(0.97, 10), Uniform()], ids=str)
-def test_a_table_equals_numpy_and_its_average_the_average_of_every_step(kind, options, rule):
+def test_a_table_equals_numpy_and_its_average_the_average_of_every_step(engine, kind, options, rule):
     optimizer = make(kind, options)
-    table = table_of(optimizer, rule)
+    table = table_of(engine, optimizer, rule)
     reference, step = Reference(optimizer.config, initial_weight()), step_of(table)
     average = reference.weight.copy()
     for t, (ids, gradient, multiplier) in enumerate(batches(), start=1):
@@ -100,9 +117,9 @@ def test_a_table_equals_numpy_and_its_average_the_average_of_every_step(kind, op
 
 
 @EVERY
-def test_rows_without_gradient_stay_bit_for_bit(kind, options):
+def test_rows_without_gradient_stay_bit_for_bit(engine, kind, options):
     optimizer = make(kind, options)
-    table = table_of(optimizer, Exponential(0.9))
+    table = table_of(engine, optimizer, Exponential(0.9))
     step, history = step_of(table), list(batches(30))
     for t, batch in enumerate(history[:-1], start=1):
         step(*batch[:2], t, batch[2])
@@ -133,7 +150,7 @@ def test_repeated_indices_are_summed(kind, options):
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "tf.function"])
 def test_a_plain_variable_gets_the_numbers_of_a_table(kind, options, compiled):
     optimizer, variable = make(kind, options), tf.Variable(initial_weight())
-    table = table_of(make(kind, options))
+    table = table_of(rows_engine, make(kind, options))
 
     def apply(ids, gradient):
         optimizer.apply_gradients([(tf.IndexedSlices(gradient, ids), variable)])
@@ -151,14 +168,14 @@ def test_a_plain_variable_gets_the_numbers_of_a_table(kind, options, compiled):
 
 
 @EVERY
-def test_state_round_trips_through_records(kind, options):
+def test_state_round_trips_through_records(engine, kind, options):
     """A run that is written out and read into a new table goes on with the same bits."""
-    history, table = list(batches(20)), table_of(make(kind, options), Uniform())
+    history, table = list(batches(20)), table_of(engine, make(kind, options), Uniform())
     step = step_of(table)
     for t, batch in enumerate(history, start=1):
         if t == 11:
             saved = table.read_records(np.arange(ROWS)).numpy()
-            other = RecordTable("t", ROWS, DIM, make(kind, options), Uniform())
+            other = engine("t", ROWS, make(kind, options), Uniform())
             other.write_records(0, saved[:50])
             other.write_records(50, saved[50:])
             for name, variable in other.shared.items():
@@ -211,12 +228,12 @@ def test_slots_and_widths_agree():
         assert len(slots) == len(optimizer.slot_names) == len(set(optimizer.slot_names))
 
 
-def test_dense_adam_passes_over_the_table_in_chunks(monkeypatch):
+def test_dense_adam_passes_over_the_table_in_chunks(engine, monkeypatch):
     """Chunks that do not divide the table, some without any touched row."""
     every, found = np.arange(ROWS), []
     for chunk_rows in (7, ROWS):
         monkeypatch.setattr("trainer.embeddings.tables.CHUNK_ROWS", chunk_rows)
-        table = table_of(make("adam", {}), Uniform())
+        table = table_of(engine, make("adam", {}), Uniform())
         assert len(table.chunks()) == -(-ROWS // chunk_rows)
         step = step_of(table)
         for t, batch in enumerate(batches(12), start=1):
@@ -226,9 +243,9 @@ def test_dense_adam_passes_over_the_table_in_chunks(monkeypatch):
 
 
 @EVERY
-def test_an_empty_batch_and_a_table_of_one_row(kind, options):
+def test_an_empty_batch_and_a_table_of_one_row(engine, kind, options):
     optimizer = make(kind, options)
-    table = RecordTable("one", 1, DIM, optimizer, Exponential(0.9))
+    table = engine("one", 1, optimizer, Exponential(0.9))
     table.initialize(0.1, seed=1)
     before = table.read_records(np.arange(1)).numpy()
     step = step_of(table)
@@ -242,8 +259,8 @@ def test_an_empty_batch_and_a_table_of_one_row(kind, options):
 
 @EVERY
 @pytest.mark.parametrize("wrong", [-1, ROWS])
-def test_ids_out_of_range_are_refused_and_touch_nothing(kind, options, wrong):
-    table = table_of(make(kind, options))
+def test_ids_out_of_range_are_refused_and_touch_nothing(engine, kind, options, wrong):
+    table = table_of(engine, make(kind, options))
     before = table.read_records(np.arange(ROWS)).numpy()
     with pytest.raises(tf.errors.InvalidArgumentError, match="is not in"):
         step_of(table)(np.array([3, wrong]), np.ones([2, DIM], np.float32), 1, np.float32(1))

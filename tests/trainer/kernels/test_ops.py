@@ -1,0 +1,113 @@
+"""Each kernel against TensorFlow's ops or the graph that it replaces; on any number of threads."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import losses
+from trainer.kernels import ops
+from trainer.kernels.build import graph_only, kernels
+
+
+@pytest.mark.parametrize("number", [0, 1, 1000])
+def test_distinct_values_in_order(number):
+    ids = np.random.default_rng(number).integers(-(2**60), 2**60, number) // 2**55 * 2**55
+    for got, expected in zip(ops.unique(tf.constant(ids)), tf.unique(ids), strict=True):
+        assert got.dtype == expected.dtype
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_rows_and_the_sum_of_their_gradients():
+    rng = np.random.default_rng(0)
+    values, where = (
+        tf.constant(rng.normal(size=(50, 7)), tf.float32),
+        tf.constant(rng.integers(0, 40, 900), tf.int32),
+    )
+    above = tf.constant(rng.normal(size=(900, 7)), tf.float32)
+    found = []
+    for gather in (ops.gather_rows, tf.gather):
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            rows = gather(values, where)
+        found.append((rows, tf.convert_to_tensor(tape.gradient(rows, values, above))))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-6, atol=1e-6)
+    assert not np.any(found[0][1][40:])
+
+
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize(
+    ("rows", "items", "first", "dim"), [(1, 1, 0, 1), (70, 70, 0, 5), (64, 300, 130, 33), (513, 520, 7, 64)]
+)
+def test_the_softmax_is_that_of_the_graph(rows, items, first, dim, mask):
+    rng = np.random.default_rng(rows)
+    user, item = (tf.constant(rng.normal(size=(n, dim)), tf.float32) for n in (rows, items))
+    ids = tf.constant(rng.integers(0, max(items // 3, 1), items))
+    log_q, part = (tf.constant(rng.normal(size=n) ** 2, tf.float32) for n in (items, rows))
+    arguments = (user, item, ids, log_q, part, 1.7, mask, tf.constant(first) if first else 0)
+    for got, expected in zip(ops.softmax_blocks(*arguments), losses._blocks(*arguments), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=3e-5, atol=1e-6 + 3e-5 * np.abs(expected).max())
+
+
+def test_the_softmax_of_large_logits_is_finite():
+    user = tf.constant([[100.0], [-100.0]])
+    ids = tf.constant([0, 1], tf.int64)
+    loss, *gradients = ops.softmax_blocks(user, user, ids, tf.zeros(2), tf.ones(2) / 2, 5.0, True, 0)
+    assert float(loss) == 0 and all(np.isfinite(g).all() for g in gradients)
+
+
+def test_rows_that_do_not_fit_are_refused():
+    ids = tf.zeros(3, tf.int64)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="2 rows from 2 on do not fit 3 items"):
+        ops.softmax_blocks(tf.ones([2, 4]), tf.ones([3, 4]), ids, tf.zeros(3), tf.ones(2), 1.0, True, 2)
+
+
+def test_programs_of_other_devices_hold_no_kernel():
+    assert kernels() is not None
+    with graph_only():
+        assert kernels() is None
+
+        @tf.function
+        def graph(ids):
+            return ops.unique(ids)
+
+        made = graph.get_concrete_function(tf.TensorSpec([None], tf.int64)).graph
+    assert not [op for op in made.get_operations() if op.type.startswith("Lazytower")]
+    assert kernels() is not None
+
+
+_RUN = """
+import sys, json, hashlib
+import numpy as np
+import tensorflow as tf
+from trainer.kernels import ops
+from trainer.embeddings import ENGINES
+from trainer.optimizers import LazyAdam
+from trainer.polyak import Exponential
+tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[1]))
+rng = np.random.default_rng(0)
+user, item = (tf.constant(rng.normal(size=(700, 20)), tf.float32) for _ in range(2))
+ids = tf.constant(rng.integers(0, 90, 700))
+found = list(ops.softmax_blocks(user, item, ids, tf.zeros(700), tf.ones(700) / 700, 1.0, True, 0))
+table = ENGINES["native"]("t", 90, 20, LazyAdam(0.1), Exponential(0.9))
+table.initialize(0.1, 0)
+distinct, where = ops.unique(ids)
+summed = ops.kernels().lazytower_sum_rows(values=user, where=where, segments=tf.size(distinct))
+table.update(table.lookup(distinct), summed, tf.constant(1.0), 1.0)
+found.append(table.read_records(np.arange(90)))
+print(json.dumps([hashlib.sha256(np.asarray(value).tobytes()).hexdigest() for value in found]))
+"""
+
+
+def test_bits_do_not_depend_on_the_number_of_threads():
+    def bits(threads):
+        done = subprocess.run(
+            [sys.executable, "-c", _RUN, str(threads)], capture_output=True, text=True, check=True
+        )
+        return json.loads(done.stdout)
+
+    assert bits(1) == bits(2) == bits(5)
