@@ -103,7 +103,7 @@ class PlainCase(_Case):
             piece = [stop - start, *shape[1:]]
             assign_rows(self.weight, start, STDDEV * tf.random.stateless_normal(piece, [0, start]))
         self.optimizer = make()
-        _make_slots(self.optimizer, self.weight)
+        make_slots(self.optimizer, self.weight)
         self.model_bytes = 4 * values
         super().__init__()
 
@@ -165,7 +165,7 @@ def addons_case(rows, dim, optimizer, robe=None, average=False) -> PlainCase:
     return PlainCase(rows, dim, make, robe, 6.0 if average else 3.2)
 
 
-def _make_slots(optimizer, variable) -> None:
+def make_slots(optimizer, variable) -> None:
     """Before the first step, as the present and the legacy optimizers want it."""
     if hasattr(optimizer, "build"):
         optimizer.build([variable])

@@ -13,11 +13,7 @@ def torch_case(rows: int, dim: int, optimizer: str, robe=None, threads: int = 0)
     Raises:
       NotMeasured: PyTorch is not importable, or has no such optimizer.
     """
-    try:
-        import torch
-    except ImportError:
-        raise NotMeasured("torch is not importable") from None
-
+    torch = _import_torch(threads)
     names = {"sgd": "SGD", "adagrad": "Adagrad", "adam": "Adam", "lazy_adam": "SparseAdam"}
     if optimizer not in names:
         raise NotMeasured(f"torch.optim has no {optimizer}")
@@ -25,15 +21,23 @@ def torch_case(rows: int, dim: int, optimizer: str, robe=None, threads: int = 0)
         raise NotMeasured(
             "torch.optim.SparseAdam needs sparse gradients; those of an indexed array are dense"
         )
-    # A notice of every sparse step, about a check that is off by default.
-    warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")
-    if threads:
-        torch.set_num_threads(threads)
     values = rows * dim if robe is None else robe.size
     need_memory(4 * values * 6 / GIB + 2)
     torch.manual_seed(0)
     sparse = robe is None and optimizer != "adam"
     return _TorchCase(torch, rows, dim, getattr(torch.optim, names[optimizer]), sparse, robe)
+
+
+def _import_torch(threads: int):
+    try:
+        import torch
+    except ImportError:
+        raise NotMeasured("torch is not importable") from None
+    # A notice of every sparse step, about a check that is off by default.
+    warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")
+    if threads:
+        torch.set_num_threads(threads)
+    return torch
 
 
 class _TorchCase:
@@ -84,3 +88,77 @@ class _TorchCase:
     def update(self, state) -> None:
         """The optimizer."""
         self.optimizer.step()
+
+
+class TorchRows:
+    """Lookup, a given gradient and torch.optim.SparseAdam, as a case of bench_row_cases.py.
+
+    Raises:
+      NotMeasured: PyTorch is not importable, or there is not so much memory.
+    """
+
+    def __init__(self, rows: int, dim: int, threads: int = 0):
+        self._torch = torch = _import_torch(threads)
+        need_memory(4 * rows * dim * 3.2 / GIB + 1)
+        self.weight = torch.nn.Parameter(torch.zeros(rows, dim))
+        self._optimizer = torch.optim.SparseAdam([self.weight], lr=1e-3, eps=1e-7)
+
+    def inputs(self, ids: np.ndarray, gradient: np.ndarray):
+        """See bench_row_cases.py."""
+        return self._torch.from_numpy(ids), self._torch.from_numpy(gradient)
+
+    def step(self, inputs) -> None:
+        """See bench_row_cases.py."""
+        ids, gradient = inputs
+        self._optimizer.zero_grad(set_to_none=True)
+        self._torch.nn.functional.embedding(ids, self.weight, sparse=True).backward(gradient)
+        self._optimizer.step()
+
+    def close(self) -> None:
+        """Nothing: the garbage collector does it."""
+
+
+class FbgemmRows:
+    """FBGEMM's table-batched embedding on a CPU, whose backward pass is the update; no Adam there.
+
+    Args:
+      optimizer: name in fbgemm_gpu.split_embedding_configs.EmbOptimType.
+      rows, dim, threads: of the table.
+
+    Raises:
+      NotMeasured: FBGEMM is not importable, or there is not so much memory.
+    """
+
+    def __init__(self, optimizer: str, rows: int, dim: int, threads: int = 0):
+        self._torch = torch = _import_torch(threads)
+        try:
+            from fbgemm_gpu import split_table_batched_embeddings_ops_common as shapes
+            from fbgemm_gpu import split_table_batched_embeddings_ops_training as training
+            from fbgemm_gpu.split_embedding_configs import EmbOptimType
+        except (ImportError, OSError) as error:  # OSError: made for another version of PyTorch
+            first_line = str(error).strip().splitlines()[0]
+            raise NotMeasured(f"fbgemm_gpu is not importable: {first_line[:100]}") from None
+        need_memory(4 * rows * dim * 1.2 / GIB + 1)
+        place = (shapes.EmbeddingLocation.HOST, training.ComputeDevice.CPU)
+        self._table = training.SplitTableBatchedEmbeddingBagsCodegen(
+            [(rows, dim, *place)],
+            optimizer=EmbOptimType[optimizer],
+            learning_rate=1e-3,
+            pooling_mode=shapes.PoolingMode.SUM,  # over bags of one id each
+        )
+        self.weight = self._table.split_embedding_weights()[0]
+        with torch.no_grad():
+            self.weight.zero_()
+
+    def inputs(self, ids: np.ndarray, gradient: np.ndarray):
+        """See bench_row_cases.py."""
+        torch = self._torch
+        return torch.from_numpy(ids), torch.arange(len(ids) + 1), torch.from_numpy(gradient)
+
+    def step(self, inputs) -> None:
+        """See bench_row_cases.py."""
+        ids, offsets, gradient = inputs
+        self._table(ids, offsets).backward(gradient)
+
+    def close(self) -> None:
+        """Nothing: the garbage collector does it."""

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 
 import tensorflow as tf
 from absl import logging
@@ -65,23 +66,39 @@ def _library() -> str:
         raise NoKernels("LAZYTOWER_KERNELS is off")
     if given:
         return given
-    path = _cached()
+    return cached_library("kernels", SOURCES, tf.sysconfig.get_compile_flags(), tf.sysconfig.get_link_flags())
+
+
+def cached_library(
+    name: str, sources: Sequence[pathlib.Path], flags: Sequence[str], link: Sequence[str] = ()
+) -> str:
+    """Path of a shared library of C++ sources, compiled for this processor when it is not kept yet.
+
+    Args:
+      name: the file's begins with it.
+      sources: files.
+      flags, link: of the compiler, before and after the sources.
+
+    Raises:
+      NoKernels: no compiler, or it fails.
+    """
+    path = _cached(name, sources, [*_FLAGS, *flags])
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.with_suffix(".lock"), "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits, and finds them
             if not path.exists():
-                logging.info("compiling native kernels, once, into %s (about 20 s)", path.parent)
-                compile_kernels(str(path), "native")
+                logging.info("compiling native %s, once, into %s (about 20 s)", name, path.parent)
+                _compile(str(path), sources, ["-march=native", *flags], link)
     return str(path)
 
 
-def _cached() -> pathlib.Path:
+def _cached(name: str, sources, flags) -> pathlib.Path:
     home = os.environ.get("LAZYTOWER_CACHE") or os.path.expanduser("~/.cache/lazytower")
-    parts = [source.read_bytes() for source in SOURCES]
-    parts += [text.encode() for text in (tf.__version__, _processor(), *_FLAGS)]
-    name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-    return pathlib.Path(home) / f"kernels-{name}.so"
+    parts = [source.read_bytes() for source in sources]
+    parts += [text.encode() for text in (tf.__version__, _processor(), *flags)]
+    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    return pathlib.Path(home) / f"{name}-{digest}.so"
 
 
 def _processor() -> str:
@@ -103,13 +120,17 @@ def compile_kernels(path: str, march: str) -> None:
     Raises:
       NoKernels: no compiler, or it fails.
     """
+    flags = [f"-march={march}", *tf.sysconfig.get_compile_flags()]
+    _compile(path, SOURCES, flags, tf.sysconfig.get_link_flags())
+
+
+def _compile(path: str, sources, flags, link) -> None:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if not compiler:
         raise NoKernels("no C++ compiler is installed (g++)")
-    flags = [*_FLAGS, f"-march={march}", *tf.sysconfig.get_compile_flags()]
     with tempfile.TemporaryDirectory(dir=os.path.dirname(os.path.abspath(path))) as directory:
         made = os.path.join(directory, "kernels.so")
-        command = [compiler, *flags, *map(str, SOURCES), "-o", made, *tf.sysconfig.get_link_flags()]
+        command = [compiler, *_FLAGS, *flags, *map(str, sources), "-o", made, *link]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             reasons = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]

@@ -1,0 +1,89 @@
+"""The floor under an embedding step: bench_floor.cc, loaded into this process and timed like any peer."""
+
+import ctypes
+import functools
+import math
+import os
+import pathlib
+
+import numpy as np
+
+from trainer.bench_timing import GIB, NotMeasured, need_memory
+
+DECAY = 0.999
+RATE = 1e-3
+_BETAS = 0.9, 0.999
+_POINTER = ctypes.POINTER(ctypes.c_float)
+_IDS = np.ctypeslib.ndpointer(np.int64, ndim=1, flags="C_CONTIGUOUS")
+_VALUES = np.ctypeslib.ndpointer(np.float32, ndim=2, flags="C_CONTIGUOUS")
+
+
+class Floor:
+    """Lookup and lazy Adam with exact averages on records of zeros.
+
+    A step sees the first gradients for the distinct ids, in order of their first occurrence; they are found by
+    `inputs`.
+
+    Args:
+      rows, dim: of the table.
+      threads: 0: one per core.
+
+    Raises:
+      NotMeasured: no compiler, or not so much memory.
+    """
+
+    def __init__(self, rows: int, dim: int, threads: int):
+        self._rows, self._dim, self._width, self._steps = rows, dim, 4 * dim + 1, 0
+        need_memory(4 * rows * self._width / GIB + 1)
+        self._library = _library()
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._memory = self._library.floor_open(rows, self._width, self._threads)
+        if not self._memory:
+            raise NotMeasured(f"the system gives no memory for {rows:,} records")
+
+    def inputs(self, ids: np.ndarray, gradient: np.ndarray):
+        """The batch as `step` takes it: ids int64 [n] below rows, gradient float32 [n, dim]."""
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self._rows:
+            raise ValueError(f"ids beyond {self._rows} rows")  # the loop would write anywhere
+        _, first = np.unique(ids, return_index=True)
+        return ids, ids[np.sort(first)], gradient, np.empty([len(ids), self._dim], np.float32)
+
+    def step(self, inputs) -> None:
+        """One step."""
+        ids, distinct, gradient, output = inputs
+        self._steps += 1
+        first, second = (-math.expm1(self._steps * math.log(beta)) for beta in _BETAS)
+        rate, step = RATE * math.sqrt(second) / first, float(self._steps)
+        self._library.floor_step(
+            self._memory,
+            *(self._dim, ids, len(ids), distinct, len(distinct)),
+            *(gradient, output, step, rate, DECAY, self._threads),
+        )
+
+    def records(self) -> np.ndarray:
+        """The records, float32 [rows, 4 dim + 1]; not to be used after `close`."""
+        return np.ctypeslib.as_array(self._memory, (self._rows, self._width))
+
+    def close(self) -> None:
+        """Gives the memory back."""
+        self._library.floor_close(self._memory, self._rows, self._width)
+        self._memory = None
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    from trainer.kernels.build import NoKernels, cached_library
+
+    try:
+        path = cached_library("floor", [pathlib.Path(__file__).with_suffix(".cc")], ["-std=c++17", "-pthread"])
+    except NoKernels as reason:
+        raise NotMeasured(str(reason)) from None
+    library = ctypes.CDLL(path)
+    whole, real = ctypes.c_int64, ctypes.c_float
+    library.floor_open.argtypes = [whole, whole, ctypes.c_int]
+    library.floor_open.restype = _POINTER
+    library.floor_close.argtypes = [_POINTER, whole, whole]
+    step = [_POINTER, whole, _IDS, whole, _IDS, whole, _VALUES, _VALUES, real, real, real, ctypes.c_int]
+    library.floor_step.argtypes = step
+    library.floor_step.restype = library.floor_close.restype = None
+    return library

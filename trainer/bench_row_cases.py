@@ -1,0 +1,166 @@
+"""Embedding steps of `bench peers`: look up ids, some of them repeated, take a given gradient, update the table.
+
+A case is an object with
+
+    inputs(ids, gradient)   int64 [n] and float32 [n, dim] of NumPy as the library takes them, outside the clock
+    step(inputs)            the step, done when it returns
+    close()                 gives back what is not the garbage collector's
+
+The graph of a TensorFlow step is one function. CASES maps names to what makes them; `memory` says what they need.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from trainer.bench_timing import GIB, need_memory
+
+
+class Peer(NamedTuple):
+    """An entry of CASES."""
+
+    make: Callable
+    """(rows, dim, threads) -> case; raises NotMeasured."""
+    tables: float
+    """Memory in sizes of the weights: slots, averages, and what a dense pass holds for a moment."""
+    dense: bool = False
+    """Whether a step passes over the whole table."""
+
+
+class _Rows:
+    """A TensorFlow case; subclasses define _step(ids, gradient, step) -> a value that the step makes."""
+
+    def __init__(self):
+        import tensorflow as tf
+
+        self._tf, self._steps = tf, 0
+        self._compiled = tf.function(self._step, reduce_retracing=True)
+
+    def inputs(self, ids: np.ndarray, gradient: np.ndarray):
+        """See the module."""
+        return self._tf.constant(ids), self._tf.constant(gradient)
+
+    def step(self, inputs) -> None:
+        """See the module."""
+        self._steps += 1
+        self._compiled(*inputs, self._tf.constant(float(self._steps))).numpy()
+
+    def close(self) -> None:
+        """Nothing: the garbage collector does it."""
+
+
+class OurRows(_Rows):
+    """A table of lazytower as training uses it, engine auto.
+
+    Args:
+      optimizer: key of ROW_OPTIMIZERS.
+      decay: of the exact averages; None: there are none.
+      rows, dim, threads: of the table; TensorFlow has its threads already.
+    """
+
+    def __init__(self, optimizer: str, decay: float | None, rows: int, dim: int, threads: int):
+        from configs.models import TableConfig
+        from trainer.embeddings.kinds import KINDS
+        from trainer.optimizers import ROW_OPTIMIZERS
+        from trainer.polyak import Exponential
+
+        rule = ROW_OPTIMIZERS[optimizer](1e-3)
+        average = None if decay is None else Exponential(decay)
+        width = dim + sum(rule.slot_widths(dim)) + (dim if average else 0) + 1
+        need_memory(4 * rows * width / GIB + 1)
+        self.table = KINDS["table"]("bench", rows, TableConfig(dim=dim), rule, average, 0)
+        self.table.initialize(0.0, 0)
+        super().__init__()
+
+    def _step(self, ids, gradient, step):
+        from trainer.kernels import ops
+
+        tf = self._tf
+        distinct, where = ops.unique(ids)
+        lookup = self.table.lookup(distinct)
+        with tf.GradientTape() as tape:
+            tape.watch(lookup.weight)
+            looked_up = ops.gather_rows(lookup.weight, where)
+        above = tape.gradient(looked_up, lookup.weight, output_gradients=gradient)
+        self.table.update(lookup, tf.convert_to_tensor(above), step, 1.0)
+        return looked_up[0, 0]
+
+
+class PlainRows(_Rows):
+    """A variable under an optimizer of Keras or TF-Addons.
+
+    Args:
+      make: makes the optimizer.
+      tables: as Peer.
+      rows, dim: of the variable, zeros.
+    """
+
+    def __init__(self, make: Callable, tables: float, rows: int, dim: int):
+        import tensorflow as tf
+
+        from trainer.bench_cases import make_slots
+
+        need_memory(4 * rows * dim * tables / GIB + 1)
+        self.weight = tf.Variable(tf.zeros([rows, dim]))
+        self.optimizer = make()
+        make_slots(self.optimizer, self.weight)
+        super().__init__()
+
+    def _step(self, ids, gradient, step):
+        tf = self._tf
+        with tf.GradientTape() as tape:
+            looked_up = tf.gather(self.weight, ids)
+        slices = tape.gradient(looked_up, self.weight, output_gradients=gradient)
+        self.optimizer.apply_gradients([(slices, self.weight)])
+        return looked_up[0, 0]
+
+
+def _floor(rows: int, dim: int, threads: int):
+    from trainer.bench_floor import Floor
+
+    return Floor(rows, dim, threads)
+
+
+def _addons(rows: int, dim: int, threads: int):
+    from trainer.addons import import_addons
+
+    return PlainRows(lambda: import_addons().optimizers.LazyAdam(1e-3), 3.2, rows, dim)
+
+
+def _keras(rows: int, dim: int, threads: int):
+    import tf_keras
+
+    return PlainRows(lambda: tf_keras.optimizers.Adam(1e-3), 6.0, rows, dim)
+
+
+def _torch(rows: int, dim: int, threads: int):
+    from trainer.bench_torch import TorchRows
+
+    return TorchRows(rows, dim, threads)
+
+
+def _fbgemm(optimizer: str, rows: int, dim: int, threads: int):
+    from trainer.bench_torch import FbgemmRows
+
+    return FbgemmRows(optimizer, rows, dim, threads)
+
+
+FLOOR, OURS = "floor", "lazytower"
+CASES = {
+    FLOOR: Peer(_floor, 4.04),
+    OURS: Peer(functools.partial(OurRows, "lazy_adam", 0.999), 4.04),
+    "lazytower_no_average": Peer(functools.partial(OurRows, "lazy_adam", None), 3.04),
+    "lazytower_rowwise_adagrad": Peer(functools.partial(OurRows, "rowwise_adagrad", None), 1.1),
+    "tfa_lazy_adam": Peer(_addons, 3.2),
+    "keras_adam": Peer(_keras, 6.0, dense=True),
+    "torch_sparse_adam": Peer(_torch, 3.2),
+    "fbgemm_rowwise_adagrad": Peer(functools.partial(_fbgemm, "EXACT_ROWWISE_ADAGRAD"), 1.2),
+    "fbgemm_sgd": Peer(functools.partial(_fbgemm, "EXACT_SGD"), 1.2),
+}
+
+
+def memory(name: str, rows: int, dim: int) -> float:
+    """GiB that a case of CASES needs at most, tensors of a step included."""
+    return 4 * rows * dim * CASES[name].tables / GIB + 0.5
