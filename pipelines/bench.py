@@ -1,12 +1,15 @@
 """`lazytower bench prepare`: prepare beside polars doing the same job on the same interactions.
 
     lazytower bench prepare --rows 5000000
+    lazytower bench prepare --repeats 3 --csv prepare.csv
 
 Each case runs in a process of its own; its time and memory are those of the whole process, imports included.
+Repeated cases take turns, and the run of median time counts.
 The polars case writes records only (train, valid and test), no catalogs, checksums or rejected rows.
 """
 
 import argparse
+import csv
 import os
 import resource
 import subprocess
@@ -27,18 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=5_000_000, help="number of interactions")
     parser.add_argument("--users", type=int, default=200_000, help="number of users")
     parser.add_argument("--items", type=int, default=50_000, help="number of items")
-    parser.add_argument("--repeats", type=int, default=1, help="runs of each case; the fastest counts")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each case, in turns")
+    parser.add_argument("--csv", metavar="FILE", help="also writes the figures there")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs all cases and prints a table."""
     with tempfile.TemporaryDirectory() as directory:
         _write_csv(f"{directory}/interactions.csv", args)
-        results = {}
-        for case in _CASES:
-            runs = [_run_case(case, directory, args) for _ in range(args.repeats)]
-            results[case] = min(runs)
+        runs = [{case: _run_case(case, directory, args) for case in _CASES} for _ in range(args.repeats)]
+    results = {case: sorted(turn[case] for turn in runs)[(len(runs) - 1) // 2] for case in _CASES}
     _print_table(results, args.rows)
+    if args.csv:
+        _write_figures(args.csv, results, args.rows)
     return 0
 
 
@@ -54,7 +58,7 @@ def _sections(case: str, directory: str, args: argparse.Namespace) -> tuple[dict
 def _write_csv(path: str, args: argparse.Namespace) -> None:
     """The synthetic source's interactions as user,item,timestamp."""
     import pyarrow as pa
-    import pyarrow.csv as csv
+    import pyarrow.csv as arrow_csv
 
     from configs.sources import SyntheticSource
     from pipelines.layout import Layout
@@ -71,8 +75,8 @@ def _write_csv(path: str, args: argparse.Namespace) -> None:
                     name: values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
                     for name, values in piece.columns.items()
                 }
-                options = csv.WriteOptions(include_header=False, quoting_style="none")
-                csv.write_csv(pa.table(columns), file, options)
+                options = arrow_csv.WriteOptions(include_header=False, quoting_style="none")
+                arrow_csv.write_csv(pa.table(columns), file, options)
 
 
 def _run_case(case: str, directory: str, args: argparse.Namespace) -> tuple[float, int, float]:
@@ -117,6 +121,14 @@ def _print_table(results: dict[str, tuple[float, int, float]], rows: int) -> Non
             f"{_CASES[case]:38}{seconds:9.1f}{rows / seconds:12,.0f}{cpu:8.1f}{peak / 1e6:9.0f}"
             f"{base[0] / seconds:8.2f}{peak / base[1]:8.2f}"
         )
+
+
+def _write_figures(path: str, results: dict[str, tuple[float, int, float]], rows: int) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", "rows", "seconds", "cpu_seconds", "peak_mb"])
+        for case, (seconds, peak, cpu) in results.items():
+            writer.writerow([_CASES[case], rows, f"{seconds:.2f}", f"{cpu:.2f}", round(peak / 1e6)])
 
 
 def _prepare(case: str, directory: str, args: argparse.Namespace) -> None:

@@ -21,8 +21,8 @@ _VALUES = np.ctypeslib.ndpointer(np.float32, ndim=2, flags="C_CONTIGUOUS")
 class Floor:
     """Lookup and lazy Adam with exact averages on records of zeros.
 
-    A step sees the first gradients for the distinct ids, in order of their first occurrence; they are found by
-    `inputs`.
+    A step sees the first gradients for the distinct ids, in order of their first occurrence; `inputs` finds
+    them.
 
     Args:
       rows, dim: of the table.
@@ -75,7 +75,9 @@ def _library() -> ctypes.CDLL:
     from trainer.kernels.build import NoKernels, cached_library
 
     try:
-        path = cached_library("floor", [pathlib.Path(__file__).with_suffix(".cc")], ["-std=c++17", "-pthread"])
+        path = cached_library(
+            "floor", [pathlib.Path(__file__).with_suffix(".cc")], ["-std=c++17", "-pthread"]
+        )
     except NoKernels as reason:
         raise NotMeasured(str(reason)) from None
     library = ctypes.CDLL(path)

@@ -14,16 +14,31 @@ def print_table(rows: Sequence[Mapping], keys: Sequence[str]) -> None:
     """Prints keys, median and spread of each phase in ms, and sizes; '-' where the reason stands below."""
     titles = [*keys, *(f"{phase} ms" for phase in PHASES), "total ms", "model MB", "state MB"]
     lines = [titles, *([*(_text(row[key]) for key in keys), *_figures(row)] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(titles))]
-    for line in lines:
-        cells = [
-            text.ljust(width) if i < len(keys) else text.rjust(width)
-            for i, (text, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
+    _print_lines(lines, len(keys))
     print("median ± interquartile range")
     for reason, names in reasons(rows, keys).items():
         print(f"-  {reason}: {', '.join(names)}")
+
+
+def print_plain_table(rows: Sequence[Mapping], columns: Sequence[str]) -> None:
+    """Prints rows under `columns`; '-' for what a row lacks, and below why: `reason`, if there is one."""
+    shown = [name for name in columns if name != "reason"]
+    _print_lines([shown, *([_text(row.get(name, "-")) for name in shown] for row in rows)], 0)
+    for row in rows:
+        if row.get("reason"):
+            known = [_text(row[name]) for name in shown if name in row]
+            print(f"-  {' '.join(known)}: {row['reason']}")
+
+
+def _print_lines(lines: Sequence[Sequence[str]], num_left: int) -> None:
+    """Prints cells under each other, the first `num_left` of a line on the left of their columns."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    for line in lines:
+        cells = [
+            text.ljust(width) if i < num_left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
 
 
 def reasons(rows: Sequence[Mapping], keys: Sequence[str]) -> dict[str, list[str]]:
@@ -76,9 +91,21 @@ def write_page(
     notes = [report_page.note(f"- {why}: {', '.join(names)}") for why, names in reasons(rows, keys).items()]
     sections = [report_page.section("Figures", *figures)] if figures else []
     sections.append(report_page.section("Median ± interquartile range", report_page.table(cells), *notes))
+    _write_html(path, report_page.page(title, report_page.note(command), sections, plotly_source()))
+
+
+def write_tables(path: str, title: str, command: str, tables: Mapping[str, Sequence[Mapping]]) -> None:
+    """Writes an HTML page of plain tables: rows by the table's title."""
+    from trainer import report_page
+
+    sections = [report_page.section(name, report_page.table(rows)) for name, rows in tables.items()]
+    _write_html(path, report_page.page(title, report_page.note(command), sections, ""))
+
+
+def _write_html(path: str, text: str) -> None:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
-        file.write(report_page.page(title, report_page.note(command), sections, plotly_source()))
+        file.write(text)
 
 
 _TITLES = (*(f"{phase}_ms" for phase in PHASES), "total_ms", "model_MB", "state_MB")

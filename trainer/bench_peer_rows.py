@@ -1,9 +1,10 @@
 """Part `rows` of `bench peers`: the embedding step of every peer beside the floor of memory.
 
-Tables of one size run in as few processes as the free memory allows, each process with a floor of its own. What
-fits together takes turns, step by step. Where two tables do not fit, the floor is measured first, its memory given
-back, and the peer measured then in the same process. Ratios to the floor are those within a process, the median over
-`--turns` processes; ratios of one peer to another are ratios of these. Every step has new ids, the same for all.
+Tables of one size run in as few processes as the free memory allows, each process with a floor of its own.
+What fits together takes turns, step by step. Where two tables do not fit, the floor is measured first, its
+memory given back, and the peer measured then in the same process. Ratios to the floor are those within a
+process, the median over `--turns` processes; ratios of one peer to another are ratios of these. Every
+step has new ids, the same for all.
 """
 
 import argparse
@@ -22,7 +23,20 @@ from trainer.bench_timing import GIB, WARMUP_STEPS, NotMeasured, in_fresh_proces
 ROWS = (1_000_000, 5_000_000, 25_000_000)
 BATCHES = (1_024, 8_192, 32_768, 131_072)
 IDS = ("uniform", "zipf")
-COLUMNS = ("rows", "ids", "batch", "distinct", "by", "ms", "iqr", "x_floor", "x_lazytower", "x_rows", "reason")
+COLUMNS = (
+    "rows",
+    "ids",
+    "batch",
+    "distinct",
+    "by",
+    "ms",
+    "iqr",
+    "x_floor",
+    "x_lazytower",
+    "x_rows",
+    "reason",
+)
+KILLED = "its process was killed: no memory?"
 _DENSE_STEPS = 3  # most for what passes over the table
 _PAUSE = 0.01  # threads of the library before spin on for a moment
 _RESERVE = 1.5  # GiB that processes leave free
@@ -48,10 +62,14 @@ def measure(args: argparse.Namespace) -> list[dict]:
             try:
                 results = in_fresh_process(_measure, names, rows, args, turn)
             except BrokenProcessPool:
-                results = {key: {"reason": "its process was killed: no memory?"} for key in _keys(names, args)}
+                results = {
+                    key: {"reason": "its process was killed: no memory?"} for key in _keys(names, args)
+                }
             for key, result in results.items():
                 pools.setdefault(key, []).append(result)
-        found += [_row(rows, key, pools[key]) for key in sorted(pools, key=_keys((FLOOR, *args.peers), args).index)]
+        found += [
+            _row(rows, key, pools[key]) for key in sorted(pools, key=_keys((FLOOR, *args.peers), args).index)
+        ]
     _add_ratios(found)
     return found
 
@@ -131,11 +149,13 @@ def _make(names, rows: int, args: argparse.Namespace) -> tuple[dict, dict[str, s
         except NotMeasured as reason:
             reasons[name] = str(reason)
         except Exception as error:  # whatever breaks a peer, its neighbours are measured
-            reasons[name] = _first_line(error)
+            reasons[name] = first_line(error)
     return cases, reasons
 
 
-def _rounds(cases: dict, ids: str, batch: int, rows: int, args: argparse.Namespace, turn: int) -> dict[str, dict]:
+def _rounds(
+    cases: dict, ids: str, batch: int, rows: int, args: argparse.Namespace, turn: int
+) -> dict[str, dict]:
     """Steps of all cases in turn, each round with new ids."""
     generator = np.random.default_rng([turn, batch])
     gradient = np.float32(0.01) * generator.standard_normal([batch, args.dim], dtype=np.float32)
@@ -149,7 +169,7 @@ def _rounds(cases: dict, ids: str, batch: int, rows: int, args: argparse.Namespa
             try:
                 milliseconds = _timed(case, drawn, gradient)
             except Exception as error:  # as in _make
-                mine["reason"] = _first_line(error)
+                mine["reason"] = first_line(error)
                 continue
             if number >= WARMUP_STEPS:
                 mine["ms"].append(milliseconds)
@@ -165,9 +185,10 @@ def _timed(case, ids: np.ndarray, gradient: np.ndarray) -> float:
     return 1000 * (time.perf_counter() - started)
 
 
-def _first_line(error: Exception) -> str:
-    first_line = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first_line[:160]}"
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text[:160]}"
 
 
 def _row(rows: int, key: tuple, results: list[dict]) -> dict:

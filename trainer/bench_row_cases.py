@@ -1,12 +1,12 @@
-"""Embedding steps of `bench peers`: look up ids, some of them repeated, take a given gradient, update the table.
+"""Embedding steps of `bench peers`: look up ids, some of them repeated, take a gradient, update the rows.
 
 A case is an object with
 
-    inputs(ids, gradient)   int64 [n] and float32 [n, dim] of NumPy as the library takes them, outside the clock
+    inputs(ids, gradient)   int64 [n] and float32 [n, dim] of NumPy as the library takes them; not timed
     step(inputs)            the step, done when it returns
     close()                 gives back what is not the garbage collector's
 
-The graph of a TensorFlow step is one function. CASES maps names to what makes them; `memory` says what they need.
+A TensorFlow step is one graph. CASES maps names to what makes them; `memory` says what they need.
 """
 
 import functools

@@ -1,5 +1,6 @@
 """Cases of the benchmarks in PyTorch, which is no dependency: they are measured when it is importable."""
 
+import os
 import warnings
 
 import numpy as np
@@ -13,7 +14,7 @@ def torch_case(rows: int, dim: int, optimizer: str, robe=None, threads: int = 0)
     Raises:
       NotMeasured: PyTorch is not importable, or has no such optimizer.
     """
-    torch = _import_torch(threads)
+    torch = import_torch(threads)
     names = {"sgd": "SGD", "adagrad": "Adagrad", "adam": "Adam", "lazy_adam": "SparseAdam"}
     if optimizer not in names:
         raise NotMeasured(f"torch.optim has no {optimizer}")
@@ -28,7 +29,11 @@ def torch_case(rows: int, dim: int, optimizer: str, robe=None, threads: int = 0)
     return _TorchCase(torch, rows, dim, getattr(torch.optim, names[optimizer]), sparse, robe)
 
 
-def _import_torch(threads: int):
+def import_torch(threads: int):
+    """The module torch, with so many threads (0: its own choice); NotMeasured when it is not importable."""
+    # Threads that wait by spinning take the core from whoever else runs, from TensorFlow beside them too:
+    # on a busy machine a step of 1 ms took 24.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         import torch
     except ImportError:
@@ -98,7 +103,7 @@ class TorchRows:
     """
 
     def __init__(self, rows: int, dim: int, threads: int = 0):
-        self._torch = torch = _import_torch(threads)
+        self._torch = torch = import_torch(threads)
         need_memory(4 * rows * dim * 3.2 / GIB + 1)
         self.weight = torch.nn.Parameter(torch.zeros(rows, dim))
         self._optimizer = torch.optim.SparseAdam([self.weight], lr=1e-3, eps=1e-7)
@@ -130,7 +135,7 @@ class FbgemmRows:
     """
 
     def __init__(self, optimizer: str, rows: int, dim: int, threads: int = 0):
-        self._torch = torch = _import_torch(threads)
+        self._torch = torch = import_torch(threads)
         try:
             from fbgemm_gpu import split_table_batched_embeddings_ops_common as shapes
             from fbgemm_gpu import split_table_batched_embeddings_ops_training as training

@@ -13,9 +13,9 @@ import yaml
 from configs.dataset import load_dataset
 from configs.errors import DataError, UserError
 from configs.load import load_config, parse_config
-from tests.bare_dataset import bare_dataset
 from tests.tiny_run import planted_document, write_planted
 from trainer import forecast, plan
+from trainer.bare_dataset import bare_dataset
 
 GB = 10**9
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from configs.load import parse_config
 from configs.training import ScheduleConfig
-from tests.bare_dataset import bare_dataset
+from trainer.bare_dataset import bare_dataset
 from trainer.optimizers.schedules import rate_multiplier
 from trainer.recommender import Recommender, _with_unknown
 from trainer.step import TrainStep

@@ -9,9 +9,9 @@ import tensorflow as tf
 from configs.dataset import load_dataset
 from configs.errors import ConfigError
 from configs.load import parse_config
-from tests.bare_dataset import bare_dataset
 from tests.tiny_run import planted_document, write_planted
 from tests.tpu_emulator import emulated
+from trainer.bare_dataset import bare_dataset
 from trainer.catalog import Items
 from trainer.data import TrainData
 from trainer.embeddings.engine_table import EngineTable

@@ -18,8 +18,8 @@ from tensorflow.python.tpu.ops import tpu_ops
 
 from configs.load import parse_config
 from configs.tpu import tpu_slice
-from tests.bare_dataset import bare_dataset
 from tests.tpu_topology import fake_strategy
+from trainer.bare_dataset import bare_dataset
 from trainer.embeddings.engine_table import EngineTable
 from trainer.engines import ENGINES
 from trainer.recommender import Recommender
