@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Sourced by the other scripts: makes the project's own virtual environment once, and again when the
-# requirements change. PYTHON chooses the interpreter (3.10 or 3.11; TF-Addons has no later wheels).
+# requirements change. PYTHON chooses the interpreter (3.10 or 3.11; TF-Addons has no later wheels), VENV another
+# place than .venv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -17,19 +18,20 @@ find_python() {
 }
 
 make_environment() {
-  local wanted stamp=.venv/requirements.sha256
+  local wanted venv=${VENV:-.venv}
+  local stamp=$venv/requirements.sha256
   wanted=$(cat setup.py pyproject.toml docker/constraints-cpu.txt | sha256sum)
   if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     local python
     python=$(find_python)
-    echo "installing into .venv with $("$python" --version) (about 3 GB, a few minutes)"
-    rm -rf .venv
-    "$python" -m venv .venv
-    .venv/bin/pip install --quiet --disable-pip-version-check -c docker/constraints-cpu.txt -e '.[dev]'
+    echo "installing into $venv with $("$python" --version) (about 3 GB, a few minutes)"
+    rm -rf "${venv:?}"
+    "$python" -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check -c docker/constraints-cpu.txt -e '.[dev]'
     echo "$wanted" > "$stamp"
   fi
   # shellcheck disable=SC1091
-  . .venv/bin/activate
+  . "$venv/bin/activate"
 }
 
 make_environment

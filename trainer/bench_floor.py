@@ -34,6 +34,7 @@ class Floor:
 
     def __init__(self, rows: int, dim: int, threads: int):
         self._rows, self._dim, self._width, self._steps = rows, dim, 4 * dim + 1, 0
+        self._output = np.zeros([0, dim], np.float32)
         need_memory(4 * rows * self._width / GIB + 1)
         self._library = _library()
         self._threads = threads or len(os.sched_getaffinity(0))
@@ -46,18 +47,20 @@ class Floor:
         if len(ids) and not 0 <= ids.min() <= ids.max() < self._rows:
             raise ValueError(f"ids beyond {self._rows} rows")  # the loop would write anywhere
         _, first = np.unique(ids, return_index=True)
-        return ids, ids[np.sort(first)], gradient, np.empty([len(ids), self._dim], np.float32)
+        if len(self._output) < len(ids):
+            self._output = np.ones([len(ids), self._dim], np.float32)  # in memory, unlike zeros
+        return ids, ids[np.sort(first)], gradient
 
     def step(self, inputs) -> None:
         """One step."""
-        ids, distinct, gradient, output = inputs
+        ids, distinct, gradient = inputs
         self._steps += 1
         first, second = (-math.expm1(self._steps * math.log(beta)) for beta in _BETAS)
         rate, step = RATE * math.sqrt(second) / first, float(self._steps)
         self._library.floor_step(
             self._memory,
             *(self._dim, ids, len(ids), distinct, len(distinct)),
-            *(gradient, output, step, rate, DECAY, self._threads),
+            *(gradient, self._output, step, rate, DECAY, self._threads),
         )
 
     def records(self) -> np.ndarray:

@@ -18,13 +18,14 @@ import argparse
 import csv
 import os
 
-from trainer import bench_peer_prepare, bench_peer_rows, bench_peer_towers
+from trainer import bench_peer_ml100k, bench_peer_prepare, bench_peer_rows, bench_peer_towers
 from trainer.bench_timing import add_shared_arguments, positive
 
 PARTS = {
     "rows": (bench_peer_rows, "Embedding step, beside the floor of memory"),
     "towers": (bench_peer_towers, "Two-tower training step"),
     "prepare": (bench_peer_prepare, "prepare, beside polars"),
+    "ml100k": (bench_peer_ml100k, "MovieLens 100K to the Recall@20 of TFRS's tutorial model"),
 }
 
 

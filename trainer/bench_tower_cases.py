@@ -2,8 +2,8 @@
 
 The same model in each: a user and an item table, a tower of dense layers on each side (ReLU between, the
 last one linear), scores by dot product, mean in-batch softmax loss, Adam on the towers and lazy Adam on the
-tables, learning rate 1e-3 and epsilon 1e-7 throughout. lazytower keeps exact averages of all weights on top. A
-case is an object with `step(users, items) -> loss before the step`, ids int64 [batch].
+tables, learning rate 1e-3 and epsilon 1e-7 throughout. lazytower keeps exact averages of all weights on top.
+A case is an object with `step(users, items) -> loss before the step`, ids int64 [batch].
 """
 
 import numpy as np

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# `lazytower bench peers` in an environment of its own, .venv-peers: the project's packages, and PyTorch and FBGEMM,
+# which the project does not need. Arguments go to the command, such as: --parts towers --ml100k data/ml-100k/u.data
+# About 3.5 GB with PyTorch's CPU wheels (name their index in PIP_EXTRA_INDEX_URL), 8 GB without. What cannot be
+# installed is left out of the tables.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset PYTHONPATH
+
+VENV=.venv-peers
+. scripts/environment.sh
+
+# FBGEMM is compiled against one version of PyTorch: 1.8.0 against 2.13.
+stamp=$VENV/peers.sha256
+wanted=$(cat "$VENV/requirements.sha256" "${BASH_SOURCE[0]}" | sha256sum)
+if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
+  for peer in torch==2.13.0 fbgemm-gpu-cpu==1.8.0; do
+    "$VENV/bin/pip" install --quiet --disable-pip-version-check -c docker/constraints-cpu.txt "$peer" ||
+      echo "without $peer, which cannot be installed here" >&2
+  done
+  echo "$wanted" > "$stamp"
+fi
+
+exec lazytower bench peers "$@"
