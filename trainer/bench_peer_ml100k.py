@@ -2,11 +2,11 @@
 
 The tutorial's model: two tables of 32 values, their dot product, `tasks.Retrieval` as it comes, Adagrad at
 0.1, 3 epochs in batches of 8,192, a random fifth of the ratings held out; its top-k metric is left off. What
-it reaches (median over `--turns` seeds) is the target. lazytower trains `configs/ml100k.yaml` in width 32 with
-OVERRIDES, for as many of EPOCHS as the target takes. Both see the same rows, prepared before, and are
-evaluated alike: full ranking less seen items, all users. Seconds are those of a process, from its start to the trained
-model; lazytower's is the whole `lazytower train`, which saves a checkpoint and writes its report, too.
-Evaluation is not timed.
+it reaches (median over `--turns` seeds) is the target. lazytower trains `configs/ml100k.yaml` in width 32
+with OVERRIDES, for as many of EPOCHS as the target takes. Both see the same rows, prepared before, and are
+evaluated alike: full ranking less seen items, all users. Seconds are those of a process, from its start to
+the trained model; lazytower's is the whole `lazytower train`, which saves a checkpoint and writes its report,
+too. Evaluation is not timed.
 """
 
 import argparse
