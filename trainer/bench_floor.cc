@@ -7,26 +7,82 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <condition_variable>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <memory>
+#include <mutex>
 #include <thread>
-#include <vector>
+#include <utility>
 
 namespace {
 
-constexpr int64_t kAhead = 8;           // rows between the one that is worked on and the one that is fetched
-constexpr int64_t kRowsOfThread = 2048;  // fewer are not worth a thread, which takes some 20 us to start
+constexpr int64_t kAhead = 8;        // rows between the one that is worked on and the one that is fetched
+constexpr int64_t kBlockRows = 512;  // what a thread takes at a time
+
+// Rows are worked on by the caller and by threads that stand by, block by block: one that the system does not let run
+// holds nobody up.
+struct Job {
+  std::function<void(int64_t, int64_t)> work;
+  int64_t rows, blocks;
+  std::atomic<int64_t> next{0}, done{0};
+
+  void Run() {
+    for (int64_t block; (block = next.fetch_add(1)) < blocks; done.fetch_add(1)) {
+      work(block * kBlockRows, std::min(rows, (block + 1) * kBlockRows));
+    }
+  }
+};
+
+class Pool {
+ public:
+  void Run(int64_t rows, int threads, std::function<void(int64_t, int64_t)> work) {
+    auto job = std::make_shared<Job>();
+    job->work = std::move(work);
+    job->rows = rows;
+    job->blocks = (rows + kBlockRows - 1) / kBlockRows;
+    if (job->blocks > 1) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      while (started_ + 1 < threads) {
+        std::thread(&Pool::Wait, this).detach();
+        ++started_;
+      }
+      job_ = job;
+      ++number_;
+      changed_.notify_all();
+    }
+    job->Run();
+    while (job->done.load() < job->blocks) std::this_thread::yield();
+  }
+
+ private:
+  void Wait() {
+    for (int64_t seen = 0;;) {
+      std::shared_ptr<Job> job;
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        changed_.wait(lock, [&] { return number_ != seen; });
+        seen = number_;
+        job = job_;
+      }
+      job->Run();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::shared_ptr<Job> job_;
+  int64_t number_ = 0;
+  int started_ = 0;
+};
 
 template <typename Work>
 void Parallel(int64_t rows, int threads, Work work) {
-  const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(threads, rows / kRowsOfThread));
-  std::vector<std::thread> others;
-  for (int64_t i = 1; i < parts; ++i) {
-    others.emplace_back([=] { work(rows * i / parts, rows * (i + 1) / parts); });
-  }
-  work(int64_t{0}, rows / parts);
-  for (auto& other : others) other.join();
+  static Pool* pool = new Pool;  // its threads outlive everything
+  pool->Run(rows, threads, work);
 }
 
 template <int kWrite>

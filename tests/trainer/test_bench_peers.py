@@ -258,7 +258,7 @@ def test_too_little_memory_for_the_scores_is_said(monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     args = parsed_args("--users", "50", "--items", "20")
     result = bench_peer_towers._measure(["tfrs_tfa"], 32_768, args)
-    assert result["tfrs_tfa"]["reason"].startswith("needs 21.0 GiB of memory, ")
+    assert result["tfrs_tfa"]["reason"].startswith("needs 43.0 GiB of memory, ")
 
 
 @pytest.mark.slow
