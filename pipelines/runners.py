@@ -78,10 +78,11 @@ def run_to_end(pipeline, options) -> None:
     """
     from apache_beam.runners.runner import PipelineState
 
-    if on_dataflow(options):  # the job's address and its states
-        getLogger("apache_beam.runners.dataflow").setLevel(INFO)
+    if on_dataflow(options):  # states and messages of the job
+        getLogger("apache_beam.runners.dataflow.dataflow_runner").setLevel(INFO)
     result = pipeline.run()
     try:
+        _show_address(result, options)
         state = result.wait_until_finish()
     except BaseException:
         _cancel(result)
@@ -90,14 +91,27 @@ def run_to_end(pipeline, options) -> None:
         raise DataError(f"the job ended as {state}; nothing is published. Run the same command again")
 
 
+def _show_address(result, options) -> None:
+    from apache_beam.options.pipeline_options import GoogleCloudOptions
+
+    if on_dataflow(options) and result.has_job:
+        google = options.view_as(GoogleCloudOptions)
+        logging.info(
+            "the job: https://console.cloud.google.com/dataflow/jobs/%s/%s?project=%s",
+            google.region,
+            result.job_id(),
+            google.project,
+        )
+
+
 def _cancel(result) -> None:
     """It costs money, and nobody would publish what it writes."""
     from apache_beam.runners.runner import PipelineState
 
     try:
         if not PipelineState.is_terminal(result.state):
+            logging.warning("cancelling the job, because this process ends")
             result.cancel()
-            logging.warning("cancelled the job, because this process ends")
     except Exception as error:  # whatever made waiting fail; that error is the one to show
         logging.warning("the job may still run, stop it yourself: %s", error)
 
