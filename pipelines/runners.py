@@ -59,15 +59,10 @@ def check_runner(options, source, dataset) -> None:
             raise ConfigError(f"--{flag} does not go with prepare: {reason}; leave it out")
     if on_dataflow(options):
         _check_dataflow(options)
-    runner = _validated(options)
-    place = _place_of_workers(options, runner)
-    if place == "elsewhere":
-        _check_paths(
-            source, dataset, is_remote, "is on this machine, where workers cannot reach it; use gs://"
-        )
-    elif place == "other processes":
-        reason = "is relative to this process's directory, and workers have another; begin it with /"
-        _check_paths(source, dataset, lambda path: is_remote(path) or path.startswith("/"), reason)
+        _check_paths("elsewhere", source, dataset)
+        _validated(options)  # last, because it looks at the bucket of --temp_location
+    else:
+        _check_paths(_place_of_workers(options, _validated(options)), source, dataset)
 
 
 def run_to_end(pipeline, options) -> None:
@@ -161,8 +156,6 @@ def _place_of_workers(options, runner) -> str:
     from apache_beam.options.pipeline_options import PortableOptions
     from apache_beam.runners.portability.portable_runner import PortableRunner
 
-    if on_dataflow(options):
-        return "elsewhere"
     if not isinstance(runner, PortableRunner):
         return "here"
     portable = options.view_as(PortableOptions)
@@ -216,8 +209,15 @@ def _is_loopback(address: str) -> bool:
         return host in ("localhost", "embed")
 
 
-def _check_paths(source, dataset, fits, reason: str) -> None:
+def _check_paths(place: str, source, dataset) -> None:
     paths = [("source.paths", path) for path in getattr(source, "paths", [])]
     for key, path in [*paths, ("dataset.path", dataset.path)]:
-        if not fits(path):
-            raise ConfigError(f"{key}: {path} {reason}")
+        if place == "here" or is_remote(path):
+            continue
+        if place == "elsewhere":
+            raise ConfigError(f"{key}: {path} is on this machine, where workers cannot reach it; use gs://")
+        if not path.startswith("/"):
+            raise ConfigError(
+                f"{key}: {path} is relative to this process's directory, and workers have another; "
+                "begin it with /"
+            )

@@ -9,7 +9,9 @@ import contextlib
 import json
 import os
 import re
+import signal
 import threading
+import time
 
 import apache_beam
 import pytest
@@ -17,6 +19,7 @@ from apache_beam.internal.gcp.auth import _Credentials
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.portability.api import beam_runner_api_pb2 as api
 
+from configs.errors import ConfigError
 from pipelines.options import beam_options
 from pipelines.prepare import prepare
 from tests.fake_dataflow import FakeDataflow
@@ -152,6 +155,16 @@ def test_staged_package(bucket, account, tmp_path):
     assert all(d.type_urn == "beam:artifact:type:url:v1" for d in environment.dependencies)
 
 
+def test_what_beam_itself_refuses_is_one_line(bucket, account):
+    config = remote_config(bucket)
+    options = beam_options("DataflowRunner", [*FLAGS, "--project=not a project"])
+    with pytest.raises(
+        ConfigError, match=r"Invalid Project ID \(not a project\).*DataflowRunner\)$"
+    ) as caught:
+        prepare(config.source, config.dataset, options)
+    assert "\n" not in str(caught.value) and bucket.names() == ["raw/events.csv"]
+
+
 @pytest.mark.slow
 def test_a_job_is_waited_for_and_published(bucket, dataflow, tmp_path):
     config = remote_config(bucket)
@@ -173,10 +186,15 @@ def test_an_interrupted_driver_cancels_the_job(bucket, dataflow):
     config = remote_config(bucket)
     dataflow.holding = True
     options = beam_options("DataflowRunner", [*FLAGS, f"--dataflow_endpoint={dataflow.address}"])
-    timer = threading.Timer(8, lambda: os.kill(os.getpid(), 2))
-    timer.start()
+
+    def interrupt():
+        while not dataflow.jobs:
+            time.sleep(0.1)
+        time.sleep(1)  # prepare waits by then
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         prepare(config.source, config.dataset, options)
-    timer.cancel()
     assert [job["currentState"] for job in dataflow.jobs.values()] == ["JOB_STATE_CANCELLED"]
     assert bucket.names("out/") == []
