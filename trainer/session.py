@@ -175,7 +175,7 @@ class TrainSession:
         self._progress.update(step, loss=loss)
 
     def _on_skip(self, step: int) -> None:
-        """After a batch with a loss or gradient that is not finite, of which no weight has seen anything."""
+        """After a batch with a loss or gradient that is not finite; on the CPU no weight has seen it."""
         from trainer.blame import blame
 
         guard, allowed = self.train_step.guard, self.config.train.skip_nonfinite

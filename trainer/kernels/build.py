@@ -64,7 +64,7 @@ def kernels():
 def _loaded():
     try:
         return tf.load_op_library(_library())
-    except (NoKernels, tf.errors.NotFoundError) as reason:
+    except (NoKernels, OSError, tf.errors.NotFoundError) as reason:  # OSError: no room to keep them
         logging.warning("no native kernels, TensorFlow's ops do their work: %s", reason)
         return None
 

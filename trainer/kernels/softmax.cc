@@ -261,8 +261,13 @@ class SoftmaxOp : public OpKernel {
     const Tensor &user = context->input(0), &item = context->input(1), &ids = context->input(2);
     const int64_t rows = user.dim_size(0), items = item.dim_size(0), dim = item.dim_size(1);
     const int64_t first = context->input(5).scalar<int32_t>()();
-    OP_REQUIRES(context, first >= 0 && first + rows <= items && user.dim_size(1) == dim && ids.NumElements() == items,
+    OP_REQUIRES(context, rows > 0 && dim > 0, errors::InvalidArgument("no rows, or rows of no values"));
+    OP_REQUIRES(context, first >= 0 && first + rows <= items && user.dim_size(1) == dim,
                 errors::InvalidArgument(rows, " rows from ", first, " on do not fit ", items, " items"));
+    OP_REQUIRES(context,
+                ids.NumElements() == items && context->input(3).NumElements() == items &&
+                    context->input(4).NumElements() == rows,
+                errors::InvalidArgument("ids, log_q or part is not as long as the ", items, " items, ", rows, " rows"));
     Tensor *loss, *user_gradient, *item_gradient;
     Tensor sums;
     OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({}), &loss));

@@ -272,6 +272,9 @@ class UpdateOp : public OpKernel {
                   errors::InvalidArgument("id ", id[i], " is not in [0, ", rows, ")"));
     }
     const float step = context->input(3).scalar<float>()(), rate = context->input(4).scalar<float>()();
+    OP_REQUIRES(context, gradient.dims() == 2 && gradient.dim_size(0) == number && gradient.dim_size(1) < width,
+                errors::InvalidArgument("gradients ", gradient.shape().DebugString(), " of ", number, " records of ",
+                                        width, " values"));
     const int64_t dim = gradient.dim_size(1);
     core::RefCountPtr<Var> shared;
     float* columns = nullptr;

@@ -205,6 +205,11 @@ def test_the_tpu_face_makes_tables(kind, options):
         ("lazy_adam", {"clip_value": 1.0}, "what clip_value asks for"),
         ("sgd", {"weight_decay": 0.1}, "what weight_decay asks for"),
         ("adam", {}, "SparseCore is always lazy; use lazy_adam"),
+        (
+            "adagrad",
+            {"initial_accumulator_value": 0.0},
+            "would divide by 0; set initial_accumulator_value above",
+        ),
         ("rowwise_adagrad", {}, "use adagrad"),
         ("momentum", {}, "AdagradMomentum, the nearest it has, divides by Adagrad's root"),
     ],
