@@ -28,8 +28,8 @@ class EngineTable(Table):
         self._engine, self._ledger, self._averages = engine, ledger, averages
 
     def write_padding(self, row: int) -> None:
-        """Writes the row that padding looks up: zeros, with the slots of an untouched row, since a slot of 0 may
-        be divided by."""
+        """Writes the row that padding looks up: zeros, with the slots of an untouched row (0 might be divided
+        by)."""
         weight = tf.zeros([1, self.dim])
         average = [] if self.average is None else [weight]
         record = tf.concat(
