@@ -1,13 +1,14 @@
 """The one place that connects to devices: this machine's processor, logical replicas on it, or a TPU."""
 
-import os
 import threading
 
 import tensorflow as tf
 
+from configs.chips import device_files
 from configs.errors import UserError
 from configs.tpu import tpu_slice
 from configs.training import TpuDevice
+from trainer.tpu_address import LOCAL, tpu_address
 
 # What a failing connection says, and what it means: the first that is found in the error's text.
 _HINTS = [
@@ -21,20 +22,16 @@ _HINTS = [
         "libtpu and TensorFlow do not fit: install the versions of docker/constraints-tpu.txt",
     ),
     (
-        ("Please provide a TPU Name", "metadata", "Failed to find TPU", "NOT_FOUND", "404"),
-        "no TPU of this name is known: compare device.name, zone and project with `gcloud compute tpus "
-        "tpu-vm list`",
-    ),
-    (
-        ("PERMISSION_DENIED", "403", "credentials"),
-        "the account may not see this TPU: it needs the role roles/tpu.viewer",
-    ),
-    (
         ("No OpKernel", "not registered", "NUM_TPUS", "no TPU", "0 TPU", "No TPU"),
         "no chip is visible: run on a TPU VM whose runtime fits the generation, with tensorflow-tpu (not "
         "tensorflow) installed; `lazytower doctor` tells more",
     ),
 ]
+# TensorFlow waits for ever for an address at which nobody listens.
+_NO_SERVICE = (
+    "TensorFlow's worker service may not run on all of its hosts, or may not be reached from here (bare "
+    "runtime versions have none, see docs/tpu.md); "
+)
 
 
 def logical_replicas(count: int) -> tf.distribute.Strategy:
@@ -56,11 +53,12 @@ def connect_tpu(device: TpuDevice) -> tf.distribute.Strategy:
         raise UserError(
             f"device.name: {device.slice} has {hosts} hosts; name the TPU, so that the others are found"
         )
+    address = tpu_address(device, device.connect_seconds)
     found: dict = {}
 
     def connect():
         try:
-            found["strategy"] = _connect(device)
+            found["strategy"] = _connect(address)
         except Exception as error:  # told below, in the caller's thread
             found["error"] = error
 
@@ -68,11 +66,12 @@ def connect_tpu(device: TpuDevice) -> tf.distribute.Strategy:
     thread = threading.Thread(target=connect, daemon=True, name="connect-tpu")
     thread.start()
     thread.join(device.connect_seconds)
-    where = device.name or "this machine"
+    where = "this machine" if address == LOCAL else device.name
     if thread.is_alive():
+        service = "" if address == LOCAL else _NO_SERVICE
         raise UserError(
             f"device: the TPU of {where} did not answer for {device.connect_seconds:g} s "
-            "(device.connect_seconds); another process may hold it, or its runtime may not fit the "
+            f"(device.connect_seconds); {service}another process may hold it, or its runtime may not fit the "
             "generation: `lazytower doctor` tells more"
         )
     if "error" in found:
@@ -82,13 +81,15 @@ def connect_tpu(device: TpuDevice) -> tf.distribute.Strategy:
     return strategy
 
 
-def _connect(device: TpuDevice) -> tf.distribute.Strategy:
+def resolver_of(address: str) -> tf.distribute.cluster_resolver.TPUClusterResolver:
+    """TensorFlow's resolver of an address as trainer.tpu_address gives it; asks nobody."""
+    return tf.distribute.cluster_resolver.TPUClusterResolver(tpu=address)
+
+
+def _connect(address: str) -> tf.distribute.Strategy:
     """What can take for ever, or fail in the runtime's words."""
-    # "local" is the word for the TPU of this VM; None would look at Kubernetes and environment variables.
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
-        tpu=device.name or "local", zone=device.zone, project=device.project
-    )
-    if device.name is not None or resolver.cluster_spec().jobs:
+    resolver = resolver_of(address)
+    if address != LOCAL:
         tf.config.experimental_connect_to_cluster(resolver)
     tf.tpu.experimental.initialize_tpu_system(resolver)
     return tf.distribute.TPUStrategy(resolver)
@@ -101,8 +102,7 @@ def _explained(error: Exception) -> str:
     for words, hint in _HINTS:
         if any(word in text for word in words):
             return f"{hint} ({line})"
-    chips = any(map(os.path.exists, ("/dev/accel0", "/dev/vfio/0")))
-    nothing = "" if chips else "no chip is visible here; "
+    nothing = "" if device_files() else "no chip is visible here; "
     return f"{nothing}`lazytower doctor` tells more ({line})"
 
 
