@@ -8,7 +8,7 @@ from configs.chips import device_files
 from configs.errors import UserError
 from configs.tpu import tpu_slice
 from configs.training import TpuDevice
-from trainer.tpu_address import LOCAL, tpu_address
+from trainer.tpu_address import LOCAL, tpu_address, wait_for_hosts
 
 # What a failing connection says, and what it means: the first that is found in the error's text.
 _HINTS = [
@@ -27,11 +27,6 @@ _HINTS = [
         "tensorflow) installed; `lazytower doctor` tells more",
     ),
 ]
-# TensorFlow waits for ever for an address at which nobody listens.
-_NO_SERVICE = (
-    "TensorFlow's worker service may not run on all of its hosts, or may not be reached from here (bare "
-    "runtime versions have none, see docs/tpu.md); "
-)
 
 
 def logical_replicas(count: int) -> tf.distribute.Strategy:
@@ -54,6 +49,7 @@ def connect_tpu(device: TpuDevice) -> tf.distribute.Strategy:
             f"device.name: {device.slice} has {hosts} hosts; name the TPU, so that the others are found"
         )
     address = tpu_address(device, device.connect_seconds)
+    wait_for_hosts(address, device.connect_seconds)
     found: dict = {}
 
     def connect():
@@ -68,10 +64,9 @@ def connect_tpu(device: TpuDevice) -> tf.distribute.Strategy:
     thread.join(device.connect_seconds)
     where = "this machine" if address == LOCAL else device.name
     if thread.is_alive():
-        service = "" if address == LOCAL else _NO_SERVICE
         raise UserError(
             f"device: the TPU of {where} did not answer for {device.connect_seconds:g} s "
-            f"(device.connect_seconds); {service}another process may hold it, or its runtime may not fit the "
+            f"(device.connect_seconds); another process may hold it, or its runtime may not fit the "
             "generation: `lazytower doctor` tells more"
         )
     if "error" in found:

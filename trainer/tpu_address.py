@@ -1,5 +1,6 @@
 """Where the TPU is that a config names: the addresses of its hosts, asked of the Cloud TPU API."""
 
+import socket
 import time
 
 from configs.errors import UserError
@@ -34,6 +35,34 @@ def tpu_address(device: TpuDevice, wait_seconds: float) -> str:
     if not endpoints:
         raise UserError(f"device.name: the API gives no address of {device.name}; name its address, grpc://")
     return ",".join(f"grpc://{host.ip_address}:{host.port or _PORT}" for host in endpoints)
+
+
+def wait_for_hosts(address: str, seconds: float) -> None:
+    """Returns when somebody listens on all hosts; TensorFlow would wait for them for ever.
+
+    Raises:
+      UserError: a host where nobody did for so long.
+    """
+    deadline = time.monotonic() + seconds
+    for host in address.split(",") if address != LOCAL else ():
+        name, _, port = host.removeprefix("grpc://").partition(":")
+        while error := _closed(name, int(port or _PORT)):
+            if time.monotonic() >= deadline:
+                raise UserError(
+                    f"device.name: nobody listens at {host} after {seconds:g} s ({error}); TensorFlow's "
+                    "worker service must run on every host (bare images have none, see docs/tpu.md) and "
+                    "be reached from here"
+                )
+            time.sleep(1.0)
+
+
+def _closed(name: str, port: int) -> OSError | None:
+    """Why a port cannot be connected to; None: it can."""
+    try:
+        socket.create_connection((name, port), timeout=_POLL_SECONDS).close()
+    except OSError as error:
+        return error
+    return None
 
 
 def _ready_node(api: TpuApi, device: TpuDevice, wait_seconds: float):

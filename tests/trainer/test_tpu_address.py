@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import sys
 
 import grpc
@@ -13,7 +14,7 @@ from configs.training import TpuDevice
 from tests.fake_tpu import FakeTpu, Fault
 from trainer import tpu_address as module
 from trainer.strategy import resolver_of
-from trainer.tpu_address import tpu_address
+from trainer.tpu_address import tpu_address, wait_for_hosts
 
 NODE = "projects/shop/locations/us-east5-b/nodes/mine"
 READY = tpu.Node.State.READY
@@ -152,3 +153,28 @@ def test_the_client_is_an_extra(service, monkeypatch):
     monkeypatch.setitem(sys.modules, "google.cloud.tpu_v2", None)
     with pytest.raises(UserError, match=re.escape("needs `pip install 'lazytower[gcp]'`")):
         tpu_address(device(), 60)
+
+
+def test_hosts_at_which_nobody_listens():
+    wait_for_hosts("local", 0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        open_host = f"grpc://127.0.0.1:{listener.getsockname()[1]}"
+        wait_for_hosts(f"{open_host},{open_host}", 0)
+        with socket.create_server(("127.0.0.1", 0)) as gone:
+            closed = f"grpc://127.0.0.1:{gone.getsockname()[1]}"
+        with pytest.raises(
+            UserError, match=f"nobody listens at {closed} after 0 s .*refused.*worker service"
+        ):
+            wait_for_hosts(f"{open_host},{closed}", 0)
+
+
+def test_a_host_that_starts_to_listen(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    started = []
+    monkeypatch.setattr(
+        module.time, "sleep", lambda _: started.append(socket.create_server(("127.0.0.1", port)))
+    )
+    wait_for_hosts(f"grpc://127.0.0.1:{port}", 60)
+    [listener] = started
+    listener.close()
