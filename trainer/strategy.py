@@ -70,7 +70,9 @@ def connect_tpu(device: TpuDevice) -> tf.distribute.Strategy:
             "generation: `lazytower doctor` tells more"
         )
     if "error" in found:
-        raise UserError(f"device: no TPU at {where}: {_explained(found['error'])}") from found["error"]
+        raise UserError(f"device: no TPU at {where}: {_explained(found['error'], address)}") from found[
+            "error"
+        ]
     strategy = found["strategy"]
     check_slice(strategy, device)
     return strategy
@@ -90,14 +92,17 @@ def _connect(address: str) -> tf.distribute.Strategy:
     return tf.distribute.TPUStrategy(resolver)
 
 
-def _explained(error: Exception) -> str:
+def _explained(error: Exception, address: str) -> str:
     """The first line of what went wrong, and what to check."""
     text = str(error) or type(error).__name__
     line = next((line.strip() for line in text.splitlines() if line.strip()), text)
     for words, hint in _HINTS:
         if any(word in text for word in words):
             return f"{hint} ({line})"
-    nothing = "" if device_files() else "no chip is visible here; "
+    if address != LOCAL:
+        nothing = "TensorFlow's worker service runs there, and drives no TPU; "
+    else:
+        nothing = "" if device_files() else "no chip is visible here; "
     return f"{nothing}`lazytower doctor` tells more ({line})"
 
 
