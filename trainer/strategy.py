@@ -93,9 +93,11 @@ def _connect(address: str) -> tf.distribute.Strategy:
 
 
 def _explained(error: Exception, address: str) -> str:
-    """The first line of what went wrong, and what to check."""
+    """A line of what went wrong, and what to check."""
     text = str(error) or type(error).__name__
-    line = next((line.strip() for line in text.splitlines() if line.strip()), text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [text]
+    # Of a failed graph the first lines tell where, the last what.
+    line = lines[-1] if lines[0].startswith("Graph execution error") else lines[0]
     for words, hint in _HINTS:
         if any(word in text for word in words):
             return f"{hint} ({line})"

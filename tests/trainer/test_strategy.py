@@ -97,6 +97,17 @@ def test_a_host_that_says_nothing_is_given_up(tmp_path):
     assert re.match("device: the TPU of grpc://127.0.0.1:[0-9]+ did not answer for 2 s", error)
 
 
+def test_of_a_failed_graph_the_reason_is_told(monkeypatch):
+    def fail(address):
+        raise ValueError(
+            "Graph execution error:\n\nDetected at node X defined at:\n<unavailable>\nno chips [Op:X]"
+        )
+
+    monkeypatch.setattr(strategy, "_connect", fail)
+    with pytest.raises(UserError, match=r"`lazytower doctor` tells more \(no chips \[Op:X\]\)$"):
+        strategy.connect_tpu(device())
+
+
 @pytest.mark.parametrize("name", ["v2-8", "v4-32", "v5p-8", "v6e-4"])
 def test_the_slice_that_was_asked_for(name):
     strategy.check_slice(fake_strategy(name), device(name))
