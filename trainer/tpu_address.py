@@ -50,7 +50,7 @@ def wait_for_hosts(address: str, seconds: float) -> None:
             if time.monotonic() >= deadline:
                 raise UserError(
                     f"device.name: nobody listens at {host} after {seconds:g} s ({error}); TensorFlow's "
-                    "worker service must run on every host (bare images have none, see docs/tpu.md) and "
+                    "worker service must run on every host (bare images may lack it: docs/jobs.md) and "
                     "be reached from here"
                 )
             time.sleep(1.0)
