@@ -31,7 +31,7 @@ def build_training(config: RunConfig, dataset: Dataset) -> Training:
     """Connects to the TPU, if any, reads the catalog and allocates the tables.
 
     Nothing of TensorFlow may run before a TPU is connected: once its context has started, a call that waits
-    for the hosts of another machine stops all of Python's threads, and coordinates nothing.
+    for the hosts of another machine stops all of Python's threads.
 
     Raises:
       DataError: fewer train rows than a batch, or a catalog that cannot be read.
