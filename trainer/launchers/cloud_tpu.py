@@ -35,8 +35,10 @@ class CloudTpu:
         return True
 
     def check_files(self) -> None:
-        """Raises UserError: a path that the slice's machines cannot reach."""
+        """Raises UserError: a path that the slice's machines cannot reach, or the name of another TPU."""
         config = self._config
+        if config.device.kind == "tpu" and config.device.name is not None:
+            raise UserError("device.name: the job trains on the slice that it is given; leave it out")
         paths = {"dataset.path": config.dataset.path, "output.path": config.output.path}
         if config.launch.staging:
             paths["launch.staging"] = config.launch.staging
@@ -151,9 +153,17 @@ class CloudTpu:
         spec["python"] = launch.python
         spec["install"] = {"wheel": self._wheel, "constraints": None if launch.python else "constraints.txt"}
         spec["slice"] = {"project": launch.project, "zone": launch.zone, "id": self._name(attempt)}
+        spec["train"] += self._name_of_slice(attempt)
         script = startup_script(spec)
         assert len(script.encode()) < _MAX_SCRIPT_BYTES
         return script
+
+    def _name_of_slice(self, attempt: int) -> list[str]:
+        """Flags that tell worker 0 how the slice is called, whose other machines it must find."""
+        if self._config.device.kind == "cpu" or self._slice.hosts == 1:
+            return []
+        names = {"name": self._name(attempt), "zone": self._launch.zone, "project": self._launch.project}
+        return [word for key, name in names.items() for word in ("--set", f"device.{key}={name}")]
 
     def _request(self, attempt: int):
         """The request, field by field as docs/jobs.md lists it."""
