@@ -56,13 +56,12 @@ def measure(config, steps: int) -> dict[str, float]:
     import tensorflow as tf
 
     from configs.dataset import load_dataset
-    from trainer.catalog import Items
     from trainer.recommender import check_dataset
     from trainer.training import build_training
 
     dataset = load_dataset(config.dataset.path)
     check_dataset(config, dataset)
-    training = build_training(config, dataset, Items.load(dataset))
+    training = build_training(config, dataset)
     training.recommender.initialize()
     training.step.send_rows()
     reader = iter(training.data.batches(0))
