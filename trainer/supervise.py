@@ -16,13 +16,16 @@ from configs.load import load_config
 from trainer.job_record import FINAL, JobRecord, JobState, Outdated
 from trainer.launchers import LAUNCHERS
 from trainer.launchers.base import Launcher, LaunchError, Refused, SliceState, Unreachable
-from trainer.run_lock import lock_directory
+from trainer.launchers.tpu_api import CALL_SECONDS
+from trainer.run_lock import Lock, lock_directory
 
 # Errors of object stores that pass, by the module they are from; gcsfs has no errors of Python's own.
 _STORE_ERRORS = ("gcsfs", "aiohttp", "google.auth")
 _MUTE_ATTEMPTS = 3  # more would only cost: what the machines cannot start, they never will
 _END_SECONDS = 120.0  # for the machine to stop by itself when launch.max_seconds is over
-_SETTLE_SECONDS = 10.0  # for a request that was on its way when its sender was killed to arrive
+# For a request that was on its way when its sender was killed to arrive, be it at the last try of its call.
+_SETTLE_SECONDS = CALL_SECONDS + 30.0
+_TAKE_BACK_PAUSES = (1.0, 5.0, 15.0, 30.0)  # between tries to delete what was asked for too late
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,7 @@ def _run(record, launch, launcher, lock, steps, tick) -> JobState:
             action = next_action(seen, launch)
             if action.kind == "done":
                 return seen.job
-            _act(action, seen.job, record, launcher)
+            _act(action, seen.job, record, launcher, lock)
         except Outdated as error:
             logging.info("%s; looking again", error)
             continue
@@ -232,20 +235,21 @@ def observe(record: JobRecord, launcher: Launcher, watch: _Watch) -> Observed:
     return Observed(job, state, final, beat is not None, watch.silent_seconds(sign), time.time())
 
 
-def _act(action: Action, job: JobState, record: JobRecord, launcher: Launcher) -> None:
+def _act(action: Action, job: JobState, record: JobRecord, launcher: Launcher, lock: Lock) -> None:
     attempt = job.attempt if action.attempt is None else action.attempt
     if action.kind == "delete":
         logging.info("deleting the slice of attempt %d", attempt)
         launcher.delete(attempt)
     elif action.kind == "create":
-        _create(record, launcher, attempt)
+        _create(record, launcher, lock, attempt)
     elif action.kind == "record":
         fields = {"outcome": action.outcome, "exit_code": action.exit_code}
         record.append(action.event, attempt, action.reason, **fields)
         logging.info("attempt %d: %s %s", attempt, action.event, action.reason)
 
 
-def _create(record: JobRecord, launcher: Launcher, attempt: int) -> None:
+def _create(record: JobRecord, launcher: Launcher, lock: Lock, attempt: int) -> None:
+    lock.check()  # again: this process may have slept since it looked
     try:
         launcher.create(attempt)
     except Refused as refusal:
@@ -254,6 +258,28 @@ def _create(record: JobRecord, launcher: Launcher, attempt: int) -> None:
     except LaunchError as error:
         record.append("failed", attempt, str(error))
         logging.error("%s", error)
+    finally:
+        _take_back(record, launcher, attempt)
+
+
+def _take_back(record: JobRecord, launcher: Launcher, attempt: int) -> None:
+    """Deletes the slice that was just asked for when the job has ended or gone on without it meanwhile.
+
+    Who ended it may have looked before the request arrived. The lease does not matter: if it is lost, nobody
+    else looks for this slice any more.
+    """
+    for pause in (*_TAKE_BACK_PAUSES, None):
+        try:
+            job = record.state()
+            if job.attempt == attempt and job.state not in ("stopping", *FINAL):
+                return
+            logging.warning("attempt %d was asked for too late: the job is %s; deleting", attempt, job.state)
+            return launcher.delete(attempt)
+        except Exception as error:
+            if pause is None or not is_passing(error):
+                raise
+            _patience(error)
+            time.sleep(pause)
 
 
 def cancel(path: str) -> JobState:

@@ -17,7 +17,7 @@ import traceback
 import urllib.request
 import uuid
 
-from trainer.vm_files import TRIES, Bucket, Directory, Log, Metadata, ask, patiently, say
+from trainer.vm_files import TRIES, Bucket, Directory, Events, Log, Metadata, ask, patiently, say
 
 RUN_AGAIN = 75  # the trainer's exit code when it was stopped and has saved
 GRACE_SECONDS = 25.0  # a machine that is taken away has about 30 seconds
@@ -43,6 +43,7 @@ class Machine:
         log = os.path.join(spec["work"], "log.txt")
         self._log = Log(log, self._files, f"{self._prefix}/log/worker-{self.worker}-")
         self._deadline = time.monotonic() + spec["max_seconds"]
+        self._events, self._given_up = Events(self._files, spec["attempt"]), False
         self._stopped, self._done = None, threading.Event()
         self._stage, self._restarts, self._beats, self._boot = "installing", 0, 0, uuid.uuid4().hex
 
@@ -58,6 +59,7 @@ class Machine:
             thread.start()
         final = {"state": "succeeded", "exit_code": 0, "reason": ""}
         try:
+            self._look_at_job()
             environment = self._install()
             if self.worker == 0:
                 self._train(environment)
@@ -67,7 +69,7 @@ class Machine:
             traceback.print_exc()
             final = {"state": "failed", "exit_code": 1, "reason": f"{type(error).__name__}: {error}"}
         if self._stopped:
-            say(f"stopped by {self._stopped}")  # by who takes the machine away, and knows what comes next
+            say(f"stopped by {self._stopped}")  # who does so knows what comes next
         else:
             say(f"{final['state']} {final['reason']}".rstrip())
         self._done.set()
@@ -78,6 +80,8 @@ class Machine:
     def _end(self, final: dict) -> int:
         if self._stopped or self.worker:
             self._last_log(tries=2)
+            if self._given_up:
+                self._leave()
             return 128 + signal.SIGTERM if self._stopped else final["exit_code"]
         # The outcome before the slice goes: who finds no slice looks for the outcome next.
         final |= {"log": self._log.last_lines(), "time": _now(), "progress": self._log.latest_progress()}
@@ -85,9 +89,21 @@ class Machine:
         with _reported("the outcome could not be written"):
             patiently(lambda: self._files.put(f"{self._prefix}/final.json", _json(final)), "final.json", 9)
         if self._spec["slice"]:
-            with _reported("the slice could not be deleted from here; the supervisor will"):
-                patiently(self._delete_slice, "deleting the slice")
+            self._leave()
         return final["exit_code"]
+
+    def _leave(self) -> None:
+        with _reported("the slice could not be deleted from here; the supervisor will"):
+            patiently(self._delete_slice, "deleting the slice")
+
+    def _look_at_job(self) -> None:
+        """Stops when the job has ended without this machine: a slice may come up after a cancellation, when
+        no supervisor looks for it any more. A local process costs nothing, and is stopped by its launcher."""
+        if self.worker or not self._spec["slice"] or self._stopped:
+            return
+        with _reported("the job's events could not be read"):
+            if reason := self._events.end():
+                self._stopped, self._given_up = reason, True
 
     def _last_log(self, tries: int) -> None:
         with _reported("the end of the log is not kept"):
@@ -182,6 +198,7 @@ class Machine:
                 self._files.put(f"{self._prefix}/heartbeat.json", _json(beat))
             if over:  # the last one is of the end
                 return
+            self._look_at_job()
             over = self._done.wait(self._spec["heartbeat_seconds"])
 
     def _delete_slice(self) -> None:

@@ -17,6 +17,7 @@ import urllib.request
 CHUNK_BYTES = 256 << 10  # the log's pieces: the last one is replaced as it grows
 TRIES = 6
 LAST_LINES = 40
+_ENDS = ("stopping", "succeeded", "failed", "cancelled")  # events after which no machine is needed
 _NUMBER = r"[-+.\w]+"
 _PROGRESS = re.compile(
     rf"step ([\d,]+)/([\d,]+)(?: \(\d+%\))?(?:\s+loss ({_NUMBER}))?(?:\s+([\d,]+) examples/s)?"
@@ -117,6 +118,38 @@ class Bucket:
     def _ask(self, method: str, url: str, content: bytes = None) -> bytes:
         headers = {"Content-Type": "application/octet-stream", **self._metadata.authorization()}
         return ask(urllib.request.Request(url, content, headers, method=method))
+
+
+class Events:
+    """The job's events, read on from number to number: there are no gaps.
+
+    Args:
+      files: the job's files.
+      attempt: this machine's.
+    """
+
+    def __init__(self, files, attempt: int):
+        self._files, self._attempt, self._number = files, attempt, 1
+
+    def end(self) -> str:
+        """Why this machine is not wanted any more, in words; "" while it is. Raises OSError."""
+        while (event := self._read()) is not None:
+            if event["type"] in _ENDS:
+                return f"the job's record: {event['type']} {event['reason']}".rstrip()
+            if event["attempt"] > self._attempt:
+                return f"the job's record: attempt {event['attempt']} has begun"
+            self._number += 1
+        return ""
+
+    def _read(self) -> dict | None:
+        try:
+            return json.loads(self._files.get(f"events/{self._number:06}.json"))
+        except FileNotFoundError:
+            return None
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return None
+            raise
 
 
 def ask(request: urllib.request.Request, seconds: float = 60) -> bytes:

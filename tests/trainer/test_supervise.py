@@ -5,12 +5,14 @@ import types
 
 import pytest
 
+from configs.errors import UserError
 from configs.launch import LocalLaunch
 from configs.load import parse_config
 from tests.configs.documents import document
 from trainer import supervise as module
 from trainer.job_record import FINAL, JobRecord, JobState
 from trainer.launchers.base import LaunchError, Refused, SliceState, Unreachable
+from trainer.launchers.tpu_api import CALL_SECONDS
 from trainer.supervise import Action, Observed, next_action, supervise
 
 LIMITS = LocalLaunch(retries=3, backoff_seconds=10, max_backoff_seconds=35, heartbeat_timeout_seconds=100)
@@ -189,3 +191,75 @@ def test_silence_is_measured_by_one_s_own_clock(monkeypatch):
     assert watch.silent_seconds(("a",)) == 0
     clock.now = 50.0
     assert watch.silent_seconds(("a",)) == 50 and watch.silent_seconds(("b",)) == 0
+
+
+class Late:
+    """A launcher whose request arrives after something has happened to the job, and the lock too."""
+
+    def __init__(self, happens, lost: bool = False, answers=()):
+        self.happens, self.lost, self.answers, self.slices = happens, lost, list(answers), set()
+
+    def check(self) -> None:
+        if self.lost:
+            raise UserError("another process took over")
+
+    def create(self, attempt: int) -> None:
+        self.happens()
+        self.slices.add(attempt)
+
+    def delete(self, attempt: int) -> None:
+        if self.answers:
+            raise self.answers.pop(0)
+        self.slices.discard(attempt)
+
+
+def requested(tmp_path) -> JobRecord:
+    record = JobRecord.create(str(tmp_path / "job"), {"name": "n"})
+    record.append("requesting", 1)
+    return record
+
+
+def end(record: JobRecord, *types_: str):
+    """What another process does, in its own view of the record."""
+
+    def happens():
+        other = JobRecord(record.path)
+        other.events()
+        for type_ in types_:
+            other.append(type_, 1 + types_.count("requesting"), "r", outcome="cancelled")
+
+    return happens
+
+
+@pytest.mark.parametrize("types_", [("stopping",), ("stopping", "cancelled"), ("preempted", "requesting")])
+def test_a_slice_that_was_asked_for_too_late_is_deleted_whoever_holds_the_lease(
+    types_, tmp_path, monkeypatch
+):
+    pauses = []
+    monkeypatch.setattr(module.time, "sleep", pauses.append)
+    record = requested(tmp_path)
+    late = Late(end(record, *types_), answers=[Unreachable("flaky"), Unreachable("flaky")])
+    module._create(record, late, late, 1)
+    assert late.slices == set() and pauses == [1.0, 5.0]
+
+
+def test_a_slice_that_is_wanted_stays(tmp_path):
+    record = requested(tmp_path)
+    late = Late(lambda: None)
+    module._create(record, late, late, 1)
+    assert late.slices == {1}
+
+
+def test_without_the_lease_nothing_is_asked_for(tmp_path):
+    record = requested(tmp_path)
+    late = Late(lambda: None, lost=True)
+    with pytest.raises(UserError, match="took over"):
+        module._create(record, late, late, 1)
+    assert late.slices == set()
+
+
+def test_a_cancelled_request_is_waited_for_as_long_as_a_call_may_take():
+    assert module._SETTLE_SECONDS > CALL_SECONDS
+    more = {"outcome": "cancelled", "unconfirmed": True}
+    assert decide("stopping", "absent", since=1000.0 - CALL_SECONDS, **more).kind == "wait"
+    assert decide("stopping", "absent", since=999.0 - module._SETTLE_SECONDS, **more).event == "cancelled"

@@ -10,7 +10,7 @@ import urllib.error
 
 import pytest
 
-from trainer import vm_files
+from trainer import vm, vm_files
 from trainer.progress import Progress
 from trainer.vm_files import Directory, Log, patiently, progress
 
@@ -145,3 +145,40 @@ def test_a_trainer_that_is_killed(tmp_path):
     code, final, _ = run(spec(tmp_path), PYTHONPATH=str(tmp_path / "killed"))
     assert code == final["exit_code"] == 137 and final["state"] == "failed"
     assert final["reason"] == "training was killed by SIGKILL; SIGKILL: perhaps memory ran out"
+
+
+def put_events(directory: pathlib.Path, *events: tuple[str, int]) -> None:
+    for number, (type_, attempt) in enumerate(events, 1):
+        document = json.dumps({"type": type_, "attempt": attempt, "reason": "by the user"}).encode()
+        Directory(str(directory)).put(f"events/{number:06}.json", document)
+
+
+def test_events_tell_whether_the_machine_is_wanted(tmp_path):
+    events = vm_files.Events(Directory(str(tmp_path)), 2)
+    assert events.end() == ""
+    asked = [("submitted", 0), ("requesting", 1), ("preempted", 1), ("requesting", 2)]
+    put_events(tmp_path, *asked)
+    assert events.end() == "" == events.end()
+    put_events(tmp_path, *asked, ("stopping", 2))
+    assert events.end() == "the job's record: stopping by the user"
+    assert vm_files.Events(Directory(str(tmp_path)), 1).end() == "the job's record: attempt 2 has begun"
+
+
+def test_a_machine_that_comes_up_after_the_end_installs_nothing_and_deletes_its_slice(tmp_path, monkeypatch):
+    told = spec(tmp_path, slice={"project": "p", "zone": "z", "id": "s"})
+    os.makedirs(told["work"])
+    (tmp_path / "work" / "log.txt").touch()
+    put_events(tmp_path / "job", ("submitted", 0), ("requesting", 1), ("stopping", 1), ("cancelled", 1))
+    asked = []
+
+    def ask(request, seconds=60):
+        asked.append((request.get_method(), request.full_url.rpartition("/v2/")[2]))
+        return b'{"access_token": "t", "expires_in": 3600}' if request.full_url.endswith("token") else b"0"
+
+    monkeypatch.setattr(vm_files, "ask", ask)
+    monkeypatch.setattr(vm, "ask", ask)
+    monkeypatch.setattr(vm.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(vm.subprocess, "Popen", lambda *_, **__: pytest.fail("nothing may be started"))
+    assert vm.Machine(told).run() == 143
+    assert asked[-1] == ("DELETE", "projects/p/locations/z/queuedResources/s?force=true")
+    assert not (tmp_path / "job" / "attempts" / "001" / "final.json").exists()
