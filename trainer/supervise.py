@@ -4,6 +4,7 @@ What to do next is decided by `next_action`, from what is recorded and what is s
 supervisor may be killed at any point and followed by another. What it decides is recorded before it is done.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -198,8 +199,8 @@ def _run(record, launch, launcher, lock, steps, tick) -> JobState:
             logging.info("%s; looking again", error)
             continue
         except LaunchError as error:
-            if (job := record.state()).state in FINAL and job.unconfirmed:
-                return job  # the request was not accepted; rights to look for what it made may be missing too
+            if (job := _unseen_end(record, error)) is not None:
+                return job
             action = _patience(error)
         except Exception as error:
             if not is_passing(error):
@@ -211,6 +212,17 @@ def _run(record, launch, launcher, lock, steps, tick) -> JobState:
             return record.state()
         if action.kind in ("wait", "delete"):
             time.sleep(launch.poll_seconds)
+
+
+def _unseen_end(record: JobRecord, error: LaunchError) -> JobState | None:
+    """The end of a job whose request was answered with no, and whose slice may not even be looked for."""
+    job = record.state()
+    if job.state == "stopping" and job.answered:
+        logging.warning("attempt %d: whether a slice is left cannot be seen: %s", job.attempt, error)
+        with contextlib.suppress(Outdated):
+            record.append(job.outcome, job.attempt, job.reason, unseen=True)
+        job = record.state()
+    return job if job.state in FINAL and job.unseen else None
 
 
 def is_passing(error: Exception) -> bool:
@@ -256,7 +268,8 @@ def _create(record: JobRecord, launcher: Launcher, lock: Lock, attempt: int) -> 
         record.append("refused", attempt, str(refusal))
         logging.warning("attempt %d: %s", attempt, refusal)
     except LaunchError as error:
-        record.append("failed", attempt, str(error))
+        # An earlier try of the call may have made a slice: it is looked for before the job is called failed.
+        record.append("stopping", attempt, str(error), outcome="failed", answered=True)
         logging.error("%s", error)
     finally:
         _take_back(record, launcher, attempt)

@@ -263,3 +263,37 @@ def test_a_cancelled_request_is_waited_for_as_long_as_a_call_may_take():
     more = {"outcome": "cancelled", "unconfirmed": True}
     assert decide("stopping", "absent", since=1000.0 - CALL_SECONDS, **more).kind == "wait"
     assert decide("stopping", "absent", since=999.0 - module._SETTLE_SECONDS, **more).event == "cancelled"
+
+
+class Denied:
+    """A launcher that is denied a slice, of which an earlier try of the call may have made one."""
+
+    def __init__(self, made: bool, looks: bool):
+        self.slices, self.made, self.looks, self.asked = set(), made, looks, False
+
+    def create(self, attempt: int) -> None:
+        self.asked = True
+        if self.made:
+            self.slices.add(attempt)
+        raise LaunchError("no permission")
+
+    def observe(self, attempt: int) -> SliceState:
+        if self.asked and not self.looks:
+            raise LaunchError("no permission to look either")
+        return SliceState("ready" if attempt in self.slices else "absent")
+
+    def delete(self, attempt: int) -> None:
+        self.slices.discard(attempt)
+
+
+@pytest.mark.parametrize(("made", "looks"), [(True, True), (False, True), (False, False)])
+def test_after_a_denied_request_a_slice_is_looked_for(made, looks, tmp_path, monkeypatch):
+    launcher, path = Denied(made, looks), str(tmp_path / "job")
+    record = JobRecord.create(path, {"name": "n"})
+    config = parse_config(document(), "x")
+    monkeypatch.setattr(module, "open_job", lambda path: (record, config, launcher))
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    state = supervise(path, steps=6)
+    assert launcher.slices == set() and (state.state, state.unseen) == ("failed", not looks)
+    assert state.reason == "no permission" and supervise(path) == state
+    assert [e.type for e in record.events()] == ["submitted", "requesting", "stopping", "failed"]
