@@ -123,7 +123,7 @@ def _after(state: JobState, event: Event) -> JobState:
     answers = ("queued", "provisioning", "ready", "running", "resumed", "preempted", "refused")
     if event.type in answers or event.answered:
         new["unconfirmed"] = False
-    if event.type in ("preempted", *FINAL):
+    if event.type in ("preempted", "refused", *FINAL):
         new |= {"billed_seconds": state.up_seconds(event.seconds), "ready_since": None}
     if event.type == "preempted":
         new["preemptions"] = state.preemptions + 1

@@ -128,7 +128,9 @@ def _while_alive(seen: Observed, launch) -> Action:
         return Action("record", "queued")
     if kind == "provisioning" and job.state == "queued":
         return Action("record", "provisioning")
-    return _while_up(seen, launch) if kind == "ready" else _WAIT
+    # Also a slice that was up and is, say, being repaired: the limits go on counting.
+    was_up = job.ready_since is not None and job.state in ("ready", "running")
+    return _while_up(seen, launch) if kind == "ready" or was_up else _WAIT
 
 
 def _while_up(seen: Observed, launch) -> Action:
@@ -194,23 +196,23 @@ def _run(record, launch, launcher, lock, steps, tick) -> JobState:
             action = next_action(seen, launch)
             if action.kind == "done":
                 return seen.job
-            _act(action, seen.job, record, launcher, lock)
+            pause = _act(action, seen.job, record, launcher, lock)
         except Outdated as error:
             logging.info("%s; looking again", error)
             continue
         except LaunchError as error:
             if (job := _unseen_end(record, error)) is not None:
                 return job
-            action = _patience(error)
+            action, pause = _patience(error), True
         except Exception as error:
             if not is_passing(error):
                 raise
-            action = _patience(error)
+            action, pause = _patience(error), True
         tick()
         done += 1
         if steps is not None and (done >= steps or action.kind == "wait"):
             return record.state()
-        if action.kind in ("wait", "delete"):
+        if pause:
             time.sleep(launch.poll_seconds)
 
 
@@ -243,27 +245,32 @@ def observe(record: JobRecord, launcher: Launcher, watch: _Watch) -> Observed:
     state = launcher.observe(job.attempt)
     # After the slice: the machine writes its outcome before it deletes the slice.
     final, beat = record.final(job.attempt), record.heartbeat(job.attempt)
-    sign = (job.attempt, state.kind == "ready", beat and (beat["boot"], beat["count"]))
+    up = state.kind == "ready" or job.ready_since is not None  # going down and up again is no sign of life
+    sign = (job.attempt, up, beat and (beat["boot"], beat["count"]))
     return Observed(job, state, final, beat is not None, watch.silent_seconds(sign), time.time())
 
 
-def _act(action: Action, job: JobState, record: JobRecord, launcher: Launcher, lock: Lock) -> None:
+def _act(action: Action, job: JobState, record: JobRecord, launcher: Launcher, lock: Lock) -> bool:
+    """Whether what was done shows only after a while."""
     attempt = job.attempt if action.attempt is None else action.attempt
     if action.kind == "delete":
         logging.info("deleting the slice of attempt %d", attempt)
         launcher.delete(attempt)
     elif action.kind == "create":
-        _create(record, launcher, lock, attempt)
+        return _create(record, launcher, lock, attempt)
     elif action.kind == "record":
         fields = {"outcome": action.outcome, "exit_code": action.exit_code}
         record.append(action.event, attempt, action.reason, **fields)
         logging.info("attempt %d: %s %s", attempt, action.event, action.reason)
+    return action.kind != "record"
 
 
-def _create(record: JobRecord, launcher: Launcher, lock: Lock, attempt: int) -> None:
+def _create(record: JobRecord, launcher: Launcher, lock: Lock, attempt: int) -> bool:
+    """Whether the request was accepted."""
     lock.check()  # again: this process may have slept since it looked
     try:
         launcher.create(attempt)
+        return True
     except Refused as refusal:
         record.append("refused", attempt, str(refusal))
         logging.warning("attempt %d: %s", attempt, refusal)
@@ -273,6 +280,7 @@ def _create(record: JobRecord, launcher: Launcher, lock: Lock, attempt: int) -> 
         logging.error("%s", error)
     finally:
         _take_back(record, launcher, attempt)
+    return False
 
 
 def _take_back(record: JobRecord, launcher: Launcher, attempt: int) -> None:

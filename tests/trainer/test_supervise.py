@@ -56,7 +56,12 @@ def decide(state: str, slice_: str, **more) -> Action:
         ("running", "absent", {"beating": True}, "record", "preempted"),
         ("running", "absent", {"beating": True, "final": DONE}, "record", "stopping"),
         ("running", "deleting", {"beating": True}, "wait", ""),
-        ("running", "ready", {"ready_since": 1.0, "now": 700_000.0}, "record", "stopping"),
+        ("running", "ready", {"ready_since": 1.0, "now": 800_000.0}, "record", "stopping"),
+        ("running", "provisioning", {"ready_since": 1.0, "silent_seconds": 101}, "record", "preempted"),
+        ("running", "deleting", {"ready_since": 1.0, "silent_seconds": 101}, "record", "preempted"),
+        ("ready", "waiting", {"ready_since": 1.0, "now": 800_000.0}, "record", "stopping"),
+        ("ready", "provisioning", {"ready_since": 1.0}, "wait", ""),
+        ("queued", "waiting", {"ready_since": 1.0, "silent_seconds": 101}, "wait", ""),
         ("preempted", "lost", {}, "delete", ""),
         ("preempted", "deleting", {}, "wait", ""),
         ("preempted", "absent", {"since": 995.0}, "wait", ""),
@@ -297,3 +302,30 @@ def test_after_a_denied_request_a_slice_is_looked_for(made, looks, tmp_path, mon
     assert launcher.slices == set() and (state.state, state.unseen) == ("failed", not looks)
     assert state.reason == "no permission" and supervise(path) == state
     assert [e.type for e in record.events()] == ["submitted", "requesting", "stopping", "failed"]
+
+
+def test_an_accepted_request_is_given_time_to_show(tmp_path, monkeypatch):
+    """The first looks after it find nothing; it is not sent again without a pause."""
+    looks = iter(["absent", "absent", "absent", "waiting"])
+    pauses, path = [], str(tmp_path / "job")
+    record, creations = JobRecord.create(path, {"name": "n"}), []
+    launcher = types.SimpleNamespace(
+        create=creations.append, observe=lambda attempt: SliceState(next(looks)), delete=None
+    )
+    config = parse_config(document(launch={"poll_seconds": 7}), "x")
+    monkeypatch.setattr(module, "open_job", lambda path: (record, config, launcher))
+    monkeypatch.setattr(module.time, "sleep", pauses.append)
+    assert supervise(path, steps=5).state == "queued"
+    assert creations == [1, 1, 1] and pauses == [7, 7, 7]
+
+
+def test_going_down_and_up_again_is_no_sign_of_life(tmp_path, monkeypatch):
+    clock = types.SimpleNamespace(now=0.0)
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock.now)
+    record, kinds = requested(tmp_path), iter(["ready", "provisioning", "ready"])
+    record.append("ready", 1)
+    launcher = types.SimpleNamespace(observe=lambda attempt: SliceState(next(kinds)))
+    watch, silent = module._Watch(), []
+    for clock.now in (0.0, 40.0, 80.0):
+        silent.append(module.observe(record, launcher, watch).silent_seconds)
+    assert silent == [0, 40, 80]
