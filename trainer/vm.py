@@ -84,7 +84,9 @@ class Machine:
                 self._leave()
             return 128 + signal.SIGTERM if self._stopped else final["exit_code"]
         # The outcome before the slice goes: who finds no slice looks for the outcome next.
-        final |= {"log": self._log.last_lines(), "time": _now(), "progress": self._log.latest_progress()}
+        final |= {"log": [], "time": _now(), "progress": {}}
+        with _reported("the end of the log is not in the outcome"):
+            final |= {"log": self._log.last_lines(), "progress": self._log.latest_progress()}
         self._last_log(tries=TRIES)
         with _reported("the outcome could not be written"):
             patiently(lambda: self._files.put(f"{self._prefix}/final.json", _json(final)), "final.json", 9)
@@ -193,7 +195,9 @@ class Machine:
         while True:
             self._beats += 1
             beat = {"boot": self._boot, "count": self._beats, "time": _now(), "stage": self._stage}
-            beat |= {"restarts": self._restarts, "progress": self._log.latest_progress()}
+            beat |= {"restarts": self._restarts, "progress": {}}
+            with _reported("progress not read from the log"):
+                beat["progress"] = self._log.latest_progress()
             with _reported("heartbeat not written"):
                 self._files.put(f"{self._prefix}/heartbeat.json", _json(beat))
             if over:  # the last one is of the end
@@ -217,11 +221,13 @@ class Machine:
 
 @contextlib.contextmanager
 def _reported(what: str):
-    """Goes on after an OSError, which is logged: nothing here may end a training that works."""
+    """Goes on after any error, which is logged: none may end a training that works, or let a slice stay."""
     try:
         yield
     except OSError as error:
         say(f"{what}: {error}")
+    except Exception:
+        say(f"{what}: {traceback.format_exc()}")
 
 
 def _json(document: dict) -> bytes:

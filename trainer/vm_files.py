@@ -18,9 +18,10 @@ CHUNK_BYTES = 256 << 10  # the log's pieces: the last one is replaced as it grow
 TRIES = 6
 LAST_LINES = 40
 _ENDS = ("stopping", "succeeded", "failed", "cancelled")  # events after which no machine is needed
-_NUMBER = r"[-+.\w]+"
+_COUNT = r"[0-9][0-9,]{0,25}"
+_NUMBER = r"[-+]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?(?:e[-+]?[0-9]{1,4})?|nan|inf)"
 _PROGRESS = re.compile(
-    rf"step ([\d,]+)/([\d,]+)(?: \(\d+%\))?(?:\s+loss ({_NUMBER}))?(?:\s+([\d,]+) examples/s)?"
+    rf"step ({_COUNT})/({_COUNT})(?: \([0-9]+%\))?(?:\s+loss ({_NUMBER})(?!\S))?(?:\s+({_COUNT}) examples/s)?"
 )
 
 
@@ -69,8 +70,12 @@ class Metadata:
     def authorization(self) -> dict:
         """Headers of a request to Google. Raises OSError."""
         if time.monotonic() > self._expires - 60:
-            found = json.loads(self.get("service-accounts/default/token"))
-            self._token, self._expires = found["access_token"], time.monotonic() + found["expires_in"]
+            try:
+                found = json.loads(self.get("service-accounts/default/token"))
+                token, seconds = found["access_token"], float(found["expires_in"])
+            except (ValueError, KeyError, TypeError) as error:  # not its text, which may hold a token
+                raise OSError(f"the metadata server's token is none ({type(error).__name__})") from None
+            self._token, self._expires = token, time.monotonic() + seconds
         return {"Authorization": f"Bearer {self._token}"}
 
 

@@ -182,3 +182,53 @@ def test_a_machine_that_comes_up_after_the_end_installs_nothing_and_deletes_its_
     assert vm.Machine(told).run() == 143
     assert asked[-1] == ("DELETE", "projects/p/locations/z/queuedResources/s?force=true")
     assert not (tmp_path / "job" / "attempts" / "001" / "final.json").exists()
+
+
+@pytest.mark.parametrize("loss", ["-", "1.2.3", "abc", "+", "1e", "nano", "0x10", "1_0", "1e99999"])
+def test_what_is_no_loss_is_left_out(loss):
+    assert progress(f"step 5/10 (50%)  loss {loss}  7 examples/s") in (
+        {"step": 5, "total": 10},
+        {"step": 5, "total": 10, "examples_per_second": 7.0},
+    )
+
+
+def test_what_is_no_step_is_no_progress():
+    for line in ("step ,/,", "step ٣/٤", "step 1/,", f"step 1/x{'9' * 5000}"):
+        assert progress(line) == {}
+    assert progress("step 5/10  loss inf")["loss"] == float("inf")
+    assert progress("step 5/1,000  loss -1.5e-05  1,234 examples/s") == {
+        **{"step": 5, "total": 1000, "loss": -1.5e-05, "examples_per_second": 1234.0}
+    }
+
+
+def quiet_machine(tmp_path, **more) -> vm.Machine:
+    told = spec(tmp_path, **more)
+    os.makedirs(told["work"])
+    (tmp_path / "work" / "log.txt").touch()
+    return vm.Machine(told)
+
+
+def test_an_error_of_one_part_leaves_the_others(tmp_path, monkeypatch, capsys):
+    """The heartbeat and the outcome arrive without the log's end, and the error is told."""
+    machine = quiet_machine(tmp_path)
+
+    def fail():
+        raise ValueError("a strange line")
+
+    monkeypatch.setattr(machine._log, "latest_progress", fail)
+    machine._done.set()
+    machine._beat()
+    final = {"state": "failed", "exit_code": 3, "reason": "r"}
+    assert machine._end(dict(final)) == 3
+    written = tmp_path / "job" / "attempts" / "001"
+    assert json.loads((written / "heartbeat.json").read_text())["progress"] == {}
+    assert final.items() <= json.loads((written / "final.json").read_text()).items()
+    assert capsys.readouterr().out.count("ValueError: a strange line") == 3, "two beats and the end"
+
+
+@pytest.mark.parametrize("answer", ["no json", "[]", '{"expires_in": 1}', '{"access_token": "t"}'])
+def test_a_token_that_is_none_may_be_asked_for_again(answer, monkeypatch):
+    metadata = vm_files.Metadata()
+    monkeypatch.setattr(vm_files.Metadata, "get", lambda self, name: answer)
+    with pytest.raises(OSError, match="the metadata server's token is none"):
+        metadata.authorization()
