@@ -19,11 +19,13 @@ from trainer.launchers import LAUNCHERS
 from trainer.launchers.base import Launcher, LaunchError, Refused, SliceState, Unreachable
 from trainer.launchers.tpu_api import CALL_SECONDS
 from trainer.run_lock import Lock, lock_directory
+from trainer.vm import DEADLINE_GRACE_SECONDS
 
 # Errors of object stores that pass, by the module they are from; gcsfs has no errors of Python's own.
 _STORE_ERRORS = ("gcsfs", "aiohttp", "google.auth")
 _MUTE_ATTEMPTS = 3  # more would only cost: what the machines cannot start, they never will
-_END_SECONDS = 120.0  # for the machine to stop by itself when launch.max_seconds is over
+# For the machine to save and stop by itself when launch.max_seconds is over.
+_END_SECONDS = DEADLINE_GRACE_SECONDS + 120.0
 # For a request that was on its way when its sender was killed to arrive, be it at the last try of its call.
 _SETTLE_SECONDS = CALL_SECONDS + 30.0
 _TAKE_BACK_PAUSES = (1.0, 5.0, 15.0, 30.0)  # between tries to delete what was asked for too late

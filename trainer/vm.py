@@ -7,6 +7,7 @@ slice of several machines it runs on each: worker 0 trains and owns the job's fi
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from trainer.vm_files import TRIES, Bucket, Directory, Events, Log, Metadata, as
 
 RUN_AGAIN = 75  # the trainer's exit code when it was stopped and has saved
 GRACE_SECONDS = 25.0  # a machine that is taken away has about 30 seconds
+DEADLINE_GRACE_SECONDS = 600.0  # to save when launch.max_seconds is over, and nobody hurries
 
 
 class Failed(Exception):
@@ -153,12 +155,15 @@ class Machine:
         if self._stopped:
             return RUN_AGAIN
         say("$ " + " ".join(command))
-        child, until = subprocess.Popen(command, env=environment, cwd=self._spec["directory"]), None
+        child, until = subprocess.Popen(command, env=environment, cwd=self._spec["directory"]), math.inf
         while child.poll() is None:
-            if until is None and (self._stopped or time.monotonic() > self._deadline):
-                until = time.monotonic() + GRACE_SECONDS
-                child.terminate()  # once: a second signal would end the trainer before it has saved
-            if until is not None and time.monotonic() > until:
+            now = time.monotonic()
+            if self._stopped or now > self._deadline:
+                if until == math.inf:
+                    child.terminate()  # once: a second signal would end the trainer before it has saved
+                # The least: a machine that is saving at its deadline may be taken away too.
+                until = min(until, now + (GRACE_SECONDS if self._stopped else DEADLINE_GRACE_SECONDS))
+            if now > until:
                 child.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(0.5)

@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 import urllib.error
 
 import pytest
@@ -232,3 +233,26 @@ def test_a_token_that_is_none_may_be_asked_for_again(answer, monkeypatch):
     monkeypatch.setattr(vm_files.Metadata, "get", lambda self, name: answer)
     with pytest.raises(OSError, match="the metadata server's token is none"):
         metadata.authorization()
+
+
+SAVES_SLOWLY = """
+import signal, sys, time
+def save(*_):
+    time.sleep(0.8)
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+while True:
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize(("stopped", "code"), [(None, 75), ("SIGTERM", -9)])
+def test_at_the_deadline_there_is_more_time_to_save_than_at_a_preemption(
+    stopped, code, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(vm, "GRACE_SECONDS", 0.1)
+    machine = quiet_machine(tmp_path, max_seconds=0.6)
+    command = [sys.executable, "-c", SAVES_SLOWLY]
+    if stopped:
+        threading.Timer(0.9, lambda: setattr(machine, "_stopped", stopped)).start()  # while it saves
+    assert machine._call(command, dict(os.environ)) == code
