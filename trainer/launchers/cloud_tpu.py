@@ -6,7 +6,7 @@ import uuid
 from configs.errors import UserError
 from configs.launch import JOB_LABEL, launch_slice, runtime_version
 from configs.storage import is_remote
-from trainer.launchers.base import LaunchError, SliceState
+from trainer.launchers.base import LaunchError, SliceState, Unreachable
 from trainer.launchers.tpu_api import TpuApi
 from trainer.startup import startup_script, vm_spec
 
@@ -88,7 +88,11 @@ class CloudTpu:
         try:
             self._api.call("create_queued_resource", **_fields(request))
         except AlreadyExists:
-            if not self._is_ours(attempt):
+            ours = self._is_ours(attempt)
+            if ours is None:
+                name = self._name(attempt)
+                raise Unreachable(f"{name}: exists, says the API, and is not seen yet") from None
+            if not ours:
                 raise LaunchError(
                     f"{self._name(attempt)}: the name exists in {self._launch.zone}, and is not this job's; "
                     "delete it, or submit again, which makes another name"
@@ -133,10 +137,12 @@ class CloudTpu:
             return SliceState("lost", f"node {state}")
         return SliceState("ready" if state == "READY" else "provisioning", f"node {state}")
 
-    def _is_ours(self, attempt: int) -> bool:
+    def _is_ours(self, attempt: int) -> bool | None:
+        """None: it cannot be seen, so nothing is known."""
         found = self._api.call("get_queued_resource", name=self._resource(attempt))
-        specs = found.tpu.node_spec if found is not None else []
-        return any(spec.node.labels.get(JOB_LABEL) == self._id for spec in specs)
+        if found is None:
+            return None
+        return any(spec.node.labels.get(JOB_LABEL) == self._id for spec in found.tpu.node_spec)
 
     def _name(self, attempt: int) -> str:
         return f"{self._id}-{attempt}"

@@ -198,6 +198,15 @@ def test_a_name_that_is_another_s(cloud, launcher):
         launcher.create(1)
 
 
+def test_a_name_that_exists_and_is_not_seen_yet_is_nobody_s(cloud, launcher):
+    launcher.create(1)
+    cloud.tpu._known.clear()
+    cloud.tpu.faults["GetQueuedResource"] = [Fault(grpc.StatusCode.NOT_FOUND)]
+    with pytest.raises(Unreachable, match=f"{NAME}: exists, says the API, and is not seen yet"):
+        launcher.create(1)
+    launcher.create(1)
+
+
 def test_an_api_that_is_away_for_longer_than_the_client_tries(cloud, monkeypatch):
     monkeypatch.setattr("trainer.launchers.tpu_api.CALL_SECONDS", 1.5)
     cloud.tpu.faults["GetQueuedResource"] = [Fault(grpc.StatusCode.UNAVAILABLE, "maintenance")] * 20
