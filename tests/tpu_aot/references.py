@@ -22,7 +22,7 @@ def write_references(path: str) -> None:
     weights = draw.normal(scale=0.1, size=(ROWS, DIM)).astype(np.float32)
     ids = np.minimum(draw.zipf(1.3, (STEPS, IDS)) - 1, draw.integers(0, ROWS, (STEPS, IDS)))
     gradients = draw.normal(scale=0.01, size=(STEPS, IDS, DIM)).astype(np.float32)
-    optimizer = LazyAdam(LazyAdamConfig(kind="lazy_adam", learning_rate=0.01))
+    optimizer = LazyAdam(LazyAdamConfig(kind="lazy_adam"))
     average = Exponential(DECAY)
     found = {
         kind.engine: _trained(kind("user", ROWS, DIM, optimizer, average), weights, ids, gradients)
