@@ -6,9 +6,9 @@ from configs.errors import ConfigError
 from configs.tpu import Slice, tpu_slice
 
 MAX_ROWS = 2**31 - 1  # ids travel to the chips as int32
-# Of one table in one step. The buffers of a lookup are sized for the worst case, all ids of a SparseCore asking
-# for rows of one other: v6e compiles with 4,096, whatever the dim and the number of chips, and not with 8,192
-# (docs/tpu.md has the compiler's own words). v5p would take twice as many.
+# Of one table in one step. The buffers of a lookup are sized for the worst case, all ids of a SparseCore
+# asking for rows of one other: v6e compiles with 4,096, whatever the dim and the number of chips, and not
+# with 8,192 (docs/tpu.md has the compiler's own words). v5p would take twice as many.
 MAX_IDS_PER_SPARSE_CORE = 4096
 
 

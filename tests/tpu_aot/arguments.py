@@ -59,7 +59,9 @@ class Arguments:
 
     def _writing(self, after):
         def write(variable, value, use_locking=None, name=None, read_value=True):
-            value = tf.ensure_shape(tf.convert_to_tensor(after(variable, value), variable.dtype), variable.shape)
+            value = tf.ensure_shape(
+                tf.convert_to_tensor(after(variable, value), variable.dtype), variable.shape
+            )
             self._values[self._places[id(variable)]] = value
             return value
 

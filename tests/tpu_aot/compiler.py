@@ -2,8 +2,8 @@
 
     python -m tests.tpu_aot.compiler DIRECTORY LABEL
 
-Compiles every case of the directory (tests/tpu_aot/export.py) with the libtpu that TPU_LIBRARY_PATH names, jax's own
-without it, and writes what comes out to results-LABEL.json.
+Compiles every case of the directory (tests/tpu_aot/export.py) with the libtpu that TPU_LIBRARY_PATH names,
+jax's own without it, and writes what comes out to results-LABEL.json.
 """
 
 import glob
@@ -19,7 +19,7 @@ from jax._src.lib import xla_client
 from jax._src.lib.mlir import ir
 from jax.experimental import topologies
 
-# How SparseCores want tables: row after row, in tiles of 8 values. TensorFlow leaves that to its own compilation.
+# How SparseCores want tables: row after row, in tiles of 8 values.
 LAYOUT = "{1,0:T(8)}"
 
 
@@ -34,7 +34,9 @@ def read(path: str, arrays: int = 0, layout: str | None = LAYOUT) -> ir.Module:
     context = mlir.make_ir_context()
     with context, open(path, encoding="utf-8") as file:
         module = ir.Module.parse(file.read())
-        main = next(op for op in module.body.operations if ir.StringAttr(op.attributes["sym_name"]).value == "main")
+        main = next(
+            op for op in module.body.operations if ir.StringAttr(op.attributes["sym_name"]).value == "main"
+        )
         kind = ir.FunctionType(ir.TypeAttr(main.attributes["function_type"]).value)
         inputs, results = [{} for _ in kind.inputs], [{} for _ in kind.results]
         for back in range(1, arrays + 1):
@@ -42,7 +44,9 @@ def read(path: str, arrays: int = 0, layout: str | None = LAYOUT) -> ir.Module:
             place = len(results) - back
             inputs[-back]["tf.aliasing_output"] = ir.IntegerAttr.get(ir.IntegerType.get_signless(32), place)
             if layout:
-                inputs[-back]["mhlo.layout_mode"] = results[-back]["mhlo.layout_mode"] = ir.StringAttr.get(layout)
+                inputs[-back]["mhlo.layout_mode"] = results[-back]["mhlo.layout_mode"] = ir.StringAttr.get(
+                    layout
+                )
         main.attributes["arg_attrs"] = ir.ArrayAttr.get([ir.DictAttr.get(a) for a in inputs])
         main.attributes["res_attrs"] = ir.ArrayAttr.get([ir.DictAttr.get(a) for a in results])
     return module
@@ -52,10 +56,14 @@ def compile_for(module: ir.Module, replicas: int, topology: str) -> dict:
     """Compiles a program for some chips.
 
     Returns:
-      Seconds, and bytes on a chip (arguments, outputs, aliased, temporary) and flops, as the compiler says; or
-      its `error`.
+      Seconds, and as the compiler says bytes on a chip (arguments, outputs, aliased, temporary) and flops,
+      or its `error`.
     """
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[:replicas]
+    # A slice smaller than a usual host's part has to say so.
+    bounds = {"chips_per_host_bounds": (1, 1, 1)} if topology.endswith(":1x1") else {}
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology, **bounds).devices[
+        :replicas
+    ]
     assert len(devices) == replicas, f"{topology} has {len(devices)} devices, not {replicas}"
     options = xla_client.CompileOptions()
     options.num_replicas, options.num_partitions = replicas, 1

@@ -2,8 +2,8 @@
 
     python -m tests.tpu_aot.execute DIRECTORY
 
-Writes results-executed.json: the largest differences of rows under the TPU's own row updates from TF-Addons and from
-row records, and of eight replicas from one.
+Writes results-executed.json: the largest differences of rows under the TPU's own row updates from TF-Addons
+and from row records, and of eight replicas from one.
 """
 
 import json
@@ -35,7 +35,7 @@ def loaded(module: ir.Module, replicas: int = 1):
 
 
 def row_update(module: ir.Module, kind: str):
-    """The function that a step's program gives SparseCores to update a row, [1, dim] arrays to a list of them."""
+    """The function of [1, dim] arrays, to a list of them, by which a step's program has SparseCores update rows."""
     with module.context:
         text = next(
             str(op)
@@ -49,7 +49,7 @@ def row_update(module: ir.Module, kind: str):
 
 
 def rows_by_the_tpu(module: ir.Module, told) -> np.ndarray:
-    """Records float32 [rows, 4 dim + 1] after all steps of references.npz, updated as SparseCores are told to."""
+    """Records float32 [rows, 4 dim + 1] after all steps of references.npz, as SparseCores would update them."""
     adam, sgd = row_update(module, "adam"), row_update(module, "sgd")
     weights = told["weights"]
     rows, dim = weights.shape
@@ -90,8 +90,8 @@ def row_differences(directory: str) -> dict:
 
 
 def replica_difference(directory: str) -> float:
-    """Largest difference between two_tower's step on eight replicas and on one, relative to the largest value of
-    each result: loss, towers, their slots and averages, gradients of rows."""
+    """Largest difference between two_tower's step on eight replicas and on one, relative to the largest value
+    of each result: loss, towers, their slots and averages, gradients of rows."""
     one = read(os.path.join(directory, "dense-v6e-1-two_tower-8192x64.mlir"))
     eight = read(os.path.join(directory, "dense-v3-8-two_tower-1024x64.mlir"))
     whole = batch(shapes(one))
@@ -126,7 +126,9 @@ NOW, INDEX = 0, 1  # arguments of every program: number of the step, replica
 def shapes(module: ir.Module) -> list[tuple]:
     """(shape, NumPy dtype) of a program's arguments."""
     with module.context:
-        main = next(op for op in module.body.operations if ir.StringAttr(op.attributes["sym_name"]).value == "main")
+        main = next(
+            op for op in module.body.operations if ir.StringAttr(op.attributes["sym_name"]).value == "main"
+        )
         types = ir.FunctionType(ir.TypeAttr(main.attributes["function_type"]).value).inputs
         types = [ir.RankedTensorType(kind) for kind in types]
         names = {"f32": np.float32, "i32": np.int32, "i64": np.int64}
@@ -134,8 +136,8 @@ def shapes(module: ir.Module) -> list[tuple]:
 
 
 def batch(arguments: list[tuple]) -> list[np.ndarray]:
-    """Values for a program: normal rows of tables; slots must not be negative, and are small beside gradients, as
-    all other variables; items repeat."""
+    """Values for a program: normal rows of tables; slots must not be negative, and are small beside gradients,
+    as all other variables; items repeat."""
     draw, values = np.random.default_rng(1), []
     for shape, dtype in arguments:
         if dtype == np.float32:

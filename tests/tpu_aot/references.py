@@ -14,10 +14,13 @@ STEPS, ROWS, IDS, DIM, DECAY = 100, 150, 48, 64, 0.95
 
 
 def write_references(path: str) -> None:
-    """Writes an .npz: `ids` int64 [steps, ids], with repeats; `gradients` float32 [steps, ids, dim]; `weights`
-    float32 [rows, dim] before the first step; what the TPU's step is given, `rates` float32 [steps] of the
-    table's learning rate and `shares` float32 [steps, ids] of the averages' gradients; and the records after
-    the last step, `addons` and `rows`, float32 [rows, 4 dim + 1]."""
+    """Writes an .npz.
+
+    It holds `ids` int64 [steps, ids], with repeats; `gradients` float32 [steps, ids, dim]; `weights` float32
+    [rows, dim] before the first step; what the TPU's step is given, `rates` float32 [steps] of the table's
+    learning rate and `shares` float32 [steps, ids] of the averages' gradients; and the records after the last
+    step, `addons` and `rows`, float32 [rows, 4 dim + 1].
+    """
     draw = np.random.default_rng(0)
     weights = draw.normal(scale=0.1, size=(ROWS, DIM)).astype(np.float32)
     ids = np.minimum(draw.zipf(1.3, (STEPS, IDS)) - 1, draw.integers(0, ROWS, (STEPS, IDS)))

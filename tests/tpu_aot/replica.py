@@ -34,7 +34,9 @@ class SliceStandIn:
         with (
             mock.patch.object(tpu_util, "enclosing_tpu_context", lambda: here),
             # What the host would send over is an argument of the function.
-            mock.patch.object(tpu_replication, "outside_compilation", lambda _, partitioned_tensors: partitioned_tensors),
+            mock.patch.object(
+                tpu_replication, "outside_compilation", lambda _, partitioned_tensors: partitioned_tensors
+            ),
             tpu_function.tpu_shard_context(self.num_replicas_in_sync),
             tpu_strategy._TPUReplicaContext(self.real, index),
         ):
