@@ -35,7 +35,7 @@ def loaded(module: ir.Module, replicas: int = 1):
 
 
 def row_update(module: ir.Module, kind: str):
-    """The function of [1, dim] arrays, to a list of them, by which a step's program has SparseCores update rows."""
+    """How a step's program has SparseCores update a row: a function of [1, dim] arrays to a list of them."""
     with module.context:
         text = next(
             str(op)
@@ -49,7 +49,7 @@ def row_update(module: ir.Module, kind: str):
 
 
 def rows_by_the_tpu(module: ir.Module, told) -> np.ndarray:
-    """Records float32 [rows, 4 dim + 1] after all steps of references.npz, as SparseCores would update them."""
+    """Records float32 [rows, 4 dim + 1] after the steps of references.npz, as SparseCores would update them."""
     adam, sgd = row_update(module, "adam"), row_update(module, "sgd")
     weights = told["weights"]
     rows, dim = weights.shape
@@ -136,8 +136,8 @@ def shapes(module: ir.Module) -> list[tuple]:
 
 
 def batch(arguments: list[tuple]) -> list[np.ndarray]:
-    """Values for a program: normal rows of tables; slots must not be negative, and are small beside gradients,
-    as all other variables; items repeat."""
+    """Values for a program: normal rows of tables; slots must not be negative, and are small beside
+    gradients, as all other variables; items repeat."""
     draw, values = np.random.default_rng(1), []
     for shape, dtype in arguments:
         if dtype == np.float32:
