@@ -49,7 +49,7 @@ def row_update(module: ir.Module, kind: str):
 
 
 def rows_by_the_tpu(module: ir.Module, told) -> np.ndarray:
-    """Records float32 [rows, 4 dim + 1] after the steps of references.npz, as SparseCores would update them."""
+    """Records float32 [rows, 4 dim + 1] after the steps of references.npz, updated as SparseCores would."""
     adam, sgd = row_update(module, "adam"), row_update(module, "sgd")
     weights = told["weights"]
     rows, dim = weights.shape
