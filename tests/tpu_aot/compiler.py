@@ -95,7 +95,7 @@ def compile_all(directory: str) -> list[dict]:
             continue
         with open(path, encoding="utf-8") as file:
             facts = json.load(file)
-        layouts = [LAYOUT, None] if facts["expect"] == "fits" and facts["arrays"] else [LAYOUT]
+        layouts = [LAYOUT, None] if facts["default_layout"] else [LAYOUT]
         for topology in facts["topologies"]:
             for layout in layouts:
                 module = read(path.removesuffix("json") + "mlir", facts["arrays"], layout)

@@ -3,7 +3,7 @@
     python -m tests.tpu_aot.export DIRECTORY
 
 Writes, for each case, NAME.mlir and NAME.json: arrays of tables (the last arguments and the last results),
-replicas, and the bytes that the forecast says.
+replicas, the bytes that the forecast says, and ids and width of each table's lookup on a replica.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from tests.tpu_aot.engines import HandedOver, TablesHandedOver
 from tests.tpu_aot.references import write_references
 from tests.tpu_aot.replica import SliceStandIn
 from trainer.embeddings.engine_table import EngineTable
-from trainer.forecast import forecast_tables, slice_bytes
+from trainer.forecast import TPU_COLUMNS, forecast_tables, slice_bytes
 from trainer.recommender import Recommender
 from trainer.tpu_step import TpuStep
 
@@ -61,6 +61,11 @@ class Program:
             "shares": {name: tf.TensorSpec([number]) for name, number in ids.items()},
         }
 
+    def lookups(self) -> list[tuple[int, int]]:
+        """(ids of a replica, values of a row, padded) of every table of the engine."""
+        tables = self._step._engine.tables.values()
+        return [(table.ids, -(-table.dim // TPU_COLUMNS) * TPU_COLUMNS) for table in tables]
+
     def lower(self) -> tuple[str, int]:
         """(StableHLO; how many of the last arguments, and last results, are arrays of tables)."""
         engine, variables, step = self._step._engine, self._variables, self._step
@@ -87,14 +92,15 @@ def export(case: Case, directory: str) -> None:
     os.environ["LAZYTOWER_SPARSE_CORES"] = str(tpu_slice(case.slice).sparse_cores)
     program = Program(case)
     text, arrays = program.lower()
-    forecast = forecast_tables(program.config, program.dataset)
+    forecast, slice_ = forecast_tables(program.config, program.dataset), tpu_slice(case.slice)
     facts = {
         **dataclasses.asdict(case),
         "name": case.name,
         "arrays": arrays,
         "replicas": program.replicas,
-        "batch_size": program.config.train.batch_size,
-        "forecast": slice_bytes(forecast, tpu_slice(case.slice)) if arrays else 0,
+        "sparse_cores": slice_.sparse_cores,
+        "forecast": slice_bytes(forecast, slice_) if arrays else 0,
+        "lookups": program.lookups(),
     }
     with open(os.path.join(directory, case.name + ".mlir"), "w", encoding="utf-8") as file:
         file.write(text)

@@ -9,9 +9,11 @@ import re
 import sys
 
 MB, GB = 1e6, 1e9
-DENSE_TEMPORARY = 256 * MB  # of a step without tables: 256 rows of logits against 8,192 items are 8 MB
-# All bytes on a chip beside the forecast, which is of tables; trainer.forecast.MARGIN is the machine's.
-MARGIN = 1.05
+DENSE_TEMPORARY = 128 * MB  # of a step without tables; the whole matrix of logits would be 268 MB
+# What a step takes beside the forecast, which is of tables: a part of it for inputs and towers, and buffers
+# of the lookups, so many times the rows that the whole slice looks up, on every SparseCore.
+MARGIN = 1.01
+BUFFERS = 8
 ROUNDING = 0.001  # of the tables: a chip's last rows
 PARITY = 1e-6
 REPLICAS = 1e-5
@@ -22,7 +24,7 @@ _REFUSALS = {
 _REASONS = [
     r"[^.,:]*\([\d.]+\w\) exceeds available HBM \([^)]*\)",
     r"Used [^ ]+ of [^ ]+ hbm",
-    r"No viable logical replica count",
+    r"No viable logical replica count\D*max_nz_per_row = \d+",
 ]
 
 
@@ -42,14 +44,22 @@ def problems_of(result: dict) -> list[str]:
     found, forecast = [], result["forecast"]
     if not 0 <= result["aliased"] - forecast <= ROUNDING * forecast:
         found.append(f"{result['aliased']} bytes are updated in place, the tables are {forecast}")
-    if expect == "fits" and not total(result) <= MARGIN * forecast:
-        found.append(f"{total(result)} bytes in all, the forecast is {forecast}")
+    if not total(result) <= MARGIN * forecast + buffers(result):
+        found.append(
+            f"{total(result)} bytes in all, the forecast is {forecast} and {buffers(result)} of buffers"
+        )
     return found
 
 
 def total(result: dict) -> int:
     """Bytes on a chip while the step runs."""
     return result["arguments"] + result["temporary"] + result["outputs"] - result["aliased"]
+
+
+def buffers(result: dict) -> int:
+    """Bytes that the buffers of a step's lookups may take on a chip."""
+    rows = sum(4 * ids * width for ids, width in result["lookups"])
+    return BUFFERS * result["sparse_cores"] * result["replicas"] * rows
 
 
 def executed_problems(executed: dict) -> list[str]:
@@ -87,7 +97,7 @@ def tables_table(cases: list[dict[str, dict]]) -> list[str]:
     lines = [head + [f"{label}: in place + other arguments + temporary" for label in labels]]
     for results in cases:
         r = results[labels[0]]
-        ids = r["share"] * (5 if r["model"] == "dot_bias" else 1)
+        ids = max(number for number, _ in r["lookups"])
         layout = "" if r["layout"] else ", default layout"
         line = [r["slice"], r["model"] + layout, str(r["dim"]), f"{ids:,}", f"{r['forecast'] / GB:.3f} GB"]
         lines.append(line + [_outcome(r) for r in results.values()])

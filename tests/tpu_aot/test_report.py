@@ -9,7 +9,8 @@ TOO_LARGE = (
     "HLO temporaries (49.62G) exceeds available HBM (31.24G). HLO module: a_inference_device_38438__.1723."
 )
 TOO_MANY = (
-    "INVALID_ARGUMENT: E3001: No viable logical replica count for the embedding table with metadata: ..."
+    "INVALID_ARGUMENT: E3001: No viable logical replica count for the embedding table with metadata: max_nz_per_row = 8192, max_unique_nz_per_row = 8192, ..."
+)
 )
 FITS = {
     "expect": "fits",
@@ -20,6 +21,9 @@ FITS = {
     "outputs": 1_000_500,
     "aliased": 1_000_400,
     "temporary": 20_000,
+    "lookups": [(8, 40), (16, 8)],
+    "sparse_cores": 2,
+    "replicas": 4,
 }
 
 
@@ -30,7 +34,8 @@ def test_a_step_in_the_forecast_bytes_is_as_it_must_be():
 @pytest.mark.parametrize(
     ("changed", "problem"),
     [
-        ({"temporary": 45_000}, "1055100 bytes in all, the forecast is 1000000"),
+        ({"temporary": 120_000}, "1130100 bytes in all, the forecast is 1000000 and 114688 of buffers"),
+        ({"arguments": 1_105_000}, "1125100 bytes in all"),
         ({"aliased": 999_000}, "999000 bytes are updated in place, the tables are 1000000"),
         ({"aliased": 1_002_000, "outputs": 1_002_000}, "1002000 bytes are updated in place"),
         ({"error": TOO_LARGE}, "exceeds available HBM"),
@@ -49,6 +54,7 @@ def test_refusals_that_are_expected_are_no_problem():
     assert problems_of({**FITS, "expect": "too large", "error": TOO_LARGE}) == []
     assert problems_of({**FITS, "expect": "too many ids", "error": TOO_MANY}) == []
     assert reason(TOO_LARGE).endswith("(49.62G) exceeds available HBM (31.24G)")
+    assert reason(TOO_MANY).endswith("max_nz_per_row = 8192")
 
 
 def test_programs_that_ran_must_agree():
