@@ -9,8 +9,8 @@ TOO_LARGE = (
     "HLO temporaries (49.62G) exceeds available HBM (31.24G). HLO module: a_inference_device_38438__.1723."
 )
 TOO_MANY = (
-    "INVALID_ARGUMENT: E3001: No viable logical replica count for the embedding table with metadata: max_nz_per_row = 8192, max_unique_nz_per_row = 8192, ..."
-)
+    "INVALID_ARGUMENT: E3001: No viable logical replica count for the embedding table with metadata: "
+    "max_nz_per_row = 8192, max_unique_nz_per_row = 8192, feature_width = 32"
 )
 FITS = {
     "expect": "fits",
