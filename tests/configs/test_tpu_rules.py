@@ -79,11 +79,11 @@ def test_names_of_tpus(keys):
         ),
         (
             {"device": V6E, "train": {"num_steps": 9, "batch_size": 65_536}},
-            "16,384 ids of table user on each chip, at most 4,096 fit",
+            "16,384 ids of table user on each chip, at most 8,192 fit",
         ),
         (
-            {"device": V6E, "model": DOT_BIAS, "train": {"num_steps": 9, "batch_size": 4096}},
-            "8,192 ids of table item on each chip, at most 4,096 fit",
+            {"device": V6E, "model": DOT_BIAS, "train": {"num_steps": 9, "batch_size": 8192}},
+            "16,384 ids of table item on each chip, at most 8,192 fit",
         ),
     ],
 )
