@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Compiles the training step for TPUs without having one, and holds it to docs/tpu.md ("Compiled ahead of time").
-# Makes two virtual environments of its own (5 GB); takes some minutes on 2 cores. Not one of the quick tests.
-#   scripts/tpu_aot.sh [DIRECTORY]      programs and results are left there (default: aot)
+# Makes two virtual environments of its own (3 GB), then takes a quarter of an hour on 2 cores. Not one of the
+# quick tests. Needs a C compiler. Programs, logs and results are left in build/tpu_aot.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 PYTHON=${PYTHON:-python3.11}
-OUT=${1:-aot}
+OUT=build/tpu_aot
 export PYTHONPATH=$PWD TF_USE_LEGACY_KERAS=1 TF_CPP_MIN_LOG_LEVEL=2
 # There is no chip here: nobody is to be asked about one, and both libtpus may be loaded at the same time.
 export TPU_SKIP_MDS_QUERY=1 ALLOW_MULTIPLE_LIBTPU_LOAD=1 JAX_PLATFORMS=cpu
@@ -33,13 +33,13 @@ environment() {
 environment .venv-aot-tf tensorflow-tpu 'libtpu==0.0.21' numpy protobuf pydantic PyYAML absl-py fsspec psutil typeguard packaging
 environment .venv-aot-jax jax jaxlib numpy 'libtpu==0.0.51'
 
+rm -rf "$OUT"
 mkdir -p "$OUT"
-rm -f "$OUT"/*.json "$OUT"/*.mlir "$OUT"/*.npz
 libtpu=$(echo .venv-aot-tf/lib/python3.*/site-packages/libtpu)
 "${CC:-cc}" -shared -fPIC -O1 -o "$OUT/topology.so" tests/tpu_aot/topology.c \
   -Wl,--no-as-needed -L"$libtpu" -l:libtpu.so -Wl,-rpath,"$PWD/$libtpu"
 
-# run NAME COMMAND...: standard error, which libtpu fills with talk about chips, is shown only on failure.
+# run NAME COMMAND...: standard error, which libtpu fills with talk about chips, is shown on failure only.
 run() {
   local log="$OUT/$1.log"
   shift
