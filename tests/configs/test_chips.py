@@ -59,7 +59,9 @@ IMPORTS = {
 @pytest.mark.parametrize("who", IMPORTS)
 @pytest.mark.parametrize("chips", [0, 4])
 def test_it_is_settled_before_tensorflow_is_imported(tmp_path, who, chips):
-    (tmp_path / "tensorflow.py").write_text(f"import os; print(os.environ.get('{SKIP}')); os._exit(0)")
+    (tmp_path / "tensorflow.py").write_text(
+        f"import os; print(os.environ.get('{SKIP}'), flush=True); os._exit(0)"
+    )
     code = (
         f"from configs import chips; chips.find_chips = lambda root: {{'v4': {chips}}} if {chips} else {{}}; "
     )
