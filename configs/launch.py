@@ -156,5 +156,3 @@ def check_launch(config) -> None:
     """Raises ValueError, naming keys, when the launch section does not fit the rest of the run."""
     if config.launch.kind == "cloud_tpu":
         runtime_version(config)
-        if config.device.kind == "tpu" and config.device.name is not None:
-            raise ValueError("device.name: the job trains on the slice that it is given; leave it out")

@@ -85,6 +85,12 @@ class Adagrad(_Decayed):
     epsilon: float = Field(1e-7, gt=0)
     """Added inside the square root."""
 
+    @property
+    def tpu_lacks(self) -> str | None:
+        if self.initial_accumulator_value == 0:
+            return "the engine has no epsilon and would divide by 0; set initial_accumulator_value above 0"
+        return super().tpu_lacks
+
 
 class RowwiseAdagrad(_Decayed):
     """Adagrad with an accumulator per row."""

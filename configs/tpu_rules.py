@@ -6,9 +6,10 @@ from configs.errors import ConfigError
 from configs.tpu import Slice, tpu_slice
 
 MAX_ROWS = 2**31 - 1  # ids travel to the chips as int32
-# The buffers of a lookup are sized for the worst case, all ids of a chip on one SparseCore: that many fit in
-# its memory (docs/tpu.md has the compiler's own words).
-MAX_IDS_PER_CHIP = 4096
+# Of one table in one step. The buffers of a lookup are sized for the worst case, all ids of a SparseCore
+# asking for rows of one other: v6e compiles with 4,096, whatever the dim and the number of chips, and not
+# with 8,192 (docs/tpu.md has the compiler's own words). v5p would take twice as many.
+MAX_IDS_PER_SPARSE_CORE = 4096
 
 
 def tpu_lacks(table) -> str:
@@ -74,8 +75,8 @@ def _odd_shares(config, slice_: Slice) -> Iterator[str]:
                 f"train.batch_size {config.train.batch_size}: {ids} ids of table {name} on each chip are no "
                 f"multiple of its {slice_.sparse_cores} SparseCores, which would drop the rest"
             )
-        elif ids > MAX_IDS_PER_CHIP:
+        elif ids > (most := MAX_IDS_PER_SPARSE_CORE * slice_.sparse_cores):
             yield (
                 f"train.batch_size {config.train.batch_size}: {ids:,} ids of table {name} on each chip, at "
-                f"most {MAX_IDS_PER_CHIP:,} fit in a SparseCore's memory; lower it, or use more chips"
+                f"most {most:,} fit in its SparseCores' memory; lower it, or use more chips"
             )

@@ -1,5 +1,6 @@
 """Sections of the training run itself."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -7,6 +8,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from configs.section import Path, Section, Seed
 
 MAX_STEPS = 2**24  # a record keeps its last step as float32, exact up to here
+
+_ADDRESS = r"grpc://[^\s,:/]+(:\d+)?"  # as TensorFlow splits them; its own port is 8470
+_ADDRESSES = f"{_ADDRESS}(,{_ADDRESS})*"
 
 
 def _kept_at(path: str) -> str:
@@ -188,11 +192,12 @@ class TpuDevice(_Device):
     slice: str
     """Type of the slice, such as v4-8, v5p-8 or v6e-4."""
     name: str | None = Field(None, min_length=1)
-    """Name or grpc:// address of the TPU; when not given, the one of the machine that this runs on."""
+    """Name of the TPU in its zone, or its hosts' addresses, grpc://ip:port with commas between; when not
+    given, the TPU of the machine that this runs on."""
     zone: str | None = Field(None, min_length=1)
-    """Zone of the named TPU; when not given, the one of the machine that this runs on."""
+    """Zone of the named TPU."""
     project: str | None = Field(None, min_length=1)
-    """Project of the named TPU; when not given, the default project."""
+    """Project of the named TPU; when not given, that of the default credentials."""
     connect_seconds: float = Field(300, gt=0)
     """Give up when the TPU does not answer for so long."""
 
@@ -200,7 +205,23 @@ class TpuDevice(_Device):
     def _place_of_a_name(self):
         if self.name is None and (self.zone or self.project):
             raise ValueError("zone and project belong to device.name, which is missing")
+        if self.has_address:
+            if self.zone or self.project:
+                raise ValueError(
+                    f"zone and project belong to a name, {self.name} is an address; leave them out"
+                )
+            if not re.fullmatch(_ADDRESSES, self.name):
+                raise ValueError(
+                    f"name: {self.name} is no address; write grpc://ip:port, with commas between"
+                )
+        elif self.name is not None and self.zone is None:
+            raise ValueError(f"zone: missing, {self.name} is looked up in a zone such as us-east5-b; give it")
         return self
+
+    @property
+    def has_address(self) -> bool:
+        """Whether `name` is an address, which nobody need be asked for."""
+        return self.name is not None and self.name.startswith("grpc://")
 
 
 Device = Annotated[

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What the Dockerfiles run to install, and scripts/images.sh in virtual environments: the only copy of these steps.
-#   docker/install.sh trainer-cpu|trainer-tpu|pipelines requirements|package
+#   docker/install.sh trainer-cpu|trainer-tpu|pipelines requirements|package|kernels
 # `requirements` needs setup.py, pyproject.toml and docker/ only, so its layer outlives changes of the source.
 set -euo pipefail
 image=$1 step=$2
@@ -19,6 +19,9 @@ case "$image $step" in
   "trainer-tpu requirements" | "pipelines requirements")
     # Complete sets. Resolving would bring in `tensorflow`, which must not stand beside tensorflow-tpu.
     install --no-deps --requirement "docker/constraints-${image#trainer-}.txt"
+    ;;
+  "trainer-cpu kernels")
+    python -m trainer.kernels.build kernels.so x86-64-v3
     ;;
   "trainer-cpu package" | "trainer-tpu package" | "pipelines package")
     install --no-deps --no-build-isolation --force-reinstall .

@@ -1,6 +1,6 @@
 # Workers of `lazytower prepare --runner DataflowRunner`, and of other runners that start containers:
 #   docker build -f docker/pipelines.Dockerfile -t REGION-docker.pkg.dev/PROJECT/REPOSITORY/lazytower-pipelines:0.1.0 .
-#   lazytower prepare --config run.yaml --runner DataflowRunner --sdk_location=container --sdk_container_image=...
+#   lazytower prepare --config run.yaml --runner DataflowRunner --sdk_container_image=...   (docs/prepare.md)
 # Never run on Dataflow. For a job on this machine: docker run --entrypoint lazytower IMAGE prepare --config run.yaml
 ARG BASE=python:3.11-slim
 # Its version is that of apache-beam in constraints-pipelines.txt, its Python that of BASE.

@@ -16,6 +16,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
+from configs.chips import spare_metadata_server
 from pipelines.layout import Job
 from pipelines.plan import Plan, key_bounds, sort_keys
 from pipelines.spool import Ref, SpoolWriter, array, column, partition, read_table
@@ -53,6 +54,7 @@ class TableIds(NamedTuple):
 def hash_ids(keys: pa.Array, rows: int) -> np.ndarray:
     """int64 [n] ids of keys (text), as tf.strings.to_hash_bucket_fast gives in a serving graph."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # or it logs at error level that there is no GPU
+    spare_metadata_server()
     import tensorflow as tf  # only this mode pays for it
 
     if not len(keys):

@@ -39,11 +39,15 @@ def beam_options(runner: str | None, flags: list[str]):
       ConfigError: the runner is refused or unknown, or no Beam option has such a name or value.
     """
     import_beam()
-    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
 
     runner = _runner_name(runner or DEFAULT_RUNNER)
     _check_flags(flags)
-    return PipelineOptions([f"--runner={runner}", *flags])
+    options = PipelineOptions([f"--runner={runner}", *flags])
+    setup = options.view_as(SetupOptions)
+    # Dataflow's workers would unpickle what happens to be in the command's module. Nothing there is theirs.
+    setup.save_main_session = bool(setup.save_main_session)
+    return options
 
 
 def worker_threads(options) -> int:

@@ -35,13 +35,18 @@ class Read(beam.PTransform):
             ranges
             | "CountRows" >> beam.ParDo(CountRows(self._job))
             | "CollectCounts" >> beam.combiners.ToDict()
-            | "FirstRows" >> beam.Map(lambda counts, ranges: first_rows(ranges, counts), self._ranges)
+            | "FirstRows" >> beam.Map(_first_rows, self._ranges)
         )
         rows = ranges | "ReadRows" >> beam.ParDo(ReadRows(self._job), AsSingleton(places)).with_outputs(
             "stats", "rejected", main="rows"
         )
         stats = rows.stats | "MergeStats" >> beam.CombineGlobally(MergeStats())
         return rows.rows, rows.rejected, stats
+
+
+def _first_rows(counts: dict[int, int], ranges: list[Range]) -> dict[int, tuple[int, int]]:
+    # A lambda would be pickled whole, with the path of this file on the machine that starts the job.
+    return first_rows(ranges, counts)
 
 
 class Ids(beam.PTransform):

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runner",
         metavar="NAME",
         help="Apache Beam runner (default: FnApiRunner, on this machine); further flags go to Beam, "
-        "such as --direct_running_mode=multi_processing --direct_num_workers=8",
+        "such as --direct_running_mode=multi_processing --direct_num_workers=8; see docs/prepare.md",
     )
 
 
@@ -42,14 +42,16 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
 
     Args:
       source, dataset: sections of a RunConfig.
-      options: Beam's PipelineOptions; the local runner when None.
+      options: Beam's PipelineOptions; the local runner when None. With a template_location Dataflow's job
+        is written down there, and neither run nor published.
       overwrite: replace a dataset that is there; it stays valid until the new one is complete.
       sizes: replace fields of Layout.
 
     Returns:
-      The Dataset, as dataset.json holds it.
+      The Dataset, as dataset.json holds it; None when only a template was written.
 
     Raises:
+      ConfigError: the runner lacks an option, or its workers would not see the files.
       DataError: what is wrong with the source or the target; nothing has been published then.
     """
     import dataclasses
@@ -61,8 +63,11 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
     from pipelines.manifest import build_manifest, source_fingerprint
     from pipelines.progress import Progress
     from pipelines.publish import publish, workspace
+    from pipelines.runners import check_runner
     from pipelines.sources.reader import make_reader
 
+    options = options or beam_options(None, [])
+    check_runner(options, source, dataset)
     target = dataset.path.rstrip("/")
     estimate = make_reader(source, plan_layout("", "", 0))
     job = Job(source, dataset, plan_layout("", "", estimate.estimated_rows()))
@@ -71,13 +76,15 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
     if present:
         logging.info("%s: already prepared from this source with these settings", target)
         return present
-    options = options or beam_options(None, [])
     with workspace(target) as (path, check):
         sizes = {"threads": worker_threads(options)} | sizes
         layout = dataclasses.replace(job.layout, spool=f"{path}/spool", staging=f"{path}/staging", **sizes)
         job = dataclasses.replace(job, layout=layout)
         with Progress(layout.spool) as progress:
-            stats, tables, files = _run_pipeline(job, options)
+            found = _run_pipeline(job, options)
+        if found is None:
+            return None
+        stats, tables, files = found
         manifest = build_manifest(job, digest, stats, tables, files)
         check()
         publish(target, layout.staging, manifest, files)
@@ -113,7 +120,9 @@ def _present(target: str, digest: str, dataset):
 
 
 def _run_pipeline(job, options):
-    """Runs the pipeline and returns what it left: Stats, TableIds by table, written files."""
+    """Runs the pipeline and returns what it left: Stats, TableIds by table, written files.
+
+    None when only a template was written."""
     import os
     import pickle
 
@@ -122,15 +131,30 @@ def _run_pipeline(job, options):
 
     from configs.errors import DataError
     from pipelines.pipeline import SUMMARY, build
+    from pipelines.runners import run_to_end, template_location
     from pipelines.sources.reader import make_reader
 
     ranges = make_reader(job.source, job.layout).ranges()
     if "://" not in job.layout.spool:
         os.makedirs(job.layout.spool)
-    with beam.Pipeline(options=options) as pipeline:
-        build(pipeline, job, ranges)
-    with fsspec.open(f"{job.layout.spool}/{SUMMARY}", "rb") as file:
-        stats, plan, tables, files = pickle.load(file)
+    pipeline = beam.Pipeline(options=options)
+    build(pipeline, job, ranges)
+    run_to_end(pipeline, options)
+    if template := template_location(options):
+        logging.info(
+            "%s: the job's template; nothing has run, nothing is published. The same command without "
+            "--template_location runs the job and publishes",
+            template,
+        )
+        return None
+    try:
+        with fsspec.open(f"{job.layout.spool}/{SUMMARY}", "rb") as file:
+            stats, plan, tables, files = pickle.load(file)
+    except FileNotFoundError:
+        raise DataError(
+            f"{job.dataset.path}: the job ended well, but what its workers wrote is not here: they have "
+            "another disk; put dataset.path in gs://"
+        ) from None
     if plan.failed:
         raise DataError(plan.failed)
     if not any(file.directory == "train" for file in files):
@@ -155,7 +179,7 @@ def _report(manifest, target: str, progress) -> None:
     if manifest.filtered:
         logging.info("left out by dataset.min_label: %s", f"{manifest.filtered:,}")
     logging.info(
-        "%.1f s, %s rows/s, peak memory %.0f MB",
+        "%.1f s, %s rows/s, peak memory %.0f MB on this machine",
         progress.seconds,
         f"{manifest.source_rows / progress.seconds:,.0f}",
         progress.peak_bytes / 1e6,

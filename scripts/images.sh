@@ -3,7 +3,8 @@
 # Dockerfile copies and installs, in a fresh virtual environment, and runs what the image is for.
 #   scripts/images.sh [trainer-cpu] [trainer-tpu] [pipelines]
 # 5 to 10 minutes for all and 4 GB for the largest. PYTHON names Python 3.11, DIRECTORY a place to keep everything
-# (else a temporary one). Not checked: the base image, `RUN useradd` and what comes from Beam's image.
+# (else a temporary one). PYTHON310, if given, names a Python 3.10: trainer-tpu is then done with it too, as jobs may on
+# TPU VMs. Not checked: the base image, `RUN useradd` and what comes from Beam's image.
 # shellcheck disable=SC2329  # functions are called through step
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -17,8 +18,8 @@ else
   directory=$(mktemp -d)
   trap 'rm -rf "$directory"' EXIT
 fi
-# Without it TensorFlow for TPUs asks Google's metadata server for minutes, on machines that have none.
-export TPU_SKIP_MDS_QUERY=1 TF_CPP_MIN_LOG_LEVEL=3
+export TF_CPP_MIN_LOG_LEVEL=3
+unset TPU_SKIP_MDS_QUERY # commands see to it themselves
 
 for image; do
   [ -f "docker/$image.Dockerfile" ] || { echo "scripts/images.sh: $image: no docker/$image.Dockerfile" >&2; exit 2; }
@@ -110,9 +111,9 @@ check_trainer-cpu() {
 check_trainer-tpu() {
   step "trainer-tpu: complete but for tensorflow" complete trainer-tpu ' requires tensorflow, which is not installed'
   step "trainer-tpu: embedding engines and the Adam proto" at_work trainer-tpu python -c '
-import os
-os.environ["TF_USE_LEGACY_KERAS"] = "1"
-import tensorflow as tf
+from configs.training import CpuDevice
+from trainer.runtime import start_tensorflow
+tf = start_tensorflow(CpuDevice())
 from tensorflow.core.protobuf.tpu import optimization_parameters_pb2
 from tensorflow.python.tpu.tpu_embedding_v2 import TPUEmbedding
 from tensorflow.python.tpu.tpu_embedding_v3 import TPUEmbeddingV2
@@ -157,9 +158,19 @@ YAML
 
 step "lint" lint
 [ $# -gt 0 ] || set -- trainer-cpu trainer-tpu pipelines
+try_image() {
+  step "$1: installed" build "$1"
+  if [ "$outcome" = ok ]; then "check_$1"; fi
+  [ -n "${DIRECTORY:-}" ] || rm -rf "${directory:?}/$1"
+}
+
 for image; do
-  step "$image: installed" build "$image"
-  if [ "$outcome" = ok ]; then "check_$image"; fi
-  [ -n "${DIRECTORY:-}" ] || rm -rf "${directory:?}/$image"
+  try_image "$image"
+  if [ "$image" = trainer-tpu ] && [ -n "${PYTHON310:-}" ]; then
+    echo "with $("$PYTHON310" --version), as jobs may on TPU VMs:"
+    python=$PYTHON310
+    try_image "$image"
+    python=${PYTHON:-python3.11}
+  fi
 done
 exit "$failed"

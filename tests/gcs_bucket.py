@@ -77,6 +77,8 @@ def bucket(tmp_path, monkeypatch) -> Iterator[Bucket]:
         environment = _environment(plain.port, proxy.port, certificate)
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", environment["STORAGE_EMULATOR_HOST"])
         monkeypatch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})
+        # fsspec keeps file systems by thread, and threads' numbers come again: not with an old bucket.
+        fsspec.get_filesystem_class("gs").clear_instance_cache()
         yield Bucket(store, environment)
 
 

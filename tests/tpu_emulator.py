@@ -65,6 +65,13 @@ def engine_update(optimizer, before, gradient, rate):
     if isinstance(optimizer, API.Adagrad):
         total = slots[0] + gradient**2
         return [weight - rate * gradient / tf.sqrt(total), total]
+    if isinstance(optimizer, API.FTRL):
+        power, before = -optimizer.learning_rate_power, slots[0]
+        total = before + gradient**2
+        linear = slots[1] + gradient - (total**power - before**power) / rate * weight
+        l1, l2 = optimizer.l1_regularization_strength, optimizer.l2_regularization_strength
+        shrunk = tf.clip_by_value(linear, -l1, l1) - linear
+        return [shrunk / ((total**power + optimizer.beta) / rate + 2 * l2), total, linear]
     assert isinstance(optimizer, API.Adam) and not optimizer.sum_inside_sqrt and optimizer.lazy_adam
     m = optimizer.beta_1 * slots[0] + (1 - optimizer.beta_1) * gradient
     v = optimizer.beta_2 * slots[1] + (1 - optimizer.beta_2) * gradient**2

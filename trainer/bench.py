@@ -8,6 +8,7 @@ BENCHES = {
     "optimizers": ("trainer.bench_optimizers", "a step of every table and optimizer, beside peers"),
     "scaling": ("trainer.bench_scaling", "a step's time over rows and batch, and the cost of averages"),
     "peers": ("trainer.bench_peers", "steps, prepare and a whole training beside other libraries"),
+    "input": ("trainer.bench_input", "the reader alone, and how long training waits for it"),
     "users25m": ("trainer.bench_users25m", "the whole chain at 25 million users: time, memory, checkpoints"),
 }
 

@@ -154,13 +154,12 @@ def _time_steps(config, user_rows: int, steps: int) -> tuple[list[float], float]
 
     tf = start_tensorflow(config.device)
     from configs.dataset import load_dataset
-    from trainer.catalog import Items
     from trainer.training import build_training
 
     dataset = load_dataset(config.dataset.path)
     user = dataset.tables["user"].model_copy(update={"rows": user_rows})
     dataset = dataset.model_copy(update={"tables": {**dataset.tables, "user": user}})
-    training = build_training(config, dataset, Items.load(dataset))
+    training = build_training(config, dataset)
     training.recommender.initialize()
     train_step = tf.function(training.step, reduce_retracing=True)
     seconds, distinct = [], []

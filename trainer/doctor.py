@@ -3,14 +3,13 @@
 import argparse
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
 
 from configs.arguments import add_override_argument
 from configs.errors import ConfigError, UserError
-from trainer.doctor_checks import CHECKS, FAIL, Machine, Result, find_chips
+from trainer.doctor_checks import CHECKS, FAIL, Machine, Result
 from trainer.doctor_probe import GROUPS, Step
 
 _SECONDS = 90  # a probe may take; the first import of TensorFlow from a cold disk takes long
@@ -81,7 +80,7 @@ def diagnose(config=None, buckets: list[str] = (), machine: Machine | None = Non
       machine: in place of this one.
     """
     machine = machine or _machine(config)
-    probes = [_Probe(group, argument, machine) for group, argument in _probes(config, buckets)]
+    probes = [_Probe(group, argument) for group, argument in _probes(config, buckets)]
     return [check(machine) for check in CHECKS] + [result for probe in probes for result in probe.results()]
 
 
@@ -104,10 +103,12 @@ def _probes(config, buckets: list[str]) -> list[tuple[str, str]]:
     urls = [url for url in dict.fromkeys(urls) if not any(url.startswith(f"{other}/") for other in urls)]
     tables = sorted(set(config.table_of_input.values()))
     compressed = [name for name in tables if config.table(name).kind == "robe_z"]
+    named = config.device.kind == "tpu" and config.device.name is not None
     return [
         ("tensorflow", ",".join(compressed)),
         ("beam", ""),
         ("dataset", config.dataset.path),
+        *([("named_tpu", config.device.model_dump_json())] if named else []),
         *(("bucket", url) for url in urls),
     ]
 
@@ -115,15 +116,10 @@ def _probes(config, buckets: list[str]) -> list[tuple[str, str]]:
 class _Probe:
     """A group of steps in a process that may die or hang."""
 
-    def __init__(self, group: str, argument: str, machine: Machine):
+    def __init__(self, group: str, argument: str):
         self._steps = GROUPS[group]
-        environment = dict(os.environ)
-        if not find_chips(machine):
-            # Else TensorFlow for TPUs asks Google's metadata server for minutes, on machines that have none.
-            environment.setdefault("TPU_SKIP_MDS_QUERY", "1")
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START, json.dumps(sys.path), group, argument],
-            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,8 +1,6 @@
 """What `lazytower doctor` looks at in its own process: versions, device files, memory, disk."""
 
-import collections
 import fcntl
-import glob
 import importlib.metadata
 import os
 import shutil
@@ -11,17 +9,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from configs.chips import device_files, find_chips
+
 OK, WARN, FAIL = "ok", "warn", "fail"
 _TENSORFLOWS = ("tensorflow", "tensorflow-tpu", "tensorflow-cpu")
 _LIBTPU = ">=0.0.14,<0.0.32"  # of TensorFlow 2.20; later ones abort when it is imported
-_GOOGLE = "0x1ae0"  # PCI vendor, also of Google's network cards
-_CHIPS = {
-    "0x0027": "v2 or v3",
-    "0x005e": "v4",
-    "0x0062": "v5p",
-    "0x0063": "v5e",
-    "0x006f": "v6e",
-}
 _LEAST_MEMORY = 2e9  # TensorFlow, and tables of some size
 INSTALL = "pip install -c docker/constraints-cpu.txt . (for a TPU as in docker/install.sh)"
 
@@ -140,15 +132,13 @@ def check_wheel(machine: Machine) -> Result:
 def check_chip(machine: Machine) -> Result:
     """TPU chips on the PCI bus, their device files, and whether another process holds them."""
     name = "TPU chip"
-    kinds = find_chips(machine)
-    files = glob.glob(machine.path("dev/accel[0-9]*"))
-    if not kinds and not files:
+    kinds, files = find_chips(machine.root), device_files(machine.root)
+    if not kinds and not any(os.path.basename(path).startswith("accel") for path in files):
         if machine.chip_wanted:
             fix = "device.kind is tpu: run on a TPU VM (in Docker with --privileged), or set device.kind=cpu"
             return Result(name, FAIL, "none", fix)
         return Result(name, OK, "none (CPU machine)")
     found = ", ".join(f"{number} x {kind}" for kind, number in kinds.items()) or "of a kind unknown here"
-    files = files or glob.glob(machine.path("dev/vfio/[0-9]*"))
     if not files:
         fix = "start the container with --privileged; on the VM itself the driver is missing"
         return Result(name, FAIL, f"{found}, no /dev/accel* and no /dev/vfio/*", fix)
@@ -162,23 +152,6 @@ def check_chip(machine: Machine) -> Result:
         fix = f"wait for its end, or end it; should {lock} stay after that, remove it"
         return Result(name, FAIL, f"{found}, held by {holder}", fix)
     return Result(name, OK, f"{found}, {len(files)} device files")
-
-
-def find_chips(machine: Machine) -> dict[str, int]:
-    """Number of chips on the PCI bus, by generation."""
-    kinds = collections.Counter()
-    for device in glob.glob(machine.path("sys/bus/pci/devices/*")):
-        if _read(f"{device}/vendor") == _GOOGLE and (chip := _CHIPS.get(_read(f"{device}/device"))):
-            kinds[chip] += 1
-    return dict(kinds)
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:  # devices come and go
-        return ""
 
 
 def lock_holder(path: str) -> str:

@@ -103,6 +103,20 @@ def _dataset(path: str) -> str:
     return f"{path}: {load_dataset(path).splits['train'].rows:,} rows in train"
 
 
+def _named_tpu(device: str) -> str:
+    """`device` is the config's section as JSON. Asks where the TPU is, does not connect to it."""
+    from configs.errors import UserError
+    from configs.training import TpuDevice
+    from trainer.tpu_address import tpu_address
+
+    named = TpuDevice.model_validate_json(device)
+    # What is still coming up is told at once.
+    try:
+        return f"{named.name}: {tpu_address(named, wait_seconds=0)}"
+    except UserError as error:
+        raise Broken(str(error), "see docs/tpu.md") from None
+
+
 def _bucket(url: str) -> str:
     from gcsfs.retry import HttpError
     from google.auth.exceptions import GoogleAuthError
@@ -143,6 +157,7 @@ GROUPS = {
     ),
     "beam": (Step("Apache Beam", _beam, INSTALL),),
     "dataset": (Step("dataset", _dataset, "prepare it again with --overwrite, or correct dataset.path"),),
+    "named_tpu": (Step("named TPU", _named_tpu, "see docs/tpu.md"),),
     "bucket": (Step("bucket", _bucket, "look at the network, the bucket's name and the credentials"),),
 }
 

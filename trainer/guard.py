@@ -46,9 +46,9 @@ class Guard(tf.Module):
 
     def note(self, bad):
         """Whether a batch was fine, bool scalar, given what of it was not finite: bool [1 + parts], the loss
-        first. For steps that cannot hold a batch back: only the first bad one is counted and kept for
-        `latest`, because weights and batches after it are bad too."""
-        first = tf.reduce_any(bad) & (self.skipped == 0)
+        first. For steps that cannot hold a batch back: only the first bad one of this process is counted and
+        kept for `latest`, because weights and batches after it are bad too."""
+        first = tf.reduce_any(bad) & ~tf.reduce_any(self._bad)
         self._bad.assign(tf.where(first, bad, self._bad))
         self.skipped.assign_add(tf.cast(first, tf.int64))
         return ~tf.reduce_any(bad)

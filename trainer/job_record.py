@@ -50,6 +50,10 @@ class Event(NamedTuple):
     """Of `stopping`: the state that the job will end in."""
     exit_code: int | None = None
     """Of the trainer, when it ended by itself."""
+    answered: bool = False
+    """Of `stopping`: the service has said no to the request of a slice, so none is on its way."""
+    unseen: bool = False
+    """Of an end: whether a slice is left was not allowed to be looked at."""
     by: str = ""
     """Host and process that added it."""
 
@@ -76,7 +80,11 @@ class JobState:
     mute_attempts: int = 0
     """Attempts in a row whose slice came up and never gave a sign of life."""
     unconfirmed: bool = False
-    """Whether a slice was asked for and never seen."""
+    """Whether a slice was asked for, and neither seen nor denied."""
+    answered: bool = False
+    """As `stopping` had it."""
+    unseen: bool = False
+    """As the end had it."""
     preemptions: int = 0
     ready_since: float | None = None
     """When the slice of the attempt came up; None while none is."""
@@ -109,10 +117,13 @@ def _after(state: JobState, event: Event) -> JobState:
         new |= {"state": "running", "idle_attempts": 0, "mute_attempts": 0}
         new |= {"ready_since": state.ready_since or event.seconds}
     elif event.type == "stopping":
-        new |= {"outcome": event.outcome, "exit_code": event.exit_code}
-    if event.type in ("queued", "provisioning", "ready", "running", "resumed", "preempted"):
+        new |= {"outcome": event.outcome, "exit_code": event.exit_code, "answered": event.answered}
+    elif event.type in FINAL:
+        new["unseen"] = event.unseen
+    answers = ("queued", "provisioning", "ready", "running", "resumed", "preempted", "refused")
+    if event.type in answers or event.answered:
         new["unconfirmed"] = False
-    if event.type in ("preempted", *FINAL):
+    if event.type in ("preempted", "refused", *FINAL):
         new |= {"billed_seconds": state.up_seconds(event.seconds), "ready_since": None}
     if event.type == "preempted":
         new["preemptions"] = state.preemptions + 1
@@ -177,7 +188,7 @@ class JobRecord:
           type_: one of TYPES.
           attempt: that it is about.
           reason: in words.
-          **fields: outcome, exit_code.
+          **fields: outcome, exit_code, answered, unseen.
 
         Raises:
           Outdated: there is another event in its place by now; read again and decide again.

@@ -83,7 +83,12 @@ def _cancel(args) -> int:
 
     record = _record(args)
     state = cancel(record.path)
-    print(f"{record.id}: {state.state}; no slice is left")
+    left = "no slice is left"
+    if state.unseen:
+        left = (
+            "whether a slice is left could not be seen; `gcloud compute tpus queued-resources list` shows it"
+        )
+    print(f"{record.id}: {state.state}; {left}")
     return 0
 
 

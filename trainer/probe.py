@@ -17,11 +17,10 @@ def probe(config: RunConfig, dataset: Dataset, steps: int) -> float:
     from trainer.runtime import start_tensorflow
 
     start_tensorflow(config.device)
-    from trainer.catalog import Items
     from trainer.loop import Every, Loop
     from trainer.training import build_training
 
-    training = build_training(config, dataset, Items.load(dataset))
+    training = build_training(config, dataset)
     training.recommender.initialize()
     training.step.send_rows()
     logging.info("timing %d steps, after as many of warm-up", steps)

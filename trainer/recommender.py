@@ -113,7 +113,8 @@ class Recommender(tf.Module):
         """
         found = dict(rows)
         if history_mask is not None:
-            total = tf.einsum("bl,bld->bd", history_mask, rows["history"])
+            there = tf.where(history_mask[..., None] > 0, rows["history"], 0.0)
+            total = tf.reduce_sum(there, axis=1)
             number = tf.maximum(tf.reduce_sum(history_mask, axis=1, keepdims=True), 1.0)
             divisor = {"sum": 1.0, "mean": number, "sqrtn": tf.sqrt(number)}
             found["history"] = total / divisor[self._pooling("history")]

@@ -2,6 +2,7 @@
 
 import os
 
+from configs.chips import spare_metadata_server
 from configs.errors import UserError
 from configs.training import CpuDevice, TpuDevice
 
@@ -20,6 +21,7 @@ def start_tensorflow(device: CpuDevice | TpuDevice, deterministic: bool = True):
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # TFRS and TF-Addons need Keras 2
     # The GPU wheel logs at error level that it finds no GPU; Python exceptions tell all real errors.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    spare_metadata_server()
     import tensorflow as tf
 
     tf.get_logger().setLevel("ERROR")

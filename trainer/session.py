@@ -12,7 +12,7 @@ from configs.lease import LeaseHeld
 from configs.load import dump_config
 from configs.schema import RunConfig
 from configs.storage import join, make_directory, write_bytes
-from trainer.catalog import Items, verify_file
+from trainer.catalog import verify_file
 from trainer.interrupt import Interrupt
 from trainer.metrics import MetricsWriter, read_metrics
 from trainer.progress import Progress
@@ -45,9 +45,8 @@ class TrainSession:
         check_dataset(config, self.dataset)
         for info in self.dataset.splits["train"].files:
             verify_file(self.dataset, info)
-        self.items = Items.load(self.dataset)
-        training = build_training(config, self.dataset, self.items)
-        self._data, self.num_steps, self.recommender, self.train_step = training
+        training = build_training(config, self.dataset)
+        self.items, self._data, self.num_steps, self.recommender, self.train_step = training
         self._store = CheckpointStore(
             join(config.output.path, "checkpoints"),
             config.checkpoint.keep,
@@ -175,7 +174,7 @@ class TrainSession:
         self._progress.update(step, loss=loss)
 
     def _on_skip(self, step: int) -> None:
-        """After a batch with a loss or gradient that is not finite, of which no weight has seen anything."""
+        """After a batch with a loss or gradient that is not finite; on the CPU no weight has seen it."""
         from trainer.blame import blame
 
         guard, allowed = self.train_step.guard, self.config.train.skip_nonfinite

@@ -18,7 +18,18 @@ python={python}
 """
 _MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from trainer.vm import main; main()"
 _VENV = """# Ubuntu keeps ensurepip, without which there are no environments, in a package of its own.
-"$python" -c 'import ensurepip' 2>/dev/null || { apt-get update -q && apt-get install -qy python3-venv; }
+# At its first boot a machine may be busy with updates of its own, or not reach the packages yet. If it is in
+# vain, the environment fails below, where that is told.
+install_venv() {
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get -q -o DPkg::Lock::Timeout=300 update && apt-get -qy -o DPkg::Lock::Timeout=300 install python3-venv
+}
+if ! "$python" -c 'import ensurepip' 2>/dev/null; then
+  for pause in 10 20 40 0; do
+    if install_venv; then break; fi
+    sleep "$pause"
+  done
+fi
 """
 _END = "END_OF_FILE_OF_LAZYTOWER"
 

@@ -1,13 +1,14 @@
 """The one place that connects to devices: this machine's processor, logical replicas on it, or a TPU."""
 
-import os
 import threading
 
 import tensorflow as tf
 
+from configs.chips import device_files
 from configs.errors import UserError
 from configs.tpu import tpu_slice
 from configs.training import TpuDevice
+from trainer.tpu_address import LOCAL, tpu_address, wait_for_hosts
 
 # What a failing connection says, and what it means: the first that is found in the error's text.
 _HINTS = [
@@ -19,15 +20,6 @@ _HINTS = [
     (
         ("libtpu", "PJRT"),
         "libtpu and TensorFlow do not fit: install the versions of docker/constraints-tpu.txt",
-    ),
-    (
-        ("Please provide a TPU Name", "metadata", "Failed to find TPU", "NOT_FOUND", "404"),
-        "no TPU of this name is known: compare device.name, zone and project with `gcloud compute tpus "
-        "tpu-vm list`",
-    ),
-    (
-        ("PERMISSION_DENIED", "403", "credentials"),
-        "the account may not see this TPU: it needs the role roles/tpu.viewer",
     ),
     (
         ("No OpKernel", "not registered", "NUM_TPUS", "no TPU", "0 TPU", "No TPU"),
@@ -56,11 +48,13 @@ def connect_tpu(device: TpuDevice) -> tf.distribute.Strategy:
         raise UserError(
             f"device.name: {device.slice} has {hosts} hosts; name the TPU, so that the others are found"
         )
+    address = tpu_address(device, device.connect_seconds)
+    wait_for_hosts(address, device.connect_seconds)
     found: dict = {}
 
     def connect():
         try:
-            found["strategy"] = _connect(device)
+            found["strategy"] = _connect(address)
         except Exception as error:  # told below, in the caller's thread
             found["error"] = error
 
@@ -68,41 +62,49 @@ def connect_tpu(device: TpuDevice) -> tf.distribute.Strategy:
     thread = threading.Thread(target=connect, daemon=True, name="connect-tpu")
     thread.start()
     thread.join(device.connect_seconds)
-    where = device.name or "this machine"
+    where = "this machine" if address == LOCAL else device.name
     if thread.is_alive():
         raise UserError(
             f"device: the TPU of {where} did not answer for {device.connect_seconds:g} s "
-            "(device.connect_seconds); another process may hold it, or its runtime may not fit the "
+            f"(device.connect_seconds); another process may hold it, or its runtime may not fit the "
             "generation: `lazytower doctor` tells more"
         )
     if "error" in found:
-        raise UserError(f"device: no TPU at {where}: {_explained(found['error'])}") from found["error"]
+        raise UserError(f"device: no TPU at {where}: {_explained(found['error'], address)}") from found[
+            "error"
+        ]
     strategy = found["strategy"]
     check_slice(strategy, device)
     return strategy
 
 
-def _connect(device: TpuDevice) -> tf.distribute.Strategy:
+def resolver_of(address: str) -> tf.distribute.cluster_resolver.TPUClusterResolver:
+    """TensorFlow's resolver of an address as trainer.tpu_address gives it; asks nobody."""
+    return tf.distribute.cluster_resolver.TPUClusterResolver(tpu=address)
+
+
+def _connect(address: str) -> tf.distribute.Strategy:
     """What can take for ever, or fail in the runtime's words."""
-    # "local" is the word for the TPU of this VM; None would look at Kubernetes and environment variables.
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
-        tpu=device.name or "local", zone=device.zone, project=device.project
-    )
-    if device.name is not None or resolver.cluster_spec().jobs:
+    resolver = resolver_of(address)
+    if address != LOCAL:
         tf.config.experimental_connect_to_cluster(resolver)
     tf.tpu.experimental.initialize_tpu_system(resolver)
     return tf.distribute.TPUStrategy(resolver)
 
 
-def _explained(error: Exception) -> str:
-    """The first line of what went wrong, and what to check."""
+def _explained(error: Exception, address: str) -> str:
+    """A line of what went wrong, and what to check."""
     text = str(error) or type(error).__name__
-    line = next((line.strip() for line in text.splitlines() if line.strip()), text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [text]
+    # Of a failed graph the first lines tell where, the last what.
+    line = lines[-1] if lines[0].startswith("Graph execution error") else lines[0]
     for words, hint in _HINTS:
         if any(word in text for word in words):
             return f"{hint} ({line})"
-    chips = any(map(os.path.exists, ("/dev/accel0", "/dev/vfio/0")))
-    nothing = "" if chips else "no chip is visible here; "
+    if address != LOCAL:
+        nothing = "TensorFlow's worker service runs there, and drives no TPU; "
+    else:
+        nothing = "" if device_files() else "no chip is visible here; "
     return f"{nothing}`lazytower doctor` tells more ({line})"
 
 

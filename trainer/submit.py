@@ -32,19 +32,29 @@ def run(args) -> int:
     if args.dry_run:
         print(dry_run(config))
         return 0
+    from trainer.job_record import FINAL
     from trainer.submit_checks import check_all
 
     for warning in check_all(config):
         logging.warning("%s", warning)
     path = stage(config)
-    state = start(path)
-    if state.state == "failed":
+    state = None
+    try:
+        state = start(path)
+    finally:
+        # Also when this is interrupted: a slice may have been asked for, and somebody must see to it.
+        if state is None or state.state not in FINAL:
+            _hand_over(path, "not known" if state is None else state.state)
+    if "failed" in (state.state, state.outcome):
         raise UserError(f"{state.reason} (job {path})")
-    log = start_supervisor(path)
-    logging.info("job %s is %s; supervised by a process of this machine, log: %s", path, state.state, log)
-    logging.info("lazytower jobs watch %s", path.rpartition("/")[2])
-    print(path)
     return 0
+
+
+def _hand_over(path: str, state: str) -> None:
+    log = start_supervisor(path)
+    logging.info("job %s is %s; supervised by a process of this machine, log: %s", path, state, log)
+    logging.info("lazytower jobs watch %s", path.rpartition("/")[2])
+    print(path, flush=True)
 
 
 def dry_run(config) -> str:

@@ -4,6 +4,7 @@ What to do next is decided by `next_action`, from what is recorded and what is s
 supervisor may be killed at any point and followed by another. What it decides is recorded before it is done.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,13 +17,18 @@ from configs.load import load_config
 from trainer.job_record import FINAL, JobRecord, JobState, Outdated
 from trainer.launchers import LAUNCHERS
 from trainer.launchers.base import Launcher, LaunchError, Refused, SliceState, Unreachable
-from trainer.run_lock import lock_directory
+from trainer.launchers.tpu_api import CALL_SECONDS
+from trainer.run_lock import Lock, lock_directory
+from trainer.vm import DEADLINE_GRACE_SECONDS
 
 # Errors of object stores that pass, by the module they are from; gcsfs has no errors of Python's own.
 _STORE_ERRORS = ("gcsfs", "aiohttp", "google.auth")
 _MUTE_ATTEMPTS = 3  # more would only cost: what the machines cannot start, they never will
-_END_SECONDS = 120.0  # for the machine to stop by itself when launch.max_seconds is over
-_SETTLE_SECONDS = 10.0  # for a request that was on its way when its sender was killed to arrive
+# For the machine to save and stop by itself when launch.max_seconds is over.
+_END_SECONDS = DEADLINE_GRACE_SECONDS + 120.0
+# For a request that was on its way when its sender was killed to arrive, be it at the last try of its call.
+_SETTLE_SECONDS = CALL_SECONDS + 30.0
+_TAKE_BACK_PAUSES = (1.0, 5.0, 15.0, 30.0)  # between tries to delete what was asked for too late
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,9 @@ def _while_alive(seen: Observed, launch) -> Action:
         return Action("record", "queued")
     if kind == "provisioning" and job.state == "queued":
         return Action("record", "provisioning")
-    return _while_up(seen, launch) if kind == "ready" else _WAIT
+    # Also a slice that was up and is, say, being repaired: the limits go on counting.
+    was_up = job.ready_since is not None and job.state in ("ready", "running")
+    return _while_up(seen, launch) if kind == "ready" or was_up else _WAIT
 
 
 def _while_up(seen: Observed, launch) -> Action:
@@ -190,24 +198,35 @@ def _run(record, launch, launcher, lock, steps, tick) -> JobState:
             action = next_action(seen, launch)
             if action.kind == "done":
                 return seen.job
-            _act(action, seen.job, record, launcher)
+            pause = _act(action, seen.job, record, launcher, lock)
         except Outdated as error:
             logging.info("%s; looking again", error)
             continue
         except LaunchError as error:
-            if (job := record.state()).state in FINAL and job.unconfirmed:
-                return job  # the request was not accepted; rights to look for what it made may be missing too
-            action = _patience(error)
+            if (job := _unseen_end(record, error)) is not None:
+                return job
+            action, pause = _patience(error), True
         except Exception as error:
             if not is_passing(error):
                 raise
-            action = _patience(error)
+            action, pause = _patience(error), True
         tick()
         done += 1
         if steps is not None and (done >= steps or action.kind == "wait"):
             return record.state()
-        if action.kind in ("wait", "delete"):
+        if pause:
             time.sleep(launch.poll_seconds)
+
+
+def _unseen_end(record: JobRecord, error: LaunchError) -> JobState | None:
+    """The end of a job whose request was answered with no, and whose slice may not even be looked for."""
+    job = record.state()
+    if job.state == "stopping" and job.answered:
+        logging.warning("attempt %d: whether a slice is left cannot be seen: %s", job.attempt, error)
+        with contextlib.suppress(Outdated):
+            record.append(job.outcome, job.attempt, job.reason, unseen=True)
+        job = record.state()
+    return job if job.state in FINAL and job.unseen else None
 
 
 def is_passing(error: Exception) -> bool:
@@ -228,32 +247,62 @@ def observe(record: JobRecord, launcher: Launcher, watch: _Watch) -> Observed:
     state = launcher.observe(job.attempt)
     # After the slice: the machine writes its outcome before it deletes the slice.
     final, beat = record.final(job.attempt), record.heartbeat(job.attempt)
-    sign = (job.attempt, state.kind == "ready", beat and (beat["boot"], beat["count"]))
+    up = state.kind == "ready" or job.ready_since is not None  # going down and up again is no sign of life
+    sign = (job.attempt, up, beat and (beat["boot"], beat["count"]))
     return Observed(job, state, final, beat is not None, watch.silent_seconds(sign), time.time())
 
 
-def _act(action: Action, job: JobState, record: JobRecord, launcher: Launcher) -> None:
+def _act(action: Action, job: JobState, record: JobRecord, launcher: Launcher, lock: Lock) -> bool:
+    """Whether what was done shows only after a while."""
     attempt = job.attempt if action.attempt is None else action.attempt
     if action.kind == "delete":
         logging.info("deleting the slice of attempt %d", attempt)
         launcher.delete(attempt)
     elif action.kind == "create":
-        _create(record, launcher, attempt)
+        return _create(record, launcher, lock, attempt)
     elif action.kind == "record":
         fields = {"outcome": action.outcome, "exit_code": action.exit_code}
         record.append(action.event, attempt, action.reason, **fields)
         logging.info("attempt %d: %s %s", attempt, action.event, action.reason)
+    return action.kind != "record"
 
 
-def _create(record: JobRecord, launcher: Launcher, attempt: int) -> None:
+def _create(record: JobRecord, launcher: Launcher, lock: Lock, attempt: int) -> bool:
+    """Whether the request was accepted."""
+    lock.check()  # again: this process may have slept since it looked
     try:
         launcher.create(attempt)
+        return True
     except Refused as refusal:
         record.append("refused", attempt, str(refusal))
         logging.warning("attempt %d: %s", attempt, refusal)
     except LaunchError as error:
-        record.append("failed", attempt, str(error))
+        # An earlier try of the call may have made a slice: it is looked for before the job is called failed.
+        record.append("stopping", attempt, str(error), outcome="failed", answered=True)
         logging.error("%s", error)
+    finally:
+        _take_back(record, launcher, attempt)
+    return False
+
+
+def _take_back(record: JobRecord, launcher: Launcher, attempt: int) -> None:
+    """Deletes the slice that was just asked for when the job has ended or gone on without it meanwhile.
+
+    Who ended it may have looked before the request arrived. The lease does not matter: if it is lost, nobody
+    else looks for this slice any more.
+    """
+    for pause in (*_TAKE_BACK_PAUSES, None):
+        try:
+            job = record.state()
+            if job.attempt == attempt and job.state not in ("stopping", *FINAL):
+                return
+            logging.warning("attempt %d was asked for too late: the job is %s; deleting", attempt, job.state)
+            return launcher.delete(attempt)
+        except Exception as error:
+            if pause is None or not is_passing(error):
+                raise
+            _patience(error)
+            time.sleep(pause)
 
 
 def cancel(path: str) -> JobState:

@@ -90,6 +90,9 @@ class TpuStep(Step):
 
     def send_rows(self):
         """See Step."""
+        for name, table in self._recommender.tables.items():
+            if self._plan.stored_rows(name) > table.rows:
+                table.write_padding(table.rows)
         self._engine.load()
         self._ledger.start(int(self.step))
         if self._ledger_ahead is not None:

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import tensorflow as tf
+
 from configs.dataset import Dataset
 from configs.schema import RunConfig
 from configs.tpu import tpu_slice
@@ -17,6 +19,7 @@ from trainer.strategy import connect_tpu
 class Training(NamedTuple):
     """All of it; weights are made, not initialised."""
 
+    items: Items
     data: TrainData
     num_steps: int
     """Steps of the whole run."""
@@ -24,11 +27,14 @@ class Training(NamedTuple):
     step: Step
 
 
-def build_training(config: RunConfig, dataset: Dataset, items: Items) -> Training:
-    """Connects to the TPU, if any, and allocates the tables.
+def build_training(config: RunConfig, dataset: Dataset) -> Training:
+    """Connects to the TPU, if any, reads the catalog and allocates the tables.
+
+    Nothing of TensorFlow may run before a TPU is connected: once its context has started, a call that waits
+    for the hosts of another machine stops all of Python's threads.
 
     Raises:
-      DataError: fewer train rows than a batch.
+      DataError: fewer train rows than a batch, or a catalog that cannot be read.
       ConfigError: too many steps, or tables that do not fit in the TPU's memory.
       UserError: the TPU cannot be had.
     """
@@ -36,16 +42,20 @@ def build_training(config: RunConfig, dataset: Dataset, items: Items) -> Trainin
     num_steps = run_steps(config, data.steps_per_epoch)
     if config.device.kind == "tpu":
         check_memory(config, dataset)
-        return Training(data, num_steps, *_on_tpu(config, dataset, items, num_steps))
+        strategy = connect_tpu(config.device)
+        items = Items.load(dataset)
+        return Training(items, data, num_steps, *_on_tpu(config, dataset, items, num_steps, strategy))
+    items = Items.load(dataset)
     recommender = Recommender(config, dataset, items.counts, num_steps)
-    return Training(data, num_steps, recommender, TrainStep(config, recommender, num_steps))
+    return Training(items, data, num_steps, recommender, TrainStep(config, recommender, num_steps))
 
 
-def _on_tpu(config: RunConfig, dataset: Dataset, items: Items, num_steps: int) -> tuple[Recommender, Step]:
+def _on_tpu(
+    config: RunConfig, dataset: Dataset, items: Items, num_steps: int, strategy: tf.distribute.Strategy
+) -> tuple[Recommender, Step]:
     from trainer.engines import ENGINES
     from trainer.tpu_step import TpuStep
 
-    strategy = connect_tpu(config.device)
     engine = ENGINES[tpu_slice(config.device.slice).engine]
     with strategy.scope():
         recommender = Recommender(config, dataset, items.counts, num_steps, EngineTable)

@@ -7,6 +7,7 @@ slice of several machines it runs on each: worker 0 trains and owns the job's fi
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,10 +18,11 @@ import traceback
 import urllib.request
 import uuid
 
-from trainer.vm_files import TRIES, Bucket, Directory, Log, Metadata, ask, patiently, say
+from trainer.vm_files import TRIES, Bucket, Directory, Events, Log, Metadata, ask, patiently, say
 
 RUN_AGAIN = 75  # the trainer's exit code when it was stopped and has saved
 GRACE_SECONDS = 25.0  # a machine that is taken away has about 30 seconds
+DEADLINE_GRACE_SECONDS = 600.0  # to save when launch.max_seconds is over, and nobody hurries
 
 
 class Failed(Exception):
@@ -43,6 +45,7 @@ class Machine:
         log = os.path.join(spec["work"], "log.txt")
         self._log = Log(log, self._files, f"{self._prefix}/log/worker-{self.worker}-")
         self._deadline = time.monotonic() + spec["max_seconds"]
+        self._events, self._given_up = Events(self._files, spec["attempt"]), False
         self._stopped, self._done = None, threading.Event()
         self._stage, self._restarts, self._beats, self._boot = "installing", 0, 0, uuid.uuid4().hex
 
@@ -58,6 +61,7 @@ class Machine:
             thread.start()
         final = {"state": "succeeded", "exit_code": 0, "reason": ""}
         try:
+            self._look_at_job()
             environment = self._install()
             if self.worker == 0:
                 self._train(environment)
@@ -67,7 +71,7 @@ class Machine:
             traceback.print_exc()
             final = {"state": "failed", "exit_code": 1, "reason": f"{type(error).__name__}: {error}"}
         if self._stopped:
-            say(f"stopped by {self._stopped}")  # by who takes the machine away, and knows what comes next
+            say(f"stopped by {self._stopped}")  # who does so knows what comes next
         else:
             say(f"{final['state']} {final['reason']}".rstrip())
         self._done.set()
@@ -78,16 +82,32 @@ class Machine:
     def _end(self, final: dict) -> int:
         if self._stopped or self.worker:
             self._last_log(tries=2)
+            if self._given_up:
+                self._leave()
             return 128 + signal.SIGTERM if self._stopped else final["exit_code"]
         # The outcome before the slice goes: who finds no slice looks for the outcome next.
-        final |= {"log": self._log.last_lines(), "time": _now(), "progress": self._log.latest_progress()}
+        final |= {"log": [], "time": _now(), "progress": {}}
+        with _reported("the end of the log is not in the outcome"):
+            final |= {"log": self._log.last_lines(), "progress": self._log.latest_progress()}
         self._last_log(tries=TRIES)
         with _reported("the outcome could not be written"):
             patiently(lambda: self._files.put(f"{self._prefix}/final.json", _json(final)), "final.json", 9)
         if self._spec["slice"]:
-            with _reported("the slice could not be deleted from here; the supervisor will"):
-                patiently(self._delete_slice, "deleting the slice")
+            self._leave()
         return final["exit_code"]
+
+    def _leave(self) -> None:
+        with _reported("the slice could not be deleted from here; the supervisor will"):
+            patiently(self._delete_slice, "deleting the slice")
+
+    def _look_at_job(self) -> None:
+        """Stops when the job has ended without this machine: a slice may come up after a cancellation, when
+        no supervisor looks for it any more. A local process costs nothing, and is stopped by its launcher."""
+        if self.worker or not self._spec["slice"] or self._stopped:
+            return
+        with _reported("the job's events could not be read"):
+            if reason := self._events.end():
+                self._stopped, self._given_up = reason, True
 
     def _last_log(self, tries: int) -> None:
         with _reported("the end of the log is not kept"):
@@ -135,12 +155,15 @@ class Machine:
         if self._stopped:
             return RUN_AGAIN
         say("$ " + " ".join(command))
-        child, until = subprocess.Popen(command, env=environment, cwd=self._spec["directory"]), None
+        child, until = subprocess.Popen(command, env=environment, cwd=self._spec["directory"]), math.inf
         while child.poll() is None:
-            if until is None and (self._stopped or time.monotonic() > self._deadline):
-                until = time.monotonic() + GRACE_SECONDS
-                child.terminate()  # once: a second signal would end the trainer before it has saved
-            if until is not None and time.monotonic() > until:
+            now = time.monotonic()
+            if self._stopped or now > self._deadline:
+                if until == math.inf:
+                    child.terminate()  # once: a second signal would end the trainer before it has saved
+                # The least: a machine that is saving at its deadline may be taken away too.
+                until = min(until, now + (GRACE_SECONDS if self._stopped else DEADLINE_GRACE_SECONDS))
+            if now > until:
                 child.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(0.5)
@@ -177,11 +200,14 @@ class Machine:
         while True:
             self._beats += 1
             beat = {"boot": self._boot, "count": self._beats, "time": _now(), "stage": self._stage}
-            beat |= {"restarts": self._restarts, "progress": self._log.latest_progress()}
+            beat |= {"restarts": self._restarts, "progress": {}}
+            with _reported("progress not read from the log"):
+                beat["progress"] = self._log.latest_progress()
             with _reported("heartbeat not written"):
                 self._files.put(f"{self._prefix}/heartbeat.json", _json(beat))
             if over:  # the last one is of the end
                 return
+            self._look_at_job()
             over = self._done.wait(self._spec["heartbeat_seconds"])
 
     def _delete_slice(self) -> None:
@@ -200,11 +226,13 @@ class Machine:
 
 @contextlib.contextmanager
 def _reported(what: str):
-    """Goes on after an OSError, which is logged: nothing here may end a training that works."""
+    """Goes on after any error, which is logged: none may end a training that works, or let a slice stay."""
     try:
         yield
     except OSError as error:
         say(f"{what}: {error}")
+    except Exception:
+        say(f"{what}: {traceback.format_exc()}")
 
 
 def _json(document: dict) -> bytes:

@@ -17,9 +17,11 @@ import urllib.request
 CHUNK_BYTES = 256 << 10  # the log's pieces: the last one is replaced as it grows
 TRIES = 6
 LAST_LINES = 40
-_NUMBER = r"[-+.\w]+"
+_ENDS = ("stopping", "succeeded", "failed", "cancelled")  # events after which no machine is needed
+_COUNT = r"[0-9][0-9,]{0,25}"
+_NUMBER = r"[-+]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?(?:e[-+]?[0-9]{1,4})?|nan|inf)"
 _PROGRESS = re.compile(
-    rf"step ([\d,]+)/([\d,]+)(?: \(\d+%\))?(?:\s+loss ({_NUMBER}))?(?:\s+([\d,]+) examples/s)?"
+    rf"step ({_COUNT})/({_COUNT})(?: \([0-9]+%\))?(?:\s+loss ({_NUMBER})(?!\S))?(?:\s+({_COUNT}) examples/s)?"
 )
 
 
@@ -68,8 +70,12 @@ class Metadata:
     def authorization(self) -> dict:
         """Headers of a request to Google. Raises OSError."""
         if time.monotonic() > self._expires - 60:
-            found = json.loads(self.get("service-accounts/default/token"))
-            self._token, self._expires = found["access_token"], time.monotonic() + found["expires_in"]
+            try:
+                found = json.loads(self.get("service-accounts/default/token"))
+                token, seconds = found["access_token"], float(found["expires_in"])
+            except (ValueError, KeyError, TypeError) as error:  # not its text, which may hold a token
+                raise OSError(f"the metadata server's token is none ({type(error).__name__})") from None
+            self._token, self._expires = token, time.monotonic() + seconds
         return {"Authorization": f"Bearer {self._token}"}
 
 
@@ -117,6 +123,38 @@ class Bucket:
     def _ask(self, method: str, url: str, content: bytes = None) -> bytes:
         headers = {"Content-Type": "application/octet-stream", **self._metadata.authorization()}
         return ask(urllib.request.Request(url, content, headers, method=method))
+
+
+class Events:
+    """The job's events, read on from number to number: there are no gaps.
+
+    Args:
+      files: the job's files.
+      attempt: this machine's.
+    """
+
+    def __init__(self, files, attempt: int):
+        self._files, self._attempt, self._number = files, attempt, 1
+
+    def end(self) -> str:
+        """Why this machine is not wanted any more, in words; "" while it is. Raises OSError."""
+        while (event := self._read()) is not None:
+            if event["type"] in _ENDS:
+                return f"the job's record: {event['type']} {event['reason']}".rstrip()
+            if event["attempt"] > self._attempt:
+                return f"the job's record: attempt {event['attempt']} has begun"
+            self._number += 1
+        return ""
+
+    def _read(self) -> dict | None:
+        try:
+            return json.loads(self._files.get(f"events/{self._number:06}.json"))
+        except FileNotFoundError:
+            return None
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return None
+            raise
 
 
 def ask(request: urllib.request.Request, seconds: float = 60) -> bytes:

@@ -55,7 +55,6 @@ def test_every_generation_that_shards_has_a_runtime():
             TPU,
             "v2-alpha-tpuv5: made for another generation than v6e, which has v2-alpha-tpuv6e",
         ),
-        (cloud(), {**TPU, "name": "mine"}, "device.name: the job trains on the slice that it is given"),
         ({**cloud(), "zone": "us-east5"}, TPU, "launch.zone: String should match pattern"),
         ({"kind": "cloud_tpu", "zone": "us-east5-b"}, TPU, "launch.project: required, and missing"),
         (cloud(spots=True), TPU, "launch.spots: unknown key; did you mean spot?"),

@@ -22,6 +22,21 @@ def test_slices_that_can(name):
 
 
 @pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"name": "mine", "zone": "us-east5-b"},
+        {"name": "mine", "zone": "us-east5-b", "project": "p"},
+        {"name": "grpc://10.0.0.2:8470"},
+        {"name": "grpc://10.0.0.2,grpc://host:99"},
+    ],
+)
+def test_names_of_tpus(keys):
+    device = parsed(device=V4 | keys).device
+    assert device.has_address == keys.get("name", "").startswith("grpc://")
+
+
+@pytest.mark.parametrize(
     ("sections", "message"),
     [
         (
@@ -30,6 +45,16 @@ def test_slices_that_can(name):
         ),
         ({"device": {"kind": "tpu", "slice": "v9-8"}}, "device.slice: v9-8: no TPU slice"),
         ({"device": {"kind": "tpu", "slice": "v4-8", "zone": "a"}}, "zone and project belong to device.name"),
+        ({"device": V4 | {"name": "mine"}}, "zone: missing, mine is looked up in a zone such as .*; give it"),
+        (
+            {"device": V4 | {"name": "grpc://10.0.0.2:1", "project": "p"}},
+            "10.0.0.2:1 is an address; leave them",
+        ),
+        (
+            {"device": V4 | {"name": "grpc://a, grpc://b"}},
+            "name: grpc://a, grpc://b is no address; write grpc",
+        ),
+        ({"device": V4 | {"name": "grpc://10.0.0.2:8470,10.0.0.3"}}, "write grpc://ip:port, with commas"),
         (
             {"train": {"num_steps": 9, "batch_size": 100}},
             "train.batch_size 100 is no multiple of its 8 replicas",
@@ -54,11 +79,11 @@ def test_slices_that_can(name):
         ),
         (
             {"device": V6E, "train": {"num_steps": 9, "batch_size": 65_536}},
-            "16,384 ids of table user on each chip, at most 4,096 fit",
+            "16,384 ids of table user on each chip, at most 8,192 fit",
         ),
         (
-            {"device": V6E, "model": DOT_BIAS, "train": {"num_steps": 9, "batch_size": 4096}},
-            "8,192 ids of table item on each chip, at most 4,096 fit",
+            {"device": V6E, "model": DOT_BIAS, "train": {"num_steps": 9, "batch_size": 8192}},
+            "16,384 ids of table item on each chip, at most 8,192 fit",
         ),
     ],
 )

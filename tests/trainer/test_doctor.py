@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import yaml
+from google.cloud import tpu_v2 as tpu
 
 from configs.load import parse_config
+from tests.fake_tpu import FakeTpu
 from tests.tiny_run import planted_document, write_planted
 from trainer import doctor
 from trainer.doctor_checks import Result
@@ -85,14 +86,50 @@ def test_probes_of_a_run(tmp_path):
     assert doctor._probes(config(tmp_path, tables=tables), [])[0] == ("tensorflow", "item")
 
 
+TPU = {"kind": "tpu", "slice": "v4-8"}
+NAMED = {"name": "mine", "zone": "us-east5-b", "project": "shop"}
+
+
 @pytest.mark.parametrize(
-    ("device", "wanted"),
+    ("device", "wanted", "asked"),
     [
-        (SimpleNamespace(kind="cpu"), False),
-        (SimpleNamespace(kind="tpu", name=None), True),
-        (SimpleNamespace(kind="tpu", name="my-tpu"), False),
+        ({"kind": "cpu"}, False, False),
+        (TPU, True, False),
+        (TPU | NAMED, False, True),
+        (TPU | {"name": "grpc://10.0.0.2:8470"}, False, True),
     ],
 )
-def test_only_a_run_on_this_machines_tpu_wants_chips(tmp_path, device, wanted):
-    run = SimpleNamespace(device=device, output=SimpleNamespace(path=str(tmp_path)))
+def test_only_a_run_on_this_machines_tpu_wants_chips(tmp_path, device, wanted, asked):
+    run = config(tmp_path, device=device)
     assert doctor._machine(run).chip_wanted == wanted
+    assert ("named_tpu" in [group for group, _ in doctor._probes(run, [])]) == asked
+
+
+def test_a_run_on_a_tpu_that_is_not_here(tmp_path):
+    write_planted(str(tmp_path))
+    done = lazytower("--config", document(tmp_path, device=TPU), "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 2 and report["failed"] == ["TensorFlow wheel", "TPU chip"]
+    found = {check["name"]: check for check in report["checks"]}
+    assert "only tensorflow-tpu drives chips" in found["TensorFlow wheel"]["fix"]
+    assert found["TPU chip"]["found"] == "none" and "run on a TPU VM" in found["TPU chip"]["fix"]
+
+
+def test_a_run_on_a_tpu_of_another_machine(tmp_path, monkeypatch):
+    write_planted(str(tmp_path))
+    service = FakeTpu(tmp_path, {})
+    monkeypatch.setenv("TPU_EMULATOR_HOST", service.address)
+    name = "projects/shop/locations/us-east5-b/nodes/mine"
+    service.nodes[name] = tpu.Node(
+        state=tpu.Node.State.READY, network_endpoints=[tpu.NetworkEndpoint(ip_address="10.0.0.2")]
+    )
+    try:
+        path = document(tmp_path, device=TPU | NAMED)
+        done = lazytower("--config", path)
+        assert done.returncode == 0 and "ok    named TPU:        mine: grpc://10.0.0.2:8470\n" in done.stdout
+        service.nodes[name].state = tpu.Node.State.CREATING
+        done = lazytower("--config", path)
+        assert done.returncode == 2 and done.stderr.endswith("checks failed: named TPU\n")
+        assert "device.name: TPU mine in projects/shop/locations/us-east5-b is still CREATING" in done.stdout
+    finally:
+        service.close()

@@ -151,3 +151,18 @@ def test_watching_on_a_terminal_draws_the_whole_job(record, capsys, monkeypatch)
     view.show()
     drawn = capsys.readouterr().out.split("\x1b[H\x1b[2J")
     assert len(drawn) == 3 and all("state        submitted" in text for text in drawn[1:])
+
+
+@pytest.mark.parametrize(("unseen", "words"), [(False, "no slice is left"), (True, "could not be seen")])
+def test_cancel_says_that_no_slice_is_left_only_when_it_has_looked(
+    unseen, words, record, capsys, monkeypatch
+):
+    record.append("requesting", 1)
+    record.append("stopping", 1, "no permission", outcome="failed", answered=True)
+    record.append("failed", 1, "no permission", unseen=unseen)
+
+    monkeypatch.setattr("trainer.supervise.cancel", lambda path: JobRecord(path).state())
+    assert jobs.run(argparse.Namespace(action="cancel", job=record.path, config=None, overrides=[])) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("one: failed; ") and words in shown
+    assert ("no slice is left" in shown) == (not unseen)

@@ -1,10 +1,14 @@
 """The blockwise softmax against the whole matrix in float64."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from trainer.kernels.build import graph_only
 from trainer.losses import in_batch_softmax, logistic
+from trainer.replicas import Share
 
 
 def reference(user, item, ids, log_q, weight, temperature, mask):
@@ -22,9 +26,16 @@ def reference(user, item, ids, log_q, weight, temperature, mask):
     return loss, slope @ item, slope.T @ user
 
 
+@pytest.fixture(params=["graph", "native"])
+def implementation(request):
+    """Under TensorFlow's ops, and under the kernels."""
+    with graph_only() if request.param == "graph" else contextlib.nullcontext():
+        yield
+
+
 @pytest.mark.parametrize("batch", [1, 7, 256, 300, 1000])
 @pytest.mark.parametrize("mask", [True, False])
-def test_loss_and_gradients_equal_the_whole_matrix(batch, mask):
+def test_loss_and_gradients_equal_the_whole_matrix(implementation, batch, mask):
     rng = np.random.default_rng(batch)
     user, item = (rng.normal(size=(batch, 6)).astype(np.float32) for _ in range(2))
     ids = rng.integers(0, max(batch // 3, 1), batch)
@@ -41,6 +52,32 @@ def test_loss_and_gradients_equal_the_whole_matrix(batch, mask):
     got = run(tf.constant(user), tf.constant(item))
     for value, expected in zip(got, reference(user, item, ids, log_q, weight, 0.3, mask), strict=True):
         np.testing.assert_allclose(value, 2 * expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("batch", [7, 300])
+def test_xla_compiles_a_replicas_share(batch):
+    """As on a TPU: which share it is is known only when the program runs."""
+    rng = np.random.default_rng(batch)
+    user, item = (rng.normal(size=(3 * batch, 6)).astype(np.float32) for _ in range(2))
+    ids = rng.integers(0, batch, 3 * batch).astype(np.int32)
+    log_q = np.log(rng.random(3 * batch)).astype(np.float32)
+    weight = rng.random(3 * batch).astype(np.float32)
+
+    @tf.function(jit_compile=True)
+    def run(index, user, item):
+        with tf.GradientTape() as tape:
+            tape.watch([user, item])
+            gathered = iter([item, tf.constant(ids), tf.constant(log_q), tf.constant(weight)])
+            share = Share(index, 3, lambda own: next(gathered))
+            own = [share.rows_of(value) for value in (user, item, *map(tf.constant, (ids, log_q, weight)))]
+            loss = in_batch_softmax(*own, 0.3, True, share)
+        return loss, *tape.gradient(loss, [user, item])
+
+    with graph_only():
+        shares = [run(tf.constant(i), tf.constant(user), tf.constant(item)) for i in range(3)]
+    expected = reference(user, item, ids, log_q, weight, 0.3, True)
+    for values, whole in zip(zip(*shares, strict=True), expected, strict=True):
+        np.testing.assert_allclose(np.sum(values, axis=0), whole, rtol=2e-5, atol=2e-6)
 
 
 def test_logq_raises_the_relative_score_of_rare_items():

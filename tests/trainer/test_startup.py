@@ -1,6 +1,8 @@
 """The start-up script: it is valid, holds the very program, and passes strange names on as they are."""
 
+import functools
 import json
+import os
 import subprocess
 import sys
 
@@ -43,3 +45,24 @@ def test_it_is_clean():
     except FileNotFoundError:
         pytest.skip("shellcheck is not installed")
     assert done.returncode == 0, done.stdout
+
+
+def test_packages_are_tried_again_and_in_vain_is_no_end(tmp_path):
+    """The machine's program starts in any case, and tells what it could not do."""
+    tried = tmp_path / "tried"
+    for name, text in {
+        "python3": '[ "$2" = "import ensurepip" ] && exit 1; echo started',
+        "apt-get": f'echo "$@" >> {tried}; exit 100',
+        "sleep": ":",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    script = startup_script(spec(f"{tmp_path}/work", None))
+    run = functools.partial(subprocess.run, ["bash"], input=script, text=True, capture_output=True)
+    done = run(env=environment)
+    assert (done.returncode, done.stdout) == (0, "started\n")
+    assert tried.read_text().splitlines() == ["-q -o DPkg::Lock::Timeout=300 update"] * 4
+    (tmp_path / "apt-get").write_text(f'#!/bin/bash\necho "$@" >> {tried}\n')
+    tried.unlink()
+    assert run(env=environment).stdout == "started\n" and len(tried.read_text().splitlines()) == 2

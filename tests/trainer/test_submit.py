@@ -1,5 +1,6 @@
 """`lazytower submit`: a dry run touches nothing, and a wheel is what the checkout is."""
 
+import argparse
 import io
 import os
 import pathlib
@@ -12,7 +13,7 @@ from configs.errors import UserError
 from configs.load import dump_config, parse_config
 from tests.configs.documents import document
 from trainer import submit, wheel
-from trainer.job_record import JobRecord
+from trainer.job_record import JobRecord, JobState
 from trainer.launchers import LAUNCHERS
 
 
@@ -119,4 +120,31 @@ def test_a_refusal_for_good_is_seen_at_once(cloud):
     output, log = cloud.lazytower("submit", "--config", cloud.config, code=2)
     assert output == "" and "error: permission is missing" in log and "roles/tpu.admin" in log
     [job] = {name.split("/")[2] for name in cloud.bucket.names("run/jobs/")}
-    assert cloud.history(f"gs://bucket/run/jobs/{job}") == ["submitted", "requesting", "failed"]
+    assert cloud.history(f"gs://bucket/run/jobs/{job}") == ["submitted", "requesting", "stopping", "failed"]
+
+
+@pytest.mark.parametrize("outcome", [KeyboardInterrupt(), JobState("queued"), JobState("succeeded")])
+def test_what_was_staged_gets_a_supervisor_unless_it_is_over(outcome, tmp_path, monkeypatch, capsys):
+    """An interrupted submit may have asked for a slice already."""
+
+    def start(path):
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    config = tmp_path / "run.yaml"
+    config.write_text(dump_config(parse_config(document(output={"path": str(tmp_path / "run")}), "x")))
+    supervised = []
+    monkeypatch.setattr("trainer.submit_checks.check_all", lambda config: [])
+    monkeypatch.setattr(submit, "stage", lambda config: "/jobs/one")
+    monkeypatch.setattr(submit, "start", start)
+    monkeypatch.setattr(submit, "start_supervisor", lambda path: supervised.append(path) or "log")
+    args = argparse.Namespace(config=str(config), overrides=[], dry_run=False)
+    if isinstance(outcome, BaseException):
+        with pytest.raises(KeyboardInterrupt):
+            submit.run(args)
+    else:
+        assert submit.run(args) == 0
+    over = outcome == JobState("succeeded")
+    assert supervised == ([] if over else ["/jobs/one"])
+    assert capsys.readouterr().out == ("" if over else "/jobs/one\n")

@@ -5,12 +5,14 @@ import types
 
 import pytest
 
+from configs.errors import UserError
 from configs.launch import LocalLaunch
 from configs.load import parse_config
 from tests.configs.documents import document
 from trainer import supervise as module
 from trainer.job_record import FINAL, JobRecord, JobState
 from trainer.launchers.base import LaunchError, Refused, SliceState, Unreachable
+from trainer.launchers.tpu_api import CALL_SECONDS
 from trainer.supervise import Action, Observed, next_action, supervise
 
 LIMITS = LocalLaunch(retries=3, backoff_seconds=10, max_backoff_seconds=35, heartbeat_timeout_seconds=100)
@@ -54,7 +56,12 @@ def decide(state: str, slice_: str, **more) -> Action:
         ("running", "absent", {"beating": True}, "record", "preempted"),
         ("running", "absent", {"beating": True, "final": DONE}, "record", "stopping"),
         ("running", "deleting", {"beating": True}, "wait", ""),
-        ("running", "ready", {"ready_since": 1.0, "now": 700_000.0}, "record", "stopping"),
+        ("running", "ready", {"ready_since": 1.0, "now": 800_000.0}, "record", "stopping"),
+        ("running", "provisioning", {"ready_since": 1.0, "silent_seconds": 101}, "record", "preempted"),
+        ("running", "deleting", {"ready_since": 1.0, "silent_seconds": 101}, "record", "preempted"),
+        ("ready", "waiting", {"ready_since": 1.0, "now": 800_000.0}, "record", "stopping"),
+        ("ready", "provisioning", {"ready_since": 1.0}, "wait", ""),
+        ("queued", "waiting", {"ready_since": 1.0, "silent_seconds": 101}, "wait", ""),
         ("preempted", "lost", {}, "delete", ""),
         ("preempted", "deleting", {}, "wait", ""),
         ("preempted", "absent", {"since": 995.0}, "wait", ""),
@@ -189,3 +196,136 @@ def test_silence_is_measured_by_one_s_own_clock(monkeypatch):
     assert watch.silent_seconds(("a",)) == 0
     clock.now = 50.0
     assert watch.silent_seconds(("a",)) == 50 and watch.silent_seconds(("b",)) == 0
+
+
+class Late:
+    """A launcher whose request arrives after something has happened to the job, and the lock too."""
+
+    def __init__(self, happens, lost: bool = False, answers=()):
+        self.happens, self.lost, self.answers, self.slices = happens, lost, list(answers), set()
+
+    def check(self) -> None:
+        if self.lost:
+            raise UserError("another process took over")
+
+    def create(self, attempt: int) -> None:
+        self.happens()
+        self.slices.add(attempt)
+
+    def delete(self, attempt: int) -> None:
+        if self.answers:
+            raise self.answers.pop(0)
+        self.slices.discard(attempt)
+
+
+def requested(tmp_path) -> JobRecord:
+    record = JobRecord.create(str(tmp_path / "job"), {"name": "n"})
+    record.append("requesting", 1)
+    return record
+
+
+def end(record: JobRecord, *types_: str):
+    """What another process does, in its own view of the record."""
+
+    def happens():
+        other = JobRecord(record.path)
+        other.events()
+        for type_ in types_:
+            other.append(type_, 1 + types_.count("requesting"), "r", outcome="cancelled")
+
+    return happens
+
+
+@pytest.mark.parametrize("types_", [("stopping",), ("stopping", "cancelled"), ("preempted", "requesting")])
+def test_a_slice_that_was_asked_for_too_late_is_deleted_whoever_holds_the_lease(
+    types_, tmp_path, monkeypatch
+):
+    pauses = []
+    monkeypatch.setattr(module.time, "sleep", pauses.append)
+    record = requested(tmp_path)
+    late = Late(end(record, *types_), answers=[Unreachable("flaky"), Unreachable("flaky")])
+    module._create(record, late, late, 1)
+    assert late.slices == set() and pauses == [1.0, 5.0]
+
+
+def test_a_slice_that_is_wanted_stays(tmp_path):
+    record = requested(tmp_path)
+    late = Late(lambda: None)
+    module._create(record, late, late, 1)
+    assert late.slices == {1}
+
+
+def test_without_the_lease_nothing_is_asked_for(tmp_path):
+    record = requested(tmp_path)
+    late = Late(lambda: None, lost=True)
+    with pytest.raises(UserError, match="took over"):
+        module._create(record, late, late, 1)
+    assert late.slices == set()
+
+
+def test_a_cancelled_request_is_waited_for_as_long_as_a_call_may_take():
+    assert module._SETTLE_SECONDS > CALL_SECONDS
+    more = {"outcome": "cancelled", "unconfirmed": True}
+    assert decide("stopping", "absent", since=1000.0 - CALL_SECONDS, **more).kind == "wait"
+    assert decide("stopping", "absent", since=999.0 - module._SETTLE_SECONDS, **more).event == "cancelled"
+
+
+class Denied:
+    """A launcher that is denied a slice, of which an earlier try of the call may have made one."""
+
+    def __init__(self, made: bool, looks: bool):
+        self.slices, self.made, self.looks, self.asked = set(), made, looks, False
+
+    def create(self, attempt: int) -> None:
+        self.asked = True
+        if self.made:
+            self.slices.add(attempt)
+        raise LaunchError("no permission")
+
+    def observe(self, attempt: int) -> SliceState:
+        if self.asked and not self.looks:
+            raise LaunchError("no permission to look either")
+        return SliceState("ready" if attempt in self.slices else "absent")
+
+    def delete(self, attempt: int) -> None:
+        self.slices.discard(attempt)
+
+
+@pytest.mark.parametrize(("made", "looks"), [(True, True), (False, True), (False, False)])
+def test_after_a_denied_request_a_slice_is_looked_for(made, looks, tmp_path, monkeypatch):
+    launcher, path = Denied(made, looks), str(tmp_path / "job")
+    record = JobRecord.create(path, {"name": "n"})
+    config = parse_config(document(), "x")
+    monkeypatch.setattr(module, "open_job", lambda path: (record, config, launcher))
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    state = supervise(path, steps=6)
+    assert launcher.slices == set() and (state.state, state.unseen) == ("failed", not looks)
+    assert state.reason == "no permission" and supervise(path) == state
+    assert [e.type for e in record.events()] == ["submitted", "requesting", "stopping", "failed"]
+
+
+def test_an_accepted_request_is_given_time_to_show(tmp_path, monkeypatch):
+    """The first looks after it find nothing; it is not sent again without a pause."""
+    looks = iter(["absent", "absent", "absent", "waiting"])
+    pauses, path = [], str(tmp_path / "job")
+    record, creations = JobRecord.create(path, {"name": "n"}), []
+    launcher = types.SimpleNamespace(
+        create=creations.append, observe=lambda attempt: SliceState(next(looks)), delete=None
+    )
+    config = parse_config(document(launch={"poll_seconds": 7}), "x")
+    monkeypatch.setattr(module, "open_job", lambda path: (record, config, launcher))
+    monkeypatch.setattr(module.time, "sleep", pauses.append)
+    assert supervise(path, steps=5).state == "queued"
+    assert creations == [1, 1, 1] and pauses == [7, 7, 7]
+
+
+def test_going_down_and_up_again_is_no_sign_of_life(tmp_path, monkeypatch):
+    clock = types.SimpleNamespace(now=0.0)
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock.now)
+    record, kinds = requested(tmp_path), iter(["ready", "provisioning", "ready"])
+    record.append("ready", 1)
+    launcher = types.SimpleNamespace(observe=lambda attempt: SliceState(next(kinds)))
+    watch, silent = module._Watch(), []
+    for clock.now in (0.0, 40.0, 80.0):
+        silent.append(module.observe(record, launcher, watch).silent_seconds)
+    assert silent == [0, 40, 80]

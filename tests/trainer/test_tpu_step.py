@@ -41,6 +41,9 @@ CASES = {
     "uniform": {"model": ROWS_ONLY | {"history": {"pooling": "sqrtn"}}, "item_dim": 9, "polyak": "uniform"},
     "no averages": {"model": TWO_TOWER | {"history": {"pooling": "sum"}}, "polyak": "none"},
     "adagrad": {"model": {"kind": "dot_bias", "negatives": 1}, "optimizer": {"kind": "adagrad"}},
+    # With padding of history, whose row is looked up as any other.
+    "adagrad, history": {"model": ROWS_ONLY, "item_dim": 9, "optimizer": {"kind": "adagrad"}},
+    "ftrl": {"model": ROWS_ONLY, "item_dim": 9, "optimizer": {"kind": "ftrl", "l2": 0.01}},
     "sgd": {"model": TWO_TOWER, "optimizer": {"kind": "sgd", "learning_rate": 0.5}},
 }
 

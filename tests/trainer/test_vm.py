@@ -6,11 +6,12 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 import urllib.error
 
 import pytest
 
-from trainer import vm_files
+from trainer import vm, vm_files
 from trainer.progress import Progress
 from trainer.vm_files import Directory, Log, patiently, progress
 
@@ -145,3 +146,113 @@ def test_a_trainer_that_is_killed(tmp_path):
     code, final, _ = run(spec(tmp_path), PYTHONPATH=str(tmp_path / "killed"))
     assert code == final["exit_code"] == 137 and final["state"] == "failed"
     assert final["reason"] == "training was killed by SIGKILL; SIGKILL: perhaps memory ran out"
+
+
+def put_events(directory: pathlib.Path, *events: tuple[str, int]) -> None:
+    for number, (type_, attempt) in enumerate(events, 1):
+        document = json.dumps({"type": type_, "attempt": attempt, "reason": "by the user"}).encode()
+        Directory(str(directory)).put(f"events/{number:06}.json", document)
+
+
+def test_events_tell_whether_the_machine_is_wanted(tmp_path):
+    events = vm_files.Events(Directory(str(tmp_path)), 2)
+    assert events.end() == ""
+    asked = [("submitted", 0), ("requesting", 1), ("preempted", 1), ("requesting", 2)]
+    put_events(tmp_path, *asked)
+    assert events.end() == "" == events.end()
+    put_events(tmp_path, *asked, ("stopping", 2))
+    assert events.end() == "the job's record: stopping by the user"
+    assert vm_files.Events(Directory(str(tmp_path)), 1).end() == "the job's record: attempt 2 has begun"
+
+
+def test_a_machine_that_comes_up_after_the_end_installs_nothing_and_deletes_its_slice(tmp_path, monkeypatch):
+    told = spec(tmp_path, slice={"project": "p", "zone": "z", "id": "s"})
+    os.makedirs(told["work"])
+    (tmp_path / "work" / "log.txt").touch()
+    put_events(tmp_path / "job", ("submitted", 0), ("requesting", 1), ("stopping", 1), ("cancelled", 1))
+    asked = []
+
+    def ask(request, seconds=60):
+        asked.append((request.get_method(), request.full_url.rpartition("/v2/")[2]))
+        return b'{"access_token": "t", "expires_in": 3600}' if request.full_url.endswith("token") else b"0"
+
+    monkeypatch.setattr(vm_files, "ask", ask)
+    monkeypatch.setattr(vm, "ask", ask)
+    monkeypatch.setattr(vm.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(vm.subprocess, "Popen", lambda *_, **__: pytest.fail("nothing may be started"))
+    assert vm.Machine(told).run() == 143
+    assert asked[-1] == ("DELETE", "projects/p/locations/z/queuedResources/s?force=true")
+    assert not (tmp_path / "job" / "attempts" / "001" / "final.json").exists()
+
+
+@pytest.mark.parametrize("loss", ["-", "1.2.3", "abc", "+", "1e", "nano", "0x10", "1_0", "1e99999"])
+def test_what_is_no_loss_is_left_out(loss):
+    assert progress(f"step 5/10 (50%)  loss {loss}  7 examples/s") in (
+        {"step": 5, "total": 10},
+        {"step": 5, "total": 10, "examples_per_second": 7.0},
+    )
+
+
+def test_what_is_no_step_is_no_progress():
+    for line in ("step ,/,", "step ٣/٤", "step 1/,", f"step 1/x{'9' * 5000}"):
+        assert progress(line) == {}
+    assert progress("step 5/10  loss inf")["loss"] == float("inf")
+    assert progress("step 5/1,000  loss -1.5e-05  1,234 examples/s") == {
+        **{"step": 5, "total": 1000, "loss": -1.5e-05, "examples_per_second": 1234.0}
+    }
+
+
+def quiet_machine(tmp_path, **more) -> vm.Machine:
+    told = spec(tmp_path, **more)
+    os.makedirs(told["work"])
+    (tmp_path / "work" / "log.txt").touch()
+    return vm.Machine(told)
+
+
+def test_an_error_of_one_part_leaves_the_others(tmp_path, monkeypatch, capsys):
+    """The heartbeat and the outcome arrive without the log's end, and the error is told."""
+    machine = quiet_machine(tmp_path)
+
+    def fail():
+        raise ValueError("a strange line")
+
+    monkeypatch.setattr(machine._log, "latest_progress", fail)
+    machine._done.set()
+    machine._beat()
+    final = {"state": "failed", "exit_code": 3, "reason": "r"}
+    assert machine._end(dict(final)) == 3
+    written = tmp_path / "job" / "attempts" / "001"
+    assert json.loads((written / "heartbeat.json").read_text())["progress"] == {}
+    assert final.items() <= json.loads((written / "final.json").read_text()).items()
+    assert capsys.readouterr().out.count("ValueError: a strange line") == 3, "two beats and the end"
+
+
+@pytest.mark.parametrize("answer", ["no json", "[]", '{"expires_in": 1}', '{"access_token": "t"}'])
+def test_a_token_that_is_none_may_be_asked_for_again(answer, monkeypatch):
+    metadata = vm_files.Metadata()
+    monkeypatch.setattr(vm_files.Metadata, "get", lambda self, name: answer)
+    with pytest.raises(OSError, match="the metadata server's token is none"):
+        metadata.authorization()
+
+
+SAVES_SLOWLY = """
+import signal, sys, time
+def save(*_):
+    time.sleep(0.8)
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+while True:
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize(("stopped", "code"), [(None, 75), ("SIGTERM", -9)])
+def test_at_the_deadline_there_is_more_time_to_save_than_at_a_preemption(
+    stopped, code, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(vm, "GRACE_SECONDS", 0.1)
+    machine = quiet_machine(tmp_path, max_seconds=0.6)
+    command = [sys.executable, "-c", SAVES_SLOWLY]
+    if stopped:
+        threading.Timer(0.9, lambda: setattr(machine, "_stopped", stopped)).start()  # while it saves
+    assert machine._call(command, dict(os.environ)) == code

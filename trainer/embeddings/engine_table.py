@@ -27,6 +27,16 @@ class EngineTable(Table):
         """
         self._engine, self._ledger, self._averages = engine, ledger, averages
 
+    def write_padding(self, row: int) -> None:
+        """Writes the row that padding looks up: zeros, with the slots of an untouched row (0 might be divided
+        by)."""
+        weight = tf.zeros([1, self.dim])
+        average = [] if self.average is None else [weight]
+        record = tf.concat(
+            [weight, *self.optimizer.initial_slots(weight), *average, tf.zeros([1, 1])], axis=1
+        )
+        self.write_rows(np.array([row]), record)
+
     def lookup(self, ids):
         raise NotImplementedError("the engine looks up whole batches: see trainer.tpu_step")
 

@@ -37,4 +37,5 @@ class NativeTable(RecordTable):
 
     def update(self, lookup, gradient, step, multiplier) -> None:
         rate = self.optimizer.learning_rate * multiplier
-        ops.update(self.records, lookup.ids, gradient, step, rate, self.optimizer, self.average)
+        shared = list(self.shared.values())
+        ops.update(self.records, shared, lookup.ids, gradient, step, rate, self.optimizer, self.average)

@@ -52,11 +52,12 @@ def lookup(records: tf.Variable, ids, dim: int):
     return kernels().lazytower_lookup(records=records.handle, ids=ids, dim=dim)
 
 
-def update(records: tf.Variable, ids, gradient, step, rate, optimizer, average) -> None:
+def update(records: tf.Variable, shared: list, ids, gradient, step, rate, optimizer, average) -> None:
     """One optimizer step on the records of distinct ids, in place, averages included.
 
     Args:
       records: variable, float32 [rows, width].
+      shared: variables of what all rows share, as RowOptimizer.shared_names.
       ids: int64 [n].
       gradient: float32 [n, dim].
       step: float32 scalar from 1.
@@ -67,6 +68,7 @@ def update(records: tf.Variable, ids, gradient, step, rate, optimizer, average) 
     config = optimizer.config
     kernels().lazytower_update(
         records=records.handle,
+        shared=[variable.handle for variable in shared],
         ids=ids,
         gradient=gradient,
         step=step,

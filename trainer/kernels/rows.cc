@@ -166,6 +166,7 @@ class SumRowsOp : public OpKernel {
   void Compute(OpKernelContext* context) override {
     const Tensor &values = context->input(0), &where = context->input(1);
     const int64_t number = where.NumElements(), dim = values.dim_size(1);
+    OP_REQUIRES(context, values.dim_size(0) == number, errors::InvalidArgument(number, " places of other values"));
     const int64_t segments = context->input(2).scalar<int32_t>()();
     const int32_t* place = where.flat<int32_t>().data();
     for (int64_t i = 0; i < number; ++i) {

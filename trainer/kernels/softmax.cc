@@ -19,15 +19,31 @@ namespace {
 
 using namespace tensorflow;  // NOLINT
 
-// Vectors of the compiler's, for whatever registers there are.
-typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t Ints __attribute__((vector_size(64), aligned(4), may_alias));
-typedef float Short __attribute__((vector_size(32), aligned(4), may_alias));
-constexpr int64_t kWide = 16, kNarrow = 8;  // values of Floats and Short
+// Vectors as wide as the processor's registers: the compiler does not split wider ones well.
+#if defined(__AVX512F__)
+#define LAZYTOWER_BYTES 64
+constexpr int64_t kGroup = 8;  // rows that are multiplied together; their sums fill the registers
+constexpr int kVectors = 4;
+#elif defined(__AVX__)
+#define LAZYTOWER_BYTES 32
+constexpr int64_t kGroup = 4;
+constexpr int kVectors = 2;
+#else
+#define LAZYTOWER_BYTES 16
+constexpr int64_t kGroup = 4;
+constexpr int kVectors = 2;
+#endif
+#define LAZYTOWER_VECTOR(bytes) __attribute__((vector_size(bytes), aligned(4), may_alias))
+typedef float Floats LAZYTOWER_VECTOR(LAZYTOWER_BYTES);
+typedef int32_t Ints LAZYTOWER_VECTOR(LAZYTOWER_BYTES);
+constexpr int64_t kWide = LAZYTOWER_BYTES / 4;
+// Of rows of few values: padding to more would be multiplied too.
+#define LAZYTOWER_SHORT (LAZYTOWER_BYTES < 32 ? LAZYTOWER_BYTES : 32)
+typedef float Short LAZYTOWER_VECTOR(LAZYTOWER_SHORT);
+constexpr int64_t kNarrow = LAZYTOWER_SHORT / 4;
 
 constexpr float kMasked = -1e30f;         // its exponential is exactly 0
 constexpr int64_t kLogits = 1 << 17;      // values of a block of logits: they stay in a core's cache
-constexpr int64_t kGroup = 8;             // rows that are multiplied together
 constexpr int64_t kTile = 2 * kWide;      // columns that are multiplied together
 constexpr int64_t kMostParts = 16;
 constexpr int64_t kPartValues = 1 << 26;  // of all parts' gradients together
@@ -131,40 +147,37 @@ void Logits(const Batch& batch, const float* rows, float* logits, float* top) {
   }
 }
 
-// to[i, :] += sum_j of from[i, j] * rows[j, :], for kSome i; from and to have strides, rows are dim_padded apart.
-template <int kVectors, int kSome>
+// to[i, :] += sum_j of from[i, j] * rows[j, :], for 4 i and kSome vectors; from has strides, rows are `width` apart.
+template <int kSome>
 void Multiply(const float* from, int64_t across, int64_t down, const float* rows, int64_t number, int64_t width,
-              float* to, int64_t to_stride) {
-  Short sum[kSome][kVectors];
-#pragma GCC unroll 8
-  for (int i = 0; i < kSome; ++i) {
-    for (int v = 0; v < kVectors; ++v) sum[i][v] = *reinterpret_cast<const Short*>(to + i * to_stride + v * kNarrow);
+              float* to) {
+  Short sum[4][kSome];
+  for (int i = 0; i < 4; ++i) {
+    for (int v = 0; v < kSome; ++v) sum[i][v] = *reinterpret_cast<const Short*>(to + i * width + v * kNarrow);
   }
   for (int64_t j = 0; j < number; ++j, rows += width) {
-    Short row[kVectors];
-    for (int v = 0; v < kVectors; ++v) row[v] = *reinterpret_cast<const Short*>(rows + v * kNarrow);
-#pragma GCC unroll 8
-    for (int i = 0; i < kSome; ++i) {
+    Short row[kSome];
+    for (int v = 0; v < kSome; ++v) row[v] = *reinterpret_cast<const Short*>(rows + v * kNarrow);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
       const float factor = from[i * down + j * across];
-      for (int v = 0; v < kVectors; ++v) sum[i][v] += factor * row[v];
+      for (int v = 0; v < kSome; ++v) sum[i][v] += factor * row[v];
     }
   }
-#pragma GCC unroll 8
-  for (int i = 0; i < kSome; ++i) {
-    for (int v = 0; v < kVectors; ++v) *reinterpret_cast<Short*>(to + i * to_stride + v * kNarrow) = sum[i][v];
+  for (int i = 0; i < 4; ++i) {
+    for (int v = 0; v < kSome; ++v) *reinterpret_cast<Short*>(to + i * width + v * kNarrow) = sum[i][v];
   }
 }
 
-// As Multiply, of any width.
+// As Multiply, for kGroup i and any width.
 void MultiplyAll(const float* from, int64_t across, int64_t down, const float* rows, int64_t number, int64_t width,
-                 float* to, int64_t to_stride) {
-  int64_t v = 0;
-  for (; v + 4 * kNarrow <= width; v += 4 * kNarrow) {
-    Multiply<4, 4>(from, across, down, rows + v, number, width, to + v, to_stride);
-    Multiply<4, 4>(from + 4 * down, across, down, rows + v, number, width, to + 4 * to_stride + v, to_stride);
-  }
-  for (; v < width; v += kNarrow) {
-    Multiply<1, 8>(from, across, down, rows + v, number, width, to + v, to_stride);
+                 float* to) {
+  for (int64_t i = 0; i < kGroup; i += 4, from += 4 * down, to += 4 * width) {
+    int64_t v = 0;
+    for (; v + kVectors * kNarrow <= width; v += kVectors * kNarrow) {
+      Multiply<kVectors>(from, across, down, rows + v, number, width, to + v);
+    }
+    for (; v < width; v += kNarrow) Multiply<1>(from, across, down, rows + v, number, width, to + v);
   }
 }
 
@@ -214,7 +227,7 @@ double Block(const Batch& batch, int64_t begin, int64_t end, Scratch* scratch, f
   }
   for (int64_t i = 0; i < filled; i += kGroup) {
     MultiplyAll(&scratch->logits[i * stride], 1, stride, batch.along.data(), columns, width,
-                &scratch->user[i * width], width);
+                &scratch->user[i * width]);
   }
   double loss = 0;
   std::fill(scratch->weighted.begin(), scratch->weighted.end(), 0.0f);
@@ -228,8 +241,7 @@ double Block(const Batch& batch, int64_t begin, int64_t end, Scratch* scratch, f
     }
   }
   for (int64_t j = 0; j < columns; j += kGroup) {
-    MultiplyAll(&scratch->logits[j], stride, 1, scratch->weighted.data(), filled, width, item_gradient + j * width,
-                width);
+    MultiplyAll(&scratch->logits[j], stride, 1, scratch->weighted.data(), filled, width, item_gradient + j * width);
   }
   for (int64_t i = 0; i < rows; ++i) {
     const float scaled = batch.part[begin + i] * batch.scale;
@@ -249,8 +261,13 @@ class SoftmaxOp : public OpKernel {
     const Tensor &user = context->input(0), &item = context->input(1), &ids = context->input(2);
     const int64_t rows = user.dim_size(0), items = item.dim_size(0), dim = item.dim_size(1);
     const int64_t first = context->input(5).scalar<int32_t>()();
-    OP_REQUIRES(context, first >= 0 && first + rows <= items && user.dim_size(1) == dim && ids.NumElements() == items,
+    OP_REQUIRES(context, rows > 0 && dim > 0, errors::InvalidArgument("no rows, or rows of no values"));
+    OP_REQUIRES(context, first >= 0 && first + rows <= items && user.dim_size(1) == dim,
                 errors::InvalidArgument(rows, " rows from ", first, " on do not fit ", items, " items"));
+    OP_REQUIRES(context,
+                ids.NumElements() == items && context->input(3).NumElements() == items &&
+                    context->input(4).NumElements() == rows,
+                errors::InvalidArgument("ids, log_q or part is not as long as the ", items, " items, ", rows, " rows"));
     Tensor *loss, *user_gradient, *item_gradient;
     Tensor sums;
     OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({}), &loss));

@@ -26,6 +26,8 @@ struct Step {
   float step, rate;
   float clip;   // 0: none
   float decay;  // of weights, times the rate
+  const float* columns;  // what rows share, [dim] before the step; null for most rules
+  float* touched;        // the largest of it among a thread's rows, [dim]
 };
 
 float OneMinusPower(float beta, float step) {
@@ -36,9 +38,13 @@ float Correction(float beta_1, float beta_2, float step) {
   return std::sqrt(OneMinusPower(beta_2, step)) / OneMinusPower(beta_1, step);
 }
 
-// A rule is made once for all rows; Begin sees a row's slots and gradient, Value moves one value.
+// A rule is made once for a thread's rows; Begin sees a row's slots and gradient, Value moves one value, End is told
+// that the row is done.
+struct Rule {
+  void End() {}
+};
 
-struct LazyAdam {
+struct LazyAdam : Rule {
   const float beta_1, beta_2, epsilon, correction;
   const int64_t dim;
   float rate;
@@ -64,7 +70,7 @@ struct LazyAdam {
   }
 };
 
-struct Adagrad {
+struct Adagrad : Rule {
   const float epsilon, rate;
   float* accumulator;
   explicit Adagrad(const Step& s) : epsilon(s.hyper[0]), rate(s.rate) {}
@@ -75,7 +81,7 @@ struct Adagrad {
   }
 };
 
-struct RowwiseAdagrad {
+struct RowwiseAdagrad : Rule {
   const float epsilon, rate, clip;
   const int64_t dim;
   float row_rate;
@@ -92,14 +98,14 @@ struct RowwiseAdagrad {
   float Value(int64_t, float weight, float gradient) { return weight - row_rate * gradient; }
 };
 
-struct Sgd {
+struct Sgd : Rule {
   const float rate;
   explicit Sgd(const Step& s) : rate(s.rate) {}
   void Begin(float*, const float*) {}
   float Value(int64_t, float weight, float gradient) { return weight - rate * gradient; }
 };
 
-struct Momentum {
+struct Momentum : Rule {
   const float momentum, nesterov, rate;
   float* velocity;
   explicit Momentum(const Step& s) : momentum(s.hyper[0]), nesterov(s.hyper[1]), rate(s.rate) {}
@@ -111,7 +117,7 @@ struct Momentum {
   }
 };
 
-struct Ftrl {
+struct Ftrl : Rule {
   const float power, l1, l2, beta, rate;
   const int64_t dim;
   float *accumulator, *linear;
@@ -129,6 +135,39 @@ struct Ftrl {
     linear[j] += gradient - (after - before) / rate * weight;
     return (std::clamp(linear[j], -l1, l1) - linear[j]) / ((after + beta) / rate + 2.0f * l2);
   }
+};
+
+// trainer/optimizers/sm3_maths.py; slots: accumulator, its step (with beta), momentum (with momentum).
+struct Sm3 : Rule {
+  const float momentum, beta, step, rate;
+  const int64_t dim;
+  const float* columns;
+  float* touched;
+  float *slots, *trace;
+  float row, largest;
+  explicit Sm3(const Step& s)
+      : momentum(s.hyper[0]), beta(s.hyper[1]), step(s.step), rate(s.rate), dim(s.dim), columns(s.columns),
+        touched(s.touched) {}
+  void Begin(float* of_row, const float*) {
+    slots = of_row;
+    trace = slots + (beta > 0 ? 2 : 1);
+    row = slots[0];
+    largest = 0.0f;
+    if (beta > 0) {
+      row *= static_cast<float>(std::exp((step - 1.0 - slots[1]) * std::log(static_cast<double>(beta))));
+      slots[1] = step;
+    }
+  }
+  float Value(int64_t j, float weight, float gradient) {
+    const float bound = std::min(row, columns[j]), square = gradient * gradient;
+    const float nu = beta > 0 ? beta * bound + (1.0f - beta) * square : bound + square;
+    largest = std::max(largest, nu);
+    touched[j] = std::max(touched[j], nu);
+    float update = nu > 0 ? gradient / std::sqrt(nu) : 0.0f;
+    if (momentum > 0) update = trace[j] = momentum * trace[j] + (1.0f - momentum) * update;
+    return weight - rate * update;
+  }
+  void End() { slots[0] = largest; }
 };
 
 // The averages, as in trainer/polyak.py.
@@ -157,10 +196,10 @@ struct Average {
   }
 };
 
-template <class Rule, bool kAveraged>
+template <class Kind, bool kAveraged>
 void UpdateRows(const Step& told, Average average, float* records, int64_t width, const int64_t* ids,
                 const float* gradients, int64_t begin, int64_t end) {
-  Rule rule(told);
+  Kind rule(told);
   const int64_t dim = told.dim;
   const float clip = told.clip, decay = told.decay;
   for (int64_t i = begin; i < end; ++i) {
@@ -181,15 +220,16 @@ void UpdateRows(const Step& told, Average average, float* records, int64_t width
       if (kAveraged) mean[j] = average.Value(mean[j], before, after);
       weight[j] = after;
     }
+    rule.End();
     weight[width - 1] = told.step;
   }
 }
 
 using Update = void (*)(const Step&, Average, float*, int64_t, const int64_t*, const float*, int64_t, int64_t);
 
-template <class Rule>
+template <class Kind>
 Update Chosen(bool averaged) {
-  return averaged ? &UpdateRows<Rule, true> : &UpdateRows<Rule, false>;
+  return averaged ? &UpdateRows<Kind, true> : &UpdateRows<Kind, false>;
 }
 
 Update Find(const std::string& kind, bool averaged) {
@@ -199,6 +239,7 @@ Update Find(const std::string& kind, bool averaged) {
   if (kind == "sgd") return Chosen<Sgd>(averaged);
   if (kind == "momentum") return Chosen<Momentum>(averaged);
   if (kind == "ftrl") return Chosen<Ftrl>(averaged);
+  if (kind == "sm3") return Chosen<Sm3>(averaged);
   return nullptr;
 }
 
@@ -231,14 +272,39 @@ class UpdateOp : public OpKernel {
                   errors::InvalidArgument("id ", id[i], " is not in [0, ", rows, ")"));
     }
     const float step = context->input(3).scalar<float>()(), rate = context->input(4).scalar<float>()();
-    const Step told{hyper_.data(), gradient.dim_size(1), step, rate, clip_, rate * weight_decay_};
+    OP_REQUIRES(context, gradient.dims() == 2 && gradient.dim_size(0) == number && gradient.dim_size(1) < width,
+                errors::InvalidArgument("gradients ", gradient.shape().DebugString(), " of ", number, " records of ",
+                                        width, " values"));
+    const int64_t dim = gradient.dim_size(1);
+    core::RefCountPtr<Var> shared;
+    float* columns = nullptr;
+    if (context->num_inputs() > 5) {
+      OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, 5), &shared));
+      mutex_lock shared_lock(*shared->mu());
+      // Always a buffer of its own: a variable that was assigned another's value may share it.
+      Tensor own;
+      OP_REQUIRES_OK(context, context->allocate_temp(DT_FLOAT, shared->tensor()->shape(), &own));
+      std::copy_n(shared->tensor()->flat<float>().data(), dim, own.flat<float>().data());
+      *shared->tensor() = own;
+      columns = own.flat<float>().data();
+    }
+    const std::vector<float> before(columns, columns == nullptr ? columns : columns + dim);
+    // Rows that no gradient touches leave their mark on the columns as it was, decayed as they are.
+    const float beta = columns != nullptr && hyper_[1] > 0 ? hyper_[1] : 1.0f;
+    for (int64_t j = 0; columns != nullptr && j < dim; ++j) columns[j] *= beta;
     const Average average(average_, average_decay_, average_start_, step);
     float* values = records->flat<float>().data();
     const float* gradients = gradient.flat<float>().data();
-    const Update update = update_;
+    mutex merging;
     const auto* threads = context->device()->tensorflow_cpu_worker_threads();
     Shard(threads->num_threads, threads->workers, number, width * 20, [&](int64_t begin, int64_t end) {
-      update(told, average, values, width, id, gradients, begin, end);
+      std::vector<float> touched(before.size(), 0.0f);
+      const Step told{hyper_.data(), dim,           step, rate, clip_, rate * weight_decay_,
+                      before.data(), touched.data()};
+      update_(told, average, values, width, id, gradients, begin, end);
+      if (columns == nullptr) return;
+      mutex_lock merge(merging);  // a maximum is the same in any order
+      for (int64_t j = 0; j < dim; ++j) columns[j] = std::max(columns[j], touched[j]);
     });
   }
 
@@ -255,6 +321,8 @@ REGISTER_OP("LazytowerUpdate")
     .Input("gradient: float")
     .Input("step: float")
     .Input("rate: float")
+    .Input("shared: count * resource")
+    .Attr("count: int >= 0")
     .Attr("kind: string")
     .Attr("hyper: list(float)")
     .Attr("clip: float")

@@ -47,7 +47,7 @@ class Launcher(Protocol):
         """
 
     def check_files(self) -> None:
-        """Looks at the config's paths, without asking anybody. Raises UserError."""
+        """Looks at the config's paths and names, without asking anybody. Raises UserError."""
 
     def describe(self, attempt: int) -> list[tuple[str, str]]:
         """What `create` would send, as (title, text)."""

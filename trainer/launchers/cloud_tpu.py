@@ -6,7 +6,7 @@ import uuid
 from configs.errors import UserError
 from configs.launch import JOB_LABEL, launch_slice, runtime_version
 from configs.storage import is_remote
-from trainer.launchers.base import LaunchError, SliceState
+from trainer.launchers.base import LaunchError, SliceState, Unreachable
 from trainer.launchers.tpu_api import TpuApi
 from trainer.startup import startup_script, vm_spec
 
@@ -35,8 +35,10 @@ class CloudTpu:
         return True
 
     def check_files(self) -> None:
-        """Raises UserError: a path that the slice's machines cannot reach."""
+        """Raises UserError: a path that the slice's machines cannot reach, or the name of another TPU."""
         config = self._config
+        if config.device.kind == "tpu" and config.device.name is not None:
+            raise UserError("device.name: the job trains on the slice that it is given; leave it out")
         paths = {"dataset.path": config.dataset.path, "output.path": config.output.path}
         if config.launch.staging:
             paths["launch.staging"] = config.launch.staging
@@ -86,7 +88,11 @@ class CloudTpu:
         try:
             self._api.call("create_queued_resource", **_fields(request))
         except AlreadyExists:
-            if not self._is_ours(attempt):
+            ours = self._is_ours(attempt)
+            if ours is None:
+                name = self._name(attempt)
+                raise Unreachable(f"{name}: exists, says the API, and is not seen yet") from None
+            if not ours:
                 raise LaunchError(
                     f"{self._name(attempt)}: the name exists in {self._launch.zone}, and is not this job's; "
                     "delete it, or submit again, which makes another name"
@@ -131,10 +137,12 @@ class CloudTpu:
             return SliceState("lost", f"node {state}")
         return SliceState("ready" if state == "READY" else "provisioning", f"node {state}")
 
-    def _is_ours(self, attempt: int) -> bool:
+    def _is_ours(self, attempt: int) -> bool | None:
+        """None: it cannot be seen, so nothing is known."""
         found = self._api.call("get_queued_resource", name=self._resource(attempt))
-        specs = found.tpu.node_spec if found is not None else []
-        return any(spec.node.labels.get(JOB_LABEL) == self._id for spec in specs)
+        if found is None:
+            return None
+        return any(spec.node.labels.get(JOB_LABEL) == self._id for spec in found.tpu.node_spec)
 
     def _name(self, attempt: int) -> str:
         return f"{self._id}-{attempt}"
@@ -151,9 +159,17 @@ class CloudTpu:
         spec["python"] = launch.python
         spec["install"] = {"wheel": self._wheel, "constraints": None if launch.python else "constraints.txt"}
         spec["slice"] = {"project": launch.project, "zone": launch.zone, "id": self._name(attempt)}
+        spec["train"] += self._name_of_slice(attempt)
         script = startup_script(spec)
         assert len(script.encode()) < _MAX_SCRIPT_BYTES
         return script
+
+    def _name_of_slice(self, attempt: int) -> list[str]:
+        """Flags that tell worker 0 how the slice is called, whose other machines it must find."""
+        if self._config.device.kind == "cpu" or self._slice.hosts == 1:
+            return []
+        names = {"name": self._name(attempt), "zone": self._launch.zone, "project": self._launch.project}
+        return [word for key, name in names.items() for word in ("--set", f"device.{key}={name}")]
 
     def _request(self, attempt: int):
         """The request, field by field as docs/jobs.md lists it."""

@@ -18,12 +18,20 @@ class TpuApi:
       project, zone: where.
       slice_name: type that errors speak of, such as v6e-4.
       runtime_version: that errors speak of.
+      role: what the account needs for its calls.
     """
 
-    def __init__(self, project: str, zone: str, slice_name: str, runtime_version: str):
+    def __init__(
+        self,
+        project: str,
+        zone: str,
+        slice_name: str,
+        runtime_version: str,
+        role: str = "roles/tpu.admin",
+    ):
         self.parent = f"projects/{project}/locations/{zone}"
         self._project, self._zone = project, zone
-        self._slice, self._runtime = slice_name, runtime_version
+        self._slice, self._runtime, self._role = slice_name, runtime_version, role
         self._client = None
 
     def call(self, method: str, **request):
@@ -67,7 +75,7 @@ class TpuApi:
         except GoogleAuthError as error:
             if error.retryable:  # the token's server did not answer
                 raise Unreachable(f"Cloud TPU API: {error}") from None
-            raise LaunchError(_no_credentials(error)) from None
+            raise LaunchError(no_credentials(error)) from None
 
     def words(self, error) -> str:
         """What an error of the API means, and what to do.
@@ -84,13 +92,13 @@ class TpuApi:
             kind = f"the quota of project {self._project} does not suffice"
             return f"{place}: {kind} ({message}); ask for more at {_QUOTA_PAGE}, or use another zone"
         if code == 16:
-            return _no_credentials(message)
+            return no_credentials(message)
         if code == 7 and ("has not been used" in lower or "disabled" in lower):
             command = f"gcloud services enable tpu.googleapis.com --project {self._project}"
             return f"the Cloud TPU API of project {self._project} is off ({message}); run `{command}`"
         if code == 7:
             account = "serviceaccount" in lower.replace(" ", "") or "actas" in lower
-            role = "roles/iam.serviceAccountUser on launch.service_account" if account else "roles/tpu.admin"
+            role = "roles/iam.serviceAccountUser on launch.service_account" if account else self._role
             return f"permission is missing ({message}); ask for {role} in project {self._project}"
         if "acceleratortype" in lower.replace(" ", "").replace("_", ""):
             return self.no_type(message)
@@ -115,7 +123,7 @@ class TpuApi:
             try:
                 from google.cloud import tpu_v2
             except ImportError:
-                raise UserError("launch.kind cloud_tpu needs `pip install google-cloud-tpu`") from None
+                raise UserError("the Cloud TPU API needs `pip install 'lazytower[gcp]'`") from None
             host = os.environ.get(EMULATOR)
             self._client = tpu_v2.TpuClient(transport=_plain(host) if host else None)
         return self._client
@@ -138,7 +146,8 @@ def _code(error) -> int:
     return status.value[0] if status is not None else 2
 
 
-def _no_credentials(message) -> str:
+def no_credentials(message) -> str:
+    """What to do when there are none; `message` says so in Google's words."""
     return (
         f"no credentials for Google Cloud ({' '.join(str(message).split())}); run `gcloud auth "
         "application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"

@@ -26,6 +26,11 @@ class SM3(RowOptimizer):
         names = {"accumulator": True, "accumulator_step": self.config.beta, "momentum": self.config.momentum}
         return tuple(name for name, present in names.items() if present)
 
+    @property
+    def native(self):
+        """As RowOptimizer.native."""
+        return [self.config.momentum, self.config.beta or 0.0]
+
     def build(self, variables) -> None:
         """Makes the state of variables before their first step, so that a checkpoint can be read into it."""
         if not hasattr(self, "updates"):

@@ -25,6 +25,7 @@ def attempt(tmp_path, **variables):
         ({"LAZYTOWER_KERNELS": "off"}, "LAZYTOWER_KERNELS is off"),
         ({"CXX": "false"}, "false fails: no message"),
         ({"LAZYTOWER_KERNELS": "/nowhere.so"}, "/nowhere.so"),
+        ({"LAZYTOWER_CACHE": "/proc/nowhere"}, "/proc/nowhere"),
     ],
 )
 def test_without_kernels_there_is_one_notice(tmp_path, variables, notice):

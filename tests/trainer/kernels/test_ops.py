@@ -9,8 +9,10 @@ import pytest
 import tensorflow as tf
 
 from trainer import losses
+from trainer.embeddings import ENGINES
 from trainer.kernels import ops
 from trainer.kernels.build import graph_only, kernels
+from trainer.optimizers import LazyAdam
 
 
 @pytest.mark.parametrize("number", [0, 1, 1000])
@@ -64,6 +66,19 @@ def test_rows_that_do_not_fit_are_refused():
     ids = tf.zeros(3, tf.int64)
     with pytest.raises(tf.errors.InvalidArgumentError, match="2 rows from 2 on do not fit 3 items"):
         ops.softmax_blocks(tf.ones([2, 4]), tf.ones([3, 4]), ids, tf.zeros(3), tf.ones(2), 1.0, True, 2)
+
+
+def test_shapes_that_do_not_belong_together_are_refused():
+    ids, three = tf.zeros(3, tf.int64), tf.ones([3, 4])
+    for log_q, part in ((2, 3), (3, 2)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="is not as long as the 3 items, 3 rows"):
+            ops.softmax_blocks(three, three, ids, tf.zeros(log_q), tf.ones(part), 1.0, False, 0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="no rows"):
+        ops.softmax_blocks(three[:0], three, ids, tf.zeros(3), tf.ones(0), 1.0, False, 0)
+    table = ENGINES["native"]("t", 5, 4, LazyAdam(0.1), None)
+    for shape in ([1, 4], [3, 20], [3]):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="gradients .* of 3 records of 13 values"):
+            table.update(table.lookup(tf.range(3, dtype=tf.int64)), tf.ones(shape), tf.constant(1.0), 1.0)
 
 
 def test_programs_of_other_devices_hold_no_kernel():

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shlex
 
 import grpc
 import pytest
@@ -197,6 +198,15 @@ def test_a_name_that_is_another_s(cloud, launcher):
         launcher.create(1)
 
 
+def test_a_name_that_exists_and_is_not_seen_yet_is_nobody_s(cloud, launcher):
+    launcher.create(1)
+    cloud.tpu._known.clear()
+    cloud.tpu.faults["GetQueuedResource"] = [Fault(grpc.StatusCode.NOT_FOUND)]
+    with pytest.raises(Unreachable, match=f"{NAME}: exists, says the API, and is not seen yet"):
+        launcher.create(1)
+    launcher.create(1)
+
+
 def test_an_api_that_is_away_for_longer_than_the_client_tries(cloud, monkeypatch):
     monkeypatch.setattr("trainer.launchers.tpu_api.CALL_SECONDS", 1.5)
     cloud.tpu.faults["GetQueuedResource"] = [Fault(grpc.StatusCode.UNAVAILABLE, "maintenance")] * 20
@@ -217,6 +227,39 @@ def test_before_anything_is_spent(cloud):
         make(cloud, "launch.runtime_version=mine").check()
     with pytest.raises(UserError, match="output.path: here is on this machine, which the slice cannot reach"):
         make(cloud, "output.path=here").check_files()
+
+
+def told(launcher: CloudTpu, attempt: int) -> list[str]:
+    """The trainer's arguments on the machine."""
+    script = dict(launcher.describe(attempt))["startup-script"]
+    return json.loads(shlex.split(script.splitlines()[-1])[-1])["train"]
+
+
+def test_a_slice_of_several_machines_is_named_to_the_trainer(cloud):
+    tpu_run = ("launch.slice=null", "train.batch_size=64")
+    several = make(cloud, *tpu_run, "device={kind: tpu, slice: v6e-16}")
+    plain = ["train", "--config", f"{JOB}/config.yaml"]
+    for attempt in (1, 2):
+        *first, _, name, _, zone, _, project = words = told(several, attempt)
+        assert first == plain and words.count("--set") == 3
+        # Where the request of the same attempt makes the node.
+        request = json.loads(several.describe(attempt)[0][1])["queuedResource"]["tpu"]["nodeSpec"][0]
+        assert name == f"device.name={request['nodeId']}" and request["nodeId"] == f"{NAME[:-1]}{attempt}"
+        assert request["parent"] == "projects/shop/locations/us-east5-b"
+        assert (zone, project) == ("device.zone=us-east5-b", "device.project=shop")
+        # The trainer takes them, although the config has a launch section for slices of its own.
+        device = cloud.load(*tpu_run, "device={kind: tpu, slice: v6e-16}", name, zone, project).device
+        assert (device.name, device.zone, device.project) == (request["nodeId"], "us-east5-b", "shop")
+    assert told(make(cloud, *tpu_run, "device={kind: tpu, slice: v6e-4}"), 1) == plain
+    assert told(make(cloud, "launch.slice=v6e-16"), 1) == plain, "on the CPU of worker 0"
+
+
+def test_a_job_has_no_other_tpu(cloud):
+    named = "device={kind: tpu, slice: v6e-16, name: mine, zone: us-east5-b}"
+    with pytest.raises(
+        UserError, match="device.name: the job trains on the slice that it is given; leave it"
+    ):
+        make(cloud, "launch.slice=null", named).check_files()
 
 
 def test_the_script_and_the_request_hold_no_credentials(cloud, monkeypatch):

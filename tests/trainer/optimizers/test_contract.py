@@ -24,6 +24,8 @@ OPTIONS = [
     ("rowwise_adagrad", {"initial_accumulator_value": 0.2, "weight_decay": 0.1}),
     ("sgd", {"weight_decay": 0.1, "clip_value": 0.5}),
     ("momentum", {"nesterov": True, "weight_decay": 0.1}),
+    ("sm3", {"momentum": 0.5}),
+    ("sm3", {"beta": 0.9}),
     ("ftrl", {"l1": 0.3, "l2": 0.1, "beta": 0.2, "learning_rate_power": -0.7, "clip_value": 0.5}),
 ]
 CASES = [(kind, {}) for kind in ROW_OPTIMIZERS] + OPTIONS

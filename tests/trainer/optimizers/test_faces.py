@@ -16,6 +16,7 @@ from tests.trainer.optimizers.test_contract import (
     initial_weight,
     make,
     records,
+    rows_engine,
     step_of,
     table_of,
 )
@@ -55,7 +56,7 @@ def test_the_dense_face_equals_the_rows(kind, options):
 
 def sparse_run(kind, options, apply, steps=120):
     """(our table's values, a variable that `apply(variable, ids, summed gradient)` moved) under Zipf ids."""
-    table, theirs = table_of(make(kind, options)), tf.Variable(initial_weight())
+    table, theirs = table_of(rows_engine, make(kind, options)), tf.Variable(initial_weight())
     step = step_of(table)
     for t, (ids, gradient, _) in enumerate(batches(steps), start=1):
         step(ids, gradient, t, np.float32(1))
@@ -129,7 +130,7 @@ def test_sparse_ftrl_equals_the_kernel():
 
 def test_adam_on_a_table_is_dense_adam_averages_included():
     rule, keras = Exponential(0.95), tf_keras.optimizers.Adam(0.05)
-    table, theirs = table_of(make("adam", {}), rule), tf.Variable(initial_weight())
+    table, theirs = table_of(rows_engine, make("adam", {}), rule), tf.Variable(initial_weight())
     step, average = step_of(table), initial_weight().astype(np.float64)
     for t, (ids, gradient, _) in enumerate(batches(120), start=1):
         step(ids, gradient, t, np.float32(1))
@@ -166,7 +167,7 @@ def engine_update(optimizer, weight, slots, g):
 def test_the_tpu_face_equals_the_rows(kind, options, multiplier):
     now = tf.Variable(0.0)
     engine = make(kind, options).tpu(step=now.read_value, multiplier=multiplier)
-    table = table_of(make(kind, options))
+    table = table_of(rows_engine, make(kind, options))
     step, weight = step_of(table), initial_weight().astype(np.float64)
     slots = [
         np.full([ROWS, DIM], float(initializer(())), np.float64)
@@ -204,6 +205,11 @@ def test_the_tpu_face_makes_tables(kind, options):
         ("lazy_adam", {"clip_value": 1.0}, "what clip_value asks for"),
         ("sgd", {"weight_decay": 0.1}, "what weight_decay asks for"),
         ("adam", {}, "SparseCore is always lazy; use lazy_adam"),
+        (
+            "adagrad",
+            {"initial_accumulator_value": 0.0},
+            "would divide by 0; set initial_accumulator_value above",
+        ),
         ("rowwise_adagrad", {}, "use adagrad"),
         ("momentum", {}, "AdagradMomentum, the nearest it has, divides by Adagrad's root"),
     ],

@@ -1,0 +1,224 @@
+"""Runners other than the one in this process: the same dataset, and refusals before anything starts."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from configs.errors import ConfigError, DataError
+from configs.storage import is_remote
+from pipelines import runners
+from pipelines.options import beam_options
+from pipelines.prepare import prepare
+from pipelines.runners import check_runner
+from tests.pipelines.reference import Reference, assert_matches, configure, content
+from tests.pipelines.test_prepare import interactions, write_tsv
+
+ROWS = interactions(3000, users=200, items=120, seed=5)
+DATAFLOW = {
+    "project": "abcdef",
+    "region": "europe-west4",
+    "temp_location": "gs://b/t",
+    "sdk_container_image": "i",
+}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serving(module: str, flag: str, directory):
+    """Port of `python -m module`, which runs in a directory of its own until the block ends."""
+    port = free_port()
+    directory.mkdir()
+    command = [sys.executable, "-m", module, f"{flag}={port}"]
+    # The worker pool starts `python`.
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path, "PYTHONPATH": os.getcwd()}
+    with open(directory / "log", "wb") as log:
+        process = subprocess.Popen(command, cwd=directory, env=environment, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            assert process.poll() is None and time.monotonic() < deadline, (directory / "log").read_text()
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            time.sleep(0.1)
+        yield port
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def job_server(tmp_path):
+    module = "apache_beam.runners.portability.local_job_service_main"
+    with serving(module, "--port", tmp_path / "job_server") as port:
+        yield port
+
+
+@pytest.fixture
+def worker_pool(tmp_path):
+    module = "apache_beam.runners.worker.worker_pool_main"
+    with serving(module, "--service_port", tmp_path / "worker_pool") as port:
+        yield port
+
+
+def lazytower(*arguments: str, cwd) -> str:
+    """Runs the command line to its end, which must be good; its log."""
+    done = subprocess.run([sys.executable, "-m", "trainer.cli", *arguments], capture_output=True, text=True,
+                          cwd=cwd, env=os.environ | {"PYTHONPATH": os.getcwd()}, timeout=200)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def compare(tmp_path, flags: list[str]) -> None:
+    """prepare through the command line with flags: the bytes of the in-process runner, and the right rows."""
+    source = write_tsv(tmp_path / "in.tsv", ROWS)
+    source["features"] = [{"name": "stars", "column": "rating", "of": "item", "kind": "numeric"}]
+    dataset = {"path": str(tmp_path / "here"), "split": {"kind": "leave_last_out", "min_rows": 4}}
+    config = configure(source, dataset | {"history_length": 3, "num_shards": 3})
+    written = prepare(config.source, config.dataset)
+    assert_matches(written, Reference(ROWS, min_rows=4, history_length=3))
+    (tmp_path / "run.yaml").write_text(json.dumps(config.model_dump(mode="json")))
+    there = tmp_path / "there"
+    log = lazytower("prepare", "--config", "run.yaml", "--set", f"dataset.path={there}", *flags, cwd=tmp_path)
+    assert f"{there}: prepared" in log and "rows read 3,000" in log
+    expected, found = content(str(tmp_path / "here")), content(str(there))
+    path = str(tmp_path / "here").encode(), str(there).encode()
+    expected["dataset.json"] = expected["dataset.json"].replace(*path)
+    assert len(expected) > 6 and found == expected
+    assert [name for name in os.listdir(tmp_path) if "prepare-" in name] == []
+
+
+@pytest.mark.slow
+def test_worker_processes(tmp_path):
+    flags = "--runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=2"
+    compare(tmp_path, flags.split())
+
+
+@pytest.mark.slow
+def test_job_server_and_worker_pool(tmp_path, job_server, worker_pool):
+    flags = f"--runner=PortableRunner --job_endpoint=localhost:{job_server} --environment_type=EXTERNAL"
+    compare(tmp_path, [*flags.split(), f"--environment_config=localhost:{worker_pool}"])
+    log = (tmp_path / "worker_pool" / "log").read_text()
+    assert "Starting worker with command" in log, "a process of the pool did the work"
+
+
+@pytest.mark.slow
+def test_job_server_and_workers_in_this_process(tmp_path, job_server):
+    flags = f"--runner=PortableRunner --job_endpoint=localhost:{job_server} --environment_type=LOOPBACK"
+    compare(tmp_path, flags.split())
+
+
+def sections(source="gs://b/*.csv", dataset="gs://b/out"):
+    config = configure({"kind": "delimited", "paths": [source]}, {"path": dataset})
+    return config.source, config.dataset
+
+
+def refused(match: str, runner: str, flags: list[str], *paths: str) -> None:
+    with pytest.raises(ConfigError, match=match) as caught:
+        check_runner(beam_options(runner, flags), *sections(*paths))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", DATAFLOW)
+def test_dataflow_names_the_flag_that_is_missing(missing):
+    flags = [f"--{name}={value}" for name, value in DATAFLOW.items() if name != missing]
+    refused(f"^--{missing} is missing", "DataflowRunner", flags)
+
+
+def test_dataflow_sees_no_local_files():
+    flags = [f"--{name}={value}" for name, value in DATAFLOW.items()]
+    for runner in (
+        "DataflowRunner",
+        "dataflow",
+        "apache_beam.runners.dataflow.dataflow_runner.DataflowRunner",
+    ):
+        refused("^source.paths: raw/a.csv is on this machine", runner, flags, "raw/a.csv")
+        refused("^dataset.path: /data/out is on this machine", runner, flags, "gs://b/a.csv", "/data/out")
+    for name in ("temp_location", "staging_location", "template_location"):
+        refused(f"--{name} /tmp/x: Dataflow cannot reach it", "dataflow", [*flags, f"--{name}=/tmp/x"])
+
+
+def test_nothing_is_written_when_the_runner_is_refused(tmp_path):
+    (tmp_path / "in.csv").write_text("user,item\nu,i\n")
+    source, dataset = sections(str(tmp_path / "in.csv"), str(tmp_path / "out"))
+    flags = [f"--{name}={value}" for name, value in DATAFLOW.items()]
+    with pytest.raises(ConfigError):
+        prepare(source, dataset, beam_options("DataflowRunner", flags))
+    assert os.listdir(tmp_path) == ["in.csv"]
+
+
+@pytest.mark.parametrize(
+    "flag", ["--no_wait_until_finish", "--dry_run=True", "--output_executable_path=x.jar"]
+)
+def test_prepare_must_wait(flag):
+    refused(f"{flag.partition('=')[0]} does not go with prepare", "FnApiRunner", [flag])
+
+
+def test_a_job_server_must_be_there():
+    endpoint = f"--job_endpoint=localhost:{free_port()}"
+    refused("^--environment_type is missing: LOOPBACK", "PortableRunner", [])
+    refused("^--environment_type is missing: LOOPBACK", "FlinkRunner", [])
+    loopback = "--environment_type=LOOPBACK"
+    refused("^--job_endpoint is missing", "PortableRunner", [loopback])
+    refused("must be HOST:PORT", "PortableRunner", [loopback, "--job_endpoint=x"])
+    refused("no job server answers there", "PortableRunner", [loopback, endpoint])
+    refused("^--environment_config is missing", "PortableRunner", ["--environment_type=DOCKER", endpoint])
+    refused(
+        "external_service_address is required", "PortableRunner", ["--environment_type=EXTERNAL", endpoint]
+    )
+
+
+@pytest.mark.parametrize(
+    "server, flags, place",
+    [
+        ("localhost:1", "--environment_type=LOOPBACK", "here"),
+        ("far:1", "--environment_type=LOOPBACK", "here"),
+        ("localhost:1", "--environment_type=EXTERNAL --environment_config=127.0.0.1:2", "other processes"),
+        (
+            "[::1]:1",
+            '--environment_type=EXTERNAL --environment_config={"url":"localhost:2"}',
+            "other processes",
+        ),
+        ("localhost:1", "--environment_type=EXTERNAL --environment_config=far:2", "elsewhere"),
+        ("far:1", "--environment_type=EXTERNAL --environment_config=localhost:2", "elsewhere"),
+        ("localhost:1", '--environment_type=PROCESS --environment_config={"command":"x"}', "other processes"),
+        ("far:1", '--environment_type=PROCESS --environment_config={"command":"x"}', "elsewhere"),
+        ("localhost:1", "--environment_type=DOCKER --environment_config=image", "elsewhere"),
+    ],
+)
+def test_who_sees_the_files(monkeypatch, server, flags, place):
+    monkeypatch.setattr(runners, "_check_endpoint", lambda endpoint: None)
+    options = beam_options("PortableRunner", [f"--job_endpoint={server}", *flags.split()])
+    check_runner(options, *sections())
+    for path in ("gs://b/x", "/data/x", "x"):
+        fits = is_remote(path) or place == "here" or (place == "other processes" and path[0] == "/")
+        with contextlib.nullcontext() if fits else pytest.raises(ConfigError, match="^source.paths: "):
+            check_runner(options, *sections(path))
+
+
+def test_a_job_that_others_ended_publishes_nothing():
+    class Result:
+        def wait_until_finish(self):
+            return "CANCELLED"
+
+    class Pipeline:
+        def run(self):
+            return Result()
+
+    with pytest.raises(DataError, match="the job ended as CANCELLED; nothing is published"):
+        runners.run_to_end(Pipeline(), beam_options(None, []))
