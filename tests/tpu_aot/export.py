@@ -99,7 +99,7 @@ def export(case: Case, directory: str) -> None:
         "arrays": arrays,
         "replicas": program.replicas,
         "sparse_cores": slice_.sparse_cores,
-        "forecast": slice_bytes(forecast, slice_) if arrays else 0,
+        "forecast": slice_bytes(forecast, slice_)[0] if arrays else 0,
         "lookups": program.lookups(),
     }
     with open(os.path.join(directory, case.name + ".mlir"), "w", encoding="utf-8") as file:
