@@ -53,7 +53,10 @@ def rows_by_the_tpu(module: ir.Module, told) -> np.ndarray:
     adam, sgd = row_update(module, "adam"), row_update(module, "sgd")
     weights = told["weights"]
     rows, dim = weights.shape
-    full = lambda value: np.full([1, dim], value, np.float32)  # noqa: E731
+
+    def full(value) -> np.ndarray:
+        return np.full([1, dim], value, np.float32)
+
     records = [[w[None], full(0), full(0), w[None]] for w in weights]  # weight, m, v, average
     last = np.zeros([rows, 1], np.float32)
     for step, (ids, gradients) in enumerate(zip(told["ids"], told["gradients"], strict=True), start=1):
