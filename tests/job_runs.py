@@ -34,7 +34,7 @@ def job_document(root: str, directory: str) -> dict:
         "slice": "v6e-4",
         "spot": True,
         "price_per_chip_hour": 2.7,
-        "work_dir": f"{directory}/work",
+        "work_dir": f"{directory}/machines",
         "python": sys.executable,
         "poll_seconds": 0.3,
         "heartbeat_seconds": 0.5,

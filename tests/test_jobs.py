@@ -69,8 +69,8 @@ def test_from_submit_to_success(cloud):
     assert "succeeded" in cloud.lazytower("jobs", "list", "--config", cloud.config)[0]
     text = cloud.lazytower("jobs", "logs", job)[0]
     assert "--- attempt 1, worker 0" in text and f"step {NUM_STEPS}/{NUM_STEPS}" in text
-    site = f"{cloud.directory}/work/{job}-1/site"
-    assert (cloud.directory / "work" / f"{job}-1" / "site" / "trainer" / "vm.py").exists(), "the wheel's"
+    site = f"{cloud.directory}/machines/{job}-1/site"
+    assert (cloud.directory / "machines" / f"{job}-1" / "site" / "trainer" / "vm.py").exists(), "the wheel's"
     assert f"--target {site}" in text
     for name in cloud.bucket.names("run/jobs/"):
         assert TOKEN.encode() not in cloud.bucket.read(name), "credentials are kept in memory"
@@ -162,7 +162,7 @@ def test_on_a_bare_machine_an_environment_is_made(cloud):
     path = stage(cloud.load(*bare, "train.num_steps=20"))
     assert supervise(path).state == "succeeded"
     text = cloud.lazytower("jobs", "logs", path)[0]
-    work = cloud.directory / "work" / f"{JobRecord(path).id}-1"
+    work = cloud.directory / "machines" / f"{JobRecord(path).id}-1"
     assert f"--no-deps --requirement {work}/constraints.txt" in text
     assert f"$ {work}/venv/bin/python -m trainer.cli train" in text and "step 20/20" in text
     [installed] = work.glob("venv/lib/python*/site-packages/trainer/vm.py")
