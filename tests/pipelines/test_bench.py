@@ -1,13 +1,21 @@
 """The benchmark runs and compares the same job."""
 
 import argparse
+import csv
 
 from pipelines import bench
 
 
-def test_all_cases_run(capsys):
-    bench.run(argparse.Namespace(rows=5000, users=100, items=50, repeats=1))
+def test_all_cases_run(tmp_path, capsys):
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    figures = tmp_path / "prepare.csv"
+    size = ["--rows", "5000", "--users", "100", "--items", "50"]
+    bench.run(parser.parse_args([*size, "--csv", str(figures)]))
     table = capsys.readouterr().out
     assert "5,000 rows" in table
+    with open(figures, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(bench._CASES)
     for name in bench._CASES.values():
         assert name in table
