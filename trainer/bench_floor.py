@@ -43,17 +43,20 @@ class Floor:
             raise NotMeasured(f"the system gives no memory for {rows:,} records")
 
     def inputs(self, ids: np.ndarray, gradient: np.ndarray):
-        """The batch as `step` takes it: ids int64 [n] below rows, gradient float32 [n, dim]."""
-        if len(ids) and not 0 <= ids.min() <= ids.max() < self._rows:
+        """As of bench_row_cases.py: ids int64 [k, n] below rows, gradient float32 [n, dim]."""
+        if ids.size and not 0 <= ids.min() <= ids.max() < self._rows:
             raise ValueError(f"ids beyond {self._rows} rows")  # the loop would write anywhere
-        _, first = np.unique(ids, return_index=True)
-        if len(self._output) < len(ids):
-            self._output = np.ones([len(ids), self._dim], np.float32)  # in memory, unlike zeros
-        return ids, ids[np.sort(first)], gradient
+        if len(self._output) < ids.shape[1]:
+            self._output = np.ones([ids.shape[1], self._dim], np.float32)  # in memory, unlike zeros
+        return [(row, row[np.sort(np.unique(row, return_index=True)[1])]) for row in ids], gradient
 
-    def step(self, inputs) -> None:
-        """One step."""
-        ids, distinct, gradient = inputs
+    def steps(self, inputs) -> None:
+        """See bench_row_cases.py."""
+        batches, gradient = inputs
+        for ids, distinct in batches:
+            self._one(ids, distinct, gradient)
+
+    def _one(self, ids: np.ndarray, distinct: np.ndarray, gradient: np.ndarray) -> None:
         self._steps += 1
         first, second = (-math.expm1(self._steps * math.log(beta)) for beta in _BETAS)
         rate, step = RATE * math.sqrt(second) / first, float(self._steps)

@@ -4,7 +4,8 @@ Tables of one size run in as few processes as the free memory allows, each proce
 What fits together takes turns, step by step. Where two tables do not fit, the floor is measured first, its
 memory given back, and the peer measured then in the same process. Ratios to the floor are those within a
 process, the median over `--turns` processes; ratios of one peer to another are ratios of these. Every
-step has new ids, the same for all.
+step has new ids, the same for all. A figure is that of a step among several that run without a pause, as
+steps of training do: TensorFlow's in one graph, others in a loop.
 """
 
 import argparse
@@ -37,7 +38,8 @@ COLUMNS = (
     "reason",
 )
 KILLED = "its process was killed: no memory?"
-_DENSE_STEPS = 3  # most for what passes over the table
+_TOGETHER = 4  # steps that run without a pause; their mean is one figure
+_DENSE_STEPS = 3  # most figures for what passes over the table
 _PAUSE = 0.01  # threads of the library before spin on for a moment
 _RESERVE = 1.5  # GiB that processes leave free
 
@@ -156,12 +158,12 @@ def _make(names, rows: int, args: argparse.Namespace) -> tuple[dict, dict[str, s
 def _rounds(
     cases: dict, ids: str, batch: int, rows: int, args: argparse.Namespace, turn: int
 ) -> dict[str, dict]:
-    """Steps of all cases in turn, each round with new ids."""
+    """Steps of all cases in turn, with new ids."""
     generator = np.random.default_rng([turn, batch])
     gradient = np.float32(0.01) * generator.standard_normal([batch, args.dim], dtype=np.float32)
     times: dict[str, dict] = {name: {"ms": [], "distinct": []} for name in cases}
     for number in range(WARMUP_STEPS + args.steps):
-        drawn = draw(ids, rows, batch, args.zipf, generator)
+        drawn = draw(ids, rows, _TOGETHER * batch, args.zipf, generator).reshape(_TOGETHER, batch)
         for name, case in cases.items():
             mine = times[name]
             if "reason" in mine or (CASES[name].dense and number >= WARMUP_STEPS + _DENSE_STEPS):
@@ -173,7 +175,7 @@ def _rounds(
                 continue
             if number >= WARMUP_STEPS:
                 mine["ms"].append(milliseconds)
-                mine["distinct"].append(len(np.unique(drawn)))
+                mine["distinct"] += [len(np.unique(row)) for row in drawn]
     return times
 
 
@@ -181,8 +183,8 @@ def _timed(case, ids: np.ndarray, gradient: np.ndarray) -> float:
     inputs = case.inputs(ids, gradient)
     time.sleep(_PAUSE)
     started = time.perf_counter()
-    case.step(inputs)
-    return 1000 * (time.perf_counter() - started)
+    case.steps(inputs)
+    return 1000 * (time.perf_counter() - started) / len(ids)
 
 
 def first_line(error: Exception) -> str:

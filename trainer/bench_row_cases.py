@@ -2,11 +2,11 @@
 
 A case is an object with
 
-    inputs(ids, gradient)   int64 [n] and float32 [n, dim] of NumPy as the library takes them; not timed
-    step(inputs)            the step, done when it returns
+    inputs(ids, gradient)   int64 [k, n] and float32 [n, dim] of NumPy as the library takes them; not timed
+    steps(inputs)           k steps one after the other, all of one gradient, done when it returns
     close()                 gives back what is not the garbage collector's
 
-A TensorFlow step is one graph. CASES maps names to what makes them; `memory` says what they need.
+TensorFlow's steps run in one graph, as training does. CASES maps names to what makes them; `memory` says what they need.
 """
 
 import functools
@@ -36,16 +36,25 @@ class _Rows:
         import tensorflow as tf
 
         self._tf, self._steps = tf, 0
-        self._compiled = tf.function(self._step, reduce_retracing=True)
+        self._compiled = tf.function(self._loop, reduce_retracing=True)
 
     def inputs(self, ids: np.ndarray, gradient: np.ndarray):
         """See the module."""
         return self._tf.constant(ids), self._tf.constant(gradient)
 
-    def step(self, inputs) -> None:
+    def steps(self, inputs) -> None:
         """See the module."""
-        self._steps += 1
         self._compiled(*inputs, self._tf.constant(float(self._steps))).numpy()
+        self._steps += len(inputs[0])
+
+    def _loop(self, ids, gradient, before):
+        tf = self._tf
+
+        def body(i, seen):
+            return i + 1, seen + self._step(ids[i], gradient, before + tf.cast(i + 1, tf.float32))
+
+        several = tf.shape(ids)[0]
+        return tf.while_loop(lambda i, _: i < several, body, (0, 0.0), parallel_iterations=1)[1]
 
     def close(self) -> None:
         """Nothing: the garbage collector does it."""
@@ -75,14 +84,17 @@ class OurRows(_Rows):
         super().__init__()
 
     def _step(self, ids, gradient, step):
-        from trainer.kernels import ops
+        from trainer.embeddings.pooling import of_distinct, pooled
 
         tf = self._tf
-        distinct, where = ops.unique(ids)
-        lookup = self.table.lookup(distinct)
+        if self.table.takes_repeats:
+            lookup = self.table.lookup_each(ids)
+            self.table.update(lookup, gradient, step, 1.0)
+            return lookup.weight[0, 0]
+        lookup, where = of_distinct(ids, self.table.lookup)
         with tf.GradientTape() as tape:
             tape.watch(lookup.weight)
-            looked_up = ops.gather_rows(lookup.weight, where)
+            looked_up = pooled(lookup.weight, where, ids, None)
         above = tape.gradient(looked_up, lookup.weight, output_gradients=gradient)
         self.table.update(lookup, tf.convert_to_tensor(above), step, 1.0)
         return looked_up[0, 0]

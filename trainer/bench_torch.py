@@ -112,12 +112,13 @@ class TorchRows:
         """See bench_row_cases.py."""
         return self._torch.from_numpy(ids), self._torch.from_numpy(gradient)
 
-    def step(self, inputs) -> None:
+    def steps(self, inputs) -> None:
         """See bench_row_cases.py."""
-        ids, gradient = inputs
-        self._optimizer.zero_grad(set_to_none=True)
-        self._torch.nn.functional.embedding(ids, self.weight, sparse=True).backward(gradient)
-        self._optimizer.step()
+        batches, gradient = inputs
+        for ids in batches:
+            self._optimizer.zero_grad(set_to_none=True)
+            self._torch.nn.functional.embedding(ids, self.weight, sparse=True).backward(gradient)
+            self._optimizer.step()
 
     def close(self) -> None:
         """Nothing: the garbage collector does it."""
@@ -158,12 +159,13 @@ class FbgemmRows:
     def inputs(self, ids: np.ndarray, gradient: np.ndarray):
         """See bench_row_cases.py."""
         torch = self._torch
-        return torch.from_numpy(ids), torch.arange(len(ids) + 1), torch.from_numpy(gradient)
+        return torch.from_numpy(ids), torch.arange(ids.shape[1] + 1), torch.from_numpy(gradient)
 
-    def step(self, inputs) -> None:
+    def steps(self, inputs) -> None:
         """See bench_row_cases.py."""
-        ids, offsets, gradient = inputs
-        self._table(ids, offsets).backward(gradient)
+        batches, offsets, gradient = inputs
+        for ids in batches:
+            self._table(ids, offsets).backward(gradient)
 
     def close(self) -> None:
         """Nothing: the garbage collector does it."""

@@ -10,7 +10,7 @@ from configs.errors import ConfigError, DataError
 from configs.schema import RunConfig
 from configs.training import MAX_STEPS
 from trainer.embeddings.kinds import KINDS
-from trainer.embeddings.pooling import distinct, pooled
+from trainer.embeddings.pooling import divided, joined, of_distinct, pooled
 from trainer.models import MODELS
 from trainer.optimizers import ROW_OPTIMIZERS
 from trainer.polyak import DenseAverages, make_average
@@ -91,17 +91,22 @@ class Recommender(tf.Module):
         Args:
           ids: by input name, int64 [batch], or [batch, length] padded with -1 for history. Inputs without
             a table (numeric features) are passed over.
-          fetch: function (table, distinct ids int64 [u]) -> float32 [u, dim].
+          fetch: function (table, ids int64 [n] that may repeat, each: bool) -> (float32 [u, dim] of distinct
+            ids, int32 [n] places of the ids in them), or, if `each`, (float32 [n, dim], None) as well.
 
         Returns:
           By input name, float32 [batch, dim].
         """
         result = {}
         for table, names in self._by_table(ids).items():
-            unique, where = distinct({name: ids[name] for name in names})
-            weight = fetch(self.tables[table], unique)
-            for name in names:
-                result[name] = pooled(weight, where[name], ids[name], self._pooling(name))
+            flat, sizes = joined({name: ids[name] for name in names})
+            # What is pooled is read where it lies: a row for each place of a history would be many.
+            each = not any(self._pooling(name) for name in names)
+            weight, where = fetch(self.tables[table], flat, each)
+            parts = divided(weight if where is None else where, sizes)
+            for name, part in parts.items():
+                rows, places = (part, None) if where is None else (weight, part)
+                result[name] = pooled(rows, places, ids[name], self._pooling(name))
         return result
 
     def pooled_activations(self, rows: dict, history_mask) -> dict:
@@ -148,7 +153,11 @@ class Recommender(tf.Module):
 
     def _vectors(self, tower, inputs: dict, averaged: bool, step):
         inputs = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
-        return tower(self.activations(inputs, lambda t, ids: t.read_weights(ids, averaged, step)), inputs)
+
+        def fetch(table, ids, each):
+            return of_distinct(ids, lambda distinct: table.read_weights(distinct, averaged, step))
+
+        return tower(self.activations(inputs, fetch), inputs)
 
     @contextlib.contextmanager
     def averaged_dense(self, averaged: bool = True):

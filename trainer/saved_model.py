@@ -13,6 +13,7 @@ from absl import logging
 
 from configs.errors import ExportError
 from trainer.catalog import read_blocks
+from trainer.embeddings.pooling import of_distinct
 from trainer.embeddings.tables import assign_rows
 from trainer.key_table import KeyTable
 from trainer.serving import DEFAULT_K, ServingModel, UserState
@@ -99,8 +100,8 @@ def _serving_model(trained: Trained, users: UserRows, history_length: int) -> Se
 def _user_tower(recommender, tables: dict[str, tf.Variable]):
     """The model's own user tower, fed from serving tables: training and serving share its code."""
 
-    def fetch(table, ids):
-        return table.served(tables[table.label], ids)
+    def fetch(table, ids, each):
+        return of_distinct(ids, lambda distinct: table.served(tables[table.label], distinct))
 
     def user_tower(inputs):
         inputs = {name: inputs[name] for name in recommender.model.user_inputs}

@@ -6,6 +6,7 @@ import contextlib
 import tensorflow as tf
 
 from configs.schema import RunConfig
+from trainer.embeddings.pooling import of_distinct
 from trainer.guard import Guard
 from trainer.optimizers import ROW_OPTIMIZERS
 from trainer.optimizers.clipping import half_square, scale_to_norm
@@ -104,10 +105,15 @@ class TrainStep(Step):
 
         with tf.GradientTape() as tape:
 
-            def fetch(table, ids):
-                lookups[table.label] = table.lookup(ids)
-                tape.watch(lookups[table.label].weight)
-                return lookups[table.label].weight
+            def fetch(table, ids, each):
+                # A norm is that of summed gradients: whoever clips by it needs them.
+                if each and table.takes_repeats and not self._clip_norm:
+                    lookup, where = table.lookup_each(ids), None
+                else:
+                    lookup, where = of_distinct(ids, table.lookup)
+                lookups[table.label] = lookup
+                tape.watch(lookup.weight)
+                return lookup.weight, where
 
             ids = model.lookups(batch, self.step)
             activations = self._recommender.activations(ids, fetch)
@@ -124,7 +130,7 @@ class TrainStep(Step):
             )
             targets = tf.nest.flatten(activations)
             gradients = tape.gradient(targets, weights, output_gradients=tf.nest.flatten(above)) + dense
-        # Duplicate ids and features that share a table are summed here.
+        # Duplicate ids and features that share a table are summed here, unless the table does it.
         gradients[: len(weights)] = map(tf.convert_to_tensor, gradients[: len(weights)])
         return lookups, loss, gradients
 

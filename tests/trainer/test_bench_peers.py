@@ -25,7 +25,7 @@ def stepped(name: str, ids: list[np.ndarray], gradients: list[np.ndarray]):
     """A case after steps."""
     case = CASES[name].make(ROWS, DIM, 0)
     for row_ids, gradient in zip(ids, gradients, strict=True):
-        case.step(case.inputs(row_ids, gradient))
+        case.steps(case.inputs(row_ids[None], gradient))
     return case
 
 
@@ -73,10 +73,10 @@ def test_the_floor_looks_up_all_ids():
     case = CASES["floor"].make(50_000, 4, 2)  # enough for two threads
     ids = np.arange(50_000, dtype=np.int64)[::-1].copy()
     case.records()[:, :4] = np.arange(50_000)[:, None]
-    case.step(case.inputs(ids, np.zeros([50_000, 4], np.float32)))
+    case.steps(case.inputs(ids[None], np.zeros([50_000, 4], np.float32)))
     np.testing.assert_array_equal(case._output[:, 0], ids)
     with pytest.raises(ValueError, match="ids beyond 50000 rows"):
-        case.inputs(np.array([50_000]), np.zeros([1, 4], np.float32))
+        case.inputs(np.array([[50_000]]), np.zeros([1, 4], np.float32))
     case.close()
 
 

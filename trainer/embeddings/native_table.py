@@ -17,6 +17,7 @@ class NativeTable(RecordTable):
     """One variable of records on huge pages, looked up and updated in place."""
 
     engine = "native"
+    takes_repeats = True
 
     def __init__(self, name, rows, dim, optimizer, average):
         Table.__init__(self, name, rows, dim, optimizer, average)
@@ -35,7 +36,14 @@ class NativeTable(RecordTable):
     def lookup(self, ids) -> Lookup:
         return Lookup(ids, ops.lookup(self.records, ids, self.dim), None)
 
+    def lookup_each(self, ids) -> Lookup:
+        distinct, where = ops.unique(ids)
+        return Lookup(distinct, ops.lookup(self.records, ids, self.dim), None, where)
+
     def update(self, lookup, gradient, step, multiplier) -> None:
         rate = self.optimizer.learning_rate * multiplier
         shared = list(self.shared.values())
-        ops.update(self.records, shared, lookup.ids, gradient, step, rate, self.optimizer, self.average)
+        ops.update(
+            *(self.records, shared, lookup.ids, gradient, lookup.where),
+            *(step, rate, self.optimizer, self.average),
+        )

@@ -1,4 +1,6 @@
-"""From ids to pooled vectors: distinct ids are looked up once per step and table, whatever the features."""
+"""From ids to pooled vectors: a table is looked up once per step, whatever the features."""
+
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -12,7 +14,7 @@ _SEGMENT = {
 }
 
 
-def distinct(ids: dict[str, tf.Tensor]):
+def joined(ids: dict[str, tf.Tensor]):
     """Joins the features of one table.
 
     Args:
@@ -20,20 +22,31 @@ def distinct(ids: dict[str, tf.Tensor]):
         for them.
 
     Returns:
-      (int64 [u] distinct ids, {feature: int32 [number of its ids that are not padding] positions in them}).
+      (int64 [n] ids, may repeat; {feature: int32 scalar, how many of them are its}, in their order).
     """
     flat = {name: _without_padding(value) for name, value in ids.items()}
-    unique, where = unique_ids(tf.concat(list(flat.values()), axis=0))
-    sizes = [tf.size(value) for value in flat.values()]
-    return unique, dict(zip(flat, tf.split(where, sizes, num=len(sizes)), strict=True))
+    return tf.concat(list(flat.values()), axis=0), {name: tf.size(value) for name, value in flat.items()}
+
+
+def of_distinct(ids, fetch: Callable):
+    """(what `fetch` gives for the distinct ones of ids int64 [n], int32 [n] places of the ids in them)."""
+    unique, where = unique_ids(ids)
+    return fetch(unique), where
+
+
+def divided(values, sizes: dict) -> dict:
+    """Values [n, ...] of joined ids by feature."""
+    if len(sizes) == 1:
+        return dict.fromkeys(sizes, values)
+    return dict(zip(sizes, tf.split(values, list(sizes.values()), num=len(sizes)), strict=True))
 
 
 def pooled(weight, where, ids, pooling: str | None):
     """The feature's vectors.
 
     Args:
-      weight: float32 [u, dim], rows of the distinct ids.
-      where: int32 positions from `distinct`.
+      weight: float32 [u, dim], rows of distinct ids, or [number of ids, dim], a row for each.
+      where: int32, places of the feature's ids in `weight`; None: there is a row for each.
       ids: the feature's int64 ids: [batch] or, unpooled, any shape without padding; [batch, length] padded
         with negative ids when pooled.
       pooling: mean, sum or sqrtn over the length (sum / sqrt(number of ids)); None for single ids.
@@ -42,7 +55,7 @@ def pooled(weight, where, ids, pooling: str | None):
       float32 [batch, dim], zero for an empty list; ids' shape + [dim] when not pooled.
     """
     if pooling is None:
-        flat = gather_rows(weight, where)
+        flat = weight if where is None else gather_rows(weight, where)
         return tf.reshape(flat, tf.concat([tf.shape(ids), [weight.shape[-1]]], axis=0))
     row = tf.cast(tf.where(ids >= 0)[:, 0], tf.int32)
     return _SEGMENT[pooling](weight, where, row, num_segments=tf.shape(ids)[0])

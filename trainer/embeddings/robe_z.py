@@ -60,6 +60,7 @@ class RobeZ(tf.Module):
     """
 
     engine = "robe_z"
+    takes_repeats = False
 
     def __init__(self, name, rows, options: RobeZConfig, optimizer, average, batch_size, storage_type=None):
         super().__init__(name=f"robe_{name}")

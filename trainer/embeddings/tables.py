@@ -23,9 +23,11 @@ class Lookup(NamedTuple):
     ids: tf.Tensor
     """int64 [u], distinct."""
     weight: tf.Tensor
-    """float32 [u, dim]: what the model differentiates."""
+    """float32 [u, dim]: what the model differentiates; [n, dim] from `lookup_each`."""
     record: tf.Tensor | None
     """float32 [u, width] under `rows`, None under other engines."""
+    where: tf.Tensor | None = None
+    """int32 [n], from `lookup_each`: places in `ids` of the ids that were asked for."""
 
 
 class Table(tf.Module, abc.ABC):
@@ -36,9 +38,11 @@ class Table(tf.Module, abc.ABC):
       optimizer: RowOptimizer.
       shared: its state that all rows share, variables by name.
       average: polyak rule or None.
+      takes_repeats: whether there is `lookup_each`.
     """
 
     engine: str
+    takes_repeats = False
 
     def __init__(self, name, rows, dim, optimizer, average):
         super().__init__(name=f"table_{name}")
@@ -79,13 +83,17 @@ class Table(tf.Module, abc.ABC):
     def lookup(self, ids) -> Lookup:
         """Fetches distinct rows, ids int64 [u], for training."""
 
+    def lookup_each(self, ids) -> Lookup:
+        """Fetches a row for each of ids int64 [n], which may repeat; `update` sums their gradients."""
+        raise NotImplementedError(f"engine {self.engine} looks up distinct ids only")
+
     @abc.abstractmethod
     def update(self, lookup: Lookup, gradient, step, multiplier) -> None:
         """One optimizer step on looked-up rows.
 
         Args:
           lookup: from `lookup`, of this step.
-          gradient: float32 [u, dim].
+          gradient: float32, in the shape of `lookup.weight`.
           step: float32 scalar from 1.
           multiplier: float32 scalar from the schedule.
         """

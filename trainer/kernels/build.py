@@ -105,7 +105,9 @@ def cached_library(
 
 def _cached(name: str, sources, flags) -> pathlib.Path:
     home = os.environ.get("LAZYTOWER_CACHE") or os.path.expanduser("~/.cache/lazytower")
-    parts = [source.read_bytes() for source in sources]
+    folders = sorted({source.parent for source in sources})
+    headers = [header for folder in folders for header in sorted(folder.glob("*.h"))]
+    parts = [file.read_bytes() for file in (*sources, *headers)]
     parts += [text.encode() for text in (tf.__version__, _processor(), *flags)]
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     return pathlib.Path(home) / f"{name}-{digest}.so"

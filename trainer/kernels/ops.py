@@ -52,14 +52,15 @@ def lookup(records: tf.Variable, ids, dim: int):
     return kernels().lazytower_lookup(records=records.handle, ids=ids, dim=dim)
 
 
-def update(records: tf.Variable, shared: list, ids, gradient, step, rate, optimizer, average) -> None:
+def update(records: tf.Variable, shared: list, ids, gradient, where, step, rate, optimizer, average) -> None:
     """One optimizer step on the records of distinct ids, in place, averages included.
 
     Args:
       records: variable, float32 [rows, width].
       shared: variables of what all rows share, as RowOptimizer.shared_names.
       ids: int64 [n].
-      gradient: float32 [n, dim].
+      gradient: float32 [n, dim]; with `where`, [m, dim] of parts, which are summed.
+      where: int32 [m], the row among `ids` of each part; None: there is one each.
       step: float32 scalar from 1.
       rate: float32 scalar, learning rate of this step.
       optimizer: RowOptimizer with `native`.
@@ -71,6 +72,7 @@ def update(records: tf.Variable, shared: list, ids, gradient, step, rate, optimi
         shared=[variable.handle for variable in shared],
         ids=ids,
         gradient=gradient,
+        where=tf.zeros([0], tf.int32) if where is None else where,
         step=step,
         rate=rate,
         kind=config.kind,

@@ -16,7 +16,7 @@
 #include "tensorflow/core/framework/resource_mgr.h"
 #include "tensorflow/core/framework/resource_var.h"
 #include "tensorflow/core/framework/shape_inference.h"
-#include "tensorflow/core/util/work_sharder.h"
+#include "work.h"
 
 namespace lazytower {
 namespace {
@@ -24,7 +24,8 @@ namespace {
 using namespace tensorflow;  // NOLINT
 using shape_inference::InferenceContext;
 
-constexpr int64_t kAhead = 8;  // rows between the one that is worked on and the one that is fetched from memory
+constexpr int64_t kAhead = 8;        // rows between the one that is worked on and the one that is fetched from memory
+constexpr int64_t kBlockRows = 512;  // what a thread takes at a time
 
 // Memory of a table: huge pages, where the system has them, save most of the misses in the page tables.
 class HugeBuffer : public TensorBuffer {
@@ -86,12 +87,6 @@ inline void Fetch(const float* begin, int64_t values, bool write) {
   }
 }
 
-template <typename Work>
-void Parallel(OpKernelContext* context, int64_t rows, int64_t cost, Work work) {
-  const auto* threads = context->device()->tensorflow_cpu_worker_threads();
-  Shard(threads->num_threads, threads->workers, rows, cost, work);
-}
-
 // The first `dim` values of some rows.
 class LookupOp : public OpKernel {
  public:
@@ -111,7 +106,7 @@ class LookupOp : public OpKernel {
     const float* from = records.flat<float>().data();
     float* to = output->flat<float>().data();
     const int64_t* id = ids.flat<int64_t>().data();
-    Parallel(context, number, dim * 4 + 200, [=](int64_t begin, int64_t end) {
+    Parallel(context, number, kBlockRows, [=](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         if (i + kAhead < end) Fetch(from + id[i + kAhead] * width, dim, false);
         std::memcpy(to + i * dim, from + id[i] * width, dim * sizeof(float));
@@ -159,7 +154,7 @@ class DistinctOp : public OpKernel {
   }
 };
 
-// Sum of the values of each segment. A thread owns segments, so that each sum has one order.
+// Sum of the values of each segment.
 class SumRowsOp : public OpKernel {
  public:
   using OpKernel::OpKernel;
@@ -176,13 +171,11 @@ class SumRowsOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({segments, dim}), &output));
     const float* from = values.flat<float>().data();
     float* to = output->flat<float>().data();
-    Parallel(context, segments, dim * 8 + number / std::max<int64_t>(segments, 1), [=](int64_t begin, int64_t end) {
-      std::fill(to + begin * dim, to + end * dim, 0.0f);
-      for (int64_t i = 0; i < number; ++i) {
-        if (place[i] < begin || place[i] >= end) continue;
-        const float* __restrict__ source = from + i * dim;
-        float* __restrict__ sum = to + place[i] * dim;
-        for (int64_t j = 0; j < dim; ++j) sum[j] += source[j];
+    const Parts parts(from, dim, place, number, segments);
+    Parallel(context, segments, kBlockRows, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const float* sum = parts.Of(i, to + i * dim);
+        if (sum != to + i * dim) std::memcpy(to + i * dim, sum, dim * sizeof(float));
       }
     });
   }

@@ -12,7 +12,7 @@
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
-#include "tensorflow/core/util/work_sharder.h"
+#include "work.h"
 
 namespace lazytower {
 namespace {
@@ -46,6 +46,7 @@ constexpr float kMasked = -1e30f;         // its exponential is exactly 0
 constexpr int64_t kLogits = 1 << 17;      // values of a block of logits: they stay in a core's cache
 constexpr int64_t kTile = 2 * kWide;      // columns that are multiplied together
 constexpr int64_t kMostParts = 16;
+constexpr int64_t kItems = 512;           // what a thread adds the parts' gradients of at a time
 constexpr int64_t kPartValues = 1 << 26;  // of all parts' gradients together
 
 inline int64_t Padded(int64_t number, int64_t to) { return (number + to - 1) / to * to; }
@@ -292,9 +293,8 @@ class SoftmaxOp : public OpKernel {
     std::vector<double> losses(parts, 0.0);
     float* sum = sums.flat<float>().data();
     float* to_user = user_gradient->flat<float>().data();
-    const auto* threads = context->device()->tensorflow_cpu_worker_threads();
     const int64_t share = Padded((rows + parts - 1) / parts, block);
-    Shard(threads->num_threads, threads->workers, parts, share * size * 6, [&](int64_t begin, int64_t end) {
+    Parallel(context, parts, 1, [&](int64_t begin, int64_t end) {
       Scratch scratch(batch, block);
       for (int64_t p = begin; p < end; ++p) {
         std::fill_n(sum + p * size, size, 0.0f);
@@ -305,7 +305,7 @@ class SoftmaxOp : public OpKernel {
       }
     });
     float* to_item = item_gradient->flat<float>().data();
-    Shard(threads->num_threads, threads->workers, items, dim * parts, [&](int64_t begin, int64_t end) {
+    Parallel(context, items, kItems, [&](int64_t begin, int64_t end) {
       for (int64_t j = begin; j < end; ++j) {
         for (int64_t d = 0; d < dim; ++d) {
           float total = 0;

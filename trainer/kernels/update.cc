@@ -10,14 +10,15 @@
 #include "tensorflow/core/framework/resource_mgr.h"
 #include "tensorflow/core/framework/resource_var.h"
 #include "tensorflow/core/framework/shape_inference.h"
-#include "tensorflow/core/util/work_sharder.h"
+#include "work.h"
 
 namespace lazytower {
 namespace {
 
 using namespace tensorflow;  // NOLINT
 
-constexpr int64_t kAhead = 6;  // rows between the one that is updated and the one that is fetched from memory
+constexpr int64_t kAhead = 6;        // rows between the one that is updated and the one that is fetched from memory
+constexpr int64_t kBlockRows = 512;  // what a thread takes at a time
 
 // What a step is told, the same for all rows.
 struct Step {
@@ -177,6 +178,7 @@ struct Average {
   double log_decay;
   float share;   // of the new weight
   float behind;  // of the old weight, in catching up; of the row
+  float known_since = 0.0f, known_behind = 0.0f;  // of the latest row: the next one often waited as long
   Average(int kind, float decay, float start, float step)
       : kind(kind), decay(decay), start(start), step(step), log_decay(std::log(std::max<double>(decay, 1e-30))) {
     share = kind == 1 ? (step > start ? 1.0f - decay : 1.0f) : 1.0f / std::max(step - start, 1.0f);
@@ -184,7 +186,11 @@ struct Average {
   void Begin(float last) {
     const float since = std::max(step - 1.0f - std::max(last, start), 0.0f);
     if (kind == 1) {
-      behind = static_cast<float>(-std::expm1(since * log_decay));
+      if (since != known_since) {
+        known_since = since;
+        known_behind = static_cast<float>(-std::expm1(since * log_decay));
+      }
+      behind = known_behind;
     } else {
       const float seen = std::max(last - start, 0.0f);
       behind = since > 0 ? since / (seen + since) : 0.0f;
@@ -198,9 +204,10 @@ struct Average {
 
 template <class Kind, bool kAveraged>
 void UpdateRows(const Step& told, Average average, float* records, int64_t width, const int64_t* ids,
-                const float* gradients, int64_t begin, int64_t end) {
+                const Parts& gradients, int64_t begin, int64_t end) {
   Kind rule(told);
   const int64_t dim = told.dim;
+  std::vector<float> sum(dim);
   const float clip = told.clip, decay = told.decay;
   for (int64_t i = begin; i < end; ++i) {
     if (i + kAhead < end) {
@@ -208,7 +215,7 @@ void UpdateRows(const Step& told, Average average, float* records, int64_t width
       for (int64_t j = 0; j < width; j += 16) __builtin_prefetch(next + j, 1);
     }
     float* __restrict__ weight = records + ids[i] * width;
-    const float* __restrict__ gradient = gradients + i * dim;
+    const float* __restrict__ gradient = gradients.Of(i, sum.data());
     float* __restrict__ mean = weight + width - 1 - dim;
     rule.Begin(weight + dim, gradient);
     if (kAveraged) average.Begin(weight[width - 1]);
@@ -225,7 +232,7 @@ void UpdateRows(const Step& told, Average average, float* records, int64_t width
   }
 }
 
-using Update = void (*)(const Step&, Average, float*, int64_t, const int64_t*, const float*, int64_t, int64_t);
+using Update = void (*)(const Step&, Average, float*, int64_t, const int64_t*, const Parts&, int64_t, int64_t);
 
 template <class Kind>
 Update Chosen(bool averaged) {
@@ -271,15 +278,20 @@ class UpdateOp : public OpKernel {
       OP_REQUIRES(context, id[i] >= 0 && id[i] < rows,
                   errors::InvalidArgument("id ", id[i], " is not in [0, ", rows, ")"));
     }
-    const float step = context->input(3).scalar<float>()(), rate = context->input(4).scalar<float>()();
-    OP_REQUIRES(context, gradient.dims() == 2 && gradient.dim_size(0) == number && gradient.dim_size(1) < width,
+    const auto where = context->input(3).flat<int32_t>();
+    for (int64_t i = 0; i < where.size(); ++i) {
+      OP_REQUIRES(context, where(i) >= 0 && where(i) < number, errors::InvalidArgument("no row ", where(i)));
+    }
+    const float step = context->input(4).scalar<float>()(), rate = context->input(5).scalar<float>()();
+    const int64_t parts = where.size() > 0 ? where.size() : number;
+    OP_REQUIRES(context, gradient.dims() == 2 && gradient.dim_size(0) == parts && gradient.dim_size(1) < width,
                 errors::InvalidArgument("gradients ", gradient.shape().DebugString(), " of ", number, " records of ",
-                                        width, " values"));
+                                        width, " values, ", where.size(), " parts"));
     const int64_t dim = gradient.dim_size(1);
     core::RefCountPtr<Var> shared;
     float* columns = nullptr;
-    if (context->num_inputs() > 5) {
-      OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, 5), &shared));
+    if (context->num_inputs() > 6) {
+      OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, 6), &shared));
       mutex_lock shared_lock(*shared->mu());
       // Always a buffer of its own: a variable that was assigned another's value may share it.
       Tensor own;
@@ -294,10 +306,11 @@ class UpdateOp : public OpKernel {
     for (int64_t j = 0; columns != nullptr && j < dim; ++j) columns[j] *= beta;
     const Average average(average_, average_decay_, average_start_, step);
     float* values = records->flat<float>().data();
-    const float* gradients = gradient.flat<float>().data();
+    const float* given = gradient.flat<float>().data();
+    const Parts gradients =
+        where.size() > 0 ? Parts(given, dim, where.data(), parts, number) : Parts(given, dim);
     mutex merging;
-    const auto* threads = context->device()->tensorflow_cpu_worker_threads();
-    Shard(threads->num_threads, threads->workers, number, width * 20, [&](int64_t begin, int64_t end) {
+    Parallel(context, number, kBlockRows, [&](int64_t begin, int64_t end) {
       std::vector<float> touched(before.size(), 0.0f);
       const Step told{hyper_.data(), dim,           step, rate, clip_, rate * weight_decay_,
                       before.data(), touched.data()};
@@ -319,6 +332,7 @@ REGISTER_OP("LazytowerUpdate")
     .Input("records: resource")
     .Input("ids: int64")
     .Input("gradient: float")
+    .Input("where: int32")
     .Input("step: float")
     .Input("rate: float")
     .Input("shared: count * resource")

@@ -4,26 +4,28 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.embeddings.pooling import distinct, pooled
+from trainer.embeddings.pooling import divided, joined, of_distinct, pooled
 
 HISTORY = np.array([[3, 5, 3], [-1, -1, -1], [7, -1, -1]])
 TABLE = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
 
 
-def test_distinct_joins_features_and_leaves_padding_out():
-    ids, where = distinct({"item": tf.constant([7, 2, 7], tf.int64), "history": tf.constant(HISTORY)})
-    assert sorted(ids.numpy()) == [2, 3, 5, 7]
-    assert ids.numpy()[where["item"]].tolist() == [7, 2, 7]
-    assert ids.numpy()[where["history"]].tolist() == [3, 5, 3, 7]
+def test_features_are_joined_without_their_padding_and_divided_again():
+    ids, sizes = joined({"item": tf.constant([7, 2, 7], tf.int64), "history": tf.constant(HISTORY)})
+    distinct, where = of_distinct(ids, tf.identity)
+    assert sorted(distinct.numpy()) == [2, 3, 5, 7]
+    found = divided(tf.gather(distinct, where), sizes)
+    assert found["item"].numpy().tolist() == [7, 2, 7]
+    assert found["history"].numpy().tolist() == [3, 5, 3, 7]
 
 
 @pytest.mark.parametrize("pooling, divide", [("sum", lambda n: 1), ("mean", lambda n: n), ("sqrtn", np.sqrt)])
 def test_pooling_and_its_gradient(pooling, divide):
-    ids, where = distinct({"history": tf.constant(HISTORY)})
+    ids, where = of_distinct(joined({"history": tf.constant(HISTORY)})[0], tf.identity)
     weight = tf.constant(TABLE[ids.numpy()])
     with tf.GradientTape() as tape:
         tape.watch(weight)
-        vectors = pooled(weight, where["history"], tf.constant(HISTORY), pooling)
+        vectors = pooled(weight, where, tf.constant(HISTORY), pooling)
         total = tf.reduce_sum(vectors * tf.constant([[1.0], [2.0], [3.0]]))
     expected = np.zeros([3, 4])
     counts = np.zeros(len(TABLE))
@@ -39,6 +41,7 @@ def test_pooling_and_its_gradient(pooling, divide):
 
 def test_unpooled_ids_keep_their_shape():
     ids = tf.constant([[1, 2], [2, 8], [1, 1]], tf.int64)
-    unique, where = distinct({"negative": ids})
-    vectors = pooled(tf.gather(TABLE, unique), where["negative"], ids, None)
-    np.testing.assert_array_equal(vectors, TABLE[ids.numpy()])
+    flat, _ = joined({"negative": ids})
+    weight, where = of_distinct(flat, lambda unique: tf.gather(TABLE, unique))
+    for vectors in (pooled(weight, where, ids, None), pooled(tf.gather(TABLE, flat), None, ids, None)):
+        np.testing.assert_array_equal(vectors, TABLE[ids.numpy()])

@@ -7,7 +7,7 @@ import tensorflow as tf
 from configs.errors import ConfigError
 from configs.optimizers import LazyAdam as LazyAdamConfig
 from trainer.embeddings import ENGINES
-from trainer.embeddings.pooling import distinct
+from trainer.embeddings.pooling import of_distinct
 from trainer.embeddings.tables import CHUNK_ROWS, RecordTable
 from trainer.optimizers import LazyAdam
 from trainer.optimizers.rows import RowOptimizer
@@ -53,8 +53,8 @@ def trained(engine, rule):
 
     @tf.function
     def step(ids, gradient, step, multiplier):
-        unique, where = distinct({"x": ids})
-        summed = tf.math.unsorted_segment_sum(gradient, where["x"], tf.size(unique))
+        unique, where = of_distinct(ids, tf.identity)
+        summed = tf.math.unsorted_segment_sum(gradient, where, tf.size(unique))
         table.update(table.lookup(unique), summed, step, multiplier)
 
     for t, (ids, gradient, multiplier) in enumerate(gradients(), start=1):

@@ -17,7 +17,7 @@ from tests.tiny_run import planted_document, write_planted
 from tests.trainer.optimizers.sm3_reference import Reference
 from trainer.checkpoint import CheckpointStore
 from trainer.embeddings import ENGINES
-from trainer.embeddings.pooling import distinct
+from trainer.embeddings.pooling import of_distinct
 from trainer.embeddings.stored_table import StoredTable
 from trainer.embeddings.tables import RecordTable
 from trainer.metrics import read_metrics
@@ -200,8 +200,8 @@ def trained_table(options, rule):
 
     @tf.function
     def step(ids, gradient, step, multiplier):
-        unique, where = distinct({"x": ids})
-        rows = tf.math.unsorted_segment_sum(gradient, where["x"], tf.size(unique))
+        unique, where = of_distinct(ids, tf.identity)
+        rows = tf.math.unsorted_segment_sum(gradient, where, tf.size(unique))
         table.update(table.lookup(unique), rows, step, multiplier)
 
     for t, (ids, gradient, multiplier) in enumerate(batches(), start=1):
