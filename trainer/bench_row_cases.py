@@ -6,7 +6,8 @@ A case is an object with
     steps(inputs)           k steps one after the other, all of one gradient, done when it returns
     close()                 gives back what is not the garbage collector's
 
-TensorFlow's steps run in one graph, as training does. CASES maps names to what makes them; `memory` says what they need.
+TensorFlow's steps run in one graph, as training does. CASES maps names to what makes them; `memory` says what
+they need.
 """
 
 import functools
