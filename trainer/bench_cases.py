@@ -4,8 +4,8 @@ The model is that of the notes: score = e_u . e_i, the dot product of a pair of 
 logistic loss averaged over the batch. Its gradient is written out, with the operations that automatic
 differentiation would use: e_u gets slope e_i, e_i gets slope e_u, slope = (sigmoid(score) - label) / pairs.
 
-Summing a row's repeated gradients belongs to the gradient phase in lazytower and happens inside the other
-optimizers' update: compare totals.
+Summing a row's repeated gradients happens inside the update, but belongs to the gradient phase where
+lazytower has no kernel that does both: compare totals.
 """
 
 import tensorflow as tf
@@ -13,7 +13,9 @@ import tensorflow as tf
 from trainer.bench_timing import GIB, NotMeasured, need_memory
 from trainer.embeddings.block_hash import BlockHash
 from trainer.embeddings.kinds import KINDS
+from trainer.embeddings.pooling import of_distinct, pooled
 from trainer.embeddings.tables import CHUNK_ROWS, assign_rows
+from trainer.kernels.ops import sum_rows
 from trainer.optimizers import ROW_OPTIMIZERS
 
 STDDEV = 0.05
@@ -65,14 +67,17 @@ class OurCase(_Case):
         super().__init__()
 
     def _forward(self, ids, labels):
-        distinct, where = tf.unique(tf.reshape(ids, [-1]))
-        lookup = self.table.lookup(distinct)
-        pairs = tf.reshape(tf.gather(lookup.weight, where), [-1, 2, self.table.dim])
+        ids = tf.reshape(ids, [-1])
+        if self.table.takes_repeats:
+            lookup, where = self.table.lookup_each(ids), None
+        else:
+            lookup, where = of_distinct(ids, self.table.lookup)
+        pairs = tf.reshape(pooled(lookup.weight, where, ids, None), [-1, 2, self.table.dim])
         return (lookup, where, pairs, labels, *_scored(pairs, labels))
 
     def _gradient(self, lookup, where, pairs, labels, score, loss):
         values = _slopes(pairs, labels, score)
-        return lookup, tf.math.unsorted_segment_sum(values, where, tf.shape(lookup.weight)[0])
+        return lookup, values if where is None else sum_rows(values, where, tf.shape(lookup.weight)[0])
 
     def _update(self, lookup, gradient, step):
         self.table.update(lookup, gradient, step, 1.0)

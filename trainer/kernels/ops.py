@@ -13,6 +13,13 @@ def unique(ids):
     return tuple(kernels().lazytower_distinct(ids=ids))
 
 
+def sum_rows(parts, where, segments):
+    """Sums float32 [segments, dim] of parts float32 [n, dim], part i in segment where[i], int32 [n]."""
+    if kernels() is None:
+        return tf.math.unsorted_segment_sum(parts, where, segments)
+    return kernels().lazytower_sum_rows(values=parts, where=where, segments=segments)
+
+
 def gather_rows(values, where):
     """tf.gather(values [u, dim], where int32 [n]); its gradient is the sum of each row's parts, [u, dim]."""
     if kernels() is None:
@@ -21,7 +28,7 @@ def gather_rows(values, where):
     @tf.custom_gradient
     def gathered(values):
         def gradient(parts):
-            return kernels().lazytower_sum_rows(values=parts, where=where, segments=tf.shape(values)[0])
+            return sum_rows(parts, where, tf.shape(values)[0])
 
         return tf.gather(values, where), gradient
 

@@ -48,3 +48,11 @@ class Model(tf.Module, abc.ABC):
 def row_weights(batch: dict):
     """Weights of the rows, float32 [batch]; ones when the data has none."""
     return batch["weight"] if "weight" in batch else tf.ones_like(batch["label"])
+
+
+def split_last(rows):
+    """Values [..., n] as ([..., n - 1], [..., 1]).
+
+    Not as slices: their gradients, zeros around a part, took more than half of a step of dot_bias.
+    """
+    return tf.split(rows, [rows.shape[-1] - 1, 1], axis=-1)

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from configs.schema import RunConfig
 from trainer.losses import logistic
-from trainer.models.base import Model, row_weights
+from trainer.models.base import Model, row_weights, split_last
 
 
 class DotBias(Model):
@@ -58,8 +58,9 @@ class DotBias(Model):
 
     def user_vectors(self, activations, features):
         rows = activations["user"]
-        return tf.concat([rows, tf.ones_like(rows[:, :1])], axis=1)
+        return tf.concat([rows, tf.ones([tf.shape(rows)[0], 1])], axis=1)
 
     def item_vectors(self, activations, features):
         rows = activations["item"]
-        return tf.concat([rows[..., :-1], tf.ones_like(rows[..., :1]), rows[..., -1:]], axis=-1)
+        vector, bias = split_last(rows)
+        return tf.concat([vector, tf.ones_like(bias), bias], axis=-1)

@@ -5,7 +5,7 @@ import tf_keras
 
 from configs.schema import RunConfig
 from trainer.losses import in_batch_softmax
-from trainer.models.base import Model, row_weights
+from trainer.models.base import Model, row_weights, split_last
 
 
 class TwoTower(Model):
@@ -62,21 +62,22 @@ class TwoTower(Model):
 
     def _user_vectors(self, activations, features, step, share=None):
         if self._bias_in_rows and "history" in activations and self._options.history.table == "item":
-            activations = {**activations, "history": activations["history"][:, :-1]}
+            activations = {**activations, "history": split_last(activations["history"])[0]}
         vector = self._user(activations, features, step, share)
         if self._options.normalize:
             vector = tf.math.l2_normalize(vector, axis=-1)
         if self._options.item_bias:
-            vector = tf.concat([vector, tf.ones_like(vector[:, :1])], axis=1)
+            vector = tf.concat([vector, tf.ones([tf.shape(vector)[0], 1])], axis=1)
         return vector
 
     def _item_vectors(self, activations, features, step, share=None):
         vector = self._item(activations, features, step, share)
-        if self._options.normalize:
-            bias = vector[:, -1:] if self._options.item_bias else vector[:, :0]
-            direction = vector[:, : vector.shape[-1] - bias.shape[-1]]
-            vector = tf.concat([tf.math.l2_normalize(direction, axis=-1), bias], axis=1)
-        return vector
+        if not self._options.normalize:
+            return vector
+        if not self._options.item_bias:
+            return tf.math.l2_normalize(vector, axis=-1)
+        direction, bias = split_last(vector)
+        return tf.concat([tf.math.l2_normalize(direction, axis=-1), bias], axis=1)
 
 
 class Tower(tf.Module):

@@ -81,6 +81,31 @@ def test_shapes_that_do_not_belong_together_are_refused():
             table.update(table.lookup(tf.range(3, dtype=tf.int64)), tf.ones(shape), tf.constant(1.0), 1.0)
 
 
+def test_a_row_for_each_id_and_the_parts_of_its_gradient():
+    rng = np.random.default_rng(0)
+    ids, parts = rng.integers(0, 300, 2000), rng.normal(size=(2000, 4)).astype(np.float32)
+    each, distinct = (ENGINES["native"]("t", 300, 4, LazyAdam(0.1), None) for _ in range(2))
+    for table in (each, distinct):
+        table.initialize(0.1, 0)
+    lookup = each.lookup_each(tf.constant(ids))
+    np.testing.assert_array_equal(lookup.weight, each.read_weights(ids, False, 0.0))
+    np.testing.assert_array_equal(tf.gather(lookup.ids, lookup.where), ids)
+    each.update(lookup, tf.constant(parts), tf.constant(1.0), 1.0)
+    summed = ops.sum_rows(tf.constant(parts), lookup.where, tf.size(lookup.ids))
+    distinct.update(distinct.lookup(lookup.ids), summed, tf.constant(1.0), 1.0)
+    everything = np.arange(300)
+    np.testing.assert_array_equal(each.read_records(everything), distinct.read_records(everything))
+
+
+def test_parts_that_belong_to_no_row_are_refused():
+    table = ENGINES["native"]("t", 5, 4, LazyAdam(0.1), None)
+    lookup = table.lookup_each(tf.constant([3, 3, 1], tf.int64))
+    for where, message in (([0, 2, 1], "no row 2"), ([0, -1, 1], "no row -1"), ([0, 1], "2 parts")):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            wrong = lookup._replace(where=tf.constant(where))
+            table.update(wrong, tf.ones([3, 4]), tf.constant(1.0), 1.0)
+
+
 def test_programs_of_other_devices_hold_no_kernel():
     assert kernels() is not None
     with graph_only():
@@ -111,7 +136,7 @@ found = list(ops.softmax_blocks(user, item, ids, tf.zeros(700), tf.ones(700) / 7
 table = ENGINES["native"]("t", 90, 20, LazyAdam(0.1), Exponential(0.9))
 table.initialize(0.1, 0)
 distinct, where = ops.unique(ids)
-summed = ops.kernels().lazytower_sum_rows(values=user, where=where, segments=tf.size(distinct))
+summed = ops.sum_rows(user, where, tf.size(distinct))
 table.update(table.lookup(distinct), summed, tf.constant(1.0), 1.0)
 found.append(table.read_records(np.arange(90)))
 print(json.dumps([hashlib.sha256(np.asarray(value).tobytes()).hexdigest() for value in found]))

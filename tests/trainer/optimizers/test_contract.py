@@ -84,6 +84,9 @@ def step_of(table):
 
     @tf.function
     def step(ids, gradient, step, multiplier):
+        if table.takes_repeats:
+            table.update(table.lookup_each(ids), gradient, step, multiplier)
+            return
         unique, where = tf.unique(ids)
         summed = tf.math.unsorted_segment_sum(gradient, where, tf.size(unique))
         table.update(table.lookup(unique), summed, step, multiplier)
