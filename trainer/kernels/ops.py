@@ -13,11 +13,23 @@ def unique(ids):
     return tuple(kernels().lazytower_distinct(ids=ids))
 
 
-def sum_rows(parts, where, segments):
-    """Sums float32 [segments, dim] of parts float32 [n, dim], part i in segment where[i], int32 [n]."""
+def sum_rows(values, where, segments, source=None):
+    """Sums of rows.
+
+    Args:
+      values: float32 [m, dim].
+      where: int32 [n], the segment of each part.
+      segments: their number, int32 scalar.
+      source: int32 [n], which of the values each part is; None: part i is value i.
+
+    Returns:
+      float32 [segments, dim].
+    """
     if kernels() is None:
+        parts = values if source is None else tf.gather(values, source)
         return tf.math.unsorted_segment_sum(parts, where, segments)
-    return kernels().lazytower_sum_rows(values=parts, where=where, segments=segments)
+    source = tf.zeros([0], tf.int32) if source is None else source
+    return kernels().lazytower_sum_rows(values=values, where=where, segments=segments, source=source)
 
 
 def gather_rows(values, where):

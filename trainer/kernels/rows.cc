@@ -159,19 +159,24 @@ class SumRowsOp : public OpKernel {
  public:
   using OpKernel::OpKernel;
   void Compute(OpKernelContext* context) override {
-    const Tensor &values = context->input(0), &where = context->input(1);
-    const int64_t number = where.NumElements(), dim = values.dim_size(1);
-    OP_REQUIRES(context, values.dim_size(0) == number, errors::InvalidArgument(number, " places of other values"));
+    const Tensor &values = context->input(0), &where = context->input(1), &from = context->input(3);
+    const int64_t number = where.NumElements(), dim = values.dim_size(1), sources = from.NumElements();
+    OP_REQUIRES(context, (sources > 0 ? sources : values.dim_size(0)) == number,
+                errors::InvalidArgument(number, " places of other values"));
     const int64_t segments = context->input(2).scalar<int32_t>()();
     const int32_t* place = where.flat<int32_t>().data();
     for (int64_t i = 0; i < number; ++i) {
       OP_REQUIRES(context, place[i] >= 0 && place[i] < segments, errors::InvalidArgument("no segment ", place[i]));
     }
+    const int32_t* source = sources > 0 ? from.flat<int32_t>().data() : nullptr;
+    for (int64_t i = 0; i < sources; ++i) {
+      OP_REQUIRES(context, source[i] >= 0 && source[i] < values.dim_size(0),
+                  errors::InvalidArgument("no value ", source[i]));
+    }
     Tensor* output;
     OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({segments, dim}), &output));
-    const float* from = values.flat<float>().data();
     float* to = output->flat<float>().data();
-    const Parts parts(from, dim, place, number, segments);
+    const Parts parts(values.flat<float>().data(), dim, place, number, segments, source);
     Parallel(context, segments, kBlockRows, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const float* sum = parts.Of(i, to + i * dim);
@@ -207,6 +212,7 @@ REGISTER_OP("LazytowerSumRows")
     .Input("values: float")
     .Input("where: int32")
     .Input("segments: int32")
+    .Input("source: int32")
     .Output("sums: float")
     .SetShapeFn([](InferenceContext* c) {
       c->set_output(0, c->Matrix(c->UnknownDim(), c->Dim(c->input(0), 1)));

@@ -49,9 +49,10 @@ class Parts {
  public:
   Parts(const float* values, int64_t dim) : values_(values), dim_(dim) {}
 
-  // `where`: to which of `rows` rows each of `number` parts belongs.
-  Parts(const float* values, int64_t dim, const int32_t* where, int64_t number, int64_t rows)
-      : values_(values), dim_(dim), first_(rows, -1), next_(number) {
+  // `where`: to which of `rows` rows each of `number` parts belongs; `source`: which of the values it is, null: its own.
+  Parts(const float* values, int64_t dim, const int32_t* where, int64_t number, int64_t rows,
+        const int32_t* source = nullptr)
+      : values_(values), dim_(dim), source_(source), first_(rows, -1), next_(number) {
     for (int64_t i = number - 1; i >= 0; --i) {
       next_[i] = first_[where[i]];
       first_[where[i]] = i;
@@ -62,18 +63,21 @@ class Parts {
   const float* Of(int64_t row, float* room) const {
     if (first_.empty()) return values_ + row * dim_;
     int32_t part = first_[row];
-    if (part >= 0 && next_[part] < 0) return values_ + part * dim_;
+    if (part >= 0 && next_[part] < 0) return Part(part);
     std::fill(room, room + dim_, 0.0f);
     for (; part >= 0; part = next_[part]) {
-      const float* __restrict__ values = values_ + part * dim_;
+      const float* __restrict__ values = Part(part);
       for (int64_t j = 0; j < dim_; ++j) room[j] += values[j];
     }
     return room;
   }
 
  private:
+  const float* Part(int32_t part) const { return values_ + (source_ == nullptr ? part : source_[part]) * dim_; }
+
   const float* values_;
   const int64_t dim_;
+  const int32_t* source_ = nullptr;
   std::vector<int32_t> first_, next_;  // of a row and after a part; -1: none
 };
 

@@ -1,10 +1,13 @@
 """Pooled lookups against plain loops; padding touches nothing."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from trainer.embeddings.pooling import divided, joined, of_distinct, pooled
+from trainer.kernels.build import graph_only
 
 HISTORY = np.array([[3, 5, 3], [-1, -1, -1], [7, -1, -1]])
 TABLE = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
@@ -20,7 +23,13 @@ def test_features_are_joined_without_their_padding_and_divided_again():
 
 
 @pytest.mark.parametrize("pooling, divide", [("sum", lambda n: 1), ("mean", lambda n: n), ("sqrtn", np.sqrt)])
-def test_pooling_and_its_gradient(pooling, divide):
+@pytest.mark.parametrize("context", [graph_only, contextlib.nullcontext])
+def test_pooling_and_its_gradient(pooling, divide, context):
+    with context():
+        check_pooling(pooling, divide)
+
+
+def check_pooling(pooling, divide):
     ids, where = of_distinct(joined({"history": tf.constant(HISTORY)})[0], tf.identity)
     weight = tf.constant(TABLE[ids.numpy()])
     with tf.GradientTape() as tape:

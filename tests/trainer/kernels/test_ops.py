@@ -1,5 +1,6 @@
 """Each kernel against TensorFlow's ops or the graph that it replaces; on any number of threads."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -79,6 +80,20 @@ def test_shapes_that_do_not_belong_together_are_refused():
     for shape in ([1, 4], [3, 20], [3]):
         with pytest.raises(tf.errors.InvalidArgumentError, match="gradients .* of 3 records of 13 values"):
             table.update(table.lookup(tf.range(3, dtype=tf.int64)), tf.ones(shape), tf.constant(1.0), 1.0)
+
+
+def test_sums_of_values_that_occur_anywhere():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(20, 3)).astype(np.float32)
+    where, source = rng.integers(0, 6, 100), rng.integers(0, 20, 100)
+    expected = np.zeros([7, 3])
+    np.add.at(expected, where, values[source].astype(float))
+    for context in (graph_only, contextlib.nullcontext):
+        with context():
+            found = ops.sum_rows(values, where.astype(np.int32), 7, source.astype(np.int32))
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="no value 20"):
+        ops.sum_rows(values, np.array([1], np.int32), 7, np.array([20], np.int32))
 
 
 def test_a_row_for_each_id_and_the_parts_of_its_gradient():
