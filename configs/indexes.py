@@ -22,8 +22,8 @@ class ScannIndex(Section):
     leaves: int | None = Field(None, ge=1)
     """Parts that the items are divided into; the square root of their number when not given."""
     leaves_to_search: int | None = Field(None, ge=1)
-    """Parts that a request looks into, more where it asks for more items than they would hold; a twentieth
-    of the parts when not given, and at least 10."""
+    """Parts that a request looks into, more where it asks for more items than they would hold; a tenth of
+    the parts when not given, and at least 10."""
     reorder: int = Field(500, ge=1)
     """Candidates of a request that are scored exactly; at least twice as many as it asks for."""
     min_recall: float = Field(0.9, ge=0, le=1)
