@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from configs.indexes import BruteForceIndex, IndexConfig
 from configs.section import Path, Section, Seed
 
 MAX_STEPS = 2**24  # a record keeps its last step as float32, exact up to here
@@ -164,6 +165,8 @@ class ExportConfig(Section):
     """Keep each user's items in the model, so that recommend can leave them out."""
     max_k: int = Field(1000, ge=1)
     """Largest k that a request may ask for."""
+    index: IndexConfig = BruteForceIndex()
+    """How the best items of a user are found."""
 
 
 class _Device(Section):

@@ -23,6 +23,7 @@ ALLOWED = {
     "trainer.kernels": ["trainer.kernels", "trainer.polyak"],
     "trainer.engines": ["configs", "trainer.engines"],
     "trainer.models": ["configs", "trainer.models", "trainer.embeddings", "trainer.losses"],
+    "trainer.indexes": ["configs", "trainer.indexes"],
     "trainer.launchers": ["configs", "trainer.launchers", "trainer.startup", "trainer.local_state"],
     "trainer.startup": ["trainer.vm", "trainer.vm_files"],
     "trainer.vm": ["trainer.vm_files"],
@@ -39,6 +40,7 @@ REGISTRIES = {
         "ROW_OPTIMIZERS",
         {"rows", "schedules", "variables", "keras_shell", "clipping", "sm3_variables", "sm3_maths"},
     ),
+    "trainer/indexes": ("trainer.indexes", "MODULES", {"base", "recall", "scann_package"}),
     "trainer/launchers": ("trainer.launchers", "LAUNCHERS", {"base", "tpu_api"}),
     "pipelines/sources": ("pipelines.sources", "MODULES", {"files", "reader", "text"}),
 }

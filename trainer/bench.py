@@ -9,6 +9,7 @@ BENCHES = {
     "scaling": ("trainer.bench_scaling", "a step's time over rows and batch, and the cost of averages"),
     "peers": ("trainer.bench_peers", "steps, prepare and a whole training beside other libraries"),
     "input": ("trainer.bench_input", "the reader alone, and how long training waits for it"),
+    "retrieval": ("trainer.bench_retrieval", "the best items of a request: served indexes beside peers"),
     "users25m": ("trainer.bench_users25m", "the whole chain at 25 million users: time, memory, checkpoints"),
 }
 

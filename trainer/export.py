@@ -42,10 +42,14 @@ def export(config) -> str:
     Raises:
       ExportError: it cannot be written, does not answer as the trained model does, or another export into
         the same directory is running. Nothing is published, and earlier versions stay.
+      ConfigError: the index needs a package that is not installed.
       DataError, CheckpointError: as trainer.trained.open_trained.
     """
+    from trainer.indexes.scann_package import require_scann
     from trainer.trained import open_trained
 
+    if config.export.index.kind == "scann":
+        require_scann("export.index.kind: scann")
     directory = config.export_path.rstrip("/")
     started = time.monotonic()
     trained = open_trained(config)

@@ -9,8 +9,10 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from configs.indexes import IndexConfig
 from trainer.catalog import Users, unknown_feature
 from trainer.evaluate import item_vectors
+from trainer.indexes.scann_package import op_library
 from trainer.saved_model import averaged
 from trainer.trained import Trained
 
@@ -35,7 +37,8 @@ def golden_examples(trained: Trained) -> dict:
     Returns:
       users, items (keys), user_vectors, item_vectors, scores (of user i with item i, cyclically), and
       recommend: requests with the `extended` list of best items and their scores, and the keys that
-      may not appear.
+      may not appear; and approximate: null, or of an approximate index the op_library to load and the
+      least_recall over all lists.
     """
     users, item_ids = _sample_users(trained), _sample_items(trained)
     vectors = item_vectors(trained.recommender, trained.items, averaged(trained), trained.step)
@@ -52,7 +55,15 @@ def golden_examples(trained: Trained) -> dict:
             [_text(users[i].key), _text(item_keys[j]), float(user_vectors[i] @ of_items[j])] for i, j in pairs
         ],
         "recommend": _requests(trained, users, user_vectors @ vectors.T),
+        "approximate": _approximate(trained.config.export.index),
     }
+
+
+def _approximate(index: IndexConfig) -> dict | None:
+    if index.kind == "brute_force":
+        return None
+    # Export has measured the recall of more users; this is to tell an index from a broken one.
+    return {"op_library": op_library(), "least_recall": index.min_recall / 2}
 
 
 def _requests(trained: Trained, users: list[_User], scores: np.ndarray) -> list[dict]:

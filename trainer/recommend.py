@@ -82,11 +82,18 @@ def recommend(path: str, users: list[str], k: int, exclude_seen: bool, exclude: 
 
     Raises:
       ExportError: the SavedModel cannot be loaded.
+      ConfigError: its index needs operations of a package that is not installed.
     """
     from configs.training import CpuDevice
     from trainer.runtime import start_tensorflow
 
+    # Exports from before there were indexes do not name one.
+    approximate = _metadata(path).get("index", {}).get("kind") == "scann"
     tf = start_tensorflow(CpuDevice(), deterministic=False)
+    if approximate:
+        from trainer.indexes.scann_package import load_scann
+
+        load_scann(f"{path}, exported with export.index.kind: scann,")
     try:
         signature = tf.saved_model.load(path).signatures["recommend"]
     except (OSError, KeyError, ValueError, tf.errors.OpError) as error:

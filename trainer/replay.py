@@ -26,8 +26,12 @@ class Difference(Exception):
 
 def replay(model_dir, golden):
     """Asks all golden questions. Raises Difference."""
+    import numpy as np
     import tensorflow as tf
 
+    approximate = golden["approximate"]
+    if approximate:
+        tf.load_op_library(approximate["op_library"])
     signatures = tf.saved_model.load(model_dir).signatures
 
     def ask(name, **inputs):
@@ -43,6 +47,7 @@ def replay(model_dir, golden):
     pairs_of_users, pairs_of_items, scores = zip(*golden["scores"])  # noqa: B905 - runs on any Python 3
     found = ask("score", user=keys(pairs_of_users), item=keys(pairs_of_items))["score"]
     same("score", found, scores)
+    recalls = []
     for request in golden["recommend"]:
         answers = request["answers"]
         width = max(len(answer["exclude"]) for answer in answers)
@@ -56,7 +61,10 @@ def replay(model_dir, golden):
         )
         for i, answer in enumerate(answers):
             what = f"recommend, k {request['k']}, user {golden['users'][i]!r}"
-            check_list(what, found["items"][i], found["scores"][i], request["k"], answer)
+            lists = found["items"][i], found["scores"][i]
+            recalls.append(check_list(what, *lists, request["k"], answer, exact=not approximate))
+    if approximate and np.mean(recalls) < approximate["least_recall"]:
+        raise Difference(f"recommend: finds {np.mean(recalls):.3f} of the best items")
 
 
 def same(what, found, expected):
@@ -73,20 +81,30 @@ def same(what, found, expected):
         raise Difference(f"{what}: {found[place]} at {place}, expected {expected[place]}")
 
 
-def check_list(what, items, scores, k, answer):
-    """One user's list against the expected one; items may trade places when their scores are equal."""
-    expected = dict(answer["extended"])
-    number = min(k, len(expected))
+def check_list(what, items, scores, k, answer, exact):
+    """One user's list against the expected one; items may trade places when their scores are equal.
+
+    Unless it has to be `exact`, items may be missing. Returns the share of the best items that it holds.
+    """
+    expected, best = dict(answer["extended"]), [score for _, score in answer["extended"]]
     items = [item.decode("latin-1") for item in items]
+    most = min(k, len(expected))
+    number = most if exact else min(most, sum(map(bool, items)))
     if len(items) != k or any(items[number:]) or not all(items[:number]):
-        raise Difference(f"{what}: {sum(map(bool, items))} items of {len(items)}, expected {number} of {k}")
+        raise Difference(f"{what}: {sum(map(bool, items))} items of {len(items)}, expected {most} of {k}")
     if len(set(items[:number])) != number or set(items) & set(answer["banned"]):
         raise Difference(f"{what}: an item twice, or one that is excluded: {items}")
-    same(what, scores[:number], [score for _, score in answer["extended"][:number]])
+    if exact:
+        same(what, scores[:number], best[:number])
+    elif any(scores[i] < scores[i + 1] for i in range(number - 1)):
+        raise Difference(f"{what}: scores rise: {scores}")
     for place, item in enumerate(items[:number]):
         # An item beyond the extended list ties with its last; its score was compared by its place.
         if item in expected:
             same(f"{what}, item {item!r}", scores[place : place + 1], [expected[item]])
+        elif best and scores[place] > best[-1] + 1e-4 * abs(best[-1]) + 1e-5:
+            raise Difference(f"{what}, item {item!r}: {scores[place]} would be among the best")
+    return len(set(items[:number]) & {item for item, _ in answer["extended"][:most]}) / most if most else 1.0
 
 
 def main(argv):

@@ -15,9 +15,11 @@ from configs.errors import ExportError
 from trainer.catalog import read_blocks
 from trainer.embeddings.pooling import of_distinct
 from trainer.embeddings.tables import assign_rows
+from trainer.indexes.base import NO_SCORE, make_index
+from trainer.indexes.recall import measure_recall
+from trainer.indexes.scann_package import INSTALL
 from trainer.key_table import KeyTable
 from trainer.serving import DEFAULT_K, ServingModel, UserState
-from trainer.top_k import NO_SCORE
 from trainer.trained import Trained
 from trainer.user_rows import UserRows, load_user_rows
 from trainer.warmup import write_warmup_requests
@@ -26,6 +28,8 @@ METADATA = "assets.extra/lazytower.json"
 _ITEM_CHUNK = 1 << 16
 _EXAMPLES = 20
 _WARMUP_BATCHES = (1, 8)
+_RECALL_USERS = 256
+_RECALL_AT = (10, 100)
 
 
 def write_saved_model(trained: Trained, path: str, version: int) -> None:
@@ -48,7 +52,7 @@ def write_saved_model(trained: Trained, path: str, version: int) -> None:
         seen=trained.config.export.exclude_seen,
         features=[n for n in trained.recommender.model.user_inputs if n in trained.dataset.features],
     )
-    model = _serving_model(trained, users, history_length)
+    model, index = _serving_model(trained, users, history_length)
     size = sum(int(np.prod(v.shape)) * v.dtype.size for v in model.variables if v.dtype != tf.string)
     logging.info("writing the SavedModel: %.2f GB of weights and lists", size / 1e9)
     with _quiet():
@@ -56,7 +60,7 @@ def write_saved_model(trained: Trained, path: str, version: int) -> None:
     examples = _example_users(trained, users.known)
     write_warmup_requests(path, _warmup_requests(trained, examples))
     with open(os.path.join(path, METADATA), "w", encoding="utf-8") as file:
-        json.dump(_metadata(trained, version, examples), file, indent=1)
+        json.dump(_metadata(trained, version, examples, index), file, indent=1)
 
 
 @contextlib.contextmanager
@@ -79,22 +83,49 @@ def _reads(trained: Trained, name: str) -> bool:
     return name in trained.recommender.model.user_inputs
 
 
-def _serving_model(trained: Trained, users: UserRows, history_length: int) -> ServingModel:
+def _serving_model(trained: Trained, users: UserRows, history_length: int) -> tuple[ServingModel, dict]:
+    """The model, and what lazytower.json says of its index."""
     recommender, items = trained.recommender, trained.items
+    # Those that may be recommended come first, so that no request has to tell them from the others.
+    order = np.argsort(~items.known, kind="stable")
+    vectors = _item_vectors(trained, order)
+    index = make_index(trained.config.export.index, vectors, len(items.ids))
     names = {recommender.config.table_of_input.get(name) for name in recommender.model.user_inputs}
     tables = {name: _table_weights(trained, name) for name in sorted(names - {None})}
     user_tower = _user_tower(recommender, tables)
-    return ServingModel(
+    model = ServingModel(
         user_keys=_key_table(trained, "user"),
         item_keys=_key_table(trained, "item"),
         users=UserState(users.known, users.features, users.history, history_length, users.seen),
-        item_vectors=_item_vectors(trained),
-        item_names=items.keys,
-        servable=items.known,
+        item_order=order,
+        item_vectors=vectors,
+        item_names=items.keys[order],
+        index=index,
         user_tower=user_tower,
         weights=[*tables.values(), *_tower_weights(trained, user_tower)],
         max_k=trained.config.export.max_k,
     )
+    facts = index.facts()
+    if trained.config.export.index.kind != "brute_force":
+        facts |= _recall(trained, model, index, vectors, users.known)
+        logging.info("index: %s", ", ".join(f"{name} {value}" for name, value in facts.items()))
+    return model, facts
+
+
+def _recall(trained: Trained, model: ServingModel, index, vectors: tf.Variable, known: np.ndarray) -> dict:
+    """recall@k by name, and its users; ExportError when it is too low."""
+    rows = np.flatnonzero(known) if known.any() else np.arange(len(known))
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, _RECALL_USERS).astype(int))]
+    most = min(trained.config.export.max_k, len(trained.items.ids))
+    ks = sorted({min(k, most) for k in _RECALL_AT})
+    users = model.user_vectors(tf.constant(rows, tf.int64))
+    found = measure_recall(index, users, vectors, len(trained.items.ids), ks)
+    if found[ks[0]] < (least := trained.config.export.index.min_recall):
+        raise ExportError(
+            f"the index finds {found[ks[0]]:.3f} of the exact best {ks[0]} items, export.index.min_recall is "
+            f"{least}: raise export.index.leaves_to_search or reorder"
+        )
+    return {f"recall@{k}": round(share, 4) for k, share in found.items()} | {"recall_users": len(rows)}
 
 
 def _user_tower(recommender, tables: dict[str, tf.Variable]):
@@ -134,11 +165,11 @@ def _table_weights(trained: Trained, name: str) -> tf.Variable:
     return weights
 
 
-def _item_vectors(trained: Trained) -> tf.Variable:
-    """Vectors of all rows of the item table."""
+def _item_vectors(trained: Trained, order: np.ndarray) -> tf.Variable:
+    """Vectors of all rows of the item table, in this order of the rows."""
     items, recommender, vectors = trained.items, trained.recommender, None
     for start in range(0, items.rows, _ITEM_CHUNK):
-        ids = np.arange(start, min(start + _ITEM_CHUNK, items.rows), dtype=np.int64)
+        ids = order[start : start + _ITEM_CHUNK]
         columns = {"item": ids, **{name: values[ids] for name, values in items.features.items()}}
         inputs = {name: columns[name] for name in recommender.model.item_inputs}
         chunk = recommender.item_vectors(inputs, averaged(trained), float(trained.step))
@@ -203,7 +234,7 @@ def _warmup_requests(trained: Trained, examples: list[bytes]) -> list[tuple[str,
     return requests
 
 
-def _metadata(trained: Trained, version: int, examples: list[bytes]) -> dict:
+def _metadata(trained: Trained, version: int, examples: list[bytes], index: dict) -> dict:
     config, dataset = trained.config, trained.dataset
     return {
         "name": config.name,
@@ -217,6 +248,7 @@ def _metadata(trained: Trained, version: int, examples: list[bytes]) -> dict:
         "items": dataset.tables["item"].model_dump(),
         "max_k": config.export.max_k,
         "exclude_seen": config.export.exclude_seen,
+        "index": index | _needs(config.export.index.kind),
         "no_score": NO_SCORE,
         # Keys are UTF-8; anything else survives the round trip as surrogates.
         "example_users": [key.decode("utf-8", "surrogateescape") for key in examples],
@@ -226,3 +258,8 @@ def _metadata(trained: Trained, version: int, examples: list[bytes]) -> dict:
             "python": platform.python_version(),
         },
     }
+
+
+def _needs(kind: str) -> dict:
+    """What a server has to load before the model, beside TensorFlow."""
+    return {"needs": f"the TensorFlow operations of the package scann: {INSTALL}"} if kind == "scann" else {}

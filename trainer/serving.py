@@ -12,8 +12,9 @@ Signatures, all batched over users or items:
   score            user [B], item [B] -> score [B].
 
 A score is the dot product of the two embeddings (under dot_bias: the logit of the trained probability);
-where the model adds a bias, a constant column carries it. When fewer than k items are left, the rest is ""
-with the score NO_SCORE, the lowest float32. k outside 1 .. export.max_k is INVALID_ARGUMENT.
+where the model adds a bias, a constant column carries it. When fewer than k items are left, or found by an
+approximate index, the rest is "" with the score NO_SCORE, the lowest float32. k outside 1 .. export.max_k is
+INVALID_ARGUMENT.
 
 Unknown keys: under exact ids they share the out-of-vocabulary row, under hashed ids they have the row that
 their hash gives them, with whatever history other keys have left there. `known` says whether the user's row
@@ -26,8 +27,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from trainer.indexes.base import NO_SCORE, BaseIndex
 from trainer.key_table import KeyTable
-from trainer.top_k import BLOCK_ITEMS, NO_SCORE, top_items
 from trainer.user_rows import Lists
 
 DEFAULT_K = 10
@@ -50,14 +51,15 @@ class ServingModel(tf.Module):
     Args:
       user_keys, item_keys: KeyTable.
       users: UserState.
+      item_order: int64 [item rows], the rows of the item table in the order of the vectors and names: first
+        those that may be recommended, rising.
       item_vectors: float32 variable [item rows, D].
       item_names: raw keys, object (bytes) [item rows].
-      servable: bool [item rows], whether the row may be recommended.
+      index: of item_vectors.
       user_tower: function from inputs (user: int64 [n], history: int64 [n, length] padded with -1, and the
         user features) to vectors float32 [n, D].
       weights: variables that `user_tower` reads.
       max_k: largest k of a request.
-      block_items: most items scored at once.
     """
 
     def __init__(
@@ -65,13 +67,13 @@ class ServingModel(tf.Module):
         user_keys: KeyTable,
         item_keys: KeyTable,
         users: UserState,
+        item_order: np.ndarray,
         item_vectors: tf.Variable,
         item_names: np.ndarray,
-        servable: np.ndarray,
+        index: BaseIndex,
         user_tower: Callable,
         weights: list[tf.Variable],
         max_k: int,
-        block_items: int = BLOCK_ITEMS,
     ):
         super().__init__(name="lazytower")
         self._user_keys, self._item_keys = user_keys, item_keys
@@ -80,11 +82,11 @@ class ServingModel(tf.Module):
         self._history = _ListsOnDevice(users.history, "history") if users.history else None
         self._history_length = users.history_length
         self._seen = _ListsOnDevice(users.seen, "seen") if users.seen else None
-        self._item_vectors = item_vectors
+        self._item_places = _places(item_order)
+        self._item_vectors, self._index = item_vectors, index
         self._item_names = _constant(item_names, "item_names")
-        self._servable = _constant(servable, "servable_items")
         self._user_tower, self._weights = user_tower, weights
-        self._max_k, self._block_items = max_k, block_items
+        self._max_k = max_k
         self._make_functions()
 
     def _make_functions(self) -> None:
@@ -100,13 +102,13 @@ class ServingModel(tf.Module):
             return self._recommend(user, default_k, seen_goes, no_items)
 
         def user_embedding(user):
-            return {"embedding": self._user_vectors(self._user_keys(user))}
+            return {"embedding": self.user_vectors(self._user_keys(user))}
 
         def item_embedding(item):
             return {"embedding": self._vectors_of_items(item)}
 
         def score(user, item):
-            users, items = self._user_vectors(self._user_keys(user)), self._vectors_of_items(item)
+            users, items = self.user_vectors(self._user_keys(user)), self._vectors_of_items(item)
             return {"score": tf.reduce_sum(users * items, axis=1)}
 
         options = [
@@ -126,9 +128,17 @@ class ServingModel(tf.Module):
         return {name: getattr(self, name) for name in names}
 
     def _vectors_of_items(self, keys):
-        return tf.gather(self._item_vectors, self._item_keys(keys))
+        # After a gather from the variable itself TensorFlow copies it at every whole read, that of the index.
+        return tf.gather(self._item_vectors.read_value(), self._places_of_items(keys))
 
-    def _user_vectors(self, ids):
+    def _places_of_items(self, keys):
+        return self._places_of_rows(self._item_keys(keys))
+
+    def _places_of_rows(self, rows):
+        """Rows of the vectors, int64 [n], of rows of the item table."""
+        return rows if self._item_places is None else tf.gather(self._item_places, rows)
+
+    def user_vectors(self, ids):
         """Vectors float32 [n, D] of rows int64 [n] of the user table."""
         inputs = {"user": ids}
         if self._history is not None:
@@ -143,9 +153,7 @@ class ServingModel(tf.Module):
             user, k, exclude = tf.identity(user), tf.identity(k), tf.identity(exclude)
         ids = self._user_keys(user)
         banned = self._banned(ids, exclude_seen, exclude)
-        scores, rows = top_items(
-            self._user_vectors(ids), self._item_vectors, self._servable, banned, k, self._block_items
-        )
+        scores, rows = self._index.search(self.user_vectors(ids), banned, k)
         items = tf.where(scores > NO_SCORE, tf.gather(self._item_names, rows), "")
         return {"items": items, "scores": scores, "known": tf.gather(self._known, ids)}
 
@@ -163,15 +171,15 @@ class ServingModel(tf.Module):
         return checks
 
     def _banned(self, ids, exclude_seen, exclude):
-        """(position in the batch, item row) of all pairs to leave out, int64 [n] each."""
+        """(position in the batch, row of the item's vector) of all pairs to leave out, int64 [n] each."""
         batch = tf.shape(ids)[0]
         exclude = tf.broadcast_to(exclude, tf.stack([batch, tf.shape(exclude)[1]]))
         place = tf.where(exclude != "")
-        users, items = place[:, 0], self._item_keys(tf.gather_nd(exclude, place))
+        users, items = place[:, 0], self._places_of_items(tf.gather_nd(exclude, place))
         if self._seen is not None:
             seen = self._seen.of(ids, exclude_seen)
             users = tf.concat([users, seen.value_rowids()], axis=0)
-            items = tf.concat([items, tf.cast(seen.values, tf.int64)], axis=0)
+            items = tf.concat([items, self._places_of_rows(tf.cast(seen.values, tf.int64))], axis=0)
         return users, items
 
 
@@ -188,6 +196,16 @@ class _ListsOnDevice(tf.Module):
         start, stop = tf.gather(self._splits, ids), tf.gather(self._splits, ids + 1)
         where = tf.ragged.range(start, tf.where(wanted, stop, start))
         return where.with_values(tf.gather(self._values, where.values))
+
+
+def _places(order: np.ndarray) -> tf.Variable | None:
+    """By row of the item table its place in `order`, int64; None when each row has its own."""
+    rising = np.arange(len(order))
+    if np.array_equal(order, rising):
+        return None
+    places = np.empty_like(order)
+    places[order] = rising
+    return _constant(places, "item_places")
 
 
 def _constant(values: np.ndarray, name: str) -> tf.Variable:

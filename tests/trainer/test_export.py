@@ -134,11 +134,24 @@ def test_the_saved_model_holds_serving_variables_alone():
     users, items = dataset.table_rows("user"), dataset.table_rows("item")
     seen = {(row.user, row.item) for row in tiny_run("plain").rows}
     keys = [(users - 1,)] * 2 + [(items - 1,)] * 2  # fingerprints and their ids
-    wanted = [(users, 8), (users,), (users + 1,), (items, 8), (items,), (items,), *keys]
+    wanted = [(users, 8), (users,), (users + 1,), (items, 8), (items,), *keys]
     shapes.remove(())  # the object graph
     in_catalog = [s for s in shapes if s not in wanted]
     assert sorted(shapes) == sorted(wanted + in_catalog)
     assert len(in_catalog) == 1 and 0 < in_catalog[0][0] <= len(seen)
+
+
+def test_vectors_of_items_are_not_gathered_from_their_variable():
+    """TensorFlow would copy all of them at every later recommend, which takes as long as scoring them."""
+    model = tf.saved_model.load(tiny_export("plain"))
+    library = model.signatures["item_embedding"].graph.as_graph_def().library
+    gathers = [node for function in library.function for node in function.node_def if "Gather" in node.op]
+    floats = [
+        node.op
+        for node in gathers
+        if tf.float32.as_datatype_enum in (node.attr["dtype"].type, node.attr["Tparams"].type)
+    ]
+    assert floats == ["GatherV2"]
 
 
 def test_lazytower_json_says_what_was_exported():
@@ -148,6 +161,7 @@ def test_lazytower_json_says_what_was_exported():
     assert metadata["dataset_fingerprint"] == dataset.fingerprint
     assert (metadata["name"], metadata["step"], metadata["weights"]) == ("tiny", 20, "average")
     assert metadata["version"] == 1 and metadata["max_k"] == 1000
+    assert metadata["index"] == {"kind": "brute_force"}
     assert set(metadata["example_users"]) <= {key.decode() for key in USER_KEYS}
 
 

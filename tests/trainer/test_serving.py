@@ -7,8 +7,8 @@ from tensorflow.core.framework.tensor_pb2 import TensorProto
 
 from configs.dataset import load_dataset
 from tests.tiny_run import ITEMS, USERS, tiny_export, tiny_run
+from trainer.indexes.base import NO_SCORE
 from trainer.serving import DEFAULT_K
-from trainer.top_k import NO_SCORE, top_items
 from trainer.warmup import FILE_NAME, prediction_log_class
 
 KINDS = ["plain", "towers", "history", "hash", "robe", "robe_bias"]
@@ -192,28 +192,3 @@ def _run(session, signature, inputs):
     assert set(inputs) | set(signature.defaults) >= set(signature.inputs)
     feeds = {signature.inputs[name].name: value for name, value in inputs.items()}
     return session.run({name: info.name for name, info in signature.outputs.items()}, feeds)
-
-
-@pytest.mark.parametrize("block_items", [1, 7, 64, 1000])
-@pytest.mark.parametrize("k", [1, 5, 90])
-def test_blocks_do_not_change_the_best_items(block_items, k):
-    random = np.random.default_rng(block_items * 100 + k)
-    # Small integers, so that scores are exact and often equal.
-    users = random.integers(-2, 3, [6, 3]).astype(np.float32)
-    items = random.integers(-2, 3, [83, 3]).astype(np.float32)
-    servable = random.random(83) < 0.9
-    banned = np.array([[u, i] for u in range(6) for i in random.choice(83, 4 * u, replace=False)])
-    pairs = (tf.constant(banned[:, 0]), tf.constant(banned[:, 1]))
-    find = tf.function(
-        lambda number: top_items(users, tf.constant(items), tf.constant(servable), pairs, number, block_items)
-    )
-    scores, rows = (part.numpy() for part in find(tf.constant(k)))
-    expected = np.where(servable, users @ items.T, NO_SCORE).astype(np.float32)
-    expected[banned[:, 0], banned[:, 1]] = NO_SCORE
-    order = np.argsort(-expected, axis=1, kind="stable")[:, :k]
-    best = np.take_along_axis(expected, order, axis=1)
-    width = best.shape[1]
-    np.testing.assert_array_equal(scores[:, :width], best)
-    assert (scores[:, width:] == np.float32(NO_SCORE)).all()
-    there = best > NO_SCORE
-    np.testing.assert_array_equal(rows[:, :width][there], order[there])

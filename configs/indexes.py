@@ -1,0 +1,39 @@
+"""The `export.index` section: how a served model finds the best items."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.section import Section
+
+
+class BruteForceIndex(Section):
+    """Every item is scored."""
+
+    kind: Literal["brute_force"] = "brute_force"
+    """Exact, and TensorFlow's own operations alone."""
+
+
+class ScannIndex(Section):
+    """ScaNN: items of a few leaves of a tree are scored roughly, the best of them exactly."""
+
+    kind: Literal["scann"]
+    """Approximate; export, `recommend` and servers need the operations of the scann package."""
+    leaves: int | None = Field(None, ge=1)
+    """Parts that the items are divided into; the square root of their number when not given."""
+    leaves_to_search: int | None = Field(None, ge=1)
+    """Parts that a request looks into, more where it asks for more items than they would hold; a tenth of
+    the parts when not given, and at least 10."""
+    reorder: int = Field(500, ge=1)
+    """Candidates of a request that are scored exactly; at least twice as many as it asks for."""
+    min_recall: float = Field(0.9, ge=0, le=1)
+    """Nothing is published when fewer of the exact best 10 items are found, measured on 256 users."""
+
+    @model_validator(mode="after")
+    def _leaves_fit(self):
+        if self.leaves and (self.leaves_to_search or 0) > self.leaves:
+            raise ValueError(f"leaves_to_search {self.leaves_to_search} exceeds leaves {self.leaves}")
+        return self
+
+
+IndexConfig = Annotated[BruteForceIndex | ScannIndex, Field(discriminator="kind")]

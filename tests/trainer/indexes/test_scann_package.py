@@ -1,0 +1,43 @@
+"""What is said where scann is missing or does not fit."""
+
+import importlib.util
+import sys
+
+import pytest
+
+from configs.errors import ConfigError
+from trainer.indexes.scann_package import load_scann, op_library, require_scann
+
+
+@pytest.fixture
+def broken_scann(tmp_path, monkeypatch):
+    """A package whose operations cannot be imported, as one that was built for another TensorFlow."""
+    for folder in ("scann", "scann/scann_ops", "scann/scann_ops/py"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").write_text("")
+    (tmp_path / "scann/scann_ops/py/scann_ops.py").write_text("raise ImportError('undefined symbol: x')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "scann"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "scann"]:
+        del sys.modules[name]
+
+
+def test_operations_that_do_not_load_are_named(broken_scann):
+    with pytest.raises(ConfigError, match=r"WHAT: .*TensorFlow 2\.\d+.*undefined symbol: x.*scann==1\.4\.2"):
+        load_scann("WHAT")
+
+
+def test_the_shared_library_is_in_the_package(broken_scann):
+    assert op_library() == str(broken_scann / "scann/scann_ops/cc/_scann_ops.so")
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigError, match="WHAT needs the package scann, which is not installed: pip install"
+    ):
+        require_scann("WHAT")
+    with pytest.raises(ConfigError, match="WHAT needs the package scann"):
+        load_scann("WHAT")
