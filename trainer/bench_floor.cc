@@ -124,12 +124,17 @@ void floor_step(float* records, int64_t dim, const int64_t* ids, int64_t number,
     }
   });
   Parallel(distinct_number, threads, [=](int64_t begin, int64_t end) {
+    float known_since = 0.0f, kept = 1.0f;  // of the latest row: the next one often waited as long
     for (int64_t i = begin; i < end; ++i) {
       if (i + kAhead < end) Fetch<1>(records + distinct[i + kAhead] * width, width);
       float* __restrict__ weight = records + distinct[i] * width;
       const float* __restrict__ gradient = gradients + i * dim;
       float *m = weight + dim, *v = m + dim, *average = v + dim;
-      const float kept = std::pow(decay, step - 1.0f - average[dim]);
+      const float since = step - 1.0f - average[dim];
+      if (since != known_since) {
+        known_since = since;
+        kept = std::pow(decay, since);
+      }
 #pragma GCC ivdep
       for (int64_t j = 0; j < dim; ++j) {
         const float g = gradient[j], before = weight[j];

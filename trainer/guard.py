@@ -36,8 +36,8 @@ class Guard(tf.Module):
 
         Args:
           loss: float32 scalar.
-          gradients: float32 tensors, as `parts`.
-          half_square: half the sum of the squares of all gradients, float32 scalar.
+          gradients: float32 tensors, as `parts`; of rows, summed or not.
+          half_square: half the sum of the squares of all summed gradients or more, float32 scalar.
         """
         # A sum that overflows is as bad as one of its values: clipping would scale all by 0, Adam's and
         # Adagrad's squares would be infinite.

@@ -56,7 +56,9 @@ def write_saved_model(trained: Trained, path: str, version: int) -> None:
     size = sum(int(np.prod(v.shape)) * v.dtype.size for v in model.variables if v.dtype != tf.string)
     logging.info("writing the SavedModel: %.2f GB of weights and lists", size / 1e9)
     with _quiet():
-        tf.saved_model.save(model, path, signatures=model.signatures())
+        # Without the towers' own gradients: nobody trains a served model.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(model, path, signatures=model.signatures(), options=options)
     examples = _example_users(trained, users.known)
     write_warmup_requests(path, _warmup_requests(trained, examples))
     with open(os.path.join(path, METADATA), "w", encoding="utf-8") as file:

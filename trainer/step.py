@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from configs.schema import RunConfig
 from trainer.embeddings.pooling import of_distinct
+from trainer.embeddings.tables import Lookup
 from trainer.guard import Guard
 from trainer.optimizers import ROW_OPTIMIZERS
 from trainer.optimizers.clipping import half_square, scale_to_norm
@@ -91,7 +92,7 @@ class TrainStep(Step):
         self.step.assign_add(1)
         lookups, loss, gradients = self._differentiated(batch)
         total = half_square(gradients)
-        finite = self.guard.check(loss, gradients, total)
+        finite = self.guard.check(loss, gradients, total * _most_parts(lookups))
         # One branch around all updates: a bad batch moves no row, no slot and no optimizer's iteration.
         tf.cond(finite, lambda: self._apply(lookups, gradients, total), lambda: tf.constant(False))
         if self._recommender.dense_averages is not None:
@@ -147,3 +148,11 @@ class TrainStep(Step):
             variables = self._recommender.dense_variables
             self._optimizer.apply_gradients(zip(dense, variables, strict=True))
         return tf.constant(True)
+
+
+def _most_parts(lookups: dict):
+    """How many gradients are at most summed for one row, float32 scalar: so many times can the square of a sum
+    exceed the sum of the squares."""
+    parts = [lookup.where for lookup in lookups.values() if isinstance(lookup, Lookup)]
+    sizes = [tf.size(where) for where in parts if where is not None]
+    return tf.cast(tf.reduce_max([1, *sizes]), tf.float32)

@@ -208,3 +208,23 @@ def test_unknown_items_count_as_candidates():
     np.testing.assert_array_equal(_with_unknown(np.array([5, 3, 2, 0]), FakeDataset), [5, 3, 2, 10])
     FakeDataset.tables = {"item": Fake(None, 4)}
     np.testing.assert_array_equal(_with_unknown(np.array([5, 3, 2, 0]), FakeDataset), [5, 3, 2, 0])
+
+
+@pytest.mark.parametrize("engine", ["rows", "native"])
+def test_a_sum_of_gradients_that_overflows_is_not_applied(engine, monkeypatch):
+    """The square of a row's summed gradient would be infinite, the squares of its parts are not."""
+    tables = {name: {"dim": 3, "engine": engine} for name in ("user", "item")}
+    recommender, step = make(tables=tables)
+    table = recommender.tables["user"]
+    before = table.read_records(np.arange(ROWS)).numpy()
+
+    def loss(activations, *_):
+        return 4e18 * tf.reduce_sum(activations["user"]) + tf.reduce_sum(activations["item"])
+
+    monkeypatch.setattr(recommender.model, "loss", loss)
+    zeros = tf.zeros([BATCH], tf.int64)
+    batch = {"user": zeros, "item": zeros, "label": tf.ones([BATCH]), "timestamp": zeros}
+    monkeypatch.setattr(recommender, "dense_variables", [])
+    _, applied = step(batch)
+    assert not applied and "squares" in step.guard.latest
+    np.testing.assert_array_equal(table.read_records(np.arange(ROWS)), before)

@@ -92,7 +92,7 @@ class Table(tf.Module, abc.ABC):
         """One optimizer step on looked-up rows.
 
         Args:
-          lookup: from `lookup`, of this step.
+          lookup: from `lookup` or `lookup_each`, of this step.
           gradient: float32, in the shape of `lookup.weight`.
           step: float32 scalar from 1.
           multiplier: float32 scalar from the schedule.

@@ -161,7 +161,7 @@ class SumRowsOp : public OpKernel {
   void Compute(OpKernelContext* context) override {
     const Tensor &values = context->input(0), &where = context->input(1), &from = context->input(3);
     const int64_t number = where.NumElements(), dim = values.dim_size(1), sources = from.NumElements();
-    OP_REQUIRES(context, (sources > 0 ? sources : values.dim_size(0)) == number,
+    OP_REQUIRES(context, sources == number || (sources == 0 && values.dim_size(0) == number),
                 errors::InvalidArgument(number, " places of other values"));
     const int64_t segments = context->input(2).scalar<int32_t>()();
     const int32_t* place = where.flat<int32_t>().data();

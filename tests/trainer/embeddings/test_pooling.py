@@ -48,6 +48,19 @@ def check_pooling(pooling, divide):
     np.testing.assert_allclose(gradient, counts[ids.numpy()][:, None] * np.ones(4), atol=1e-6)
 
 
+@pytest.mark.parametrize("length", [0, 3])
+@pytest.mark.parametrize("context", [graph_only, contextlib.nullcontext])
+def test_a_batch_without_any_history(context, length):
+    ids, weight = -tf.ones([4, length], tf.int64), tf.ones([2, 5])
+    with context(), tf.GradientTape() as tape:
+        tape.watch(weight)
+        vectors = pooled(weight, tf.zeros([0], tf.int32), ids, "mean")
+    np.testing.assert_array_equal(vectors, np.zeros([4, 5]))
+    with context():
+        gradient = tape.gradient(vectors, weight, tf.ones([4, 5]))
+    np.testing.assert_array_equal(tf.convert_to_tensor(gradient), np.zeros([2, 5]))
+
+
 def test_unpooled_ids_keep_their_shape():
     ids = tf.constant([[1, 2], [2, 8], [1, 1]], tf.int64)
     flat, _ = joined({"negative": ids})

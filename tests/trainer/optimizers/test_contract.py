@@ -53,14 +53,17 @@ def initial_weight():
     return np.random.default_rng(9).normal(size=(ROWS, DIM)).astype(np.float32)
 
 
-@pytest.fixture(params=["rows", "native"])
+@pytest.fixture(params=["rows", "native", "native_distinct"])
 def engine(request):
-    """Makes tables of row records: under TensorFlow's ops, and under compiled kernels where there is one."""
+    """Makes tables of row records: under TensorFlow's ops, and under compiled kernels where there is one, which
+    sum gradients or are given their sums."""
 
     def made(name, rows, optimizer, rule):
-        if request.param == "native" and optimizer.native is None:
+        if request.param.startswith("native") and optimizer.native is None:
             pytest.skip(f"{optimizer.config.kind} has no kernel")
-        return ENGINES[request.param](name, rows, DIM, optimizer, rule)
+        table = ENGINES[request.param.removesuffix("_distinct")](name, rows, DIM, optimizer, rule)
+        table.takes_repeats = request.param == "native"
+        return table
 
     return made
 
