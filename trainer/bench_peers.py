@@ -9,10 +9,10 @@ towers: a two-tower training step, its memory and its losses (trainer/bench_peer
 prepare: raw interactions to a dataset, beside polars (`lazytower bench prepare`).
 ml100k: training until a tutorial's Recall@20 (trainer/bench_peer_ml100k.py), with `--ml100k FILE` only.
 
-Times are medians of `--steps` after 3 of warm-up, with their interquartile range; of the part `rows`, each is the
-mean of 4 steps that run without a pause. Libraries that cannot be
-imported, and what does not fit into memory, show '-' and the reason. A part's rows go to peers_<part>.csv;
-peers.html has every part whose file is in the directory, so that parts may be run one by one.
+Times are medians of `--steps` after 3 of warm-up, with their interquartile range; in the part `rows`, each is
+the mean of 4 steps that run without a pause. Libraries that cannot be imported, and what does not fit into
+memory, show '-' and the reason. A part's rows go to peers_<part>.csv; peers.html has every part whose file is
+in the directory, so that parts may be run one by one.
 """
 
 import argparse

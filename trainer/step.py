@@ -151,8 +151,10 @@ class TrainStep(Step):
 
 
 def _most_parts(lookups: dict):
-    """How many gradients are at most summed for one row, float32 scalar: so many times can the square of a sum
-    exceed the sum of the squares."""
+    """How many gradients are at most summed for one row, float32 scalar.
+
+    So many times can the square of a sum exceed the sum of the squares.
+    """
     parts = [lookup.where for lookup in lookups.values() if isinstance(lookup, Lookup)]
     sizes = [tf.size(where) for where in parts if where is not None]
     return tf.cast(tf.reduce_max([1, *sizes]), tf.float32)

@@ -55,8 +55,10 @@ def initial_weight():
 
 @pytest.fixture(params=["rows", "native", "native_distinct"])
 def engine(request):
-    """Makes tables of row records: under TensorFlow's ops, and under compiled kernels where there is one, which
-    sum gradients or are given their sums."""
+    """Makes tables of row records: under TensorFlow's ops, and under compiled kernels where there is one.
+
+    These sum gradients, or are given the sums.
+    """
 
     def made(name, rows, optimizer, rule):
         if request.param.startswith("native") and optimizer.native is None:
