@@ -34,6 +34,7 @@ def assert_stands_alone(path) -> None:
     assert "@import" not in text.split("</style>")[0] and "plotly" in text
 
 
+@pytest.mark.slow
 def test_every_combination_has_a_row(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     models, optimizers = ("full", "robe_1mb"), ("sgd", "adagrad", "adam", "lazy_adam", "sm3")

@@ -126,6 +126,7 @@ def test_zipf_ids(exponent):
     assert abs(first - second) > 1  # frequent ids are no neighbours in memory
 
 
+@pytest.mark.slow
 def test_rows(tmp_path, capsys):
     args = ["--rows", "300", "600", "--batches", "16", "--dim", "4", "--steps", "2", "--turns", "2"]
     peers = ["--peers", "lazytower", "keras_adam", "torch_sparse_adam", "--ids", "zipf"]

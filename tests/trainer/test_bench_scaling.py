@@ -13,6 +13,7 @@ from trainer.bench_scaling import AVERAGING, OPTIMIZERS, plan
 TINY = ["--max_rows", "400", "--rows", "300", "--max_batch", "512", "--dim", "4", "--batch", "64"]
 
 
+@pytest.mark.slow
 def test_every_measurement_has_a_row(tmp_path, capsys):
     assert bench_run("scaling", *TINY, "--steps", "2", "--output", str(tmp_path)) == 0
     rows = parsed(tmp_path / "scaling.csv")
@@ -83,6 +84,7 @@ def test_help_answers_without_tensorflow(bench):
     assert "tensorflow" not in done.stderr and "--output" in done.stdout
 
 
+@pytest.mark.slow
 def test_one_thread_in_a_fresh_process(tmp_path):
     from tests.trainer.test_cli import run
 

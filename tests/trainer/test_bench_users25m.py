@@ -22,6 +22,7 @@ def config(tmp_path) -> str:
     return str(tmp_path / "run.yaml")
 
 
+@pytest.mark.slow
 def test_all_stages(config, tmp_path, capsys):
     args = ["--config", config, "--few_rows", "7", "--steps", "2", "--turns", "1", "--output", str(tmp_path)]
     assert bench(*args) == 0
