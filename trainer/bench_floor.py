@@ -27,17 +27,22 @@ class Floor:
     Args:
       rows, dim: of the table.
       threads: 0: one per core.
+      address: of records float32 [rows, 4 dim + 1] of somebody else, which are worked on in place; None: own
+        ones.
 
     Raises:
       NotMeasured: no compiler, or not so much memory.
     """
 
-    def __init__(self, rows: int, dim: int, threads: int):
+    def __init__(self, rows: int, dim: int, threads: int, address: int | None = None):
         self._rows, self._dim, self._width, self._steps = rows, dim, 4 * dim + 1, 0
         self._output = np.zeros([0, dim], np.float32)
-        need_memory(4 * rows * self._width / GIB + 1)
-        self._library = _library()
+        self._library, self._owned = _library(), address is None
         self._threads = threads or len(os.sched_getaffinity(0))
+        if address is not None:
+            self._memory = ctypes.cast(address, _POINTER)
+            return
+        need_memory(4 * rows * self._width / GIB + 1)
         self._memory = self._library.floor_open(rows, self._width, self._threads)
         if not self._memory:
             raise NotMeasured(f"the system gives no memory for {rows:,} records")
@@ -71,8 +76,9 @@ class Floor:
         return np.ctypeslib.as_array(self._memory, (self._rows, self._width))
 
     def close(self) -> None:
-        """Gives the memory back."""
-        self._library.floor_close(self._memory, self._rows, self._width)
+        """Gives its own memory back."""
+        if self._owned:
+            self._library.floor_close(self._memory, self._rows, self._width)
         self._memory = None
 
 

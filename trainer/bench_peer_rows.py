@@ -1,10 +1,11 @@
 """Part `rows` of `bench peers`: the embedding step of every peer beside the floor of memory.
 
 Tables of one size run in as few processes as the free memory allows, each process with a floor of its own.
-What fits together takes turns, step by step. Where two tables do not fit, the floor is measured first, its
-memory given back, and the peer measured then in the same process. Ratios to the floor are those within a
-process, the median over `--turns` processes; ratios of one peer to another are ratios of these. Every
-step has new ids, the same for all. A figure is that of a step among several that run without a pause, as
+What fits together takes turns, step by step. Where two tables do not fit, lazytower's floor works on
+lazytower's own records, in turns with it; of other peers the floor is measured first, its memory given back,
+and the peer measured then in the same process, in memory that may be faster or slower. Ratios to the floor
+are those within a process, the median over `--turns` processes; ratios of one peer to another are ratios of
+these. Every step has new ids. A figure is that of a step among several that run without a pause, as
 steps of training do: TensorFlow's in one graph, others in a loop.
 """
 
@@ -18,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 from absl import logging
 
+from trainer.bench_floor import Floor
 from trainer.bench_row_cases import CASES, FLOOR, OURS, memory
 from trainer.bench_timing import GIB, WARMUP_STEPS, NotMeasured, in_fresh_process, positive, start
 
@@ -127,8 +129,9 @@ def _measure(names: tuple[str, ...], rows: int, args: argparse.Namespace, turn: 
     need = memory(FLOOR, rows, args.dim) + sum(memory(name, rows, args.dim) for name in names)
     together = need < psutil.virtual_memory().available / GIB
     results: dict[tuple, dict] = {}
-    for group in [(FLOOR, *names)] if together else [(FLOOR,), *((name,) for name in names)]:
-        cases, reasons = _make(group, rows, args)
+    apart = [(OURS, FLOOR)] if names == (OURS,) else [(FLOOR,), *((name,) for name in names)]
+    for group in [(FLOOR, *names)] if together else apart:
+        cases, reasons = _make(group, rows, args, shared=not together)
         for ids, batch in itertools.product(args.ids, args.batches):
             times = _rounds(cases, ids, batch, rows, args, turn)
             results |= {(ids, batch, name): values for name, values in times.items()}
@@ -142,12 +145,15 @@ def _measure(names: tuple[str, ...], rows: int, args: argparse.Namespace, turn: 
     return results
 
 
-def _make(names, rows: int, args: argparse.Namespace) -> tuple[dict, dict[str, str]]:
-    """(cases, reasons of those that cannot be had), by name."""
+def _make(names, rows: int, args: argparse.Namespace, shared: bool) -> tuple[dict, dict[str, str]]:
+    """(cases, reasons of those that cannot be had), by name; `shared`: a floor after OURS has its records."""
     cases, reasons = {}, {}
     for name in names:
         try:
-            cases[name] = CASES[name].make(rows, args.dim, args.threads)
+            if name == FLOOR and shared and OURS in cases:
+                cases[name] = Floor(rows, args.dim, args.threads, cases[OURS].address)
+            else:
+                cases[name] = CASES[name].make(rows, args.dim, args.threads)
         except NotMeasured as reason:
             reasons[name] = str(reason)
         except Exception as error:  # whatever breaks a peer, its neighbours are measured
@@ -163,8 +169,8 @@ def _rounds(
     gradient = np.float32(0.01) * generator.standard_normal([batch, args.dim], dtype=np.float32)
     times: dict[str, dict] = {name: {"ms": [], "distinct": []} for name in cases}
     for number in range(WARMUP_STEPS + args.steps):
-        drawn = draw(ids, rows, _TOGETHER * batch, args.zipf, generator).reshape(_TOGETHER, batch)
         for name, case in cases.items():
+            drawn = draw(ids, rows, _TOGETHER * batch, args.zipf, generator).reshape(_TOGETHER, batch)
             mine = times[name]
             if "reason" in mine or (CASES[name].dense and number >= WARMUP_STEPS + _DENSE_STEPS):
                 continue

@@ -84,6 +84,13 @@ class OurRows(_Rows):
         self.table.initialize(0.0, 0)
         super().__init__()
 
+    @property
+    def address(self) -> int | None:
+        """Where its records lie in memory, float32 [rows, width]; None without kernels."""
+        from trainer.kernels import ops
+
+        return ops.address(self.table.records) if self.table.takes_repeats else None
+
     def _step(self, ids, gradient, step):
         from trainer.embeddings.pooling import of_distinct, pooled
 

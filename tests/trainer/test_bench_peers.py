@@ -155,10 +155,10 @@ def test_tables_that_do_not_fit_together_are_measured_one_by_one(monkeypatch, ro
     alive, most, closed = set(), [], []
     make = bench_peer_rows._make
 
-    def watched(names, *args):
+    def watched(names, *args, **kwargs):
         alive.update(names)
         most.append(len(alive))
-        cases, reasons = make(names, *args)
+        cases, reasons = make(names, *args, **kwargs)
         for name, case in cases.items():
             case.close = lambda name=name, close=case.close: (
                 alive.discard(name),
@@ -177,6 +177,27 @@ def test_tables_that_do_not_fit_together_are_measured_one_by_one(monkeypatch, ro
         assert len(result["ms"]) == 2 and result["floor"] == results["uniform", 16, "floor"]["ms"]
     assert ("reason" in results["uniform", 16, "fbgemm_sgd"]) == (not FBGEMM)
     assert {"floor", "lazytower", "tfa_lazy_adam"} <= set(closed)
+
+
+def test_our_floor_works_on_our_records_where_two_tables_do_not_fit(monkeypatch):
+    free = psutil.virtual_memory()._replace(available=bench_timing.GIB + 9_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    touched, make = [], bench_peer_rows._make
+
+    def watched(*args, **kwargs):
+        cases, reasons = make(*args, **kwargs)
+        table, floor = cases["lazytower"].table, cases["floor"]
+        before = table.read_records(np.arange(100)).numpy()
+        floor.steps(floor.inputs(np.array([[7, 7, 3]]), np.ones([3, 4], np.float32)))
+        touched.append((table.read_records(np.arange(100)).numpy() != before).any(axis=1))
+        return cases, reasons
+
+    monkeypatch.setattr(bench_peer_rows, "_make", watched)
+    args = parsed_args("--batches", "16", "--ids", "uniform", "--dim", "4", "--steps", "2")
+    results = bench_peer_rows._measure(("lazytower",), 100, args, 0)
+    [rows] = touched
+    assert np.flatnonzero(rows).tolist() == [3, 7]
+    assert all(len(results["uniform", 16, name]["ms"]) == 2 for name in ("lazytower", "floor"))
 
 
 def test_groups_fill_the_memory(monkeypatch):

@@ -66,6 +66,11 @@ def allocate(records: tf.Variable, rows: int, width: int) -> None:
     kernels().lazytower_allocate(records=records.handle, rows=rows, width=width)
 
 
+def address(records: tf.Variable) -> int:
+    """Where the values of records from `allocate` lie in memory, while their variable lives."""
+    return int(kernels().lazytower_address(records=records.handle))
+
+
 def lookup(records: tf.Variable, ids, dim: int):
     """The first `dim` values, float32 [n, dim], of the records of ids int64 [n]."""
     return kernels().lazytower_lookup(records=records.handle, ids=ids, dim=dim)

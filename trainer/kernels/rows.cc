@@ -87,6 +87,20 @@ inline void Fetch(const float* begin, int64_t values, bool write) {
   }
 }
 
+// Where the records lie, for a benchmark that works on the same memory; a read in TensorFlow would copy them.
+class AddressOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+  void Compute(OpKernelContext* context) override {
+    core::RefCountPtr<Var> variable;
+    OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, 0), &variable));
+    tf_shared_lock lock(*variable->mu());
+    Tensor* address;
+    OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({}), &address));
+    address->scalar<int64_t>()() = reinterpret_cast<int64_t>(variable->tensor()->flat<float>().data());
+  }
+};
+
 // The first `dim` values of some rows.
 class LookupOp : public OpKernel {
  public:
@@ -187,6 +201,7 @@ class SumRowsOp : public OpKernel {
 };
 
 REGISTER_OP("LazytowerAllocate").Input("records: resource").Attr("rows: int").Attr("width: int").SetIsStateful();
+REGISTER_OP("LazytowerAddress").Input("records: resource").Output("address: int64").SetIsStateful();
 REGISTER_OP("LazytowerLookup")
     .Input("records: resource")
     .Input("ids: int64")
@@ -219,6 +234,7 @@ REGISTER_OP("LazytowerSumRows")
       return OkStatus();
     });
 REGISTER_KERNEL_BUILDER(Name("LazytowerAllocate").Device(DEVICE_CPU), AllocateOp);
+REGISTER_KERNEL_BUILDER(Name("LazytowerAddress").Device(DEVICE_CPU), AddressOp);
 REGISTER_KERNEL_BUILDER(Name("LazytowerLookup").Device(DEVICE_CPU), LookupOp);
 REGISTER_KERNEL_BUILDER(Name("LazytowerDistinct").Device(DEVICE_CPU), DistinctOp);
 REGISTER_KERNEL_BUILDER(Name("LazytowerSumRows").Device(DEVICE_CPU), SumRowsOp);
