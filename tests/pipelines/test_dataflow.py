@@ -193,8 +193,13 @@ def test_an_interrupted_driver_cancels_the_job(bucket, dataflow):
         time.sleep(1)  # prepare waits by then
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        prepare(config.source, config.dataset, options)
+    # Whoever starts tests in the background of a script has them ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            prepare(config.source, config.dataset, options)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert [job["currentState"] for job in dataflow.jobs.values()] == ["JOB_STATE_CANCELLED"]
     assert bucket.names("out/") == []
