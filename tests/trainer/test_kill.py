@@ -1,5 +1,6 @@
 """kill -9 at random moments: the run that ends after them holds the same bits as one never disturbed."""
 
+import os
 import pathlib
 import random
 import signal
@@ -49,11 +50,17 @@ def finish(config: str, output: str) -> str:
     return log
 
 
+def paths_below(directory: pathlib.Path) -> set[str]:
+    """All files and directories; os.walk, unlike rglob, bears that some vanish meanwhile."""
+    found = os.walk(directory)
+    return {os.path.join(folder, name) for folder, *both in found for names in both for name in names}
+
+
 def kill_some_time_after_the_first_checkpoint(config: str, output: pathlib.Path, wait: float) -> None:
     """Kills a run, if it has not ended before, `wait` seconds after its directory changed."""
-    before = set(output.rglob("*"))
+    before = paths_below(output)
     process = start(config, str(output))
-    while process.poll() is None and not any("step-" in str(p) for p in set(output.rglob("*")) - before):
+    while process.poll() is None and not any("step-" in path for path in paths_below(output) - before):
         time.sleep(0.002)
     time.sleep(wait)
     process.kill()
