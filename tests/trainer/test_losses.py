@@ -33,7 +33,7 @@ def implementation(request):
         yield
 
 
-@pytest.mark.parametrize("batch", [1, 7, 256, 300, 1000])
+@pytest.mark.parametrize("batch", [1, 7, 256, 300, 1000, 2600])  # 2600: three tiles of the kernel
 @pytest.mark.parametrize("mask", [True, False])
 def test_loss_and_gradients_equal_the_whole_matrix(implementation, batch, mask):
     rng = np.random.default_rng(batch)
@@ -104,3 +104,22 @@ def test_rows_of_no_weight_give_no_loss_and_no_gradient():
         loss = in_batch_softmax(user, user, tf.constant([0, 1], tf.int64), zero, zero, 1.0, True)
         loss += logistic(user[:, 0], zero, zero)
     assert float(loss) == 0.0 and not np.any(tape.gradient(loss, user))
+
+
+def test_logits_that_grow_and_hits_of_whole_tiles(implementation):
+    """The largest logit of a row comes late, and whole stretches of items are masked hits of it."""
+    rng = np.random.default_rng(5)
+    batch = 3000
+    user = rng.normal(size=(batch, 6)).astype(np.float32)
+    item = (rng.normal(size=(batch, 6)) * np.linspace(0.1, 8, batch)[:, None]).astype(np.float32)
+    ids, zero = np.zeros(batch, np.int64), np.zeros(batch, np.float32)
+    ids[2500:] = np.arange(500)  # the first 2,500 are hits of each other, and of row 2,500
+    weight = rng.random(batch).astype(np.float32)
+    user, item = tf.constant(user), tf.constant(item)
+    with tf.GradientTape() as tape:
+        tape.watch([user, item])
+        loss = in_batch_softmax(user, item, tf.constant(ids), zero, weight, 1.0, True)
+    got = (loss, *tape.gradient(loss, [user, item]))
+    expected = reference(user, item, ids, zero, weight, 1.0, True)
+    for value, right in zip(got, expected, strict=True):
+        np.testing.assert_allclose(value, right, rtol=2e-4, atol=1e-6)

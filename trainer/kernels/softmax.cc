@@ -1,5 +1,10 @@
 // In-batch softmax: loss and both gradients in one pass over blocks of rows; trainer/losses.py has the formula.
 //
+// A block of rows goes over the items tile by tile, so that what is multiplied stays in a core's cache however many
+// items there are. Exponentials are taken relative to the largest logit so far; what came before is scaled when a
+// larger one is found (Milakov & Gimelshein 2018, Online normalizer calculation for softmax, algorithm 3). The items'
+// gradient needs the final sums, so the exponentials of the block are kept until then.
+//
 // Rows are dealt to a number of parts that depends on shapes alone. A part sums its own gradient of the items, and
 // the parts are added in their order: results do not depend on the number of threads.
 
@@ -12,6 +17,7 @@
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
+#include "vectors.h"
 #include "work.h"
 
 namespace lazytower {
@@ -19,57 +25,15 @@ namespace {
 
 using namespace tensorflow;  // NOLINT
 
-// Vectors as wide as the processor's registers: the compiler does not split wider ones well.
-#if defined(__AVX512F__)
-#define LAZYTOWER_BYTES 64
-constexpr int64_t kGroup = 8;  // rows that are multiplied together; their sums fill the registers
-constexpr int kVectors = 4;
-#elif defined(__AVX__)
-#define LAZYTOWER_BYTES 32
-constexpr int64_t kGroup = 4;
-constexpr int kVectors = 2;
-#else
-#define LAZYTOWER_BYTES 16
-constexpr int64_t kGroup = 4;
-constexpr int kVectors = 2;
-#endif
-#define LAZYTOWER_VECTOR(bytes) __attribute__((vector_size(bytes), aligned(4), may_alias))
-typedef float Floats LAZYTOWER_VECTOR(LAZYTOWER_BYTES);
-typedef int32_t Ints LAZYTOWER_VECTOR(LAZYTOWER_BYTES);
-constexpr int64_t kWide = LAZYTOWER_BYTES / 4;
-// Of rows of few values: padding to more would be multiplied too.
-#define LAZYTOWER_SHORT (LAZYTOWER_BYTES < 32 ? LAZYTOWER_BYTES : 32)
-typedef float Short LAZYTOWER_VECTOR(LAZYTOWER_SHORT);
-constexpr int64_t kNarrow = LAZYTOWER_SHORT / 4;
-
 constexpr float kMasked = -1e30f;         // its exponential is exactly 0
-constexpr int64_t kLogits = 1 << 17;      // values of a block of logits: they stay in a core's cache
-constexpr int64_t kTile = 2 * kWide;      // columns that are multiplied together
+constexpr int64_t kRows = 64;             // of a block
+constexpr int64_t kColumns = 1024;        // of a tile
+constexpr int64_t kPair = 2 * kWide;      // columns that are multiplied together
+// Of a tile's rows: no power of 2, whose rows would share their place in caches.
+constexpr int64_t kStride = kColumns + kWide;
 constexpr int64_t kMostParts = 16;
 constexpr int64_t kItems = 512;           // what a thread adds the parts' gradients of at a time
 constexpr int64_t kPartValues = 1 << 26;  // of all parts' gradients together
-
-inline int64_t Padded(int64_t number, int64_t to) { return (number + to - 1) / to * to; }
-
-// e^x, to 2 units in the last place; 0 below -87.
-inline Floats Exp(Floats x) {
-  const Floats low = x - x - 87.0f;
-  const Ints small = x < low;
-  x = small ? low : x;
-  const Floats shifted = x * 1.44269504f + 12582912.0f;  // the integer is in the low bits
-  const Floats whole = shifted - 12582912.0f;
-  const Floats rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-  Floats sum = rest * 1.9875691500e-4f + 1.3981999507e-3f;
-  sum = sum * rest + 8.3334519073e-3f;
-  sum = sum * rest + 4.1665795894e-2f;
-  sum = sum * rest + 1.6666665459e-1f;
-  sum = sum * rest + 5.0000001201e-1f;
-  sum = sum * rest * rest + rest + 1.0f;
-  const Ints power = reinterpret_cast<const Ints&>(shifted) << 23;
-  const Ints bits = reinterpret_cast<const Ints&>(sum) + power;
-  const Floats result = reinterpret_cast<const Floats&>(bits);
-  return small ? x - x : result;
-}
 
 // The columns that hold each id, for the accidental hits.
 class Columns {
@@ -84,6 +48,11 @@ class Columns {
   std::unordered_map<int64_t, std::vector<int64_t>> columns_;
 };
 
+// Items begin .. end, whole pairs.
+struct Tile {
+  int64_t begin, end;
+};
+
 struct Batch {
   const float *user, *item;  // [rows, dim], [items, dim]
   const int64_t* ids;
@@ -92,40 +61,39 @@ struct Batch {
   float scale;
   const Columns* columns;  // null: hits are not masked
   int64_t columns_padded, dim_padded;
-  int64_t stride;             // of rows of logits: not a power of 2, whose rows would share their place in caches
-  std::vector<float> across;  // items as columns, [columns_padded / kTile, dim, kTile]
+  std::vector<float> across;  // items as columns, [columns_padded / kPair, dim, kPair]
   std::vector<float> along;   // items as rows, [columns_padded, dim_padded]
   std::vector<float> shift;   // -log_q; what no item has is masked
 
   void Pack() {
-    columns_padded = Padded(items, kTile);
-    stride = columns_padded + kWide;
+    columns_padded = Padded(items, kPair);
     dim_padded = Padded(dim, kNarrow);
     across.assign(dim * columns_padded, 0.0f);
     along.assign(columns_padded * dim_padded, 0.0f);
     shift.assign(columns_padded, kMasked);
     for (int64_t j = 0; j < items; ++j) {
       std::memcpy(&along[j * dim_padded], item + j * dim, dim * sizeof(float));
-      float* column = &across[j / kTile * dim * kTile + j % kTile];
-      for (int64_t d = 0; d < dim; ++d) column[d * kTile] = item[j * dim + d];
+      float* column = &across[j / kPair * dim * kPair + j % kPair];
+      for (int64_t d = 0; d < dim; ++d) column[d * kPair] = item[j * dim + d];
       shift[j] = -log_q[j];
     }
   }
 };
 
-// Logits [kGroup, columns] of a group of rows, given as columns [dim, kGroup], and the largest of each row.
-void Logits(const Batch& batch, const float* rows, float* logits, float* top) {
-  const int64_t columns = batch.columns_padded, dim = batch.dim, stride = batch.stride;
+// Logits [kGroup, kStride] of a group of rows, given as columns [dim, kGroup], with a tile of items, and the largest of
+// each row.
+void Logits(const Batch& batch, Tile tile, const float* rows, float* logits, float* top) {
+  const int64_t dim = batch.dim;
   Floats most[kGroup];
   for (Floats& m : most) m = Floats{} + kMasked;
-  for (int64_t j = 0; j < columns; j += kTile) {
+  for (int64_t j = tile.begin; j < tile.end; j += kPair, logits += kPair) {
     Floats sum[kGroup][2];
     for (auto& s : sum) {
       s[0] = *reinterpret_cast<const Floats*>(&batch.shift[j]);
       s[1] = *reinterpret_cast<const Floats*>(&batch.shift[j + kWide]);
     }
     const float* across = &batch.across[j * dim];
-    for (int64_t d = 0; d < dim; ++d, across += kTile) {
+    for (int64_t d = 0; d < dim; ++d, across += kPair) {
       const Floats one = *reinterpret_cast<const Floats*>(across);
       const Floats two = *reinterpret_cast<const Floats*>(across + kWide);
 #pragma GCC unroll 8
@@ -136,8 +104,8 @@ void Logits(const Batch& batch, const float* rows, float* logits, float* top) {
     }
 #pragma GCC unroll 8
     for (int64_t i = 0; i < kGroup; ++i) {
-      *reinterpret_cast<Floats*>(logits + i * stride + j) = sum[i][0];
-      *reinterpret_cast<Floats*>(logits + i * stride + j + kWide) = sum[i][1];
+      *reinterpret_cast<Floats*>(logits + i * kStride) = sum[i][0];
+      *reinterpret_cast<Floats*>(logits + i * kStride + kWide) = sum[i][1];
       const Floats more = sum[i][0] > sum[i][1] ? sum[i][0] : sum[i][1];
       most[i] = more > most[i] ? more : most[i];
     }
@@ -148,109 +116,130 @@ void Logits(const Batch& batch, const float* rows, float* logits, float* top) {
   }
 }
 
-// to[i, :] += sum_j of from[i, j] * rows[j, :], for 4 i and kSome vectors; from has strides, rows are `width` apart.
-template <int kSome>
-void Multiply(const float* from, int64_t across, int64_t down, const float* rows, int64_t number, int64_t width,
-              float* to) {
-  Short sum[4][kSome];
-  for (int i = 0; i < 4; ++i) {
-    for (int v = 0; v < kSome; ++v) sum[i][v] = *reinterpret_cast<const Short*>(to + i * width + v * kNarrow);
+// A block of rows on its way over the items, and the room of the thread that works on it.
+class Block {
+ public:
+  explicit Block(const Batch& batch)
+      : batch_(batch), rows_(kRows * batch.dim), user_(kRows * batch.dim_padded), weighted_(kRows * batch.dim_padded),
+        tiles_((batch.columns_padded + kColumns - 1) / kColumns), logits_(tiles_ * kRows * kStride),
+        tops_(tiles_ * kRows) {}
+
+  // Rows begin .. end of the batch, at most kRows: adds to the items' gradient [columns_padded, dim_padded], returns
+  // their part of the loss.
+  double Run(int64_t begin, int64_t end, float* user_gradient, float* item_gradient) {
+    Start(begin, end);
+    for (int64_t t = 0; t < tiles_; ++t) Forward(t);
+    const double loss = ToUsers(user_gradient);
+    for (int64_t t = 0; t < tiles_; ++t) ToItems(t, item_gradient);
+    for (int64_t i = 0; i < number_; ++i) {
+      const float scaled = batch_.part[begin + i] * batch_.scale;
+      float* own = item_gradient + (batch_.first + begin + i) * batch_.dim_padded;
+      for (int64_t d = 0; d < batch_.dim; ++d) own[d] -= batch_.user[(begin + i) * batch_.dim + d] * scaled;
+    }
+    return loss;
   }
-  for (int64_t j = 0; j < number; ++j, rows += width) {
-    Short row[kSome];
-    for (int v = 0; v < kSome; ++v) row[v] = *reinterpret_cast<const Short*>(rows + v * kNarrow);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      const float factor = from[i * down + j * across];
-      for (int v = 0; v < kSome; ++v) sum[i][v] += factor * row[v];
+
+ private:
+  Tile tile(int64_t t) const { return {t * kColumns, std::min((t + 1) * kColumns, batch_.columns_padded)}; }
+
+  void Start(int64_t begin, int64_t end) {
+    const int64_t dim = batch_.dim;
+    begin_ = begin, number_ = end - begin, filled_ = Padded(number_, kGroup);
+    std::fill(rows_.begin(), rows_.end(), 0.0f);
+    for (int64_t i = 0; i < number_; ++i) {
+      float* column = &rows_[i / kGroup * kGroup * dim + i % kGroup];
+      for (int64_t d = 0; d < dim; ++d) column[d * kGroup] = batch_.user[(begin + i) * dim + d] * batch_.scale;
+    }
+    std::fill(user_.begin(), user_.end(), 0.0f);
+    std::fill_n(top_, kRows, kMasked);
+    std::fill_n(total_, kRows, 0.0f);
+  }
+
+  // Exponentials of a tile, relative to the largest logit so far, and what they add to sums and users' gradients.
+  void Forward(int64_t t) {
+    const Tile items = tile(t);
+    const int64_t width = batch_.dim_padded;
+    float *logits = &logits_[t * kRows * kStride], *tops = &tops_[t * kRows];
+    for (int64_t i = 0; i < filled_; i += kGroup) {
+      Logits(batch_, items, &rows_[i * batch_.dim], logits + i * kStride, tops + i);
+    }
+    for (int64_t i = 0; i < number_; ++i) Own(i, items, logits + i * kStride, tops + i);
+    for (int64_t i = 0; i < filled_; ++i) {
+      if (tops[i] > top_[i]) {
+        const float less = std::exp(top_[i] - tops[i]);
+        total_[i] *= less;
+        for (int64_t d = 0; d < width; ++d) user_[i * width + d] *= less;
+        top_[i] = tops[i];
+      }
+      tops[i] = top_[i];
+      Floats sum{};
+      for (float *p = logits + i * kStride, *stop = p + items.end - items.begin; p < stop; p += kWide) {
+        const Floats value = Exp(*reinterpret_cast<Floats*>(p) - top_[i]);
+        *reinterpret_cast<Floats*>(p) = value;
+        sum += value;
+      }
+      for (int64_t k = 0; k < kWide; ++k) total_[i] += sum[k];
+    }
+    for (int64_t i = 0; i < filled_; i += kGroup) {
+      MultiplyAll(logits + i * kStride, 1, kStride, &batch_.along[items.begin * width], items.end - items.begin, width,
+                  &user_[i * width]);
     }
   }
-  for (int i = 0; i < 4; ++i) {
-    for (int v = 0; v < kSome; ++v) *reinterpret_cast<Short*>(to + i * width + v * kNarrow) = sum[i][v];
-  }
-}
 
-// As Multiply, for kGroup i and any width.
-void MultiplyAll(const float* from, int64_t across, int64_t down, const float* rows, int64_t number, int64_t width,
-                 float* to) {
-  for (int64_t i = 0; i < kGroup; i += 4, from += 4 * down, to += 4 * width) {
-    int64_t v = 0;
-    for (; v + kVectors * kNarrow <= width; v += kVectors * kNarrow) {
-      Multiply<kVectors>(from, across, down, rows + v, number, width, to + v);
+  // Notes the logit of a row's own item, and masks its accidental hits.
+  void Own(int64_t i, Tile items, float* logits, float* top) {
+    const int64_t own = batch_.first + begin_ + i;
+    const bool here = items.begin <= own && own < items.end;
+    if (here) positive_[i] = logits[own - items.begin];
+    if (batch_.columns == nullptr) return;
+    const auto& hits = batch_.columns->of(batch_.ids[own]);
+    if (hits.size() == 1) return;
+    for (auto j = std::lower_bound(hits.begin(), hits.end(), items.begin); j != hits.end() && *j < items.end; ++j) {
+      logits[*j - items.begin] = kMasked;
     }
-    for (; v < width; v += kNarrow) Multiply<1>(from, across, down, rows + v, number, width, to + v);
+    if (here) logits[own - items.begin] = positive_[i];
+    *top = *std::max_element(logits, logits + items.end - items.begin);
   }
-}
 
-// Room of one thread.
-struct Scratch {
-  std::vector<float> rows, logits, user, weighted;
-  Scratch(const Batch& batch, int64_t block)
-      : rows(block * batch.dim), logits(block * batch.stride), user(block * batch.dim_padded),
-        weighted(block * batch.dim_padded) {}
+  double ToUsers(float* gradient) {
+    const int64_t dim = batch_.dim, width = batch_.dim_padded;
+    double loss = 0;
+    for (int64_t i = 0; i < number_; ++i) {
+      const int64_t row = begin_ + i;
+      const float part = batch_.part[row], scaled = part * batch_.scale;
+      const float* own = batch_.item + (batch_.first + row) * dim;
+      inverse_[i] = scaled / total_[i];
+      loss += static_cast<double>(part) * (std::log(total_[i]) + top_[i] - positive_[i]);
+      for (int64_t d = 0; d < dim; ++d) {
+        gradient[row * dim + d] = user_[i * width + d] * inverse_[i] - own[d] * scaled;
+      }
+    }
+    return loss;
+  }
+
+  void ToItems(int64_t t, float* gradient) {
+    const Tile items = tile(t);
+    const int64_t dim = batch_.dim, width = batch_.dim_padded;
+    const float* logits = &logits_[t * kRows * kStride];
+    std::fill(weighted_.begin(), weighted_.end(), 0.0f);
+    for (int64_t i = 0; i < number_; ++i) {
+      const float factor = inverse_[i] * std::exp(tops_[t * kRows + i] - top_[i]);
+      const float* user = batch_.user + (begin_ + i) * dim;
+      for (int64_t d = 0; d < dim; ++d) weighted_[i * width + d] = user[d] * factor;
+    }
+    for (int64_t j = items.begin; j < items.end; j += kGroup) {
+      MultiplyAll(logits + j - items.begin, kStride, 1, weighted_.data(), filled_, width, gradient + j * width);
+    }
+  }
+
+  const Batch& batch_;
+  int64_t begin_, number_, filled_;            // filled_: with the rows that fill the last group
+  std::vector<float> rows_, user_, weighted_;  // rows_: as columns of groups, scaled
+  const int64_t tiles_;
+  std::vector<float> logits_;  // [tiles, kRows, kStride]
+  std::vector<float> tops_;    // [tiles, kRows], what a tile's exponentials are relative to
+  float top_[kRows], positive_[kRows], total_[kRows], inverse_[kRows];
 };
-
-// Rows begin .. end of the batch, at most `block`, a multiple of kGroup: adds to the items' gradient [columns_padded,
-// dim_padded], returns their part of the loss.
-double Block(const Batch& batch, int64_t begin, int64_t end, Scratch* scratch, float* user_gradient,
-             float* item_gradient) {
-  const int64_t rows = end - begin, filled = Padded(rows, kGroup), dim = batch.dim, width = batch.dim_padded;
-  const int64_t columns = batch.columns_padded, stride = batch.stride;
-  std::fill(scratch->rows.begin(), scratch->rows.end(), 0.0f);
-  for (int64_t i = 0; i < rows; ++i) {
-    float* column = &scratch->rows[i / kGroup * kGroup * dim + i % kGroup];
-    for (int64_t d = 0; d < dim; ++d) column[d * kGroup] = batch.user[(begin + i) * dim + d] * batch.scale;
-  }
-  std::fill(scratch->user.begin(), scratch->user.end(), 0.0f);
-  std::vector<float> top(filled), positive(filled), total(filled, 0.0f);
-  for (int64_t i = 0; i < filled; i += kGroup) {
-    Logits(batch, &scratch->rows[i * dim], &scratch->logits[i * stride], &top[i]);
-  }
-  for (int64_t i = 0; i < rows; ++i) {
-    float* row = &scratch->logits[i * stride];
-    const int64_t own = batch.first + begin + i;
-    positive[i] = row[own];
-    if (batch.columns == nullptr) continue;
-    const auto& hits = batch.columns->of(batch.ids[own]);
-    if (hits.size() == 1) continue;
-    for (int64_t j : hits) row[j] = kMasked;
-    row[own] = positive[i];
-    top[i] = *std::max_element(row, row + batch.items);
-  }
-  for (int64_t i = 0; i < filled; ++i) {
-    Floats sum{};
-    for (float *p = &scratch->logits[i * stride], *stop = p + columns; p < stop; p += kWide) {
-      const Floats value = Exp(*reinterpret_cast<Floats*>(p) - top[i]);
-      *reinterpret_cast<Floats*>(p) = value;
-      sum += value;
-    }
-    for (int64_t k = 0; k < kWide; ++k) total[i] += sum[k];
-  }
-  for (int64_t i = 0; i < filled; i += kGroup) {
-    MultiplyAll(&scratch->logits[i * stride], 1, stride, batch.along.data(), columns, width,
-                &scratch->user[i * width]);
-  }
-  double loss = 0;
-  std::fill(scratch->weighted.begin(), scratch->weighted.end(), 0.0f);
-  for (int64_t i = 0; i < rows; ++i) {
-    const float part = batch.part[begin + i], scaled = part * batch.scale, inverse = scaled / total[i];
-    loss += static_cast<double>(part) * (std::log(total[i]) + top[i] - positive[i]);
-    const float *own = batch.item + (batch.first + begin + i) * dim, *user = batch.user + (begin + i) * dim;
-    for (int64_t d = 0; d < dim; ++d) {
-      user_gradient[(begin + i) * dim + d] = scratch->user[i * width + d] * inverse - own[d] * scaled;
-      scratch->weighted[i * width + d] = user[d] * inverse;
-    }
-  }
-  for (int64_t j = 0; j < columns; j += kGroup) {
-    MultiplyAll(&scratch->logits[j], stride, 1, scratch->weighted.data(), filled, width, item_gradient + j * width);
-  }
-  for (int64_t i = 0; i < rows; ++i) {
-    const float scaled = batch.part[begin + i] * batch.scale;
-    float* own = item_gradient + (batch.first + begin + i) * width;
-    for (int64_t d = 0; d < dim; ++d) own[d] -= batch.user[(begin + i) * dim + d] * scaled;
-  }
-  return loss;
-}
 
 class SoftmaxOp : public OpKernel {
  public:
@@ -286,21 +275,20 @@ class SoftmaxOp : public OpKernel {
                 context->input(6).scalar<float>()(),
                 mask_ ? &columns : nullptr};
     batch.Pack();
-    const int64_t block = std::clamp<int64_t>(kLogits / batch.columns_padded / kGroup * kGroup, kGroup, 64);
     const int64_t size = batch.columns_padded * batch.dim_padded, width = batch.dim_padded;
-    const int64_t parts = std::clamp<int64_t>(kPartValues / size, 1, std::min(kMostParts, (rows + block - 1) / block));
+    const int64_t parts = std::clamp<int64_t>(kPartValues / size, 1, std::min(kMostParts, (rows + kRows - 1) / kRows));
     OP_REQUIRES_OK(context, context->allocate_temp(DT_FLOAT, TensorShape({parts, size}), &sums));
     std::vector<double> losses(parts, 0.0);
     float* sum = sums.flat<float>().data();
     float* to_user = user_gradient->flat<float>().data();
-    const int64_t share = Padded((rows + parts - 1) / parts, block);
+    const int64_t share = Padded((rows + parts - 1) / parts, kRows);
     Parallel(context, parts, 1, [&](int64_t begin, int64_t end) {
-      Scratch scratch(batch, block);
+      Block block(batch);
       for (int64_t p = begin; p < end; ++p) {
         std::fill_n(sum + p * size, size, 0.0f);
         const int64_t last = std::min(rows, (p + 1) * share);
-        for (int64_t i = p * share; i < last; i += block) {
-          losses[p] += Block(batch, i, std::min(i + block, last), &scratch, to_user, sum + p * size);
+        for (int64_t i = p * share; i < last; i += kRows) {
+          losses[p] += block.Run(i, std::min(i + kRows, last), to_user, sum + p * size);
         }
       }
     });

@@ -1,0 +1,93 @@
+// Small products of matrices and exponentials in the processor's registers.
+
+#ifndef LAZYTOWER_VECTORS_H_
+#define LAZYTOWER_VECTORS_H_
+
+#include <cstdint>
+
+namespace lazytower {
+namespace {
+
+// Vectors as wide as the processor's registers: the compiler does not split wider ones well.
+#if defined(__AVX512F__)
+#define LAZYTOWER_BYTES 64
+constexpr int64_t kGroup = 8;  // rows that are multiplied together; their sums fill the registers
+constexpr int kVectors = 4;
+#elif defined(__AVX__)
+#define LAZYTOWER_BYTES 32
+constexpr int64_t kGroup = 4;
+constexpr int kVectors = 2;
+#else
+#define LAZYTOWER_BYTES 16
+constexpr int64_t kGroup = 4;
+constexpr int kVectors = 2;
+#endif
+#define LAZYTOWER_VECTOR(bytes) __attribute__((vector_size(bytes), aligned(4), may_alias))
+typedef float Floats LAZYTOWER_VECTOR(LAZYTOWER_BYTES);
+typedef int32_t Ints LAZYTOWER_VECTOR(LAZYTOWER_BYTES);
+constexpr int64_t kWide = LAZYTOWER_BYTES / 4;
+// Of rows of few values: padding to more would be multiplied too.
+#define LAZYTOWER_SHORT (LAZYTOWER_BYTES < 32 ? LAZYTOWER_BYTES : 32)
+typedef float Short LAZYTOWER_VECTOR(LAZYTOWER_SHORT);
+constexpr int64_t kNarrow = LAZYTOWER_SHORT / 4;
+
+inline int64_t Padded(int64_t number, int64_t to) { return (number + to - 1) / to * to; }
+
+// e^x, to 2 units in the last place; 0 below -87.
+inline Floats Exp(Floats x) {
+  const Floats low = x - x - 87.0f;
+  const Ints small = x < low;
+  x = small ? low : x;
+  const Floats shifted = x * 1.44269504f + 12582912.0f;  // the integer is in the low bits
+  const Floats whole = shifted - 12582912.0f;
+  const Floats rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+  Floats sum = rest * 1.9875691500e-4f + 1.3981999507e-3f;
+  sum = sum * rest + 8.3334519073e-3f;
+  sum = sum * rest + 4.1665795894e-2f;
+  sum = sum * rest + 1.6666665459e-1f;
+  sum = sum * rest + 5.0000001201e-1f;
+  sum = sum * rest * rest + rest + 1.0f;
+  const Ints power = reinterpret_cast<const Ints&>(shifted) << 23;
+  const Ints bits = reinterpret_cast<const Ints&>(sum) + power;
+  const Floats result = reinterpret_cast<const Floats&>(bits);
+  return small ? x - x : result;
+}
+
+// to[i, :] += sum_j of from[i, j] * rows[j, :], for 4 i and kSome vectors; from has strides, rows are `width` apart.
+template <int kSome>
+void Multiply(const float* from, int64_t across, int64_t down, const float* rows, int64_t number, int64_t width,
+              float* to) {
+  Short sum[4][kSome];
+  for (int i = 0; i < 4; ++i) {
+    for (int v = 0; v < kSome; ++v) sum[i][v] = *reinterpret_cast<const Short*>(to + i * width + v * kNarrow);
+  }
+  for (int64_t j = 0; j < number; ++j, rows += width) {
+    Short row[kSome];
+    for (int v = 0; v < kSome; ++v) row[v] = *reinterpret_cast<const Short*>(rows + v * kNarrow);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const float factor = from[i * down + j * across];
+      for (int v = 0; v < kSome; ++v) sum[i][v] += factor * row[v];
+    }
+  }
+  for (int i = 0; i < 4; ++i) {
+    for (int v = 0; v < kSome; ++v) *reinterpret_cast<Short*>(to + i * width + v * kNarrow) = sum[i][v];
+  }
+}
+
+// As Multiply, for kGroup i and any width.
+inline void MultiplyAll(const float* from, int64_t across, int64_t down, const float* rows, int64_t number, int64_t width,
+                 float* to) {
+  for (int64_t i = 0; i < kGroup; i += 4, from += 4 * down, to += 4 * width) {
+    int64_t v = 0;
+    for (; v + kVectors * kNarrow <= width; v += kVectors * kNarrow) {
+      Multiply<kVectors>(from, across, down, rows + v, number, width, to + v);
+    }
+    for (; v < width; v += kNarrow) Multiply<1>(from, across, down, rows + v, number, width, to + v);
+  }
+}
+
+}  // namespace
+}  // namespace lazytower
+
+#endif  // LAZYTOWER_VECTORS_H_
