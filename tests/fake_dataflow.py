@@ -38,6 +38,7 @@ class FakeDataflow(ThreadingHTTPServer):
     Attributes:
       jobs: documents of the jobs that were created, by id.
       holding: jobs stay RUNNING, and no process is started.
+      watched: set when somebody has asked how a job is.
     """
 
     daemon_threads = True
@@ -45,7 +46,7 @@ class FakeDataflow(ThreadingHTTPServer):
     def __init__(self, directory: pathlib.Path, environment: dict[str, str]):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.jobs: dict[str, dict] = {}
-        self.holding = False
+        self.holding, self.watched = False, threading.Event()
         self._processes: dict[str, subprocess.Popen] = {}
         self._directory, self._environment = directory, environment
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
@@ -114,6 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.jobs[name[1]]["currentState"] = "JOB_STATE_CANCELLED"
             self._send(200, self.server.look(name[1]))
         else:
+            self.server.watched.set()
             self._send(200, self.server.messages(name[1]) if name[2] else self.server.look(name[1]))
 
     do_GET = do_POST = do_PUT = handle_any

@@ -57,7 +57,7 @@ class Bucket:
     def lazytower(self, *arguments: str) -> str:
         """Runs the command line to its end, which must be good; what it printed."""
         process = self.start("-m", "trainer.cli", *arguments)
-        output, log = process.communicate(timeout=300)
+        output, log = process.communicate(timeout=900)
         assert process.returncode == 0, log
         return output
 

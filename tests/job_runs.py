@@ -40,7 +40,7 @@ def job_document(root: str, directory: str) -> dict:
         "heartbeat_seconds": 0.5,
         "log_seconds": 0.5,
         "backoff_seconds": 0.2,
-        "heartbeat_timeout_seconds": 60,
+        "heartbeat_timeout_seconds": 300,
     }
     return document
 
@@ -73,7 +73,7 @@ class Cloud:
     def lazytower(self, *arguments: str, code: int = 0) -> tuple[str, str]:
         """(output, log) of `lazytower`, which must end with this code."""
         process = self.start(*arguments)
-        output, log = process.communicate(timeout=180)
+        output, log = process.communicate(timeout=900)
         assert process.returncode == code, log
         return output, log
 

@@ -54,6 +54,11 @@ def checkpoints(cloud: Cloud) -> list[str]:
     return [name for name in cloud.bucket.names("run/checkpoints/") if name.endswith("COMMITTED")]
 
 
+def trains(cloud: Cloud, path: str, saved: int = 1) -> bool:
+    """Whether the job has saved so often, and its supervisor knows that it runs."""
+    return len(checkpoints(cloud)) >= saved and "running" in cloud.history(path)
+
+
 @pytest.mark.slow
 def test_from_submit_to_success(cloud):
     output, log = cloud.lazytower("submit", "--config", cloud.config)
@@ -81,7 +86,7 @@ def test_from_submit_to_success(cloud):
 @pytest.mark.parametrize("how", ["PREEMPTED", "SUSPENDED"])
 def test_preempted_in_the_middle_and_resumed(cloud, how):
     path = cloud.lazytower("submit", "--config", cloud.config)[0].strip()
-    wait_until(lambda: len(checkpoints(cloud)) >= 2, what="for checkpoints")
+    wait_until(lambda: trains(cloud, path, 2), what="for checkpoints")
     cloud.tpu.preempt(how)
     cloud.lazytower("jobs", "wait", path)
     history = ["submitted", *UP, "running", "preempted", *UP, "resumed", "stopping", "succeeded"]
@@ -95,10 +100,10 @@ def test_preempted_in_the_middle_and_resumed(cloud, how):
 def test_supervisor_killed_and_restarted(cloud):
     path = stage(cloud.load())
     process = cloud.start("jobs", "supervise", path)
-    wait_until(lambda: checkpoints(cloud), what="for a checkpoint")
+    wait_until(lambda: trains(cloud, path), what="for a checkpoint")
     process.kill()
     process.communicate()
-    wait_until(lambda: JobRecord(path).final(1) is not None, 90, "for the machine to end by itself")
+    wait_until(lambda: JobRecord(path).final(1) is not None, what="for the machine to end by itself")
     wait_until(lambda: not cloud.tpu.nodes, what="for the machine to delete its slice without a supervisor")
     assert cloud.history(path) == ["submitted", *UP, "running"]
     cloud.lazytower("jobs", "supervise", path)
@@ -194,7 +199,7 @@ def test_training_that_fails_ends_the_job_with_its_code(cloud):
 @pytest.mark.slow
 def test_cancel(cloud):
     path = cloud.lazytower("submit", "--config", cloud.config)[0].strip()
-    wait_until(lambda: checkpoints(cloud), what="for a checkpoint")
+    wait_until(lambda: trains(cloud, path), what="for a checkpoint")
     _, log = cloud.lazytower("submit", "--config", cloud.config, code=2)
     assert f"output.path: job {JobRecord(path).id} writes gs://bucket/run" in log
     assert "no slice is left" in cloud.lazytower("jobs", "cancel", path)[0]
@@ -223,7 +228,7 @@ def test_a_machine_without_a_sign_of_life_is_replaced(cloud):
     path = stage(cloud.load("launch.heartbeat_timeout_seconds=2", "launch.retries=1"))
     state = supervise(path)
     assert state.state == "failed" and "given up after 2 attempts" in state.reason
-    assert "up, but silent for 2 s: hung" in state.reason
+    assert re.search(r"up, but silent for \d+ s: hung", state.reason)
     assert cloud.history(path) == ["submitted", *UP, "preempted", *UP, "preempted", "stopping", "failed"]
 
 
@@ -246,11 +251,11 @@ def test_stopped_by_sigterm_and_started_again_by_the_machine_itself(cloud):
 
     path = stage(cloud.load())
     process = cloud.start("jobs", "supervise", path)
-    wait_until(lambda: checkpoints(cloud), what="for a checkpoint")
+    wait_until(lambda: trains(cloud, path), what="for a checkpoint")
     [vm] = cloud.tpu.vms.values()
     trainers = [p for p in psutil.Process(vm.process.pid).children(recursive=True) if "train" in p.cmdline()]
     trainers[0].send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    process.communicate(timeout=900)
     assert process.returncode == 0 and cloud.history(path).count("preempted") == 0
     assert "starting it again, the 1. time" in cloud.lazytower("jobs", "logs", path)[0]
     beat = json.loads(cloud.bucket.read(f"run/jobs/{JobRecord(path).id}/attempts/001/heartbeat.json"))
@@ -260,7 +265,10 @@ def test_stopped_by_sigterm_and_started_again_by_the_machine_itself(cloud):
 
 @pytest.mark.slow
 def test_longer_than_max_seconds(cloud):
-    path = stage(cloud.load("launch.max_seconds=9", "train.num_steps=100000"))
-    state = supervise(path)
-    assert state.state == "failed" and state.reason == "not done after launch.max_seconds 9"
-    assert checkpoints(cloud), "training was saved"
+    for seconds in (9, 36, 144):  # until the machine is fast enough to begin training in that time
+        path = stage(cloud.load(f"launch.max_seconds={seconds}", "train.num_steps=1000000"))
+        state = supervise(path)
+        assert state.state == "failed" and state.reason == f"not done after launch.max_seconds {seconds}"
+        if checkpoints(cloud):
+            return
+    raise AssertionError("training was not saved")

@@ -72,6 +72,6 @@ def test_it_is_settled_before_tensorflow_is_imported(tmp_path, who, chips):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=900,
     )
     assert done.stdout == ("None\n" if chips else "1\n"), done.stderr

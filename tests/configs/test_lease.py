@@ -9,14 +9,15 @@ import pytest
 from configs import lease as lease_module
 from configs.errors import UserError
 from configs.lease import Lease, LeaseHeld
+from tests.fake_tpu import wait_until
 
 PATH = "gs://bucket/run/.lock"
-PACE = {"renew_seconds": 0.2, "stale_seconds": 1.0}
+PACE = {"renew_seconds": 0.2, "stale_seconds": 3.0}
 
 _HOLD = """
 import sys, time
 from configs.lease import Lease
-lease = Lease(sys.argv[1], renew_seconds=0.2, stale_seconds=1.0)
+lease = Lease(sys.argv[1], renew_seconds=0.2, stale_seconds=3.0)
 print("held", flush=True)
 time.sleep(float(sys.argv[2]))
 lease.close()
@@ -29,6 +30,13 @@ def elsewhere(monkeypatch):
     monkeypatch.setattr(lease_module, "_machine", lambda: "another")
 
 
+@pytest.fixture
+def later(monkeypatch):
+    """Sets the clock of leases forward, by seconds."""
+    clock = lease_module._clock
+    return lambda seconds: monkeypatch.setattr(lease_module, "_clock", lambda: clock() + seconds)
+
+
 def holder(bucket) -> dict:
     return json.loads(bucket.read("run/.lock"))
 
@@ -38,8 +46,7 @@ def test_held_until_closed(bucket):
     lease.check()
     assert set(holder(bucket)) == {"host", "machine", "pid", "started", "token", "renewed"}
     generation = bucket.store.objects["run/.lock"].generation
-    time.sleep(0.5)
-    assert bucket.store.objects["run/.lock"].generation > generation, "renewed"
+    wait_until(lambda: bucket.store.objects["run/.lock"].generation > generation, what="for a renewal")
     with pytest.raises(LeaseHeld, match="host .*, pid "):
         Lease(PATH, **PACE)
     lease.check()
@@ -72,27 +79,28 @@ def test_of_many_racers_one_wins(bucket, elsewhere):
         won[0].close()
 
 
-def test_a_killed_process_of_this_machine_is_followed_at_once(bucket):
+def test_a_killed_process_of_this_machine_is_followed_at_once(bucket, caplog):
+    caplog.set_level("INFO")
     process = bucket.start("-c", _HOLD, PATH, "60")
     assert process.stdout.readline() == "held\n"
     with pytest.raises(LeaseHeld, match=f"pid {process.pid}"):
         Lease(PATH, **PACE)
     process.kill()
     process.communicate()
-    started = time.monotonic()
+    caplog.clear()
     Lease(PATH, renew_seconds=15, stale_seconds=60).close()
-    assert time.monotonic() - started < 5
+    assert "taken over from" in caplog.text and "watching whether" not in caplog.text
 
 
 def test_a_holder_elsewhere_is_watched_before_it_is_followed(bucket, elsewhere):
     bucket.write("run/.lock", b"torn {")
     started = time.monotonic()
     Lease(PATH, **PACE).close()
-    assert 1.0 <= time.monotonic() - started < 5
+    assert 3.0 <= time.monotonic() - started
 
 
 def test_who_slept_learns_that_another_took_over(bucket, elsewhere):
-    asleep = Lease(PATH, renew_seconds=1000, stale_seconds=1.0)
+    asleep = Lease(PATH, renew_seconds=1000, stale_seconds=3.0)
     follower = Lease(PATH, **PACE)
     with pytest.raises(UserError, match="took over while this process was not heard of; stopping"):
         asleep.check()
@@ -103,31 +111,31 @@ def test_who_slept_learns_that_another_took_over(bucket, elsewhere):
     follower.close()
 
 
-def test_who_slept_and_was_not_followed_goes_on(bucket):
-    lease = Lease(PATH, renew_seconds=1000, stale_seconds=1.0)
-    time.sleep(0.7)
+def test_who_slept_and_was_not_followed_goes_on(bucket, later):
+    lease = Lease(PATH, renew_seconds=1000, stale_seconds=60)
+    later(31)
     generation = bucket.store.objects["run/.lock"].generation
     lease.check()
     assert bucket.store.objects["run/.lock"].generation > generation
     lease.close()
 
 
-def test_a_store_that_cannot_be_asked_stops_who_is_not_sure(bucket, monkeypatch):
-    lease = Lease(PATH, renew_seconds=1000, stale_seconds=1.0)
+def test_a_store_that_cannot_be_asked_stops_who_is_not_sure(bucket, later, monkeypatch):
+    lease = Lease(PATH, renew_seconds=1000, stale_seconds=60)
     monkeypatch.setattr(lease._object, "write", lambda *unused: 1 / 0)
     lease.check()  # renewed a moment ago
-    time.sleep(0.6)
+    later(31)
     with pytest.raises(UserError, match="cannot be renewed, so another process may take over"):
         lease.check()
     monkeypatch.undo()
 
 
 @pytest.mark.slow
-def test_lost_answers_change_nothing(bucket):
+def test_lost_answers_change_nothing(bucket, later):
     """Every second request fails, and every second of those after it acted."""
     bucket.store.fail_every = 2
-    lease = Lease(PATH, renew_seconds=1000, stale_seconds=1.0)
-    time.sleep(0.6)
+    lease = Lease(PATH, renew_seconds=1000, stale_seconds=60)
+    later(31)
     lease.check()
     assert holder(bucket)["token"] == lease._identity["token"] and not lease.lost
     lease.close()

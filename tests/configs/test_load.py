@@ -191,5 +191,5 @@ def test_a_config_in_a_bucket_is_read_by_the_api_that_all_buckets_speak(bucket):
     bucket.write("run.yaml", yaml.safe_dump(document()).encode())
     code = "import os; from configs.load import load_config; load_config('gs://bucket/run.yaml');"
     process = bucket.start("-c", code + "print(os.environ['GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT'])")
-    output, log = process.communicate(timeout=60)
+    output, log = process.communicate(timeout=900)
     assert (output, process.returncode) == ("false\n", 0), log

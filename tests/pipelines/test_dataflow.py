@@ -11,7 +11,6 @@ import os
 import re
 import signal
 import threading
-import time
 
 import apache_beam
 import pytest
@@ -94,7 +93,7 @@ def test_template(bucket, account, tmp_path):
     process = bucket.start("-m", "trainer.cli", "prepare", "--config", str(tmp_path / "run.yaml"), "--runner",
                            "DataflowRunner", *FLAGS, "--template_location=gs://bucket/templates/prepare",
                            "--max_num_workers=7", "--label=team=ranking")  # fmt: skip
-    _, log = process.communicate(timeout=120)
+    _, log = process.communicate(timeout=900)
     assert process.returncode == 0, log
     assert "gs://bucket/templates/prepare: the job's template; nothing has run, nothing is published" in log
     assert account.given == 1
@@ -188,9 +187,7 @@ def test_an_interrupted_driver_cancels_the_job(bucket, dataflow):
     options = beam_options("DataflowRunner", [*FLAGS, f"--dataflow_endpoint={dataflow.address}"])
 
     def interrupt():
-        while not dataflow.jobs:
-            time.sleep(0.1)
-        time.sleep(1)  # prepare waits by then
+        dataflow.watched.wait(300)  # prepare waits by then
         os.kill(os.getpid(), signal.SIGINT)
 
     # Whoever starts tests in the background of a script has them ignore the signal.

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
@@ -50,10 +49,8 @@ def test_unknown_runner_and_flags_are_one_line():
 
 @pytest.mark.parametrize("command", [["prepare"], ["bench"], ["bench", "prepare"]])
 def test_help_answers_at_once(command):
-    start = time.monotonic()
     done = subprocess.run([sys.executable, "-X", "importtime", "-m", "trainer.cli", *command, "--help"],
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0 and "usage" in done.stdout
-    assert time.monotonic() - start < 5  # a loaded machine; what counts is what is imported
     for heavy in ("apache_beam", "tensorflow", "pyarrow", "pydantic"):
         assert f" {heavy}\n" not in done.stderr

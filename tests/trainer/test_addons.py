@@ -13,7 +13,7 @@ def run(code: str, **environment) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
         env={"PATH": "/usr/bin:/bin", **environment},
-        timeout=120,
+        timeout=900,
     )
 
 

@@ -29,7 +29,7 @@ def gate(monkeypatch):
 
     def waiting(path, name, parts):
         if name == "dense.npz":
-            assert event.wait(30)
+            assert event.wait(300)
         return write(path, name, parts)
 
     monkeypatch.setattr(checkpoint_files, "_write", waiting)
@@ -72,10 +72,9 @@ def test_who_lost_the_run_completes_no_checkpoint(tmp_path, gate):
 def test_the_next_save_waits_and_builds_on_it(tmp_path, gate):
     run, store = Run(), store_at(tmp_path, async_memory_mb=1)
     run.train_and_save(store, 1)
-    threading.Timer(0.3, gate.set).start()
-    started = time.monotonic()
+    threading.Timer(1.0, gate.set).start()
     run.train_and_save(store, 1)
-    assert time.monotonic() - started > 0.2
+    assert gate.is_set()
     store.wait()
     assert names(tmp_path) == ["step-000000001", "step-000000002.increment"]
     first, second = store.finished()
@@ -175,7 +174,7 @@ run.train_and_save(store, 1)
 
 def test_a_real_limit_of_file_sizes(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 1
     assert "cannot be written (File too large); last good checkpoint: step 1" in done.stderr

@@ -33,7 +33,7 @@ FLAGS = {
 def run(*args: str, before: tuple = ()) -> subprocess.CompletedProcess:
     """`lazytower` in a fresh process; `before` are options of Python itself."""
     command = [sys.executable, *before, "-m", "trainer.cli", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
 
 
 def flags(parser: argparse.ArgumentParser) -> set[str]:

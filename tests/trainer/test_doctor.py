@@ -17,7 +17,7 @@ from trainer.doctor_checks import Result
 
 def lazytower(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "trainer.cli", "doctor", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=150)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
 
 
 def document(tmp_path, **changes) -> str:

@@ -85,7 +85,7 @@ def test_refusals_name_what_to_do(monkeypatch, capsys, code, words):
 def test_keras_3_is_noticed():
     script = "import os; os.environ['TF_USE_LEGACY_KERAS'] = '0'; from trainer.doctor_probe import main; "
     script += "main('tensorflow', '')"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=900)
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert [result["status"] for result in results] == ["ok", "fail"]
     assert "Keras 3" in results[1]["found"] and "TF_USE_LEGACY_KERAS" in results[1]["fix"]

@@ -45,7 +45,7 @@ def start(config: str, output: str) -> subprocess.Popen:
 
 def finish(config: str, output: str) -> str:
     process = start(config, output)
-    log = process.communicate(timeout=300)[1]
+    log = process.communicate(timeout=900)[1]
     assert process.returncode == 0, log
     return log
 

@@ -130,7 +130,7 @@ def test_a_wish_from_another_thread_ends_the_inner_loop_after_the_step_in_progre
     def hold(batch):
         if batch == 5:
             reached.set()
-            asked.wait(10)
+            asked.wait(300)
         return batch
 
     class Waiting(CountingStep):
@@ -141,7 +141,7 @@ def test_a_wish_from_another_thread_ends_the_inner_loop_after_the_step_in_progre
     loop = Loop(step, tf.data.Dataset.counter(1), 1000, 1000)
 
     def wish():
-        reached.wait(10)
+        reached.wait(300)
         loop.request_stop()
         asked.set()
 

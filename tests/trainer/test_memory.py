@@ -76,7 +76,7 @@ def measured(tmp_path_factory):
     directory, found = str(tmp_path_factory.mktemp("memory") / "checkpoints"), {}
     for what in ("save", "restore", "open"):
         command = [sys.executable, "-c", SCRIPT, str(ROWS), str(DIM), directory, what]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr
         found |= json.loads(done.stdout)
     print(found)

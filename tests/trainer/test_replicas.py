@@ -31,7 +31,7 @@ def train(path: pathlib.Path, output: pathlib.Path, **overrides) -> None:
     settings = {"output.path": output, **{key.replace("__", "."): v for key, v in overrides.items()}}
     flags = [f"--set={key}={value}" for key, value in settings.items()]
     command = [sys.executable, "-m", "trainer.cli", "train", "--config", str(path), *flags]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=300)
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
 
 

@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-import time
+import threading
 
 import pytest
 import tensorflow as tf
@@ -34,11 +34,11 @@ def test_a_slice_of_several_hosts_must_be_named():
 
 
 def test_a_tpu_that_does_not_answer(monkeypatch):
-    monkeypatch.setattr(strategy, "_connect", lambda device: time.sleep(5))
-    started = time.monotonic()
+    answered = threading.Event()
+    monkeypatch.setattr(strategy, "_connect", lambda device: answered.wait(900))
     with pytest.raises(UserError, match="the TPU of this machine did not answer for 0.2 s .device.connect"):
         strategy.connect_tpu(device(connect_seconds=0.2))
-    assert time.monotonic() - started < 4
+    answered.set()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_host_that_says_nothing_is_given_up(tmp_path):
     write_planted(str(tmp_path))
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(planted_document(str(tmp_path))))
     command = [sys.executable, "-c", SILENT_HOST, str(tmp_path / "run.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     started, error = done.stdout.splitlines()
     assert started == "started before: False"
     assert re.match("device: the TPU of grpc://127.0.0.1:[0-9]+ did not answer for 2 s", error)

@@ -154,6 +154,6 @@ def test_four_replicas_are_one(root, tmp_path, model, slice_):
     path = tmp_path / "run.yaml"
     path.write_text(json.dumps(made))
     command = [sys.executable, "-m", "tests.tpu_emulator", "4", "train", "--config", str(path)]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=600)
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert_close(newest_state(made["output"]["path"]), expected)

@@ -11,6 +11,7 @@ import urllib.error
 
 import pytest
 
+from tests.fake_tpu import wait_until
 from trainer import vm, vm_files
 from trainer.progress import Progress
 from trainer.vm_files import Directory, Log, patiently, progress
@@ -32,7 +33,7 @@ def run(told: dict, **environment: str) -> tuple[int, dict | None, str]:
     done = subprocess.run(
         [sys.executable, "-m", "trainer.vm", json.dumps(told)],
         env={**os.environ, "GCE_METADATA_HOST": "127.0.0.1:9", **environment},
-        timeout=120,
+        timeout=900,
     )
     final = pathlib.Path(told["job"]) / "attempts" / "001" / "final.json"
     log = (pathlib.Path(told["work"]) / "log.txt").read_text()
@@ -238,21 +239,30 @@ def test_a_token_that_is_none_may_be_asked_for_again(answer, monkeypatch):
 SAVES_SLOWLY = """
 import signal, sys, time
 def save(*_):
-    time.sleep(0.8)
+    open("saving", "w").close()
+    time.sleep(float(sys.argv[1]))
     sys.exit(75)
 signal.signal(signal.SIGTERM, save)
+open("ready", "w").close()
 while True:
     time.sleep(0.05)
 """
 
 
-@pytest.mark.parametrize(("stopped", "code"), [(None, 75), ("SIGTERM", -9)])
+@pytest.mark.parametrize(("stopped", "seconds", "code"), [(False, "1", 75), (True, "600", -9)])
 def test_at_the_deadline_there_is_more_time_to_save_than_at_a_preemption(
-    stopped, code, tmp_path, monkeypatch
+    stopped, seconds, code, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(vm, "GRACE_SECONDS", 0.1)
-    machine = quiet_machine(tmp_path, max_seconds=0.6)
-    command = [sys.executable, "-c", SAVES_SLOWLY]
-    if stopped:
-        threading.Timer(0.9, lambda: setattr(machine, "_stopped", stopped)).start()  # while it saves
-    assert machine._call(command, dict(os.environ)) == code
+    machine = quiet_machine(tmp_path)
+
+    def events():
+        wait_until((tmp_path / "work" / "ready").exists)
+        machine._deadline = 0
+        wait_until((tmp_path / "work" / "saving").exists)
+        machine._stopped = "SIGTERM" if stopped else None
+
+    thread = threading.Thread(target=events)
+    thread.start()
+    assert machine._call([sys.executable, "-c", SAVES_SLOWLY, seconds], dict(os.environ)) == code
+    thread.join()

@@ -33,7 +33,7 @@ def lazytower(directory, *arguments: str, code: int = 0) -> str:
     # Where the tests run, relative paths of modules would be lost with the change of directory.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])}
     done = subprocess.run(
-        command, cwd=directory, env=environment, capture_output=True, text=True, timeout=120
+        command, cwd=directory, env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == code, done.stderr
     return done.stdout
