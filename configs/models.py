@@ -65,6 +65,10 @@ class TowerConfig(Section):
         return self
 
 
+DRAWN = "negative/"
+"""Begins the names of inputs of items that are drawn as negatives."""
+
+
 class SoftmaxLoss(Section):
     """In-batch sampled softmax."""
 
@@ -74,6 +78,9 @@ class SoftmaxLoss(Section):
     """Subtract log of each candidate's sampling probability (Yi et al. 2019, eq. 3)."""
     mask_accidental_hits: bool = True
     """Candidates equal to the row's own item are no negatives."""
+    extra_negatives: int = Field(0, ge=0, le=1_000_000)
+    """Items drawn for each batch, uniformly from those with train rows: candidates of all its rows beside the
+    batch's own (mixed negative sampling, Yang et al. 2020); logq is then of the mixture."""
 
 
 class TwoTower(Section):
@@ -97,6 +104,11 @@ class TwoTower(Section):
     @property
     def inputs(self) -> list[str]:
         return self.user_tower.inputs + self.item_tower.inputs
+
+    def drawn(self, batch_size: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the inputs of items that are drawn for a batch, by input."""
+        extra = self.loss.extra_negatives
+        return dict.fromkeys(self.item_tower.inputs, (extra,)) if extra else {}
 
     @model_validator(mode="after")
     def _sides(self):
@@ -124,6 +136,10 @@ class DotBias(Section):
     @property
     def inputs(self) -> list[str]:
         return ["user", "item"]
+
+    def drawn(self, batch_size: int) -> dict[str, tuple[int, ...]]:
+        """As TwoTower.drawn."""
+        return {"item": (batch_size, self.negatives)} if self.negatives else {}
 
 
 ModelConfig = Annotated[TwoTower | DotBias, Field(discriminator="kind")]

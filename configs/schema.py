@@ -4,7 +4,7 @@ from pydantic import Field, model_validator
 
 from configs.data import DatasetConfig, VocabIds
 from configs.launch import Launch, LocalLaunch, check_launch
-from configs.models import DotBias, ModelConfig, TableConfig, TwoTower
+from configs.models import DRAWN, DotBias, ModelConfig, TableConfig, TwoTower
 from configs.optimizers import Adam, DenseOptimizer
 from configs.robe import EmbeddingConfig
 from configs.section import Section
@@ -77,6 +77,25 @@ class RunConfig(Section):
         history = self.model.history.table if isinstance(self.model, TwoTower) else "history"
         return {n: history if n == "history" else n for n in self.model.inputs if n not in numeric}
 
+    @property
+    def ids_of_batch(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Shapes of the ids that a training batch looks up, by table and input; `negative/` where drawn."""
+        batch, found = self.train.batch_size, {}
+        for name, table in self.table_of_input.items():
+            shape = (batch, self.dataset.history_length) if name == "history" else (batch,)
+            found.setdefault(table, {})[name] = shape
+        for name, shape in self.model.drawn(batch).items():
+            if table := self.table_of_input.get(name):
+                found[table][DRAWN + name] = shape
+        return found
+
+    def uneven(self, parts: int) -> str:
+        """The key, with its value, of what cannot be cut into so many equal parts; empty: all can."""
+        sizes = {"train.batch_size": self.train.batch_size}
+        if isinstance(self.model, TwoTower):
+            sizes["model.loss.extra_negatives"] = self.model.loss.extra_negatives
+        return next((f"{key} {size}" for key, size in sizes.items() if size % parts), "")
+
     @model_validator(mode="after")
     def _inputs_exist(self):
         sides = {f.name: f.of for f in self.source.features}
@@ -118,11 +137,8 @@ class RunConfig(Section):
     def _device_can(self):
         if self.device.kind == "tpu":
             check_tpu(self)
-        elif self.train.batch_size % self.device.replicas:
-            raise ValueError(
-                f"train.batch_size {self.train.batch_size} is no multiple of device.replicas "
-                f"{self.device.replicas}"
-            )
+        elif odd := self.uneven(self.device.replicas):
+            raise ValueError(f"{odd} is no multiple of device.replicas {self.device.replicas}")
         return self
 
     @model_validator(mode="after")

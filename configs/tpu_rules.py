@@ -1,5 +1,6 @@
 """What a TPU does not do, or does not do as the CPU does: refused when a config is read, never ignored."""
 
+import math
 from collections.abc import Iterator
 
 from configs.errors import ConfigError
@@ -19,16 +20,6 @@ def tpu_lacks(table) -> str:
     if table.optimizer.tpu_lacks:
         return f"optimizer {table.optimizer.kind} has no TPU form: {table.optimizer.tpu_lacks}"
     return ""
-
-
-def ids_per_row(config) -> dict[str, int]:
-    """Ids that a row of the data looks up in each table, by table name."""
-    found: dict[str, int] = {}
-    for name, table in config.table_of_input.items():
-        found[table] = found.get(table, 0) + (config.dataset.history_length if name == "history" else 1)
-    if config.model.kind == "dot_bias":
-        found["item"] += config.model.negatives
-    return found
 
 
 def check_tpu(config) -> None:
@@ -62,14 +53,13 @@ def _unlike_the_cpu(config) -> Iterator[str]:
 
 
 def _odd_shares(config, slice_: Slice) -> Iterator[str]:
-    share, odd = divmod(config.train.batch_size, slice_.replicas)
-    if odd:
-        yield f"train.batch_size {config.train.batch_size} is no multiple of its {slice_.replicas} replicas"
+    if odd := config.uneven(slice_.replicas):
+        yield f"{odd} is no multiple of its {slice_.replicas} replicas"
         return
     if not slice_.sparse_cores:
         return
-    for name, number in ids_per_row(config).items():
-        ids = share * number
+    for name, inputs in config.ids_of_batch.items():
+        ids = sum(map(math.prod, inputs.values())) // slice_.replicas
         if ids % slice_.sparse_cores:
             yield (
                 f"train.batch_size {config.train.batch_size}: {ids} ids of table {name} on each chip are no "

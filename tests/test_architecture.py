@@ -34,7 +34,7 @@ ALLOWED = {
 }
 # Registries whose keys are file names.
 REGISTRIES = {
-    "trainer/models": ("trainer.models", "MODELS", {"base"}),
+    "trainer/models": ("trainer.models", "MODELS", {"base", "drawn"}),
     "trainer/optimizers": (
         "trainer.optimizers",
         "ROW_OPTIMIZERS",

@@ -34,6 +34,7 @@ _KINDS = {
             "item_tower": {"inputs": ["item", "genre"], "layers": [12, 9]},
             "normalize": True,
             "item_bias": True,
+            "loss": {"extra_negatives": 16},
         },
     },
     # The history alone, from rows that carry the items' bias; a uniform average from half of the run on.

@@ -9,14 +9,16 @@ BLOCK_ROWS = 256
 _MASKED = -1e30  # exp underflows to exactly 0, and unlike -inf never makes a NaN
 
 
-def in_batch_softmax(user, item, item_ids, log_q, weight, temperature: float, mask_hits: bool, share=None):
+def in_batch_softmax(
+    user, item, item_ids, log_q, weight, temperature: float, mask_hits: bool, share=None, extra=None
+):
     """Mean in-batch sampled softmax loss with logQ correction, blockwise.
 
     Row i's positive is item i; all items of the batch are candidates, with logit
     s_ij = user_i . item_j / temperature - log_q_j (Yi et al. 2019, Sampling-Bias-Corrected Neural Modeling,
     eq. 3; the correction is on the positive too). With `mask_hits`, candidate j != i with item j == item i is
-    left out. Loss and both gradients are computed in one pass over blocks of rows, so memory is
-    O(batch x BLOCK_ROWS).
+    left out. Extra candidates are negatives of all rows. Loss and both gradients are computed in one pass
+    over blocks of rows, so memory is O(candidates x BLOCK_ROWS).
 
     Args:
       user, item: float32 [batch, dim].
@@ -27,6 +29,8 @@ def in_batch_softmax(user, item, item_ids, log_q, weight, temperature: float, ma
       mask_hits: leave accidental hits out.
       share: trainer.replicas.Share when the rows are those of one replica: the items of all replicas are
         candidates; None when the batch is whole.
+      extra: (vectors [m, dim], ids [m], log_q [m]) of m further candidates, of the replica's share of them;
+        None: there are none.
 
     Returns:
       float32 scalar, sum(weight_i loss_i) / sum(weight_i), the lower sum over all replicas' rows.
@@ -35,6 +39,10 @@ def in_batch_softmax(user, item, item_ids, log_q, weight, temperature: float, ma
     if share is not None:
         first = share.first_row(user)
         item, item_ids, log_q, total = (share.gather(value) for value in (item, item_ids, log_q, weight))
+        extra = extra and tuple(share.gather(value) for value in extra)
+    if extra is not None:
+        both = zip((item, item_ids, log_q), extra, strict=True)
+        item, item_ids, log_q = (tf.concat(pair, axis=0) for pair in both)
     part = tf.math.divide_no_nan(weight, tf.reduce_sum(total))
 
     blocks = _blocks if kernels() is None else softmax_blocks
@@ -91,7 +99,7 @@ def _blocks(user, item, item_ids, log_q, share, scale, mask_hits, first):
     user_gradient = tf.ensure_shape(pieces.concat()[:batch], user.shape)
     own = user * (share[:, None] * scale)
     if isinstance(first, int):
-        item_gradient -= own
+        item_gradient -= tf.pad(own, [[0, tf.shape(item)[0] - batch], [0, 0]])
     else:
         places = first + tf.range(batch)
         item_gradient = tf.tensor_scatter_nd_sub(item_gradient, places[:, None], own)

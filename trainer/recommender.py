@@ -25,6 +25,7 @@ class Recommender(tf.Module):
       item_counts: int64 [item table rows], train rows of each item.
       num_steps: length of the run, which places the start of averaging.
       table_type: class of what stores all tables, whatever the config's engines; None: as configured.
+      item_features: side features [item table rows] of items, by name; training may draw items.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Recommender(tf.Module):
         item_counts: np.ndarray,
         num_steps: int,
         table_type: type | None = None,
+        item_features: dict[str, np.ndarray] | None = None,
     ):
         super().__init__(name="recommender")
         self.config = config
@@ -47,6 +49,7 @@ class Recommender(tf.Module):
             config,
             _with_unknown(item_counts, dataset),
             {name: (f.mean, f.stddev) for name, f in dataset.features.items() if f.kind == "numeric"},
+            item_features or {},
         )
         self.dense_variables = list(self.model.trainable_variables)
         self.dense_averages = DenseAverages(self.average, self.dense_variables) if self.average else None
@@ -89,13 +92,13 @@ class Recommender(tf.Module):
         """Pooled embeddings of inputs.
 
         Args:
-          ids: by input name, int64 [batch], or [batch, length] padded with -1 for history. Inputs without
-            a table (numeric features) are passed over.
+          ids: by input name, int64, [batch] for most, [batch, length] padded with -1 for history. Inputs
+            without a table (numeric features) are passed over.
           fetch: function (table, ids int64 [n] that may repeat, each: bool) -> (float32 [u, dim] of distinct
             ids, int32 [n] places of the ids in them), or, if `each`, (float32 [n, dim], None) as well.
 
         Returns:
-          By input name, float32 [batch, dim].
+          By input name, float32 [batch, dim]; [..., dim] of drawn items, in the shape of their ids.
         """
         result = {}
         for table, names in self._by_table(ids).items():
@@ -113,7 +116,7 @@ class Recommender(tf.Module):
         """As `activations`, from rows looked up one by one, in static shapes.
 
         Args:
-          rows: by input name, float32 [batch, dim], or [batch, length, dim] of history and negatives.
+          rows: by input name, float32 [..., dim], in the shape of the ids.
           history_mask: float32 [batch, length], 0 where history is padded; None without history.
         """
         found = dict(rows)
@@ -126,7 +129,7 @@ class Recommender(tf.Module):
         return found
 
     def _by_table(self, names) -> dict[str, list[str]]:
-        tables = {**self.config.table_of_input, "negative": "item"}
+        tables = {name: table for table, inputs in self.config.ids_of_batch.items() for name in inputs}
         grouped: dict[str, list[str]] = {}
         for name in names:
             if name in tables:

@@ -118,7 +118,7 @@ class TrainStep(Step):
 
             ids = model.lookups(batch, self.step)
             activations = self._recommender.activations(ids, fetch)
-            columns = model.columns(batch)
+            columns = model.columns(batch, self.step)
             loss = None if self._replicas else model.loss(activations, columns, self.step)
         lookups = {name: lookups[name] for name in self._recommender.tables}
         weights = [lookup.weight for lookup in lookups.values()]

@@ -6,13 +6,12 @@ knows how often it holds a row (see trainer/ledger.py).
 """
 
 import dataclasses
+import math
 
 import tensorflow as tf
 
 from configs.schema import RunConfig
 from trainer.engines.base import AVERAGE
-
-_LISTS = ("history", "negative")  # inputs of several ids a row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,39 +19,39 @@ class InputPlan:
     """Which ids a batch looks up in each table, in which order.
 
     Args:
-      inputs: by table name, the model's inputs that read it and how many ids of each a row of data has.
+      inputs: by table name, the model's inputs that read it and the shape of their ids in a share.
       rows: by table name, rows of the table. Padding looks up one more, which stays zero.
       replicas: number of shares.
     """
 
-    inputs: dict[str, dict[str, int]]
+    inputs: dict[str, dict[str, tuple[int, ...]]]
     rows: dict[str, int]
     replicas: int
 
     @classmethod
     def of(cls, config: RunConfig, rows: dict[str, int], replicas: int) -> "InputPlan":
         """That of a run whose tables have so many rows."""
-        inputs: dict[str, dict[str, int]] = {name: {} for name in rows}
-        for name, table in config.table_of_input.items():
-            inputs[table][name] = config.dataset.history_length if name == "history" else 1
-        if config.model.kind == "dot_bias" and config.model.negatives:
-            inputs["item"]["negative"] = config.model.negatives
+        whole = config.ids_of_batch
+        inputs = {
+            table: {name: (size // replicas, *rest) for name, (size, *rest) in whole[table].items()}
+            for table in rows
+        }
         return cls(inputs, rows, replicas)
 
     def stored_rows(self, table: str) -> int:
         """Rows of the engine's table: one more than there are ids, for padding, where there is any."""
         return self.rows[table] + ("history" in self.inputs[table])
 
-    def ids_per_row(self, table: str) -> int:
-        """Ids that a row of data looks up in a table."""
-        return sum(self.inputs[table].values())
+    def ids_of_share(self, table: str) -> int:
+        """Ids that a share looks up in a table."""
+        return sum(map(math.prod, self.inputs[table].values()))
 
     def flat_ids(self, table: str, lookups: dict):
         """Ids to look up in a table, int32 [replicas, ids of a share], input after input within a share.
 
         Args:
           table: name.
-          lookups: by input, int64 [batch] or [batch, length], -1 where history is padded.
+          lookups: by input, int64, [batch] for most, -1 where history is padded.
 
         Raises (when run):
           InvalidArgumentError: an id is outside the table; engines would take any.
@@ -68,7 +67,7 @@ class InputPlan:
         return tf.concat(shares, axis=1)
 
     def arranged(self, activations: dict) -> dict:
-        """Rows of a share by input: float32 [share, dim], or [share, length, dim] of several ids a row.
+        """Rows of a share by input, float32 [..., dim], in the shapes of their ids.
 
         Args:
           activations: by table name, float32 [ids of a share, dim], in the order of `flat_ids`.
@@ -76,12 +75,9 @@ class InputPlan:
         found = {}
         for table, inputs in self.inputs.items():
             rows = activations[table]
-            share = rows.shape[0] // self.ids_per_row(table)
-            pieces = tf.split(rows, [share * number for number in inputs.values()], axis=0)
-            for (name, number), piece in zip(inputs.items(), pieces, strict=True):
-                if name in _LISTS:
-                    piece = tf.reshape(piece, [share, number, rows.shape[-1]])
-                found[name] = piece
+            pieces = tf.split(rows, [math.prod(shape) for shape in inputs.values()], axis=0)
+            for (name, shape), piece in zip(inputs.items(), pieces, strict=True):
+                found[name] = tf.reshape(piece, [*shape, rows.shape[-1]])
         return found
 
 
@@ -104,7 +100,7 @@ def prepared(batches: tf.data.Dataset, start_step: int, model, plan: InputPlan, 
     def prepare(step, batch):
         lookups = model.lookups(batch, step)
         ids = {table: plan.flat_ids(table, lookups) for table in plan.inputs}
-        columns = {name: _narrow(value) for name, value in model.columns(batch).items()}
+        columns = {name: _narrow(value) for name, value in model.columns(batch, step).items()}
         if "history" in lookups:
             columns["history_mask"] = tf.cast(lookups["history"] >= 0, tf.float32)
         shares = {}

@@ -63,12 +63,11 @@ class TpuStep(Step):
             table.attach(self._engine, self._ledger, None if average is None else name + AVERAGE)
 
     def _engine_tables(self, config: RunConfig) -> dict[str, EngineTable]:
-        share = config.train.batch_size // self._plan.replicas
         optimizers: dict[str, object] = {}
         sgd = tf.tpu.experimental.embedding.SGD(1.0, use_gradient_accumulation=True)
         found = {}
         for name, table in self._recommender.tables.items():
-            rows, ids = self._plan.stored_rows(name), share * self._plan.ids_per_row(name)
+            rows, ids = self._plan.stored_rows(name), self._plan.ids_of_share(name)
             if rows > MAX_ROWS:
                 raise ConfigError(f"tables.{name}: {rows:,} rows, a TPU's ids reach to {MAX_ROWS:,}")
             key = table.optimizer.config.model_dump_json()

@@ -46,7 +46,7 @@ def build_training(config: RunConfig, dataset: Dataset) -> Training:
         items = Items.load(dataset)
         return Training(items, data, num_steps, *_on_tpu(config, dataset, items, num_steps, strategy))
     items = Items.load(dataset)
-    recommender = Recommender(config, dataset, items.counts, num_steps)
+    recommender = Recommender(config, dataset, items.counts, num_steps, item_features=items.features)
     return Training(items, data, num_steps, recommender, TrainStep(config, recommender, num_steps))
 
 
@@ -58,5 +58,5 @@ def _on_tpu(
 
     engine = ENGINES[tpu_slice(config.device.slice).engine]
     with strategy.scope():
-        recommender = Recommender(config, dataset, items.counts, num_steps, EngineTable)
+        recommender = Recommender(config, dataset, items.counts, num_steps, EngineTable, items.features)
     return recommender, TpuStep(config, recommender, num_steps, strategy, engine)

@@ -55,7 +55,7 @@ class Program:
         plan, real = self._step._plan, tf.float32
         names = {"two_tower": {"item": tf.int32, "weight": real, "log_q": real}}
         columns = names.get(self.config.model.kind, {"label": real, "weight": real})
-        ids = {name + "_average": share * plan.ids_per_row(name) for name in plan.inputs}
+        ids = {name + "_average": plan.ids_of_share(name) for name in plan.inputs}
         return {
             "columns": {name: tf.TensorSpec([share], kind) for name, kind in columns.items()},
             "shares": {name: tf.TensorSpec([number]) for name, number in ids.items()},

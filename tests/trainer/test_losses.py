@@ -54,23 +54,53 @@ def test_loss_and_gradients_equal_the_whole_matrix(implementation, batch, mask):
         np.testing.assert_allclose(value, 2 * expected, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("batch", [7, 300])
-def test_xla_compiles_a_replicas_share(batch):
+def test_extra_candidates_are_negatives_of_all_rows(implementation):
+    """As rows of weight 0, which are candidates and nothing else."""
+    rng = np.random.default_rng(2)
+    batch, extra = 300, 50
+    every = rng.normal(size=(batch + extra, 6)).astype(np.float32)
+    user = rng.normal(size=(batch + extra, 6)).astype(np.float32)
+    ids = rng.integers(0, 90, batch + extra)
+    log_q = np.log(rng.random(batch + extra)).astype(np.float32)
+    weight = np.where(np.arange(batch + extra) < batch, rng.random(batch + extra), 0).astype(np.float32)
+    own, more, item = tf.constant(user[:batch]), tf.constant(every[batch:]), tf.constant(every[:batch])
+    with tf.GradientTape() as tape:
+        tape.watch([own, item, more])
+        further = (more, ids[batch:], log_q[batch:])
+        loss = in_batch_softmax(
+            own, item, ids[:batch], log_q[:batch], weight[:batch], 0.3, True, extra=further
+        )
+    expected, to_user, to_item = reference(user, every, ids, log_q, weight, 0.3, True)
+    np.testing.assert_allclose(loss, expected, rtol=2e-5)
+    gradients = tape.gradient(loss, [own, item, more])
+    rights = (to_user[:batch], to_item[:batch], to_item[batch:])
+    for value, right in zip(gradients, rights, strict=True):
+        np.testing.assert_allclose(value, right, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(("batch", "extra"), [(7, 0), (300, 0), (300, 40)])
+def test_xla_compiles_a_replicas_share(batch, extra):
     """As on a TPU: which share it is is known only when the program runs."""
     rng = np.random.default_rng(batch)
-    user, item = (rng.normal(size=(3 * batch, 6)).astype(np.float32) for _ in range(2))
-    ids = rng.integers(0, batch, 3 * batch).astype(np.int32)
-    log_q = np.log(rng.random(3 * batch)).astype(np.float32)
-    weight = rng.random(3 * batch).astype(np.float32)
+    rows, items = 3 * batch, 3 * (batch + extra)
+    # Rows of weight 0 are candidates and nothing else, as those beyond the batch are.
+    user, item = (rng.normal(size=(items, 6)).astype(np.float32) for _ in range(2))
+    ids = rng.integers(0, batch, items).astype(np.int32)
+    log_q = np.log(rng.random(items)).astype(np.float32)
+    weight = np.where(np.arange(items) < rows, rng.random(items), 0).astype(np.float32)
 
     @tf.function(jit_compile=True)
     def run(index, user, item):
         with tf.GradientTape() as tape:
             tape.watch([user, item])
-            gathered = iter([item, tf.constant(ids), tf.constant(log_q), tf.constant(weight)])
+            whole = [item, *map(tf.constant, (ids, log_q, weight))]
+            further = [value[rows:] for value in whole[:3]] if extra else []
+            whole = [value[:rows] for value in whole]
+            gathered = iter([*whole, *further])
             share = Share(index, 3, lambda own: next(gathered))
-            own = [share.rows_of(value) for value in (user, item, *map(tf.constant, (ids, log_q, weight)))]
-            loss = in_batch_softmax(*own, 0.3, True, share)
+            own = [share.rows_of(value) for value in (user[:rows], *whole)]
+            more = tuple(share.rows_of(value) for value in further) or None
+            loss = in_batch_softmax(*own, 0.3, True, share, more)
         return loss, *tape.gradient(loss, [user, item])
 
     with graph_only():

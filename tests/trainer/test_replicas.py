@@ -57,7 +57,12 @@ def whole(request, tmp_path_factory):
         }
         # Normalized, because a softmax does not see a vector that is added to all items: the gradient of the
         # item tower's last bias would be rounding alone, which Adam turns into steps of full size.
-        model = {"kind": "two_tower", **towers, "normalize": True, "loss": {"temperature": 0.2}}
+        model = {
+            "kind": "two_tower",
+            **towers,
+            "normalize": True,
+            "loss": {"temperature": 0.2, "extra_negatives": 32},
+        }
     path = root / "run.yaml"
     path.write_text(yaml.safe_dump(document(str(root), model)))
     train(path, root / "whole")
@@ -96,4 +101,8 @@ def test_resumed_otherwise(whole, tmp_path, overrides, exact):
 def test_batches_must_divide(tmp_path):
     made = document(str(tmp_path), {"kind": "two_tower"}) | {"device": {"replicas": 3}}
     with pytest.raises(ConfigError, match="batch_size 64 is no multiple of device.replicas 3"):
+        parse_config(made, "test")
+    made["device"]["replicas"] = 2
+    made["model"]["loss"] = {"extra_negatives": 5}
+    with pytest.raises(ConfigError, match="loss.extra_negatives 5 is no multiple of device.replicas 2"):
         parse_config(made, "test")

@@ -43,7 +43,7 @@ def made(planted, start: int, ledger=None):
 def test_every_replica_gets_its_share_of_the_cpus_batch(planted):
     plan, batches, ready = made(planted, 5)
     share = BATCH // REPLICAS
-    assert plan.inputs == {"item": {"history": LENGTH, "item": 1}, "user": {"user": 1}}
+    assert plan.inputs == {"item": {"history": (share, LENGTH), "item": (share,)}, "user": {"user": (share,)}}
     for step in (6, 7):
         batch, got = next(batches), next(ready)
         assert got["step"] == step and not got["shares"]
@@ -112,4 +112,5 @@ def test_padding_has_a_row_of_its_own_only_where_there_is_padding(planted):
     config, _, _ = planted
     plan = InputPlan.of(config, {"item": 50, "user": 80}, REPLICAS)
     assert (plan.stored_rows("item"), plan.stored_rows("user")) == (51, 80)
-    assert (plan.ids_per_row("item"), plan.ids_per_row("user")) == (LENGTH + 1, 1)
+    share = BATCH // REPLICAS
+    assert (plan.ids_of_share("item"), plan.ids_of_share("user")) == (share * (LENGTH + 1), share)

@@ -35,8 +35,14 @@ ROWS_ONLY = {
     "item_tower": {"inputs": ["item"]},
     "item_bias": True,
 }
+EXTRA = TWO_TOWER | {
+    # Of a normalized item that a single unit of relu is alive for, all is rounding, too.
+    "item_tower": {"inputs": ["item"], "layers": [12, 8], "activation": "tanh", "dropout": 0.2},
+    "loss": {"temperature": 0.2, "extra_negatives": 32},
+}
 CASES = {
     "two_tower": {"model": TWO_TOWER},
+    "extra negatives": {"model": EXTRA},
     "dot_bias": {"model": {"kind": "dot_bias", "negatives": 3}},
     "uniform": {"model": ROWS_ONLY | {"history": {"pooling": "sqrtn"}}, "item_dim": 9, "polyak": "uniform"},
     "no averages": {"model": TWO_TOWER | {"history": {"pooling": "sum"}}, "polyak": "none"},

@@ -27,12 +27,19 @@ from trainer.tpu_step import TpuStep
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 USERS, ITEMS, DIM, SHARE, LENGTH = 25_000_000, 1_000_000, 64, 16, 5
+EXTRA = 256
 TOWER = {"layers": [32, 16], "dropout": 0.1}
 MODELS = {
     "two_tower": {
         "kind": "two_tower",
         "user_tower": {"inputs": ["user", "history"], **TOWER},
         "item_tower": {"inputs": ["item"], **TOWER},
+    },
+    "mixed": {
+        "kind": "two_tower",
+        "user_tower": {"inputs": ["user"], **TOWER},
+        "item_tower": {"inputs": ["item"], **TOWER},
+        "loss": {"extra_negatives": EXTRA},
     },
     "dot_bias": {"kind": "dot_bias", "negatives": 3},
 }
@@ -55,12 +62,15 @@ def batch_of(step: TpuStep, model: str) -> dict:
     """A batch's specs, as the input of the step gives them."""
     plan, real, ids = step._plan, tf.float32, {}
     for table in plan.inputs:
-        ids[table] = [plan.replicas, SHARE * plan.ids_per_row(table)]
+        ids[table] = [plan.replicas, plan.ids_of_share(table)]
     columns = {"label": real} if model == "dot_bias" else {"item": tf.int32, "log_q": real}
     columns = {name: tf.TensorSpec([plan.replicas, SHARE], kind) for name, kind in columns.items()}
     columns["weight"] = tf.TensorSpec([plan.replicas, SHARE], real)
     if model == "two_tower":
         columns["history_mask"] = tf.TensorSpec([plan.replicas, SHARE, LENGTH], real)
+    if model == "mixed":
+        drawn = [plan.replicas, EXTRA // plan.replicas]
+        columns |= {"negative/item": tf.TensorSpec(drawn, tf.int32), "negative/log_q": tf.TensorSpec(drawn)}
     return {
         "step": tf.TensorSpec([], tf.int64),
         "ids": {name: tf.TensorSpec(shape, tf.int32) for name, shape in ids.items()},
@@ -160,9 +170,7 @@ def test_sparse_cores(name, model):
         if op.type in on_host:
             assert op.get_attr("_xla_outside_compilation"), "the chips have no such op"
         if op.type.startswith("XlaSparseDenseMatmul"):
-            share = SHARE * step._plan.ids_per_row(
-                op.get_attr("table_name").decode().removesuffix("_average")
-            )
+            share = step._plan.ids_of_share(op.get_attr("table_name").decode().removesuffix("_average"))
             assert op.get_attr("max_ids_per_sparse_core") == share // slice_.sparse_cores
         if op.type == "XlaSparseDenseMatmulGradWithAdamAndStaticBufferSize":
             assert not op.get_attr("use_sum_inside_sqrt")

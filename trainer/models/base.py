@@ -17,9 +17,10 @@ class Model(tf.Module, abc.ABC):
         """Ids to look up for a training batch, by input name; `step` (int64 scalar) seeds sampled ids."""
 
     @abc.abstractmethod
-    def columns(self, batch: dict) -> dict:
-        """What `loss` needs of a batch beside embeddings, [batch, ...] by name: looked up and checked where
-        the data is, because a TPU has neither large tables of constants nor assertions."""
+    def columns(self, batch: dict, step) -> dict:
+        """What `loss` needs beside embeddings, by name, [batch, ...] or, of drawn items, [extra, ...]: looked
+        up and checked where the data is, because a TPU has neither large tables of constants nor assertions.
+        `step`: as in lookups."""
 
     @abc.abstractmethod
     def loss(self, activations: dict, columns: dict, step, share=None):

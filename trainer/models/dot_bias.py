@@ -2,9 +2,11 @@
 
 import tensorflow as tf
 
+from configs.models import DRAWN
 from configs.schema import RunConfig
 from trainer.losses import logistic
 from trainer.models.base import Model, row_weights, split_last
+from trainer.models.drawn import Pool
 
 
 class DotBias(Model):
@@ -13,14 +15,13 @@ class DotBias(Model):
     Args:
       config: the run.
       item_counts: [item table rows]; its items with train rows are the pool of sampled negatives.
-      scales: unused; the model has no numeric inputs.
+      scales, item_features: unused; the model has no side features.
     """
 
-    def __init__(self, config: RunConfig, item_counts, scales: dict):
+    def __init__(self, config: RunConfig, item_counts, scales: dict, item_features: dict):
         super().__init__(name="dot_bias")
         self._options = config.model
-        self._seed = config.train.seed
-        self._pool = tf.cast(tf.where(tf.convert_to_tensor(item_counts) > 0)[:, 0], tf.int64)
+        self._pool = Pool(item_counts, config.train.seed)
 
     user_inputs = ["user"]
     item_inputs = ["item"]
@@ -29,12 +30,10 @@ class DotBias(Model):
         ids = {"user": batch["user"], "item": batch["item"]}
         if self._options.negatives:
             shape = [tf.shape(batch["item"])[0], self._options.negatives]
-            seed = tf.stack([tf.constant(self._seed, tf.int64), step])
-            drawn = tf.random.stateless_uniform(shape, seed=seed, maxval=tf.size(self._pool), dtype=tf.int32)
-            ids["negative"] = tf.gather(self._pool, drawn)
+            ids[DRAWN + "item"] = self._pool.draw(shape, step)
         return ids
 
-    def columns(self, batch):
+    def columns(self, batch, step):
         labels = batch["label"]
         if self._options.label_threshold is not None:
             labels = tf.cast(labels >= self._options.label_threshold, tf.float32)
@@ -50,7 +49,7 @@ class DotBias(Model):
         labels, weight = columns["label"][:, None], columns["weight"][:, None]
         logits = tf.reduce_sum(user * self.item_vectors(activations, {}), axis=1, keepdims=True)
         if self._options.negatives:
-            other = self.item_vectors({"item": activations["negative"]}, {})
+            other = self.item_vectors({"item": activations[DRAWN + "item"]}, {})
             logits = tf.concat([logits, tf.einsum("bd,bnd->bn", user, other)], axis=1)
             labels = tf.concat([labels, tf.zeros_like(logits[:, 1:])], axis=1)
             weight = tf.broadcast_to(weight, tf.shape(logits))

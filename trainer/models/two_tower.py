@@ -3,9 +3,11 @@
 import tensorflow as tf
 import tf_keras
 
+from configs.models import DRAWN
 from configs.schema import RunConfig
 from trainer.losses import in_batch_softmax
 from trainer.models.base import Model, row_weights, split_last
+from trainer.models.drawn import Pool
 
 
 class TwoTower(Model):
@@ -15,18 +17,32 @@ class TwoTower(Model):
       config: the run.
       item_counts: float32 [item table rows], train rows of each item, for the logQ correction.
       scales: (mean, standard deviation) of each numeric feature, which towers see standardized.
+      item_features: side features [item table rows] of items, for those that are drawn.
     """
 
-    def __init__(self, config: RunConfig, item_counts, scales: dict):
+    def __init__(self, config: RunConfig, item_counts, scales: dict, item_features: dict):
         super().__init__(name="two_tower")
         self._options, self._scales = config.model, scales
         self._bias_in_rows = config.item_rows_carry_bias
-        # An item without train rows is drawn in no batch; the floor keeps the logarithm finite.
-        counts = tf.maximum(tf.cast(item_counts, tf.float32), 1.0)
-        self._log_q = tf.math.log(counts / tf.reduce_sum(counts))
+        self._features, self._extra = item_features, config.model.loss.extra_negatives
         seed = config.train.seed
+        self._pool = Pool(item_counts, seed)
+        self._log_q = self._log_probability(item_counts, config.train.batch_size)
         self._user = Tower(config, self._options.user_tower, "user", seed, scales)
         self._item = Tower(config, self._options.item_tower, "item", seed + 100, scales)
+
+    def _log_probability(self, item_counts, batch_size: int):
+        """log of the share of each item among the candidates that are to be expected, float32 [rows]: those
+        of the batch by their train rows, the drawn ones uniform (Yang et al. 2020, Mixed Negative Sampling
+        for Learning Two-tower Neural Networks in Recommendations, section 3.2)."""
+        # An item without train rows is in no batch; the floor keeps the logarithm finite.
+        counts = tf.maximum(tf.cast(item_counts, tf.float32), 1.0)
+        probability = counts / tf.reduce_sum(counts)
+        if self._extra:
+            uniform = tf.where(tf.convert_to_tensor(item_counts) > 0, 1.0 / self._pool.size, 0.0)
+            drawn = self._extra / (batch_size + self._extra)
+            probability = (1.0 - drawn) * probability + drawn * uniform
+        return tf.math.log(probability)
 
     @property
     def user_inputs(self):
@@ -37,22 +53,48 @@ class TwoTower(Model):
         return self._options.item_tower.inputs
 
     def lookups(self, batch, step):
-        return {name: batch[name] for name in self._options.inputs}
+        return {name: batch[name] for name in self._options.inputs} | self._drawn(step)
 
-    def columns(self, batch):
+    def _drawn(self, step):
+        """Inputs of the items that are drawn at a step, [extra]."""
+        if not self._extra:
+            return {}
+        ids = self._pool.draw([self._extra], step)
+        others = {name: tf.gather(self._features[name], ids) for name in self.item_inputs if name != "item"}
+        return {DRAWN + name: value for name, value in {"item": ids, **others}.items()}
+
+    def columns(self, batch, step):
         weight = row_weights(batch)
         columns = {"item": batch["item"], "weight": weight, "log_q": tf.zeros_like(weight)}
         if self._options.loss.logq:
             columns["log_q"] = tf.gather(self._log_q, batch["item"])
-        return columns | {name: batch[name] for name in self._options.inputs if name in self._scales}
+        columns |= {name: batch[name] for name in self._options.inputs if name in self._scales}
+        if not self._extra:
+            return columns
+        drawn = self._drawn(step)
+        columns[DRAWN + "log_q"] = tf.zeros([self._extra])
+        if self._options.loss.logq:
+            columns[DRAWN + "log_q"] = tf.gather(self._log_q, drawn[DRAWN + "item"])
+        needed = [DRAWN + name for name in ("item", *self._scales)]
+        return columns | {name: value for name, value in drawn.items() if name in needed}
 
     def loss(self, activations, columns, step, share=None):
         user = self._user_vectors(activations, columns, step, share)
         item = self._item_vectors(activations, columns, step, share)
         options = self._options.loss
         item_ids, log_q, weight = (columns[name] for name in ("item", "log_q", "weight"))
+        extra = self._extra_candidates(activations, columns, step, share) if self._extra else None
         mask = options.mask_accidental_hits
-        return in_batch_softmax(user, item, item_ids, log_q, weight, options.temperature, mask, share)
+        return in_batch_softmax(user, item, item_ids, log_q, weight, options.temperature, mask, share, extra)
+
+    def _extra_candidates(self, activations, columns, step, share):
+        """(vectors, ids, log_q) of the drawn items."""
+        rows, features = (
+            {name.removeprefix(DRAWN): value for name, value in values.items() if name.startswith(DRAWN)}
+            for values in (activations, columns)
+        )
+        vectors = self._item_vectors(rows, features, step, share, drawn=True)
+        return vectors, features["item"], features["log_q"]
 
     def user_vectors(self, activations, features):
         return self._user_vectors(activations, features, None)
@@ -70,8 +112,8 @@ class TwoTower(Model):
             vector = tf.concat([vector, tf.ones([tf.shape(vector)[0], 1])], axis=1)
         return vector
 
-    def _item_vectors(self, activations, features, step, share=None):
-        vector = self._item(activations, features, step, share)
+    def _item_vectors(self, activations, features, step, share=None, drawn=False):
+        vector = self._item(activations, features, step, share, drawn)
         if not self._options.normalize:
             return vector
         if not self._options.item_bias:
@@ -110,23 +152,23 @@ class Tower(tf.Module):
             self.layers.append(layer)
             width = units
 
-    def __call__(self, activations, features, step, share=None):
+    def __call__(self, activations, features, step, share=None, drawn=False):
         """Vectors float32 [batch, width]; `step` (int64 scalar) seeds dropout while training, else None;
-        `share` as Model.loss."""
+        `share` as Model.loss; `drawn`: whether these are the drawn items, which drop values of their own."""
         inputs = [
             activations[name] if name in activations else self._standardized(name, features[name])
             for name in self._options.inputs
         ]
         vector = tf.concat(inputs, axis=1) if self._options.combine == "concat" else tf.add_n(inputs)
         if step is not None and self._options.dropout:
-            vector *= self._dropout_mask(tf.ones_like(vector), step, share)
+            vector *= self._dropout_mask(tf.ones_like(vector), step, share, self._seed + 50 * drawn)
         for layer in self.layers:
             vector = layer(vector)
         return vector
 
-    def _dropout_mask(self, ones, step, share):
+    def _dropout_mask(self, ones, step, share, seed):
         """0 or 1 / (1 - rate), shaped as `ones`: drawn for the whole batch, whoever works on it."""
-        seed = tf.stack([tf.constant(self._seed, tf.int64), step])
+        seed = tf.stack([tf.constant(seed, tf.int64), step])
         whole = ones if share is None else tf.tile(ones, [share.count, 1])
         # Philox by name: a TPU would draw by another algorithm.
         mask = tf.nn.experimental.stateless_dropout(

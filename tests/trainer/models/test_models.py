@@ -10,9 +10,11 @@ from trainer.models import MODELS
 
 RATINGS = {"kind": "delimited", "paths": ["unused"], "roles": {"label": "rating"}}
 COUNTS = np.array([5, 3, 2, 0])
+SCALES = {"age": (30.0, 5.0), "price": (2.0, 4.0)}
+ONE = tf.constant(1, tf.int64)
 
 
-def make(model, tables=None, **sections):
+def make(model, tables=None, item_features=None, **sections):
     document = {
         "source": {"kind": "synthetic", "rows": 10, "users": 3, "items": 3},
         "dataset": {"path": "unused", "history_length": 2},
@@ -23,7 +25,7 @@ def make(model, tables=None, **sections):
         **sections,
     }
     config = parse_config(document, "test")
-    return MODELS[config.model.kind](config, COUNTS, {"age": (30.0, 5.0)})
+    return MODELS[config.model.kind](config, COUNTS, SCALES, item_features or {})
 
 
 def random(shape, seed=0):
@@ -65,11 +67,63 @@ def test_two_tower_loss_uses_train_counts_for_logq():
     user, item = random((3, 32)), random((3, 32), 1)
     ids = np.array([0, 1, 2])
     batch = {"item": tf.constant(ids), "label": tf.ones([3])}
-    loss = model.loss({"user": user, "item": item}, model.columns(batch), tf.constant(1, tf.int64))
+    loss = model.loss({"user": user, "item": item}, model.columns(batch, ONE), ONE)
     # The floor of one row for items without train rows makes the total 11.
     logits = user @ item.T / 0.5 - np.log(np.array([5, 3, 2]) / 11)
     expected = np.mean(np.log(np.exp(logits).sum(1)) - np.diag(logits))
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("logq", [True, False])
+def test_extra_negatives_are_candidates_of_every_row(logq):
+    """Against the whole matrix in NumPy, with drawn items' own features."""
+    features = [{"name": "price", "of": "item", "kind": "numeric"}]
+    features.append({"name": "brand", "of": "item", "kind": "categorical"})
+    tower = {"inputs": ["item", "price", "brand"]}
+    known = {"price": np.float32([2, 6, 10, 14]), "brand": np.array([7, 8, 9, 6])}
+    model = make(
+        {"kind": "two_tower", "item_tower": tower, "loss": {"extra_negatives": 6, "logq": logq}},
+        {"user": {"dim": 8}, "item": {"dim": 4}, "brand": {"dim": 3}},
+        known,
+        source=RATINGS | {"features": features},
+        train={"num_steps": 1, "batch_size": 3},
+    )
+    ids = np.array([0, 1, 0])
+    batch = {"user": tf.range(3), "item": tf.constant(ids), "label": tf.ones([3])}
+    batch |= {name: tf.gather(value, ids) for name, value in known.items()}
+    lookups, columns = model.lookups(batch, ONE), model.columns(batch, ONE)
+    drawn = lookups["negative/item"].numpy()
+    assert set(drawn) <= {0, 1, 2} and drawn.shape == (6,), "item 3 has no train rows"
+    assert not np.array_equal(drawn, model.lookups(batch, ONE + 1)["negative/item"])
+    np.testing.assert_array_equal(lookups["negative/brand"], known["brand"][drawn])
+    np.testing.assert_array_equal(columns["negative/price"], known["price"][drawn])
+    user, rows, brands = random((3, 8)), random((4, 4), 1), random((10, 3), 2)
+    every = np.concatenate([ids, drawn])
+    got = model.loss(
+        {
+            **{"user": user, "item": rows[ids], "brand": brands[known["brand"][ids]]},
+            **{"negative/item": rows[drawn], "negative/brand": brands[known["brand"][drawn]]},
+        },
+        columns,
+        ONE,
+    )
+    price = (known["price"] - 2) / 4
+    item = np.concatenate([rows, price[:, None], brands[known["brand"]]], axis=1)
+    # Of 9 candidates 3 are drawn by train rows, whose floor of one makes the total 11, and 6 of 3 items.
+    share = np.array([5, 3, 2]) / 11 * 3 / 9 + 1 / 3 * 6 / 9
+    logits = user @ item[every].T - (np.log(share)[every] if logq else 0)
+    hits = (every[None, :] == ids[:, None]) & ~np.eye(3, 9, dtype=bool)
+    logits[hits] = -np.inf
+    expected = np.mean(np.log(np.exp(logits).sum(1)) - np.diag(logits))
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_drawn_items_drop_values_of_their_own():
+    tower = {"inputs": ["item"], "dropout": 0.5}
+    model = make({"kind": "two_tower", "item_tower": tower, "loss": {"extra_negatives": 4}})
+    rows = tf.ones([4, 32])
+    own, drawn = (model._item({"item": rows}, {}, ONE, drawn=drawn) for drawn in (False, True))
+    assert not np.array_equal(own, drawn)
 
 
 def test_numeric_features_are_standardized():
@@ -98,7 +152,7 @@ def test_dot_bias_is_dot_plus_both_biases():
     expected = (user[:, :-1] * item[:, :-1]).sum(1) + user[:, -1] + item[:, -1]
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
     batch = {"label": tf.constant([5.0, 4.0, 3.9]), "weight": tf.constant([1.0, 2.0, 3.0])}
-    loss = model.loss({"user": user, "item": item}, model.columns(batch), tf.constant(1, tf.int64))
+    loss = model.loss({"user": user, "item": item}, model.columns(batch, ONE), ONE)
     np.testing.assert_allclose(
         loss, logistic(expected, np.float32([1, 1, 0]), np.float32([1, 2, 3])), rtol=1e-5
     )
@@ -107,14 +161,12 @@ def test_dot_bias_is_dot_plus_both_biases():
 def test_dot_bias_negatives_are_known_items_fixed_by_the_step():
     model = make({"kind": "dot_bias", "negatives": 50})
     batch = {"user": tf.constant([0, 1]), "item": tf.constant([0, 1]), "label": tf.ones([2])}
-    one, again, two = (model.lookups(batch, tf.constant(s, tf.int64))["negative"] for s in (1, 1, 2))
+    one, again, two = (model.lookups(batch, tf.constant(s, tf.int64))["negative/item"] for s in (1, 1, 2))
     np.testing.assert_array_equal(one, again)
     assert not np.array_equal(one, two)
     assert set(np.unique(one)) == {0, 1, 2}, "item 3 has no train rows"
     user, item, negative = random((2, 32)), random((2, 32), 1), random((2, 50, 32), 2)
-    loss = model.loss(
-        {"user": user, "item": item, "negative": negative}, model.columns(batch), tf.constant(1, tf.int64)
-    )
+    loss = model.loss({"user": user, "item": item, "negative/item": negative}, model.columns(batch, ONE), ONE)
     rows = np.concatenate([item[:, None], negative], 1)
     logits = np.einsum("bd,bnd->bn", user[:, :-1], rows[..., :-1]) + user[:, -1:] + rows[..., -1]
     labels = np.zeros_like(logits)
@@ -130,11 +182,11 @@ def test_every_model_says_its_inputs(kind):
 
 @pytest.mark.parametrize("label", [5.0, -1.0])
 def test_dot_bias_refuses_labels_that_are_no_shares(label):
-    batch, step = {"label": tf.constant([1.0, label])}, tf.constant(1, tf.int64)
+    batch, step = {"label": tf.constant([1.0, label])}, ONE
     rows = {"user": random((2, 32)), "item": random((2, 32), 1)}
     with pytest.raises(
         tf.errors.InvalidArgumentError, match="a label lies outside 0..1: set model.label_threshold"
     ):
-        make({"kind": "dot_bias"}, source=RATINGS).columns(batch)
+        make({"kind": "dot_bias"}, source=RATINGS).columns(batch, ONE)
     model = make({"kind": "dot_bias", "label_threshold": 4}, source=RATINGS)
-    assert np.isfinite(model.loss(rows, model.columns(batch), step))
+    assert np.isfinite(model.loss(rows, model.columns(batch, ONE), step))

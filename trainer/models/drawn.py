@@ -1,0 +1,27 @@
+"""Items drawn at random as negatives: the same for a step wherever, and however often, it is computed."""
+
+import numpy as np
+import tensorflow as tf
+
+
+class Pool:
+    """Items with train rows, from which is drawn uniformly, with replacement.
+
+    Args:
+      item_counts: [item table rows], train rows of each item.
+      seed: of the run.
+
+    Attributes:
+      size: number of its items.
+    """
+
+    def __init__(self, item_counts, seed: int):
+        items = np.flatnonzero(np.asarray(item_counts) > 0)
+        self._items, self._seed = tf.constant(items, tf.int64), seed
+        self.size = len(items)
+
+    def draw(self, shape, step):
+        """Ids of items, int64 of that shape; `step`: int64 scalar."""
+        seed = tf.stack([tf.constant(self._seed, tf.int64), step])
+        drawn = tf.random.stateless_uniform(shape, seed=seed, maxval=self.size, dtype=tf.int32)
+        return tf.gather(self._items, drawn)
