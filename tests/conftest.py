@@ -7,7 +7,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # As configs.storage, which says why; a test may import gcsfs before it.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
+from hypothesis import HealthCheck, settings
+
 from tests.gcs_bucket import bucket
 from tests.job_runs import cloud
+
+# A machine that is slow or busy is no reason to fail.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 __all__ = ["bucket", "cloud"]  # fixtures

@@ -278,7 +278,7 @@ class FakeTpu:
         return where[name]
 
 
-def wait_until(condition, seconds: float = 240.0, what: str = "") -> None:
+def wait_until(condition, seconds: float = 900.0, what: str = "") -> None:
     """Returns when `condition()` holds; fails when it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():

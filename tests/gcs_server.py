@@ -54,7 +54,10 @@ class Store:
         self.requests: list[str] = []
         self.location = "US-EAST5"
         self.fail_every = 0
-        """Every so many requests one is answered 503; 0: none."""
+        """Every so many requests one is answered 503, the same one thrice in a row at most; 0: none."""
+        self.failures: dict[str, int] = {}
+        self.gate = None
+        """A tests.gcs_gate.Gate that holds requests back."""
 
     def get(self, name: str, query: dict) -> StoredObject:
         found = self.objects.get(name)
@@ -79,6 +82,12 @@ class Store:
             found = self.objects.get(name)
             if int(query["ifGenerationMatch"]) != (found.generation if found else 0):
                 raise Failure(412, "At least one of the pre-conditions you specified did not hold.")
+
+    def fails(self, number: int, request: str) -> bool:
+        """Whether the request is to be answered 503; clients give up after six of them."""
+        due = self.fail_every > 0 and number % self.fail_every == 0 and self.failures.get(request, 0) < 3
+        self.failures[request] = self.failures.get(request, 0) + 1 if due else 0
+        return due
 
     def list(self, query: dict) -> dict:
         """A page of names and of prefixes up to the delimiter."""
@@ -312,10 +321,15 @@ class Handler(BaseHTTPRequestHandler):
         request = Request(self.command, path, _query(url), self.headers, self._body(), base)
         store = self.server.store
         with store.lock:
+            held = store.gate if store.gate and store.gate.is_due(request) else None
+        if held:
+            held.wait()
+        with store.lock:
             store.requests.append(f"{self.command} {path}")
             number = len(store.requests)
-            failing = store.fail_every and number % store.fail_every == 0
-            after = failing and number // store.fail_every % 2
+            lost = held and held.lost
+            failing = lost or store.fails(number, f"{self.command} {self.path}")
+            after = failing and not lost and number // store.fail_every % 2
             try:
                 found = Answer(503) if failing and not after else answer(store, request)
             except Failure as failure:

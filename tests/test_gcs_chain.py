@@ -1,17 +1,20 @@
 """From raw interactions to recommendations with every path in a bucket: as on a local disk, bit for bit."""
 
+import functools
 import gzip
+import itertools
 import json
 import os
 import pathlib
 import random
 import signal
-import time
 
 import pytest
 import yaml
 
+from tests.fake_tpu import wait_until
 from tests.gcs_bucket import Bucket
+from tests.gcs_gate import gate
 
 USERS, ITEMS, NUM_STEPS = 60, 40, 300
 
@@ -151,6 +154,27 @@ def test_the_whole_chain_equals_the_local_one(local, remote, bucket):
     assert not [name for name in bucket.names() if ".lock" in name or ".prepare" in name]
 
 
+def kill(bucket: Bucket, command: list[str], condition, requests: int = 0) -> None:
+    """Starts a command and kills it while a request is on its way: so many after `condition()` holds."""
+    left = itertools.count(-requests)
+    with gate(bucket.store, lambda request: condition() and next(left) >= 0) as closed:
+        process = bucket.start("-m", "trainer.cli", *command)
+        wait_until(lambda: closed.reached.is_set() or process.poll() is not None, what="for the moment")
+        process.kill()
+        _, log = process.communicate()
+    assert process.returncode == -signal.SIGKILL, log
+
+
+def is_new(bucket: Bucket, before: set[str]) -> bool:
+    """Whether a checkpoint has been begun that was not there before."""
+    return not before.issuperset(bucket.names("run/checkpoints/"))
+
+
+def has(bucket: Bucket, sign: str) -> bool:
+    """Whether an object's name holds `sign`."""
+    return any(sign in name for name in bucket.names())
+
+
 @pytest.mark.slow
 def test_killed_and_resumed_equals_undisturbed(local, remote, bucket):
     """Each time after a new checkpoint; the next start takes the dead process's lock over at once."""
@@ -158,13 +182,8 @@ def test_killed_and_resumed_equals_undisturbed(local, remote, bucket):
     draw = random.Random(5)
     for _ in range(3):
         before = set(bucket.names("run/checkpoints/"))
-        process = bucket.start("-m", "trainer.cli", "train", "--config", remote.config)
-        while process.poll() is None and not set(bucket.names("run/checkpoints/")) - before:
-            time.sleep(0.005)
-        time.sleep(draw.uniform(0, 0.3))
-        process.kill()
-        _, log = process.communicate()
-        assert process.returncode == -signal.SIGKILL, log
+        new = functools.partial(is_new, bucket, before)
+        kill(bucket, ["train", "--config", remote.config], new, draw.randrange(40))
     assert bucket.names("run/.lock")
     process = bucket.start("-m", "trainer.cli", "train", "--config", remote.config)
     _, log = process.communicate(timeout=900)
@@ -174,24 +193,15 @@ def test_killed_and_resumed_equals_undisturbed(local, remote, bucket):
     assert dict(remote.losses()) == dict(local.losses())
 
 
-def kill(bucket: Bucket, command: list[str], sign: str) -> None:
-    """Starts a command and kills it as soon as an object's name holds `sign`."""
-    process = bucket.start("-m", "trainer.cli", *command)
-    while process.poll() is None and not any(sign in name for name in bucket.names()):
-        time.sleep(0.001)
-    process.kill()
-    _, log = process.communicate()
-    assert process.returncode == -signal.SIGKILL, log
-
-
 @pytest.mark.slow
 def test_killed_prepare_and_export_leave_nothing_behind(remote, bucket):
-    kill(bucket, ["prepare", "--config", remote.config], "dataset/.prepare-")
+    kill(bucket, ["prepare", "--config", remote.config], lambda: has(bucket, "dataset/.prepare-"))
     assert "dataset/.prepare.lock" in bucket.names() and "dataset/dataset.json" not in bucket.names()
     remote.run("prepare")
     assert not [name for name in bucket.names() if "/.prepare" in name]
     remote.run("train")
-    kill(bucket, ["export", "--config", f"{bucket.url}/run/config.yaml"], "export/incomplete-1/")
+    command = ["export", "--config", f"{bucket.url}/run/config.yaml"]
+    kill(bucket, command, lambda: has(bucket, "export/incomplete-1/"))
     assert bucket.names("run/export/.lock")
     remote.run("export")
     versions = {name.split("/")[2] for name in bucket.names("run/export/")}

@@ -12,7 +12,7 @@ from configs.errors import ConfigError, UserError
 from trainer.doctor_checks import CHECKS, FAIL, Machine, Result
 from trainer.doctor_probe import GROUPS, Step
 
-_SECONDS = 90  # a probe may take; the first import of TensorFlow from a cold disk takes long
+_SECONDS = 300  # a probe may take: imports of TensorFlow from a cold disk, on a busy machine, take minutes
 # The probe finds modules where we find them, whatever the directory.
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "

@@ -6,6 +6,7 @@ Only a bookmark, so that a job can be called by its id alone; the job's own dire
 import os
 
 from configs.errors import UserError
+from configs.storage import write_bytes
 
 
 def _root() -> str:
@@ -22,8 +23,7 @@ def remember(job_id: str, path: str) -> None:
     """Notes where a job is."""
     directory = state_directory(job_id)
     os.makedirs(directory, exist_ok=True)
-    with open(os.path.join(directory, "address"), "w", encoding="utf-8") as file:
-        file.write(path)
+    write_bytes(os.path.join(directory, "address"), path.encode())  # at once: `jobs list` may look
 
 
 def remembered() -> list[str]:

@@ -148,7 +148,14 @@ class Machine:
     def _run(self, command: list, environment: dict) -> None:
         code = self._call(command, environment)
         if code and not self._stopped:
+            self._check_deadline(code)
             raise Failed(f"{' '.join(command)} failed with exit code {code}", code)
+
+    def _check_deadline(self, code: int) -> None:
+        """Raises Failed when a command was ended, with this code, because there is no more time."""
+        if time.monotonic() > self._deadline:
+            code = 128 - code if code < 0 else code
+            raise Failed(f"not done after launch.max_seconds {self._spec['max_seconds']:g}", code)
 
     def _call(self, command: list, environment: dict) -> int:
         """Exit code of a command whose output goes to the log."""
@@ -176,8 +183,7 @@ class Machine:
             code = self._call([self._python, "-m", "trainer.cli", *self._spec["train"]], environment)
             if code == 0 or self._stopped:
                 return
-            if time.monotonic() > self._deadline:
-                raise Failed(f"not done after launch.max_seconds {self._spec['max_seconds']:g}", code)
+            self._check_deadline(code)
             if code < 0:
                 name = signal.Signals(-code).name
                 raise Failed(f"training was killed by {name}; SIGKILL: perhaps memory ran out", 128 - code)

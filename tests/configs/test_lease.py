@@ -13,6 +13,7 @@ from tests.fake_tpu import wait_until
 
 PATH = "gs://bucket/run/.lock"
 PACE = {"renew_seconds": 0.2, "stale_seconds": 3.0}
+PATIENT = PACE | {"stale_seconds": 10.0}  # for those who meet a holder that is alive
 
 _HOLD = """
 import sys, time
@@ -48,7 +49,7 @@ def test_held_until_closed(bucket):
     generation = bucket.store.objects["run/.lock"].generation
     wait_until(lambda: bucket.store.objects["run/.lock"].generation > generation, what="for a renewal")
     with pytest.raises(LeaseHeld, match="host .*, pid "):
-        Lease(PATH, **PACE)
+        Lease(PATH, **PATIENT)
     lease.check()
     lease.close()
     lease.close()
@@ -58,14 +59,14 @@ def test_held_until_closed(bucket):
 
 def test_of_many_racers_one_wins(bucket, elsewhere):
     """First for a free place, then for one whose holder is gone."""
-    for start in ("free", "abandoned"):
+    for start, pace in (("free", PATIENT), ("abandoned", PACE)):
         if start == "abandoned":
             bucket.write("run/.lock", json.dumps({"host": "h", "pid": 1, "machine": "gone"}).encode())
         won, lost = [], []
 
-        def race(won=won, lost=lost):
+        def race(won=won, lost=lost, pace=pace):
             try:
-                won.append(Lease(PATH, **PACE))
+                won.append(Lease(PATH, **pace))
             except LeaseHeld as error:
                 lost.append(error)
 
@@ -81,10 +82,10 @@ def test_of_many_racers_one_wins(bucket, elsewhere):
 
 def test_a_killed_process_of_this_machine_is_followed_at_once(bucket, caplog):
     caplog.set_level("INFO")
-    process = bucket.start("-c", _HOLD, PATH, "60")
+    process = bucket.start("-c", _HOLD, PATH, "300")
     assert process.stdout.readline() == "held\n"
     with pytest.raises(LeaseHeld, match=f"pid {process.pid}"):
-        Lease(PATH, **PACE)
+        Lease(PATH, **PATIENT)
     process.kill()
     process.communicate()
     caplog.clear()

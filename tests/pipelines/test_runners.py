@@ -29,6 +29,7 @@ DATAFLOW = {
 
 
 def free_port() -> int:
+    """Of now: another process may take it before it is used."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
@@ -36,30 +37,39 @@ def free_port() -> int:
 @contextlib.contextmanager
 def serving(module: str, flag: str, directory):
     """Port of `python -m module`, which runs in a directory of its own until the block ends."""
-    port = free_port()
     directory.mkdir()
-    command = [sys.executable, "-m", module, f"{flag}={port}"]
     # The worker pool starts `python`.
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     environment = os.environ | {"PATH": path, "PYTHONPATH": os.getcwd()}
-    with open(directory / "log", "wb") as log:
-        process = subprocess.Popen(command, cwd=directory, env=environment, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 300
-        while True:
-            assert process.poll() is None and time.monotonic() < deadline, (directory / "log").read_text()
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            time.sleep(0.1)
-        yield port
-    finally:
-        process.terminate()
+    for _ in range(5):
+        port = free_port()
+        command = [sys.executable, "-m", module, f"{flag}={port}"]
+        with open(directory / "log", "wb") as log:
+            process = subprocess.Popen(command, cwd=directory, env=environment, stdout=log, stderr=log)
         try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            if answers(process, port):
+                yield port
+                return
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+    raise AssertionError((directory / "log").read_text())
+
+
+def answers(process: subprocess.Popen, port: int) -> bool:
+    """Waits until somebody listens there; False: the process has ended, perhaps since the port was taken."""
+    deadline = time.monotonic() + 300
+    while process.poll() is None:
+        assert time.monotonic() < deadline, "nobody listens"
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return True
+        time.sleep(0.1)
+    return False
 
 
 @pytest.fixture
@@ -170,7 +180,7 @@ def test_prepare_must_wait(flag):
 
 
 def test_a_job_server_must_be_there():
-    endpoint = f"--job_endpoint=localhost:{free_port()}"
+    endpoint = "--job_endpoint=localhost:1"  # below all that programs are given; nobody listens there
     refused("^--environment_type is missing: LOOPBACK", "PortableRunner", [])
     refused("^--environment_type is missing: LOOPBACK", "FlinkRunner", [])
     loopback = "--environment_type=LOOPBACK"

@@ -17,5 +17,5 @@ def test_figures_of_a_small_run(tmp_path, capsys):
     assert "reader_rows_per_second" in capsys.readouterr().out
     with open(tmp_path / "out/input.csv", newline="", encoding="utf-8") as file:
         [row] = csv.DictReader(file)
-    assert float(row["reader_rows_per_second"]) > 1000 and float(row["step_ms"]) > 0.1
-    assert 0 <= float(row["waiting_share"]) < 1 and row["batch_size"] == "64"
+    assert float(row["reader_rows_per_second"]) > 0 and float(row["step_ms"]) > 0
+    assert 0 <= float(row["waiting_share"]) <= 1 and row["batch_size"] == "64"

@@ -87,52 +87,69 @@ class Command:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_inside_the_inner_loop(place, whole, number):
-    """An inner loop of 700 steps takes about a second, so the signal comes in the middle of one."""
-    output, stops = f"run-{number}", []
-    for wait in (0.1, 0.3):
-        command = Command(place, output, "--set", "train.steps_per_loop=700")
-        command.wait_for("  loss ", wait)  # the first loop is done, which traced them all
-        assert (code := command.end(number)) in (0, 75), command.log
-        if code == 0:  # a fast machine
+    """An inner loop of 700 steps takes about a second, so most signals come in the middle of one."""
+    for attempt in range(5):
+        output = f"run-{number}-{attempt}"
+        stops = [stopped(place, output, number, 0.1)]
+        if stops[0] is not None:
+            stops.append(stopped(place, output, number, 0.3))
+        if any(stop % 700 for stop in stops if stop is not None):
             break
-        name = signal.Signals(number).name
-        last = command.log.splitlines()[-1]
-        assert last.startswith(f"lazytower train: stopped by {name} at step ")
-        assert last.endswith("; run the same command to resume")
-        step = int(last.split("at step ")[1].split(";")[0].replace(",", ""))
-        stops.append(step)
-        newest = max((place / output / "checkpoints").iterdir())
-        assert newest.name == f"step-{step:09d}" and (newest / "COMMITTED").exists()
-        [event] = [line for line in read_metrics(str(place / output))[-1:]]
-        assert (event["event"], event["reason"], event["step"]) == ("stop", name, step)
-    assert stops[0] % 700 or stops[-1] % 700, "the loop went on to its end"
+    else:
+        raise AssertionError("the loop went on to its end")
     train(config_of(place, output))
     assert_equal(final_state(place / output), whole)
+
+
+def stopped(place, output, number, wait) -> int | None:
+    """The step at which a signal stopped the run, which says and saves so; None: it had ended before."""
+    command = Command(place, output, "--set", "train.steps_per_loop=700")
+    command.wait_for("  loss ", wait)  # the first loop is done, which traced them all; or all is
+    assert (code := command.end(number)) in (0, 75), command.log
+    if code == 0:
+        return None
+    name = signal.Signals(number).name
+    last = command.log.splitlines()[-1]
+    assert last.startswith(f"lazytower train: stopped by {name} at step ")
+    assert last.endswith("; run the same command to resume")
+    step = int(last.split("at step ")[1].split(";")[0].replace(",", ""))
+    newest = max((place / output / "checkpoints").iterdir())
+    assert newest.name == f"step-{step:09d}" and (newest / "COMMITTED").exists()
+    [event] = [line for line in read_metrics(str(place / output))[-1:]]
+    assert (event["event"], event["reason"], event["step"]) == ("stop", name, step)
+    return step
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_the_process_and_leaves_the_last_good_checkpoint(place, whole, second):
-    output = f"twice-{second}"
-    command = Command(place, output, "--set", "checkpoint.every_steps=100", "--set", "train.steps_per_loop=7")
+    output, settings = f"twice-{second}", ("checkpoint.every_steps=100", "train.steps_per_loop=7")
     checkpoints = place / output / "checkpoints"
-    while not list(checkpoints.glob("*/COMMITTED")):
-        assert command.process.poll() is None
-        time.sleep(0.01)
-    # Equal signals that come too close together are one. Once all is saved the second one is Python's own.
-    code = command.end(signal.SIGTERM, second, pause=0.02 if second == signal.SIGTERM else 0)
+    for attempt in range(1, 11):
+        before = set(checkpoints.glob("*/COMMITTED"))
+        command = Command(place, output, *(word for key in settings for word in ("--set", key)))
+        while before.issuperset(checkpoints.glob("*/COMMITTED")):
+            assert command.process.poll() is None
+            time.sleep(0.01)
+        # Once all is saved the second one is Python's own.
+        code = command.end(signal.SIGTERM, second, pause=0.02 * attempt if second == signal.SIGTERM else 0)
+        assert "Traceback" not in command.log
+        if code != 75:  # else the two came too close together, and were one; or too far apart
+            break
     assert code in (128 + signal.SIGTERM, 128 + signal.SIGINT, -second), command.log
-    assert "Traceback" not in command.log
     train(config_of(place, output))
     assert_equal(final_state(place / output), whole)
 
 
 def test_a_signal_before_training(place):
-    command = Command(place, "early")
-    command.wait_for("run planted: dataset")
-    assert command.end(signal.SIGTERM) == 75
+    for attempt in range(5):
+        command = Command(place, f"early-{attempt}")
+        command.wait_for("run planted: dataset")
+        assert command.end(signal.SIGTERM) == 75
+        if " at step " not in command.log:  # else the signal came late
+            break
     assert command.log.endswith("stopped by SIGTERM before training began; run the same command to go on\n")
-    assert "Traceback" not in command.log and not (place / "early/checkpoints").exists()
+    assert "Traceback" not in command.log and not (place / f"early-{attempt}/checkpoints").exists()
 
 
 @pytest.mark.slow
@@ -142,7 +159,7 @@ def test_the_time_limit(place, whole):
     assert "Traceback" not in command.log
     if code:
         assert code == 75 and "stopped by the time limit of 7.5 s at step " in command.log
-    assert Command(place, "limit", "--max_seconds", "300").end() == 0
+    assert Command(place, "limit", "--max_seconds", "3000").end() == 0
     assert_equal(final_state(place / "limit"), whole)
 
 
@@ -230,7 +247,7 @@ def finish_and_compare(place, output, short):
 
 def test_handlers_and_the_wakeup_descriptor_are_put_back():
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     with Interrupt() as interrupt:
         assert signal.getsignal(signal.SIGTERM) == interrupt._handle
         wished = threading.Event()
@@ -240,7 +257,7 @@ def test_handlers_and_the_wakeup_descriptor_are_put_back():
         with pytest.raises(Stopped):
             interrupt.check()
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
-    assert signal.set_wakeup_fd(-1) == -1 and threading.active_count() == threads
+    assert signal.set_wakeup_fd(-1) == -1 and threads.issuperset(threading.enumerate())
 
 
 def test_a_wish_before_it_is_deferred_is_not_lost():

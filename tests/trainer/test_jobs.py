@@ -1,6 +1,7 @@
 """`lazytower jobs`: its flags, what it shows, and how it finds a job."""
 
 import argparse
+import os
 import time
 
 import pytest
@@ -42,10 +43,11 @@ def test_the_flags_are_frozen():
     assert found == {name: SHARED | more.get(name, set()) for name in names}
 
 
-def test_what_is_shown(record):
+def test_what_is_shown(record, monkeypatch):
     record.append("requesting", 1)
     record.append("ready", 1)
-    record.append("running", 1)
+    began = record.append("running", 1).seconds
+    monkeypatch.setattr(time, "time", lambda: began + 5)
     write(
         record,
         "heartbeat.json",
@@ -54,7 +56,7 @@ def test_what_is_shown(record):
     )
     shown = format_job(record)
     for line in (
-        *("state        running, 0:00:0", "step         1,200/5,000", "loss         0.5123"),
+        *("state        running, 0:00:05", "step         1,200/5,000", "loss         0.5123"),
         *("examples/s   81,234", "heartbeat    T, training, 2 restarts", "output       gs://b/run"),
     ):
         assert line in shown
@@ -108,6 +110,13 @@ def test_how_a_job_is_found(record, tmp_path):
     assert job_path("gs://b/jobs/two", None) == "gs://b/jobs/two"
     remember("one", record.path)
     assert job_path("one", None) == record.path and remembered() == [record.path]
+
+
+def test_who_looks_while_a_job_is_being_remembered_sees_no_half_of_it(record, monkeypatch):
+    replace, seen = os.replace, []
+    monkeypatch.setattr(os, "replace", lambda *names: (seen.append(remembered()), replace(*names)))
+    remember("one", record.path)
+    assert seen == [[]] and remembered() == [record.path]
 
 
 def test_no_such_job_is_one_line(tmp_path):

@@ -170,7 +170,7 @@ def test_object_store_is_uploaded_resumed_and_cleaned_up(tmp_path, monkeypatch):
     store = fsspec.filesystem("memory")
     run_dir = "memory://metrics-test/run"
     try:
-        writer = MetricsWriter(run_dir, 0)
+        writer = MetricsWriter(run_dir, 0, upload_seconds=3600)
         writer.write("train", 100, {"loss": 0.5})
         assert read_metrics(run_dir) == []  # train lines wait for the clock
         writer.write("evaluate", 100, {"split": "valid", "hr@10": 0.25})

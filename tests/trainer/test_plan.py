@@ -208,7 +208,7 @@ def test_a_real_probe_leaves_no_run_behind(tmp_path, planted, monkeypatch, capsy
     assert error is None and sorted(os.listdir(tmp_path)) == sorted([*before, "run.yaml"])
     figures = json.loads(out)
     assert figures["prepared"] and figures["steps"] == 60 and figures["steps_per_epoch"] == 75
-    assert 0 < figures["step_seconds"] < 5 and figures["checkpoints"]["bytes_per_second"] > 0
+    assert figures["step_seconds"] > 0 and figures["checkpoints"]["bytes_per_second"] > 0
     out, _ = command(tmp_path, planted, "--probe_steps", "0", capsys=capsys)
     assert "60 of 64 rows, 75 per epoch" in out and "examples/s" not in out
 
@@ -243,7 +243,9 @@ def test_a_dataset_of_another_config_is_refused(tmp_path, planted):
 
 def test_the_disk_probe(tmp_path, monkeypatch):
     monkeypatch.setattr(forecast, "PROBE_BYTES", 8_000_000)
-    assert forecast.disk_speed(str(tmp_path)) > 1e6 and not os.listdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(forecast.time, "monotonic", iter([10.0, 12.0]).__next__)
+        assert forecast.disk_speed(str(tmp_path)) == 4e6 and not os.listdir(tmp_path)
     assert forecast.existing_parent(str(tmp_path / "a/b")) == str(tmp_path)
     with pytest.raises(UserError, match="cannot be written"):
         forecast.disk_speed(str(tmp_path / "none"))

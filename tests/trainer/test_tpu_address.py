@@ -160,21 +160,19 @@ def test_hosts_at_which_nobody_listens():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         open_host = f"grpc://127.0.0.1:{listener.getsockname()[1]}"
         wait_for_hosts(f"{open_host},{open_host}", 0)
-        with socket.create_server(("127.0.0.1", 0)) as gone:
-            closed = f"grpc://127.0.0.1:{gone.getsockname()[1]}"
-        with pytest.raises(
-            UserError, match=f"nobody listens at {closed} after 0 s .*refused.*worker service"
-        ):
-            wait_for_hosts(f"{open_host},{closed}", 0)
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))  # ours, so that nobody else can listen there
+            closed = f"grpc://127.0.0.1:{silent.getsockname()[1]}"
+            with pytest.raises(
+                UserError, match=f"nobody listens at {closed} after 0 s .*refused.*worker service"
+            ):
+                wait_for_hosts(f"{open_host},{closed}", 0)
 
 
 def test_a_host_that_starts_to_listen(monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
-    started = []
-    monkeypatch.setattr(
-        module.time, "sleep", lambda _: started.append(socket.create_server(("127.0.0.1", port)))
-    )
-    wait_for_hosts(f"grpc://127.0.0.1:{port}", 60)
-    [listener] = started
-    listener.close()
+    with socket.socket() as host:
+        host.bind(("127.0.0.1", 0))
+        pauses = []
+        monkeypatch.setattr(module.time, "sleep", lambda seconds: (pauses.append(seconds), host.listen()))
+        wait_for_hosts(f"grpc://127.0.0.1:{host.getsockname()[1]}", 60)
+    assert len(pauses) == 1

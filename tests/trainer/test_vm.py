@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ def spec(tmp_path, **more) -> dict:
     return {
         **{"job": str(job), "attempt": 1, "work": work, "directory": work, "python": None, "install": None},
         **{"slice": None, "train": ["--help"], "heartbeat_seconds": 0.2, "log_seconds": 0.2},
-        **{"max_seconds": 100, **more},
+        **{"max_seconds": 900, **more},
     }
 
 
@@ -234,6 +235,14 @@ def test_a_token_that_is_none_may_be_asked_for_again(answer, monkeypatch):
     monkeypatch.setattr(vm_files.Metadata, "get", lambda self, name: answer)
     with pytest.raises(OSError, match="the metadata server's token is none"):
         metadata.authorization()
+
+
+def test_an_installation_that_takes_too_long_is_called_so(tmp_path):
+    machine = quiet_machine(tmp_path)
+    machine._deadline = 0
+    with pytest.raises(vm.Failed, match="^not done after launch.max_seconds 900$") as caught:
+        machine._run([sys.executable, "-c", "import time; time.sleep(600)"], dict(os.environ))
+    assert caught.value.exit_code == 128 + signal.SIGTERM
 
 
 SAVES_SLOWLY = """

@@ -68,7 +68,7 @@ def test_a_local_job_from_submit_to_success(config, tmp_path):
 def test_a_local_job_is_cancelled(config, tmp_path):
     path = lazytower(tmp_path, "submit", "--config", config, "--set", "train.num_steps=1000000").strip()
     log = tmp_path / "state" / "lazytower" / "jobs" / JobRecord(path).id / "attempt-1" / "log.txt"
-    wait_until(lambda: "checkpoint of step" in log.read_text(), what="for training")
+    wait_until(lambda: log.exists() and "checkpoint of step" in log.read_text(), what="for training")
     assert "cancelled" in lazytower(tmp_path, "jobs", "cancel", path)
     wait_until(lambda: not ours(tmp_path), what="for all processes to end")
     assert "stopped by SIGTERM" in log.read_text()
