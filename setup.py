@@ -43,6 +43,7 @@ setup(
         # With the clients of Google's services, because tests speak to servers of the same APIs.
         "dev": [
             "pytest>=8",
+            "pytest-xdist>=3.8",
             "ruff",
             "polars",
             "hypothesis",

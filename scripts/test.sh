@@ -4,5 +4,6 @@
 
 ruff check .
 ruff format --check .
-python -m pytest -q "$@"
+# In two processes: most of these tests keep one core busy. The slow ones start processes themselves.
+python -m pytest -q -n 2 --dist worksteal "$@"
 python -m pytest -q -m slow "$@"

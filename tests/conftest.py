@@ -12,8 +12,10 @@ from hypothesis import HealthCheck, settings
 from tests.gcs_bucket import bucket
 from tests.job_runs import cloud
 
-# A machine that is slow or busy is no reason to fail.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A machine that is slow or busy is no reason to fail, and what fails must fail for everybody.
+settings.register_profile(
+    "any machine", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("any machine")
 
 __all__ = ["bucket", "cloud"]  # fixtures
