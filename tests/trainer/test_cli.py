@@ -92,6 +92,18 @@ def test_descriptions_keep_capitals(command):
         ),
         (["train", "--conf", "x"], "lazytower train: error: the following arguments are required: --config"),
         (["evaluate", "--config", "x", "--split", "train"], "lazytower evaluate: error: argument --split"),
+        (
+            ["train", "--config", "x", "--max_seconds", "1h"],
+            "lazytower train: error: argument --max_seconds: '1h' is no number of seconds",
+        ),
+        (
+            ["plan", "--config", "x", "--probe_steps", "few"],
+            "lazytower plan: error: argument --probe_steps: 'few' is no whole number",
+        ),
+        (
+            ["jobs", "list", "--set", "output.path=x"],
+            "lazytower jobs: error: --set output.path=x: changes a config, give it with --config",
+        ),
         (["train", "--config", "none.yaml"], "lazytower train: error: none.yaml: no such config file"),
         (["evaluate", "--config", "/"], "lazytower evaluate: error: /: is a directory, not a config file"),
     ],
