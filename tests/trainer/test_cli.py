@@ -1,6 +1,7 @@
 """The command line: quick answers without TensorFlow, one line per error, no flag that nobody decided on."""
 
 import argparse
+import os
 import resource
 import statistics
 import subprocess
@@ -112,6 +113,22 @@ def test_errors_are_one_line_and_code_2(args, message):
     done = run(*args)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_is_no_error(unbuffered):
+    """`lazytower jobs list | head -0`: the end of the pipe is closed before anything is printed."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.cli", "jobs", "list"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_explain_needs_no_config():
