@@ -181,7 +181,7 @@ def _report(manifest, target: str, progress) -> None:
         if not info.rows:
             logging.warning("split %s is empty", name)
     for reason, count in manifest.rejected.items():
-        logging.info("rejected %s: %s", reason, f"{count:,}")
+        logging.info("rejected %s: %s, see %s/rejected", reason, f"{count:,}", target)
     if manifest.filtered:
         logging.info("left out by dataset.min_label: %s", f"{manifest.filtered:,}")
     logging.info(

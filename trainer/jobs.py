@@ -79,7 +79,7 @@ def _cancel(args) -> int:
 
     record = _record(args)
     state = cancel(record.path)
-    left = "no slice is left"
+    left = "no process is left" if record.facts["launcher"] == "local" else "no slice is left"
     if state.unseen:
         left = (
             "whether a slice is left could not be seen; `gcloud compute tpus queued-resources list` shows it"
