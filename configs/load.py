@@ -47,13 +47,14 @@ def load_config(path: str, overrides: typing.Sequence[str] = ()) -> RunConfig:
 
     Args:
       path: YAML file, local or gs://.
-      overrides: "a.b=c" strings; c is YAML. Lists take their index: "source.paths.0=x".
+      overrides: "a.b=c" strings; c is YAML. Lists take their index: "source.paths.0=x". A section's `kind`
+        is set before its other keys.
 
     Raises:
       ConfigError: names the file and the key, the value found and what is allowed.
     """
     document = _read(path)
-    for override in overrides:
+    for override in _kinds_first(overrides):
         _apply(document, override)
     return parse_config(document, path)
 
@@ -97,6 +98,18 @@ def _parse(text: str, origin: str):
     stream = io.StringIO(text)
     stream.name = origin
     return yaml.load(stream, Loader=_StrictLoader)
+
+
+def _kinds_first(overrides: typing.Sequence[str]) -> list[str]:
+    """A new `kind` empties its section, so it goes before what was set inside; else the order stays."""
+    ordered: list[str] = []
+    for override in overrides:
+        key = override.partition("=")[0]
+        section = key.removesuffix("kind")
+        inside = [i for i, o in enumerate(ordered) if o.startswith(section) and o.partition("=")[0] != key]
+        first = min(inside, default=len(ordered)) if key.endswith(".kind") else len(ordered)
+        ordered.insert(first, override)
+    return ordered
 
 
 def _apply(document: dict, override: str) -> None:

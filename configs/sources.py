@@ -51,7 +51,7 @@ class FileSource(Section):
     """What all file sources share."""
 
     paths: list[str] = Field(min_length=1)
-    """Files or globs, local or gs://. Files ending in .gz are decompressed."""
+    """Files or globs, local or gs://. Text files ending in .gz are decompressed."""
     roles: Roles = Roles()
     """Which column plays which part."""
     features: list[SideFeature] = []

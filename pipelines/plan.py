@@ -10,6 +10,15 @@ from pipelines import histogram
 from pipelines.layout import Job
 from pipelines.stats import Stats
 
+_HINTS = {
+    "bad_timestamp": "source.timestamp_unit is {unit}: s, ms and us read whole numbers, iso8601 reads dates",
+    "timestamp_out_of_range": "source.timestamp_unit is {unit}: is it another one?",
+    "unbalanced_quote": "quoted values may not hold newlines; source.quote: null makes quotes ordinary text",
+    "not_utf8": "convert the files to UTF-8",
+    "wrong_column_count": "values that hold the delimiter need quotes",
+    "unknown_split": "source.roles.split must hold train, valid or test",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -29,7 +38,7 @@ class Plan:
 
 def make_plan(stats: Stats, job: Job) -> Plan:
     """Decides once reading is over."""
-    failed = stats.fatal or _too_many_rejects(stats, job.source.max_rejected_fraction)
+    failed = stats.fatal or _too_many_rejects(stats, job)
     if not failed and not stats.kept:
         failed = "no rows are left after validation and dataset.min_label; check source and dataset.min_label"
     if failed:
@@ -43,16 +52,26 @@ def make_plan(stats: Stats, job: Job) -> Plan:
     return Plan(None, cuts, splitters, buckets, stats.kept)
 
 
-def _too_many_rejects(stats: Stats, limit: float) -> str | None:
-    rejected = sum(stats.rejected.values())
+def _too_many_rejects(stats: Stats, job: Job) -> str | None:
+    rejected, limit = sum(stats.rejected.values()), job.source.max_rejected_fraction
     if rejected <= limit * stats.rows:
         return None
     reasons = ", ".join(f"{count} {reason}" for reason, count in stats.rejected.most_common())
     first = stats.first_reject
+    hint = _hint(stats.rejected.most_common(1)[0][0], job)
     return (
         f"{rejected} of {stats.rows} rows are refused, more than source.max_rejected_fraction {limit:g} "
         f"allows: {reasons}; the first is {first.path}:{first.line}: {first.reason}: {first.text[:100]!r}"
+        f"{hint}"
     )
+
+
+def _hint(reason: str, job: Job) -> str:
+    """What mends most rows that are refused for this reason; empty when only their owner can know."""
+    if reason in {f"bad_{name}" for name in ("label", "weight", *job.numeric)}:
+        return "; it must be a number in every row, an empty value is none"
+    hint = _HINTS.get(reason)
+    return f"; {hint.format(unit=job.source.timestamp_unit)}" if hint else ""
 
 
 def _splitters(pairs: list[tuple[int, str]], parts: int) -> list[str]:

@@ -4,6 +4,7 @@ lazytower prepare --config configs/quickstart.yaml
 """
 
 import argparse
+import datetime
 
 from absl import logging
 
@@ -167,6 +168,11 @@ def _report(manifest, target: str, progress) -> None:
     logging.info("%s: prepared", target)
     splits = ", ".join(f"{name} {info.rows:,}" for name, info in manifest.splits.items())
     logging.info("rows read %s; %s", f"{manifest.source_rows:,}", splits)
+    if manifest.source.get("roles", {}).get("timestamp"):
+        # A wrong source.timestamp_unit often shows in nothing else.
+        for name, info in manifest.splits.items():
+            if info.rows:
+                logging.info("%s: %s to %s UTC", name, _date(info.min_timestamp), _date(info.max_timestamp))
     for name, table in manifest.tables.items():
         logging.info(
             "table %s: %s rows, %s keys in train (%s)", name, f"{table.rows:,}", f"{table.keys:,}", table.ids
@@ -175,7 +181,7 @@ def _report(manifest, target: str, progress) -> None:
         if not info.rows:
             logging.warning("split %s is empty", name)
     for reason, count in manifest.rejected.items():
-        logging.info("rejected %s: %s", reason, f"{count:,}")
+        logging.info("rejected %s: %s, see %s/rejected", reason, f"{count:,}", target)
     if manifest.filtered:
         logging.info("left out by dataset.min_label: %s", f"{manifest.filtered:,}")
     logging.info(
@@ -184,3 +190,7 @@ def _report(manifest, target: str, progress) -> None:
         f"{manifest.source_rows / progress.seconds:,.0f}",
         progress.peak_bytes / 1e6,
     )
+
+
+def _date(seconds: int) -> str:
+    return f"{datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=seconds):%Y-%m-%d %H:%M}"

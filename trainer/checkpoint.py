@@ -41,6 +41,7 @@ from trainer.checkpoint_files import (
     read_dense,
     write_checkpoint,
 )
+from trainer.checkpoint_identity import first_difference
 from trainer.checkpoint_rows import StoredRows
 from trainer.embeddings.tables import CHUNK_ROWS
 
@@ -304,13 +305,12 @@ class CheckpointStore:
     def _check(self, chain: list[Checkpoint], tables: dict) -> None:
         """Identity and layouts must be what the config makes. Raises CheckpointError."""
         newest = chain[-1]
-        for key, value in self._identity.items():
-            saved = newest.manifest["identity"].get(key)
-            if saved != value:
-                raise CheckpointError(
-                    f"{newest.path}: saved under {key} = {saved}, the run now says {value}; "
-                    "use another output.path, or restore the value"
-                )
+        if different := first_difference(newest.manifest["identity"], self._identity):
+            key, saved, value = different
+            raise CheckpointError(
+                f"{newest.path}: saved under {key} = {saved}, the run now says {value}; "
+                "use another output.path, or restore the value"
+            )
         for checkpoint in chain:
             for name, table in tables.items():
                 layout = checkpoint.manifest["tables"].get(name, {})

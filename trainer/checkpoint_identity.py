@@ -28,3 +28,23 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int) -> 
         "train.seed": config.train.seed,
         "number of steps": num_steps,
     }
+
+
+def first_difference(saved: dict, now: dict) -> tuple[str, object, object] | None:
+    """The first config key, dotted, whose value differs, with both values; None when all are equal.
+
+    Args:
+      saved: identity of a checkpoint; a key that it has not counts as None, as one of the run's does.
+      now: identity of the run.
+    """
+    for key in [*now, *(key for key in saved if key not in now)]:
+        old, new = saved.get(key), now.get(key)
+        if old == new:
+            continue
+        if not (isinstance(old, dict) and isinstance(new, dict)):
+            return key, old, new
+        if old.get("kind") != new.get("kind"):  # their other keys are not the same ones
+            return f"{key}.kind", old.get("kind"), new.get("kind")
+        inner, old, new = first_difference(old, new)
+        return f"{key}.{inner}", old, new
+    return None

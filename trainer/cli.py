@@ -6,6 +6,8 @@ imports (TensorFlow, Beam) inside functions, so that every --help answers at onc
 
 import argparse
 import importlib
+import os
+import select
 import sys
 import time
 from logging import CRITICAL, WARNING, getLogger
@@ -76,7 +78,15 @@ def run(args: argparse.Namespace) -> int:
     getLogger("fsspec").setLevel(WARNING)  # it tells of every file that it opens
     getLogger("gcsfs").setLevel(CRITICAL)  # it prints the traceback of what it raises
     try:
-        return importlib.import_module(COMMANDS[args.command][0]).run(args) or 0
+        code = importlib.import_module(COMMANDS[args.command][0]).run(args) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        if not _reader_has_gone():
+            raise
+        # The interpreter flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as shells report SIGPIPE
     except UserError as error:
         sys.stderr.write(f"lazytower {args.command}: error: {error}\n")
         return error.exit_code
@@ -92,6 +102,13 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"lazytower {args.command}: interrupted\n")
         return 130  # as shells report SIGINT
+
+
+def _reader_has_gone() -> bool:
+    """Whether nobody reads standard output any more, as under `| head`."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
 class _Plain(logging.PythonFormatter):

@@ -36,10 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             )
 
 
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
-
-
 def run(args) -> int:
     """Runs the chosen action."""
     return _ACTIONS[args.action][0](args)
@@ -83,7 +79,7 @@ def _cancel(args) -> int:
 
     record = _record(args)
     state = cancel(record.path)
-    left = "no slice is left"
+    left = "no process is left" if record.facts["launcher"] == "local" else "no slice is left"
     if state.unseen:
         left = (
             "whether a slice is left could not be seen; `gcloud compute tpus queued-resources list` shows it"
@@ -157,6 +153,8 @@ def _record(args):
 
 def _staging(args) -> str | None:
     if not args.config:
+        if args.overrides:
+            raise UserError(f"--set {args.overrides[0]}: changes a config, give it with --config")
         return None
     from configs.load import load_config
 

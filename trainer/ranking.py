@@ -120,6 +120,7 @@ class _Sampled:
     def __init__(self, items: Items, config: EvaluateConfig):
         self.items, self.config = items, config
         self._cold = items.cold if config.cold_items == "rank" else 0
+        self._short, self._fewest = 0, config.negatives
 
     def width(self, split_rows: np.ndarray) -> int:
         """Most scores per user, given the users' rows in the split."""
@@ -133,6 +134,9 @@ class _Sampled:
         negatives = sample_negatives(
             users.ids, view.touched, self.items, config.negatives, config.seed, self._cold
         )
+        found = negatives.lengths[targets.lengths + cold > 0]
+        self._short += int((found < config.negatives).sum())
+        self._fewest = min(self._fewest, int(found.min(initial=config.negatives)))
         return _Task(users, targets, cold, negatives)
 
     def ranks(self, scorer: Scorer, task: _Task) -> np.ndarray:
@@ -162,6 +166,8 @@ class _Sampled:
         if self._cold:
             pool = f"items ({len(self.items.ids)} of the catalog, {self._cold} without train rows)"
             cold = "items outside the catalog are scored by the out-of-vocabulary row"
+        if self._short:
+            cold = f"{self._short} users had fewer such items, down to {self._fewest}; {cold}"
         return (
             f"sampled ranking: each of the user's distinct {split} items against {self.config.negatives} "
             f"uniform, distinct {pool} that the user touched in no split, one draw per user, seed "

@@ -7,6 +7,7 @@ from configs.errors import ExportError
 from configs.storage import exists, join, read_bytes
 
 _METADATA = "assets.extra/lazytower.json"
+_SHOWN = 3  # example users
 
 
 def add_arguments(parser) -> None:
@@ -18,10 +19,10 @@ def add_arguments(parser) -> None:
     model.add_argument("--config", metavar="RUN.yaml", help="the run whose newest export is asked")
     add_override_argument(parser)
     users = parser.add_mutually_exclusive_group()
-    users.add_argument("--users", metavar="A,B,C", help="keys of users")
+    users.add_argument("--users", metavar="A,B,C", help="keys of users; keys with commas: --users_file")
     users.add_argument("--users_file", metavar="FILE", help="keys of users, one a line")
     users.add_argument(
-        "--num_users", type=int, default=3, help="so many example users, at most 20 (default: 3)"
+        "--num_users", metavar="N", type=int, help=f"example users, at most 20 (default: {_SHOWN})"
     )
     parser.add_argument("--k", type=int, default=10, help="items per user (default: 10)")
     parser.add_argument("--include_seen", action="store_true", help="items that the user knows may return")
@@ -155,6 +156,8 @@ def _heading(path: str, metadata: dict, include_seen: bool) -> str:
 
 def _directory(args) -> str:
     if args.model:
+        if args.overrides:
+            raise ExportError(f"--set {args.overrides[0]}: changes a config; give --config, not --model")
         return args.model
     from configs.load import load_config
 
@@ -182,11 +185,19 @@ def _users(args, metadata: dict) -> list[str]:
         users = [key for key in args.users.split(",") if key]
     elif args.users_file:
         try:
-            users = [line for line in read_bytes(args.users_file).decode().split("\n") if line]
+            # No key holds a line end or starts a file with a byte-order mark: prepare sees to it.
+            lines = read_bytes(args.users_file).decode("utf-8-sig").replace("\r\n", "\n").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise ExportError(f"--users_file {args.users_file}: cannot be read ({error})") from None
+        users = [line for line in lines if line]
     else:
-        users = metadata["example_users"][: max(args.num_users, 0)]
+        examples = metadata["example_users"]
+        if args.num_users is not None and not 1 <= args.num_users <= len(examples):
+            raise ExportError(
+                f"--num_users {args.num_users}: the model names 1 to {len(examples)} example users; "
+                "name others with --users"
+            )
+        users = examples[: args.num_users or _SHOWN]
     if not users:
         raise ExportError("no users to ask for; name some with --users or --users_file")
     return users

@@ -88,7 +88,7 @@ class Recommender(tf.Module):
             zero_row = self._tables_info["item" if name == "history" else name].oov
             table.initialize(self.config.table(name).init_stddev, self.config.train.seed, zero_row)
 
-    def activations(self, ids: dict, fetch) -> dict:
+    def activations(self, ids: dict, fetch, trains: bool = True) -> dict:
         """Pooled embeddings of inputs.
 
         Args:
@@ -96,6 +96,7 @@ class Recommender(tf.Module):
             without a table (numeric features) are passed over.
           fetch: function (table, ids int64 [n] that may repeat, each: bool) -> (float32 [u, dim] of distinct
             ids, int32 [n] places of the ids in them), or, if `each`, (float32 [n, dim], None) as well.
+          trains: as in trainer.embeddings.pooling.pooled.
 
         Returns:
           By input name, float32 [batch, dim]; [..., dim] of drawn items, in the shape of their ids.
@@ -109,7 +110,7 @@ class Recommender(tf.Module):
             parts = divided(weight if where is None else where, sizes)
             for name, part in parts.items():
                 rows, places = (part, None) if where is None else (weight, part)
-                result[name] = pooled(rows, places, ids[name], self._pooling(name))
+                result[name] = pooled(rows, places, ids[name], self._pooling(name), trains)
         return result
 
     def pooled_activations(self, rows: dict, history_mask) -> dict:

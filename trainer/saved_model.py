@@ -138,7 +138,8 @@ def _user_tower(recommender, tables: dict[str, tf.Variable]):
 
     def user_tower(inputs):
         inputs = {name: inputs[name] for name in recommender.model.user_inputs}
-        return recommender.model.user_vectors(recommender.activations(inputs, fetch), inputs)
+        activations = recommender.activations(inputs, fetch, trains=False)
+        return recommender.model.user_vectors(activations, inputs)
 
     return user_tower
 

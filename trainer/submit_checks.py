@@ -15,7 +15,7 @@ from configs.load import dump_config
 from configs.schema import RunConfig
 from trainer.catalog import verify_file
 from trainer.checkpoint_files import COMMITTED
-from trainer.checkpoint_identity import checkpoint_identity
+from trainer.checkpoint_identity import checkpoint_identity, first_difference
 from trainer.job_record import FINAL, find_jobs
 from trainer.launchers import LAUNCHERS
 
@@ -65,12 +65,15 @@ def check_output(config: RunConfig, dataset: Dataset) -> None:
             manifest = json.loads(storage.read_bytes(storage.join(directory, name, COMMITTED)))
         except (FileNotFoundError, NotADirectoryError, ValueError):
             continue  # unfinished or damaged: the trainer does not use it either
-        for key, value in checkpoint_identity(config, dataset.fingerprint, 0).items():
-            if key != "number of steps" and manifest["identity"].get(key) != value:
-                raise UserError(
-                    f"output.path: {config.output.path} holds checkpoints of a run with another {key}; use "
-                    "another output.path"
-                )
+        steps = manifest["identity"].get("number of steps")  # of epochs: only training counts them
+        different = first_difference(
+            manifest["identity"], checkpoint_identity(config, dataset.fingerprint, steps)
+        )
+        if different:
+            raise UserError(
+                f"output.path: {config.output.path} holds checkpoints of a run with another {different[0]}; "
+                "use another output.path"
+            )
         return
 
 

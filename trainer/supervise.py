@@ -263,7 +263,7 @@ def _act(action: Action, job: JobState, record: JobRecord, launcher: Launcher, l
     elif action.kind == "record":
         fields = {"outcome": action.outcome, "exit_code": action.exit_code}
         record.append(action.event, attempt, action.reason, **fields)
-        logging.info("attempt %d: %s %s", attempt, action.event, action.reason)
+        logging.info("attempt %d: %s", attempt, f"{action.event} {action.reason}".rstrip())
     return action.kind != "record"
 
 

@@ -36,7 +36,10 @@ class _Explain(argparse.Action):
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
     if not 0 < value < threading.TIMEOUT_MAX:
         raise argparse.ArgumentTypeError(f"{text} is no time above 0")
     return value

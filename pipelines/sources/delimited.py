@@ -32,7 +32,7 @@ class Reader(text.TextReader):
         missing = [w.column for w in self._wanted if w.column not in names]
         if missing:
             where = "the header has" if self.header else "source.columns has"
-            hint = self._delimiter_hint(line) if self.header else ""
+            hint = self._header_hint(line, names, missing[0]) if self.header else ""
             raise DataError(f"{name}: no column {missing[0]!r}; {where}: {', '.join(names)}{hint}")
         twice = [w.column for w in self._wanted if names.count(w.column) > 1]
         if twice:
@@ -50,6 +50,14 @@ class Reader(text.TextReader):
         cells = line.split(self.config.delimiter)
         quote = self.config.quote
         return [c[1:-1] if quote and len(c) > 1 and c[0] == c[-1] == quote else c for c in cells]
+
+    def _header_hint(self, line: str, names: tuple[str, ...], wanted: str) -> str:
+        if line.startswith("{"):
+            return "; is source.kind jsonl?"
+        for name in names:
+            if name.strip() == wanted:
+                return f"; {name!r} is not {wanted!r}: take the spaces out of the file"
+        return self._delimiter_hint(line)
 
     def _delimiter_hint(self, line: str, columns: int | None = None) -> str:
         for name, other in _OTHERS.items():

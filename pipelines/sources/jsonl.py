@@ -25,7 +25,10 @@ class Reader(text.TextReader):
         except ValueError:
             row = None
         if not isinstance(row, dict):
-            raise DataError(f"{name}: the first line is no JSON object; check source.kind: {lines[0][:80]!r}")
+            what = "check source.kind"
+            if lines[0].lstrip().startswith("["):
+                what = "an array of objects has to be written as one object a line (jq -c '.[]')"
+            raise DataError(f"{name}: the first line is no JSON object; {what}: {lines[0][:80]!r}")
         required = (self.config.roles.user, self.config.roles.item)
         missing = [w.column for w in self._wanted if w.column not in row and w.column in required]
         if missing:

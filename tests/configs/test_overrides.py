@@ -110,3 +110,16 @@ def test_bad_forms_name_the_override(load, override, message):
 def test_keys_that_do_not_exist_are_found_by_the_schema(load, override):
     with pytest.raises(ConfigError, match="^/.*run.yaml: "):
         load([override])
+
+
+def test_a_kind_keeps_what_other_overrides_set_whatever_their_order(load):
+    keys = ["source.paths=[b.jsonl]", "source.roles.user=uid"]
+    for overrides in ([*keys, "source.kind=jsonl"], ["source.kind=jsonl", *keys]):
+        source = load(overrides, source={"kind": "delimited", "paths": ["a.csv"], "delimiter": ";"}).source
+        assert (source.kind, source.paths, source.roles.user) == ("jsonl", ["b.jsonl"], "uid")
+    optimizer = ["tables.user.optimizer.momentum=0.5", "tables.user.optimizer.kind=momentum"]
+    tables = {"user": {"dim": 8, "optimizer": {"kind": "lazy_adam", "beta_1": 0.5}}, "item": {"dim": 8}}
+    assert load(optimizer, tables=tables).tables["user"].optimizer.momentum == 0.5
+    # Of two values of one key the later holds, as of any key.
+    kinds = [f"tables.user.optimizer.kind={kind}" for kind in ("sgd", "ftrl")]
+    assert load(kinds, tables=tables).tables["user"].optimizer.kind == "ftrl"

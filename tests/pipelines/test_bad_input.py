@@ -135,6 +135,10 @@ STOPS = {
     "header_only": (HEADER.encode(), {}, "no rows are left"),
     "no_column": (b"user,item,score,ts,w\n1,2,3,4,5\n", {},
                   "x.csv: no column 'rating'; the header has: user, item, score, ts, w"),
+    "jsonl_as_csv": (b'{"user": "1", "item": 2}\n', {}, "; is source.kind jsonl?"),
+    "spaces": (b"user, item, rating, ts, w\n1, 2, 3, 4, 5\n", {},
+               "; ' item' is not 'item': take the spaces out of the file"),
+    "json_array": (b'[{"user": 1, "item": 2}]\n', {"kind": "jsonl"}, "written as one object a line (jq -c"),
     "delimiter": (b"user\titem\trating\tts\tw\n1\t2\t3\t4\t5\n", {},
                   "is source.delimiter '\\t' (tab) and not ','?"),
     "delimiter_no_header": (b"1|2|3|4|5\n" * 9,
@@ -168,6 +172,26 @@ def test_inputs_that_stop_the_job_publish_nothing(tmp_path, case):
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "more", "hint"),
+    [
+        ("u1,i1,3,2024-05-01,1", {}, "; source.timestamp_unit is s: s, ms and us read whole numbers"),
+        ("u1,i1,3,1700000000000,1", {}, "; source.timestamp_unit is s: is it another one?"),
+        ('u1,"i1,3,1000,1', {}, "; quoted values may not hold newlines"),
+        ("u1,i1,3,1000,1,6", {}, "; values that hold the delimiter need quotes"),
+        ("u1,i1,,1000,1", {}, "; it must be a number in every row, an empty value is none"),
+        (",i1,3,1000,1", {}, "missing_user: ',i1,3,1000,1'"),
+    ],
+)
+def test_rejects_message_says_how_to_mend_most_of_them(tmp_path, line, more, hint):
+    path = tmp_path / "x.csv"
+    path.write_text(HEADER + GOOD + f"{line}\n" * 3 + "u1,i1,3,-7,1\n")
+    with pytest.raises(DataError) as caught:
+        run(section(path, **more), dataset_section(tmp_path))
+    assert hint in str(caught.value) and "\n" not in str(caught.value)
+    assert str(caught.value).endswith("'") == hint.endswith("'")
 
 
 def test_rejects_message_names_the_first_line(tmp_path):

@@ -1,5 +1,6 @@
 """Publishing: at once or not at all, repeats, overwriting, remains of killed jobs."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -101,6 +102,30 @@ def test_command_prints_a_summary(tmp_path):
     for part in ("prepared", "rows read 3,000", "train 2,4", "table user: 51 rows", "rows/s", "peak memory"):
         assert part in log, log
     assert "WARNING" not in log
+
+
+@pytest.mark.parametrize(
+    ("unit", "dates"),
+    [
+        ("s", "train: 2023-11-14 22:13 to 2023-11-15 01:13 UTC"),
+        ("ms", "train: 1970-01-20 16:13 to 1970-01-20 1"),
+    ],
+)
+def test_the_summary_shows_when_rows_happened(tmp_path, caplog, unit, dates):
+    """Seconds that are read as milliseconds are as good as any others."""
+    path = tmp_path / "x.csv"
+    path.write_text(
+        "user,item,ts\n"
+        + "".join(f"u{i % 3},i{i % 4},{1_700_000_000 + 1200 * i}\n" for i in range(13))
+        + ",i0,1700000000\n"
+    )
+    source = {"kind": "delimited", "paths": [str(path)], "roles": {"timestamp": "ts"}, "timestamp_unit": unit}
+    source["max_rejected_fraction"] = 0.1
+    with caplog.at_level(logging.INFO, logger="absl"):
+        run(source, dataset_section(tmp_path, split={"kind": "temporal"}))
+    assert dates in caplog.text and "test: " in caplog.text
+    assert f"rejected missing_user: 1, see {tmp_path}/out/rejected" in caplog.text
+    assert (tmp_path / "out" / "rejected").is_dir()
 
 
 def test_object_stores(tmp_path):

@@ -1,6 +1,7 @@
 """The command line: quick answers without TensorFlow, one line per error, no flag that nobody decided on."""
 
 import argparse
+import os
 import resource
 import statistics
 import subprocess
@@ -92,6 +93,18 @@ def test_descriptions_keep_capitals(command):
         ),
         (["train", "--conf", "x"], "lazytower train: error: the following arguments are required: --config"),
         (["evaluate", "--config", "x", "--split", "train"], "lazytower evaluate: error: argument --split"),
+        (
+            ["train", "--config", "x", "--max_seconds", "1h"],
+            "lazytower train: error: argument --max_seconds: '1h' is no number of seconds",
+        ),
+        (
+            ["plan", "--config", "x", "--probe_steps", "few"],
+            "lazytower plan: error: argument --probe_steps: 'few' is no whole number",
+        ),
+        (
+            ["jobs", "list", "--set", "output.path=x"],
+            "lazytower jobs: error: --set output.path=x: changes a config, give it with --config",
+        ),
         (["train", "--config", "none.yaml"], "lazytower train: error: none.yaml: no such config file"),
         (["evaluate", "--config", "/"], "lazytower evaluate: error: /: is a directory, not a config file"),
     ],
@@ -100,6 +113,22 @@ def test_errors_are_one_line_and_code_2(args, message):
     done = run(*args)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_is_no_error(unbuffered):
+    """`lazytower jobs list | head -0`: the end of the pipe is closed before anything is printed."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.cli", "jobs", "list"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_explain_needs_no_config():

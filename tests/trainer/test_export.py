@@ -141,6 +141,14 @@ def test_the_saved_model_holds_serving_variables_alone():
     assert len(in_catalog) == 1 and 0 < in_catalog[0][0] <= len(seen)
 
 
+@pytest.mark.parametrize("kind", ["towers", "history"])
+def test_loading_warns_of_nothing(kind):
+    program = "import sys, tensorflow as tf; tf.saved_model.load(sys.argv[1])"
+    command = [sys.executable, "-c", program, tiny_export(kind)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
+
+
 def test_vectors_of_items_are_not_gathered_from_their_variable():
     """TensorFlow would copy all of them at every later recommend, which takes as long as scoring them."""
     model = tf.saved_model.load(tiny_export("plain"))

@@ -162,10 +162,18 @@ def test_watching_on_a_terminal_draws_the_whole_job(record, capsys, monkeypatch)
     assert len(drawn) == 3 and all("state        submitted" in text for text in drawn[1:])
 
 
-@pytest.mark.parametrize(("unseen", "words"), [(False, "no slice is left"), (True, "could not be seen")])
+@pytest.mark.parametrize(
+    ("launcher", "unseen", "words"),
+    [
+        ("cloud_tpu", False, "no slice is left"),
+        ("cloud_tpu", True, "could not be seen"),
+        ("local", False, "no process is left"),
+    ],
+)
 def test_cancel_says_that_no_slice_is_left_only_when_it_has_looked(
-    unseen, words, record, capsys, monkeypatch
+    launcher, unseen, words, tmp_path, capsys, monkeypatch
 ):
+    record = JobRecord.create(f"{tmp_path}/jobs/one", FACTS | {"launcher": launcher})
     record.append("requesting", 1)
     record.append("stopping", 1, "no permission", outcome="failed", answered=True)
     record.append("failed", 1, "no permission", unseen=unseen)
@@ -174,4 +182,4 @@ def test_cancel_says_that_no_slice_is_left_only_when_it_has_looked(
     assert jobs.run(argparse.Namespace(action="cancel", job=record.path, config=None, overrides=[])) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("one: failed; ") and words in shown
-    assert ("no slice is left" in shown) == (not unseen)
+    assert ("is left\n" in shown) == (not unseen)

@@ -154,6 +154,22 @@ def test_counts_and_protocol_are_stated(rows, users):
         assert part in results["protocol"]
 
 
+@pytest.mark.parametrize("number", [3, 1000])
+def test_the_protocol_says_when_there_are_fewer_negatives_than_asked_for(rows, users, number):
+    config = EvaluateConfig(protocol="sampled", negatives=number, k=[1])
+    scorer = table("model", users, 1000)
+    protocol = ranking.evaluate_scorers([scorer], users, config, "test")["model"]["protocol"]
+    left = []
+    for block in users.of_split("test", None, 0):
+        view = users.view(block, "test")
+        drawn = sample_negatives(block.ids, view.touched, users.items, 1000, config.seed)
+        left += drawn.lengths[view.targets.lengths + view.cold_targets > 0].tolist()
+    short = sum(n < number for n in left)
+    assert (short > 0) == (number == 1000)
+    stated = f"{short} users had fewer such items, down to {min(left)};"
+    assert (stated in protocol) == (short > 0) == ("fewer" in protocol)
+
+
 def test_results_do_not_depend_on_batches(users, monkeypatch):
     for config in (EvaluateConfig(), EvaluateConfig(protocol="sampled", negatives=9)):
         scorer = table("a", users, 50)

@@ -58,9 +58,10 @@ def test_example_users_and_the_newest_version_are_the_defaults(capsys, model):
 
 def test_users_come_from_a_file(model, capsys, tmp_path):
     path = tmp_path / "users.txt"
-    path.write_text("ü1\nü2\n", encoding="utf-8")
-    _, out, _ = _recommend(capsys, "--model", model, "--users_file", str(path), "--format", "jsonl")
-    assert [json.loads(line)["user"] for line in out.splitlines()] == ["ü1", "ü2"]
+    for written in ("ü1\nü2\n", "\ufeffü1\r\n\r\nü2"):
+        path.write_bytes(written.encode())
+        _, out, _ = _recommend(capsys, "--model", model, "--users_file", str(path), "--format", "jsonl")
+        assert [json.loads(line)["user"] for line in out.splitlines()] == ["ü1", "ü2"]
 
 
 def test_mistakes_are_one_line(model, capsys, tmp_path):
@@ -73,6 +74,9 @@ def test_mistakes_are_one_line(model, capsys, tmp_path):
         (("--model", model, "--k", "1001"), "--k 1001: must be 1 to 1000"),
         (("--model", model, "--users", ","), "no users to ask for"),
         (("--model", model, "--users_file", "/no/file"), "--users_file /no/file: cannot be read"),
+        (("--model", model, "--num_users", "21"), "--num_users 21: the model names 1 to 20 example users"),
+        (("--model", model, "--num_users", "0"), "--num_users 0: the model names 1 to 20 example users"),
+        (("--model", model, "--set", "export.path=x"), "--set export.path=x: changes a config; give"),
     ]:
         code, out, err = _recommend(capsys, *flags)
         assert code == 2 and out == ""

@@ -174,8 +174,11 @@ def test_the_two_engines_train_alike_in_closed_loop(place):
         ({"train": {"seed": 1}}, "train.seed = 0, the run now says 1"),
         ({"train": {"clip_norm": 1.0}}, "train.clip_norm = None, the run now says 1.0"),
         ({"train": {"batch_size": 32}}, "train.batch_size = 64, the run now says 32"),
-        ({"optimizer": {"learning_rate": 0.5}}, "optimizer = "),
-        ({"polyak": {"kind": "uniform", "decay": None}}, "polyak = "),
+        ({"optimizer": {"learning_rate": 0.5}}, "optimizer.learning_rate = 0.01, the run now says 0.5;"),
+        (
+            {"polyak": {"kind": "uniform", "decay": None}},
+            "polyak.kind = exponential, the run now says uniform",
+        ),
     ],
 )
 def test_another_run_in_the_same_directory_is_refused(place, trained, sections, key):

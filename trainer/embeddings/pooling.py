@@ -42,7 +42,7 @@ def divided(values, sizes: dict) -> dict:
     return dict(zip(sizes, tf.split(values, list(sizes.values()), num=len(sizes)), strict=True))
 
 
-def pooled(weight, where, ids, pooling: str | None):
+def pooled(weight, where, ids, pooling: str | None, trains: bool = True):
     """The feature's vectors.
 
     Args:
@@ -51,25 +51,31 @@ def pooled(weight, where, ids, pooling: str | None):
       ids: the feature's int64 ids: [batch] or, unpooled, any shape without padding; [batch, length] padded
         with negative ids when pooled.
       pooling: mean, sum or sqrtn over the length (sum / sqrt(number of ids)); None for single ids.
+      trains: whether there will be gradients. False for a served graph: TensorFlow warns of a gradient that
+        a SavedModel lacks whenever it is loaded.
 
     Returns:
       float32 [batch, dim], zero for an empty list; ids' shape + [dim] when not pooled.
     """
     if pooling is None:
-        flat = weight if where is None else gather_rows(weight, where)
+        gather = gather_rows if trains else tf.gather
+        flat = weight if where is None else gather(weight, where)
         return tf.reshape(flat, tf.concat([tf.shape(ids), [weight.shape[-1]]], axis=0))
     row = tf.cast(tf.where(ids >= 0)[:, 0], tf.int32)
 
-    @tf.custom_gradient
     def of_lists(weight):
+        return _SEGMENT[pooling](weight, where, row, num_segments=tf.shape(ids)[0])
+
+    @tf.custom_gradient
+    def with_gradient(weight):
         def gradient(above):  # TensorFlow's own runs on one thread: five times as long
             sizes = tf.reduce_sum(tf.cast(ids >= 0, tf.float32), axis=1)
             share = above / _DIVISOR[pooling](tf.maximum(sizes, 1.0))[:, None]
             return sum_rows(share, where, tf.shape(weight)[0], row)
 
-        return _SEGMENT[pooling](weight, where, row, num_segments=tf.shape(ids)[0]), gradient
+        return of_lists(weight), gradient
 
-    return of_lists(weight)
+    return with_gradient(weight) if trains else of_lists(weight)
 
 
 def _without_padding(ids):

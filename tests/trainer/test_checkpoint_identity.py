@@ -1,0 +1,38 @@
+"""What a run and its checkpoints must have in common, and how a difference is named."""
+
+import pytest
+
+from trainer.checkpoint_identity import first_difference
+
+SAVED = {
+    "tables": {"user": {"dim": 8, "optimizer": {"kind": "sgd", "learning_rate": 0.1}}, "item": {"dim": 8}},
+    "train.seed": 0,
+    "model": {"user_tower": {"inputs": ["user"], "layers": [4]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({}, None),
+        ({"train.seed": 3}, ("train.seed", 0, 3)),
+        ({"tables": SAVED["tables"] | {"item": {"dim": 9}}}, ("tables.item.dim", 8, 9)),
+        (
+            {"tables": {"user": {"dim": 8, "optimizer": {"kind": "adam", "beta": 1}}, "item": {"dim": 8}}},
+            ("tables.user.optimizer.kind", "sgd", "adam"),
+        ),
+        ({"tables": {"user": SAVED["tables"]["user"]}}, ("tables.item", {"dim": 8}, None)),
+        (
+            {"model": {"user_tower": {"inputs": ["user"], "layers": []}}},
+            ("model.user_tower.layers", [4], []),
+        ),
+        ({"new": 1}, ("new", None, 1)),
+    ],
+)
+def test_the_first_difference_is_one_key_with_both_values(change, difference):
+    assert first_difference(SAVED, SAVED | change) == difference
+
+
+def test_a_key_that_only_the_checkpoint_has_differs():
+    assert first_difference(SAVED | {"old": 1}, SAVED) == ("old", 1, None)
+    assert first_difference(SAVED | {"old": None}, SAVED) is None
