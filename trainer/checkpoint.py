@@ -309,7 +309,8 @@ class CheckpointStore:
             key, saved, value = different
             raise CheckpointError(
                 f"{newest.path}: saved under {key} = {saved}, the run now says {value}; "
-                "use another output.path, or restore the value"
+                "use another output.path, or restore the value "
+                f"(--config {storage.join(os.path.dirname(self._directory), 'config.yaml')} has it)"
             )
         for checkpoint in chain:
             for name, table in tables.items():

@@ -13,7 +13,7 @@ from configs.schema import RunConfig
 from configs.storage import exists, is_remote, join
 from configs.tpu import Slice, common_slices, tpu_slice
 from trainer import forecast
-from trainer.plan_text import format_plan, gigabytes
+from trainer.plan_text import format_plan, size_text
 
 
 def add_arguments(parser) -> None:
@@ -172,21 +172,21 @@ def find_problems(config: RunConfig, plan: dict, named: set[str]) -> list[str]:
     own = None if here else config.device.slice
     if memory["peak_bytes"] > memory["free_bytes"] and here and not named:
         problems.append(
-            f"memory: the run needs {gigabytes(memory['peak_bytes'])}, {gigabytes(memory['free_bytes'])} are "
+            f"memory: the run needs {size_text(memory['peak_bytes'])}, {size_text(memory['free_bytes'])} are "
             f"there ({memory['limit']}); use smaller tables, or a compressed one (kind: robe_z)"
         )
     if disk["free_bytes"] is not None and here:
         wanted = disk["most"] * disk["bytes"] - disk["existing_bytes"]
         if wanted > disk["free_bytes"]:
             problems.append(
-                f"disk: {disk['most']:g} full checkpoints need {gigabytes(wanted)} more, "
-                f"{gigabytes(disk['free_bytes'])} are free at {config.output.path}; lower "
+                f"disk: {disk['most']:g} full checkpoints need {size_text(wanted)} more, "
+                f"{size_text(disk['free_bytes'])} are free at {config.output.path}; lower "
                 "checkpoint.compact_at (or checkpoint.keep), or use another output.path"
             )
     for facts in plan["slices"]:
         name, fits = facts["name"], facts["fits"]
         if (name in named and not fits) or (name == own and fits is False):
-            needed = f"{gigabytes(facts['needed_per_chip'])} on each chip, which has "
-            needed += gigabytes(facts["bytes_per_chip"])
+            needed = f"{size_text(facts['needed_per_chip'])} on each chip, which has "
+            needed += size_text(facts["bytes_per_chip"])
             problems.append(f"{name}: does not fit ({facts['reason'] or needed})")
     return problems

@@ -11,9 +11,11 @@ def format_plan(plan: dict) -> str:
     return "\n\n".join(parts)
 
 
-def gigabytes(number: float | None) -> str:
-    """A number of bytes as text."""
-    return "?" if number is None else f"{number / 1e9:,.2f} GB"
+def size_text(number: float | None) -> str:
+    """A number of bytes as text; "?": not known."""
+    if number is None:
+        return "?"
+    return f"{number / 1e9:,.2f} GB" if number >= 1e8 else f"{number / 1e6:,.2f} MB"
 
 
 def _tables(plan: dict) -> str:
@@ -21,21 +23,21 @@ def _tables(plan: dict) -> str:
     rows = [["table", "rows", "dim", *(name.replace("_", " ") for name in names)]]
     for table in plan["tables"]:
         count = "?" if table["rows"] is None else f"{table['rows']:,}"
-        sizes = [gigabytes(table[name]) for name in names]
+        sizes = [size_text(table[name]) for name in names]
         rows.append([table["name"], count, str(table["dim"]), *sizes])
     columns = [[table[name] for table in plan["tables"]] for name in names]
     sums = (None if None in values else sum(values) for values in columns)
-    rows.append(["all", "", "", *map(gigabytes, sums)])
+    rows.append(["all", "", "", *map(size_text, sums)])
     return _aligned(rows)
 
 
 def _facts(plan: dict) -> str:
     memory, saved, least = plan["memory"], plan["checkpoints"], "" if plan["complete"] else "at least "
-    text = f"{least}{gigabytes(memory['peak_bytes'])} at the peak"
-    lines = [["memory", f"{text}, {gigabytes(memory['free_bytes'])} are there ({memory['limit']})"]]
-    text = f"{least}{gigabytes(saved['bytes'])} each when full, room for {saved['most']:g} of them"
+    text = f"{least}{size_text(memory['peak_bytes'])} at the peak"
+    lines = [["memory", f"{text}, {size_text(memory['free_bytes'])} are there ({memory['limit']})"]]
+    text = f"{least}{size_text(saved['bytes'])} each when full, room for {saved['most']:g} of them"
     if saved["free_bytes"] is not None:
-        text += f", {gigabytes(saved['free_bytes'])} of disk are free"
+        text += f", {size_text(saved['free_bytes'])} of disk are free"
     if saved["seconds_each"] is not None:
         text += f"; {saved['seconds_each']:,.1f} s each at {saved['bytes_per_second'] / 1e6:,.0f} MB/s"
     lines.append(["checkpoints", text])
@@ -66,7 +68,7 @@ def _slices(slices: list[dict]) -> str:
     for facts in slices:
         verdict = {True: "fits", False: "does not fit", None: "not known"}[facts["fits"]]
         verdict += f": {facts['reason']}" if facts["reason"] else ""
-        sizes = [gigabytes(facts["needed_per_chip"]), gigabytes(facts["bytes_per_chip"])]
+        sizes = [size_text(facts["needed_per_chip"]), size_text(facts["bytes_per_chip"])]
         rows.append([facts["name"], f"{facts['chips']:,}", *sizes, verdict])
     return _aligned(rows, last_is_text=True)
 

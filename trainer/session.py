@@ -15,6 +15,7 @@ from configs.storage import join, make_directory, write_bytes
 from trainer.catalog import verify_file
 from trainer.interrupt import Interrupt
 from trainer.metrics import MetricsWriter, read_metrics
+from trainer.plan_text import size_text
 from trainer.progress import Progress
 from trainer.run_lock import Lock, lock_directory
 from trainer.runtime import start_tensorflow
@@ -258,8 +259,8 @@ class TrainSession:
         self._metrics.write("run", self.start_step, facts)
         for table in self.recommender.tables.values():
             logging.info(
-                "table %s: %s rows x %d, engine %s, %.2f GB with slots and average",
-                *(table.label, f"{table.rows:,}", table.dim, table.engine, table.bytes / 1e9),
+                "table %s: %s rows x %d, engine %s, %s with slots and average",
+                *(table.label, f"{table.rows:,}", table.dim, table.engine, size_text(table.bytes)),
             )
         left = self.num_steps - self.start_step
         logging.info(

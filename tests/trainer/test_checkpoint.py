@@ -117,7 +117,8 @@ def test_looking_for_checkpoints_makes_no_directory(tmp_path):
 
 def test_what_may_not_change_is_named(tmp_path):
     store(tmp_path, **{"train.seed": 1}).save(1, *state(1))
-    with pytest.raises(CheckpointError, match="saved under train.seed = 1, the run now says 2"):
+    message = "saved under train.seed = 1, the run now says 2; .* restore the value .--config .*/config.yaml"
+    with pytest.raises(CheckpointError, match=message):
         restored(tmp_path, **{"train.seed": 2})
 
 

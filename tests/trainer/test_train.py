@@ -170,7 +170,10 @@ def test_the_two_engines_train_alike_in_closed_loop(place):
 @pytest.mark.parametrize(
     ("sections", "key"),
     [
-        ({"train": {"num_steps": 70}}, "number of steps = 60, the run now says 70"),
+        (
+            {"train": {"num_steps": 70}},
+            "number of steps = 60, the run now says 70",
+        ),
         ({"train": {"seed": 1}}, "train.seed = 0, the run now says 1"),
         ({"train": {"clip_norm": 1.0}}, "train.clip_norm = None, the run now says 1.0"),
         ({"train": {"batch_size": 32}}, "train.batch_size = 64, the run now says 32"),
