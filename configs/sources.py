@@ -41,10 +41,18 @@ class SideFeature(Section):
     """Whose feature it is. The catalogs keep the newest value per user or item."""
     kind: Literal["categorical", "numeric"]
     """categorical gets ids as dataset.feature_ids says; numeric is a float32."""
+    missing: float | None = Field(None, allow_inf_nan=False)
+    """numeric: its value in rows where it is empty or null; without it such rows are refused."""
 
     @property
     def source_column(self) -> str:
         return self.column or self.name
+
+    @model_validator(mode="after")
+    def _keys_have_no_missing(self):
+        if self.kind == "categorical" and self.missing is not None:
+            raise ValueError("missing is for numeric features; an empty category is a category of its own")
+        return self
 
 
 class FileSource(Section):

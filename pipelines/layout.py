@@ -55,6 +55,12 @@ class Job:
         return [feature.name for feature in self.source.features if feature.kind == "numeric"]
 
     @property
+    def missing(self) -> dict[str, float]:
+        """By numeric feature, the value of rows where it is empty; without it they are refused."""
+        features = self.source.features
+        return {feature.name: feature.missing for feature in features if feature.missing is not None}
+
+    @property
     def tables(self) -> list[str]:
         """Names of all tables."""
         return ["user", "item", *self.categorical]

@@ -68,8 +68,10 @@ def _too_many_rejects(stats: Stats, job: Job) -> str | None:
 
 def _hint(reason: str, job: Job) -> str:
     """What mends most rows that are refused for this reason; empty when only their owner can know."""
-    if reason in {f"bad_{name}" for name in ("label", "weight", *job.numeric)}:
+    if reason in ("bad_label", "bad_weight"):
         return "; it must be a number in every row, an empty value is none"
+    if reason in {f"bad_{name}" for name in job.numeric}:
+        return "; it must be a number; the feature's key missing gives empty ones a value"
     hint = _HINTS.get(reason)
     return f"; {hint.format(unit=job.source.timestamp_unit)}" if hint else ""
 

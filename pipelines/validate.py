@@ -56,7 +56,7 @@ def validate(piece: Piece, job: Job) -> tuple[pa.Table, list[Reject]]:
     columns["timestamp"] = _timestamps(piece, job, faults)
     for name in ("label", "weight", *job.numeric):
         if name in piece.columns:
-            columns[name] = _numbers(piece.columns[name], name, faults)
+            columns[name] = _numbers(piece.columns[name], name, faults, job.missing.get(name))
     if "label" not in columns:
         columns["label"] = pa.array(np.ones(len(piece.rows), np.float32))
     if "_split" in piece.columns:
@@ -137,8 +137,11 @@ def parse_numbers(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return numbers, bad
 
 
-def _numbers(values: pa.Array, name: str, faults: Faults) -> pa.Array:
+def _numbers(values: pa.Array, name: str, faults: Faults, missing: float | None) -> pa.Array:
     numbers, bad = parse_numbers(values)
+    if missing is not None and bad.any():
+        empty = _empty(values)
+        numbers, bad = np.where(empty, missing, numbers), bad & ~empty
     with np.errstate(over="ignore"):
         numbers = numbers.astype(np.float32)
     faults.add(bad, f"bad_{name}")
@@ -146,6 +149,19 @@ def _numbers(values: pa.Array, name: str, faults: Faults) -> pa.Array:
     if name == "weight":
         faults.add(numbers < 0, "negative_weight")
     return pa.array(numbers)
+
+
+def _empty(values: pa.Array) -> np.ndarray:
+    """Where a value is null or blank text, bool [n]."""
+    null = values.is_null().to_numpy(zero_copy_only=False).astype(bool)
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+        values = _decode(values, Faults(len(values)))
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        return null
+    blank = compute.equal(compute.utf8_trim_whitespace(values), "").fill_null(False)
+    return null | blank.to_numpy(zero_copy_only=False).astype(bool)
 
 
 def _timestamps(piece: Piece, job: Job, faults: Faults) -> pa.Array:

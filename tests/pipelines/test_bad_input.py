@@ -4,6 +4,8 @@ import gzip
 import json
 import os
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import ConfigError, DataError
@@ -217,3 +219,23 @@ def test_min_label_filters_and_can_leave_nothing(tmp_path):
     assert (dataset.filtered, dataset.splits["train"].rows, dataset.rejected) == (1, 1, {})
     with pytest.raises(DataError, match="dataset.min_label"):
         run(section(path), dataset_section(tmp_path, min_label=5))
+
+
+def test_an_empty_numeric_feature_is_refused_or_has_a_value(tmp_path):
+    """From text, JSON and Parquet; what is neither empty nor a number stays refused."""
+    feature = {"name": "price", "of": "item", "kind": "numeric"}
+    rows = [("u1", "i1", "1.5"), ("u1", "i2", ""), ("u2", "i1", "1.5"), ("u2", "i3", "x"), ("u3", "i3", None)]
+    csv, lines, table = tmp_path / "x.csv", tmp_path / "x.jsonl", tmp_path / "x.parquet"
+    csv.write_text("user,item,price\n" + "".join(f"{u},{i},{p or ' '}\n" for u, i, p in rows))
+    names = ("user", "item", "price")
+    lines.write_text("".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows))
+    pq.write_table(pa.table(dict(zip(names, zip(*rows, strict=True), strict=True))), table)
+    for kind, path in (("delimited", csv), ("jsonl", lines), ("parquet", table)):
+        source = {"kind": kind, "paths": [str(path)], "max_rejected_fraction": 0.5}
+        section = {"path": str(tmp_path / kind), "split": {"kind": "random"}}
+        with pytest.raises(DataError, match="3 bad_price; .* the feature's key missing gives empty ones a v"):
+            run(source | {"features": [feature]}, section)
+        dataset = run(source | {"features": [feature | {"missing": -1}]}, section)
+        assert dict(dataset.rejected) == {"bad_price": 1}
+        catalog = read_rows(dataset, dataset.items.files)
+        assert {row["key"]: row["price"] for row in catalog} == {b"i1": 1.5, b"i2": -1.0, b"i3": -1.0}
