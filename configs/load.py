@@ -169,7 +169,7 @@ def _explain(error: dict) -> str:
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"{key}: a mapping of keys is needed, found {error['input']!r}"
     if kind == "value_error":
-        return f"{key}: {message}"
+        return f"{key}: {message}" if location else message  # of several sections, which it names
     return f"{key}: {message}, found {error['input']!r}"
 
 

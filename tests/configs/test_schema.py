@@ -19,7 +19,7 @@ def parse(**sections) -> RunConfig:
 def error_of(**sections) -> str:
     with pytest.raises(ConfigError) as caught:
         parse(**sections)
-    return str(caught.value).removeprefix("FILE: ").removeprefix("(whole document): ")
+    return str(caught.value).removeprefix("FILE: ")
 
 
 def split(**keys) -> dict:
