@@ -5,5 +5,5 @@
 ruff check .
 ruff format --check .
 # In two processes: most of these tests keep one core busy. The slow ones start processes themselves.
-python -m pytest -q -n 2 --dist worksteal "$@"
+python -m pytest -q -n 2 --dist loadfile "$@"
 python -m pytest -q -m slow "$@"
