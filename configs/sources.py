@@ -6,9 +6,9 @@ from pydantic import Field, model_validator
 
 from configs.section import Section, Seed
 
-# Columns of records and catalogs (configs/dataset.py), and the sampled items of a batch.
+# Columns of records and catalogs (configs/dataset.py), and what a model's loss is given beside features.
 RESERVED_NAMES = frozenset(
-    "user item label weight timestamp history history_length negative "
+    "user item label weight timestamp history history_length history_mask log_q negative "
     "id key count sequence sequence_split sequence_length".split()
 )
 

@@ -5,6 +5,8 @@ import pytest
 import tensorflow as tf
 
 from configs.load import parse_config
+from configs.models import DRAWN
+from configs.sources import RESERVED_NAMES
 from trainer.losses import logistic
 from trainer.models import MODELS
 
@@ -116,6 +118,16 @@ def test_extra_negatives_are_candidates_of_every_row(logq):
     logits[hits] = -np.inf
     expected = np.mean(np.log(np.exp(logits).sum(1)) - np.diag(logits))
     np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "model", [{"kind": "two_tower", "loss": {"extra_negatives": 4}}, {"kind": "dot_bias", "negatives": 2}]
+)
+def test_no_feature_may_stand_in_for_what_the_loss_is_given(model):
+    """A numeric feature called log_q would be taken for the correction, without a word."""
+    batch = {name: tf.constant([0, 1]) for name in ("user", "item")} | {"label": tf.ones([2])}
+    names = {name.removeprefix(DRAWN) for name in make(model).columns(batch, ONE)}
+    assert names and names | {"history_mask"} <= RESERVED_NAMES  # the mask is trainer/tpu_input.py's
 
 
 def test_drawn_items_drop_values_of_their_own():
