@@ -173,7 +173,7 @@ def test_a_plain_variable_gets_the_numbers_of_a_table(kind, options, compiled):
     np.testing.assert_allclose(variable, values["weight"], atol=1e-6, rtol=1e-5)
     if optimizer.shared_names:  # keeps its variables' state in a form of its own
         return
-    for name, slot in zip(optimizer.slot_names, optimizer.updates.slots["000"], strict=True):
+    for name, slot in zip(optimizer.slot_names, optimizer.updates.of(variable).values(), strict=True):
         np.testing.assert_allclose(slot, values[name], atol=1e-6, rtol=1e-5, err_msg=name)
 
 
