@@ -19,6 +19,7 @@ from trainer import export as export_module
 from trainer import golden as golden_module
 from trainer.export import export, replay_golden
 from trainer.publish import locked, versions
+from trainer.recommend import recommend
 from trainer.replay import Difference, replay
 from trainer.trained import open_trained
 
@@ -248,6 +249,19 @@ def test_versions_count_up_from_the_largest(tmp_path, unverified):
     assert path == str(tmp_path / "13")
     # What a killed export left is gone.
     assert sorted(os.listdir(tmp_path)) == [".lock", "12", "13", "3", "notes"]
+
+
+@pytest.mark.parametrize("name", ["a[1]b", "w*t? x %20#", "back\\slash"])
+def test_a_path_that_tensorflow_may_take_for_a_pattern(tmp_path, name, caplog):
+    """It globs where it restores from. Export verifies, and recommend asks, through a link where it must."""
+    path = export(_into("plain", tmp_path / name))
+    assert path == str(tmp_path / name / "1")
+    if name != "w*t? x %20#":
+        assert "need it copied to another path" in caplog.text
+        with pytest.raises((OSError, tf.errors.OpError)):
+            tf.saved_model.load(path)
+    (answer,) = recommend(path, ["ü1"], 3, False, [])
+    assert answer == recommend(tiny_export("plain"), ["ü1"], 3, False, [])[0] and len(answer["items"]) == 3
 
 
 _KILLED = """
