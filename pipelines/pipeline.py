@@ -14,7 +14,7 @@ from pipelines.plan import make_plan
 from pipelines.read import CountRows, ReadRows
 from pipelines.records import FinishRows
 from pipelines.sources.reader import Range, first_rows
-from pipelines.stats import MergeStats
+from pipelines.stats import MergeCounts, MergeStats
 from pipelines.write import WriteFile, WriteRejected
 
 SUMMARY = "summary.pickle"  # inside the spool
@@ -83,7 +83,7 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range]) -> None:
     grouped = (
         rows
         | "ByUserShard" >> beam.GroupByKey()
-        | "GroupUsers" >> beam.ParDo(GroupUsers(job), plan).with_outputs("keys", main="rows")
+        | "GroupUsers" >> beam.ParDo(GroupUsers(job), plan).with_outputs("keys", "counts", main="rows")
     )
     maps, keys_catalog, tables = grouped.keys | "Ids" >> Ids(job)
     finished = (
@@ -91,7 +91,9 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range]) -> None:
         | "RowsAndIds" >> beam.Flatten()
         | "ByUserShardAgain" >> beam.GroupByKey()
         | "FinishRows"
-        >> beam.ParDo(FinishRows(job), plan, AsSingleton(tables)).with_outputs("catalog", main="rows")
+        >> beam.ParDo(FinishRows(job), plan, AsSingleton(tables)).with_outputs(
+            "catalog", "counts", main="rows"
+        )
     )
     records = finished.rows | "ByFile" >> beam.GroupByKey() | "WriteRecords" >> beam.ParDo(WriteFile(job))
     catalogs = (
@@ -103,16 +105,24 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range]) -> None:
     refused = (
         rejected | "AllRejected" >> beam.GroupByKey() | "WriteRejected" >> beam.ParDo(WriteRejected(job))
     )
+    counts = (
+        (grouped.counts, finished.counts)
+        | "AllCounts" >> beam.Flatten()
+        | "MergeCounts" >> beam.CombineGlobally(MergeCounts())
+    )
     files = (records, catalogs, refused) | "AllFiles" >> beam.Flatten()
     _ = (
         pipeline
         | "Once" >> beam.Create([job.layout.spool])
-        | "Summarize" >> beam.Map(_summarize, AsSingleton(stats), plan, AsSingleton(tables), AsIter(files))
+        | "Summarize"
+        >> beam.Map(
+            _summarize, AsSingleton(stats), AsSingleton(counts), plan, AsSingleton(tables), AsIter(files)
+        )
     )
 
 
-def _summarize(spool: str, stats, plan, tables, files) -> None:
+def _summarize(spool: str, stats, counts, plan, tables, files) -> None:
     """Leaves what the caller needs to know in the spool, which any runner can write."""
-    stats.histogram, stats.samples = None, {}
+    stats.histogram, stats.samples, stats.counts = None, {}, counts
     with fsspec.open(f"{spool}/{SUMMARY}", "wb") as file:
         pickle.dump((stats, plan, tables, sorted(files)), file)

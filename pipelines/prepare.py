@@ -4,7 +4,6 @@ lazytower prepare --config configs/quickstart.yaml
 """
 
 import argparse
-import datetime
 
 from absl import logging
 
@@ -66,6 +65,7 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
     from pipelines.publish import publish, workspace
     from pipelines.runners import check_runner
     from pipelines.sources.reader import make_reader
+    from pipelines.summary import split_line
 
     options = options or beam_options(None, [])
     check_runner(options, source, dataset)
@@ -77,6 +77,7 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
     if present:
         logging.info("%s: already prepared from this source with these settings", target)
         return present
+    logging.info("%s", split_line(dataset))
     with workspace(target) as (path, check):
         sizes = {"threads": worker_threads(options)} | sizes
         layout = dataclasses.replace(job.layout, spool=f"{path}/spool", staging=f"{path}/staging", **sizes)
@@ -89,7 +90,7 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
         manifest = build_manifest(job, digest, stats, tables, files)
         check()
         publish(target, layout.staging, manifest, files)
-    _report(manifest, target, progress)
+    _report(manifest, dataset, target, progress)
     return manifest
 
 
@@ -160,11 +161,18 @@ def _run_pipeline(job, options):
         raise DataError(plan.failed)
     if not any(file.directory == "train" for file in files):
         raise DataError("no row falls into train; check dataset.split")
+    if not any(file.positives for file in files if file.directory == "train"):
+        raise DataError(
+            f"no row of train is positive ({job.dataset.positive_rule}); "
+            "check dataset.split and dataset.positive"
+        )
     return stats, tables, files
 
 
-def _report(manifest, target: str, progress) -> None:
+def _report(manifest, dataset, target: str, progress) -> None:
     """The last lines: what was made of what, how fast, in how much memory."""
+    from pipelines.summary import date, row_lines
+
     logging.info("%s: prepared", target)
     splits = ", ".join(f"{name} {info.rows:,}" for name, info in manifest.splits.items())
     logging.info("rows read %s; %s", f"{manifest.source_rows:,}", splits)
@@ -172,7 +180,7 @@ def _report(manifest, target: str, progress) -> None:
         # A wrong source.timestamp_unit often shows in nothing else.
         for name, info in manifest.splits.items():
             if info.rows:
-                logging.info("%s: %s to %s UTC", name, _date(info.min_timestamp), _date(info.max_timestamp))
+                logging.info("%s: %s to %s UTC", name, date(info.min_timestamp), date(info.max_timestamp))
     for name, table in manifest.tables.items():
         logging.info(
             "table %s: %s rows, %s keys in train (%s)", name, f"{table.rows:,}", f"{table.keys:,}", table.ids
@@ -182,15 +190,11 @@ def _report(manifest, target: str, progress) -> None:
             logging.warning("split %s is empty", name)
     for reason, count in manifest.rejected.items():
         logging.info("rejected %s: %s, see %s/rejected", reason, f"{count:,}", target)
-    if manifest.filtered:
-        logging.info("left out by dataset.min_label: %s", f"{manifest.filtered:,}")
+    for line in row_lines(manifest, dataset):
+        logging.info("%s", line)
     logging.info(
         "%.1f s, %s rows/s, peak memory %.0f MB on this machine",
         progress.seconds,
         f"{manifest.source_rows / progress.seconds:,.0f}",
         progress.peak_bytes / 1e6,
     )
-
-
-def _date(seconds: int) -> str:
-    return f"{datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=seconds):%Y-%m-%d %H:%M}"
