@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from pipelines.sources import files
+from pipelines.sources import files, lines
 from pipelines.sources.reader import Piece, Range, Reader, Reject
 
 _BYTES_PER_ROW = 20  # of a short text row; only sizes a job
@@ -82,7 +82,7 @@ class TextReader(Reader):
     def ranges(self) -> list[Range]:
         names = [name for name, _ in self.files()]
         with ThreadPoolExecutor(16) as pool:
-            columns = list(pool.map(lambda name: self.check(name, files.first_lines(name)), names))
+            columns = list(pool.map(lambda name: self.check(name, lines.first_lines(name)), names))
         ranges = []
         for (name, size), names in zip(self.files(), columns, strict=True):
             for start, stop in self._cuts(name, size):
@@ -98,9 +98,9 @@ class TextReader(Reader):
 
     def count(self, part: Range) -> int:
         if part.stop < 0:
-            blocks = files.stream_lines(part.path, self.layout.chunk_bytes)
+            blocks = lines.stream_lines(part.path, self.layout.chunk_bytes)
             return sum(Block("", data, 0, 0, ()).num_lines for data in blocks)
-        return files.count_lines(part.path, part.start, part.stop)
+        return lines.count_lines(part.path, part.start, part.stop)
 
     def read(self, part: Range, first_row: int, first_line: int) -> Iterator[Piece]:
         header = part.header
@@ -119,8 +119,8 @@ class TextReader(Reader):
 
     def _data(self, part: Range) -> Iterator[bytes]:
         if part.stop < 0:
-            yield from files.stream_lines(part.path, self.layout.chunk_bytes)
-        elif data := files.read_lines(part.path, part.start, part.stop):
+            yield from lines.stream_lines(part.path, self.layout.chunk_bytes)
+        elif data := lines.read_lines(part.path, part.start, part.stop):
             yield data
 
     @abc.abstractmethod
