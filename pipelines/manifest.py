@@ -66,6 +66,7 @@ def build_manifest(
         source_rows=stats.rows,
         rejected=dict(sorted(stats.rejected.items())),
         filtered=stats.filtered,
+        notes={reason: count for reason, count in sorted(stats.notes.items()) if count},
         source=job.source.model_dump(mode="json"),
         dataset=job.dataset.model_dump(mode="json"),
     )
