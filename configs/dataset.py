@@ -162,6 +162,9 @@ class Dataset(Section):
     """Rows that repeat user, item and instant of another; left out unless dataset.duplicates is keep."""
     short_users: int = 0
     """Users with fewer positive events than split.min_rows of leave_last_out, all of whose rows are train."""
+    notes: dict[str, int] = {}
+    """What was read as something else than it says, or was no row: repeated_header, null_<column>,
+    outer_blanks_<column>, integer_as_float_<column>."""
     source: dict
     """The source section as run."""
     dataset: dict

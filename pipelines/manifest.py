@@ -75,6 +75,7 @@ def build_manifest(
         filtered=stats.filtered,
         duplicates=stats.counts["duplicates"],
         short_users=stats.counts["short_users"],
+        notes={reason: count for reason, count in sorted(stats.notes.items()) if count},
         source=job.source.model_dump(mode="json"),
         dataset=job.dataset.model_dump(mode="json"),
     )

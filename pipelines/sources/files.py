@@ -1,9 +1,5 @@
 """Files of a source, local or gs://."""
 
-import gzip
-import zlib
-from collections.abc import Iterator
-
 import fsspec
 
 from configs.errors import DataError
@@ -44,64 +40,3 @@ def _expand(pattern: str) -> dict[str, dict]:
             return {pattern if "*" not in pattern else path: info for info in found.values()}
         return found
     return {filesystem.unstrip_protocol(name): info for name, info in found.items()}
-
-
-def read_lines(path: str, start: int, stop: int) -> bytes:
-    """All lines that begin in bytes [start, stop) of an uncompressed file, the last one whole."""
-    with fsspec.open(path, "rb") as file:
-        file.seek(max(start - 1, 0))
-        data = file.read(stop - max(start - 1, 0))
-        if data and not data.endswith(b"\n"):
-            data += file.readline()
-    if start == 0:
-        return data
-    newline = data.find(b"\n")
-    return data[newline + 1 :] if newline >= 0 else b""
-
-
-def count_lines(path: str, start: int, stop: int) -> int:
-    """Number of lines that begin in bytes [start, stop) of an uncompressed file."""
-    with fsspec.open(path, "rb") as file:
-        file.seek(max(start - 1, 0))
-        data = file.read(stop - 1 - max(start - 1, 0))
-    return data.count(b"\n") + int(start == 0)
-
-
-def stream_lines(path: str, chunk_bytes: int) -> Iterator[bytes]:
-    """Whole lines of a gzip file, about `chunk_bytes` at a time. Raises DataError: torn or no gzip."""
-    rest = b""
-    try:
-        with fsspec.open(path, "rb") as raw, gzip.open(raw) as file:
-            while data := file.read(chunk_bytes):
-                data = rest + data
-                end = data.rfind(b"\n") + 1
-                rest = data[end:]
-                if end:
-                    yield data[:end]
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: not a whole gzip file ({error}); write it again") from None
-    if rest:
-        yield rest
-
-
-def first_lines(path: str) -> list[str]:
-    """Lines of the first 64 KiB of a text file, without their ends; the last may be cut.
-
-    Raises:
-      DataError: it is not UTF-8 text.
-    """
-    if path.endswith(".gz"):
-        data = next(stream_lines(path, 1 << 16), b"")
-        if not data:
-            raise DataError(f"{path}: the file is empty; remove it from source.paths or write it again")
-    else:
-        with fsspec.open(path, "rb") as file:
-            data = file.read(1 << 16)
-    if b"\0" in data:
-        raise DataError(f"{path}: holds binary data, not text; check source.kind and source.paths")
-    lines = data.splitlines()
-    try:
-        first = lines[0].decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: the first line is not UTF-8 text; convert the file to UTF-8") from None
-    return [first, *(line.decode("utf-8", "replace") for line in lines[1:])]
