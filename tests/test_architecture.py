@@ -45,7 +45,7 @@ REGISTRIES = {
     "pipelines/sources": (
         "pipelines.sources",
         "MODULES",
-        {"compression", "files", "identity", "lines", "reader", "text"},
+        {"compression", "files", "identity", "lines", "parquet_types", "patterns", "reader", "text"},
     ),
 }
 

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from configs.errors import DataError
-from configs.storage import reading
+from configs.storage import is_remote, reading
 
 HEAD_BYTES = 512  # enough to recognise every format below
 _SUFFIXES = {
@@ -67,9 +67,14 @@ def foreign_format(head: bytes) -> str | None:
     return next((what for magic, what in _FOREIGN if head.startswith(magic)), None)
 
 
+def open_file(path: str) -> BinaryIO:
+    """A file as it is stored. Any name of a local file is taken as it is; fsspec reads some as chains."""
+    return reading(path) if is_remote(path) else open(path, "rb")
+
+
 def read_head(path: str) -> bytes:
     """The first HEAD_BYTES bytes of a file as it is stored."""
-    with reading(path) as file:
+    with open_file(path) as file:
         return file.read(HEAD_BYTES)
 
 
@@ -89,7 +94,7 @@ def open_stream(path: str) -> Iterator[BinaryIO]:
     Raises:
       DataError: the compressed data is torn or broken, here or while it is read inside the block.
     """
-    with reading(path) as raw:
+    with open_file(path) as raw:
         name = _checked_compression(path, raw.read(HEAD_BYTES))
         raw.seek(0)
         if name is None:

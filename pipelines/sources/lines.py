@@ -1,12 +1,11 @@
 """Text files cut at line ends."""
 
-import gzip
-import zlib
 from collections.abc import Iterator
 
 import fsspec
 
 from configs.errors import DataError
+from pipelines.sources.compression import foreign_format, open_stream
 
 
 def read_lines(path: str, start: int, stop: int) -> bytes:
@@ -31,18 +30,15 @@ def count_lines(path: str, start: int, stop: int) -> int:
 
 
 def stream_lines(path: str, chunk_bytes: int) -> Iterator[bytes]:
-    """Whole lines of a gzip file, about `chunk_bytes` at a time. Raises DataError: torn or no gzip."""
+    """Whole lines of a compressed file, about `chunk_bytes` at a time. Raises DataError: it is torn."""
     rest = b""
-    try:
-        with fsspec.open(path, "rb") as raw, gzip.open(raw) as file:
-            while data := file.read(chunk_bytes):
-                data = rest + data
-                end = data.rfind(b"\n") + 1
-                rest = data[end:]
-                if end:
-                    yield data[:end]
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: not a whole gzip file ({error}); write it again") from None
+    with open_stream(path) as file:
+        while data := file.read(chunk_bytes):
+            data = rest + data
+            end = data.rfind(b"\n") + 1
+            rest = data[end:]
+            if end:
+                yield data[:end]
     if rest:
         yield rest
 
@@ -53,13 +49,12 @@ def first_lines(path: str) -> list[str]:
     Raises:
       DataError: it is not UTF-8 text.
     """
-    if path.endswith(".gz"):
-        data = next(stream_lines(path, 1 << 16), b"")
-        if not data:
-            raise DataError(f"{path}: the file is empty; remove it from source.paths or write it again")
-    else:
-        with fsspec.open(path, "rb") as file:
-            data = file.read(1 << 16)
+    with open_stream(path) as file:
+        data = file.read(1 << 16)
+    if not data:
+        raise DataError(f"{path}: the file is empty; remove it from source.paths or write it again")
+    if what := foreign_format(data):
+        raise DataError(f"{path}: holds {what}")
     if b"\0" in data:
         raise DataError(f"{path}: holds binary data, not text; check source.kind and source.paths")
     lines = data.splitlines()

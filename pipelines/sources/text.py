@@ -3,14 +3,16 @@
 import abc
 import dataclasses
 import functools
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator
 
 import numpy as np
 
 from pipelines.sources import files, lines
+from pipelines.sources.compression import can_cut
+from pipelines.sources.identity import SourceFile, each
 from pipelines.sources.reader import Piece, Range, Reader, Reject
 
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _BYTES_PER_ROW = 20  # of a short text row; only sizes a job
 _BOM = b"\xef\xbb\xbf"
 RAW_CHARACTERS = 500  # kept of a refused row
@@ -73,28 +75,29 @@ class TextReader(Reader):
     header = False
 
     @functools.cache  # noqa: B019 - a reader lives as long as its job
-    def files(self) -> list[tuple[str, int]]:
+    def files(self) -> list[SourceFile]:
         return files.list_files(self.config.paths)
 
     def estimated_rows(self) -> int:
-        return sum(size * (4 if name.endswith(".gz") else 1) for name, size in self.files()) // _BYTES_PER_ROW
+        # Names are good enough here: the estimate only sizes the job.
+        sizes = (f.size * (4 if f.name.lower().endswith(_PACKED) else 1) for f in self.files())
+        return sum(sizes) // _BYTES_PER_ROW
 
     def ranges(self) -> list[Range]:
-        names = [name for name, _ in self.files()]
-        with ThreadPoolExecutor(16) as pool:
-            columns = list(pool.map(lambda name: self.check(name, lines.first_lines(name)), names))
         ranges = []
-        for (name, size), names in zip(self.files(), columns, strict=True):
-            for start, stop in self._cuts(name, size):
+        for file, (columns, cuts) in zip(self.files(), each(self._look, self.files()), strict=True):
+            for start, stop in cuts:
                 header = self.header and start == 0
-                ranges.append(Range(len(ranges), name, start, stop, header, names))
+                ranges.append(Range(len(ranges), file.name, start, stop, header, columns, file.version))
         return ranges
 
-    def _cuts(self, name: str, size: int) -> list[tuple[int, int]]:
-        if name.endswith(".gz"):
-            return [(0, -1)]  # cannot be entered in the middle
-        step = self.layout.chunk_bytes
-        return [(start, min(start + step, size)) for start in range(0, size, step)]
+    def _look(self, file: SourceFile) -> tuple[tuple[str, ...], list[tuple[int, int]]]:
+        """Column names of a file and the ranges of its bytes."""
+        cuts = [(0, -1)]  # what is compressed cannot be entered in the middle
+        if can_cut(file.name):
+            step = self.layout.chunk_bytes
+            cuts = [(start, min(start + step, file.size)) for start in range(0, file.size, step)]
+        return self.check(file.name, lines.first_lines(file.name)), cuts
 
     def count(self, part: Range) -> int:
         if part.stop < 0:
@@ -102,8 +105,8 @@ class TextReader(Reader):
             return sum(Block("", data, 0, 0, ()).num_lines for data in blocks)
         return lines.count_lines(part.path, part.start, part.stop)
 
-    def read(self, part: Range, first_row: int, first_line: int) -> Iterator[Piece]:
-        header = part.header
+    def read(self, part: Range, first_row: int, first_line: int) -> Generator[Piece, None, int]:
+        header, start_line = part.header, first_line
         for data in self._data(part):
             if part.start == 0 and data.startswith(_BOM):
                 data = data[len(_BOM) :]
@@ -116,6 +119,7 @@ class TextReader(Reader):
                 yield self.parse(block)
             first_row += block.num_lines
             first_line += block.num_lines
+        return first_line - start_line
 
     def _data(self, part: Range) -> Iterator[bytes]:
         if part.stop < 0:

@@ -132,7 +132,7 @@ def test_unknown_split_is_refused(tmp_path):
 STOPS = {
     "missing": (None, {}, "x.csv: no such file"),
     "no_match": (None, {"paths": ["{dir}/*.nope"]}, "*.nope: no file matches"),
-    "directory": (None, {"paths": ["{dir}"]}, "is a directory; write"),
+    "directory": (None, {"paths": ["{dir}"]}, "the directory holds no file; check source.paths"),
     "empty": (b"", {}, "x.csv: the file is empty"),
     "header_only": (HEADER.encode(), {}, "no rows are left"),
     "no_column": (b"user,item,score,ts,w\n1,2,3,4,5\n", {},
