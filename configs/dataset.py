@@ -149,6 +149,9 @@ class Dataset(Section):
     """Rejected rows by reason."""
     filtered: int = 0
     """Rows left out by dataset.min_label."""
+    notes: dict[str, int] = {}
+    """What was read as something else than it says, or was no row: repeated_header, null_<column>,
+    outer_blanks_<column>, integer_as_float_<column>."""
     source: dict
     """The source section as run."""
     dataset: dict

@@ -86,6 +86,7 @@ def build_manifest(
         source_rows=stats.rows,
         rejected=dict(sorted(stats.rejected.items())),
         filtered=stats.filtered,
+        notes={reason: count for reason, count in sorted(stats.notes.items()) if count},
         source=source,
         dataset=job.dataset.model_dump(mode="json"),
     )

@@ -166,6 +166,8 @@ def _report(manifest, target: str, progress) -> None:
             logging.warning("split %s is empty", name)
     for reason, count in manifest.rejected.items():
         logging.info("rejected %s: %s, see %s/rejected", reason, f"{count:,}", target)
+    for reason, count in manifest.notes.items():
+        logging.info("%s: %s", _note(reason), f"{count:,}")
     if manifest.filtered:
         logging.info("left out by dataset.min_label: %s", f"{manifest.filtered:,}")
     logging.info(
@@ -174,6 +176,18 @@ def _report(manifest, target: str, progress) -> None:
         f"{manifest.source_rows / progress.seconds:,.0f}",
         progress.peak_bytes / 1e6,
     )
+
+
+def _note(reason: str) -> str:
+    """A reason of Dataset.notes in words."""
+    forms = {
+        "repeated_header": "repeated header lines, which are no rows",
+        "null": "values of {} read as missing (source.nulls)",
+        "outer_blanks": "keys of {} that lost outer blanks (source.clean_keys)",
+        "integer_as_float": "keys of {} such as 17.0 read as 17 (source.clean_keys)",
+    }
+    form = next(form for form in forms if reason.startswith(form))
+    return forms[form].format(reason[len(form) + 1 :])
 
 
 def _date(seconds: int) -> str:

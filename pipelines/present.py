@@ -65,8 +65,8 @@ def _load(target: str) -> Dataset | None:
 def _difference(found: Dataset, source, files: list[SourceFile], dataset) -> str | None:
     """In what a dataset is not the one that was asked for, or None."""
     section = source.model_dump(mode="json")
-    if found.source != section:
-        return "another source section"
+    if keys := [key for key in {**found.source, **section} if found.source.get(key) != section.get(key)]:
+        return f"another source (source.{keys[0]} differs)"
     before = {info.path: info for info in found.source_files}
     if [file.name for file in files] != list(before):
         return f"other files: {_other_names(list(before), [file.name for file in files])}"

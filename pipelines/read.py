@@ -53,6 +53,7 @@ class ReadRows(ThreadedDoFn):
                 table, rejects = validate(piece, self._job)
                 stats.rows += len(piece.rows) + len(piece.rejects)
                 stats.add_rejects(rejects)
+                stats.notes.update(piece.notes)
                 yield from self._write_rejects(part.index, rejects)
                 table = self._filter(table, stats)
                 if table.num_rows:

@@ -22,6 +22,7 @@ class Stats:
         self.kept = 0
         self.filtered = 0
         self.rejected = collections.Counter()
+        self.notes = collections.Counter()
         self.first_reject: Reject | None = None
         self.fatal: str | None = None
         self.histogram = TimeHistogram()
@@ -43,6 +44,7 @@ class Stats:
         self.kept += other.kept
         self.filtered += other.filtered
         self.rejected.update(other.rejected)
+        self.notes.update(other.notes)
         self._first(other.first_reject)
         self.fatal = min(filter(None, (self.fatal, other.fatal)), default=None)
         self.histogram.merge(other.histogram)

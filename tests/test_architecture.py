@@ -45,7 +45,8 @@ REGISTRIES = {
     "pipelines/sources": (
         "pipelines.sources",
         "MODULES",
-        {"compression", "files", "identity", "lines", "parquet_types", "patterns", "reader", "text"},
+        {"files", "patterns", "identity", "compression", "lines", "quoting", "text", "parquet_types"}
+        | {"reader"},
     ),
 }
 

@@ -1,6 +1,7 @@
 """What a source is: ranges that can be counted and read anywhere, and the pieces that come out."""
 
 import abc
+import collections
 import dataclasses
 import importlib
 from collections.abc import Callable, Generator
@@ -65,6 +66,8 @@ class Piece:
     """Text of the i-th row."""
     rejects: list[Reject] = dataclasses.field(default_factory=list)
     """Rows that could not even be parsed."""
+    notes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    """What was left out or read as something else, and refused nothing: counts by reason."""
 
 
 class Reader(abc.ABC):
