@@ -13,7 +13,7 @@ from pipelines.layout import Job
 from pipelines.plan import make_plan
 from pipelines.read import CountRows, ReadRows
 from pipelines.records import FinishRows
-from pipelines.sources.reader import Range, first_rows
+from pipelines.sources.reader import Place, Range, first_rows
 from pipelines.stats import MergeCounts, MergeStats
 from pipelines.write import WriteFile, WriteRejected
 
@@ -44,7 +44,7 @@ class Read(beam.PTransform):
         return rows.rows, rows.rejected, stats
 
 
-def _first_rows(counts: dict[int, int], ranges: list[Range]) -> dict[int, tuple[int, int]]:
+def _first_rows(counts: dict[int, int], ranges: list[Range]) -> dict[int, Place]:
     # A lambda would be pickled whole, with the path of this file on the machine that starts the job.
     return first_rows(ranges, counts)
 

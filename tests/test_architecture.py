@@ -42,7 +42,12 @@ REGISTRIES = {
     ),
     "trainer/indexes": ("trainer.indexes", "MODULES", {"base", "recall", "scann_package"}),
     "trainer/launchers": ("trainer.launchers", "LAUNCHERS", {"base", "tpu_api"}),
-    "pipelines/sources": ("pipelines.sources", "MODULES", {"files", "reader", "text"}),
+    "pipelines/sources": (
+        "pipelines.sources",
+        "MODULES",
+        {"files", "patterns", "identity", "compression", "lines", "quoting", "text", "parquet_types"}
+        | {"reader"},
+    ),
 }
 
 
