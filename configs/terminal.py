@@ -30,11 +30,11 @@ def visible(text: str) -> str:
     return _UNSAFE.sub(_escape, text.replace("\r\n", "\n"))
 
 
-def bounded(text: str) -> str:
-    """`text`, cut in the middle when it is longer than MOST_LETTERS."""
-    if len(text) <= MOST_LETTERS:
+def bounded(text: str, most: int = MOST_LETTERS) -> str:
+    """`text`, cut in the middle when it has more than `most` letters."""
+    if len(text) <= most:
         return text
-    left = MOST_LETTERS // 2
+    left = most // 2
     return f"{text[:left]} ... ({len(text) - 2 * left:,} characters left out) ... {text[-left:]}"
 
 

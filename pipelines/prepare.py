@@ -125,15 +125,15 @@ def _run_pipeline(job, options):
 
     None when only a template was written."""
     import os
-    import pickle
 
     import apache_beam as beam
     import fsspec
 
     from configs.errors import DataError
-    from pipelines.pipeline import SUMMARY, build
+    from pipelines.pipeline import build
     from pipelines.runners import run_to_end, template_location
     from pipelines.sources.reader import make_reader
+    from pipelines.summary import FILE_NAME, load_summary
 
     ranges = make_reader(job.source, job.layout).ranges()
     if "://" not in job.layout.spool:
@@ -148,9 +148,10 @@ def _run_pipeline(job, options):
             template,
         )
         return None
+    name = f"{job.layout.spool}/{FILE_NAME}"
     try:
-        with fsspec.open(f"{job.layout.spool}/{SUMMARY}", "rb") as file:
-            stats, plan, tables, files = pickle.load(file)
+        with fsspec.open(name, "rb") as file:
+            stats, plan, tables, files = load_summary(file.read(), name)
     except FileNotFoundError:
         raise DataError(
             f"{job.dataset.path}: the job ended well, but what its workers wrote is not here: they have "
