@@ -1,7 +1,5 @@
 """The whole job as one Beam pipeline: from ranges of the source to files in the staging directory."""
 
-import pickle
-
 import apache_beam as beam
 import fsspec
 from apache_beam.pvalue import AsIter, AsSingleton
@@ -15,9 +13,8 @@ from pipelines.read import CountRows, ReadRows
 from pipelines.records import FinishRows
 from pipelines.sources.reader import Place, Range, first_rows
 from pipelines.stats import MergeCounts, MergeStats
+from pipelines.summary import FILE_NAME, dump_summary
 from pipelines.write import WriteFile, WriteRejected
-
-SUMMARY = "summary.pickle"  # inside the spool
 
 
 class Read(beam.PTransform):
@@ -77,7 +74,7 @@ class Ids(beam.PTransform):
 
 
 def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range]) -> None:
-    """Adds all stages of the job to a pipeline; it leaves SUMMARY in the spool for the caller."""
+    """Adds all stages of the job to a pipeline; they leave the file of pipelines.summary in the spool."""
     rows, rejected, stats = pipeline | "Read" >> Read(job, ranges)
     plan = AsSingleton(stats | "MakePlan" >> beam.Map(make_plan, job))
     grouped = (
@@ -123,6 +120,6 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range]) -> None:
 
 def _summarize(spool: str, stats, counts, plan, tables, files) -> None:
     """Leaves what the caller needs to know in the spool, which any runner can write."""
-    stats.histogram, stats.samples, stats.counts = None, {}, counts
-    with fsspec.open(f"{spool}/{SUMMARY}", "wb") as file:
-        pickle.dump((stats, plan, tables, sorted(files)), file)
+    stats.counts = counts
+    with fsspec.open(f"{spool}/{FILE_NAME}", "wb") as file:
+        file.write(dump_summary(stats, plan, tables, files))

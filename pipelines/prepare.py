@@ -65,11 +65,11 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
     from pipelines.present import find_present
     from pipelines.progress import Progress
     from pipelines.publish import publish, workspace
+    from pipelines.row_account import split_line
     from pipelines.runners import check_runner
     from pipelines.sources.files import scheme_problem
     from pipelines.sources.identity import check_unchanged, each, with_content
     from pipelines.sources.reader import make_reader
-    from pipelines.summary import split_line
 
     options = options or beam_options(None, [])
     if problem := scheme_problem(dataset.path):
@@ -111,14 +111,14 @@ def _run_pipeline(job, ranges, options, check_source):
       check_source: raises DataError when the source has changed, which says more than what came of it.
     """
     import os
-    import pickle
 
     import apache_beam as beam
     import fsspec
 
     from configs.errors import DataError
-    from pipelines.pipeline import SUMMARY, build
+    from pipelines.pipeline import build
     from pipelines.runners import run_to_end, template_location
+    from pipelines.summary import FILE_NAME, load_summary
 
     if "://" not in job.layout.spool:
         os.makedirs(job.layout.spool)
@@ -132,9 +132,10 @@ def _run_pipeline(job, ranges, options, check_source):
             template,
         )
         return None
+    name = f"{job.layout.spool}/{FILE_NAME}"
     try:
-        with fsspec.open(f"{job.layout.spool}/{SUMMARY}", "rb") as file:
-            stats, plan, tables, files = pickle.load(file)
+        with fsspec.open(name, "rb") as file:
+            stats, plan, tables, files = load_summary(file.read(), name)
     except FileNotFoundError:
         raise DataError(
             f"{job.dataset.path}: the job ended well, but what its workers wrote is not here: they have "
@@ -155,7 +156,7 @@ def _run_pipeline(job, ranges, options, check_source):
 
 def _report(manifest, dataset, target: str, progress) -> None:
     """The last lines: what was made of what, how fast, in how much memory."""
-    from pipelines.summary import date, row_lines
+    from pipelines.row_account import date, row_lines
 
     logging.info("%s: prepared", target)
     splits = ", ".join(f"{name} {info.rows:,}" for name, info in manifest.splits.items())

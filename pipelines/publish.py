@@ -16,13 +16,12 @@ from typing import NamedTuple
 
 import fsspec
 
-from configs.dataset import FILE_NAME, SPLITS, Dataset
+from configs.dataset import FILE_NAME, Dataset
 from configs.errors import DataError
 from configs.lease import Lease, LeaseHeld
 from pipelines.manifest import published_name
-from pipelines.write import WrittenFile
+from pipelines.write import DIRECTORIES, WrittenFile
 
-_DIRECTORIES = (*SPLITS, "users", "items", "rejected")
 _OUR_FILE = re.compile(r"[0-9a-f]{8}-\d{5}\.(tfrecord\.gz|jsonl)")
 _STALE_AFTER = datetime.timedelta(days=1)
 
@@ -156,7 +155,7 @@ def publish(target: str, staging: str, dataset: Dataset, files: list[WrittenFile
 
 def _replace_durably(root: str, text: bytes) -> None:
     """Writes dataset.json so that after a power loss it is the old or the new one, and its files exist."""
-    for directory in (*_DIRECTORIES, "."):
+    for directory in (*DIRECTORIES, "."):
         if os.path.isdir(f"{root}/{directory}"):
             _sync_directory(f"{root}/{directory}")
     with open(f"{root}/{FILE_NAME}.new", "wb") as file:
@@ -177,7 +176,7 @@ def _sync_directory(path: str) -> None:
 
 def _remove_others(filesystem, root: str, keep: set[str]) -> None:
     """Removes files of older datasets, and of jobs that were killed while they published."""
-    for directory in _DIRECTORIES:
+    for directory in DIRECTORIES:
         try:
             found = filesystem.ls(f"{root}/{directory}", detail=False)
         except FileNotFoundError:

@@ -18,6 +18,9 @@ from configs.errors import ExportError
 from configs.load import load_config
 from trainer.publish import locked, new_version, publish
 
+# Nothing of the working directory; PYTHONPATH stays, which may be where TensorFlow is.
+_ALONE = "import sys\nsys.path[:] = [path for path in sys.path if path]\n"
+
 
 def add_arguments(parser) -> None:
     """Flags of the sub-command."""
@@ -100,7 +103,7 @@ def replay_golden(model: str, golden: str) -> None:
         program = file.read()
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-I", "-c", program, model, golden],
+        [sys.executable, "-c", _ALONE + program, model, golden],
         capture_output=True,
         text=True,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},

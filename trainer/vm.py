@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -161,7 +162,7 @@ class Machine:
         """Exit code of a command whose output goes to the log."""
         if self._stopped:
             return RUN_AGAIN
-        say("$ " + " ".join(command))
+        say("$ " + shlex.join(command))
         child, until = subprocess.Popen(command, env=environment, cwd=self._spec["directory"]), math.inf
         while child.poll() is None:
             now = time.monotonic()
@@ -180,7 +181,7 @@ class Machine:
         self._stage, pause = "training", 1.0
         while not self._stopped:
             started = time.monotonic()
-            code = self._call([self._python, "-m", "trainer.cli", *self._spec["train"]], environment)
+            code = self._call(self._trainer(), environment)
             if code == 0 or self._stopped:
                 return
             self._check_deadline(code)
@@ -195,6 +196,10 @@ class Machine:
             over = time.monotonic() + pause
             while time.monotonic() < over and not self._stopped:
                 time.sleep(0.1)
+
+    def _trainer(self) -> list[str]:
+        start = self._spec.get("start", ["-m"])
+        return [self._python, *start, "trainer.cli", *self._spec["train"]]
 
     def _ship(self) -> None:
         while not self._done.wait(self._spec["log_seconds"]):

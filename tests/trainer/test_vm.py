@@ -142,6 +142,7 @@ def test_a_trainer_that_is_killed(tmp_path):
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     package = tmp_path / "killed" / "trainer"
     package.mkdir(parents=True)
+    (package / "__init__.py").touch()
     (package / "cli.py").write_text(kill)
     for name in ("vm.py", "vm_files.py"):
         (package / name).write_bytes(pathlib.Path(vm_files.__file__).with_name(name).read_bytes())

@@ -3,14 +3,15 @@
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 from configs import storage
 from configs.errors import UserError
+from configs.processes import START_MODULE, module_command
 from configs.storage import is_remote
 from trainer.launchers.base import SliceState
 from trainer.local_state import state_directory
@@ -47,7 +48,7 @@ class Local:
 
     def describe(self, attempt: int) -> list[tuple[str, str]]:
         """The command."""
-        return [("command", " ".join(self._command(attempt))), ("log", self._log(attempt))]
+        return [("command", shlex.join(self._command(attempt))), ("log", self._log(attempt))]
 
     def create(self, attempt: int) -> None:
         """Starts the process, unless it was started before."""
@@ -89,8 +90,8 @@ class Local:
 
     def _command(self, attempt: int) -> list[str]:
         spec = vm_spec(self._config, self._job_path, attempt, os.path.dirname(self._log(attempt)))
-        spec["directory"] = self._directory
-        return [sys.executable, "-m", "trainer.vm", json.dumps(spec)]
+        spec |= {"directory": self._directory, "start": START_MODULE}
+        return module_command("trainer.vm", json.dumps(spec))
 
     def _log(self, attempt: int) -> str:
         return os.path.join(self._work, f"attempt-{attempt}", "log.txt")
