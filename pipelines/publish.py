@@ -19,6 +19,7 @@ import fsspec
 from configs.dataset import FILE_NAME, Dataset
 from configs.errors import DataError
 from configs.lease import Lease, LeaseHeld
+from configs.storage import names
 from pipelines.manifest import published_name
 from pipelines.write import DIRECTORIES, WrittenFile
 
@@ -96,7 +97,8 @@ def _remote_workspace(target: str) -> Iterator[Workspace]:
     filesystem, root = fsspec.core.url_to_fs(target)
     name = f".prepare-{uuid.uuid4().hex[:8]}"
     with _lease(target) as lease:
-        for old in filesystem.glob(f"{root}/.prepare-*"):
+        # Listed, not globbed: the path may hold the marks of a pattern.
+        for old in (f"{root}/{found}" for found in names(target) if found.startswith(".prepare-")):
             if lease or _is_old(filesystem, old):
                 filesystem.rm(old, recursive=True)
         try:

@@ -38,7 +38,10 @@ REGISTRIES = {
     "trainer/optimizers": (
         "trainer.optimizers",
         "ROW_OPTIMIZERS",
-        {"rows", "schedules", "variables", "keras_shell", "clipping", "sm3_variables", "sm3_maths"},
+        {
+            *("rows", "schedules", "variables", "slots", "checks", "clipping"),
+            *("keras_shell", "sm3_variables", "sm3_maths"),
+        },
     ),
     "trainer/indexes": ("trainer.indexes", "MODULES", {"base", "recall", "scann_package"}),
     "trainer/launchers": ("trainer.launchers", "LAUNCHERS", {"base", "tpu_api"}),

@@ -167,7 +167,7 @@ class TrainSession:
         self._loop_ended = now
         values = {
             "loss": loss,
-            "learning_rate": float(self.train_step.learning_rate(float(step))),
+            **self.train_step.learning_rates(float(step)),
             "examples_per_second": rate,
             "peak_rss_bytes": peak_rss_bytes(),
         }
