@@ -122,6 +122,9 @@ def _facts(config, wheel_name) -> dict:
     return {
         "name": config.name,
         "launcher": launch.kind,
+        # Beside the config's, so that a slice is found even when that file is torn.
+        "project": launch.project if remote else None,
+        "zone": launch.zone if remote else None,
         "submitted": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "directory": os.getcwd(),
         "output": config.output.path,
