@@ -103,8 +103,9 @@ class DatasetConfig(Section):
     split: SplitConfig = Field(default_factory=lambda: RandomSplit(kind="random"))
     """How rows fall into train, valid and test; when not given, temporal where there is
     source.roles.timestamp, else random."""
-    history_length: int = Field(0, ge=0, le=512)
-    """Number of the user's newest earlier positive items kept with each row; 0 keeps none."""
+    history_length: int | None = Field(None, ge=0, le=512)
+    """Number of the user's newest earlier positive items kept with each row; 0 keeps none. When not given: 50
+    where the model reads history, else 0."""
     num_shards: int = Field(8, ge=1, le=65536)
     """Number of files of the train split."""
     seed: Seed = 0

@@ -167,7 +167,7 @@ class SM3(Section):
     tpu_lacks: ClassVar[str] = "the engine has no such optimizer"
 
 
-def _of_kind(default: str):
+def of_kind(default: str):
     """A section without a kind is of the default kind."""
     return BeforeValidator(
         lambda value: {"kind": default, **value} if isinstance(value, dict) else value,
@@ -177,10 +177,10 @@ def _of_kind(default: str):
 TableOptimizer = Annotated[
     LazyAdam | Adam | Adagrad | RowwiseAdagrad | SGD | Momentum | FTRL | SM3,
     Field(discriminator="kind"),
-    _of_kind("lazy_adam"),
+    of_kind("lazy_adam"),
 ]
 DenseOptimizer = Annotated[
     Adam | Adagrad | SGD | Momentum | FTRL,
     Field(discriminator="kind"),
-    _of_kind("adam"),
+    of_kind("adam"),
 ]

@@ -14,8 +14,8 @@ class RobeZ(Section):
 
     kind: Literal["robe_z"]
     """Random Offset Block Embedding (Desai, Chou & Shrivastava, MLSys 2022)."""
-    dim: int = Field(32, ge=1, le=4096)
-    """Width of a row in float32 values."""
+    dim: int | None = Field(None, ge=1, le=4096)
+    """Width of a row in float32 values; when not given, as that of a plain table."""
     size: int = Field(ge=1, lt=2**31 - 1)
     """Float32 values of the array that all rows share, a multiple of block; slots and average come on top."""
     block: int = Field(32, ge=1, le=4096)
@@ -31,7 +31,7 @@ class RobeZ(Section):
 
     @model_validator(mode="after")
     def _sizes_fit(self):
-        if self.block > self.dim:
+        if self.dim is not None and self.block > self.dim:
             raise ValueError(f"block: {self.block} is more than dim, {self.dim}: blocks lie within a row")
         if self.size % self.block:
             near = -(-self.size // self.block) * self.block
