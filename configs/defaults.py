@@ -1,5 +1,5 @@
-"""Defaults that follow from other keys: what the user tower reads, whether items have a bias, the temperature,
-the widths of tables.
+"""Defaults that follow from other keys: what the user tower reads, whether items have a bias, the
+temperature, the widths of tables.
 
 A document may leave any of them out; what it says stays as it is. `RunConfig` is validated with them filled
 in, and a saved config holds the values.

@@ -142,7 +142,7 @@ def horizon_finding(config: PolyakConfig, num_steps: int) -> str | None:
         return None
     return (
         f"polyak.decay {rule.decay:g} averages over some {steps:,.0f} steps, the run has {num_steps:,}: its "
-        "average lags behind the weights; leave polyak.decay out, and the average follows the length of the run"
+        "average lags behind the weights; leave polyak.decay out: the average then follows the run's length"
     )
 
 
