@@ -80,6 +80,12 @@ SplitConfig = Annotated[
 ]
 
 
+def rule_text(positive: str | float) -> str:
+    """dataset.positive in words."""
+    rules = {"all": "every row", "above_zero": "label > 0"}
+    return rules.get(positive) or f"label >= {positive:g}"
+
+
 class DatasetConfig(Section):
     """What `prepare` writes and `train` reads."""
 
@@ -130,5 +136,4 @@ class DatasetConfig(Section):
     @property
     def positive_rule(self) -> str:
         """What makes a row positive, in words."""
-        rules = {"all": "every row", "above_zero": "label > 0"}
-        return rules.get(self.positive) or f"label >= {self.positive:g}"
+        return rule_text(self.positive)

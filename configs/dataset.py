@@ -213,6 +213,11 @@ def feature_as_of(name: str, split: str) -> str:
     return f"{name}@{split}"
 
 
+def feature_of_column(column: str) -> str:
+    """The side feature that a column of a catalog holds, as of whatever time."""
+    return column.partition("@")[0]
+
+
 def load_dataset(path: str) -> Dataset:
     """Reads <path>/dataset.json.
 

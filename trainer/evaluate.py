@@ -93,7 +93,7 @@ def evaluate_recommender(
     Args:
       recommender: trainer.recommender.Recommender.
       dataset: manifest.
-      items: its catalog.
+      items: its catalog; side features are taken as of the split.
       step: steps done.
       split: valid or test.
       check: called now and then; what it raises ends the evaluation.
@@ -105,7 +105,7 @@ def evaluate_recommender(
     from trainer.catalog import Users
     from trainer.ranking import evaluate_scorers
 
-    options = recommender.config.evaluate
+    options, items = recommender.config.evaluate, items.as_of(split)
     averaged = options.weights == "average" and recommender.has_averages
     with recommender.averaged_dense(averaged):
         scorers = [TrainedScorer(recommender, items, averaged, step, check), Popularity(items)]
@@ -120,6 +120,8 @@ def evaluate_recommender(
 
 def format_results(lines: list[dict]) -> str:
     """The protocol and a table of the metrics, for people."""
+    from trainer.left_out import reasons
+
     names = [name for name in lines[0] if "@" in name or name == "mrr"]
     rows = [["", *names]] + [[line["scorer"], *(f"{line[name]:.4f}" for name in names)] for line in lines]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -129,4 +131,6 @@ def format_results(lines: list[dict]) -> str:
     ]
     first = lines[0]
     counts = f"{first['users']:,} users, {first['targets']:,} targets ({first['cold_targets']:,} cold)"
-    return "\n".join([*table, "", f"{first['split']}: {counts}", first["protocol"]])
+    left_out = reasons(first)
+    lines = [f"{first['split']}: {counts}", *([f"left out: {'; '.join(left_out)}"] if left_out else [])]
+    return "\n".join([*table, "", *lines, first["protocol"]])

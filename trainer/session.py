@@ -44,7 +44,7 @@ class TrainSession:
         self.config, self._interrupt = config, interrupt
         self.dataset = load_dataset(config.dataset.path)
         check_dataset(config, self.dataset)
-        for info in self.dataset.splits["train"].files:
+        for info in self.dataset.training_split(config.model.trains_on_positives).files:
             verify_file(self.dataset, info)
         training = build_training(config, self.dataset)
         self.items, self._data, self.num_steps, self.recommender, self.train_step = training
@@ -180,7 +180,7 @@ class TrainSession:
 
         guard, allowed = self.train_step.guard, self.config.train.skip_nonfinite
         skipped = int(guard.skipped)
-        facts = f"step {step:,}: not finite: {guard.latest}; {blame(self.dataset, self._data, step)}"
+        facts = f"step {step:,}: not finite: {guard.latest}; {blame(self._data, step)}"
         values = {"event": "skip", "skipped_batches": skipped, "reason": guard.latest}
         self._metrics.write("run", step, values)
         if skipped <= allowed:

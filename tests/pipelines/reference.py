@@ -137,7 +137,7 @@ class Reference:
                 for row in own:
                     row["split"] = split_of(row)
         self.hash_rows = hash_rows or {}
-        self.min_count = min_count
+        self.least = {"user": min_count, "item": min_count}
         self.user_ids, self.item_ids = self.ids("user"), self.ids("item")
         self.history_length = history_length
 
@@ -194,7 +194,7 @@ class Reference:
         return {key: ids.get(key, len(ids)) for key in keys}
 
     def _least(self, name) -> int:
-        return self.min_count if name in ("user", "item") else 1
+        return self.least.get(name, 1)
 
     def vocabulary(self, name) -> int:
         counts = self.counts(name)
@@ -280,7 +280,7 @@ class Reference:
                 owners[key].append(row["split"])
         for splits in owners.values():
             rows, train = splits.count(split), splits.count(0)
-            if rows and train < ("user" in self.hash_rows or self.min_count):
+            if rows and train < ("user" in self.hash_rows or self.least["user"]):
                 kind = "rare" if train else "cold"
                 found[f"{kind}_users"] += 1
                 found[f"{kind}_user_rows"] += rows

@@ -109,9 +109,10 @@ def test_features_weights_and_catalogs(tmp_path):
         np.testing.assert_allclose(moments, (values.mean(), values.std()), rtol=1e-6)
     newest = sorted(mapped, key=lambda r: (r["ts"], r["row"]))
     of_user, of_item = {r["user"]: r for r in newest}, {r["item"]: r for r in newest}
+    country = {r["user"]: r["country"] for r in newest if r["country"]}  # an empty one is not known
     for row in read_rows(dataset, dataset.users.files):
         last = of_user[row["key"].decode()]
-        assert (row["country"], row["age"]) == (countries[last["country"]], last["years"])
+        assert (row["country"], row["age"]) == (countries[country[last["user"]]], last["years"])
     for row in read_rows(dataset, dataset.items.files):
         last = of_item[row["key"].decode()]
         assert (row["genre"], row["place"]) == (genres[last["genre"]], last["place"])
