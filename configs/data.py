@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from configs.section import Path, Section, Seed
 
@@ -25,7 +25,11 @@ class HashIds(Section):
     """Number of rows of the table."""
 
 
-IdsConfig = Annotated[VocabIds | HashIds, Field(discriminator="kind")]
+def _vocab_by_default(value):
+    return {"kind": "vocab", **value} if isinstance(value, dict) else value
+
+
+IdsConfig = Annotated[VocabIds | HashIds, Field(discriminator="kind"), BeforeValidator(_vocab_by_default)]
 
 
 class FractionSplit(Section):
