@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from configs.section import Path, Section, Seed
 
@@ -26,7 +26,11 @@ class HashIds(Section):
     """Number of rows of the table."""
 
 
-IdsConfig = Annotated[VocabIds | HashIds, Field(discriminator="kind")]
+def _vocab_by_default(value):
+    return {"kind": "vocab", **value} if isinstance(value, dict) else value
+
+
+IdsConfig = Annotated[VocabIds | HashIds, Field(discriminator="kind"), BeforeValidator(_vocab_by_default)]
 
 
 class FractionSplit(Section):

@@ -24,8 +24,6 @@ _OTHERS = {
     "comma": ",", "tab": "\t", "semicolon": ";", "bar": "|", "space": " ", "colon": ":",
     "two colons": "::", "control-A": "\x01",
 }  # fmt: skip
-# Arrow reads these as numbers, and other readers of the same file do not.
-_ONLY_ARROW = (b"0x", b"0X", b"n(", b"N(")
 _SAMPLE = 20  # records looked at before anything is read
 _STAND_INS = [bytes([code]) for code in (31, 30, 29, 28, *range(1, 9), *range(14, 28))]
 
@@ -39,6 +37,8 @@ class Reader(text.TextReader):
         self._wanted = wanted_columns(config.roles, config.features)
         self._types = self._column_types()
         self._quoting = Quoting(config.delimiter, config.quote, config.escape)
+        before = [self._quoting.delimiter[-1], *(self._quoting.quote or b""), *b"\n\t "]
+        self._begins_cell = np.isin(np.arange(256), before)
 
     def check(self, name: str, data: bytes) -> tuple[str, ...]:
         found = self._quoting.records(data, final=True)
@@ -168,7 +168,7 @@ class Reader(text.TextReader):
         data = block.data
         if block.records is not None and block.records.faults.any():
             return None
-        if b"\0" in data or any(mark in data for mark in _ONLY_ARROW) or block.has_long_record():
+        if b"\0" in data or self._holds_odd_numbers(data) or block.has_long_record():
             return None
         if data.count(b"\r") != data.count(b"\r\n"):
             return None  # Arrow takes a lone carriage return for a line end
@@ -177,6 +177,16 @@ class Reader(text.TextReader):
         except pa.ArrowInvalid:
             return None
         return table if table is not None and table.num_rows == block.num_records else None
+
+    def _holds_odd_numbers(self, data: bytes) -> bool:
+        """Whether a cell may begin like one that Arrow alone takes for a number: 0x1f and nan(1)."""
+        if b"x" in data or b"X" in data:
+            array = np.frombuffer(data, np.uint8)
+            places = np.flatnonzero((array | 32) == ord("x"))
+            places = places[array[places - 1] == ord("0")]
+            if len(places) and (places[0] == 1 or self._begins_cell[array[places - 2]].any()):
+                return True
+        return b"(" in data and b"nan(" in data.lower()
 
     def _screen(self, block: Block) -> tuple[np.ndarray, list]:
         """Records that Arrow may see, int64 [good], and rejects; blank lines are neither."""
@@ -227,10 +237,12 @@ class Reader(text.TextReader):
             data += b"\n"  # an open quote must mean the same at the end of a block as inside it
         if data == b"\n":
             return pa.table({name: pa.array([], kind) for name, kind in types.items()})
+        if escape := self._quoting.escape:
+            data = data.replace(escape + b"\r\n", escape + b"\n")  # Arrow would escape the half of it
         delimiter = self.config.delimiter
-        if len(delimiter) > 1:
+        if len(self._quoting.delimiter) > 1:
             delimiter = next(code for code in _STAND_INS if code not in data).decode()
-            data = data.replace(self.config.delimiter.encode(), delimiter.encode())
+            data = data.replace(self._quoting.delimiter, delimiter.encode())
         table = csv.read_csv(
             pa.BufferReader(data),
             csv.ReadOptions(column_names=columns, use_threads=False, block_size=len(data) + 1),
@@ -244,7 +256,7 @@ class Reader(text.TextReader):
                 column_types=types, include_columns=list(types), null_values=[], strings_can_be_null=False
             ),
         )
-        if len(delimiter) != len(self.config.delimiter) and self.config.quote and b'"' in data:
+        if delimiter != self.config.delimiter and self._quoting.quote and self._quoting.quote in data:
             table = _put_back(table, delimiter, self.config.delimiter)
         return table
 
