@@ -68,8 +68,17 @@ def foreign_format(head: bytes) -> str | None:
 
 
 def open_file(path: str) -> BinaryIO:
-    """A file as it is stored. Any name of a local file is taken as it is; fsspec reads some as chains."""
-    return reading(path) if is_remote(path) else open(path, "rb")
+    """A file as it is stored. Any name of a local file is taken as it is; fsspec reads some as chains.
+
+    Raises:
+      DataError: it is gone, or may not be read.
+    """
+    try:
+        return reading(path) if is_remote(path) else open(path, "rb")
+    except FileNotFoundError:
+        raise DataError(f"{path}: the file is gone; check source.paths") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def read_head(path: str) -> bytes:
