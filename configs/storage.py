@@ -131,7 +131,7 @@ def writing(path: str) -> Iterator[BinaryIO]:
     """
     fs, place = filesystem(path)
     if isinstance(fs, LocalFileSystem):
-        with open(place, "wb") as file:
+        with naming(place), open(place, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -272,8 +272,11 @@ class TrainSession:
         )
 
     def _write_report(self) -> None:
-        with self.train_step.rows_at_hand():
-            write_run_report(self.config, self.dataset, self.recommender, int(self.train_step.step))
+        try:
+            with self.train_step.rows_at_hand():
+                write_run_report(self.config, self.dataset, self.recommender, int(self.train_step.step))
+        except OSError as error:  # training is worth more than its report of this minute
+            logging.warning("%s: cannot be written (%s)", self.report_path, error.strerror or error)
 
 
 def lock_run(path: str) -> Lock:
