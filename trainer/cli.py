@@ -15,6 +15,7 @@ from logging import CRITICAL, WARNING, getLogger
 from absl import app, logging
 from absl.flags import argparse_flags
 
+from configs import storage
 from configs.errors import Stopped, UserError
 from configs.terminal import bounded, escaped_output, visible
 
@@ -101,6 +102,13 @@ def _run(args: argparse.Namespace) -> int:
     except Stopped as stopped:
         sys.stderr.write(f"lazytower {args.command}: {stopped}\n")
         return stopped.exit_code
+    except OSError as error:
+        if error.errno not in storage.REFUSALS:
+            raise
+        name = f"{error.filename}: " if error.filename is not None else ""
+        text = f"{name}{os.strerror(error.errno)}; {storage.advice(error.errno)}"
+        sys.stderr.write(f"lazytower {args.command}: error: {text}\n")
+        return UserError.exit_code
     except Exception as error:
         if not type(error).__module__.startswith(_STORE_ERRORS):
             raise

@@ -7,6 +7,7 @@ import time
 from absl import logging
 
 from configs.dataset import load_dataset
+from configs.dataset_lock import DatasetLock
 from configs.errors import DataError, Stopped, UserError
 from configs.lease import LeaseHeld
 from configs.load import dump_config
@@ -42,6 +43,7 @@ class TrainSession:
         from trainer.training import build_training
 
         self.config, self._interrupt = config, interrupt
+        self._reading = DatasetLock(config.dataset.path)
         self.dataset = load_dataset(config.dataset.path)
         check_dataset(config, self.dataset)
         for info in self.dataset.training_split(config.model.trains_on_positives).files:
@@ -82,6 +84,7 @@ class TrainSession:
             self._wait_for_checkpoint(log_only=kind is not None)
         finally:
             self._close_metrics(log_only=kind is not None)
+            self._reading.close()
 
     def _close_metrics(self, log_only: bool) -> None:
         try:
@@ -269,8 +272,11 @@ class TrainSession:
         )
 
     def _write_report(self) -> None:
-        with self.train_step.rows_at_hand():
-            write_run_report(self.config, self.dataset, self.recommender, int(self.train_step.step))
+        try:
+            with self.train_step.rows_at_hand():
+                write_run_report(self.config, self.dataset, self.recommender, int(self.train_step.step))
+        except OSError as error:  # training is worth more than its report of this minute
+            logging.warning("%s: cannot be written (%s)", self.report_path, error.strerror or error)
 
 
 def lock_run(path: str) -> Lock:
