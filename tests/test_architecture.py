@@ -153,7 +153,7 @@ JOBS = (
     *("submit", "submit_checks", "wheel", "startup", "jobs", "jobs_text", "job_record", "job_logs"),
     *("local_state", "supervise", "launchers.__init__", "launchers.base", "launchers.local"),
     *("launchers.cloud_tpu", "launchers.tpu_api", "launchers.api_errors", "launchers.tpu_slices"),
-    *("launchers.processes", "job_config", "job_decisions", "job_watch", "machine_files"),
+    *("launchers.processes", "job_config", "job_decisions", "job_watch", "machine_files", "output_claim"),
     *("vm", "vm_files", "vm_log", "vm_slice"),
 )
 
