@@ -92,8 +92,8 @@ class DatasetConfig(Section):
     split: SplitConfig = Field(default_factory=lambda: RandomSplit(kind="random"))
     """How rows fall into train, valid and test."""
     history_length: int | None = Field(None, ge=0, le=512)
-    """Number of the user's newest earlier items kept with each row; 0 keeps none. When not given: 50 where the
-    model reads history, else 0."""
+    """Number of the user's newest earlier items kept with each row; 0 keeps none. When not given: 50 where
+    the model reads history, else 0."""
     min_label: float | None = None
     """Rows with a lower label are left out (counted as filtered, not as rejected)."""
     num_shards: int = Field(8, ge=1, le=65536)
