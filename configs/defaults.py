@@ -11,10 +11,17 @@ WIDTH = 64
 """Of the vectors whose dot product is the score, less the bias."""
 FEATURE_WIDTH = 32
 """Of the rows of side features, and of rows that a tower's layers mix."""
-COSINE_TEMPERATURE = 0.1
+COSINE_TEMPERATURE = 0.2
 """Under normalize, where scores lie in -1..1; without it scores have no bounds, and it is 1."""
+HISTORY_TEMPERATURE = 0.1
+"""As COSINE_TEMPERATURE, where the user tower reads the history: it overfits less."""
 HISTORY_LENGTH = 50
 """Items kept with each row where the model reads the user's history."""
+BESIDE_HISTORY = {"init_stddev": 0.005}
+"""Of the user's row beside a history by default: what is known of somebody with few rows is the history, so
+the row starts near zero and moves slowly. At the ordinary values it drowns the history in noise."""
+RATE_BESIDE_HISTORY = 0.002
+"""As BESIDE_HISTORY, of the row's optimizer."""
 
 
 def complete_model(config) -> TwoTower | DotBias:
@@ -30,8 +37,10 @@ def complete_model(config) -> TwoTower | DotBias:
     if model.user_tower is None:
         inputs = ["user", "history"] if _reads_history(config.dataset) else ["user"]
         changes["user_tower"] = TowerConfig(inputs=inputs, combine="sum")
+    tower = changes.get("user_tower", model.user_tower)
     if model.loss.temperature is None:
-        temperature = COSINE_TEMPERATURE if model.normalize else 1.0
+        cosine = HISTORY_TEMPERATURE if "history" in tower.inputs else COSINE_TEMPERATURE
+        temperature = cosine if model.normalize else 1.0
         changes["loss"] = model.loss.model_copy(update={"temperature": temperature})
     return model.model_copy(update=changes)
 
@@ -71,6 +80,8 @@ def complete_tables(config) -> dict:
     """
     names = sorted(set(config.table_of_input.values()))
     tables = config.tables | {name: config.tables.get(name, TableConfig()) for name in names}
+    if isinstance(config.model, TwoTower) and _is_beside_history(config.model.user_tower):
+        tables["user"] = _beside_history(tables["user"])
     dims = {name: table.dim for name, table in tables.items()}
     if isinstance(config.model, DotBias):
         known = [dims[name] for name in ("user", "item") if dims[name] is not None]
@@ -81,6 +92,20 @@ def complete_tables(config) -> dict:
         name: table if table.dim is not None else _with_width(name, table, dims[name])
         for name, table in tables.items()
     }
+
+
+def _is_beside_history(tower: TowerConfig) -> bool:
+    """Whether the tower is the user's row plus the history, and nothing else."""
+    return sorted(tower.inputs) == ["history", "user"] and tower.combine == "sum" and not tower.layers
+
+
+def _beside_history(table):
+    """The user's table with what the document leaves open as BESIDE_HISTORY says."""
+    said, optimizer = table.model_fields_set, table.optimizer
+    changes = {key: value for key, value in BESIDE_HISTORY.items() if key not in said}
+    if optimizer.kind == "lazy_adam" and "learning_rate" not in optimizer.model_fields_set:
+        changes["optimizer"] = optimizer.model_copy(update={"learning_rate": RATE_BESIDE_HISTORY})
+    return table.model_copy(update=changes)
 
 
 def _with_width(name: str, table, width: int | None):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from configs.optimizers import LazyAdam, TableOptimizer, of_kind
+from configs.optimizers import LazyAdam, TableLazyAdam, TableOptimizer, of_kind
 from configs.section import Section
 
 
@@ -17,8 +17,9 @@ class TableConfig(Section):
     """Width of a row in float32 values. When not given, what makes the towers agree: vectors as wide as the
     document says elsewhere, or of 64 values, and one more in rows that end in a bias; side features 32."""
     init_stddev: float = Field(0.05, ge=0)
-    """Standard deviation of the normal initial weights."""
-    optimizer: TableOptimizer = LazyAdam()
+    """Standard deviation of the normal initial weights; when not given, 0.005 in a user table whose rows are
+    added to the history, which lazy_adam then moves at 0.002."""
+    optimizer: TableOptimizer = TableLazyAdam()
     """Optimizer of the rows."""
     engine: Literal["auto", "native", "rows", "tfa"] = "auto"
     """rows: one record per row; native: the same under compiled kernels; tfa: plain variable and
@@ -40,7 +41,7 @@ class HistoryConfig(Section):
 
     table: Literal["item", "history"] = "item"
     """item shares the items' table; history is a table of its own with the same ids."""
-    pooling: Literal["mean", "sum", "sqrtn"] = "mean"
+    pooling: Literal["mean", "sum", "sqrtn"] = "sqrtn"
     """How the rows of the history become one vector; an empty history is zero."""
 
 
@@ -74,7 +75,8 @@ class SoftmaxLoss(Section):
     """In-batch sampled softmax."""
 
     temperature: float | None = Field(None, gt=0)
-    """Divides the scores; when not given, 0.1 under normalize and 1 without it."""
+    """Divides the scores. When not given: 1 without normalize; under it 0.1 where the user tower reads the
+    history, else 0.2."""
     logq: bool = True
     """Subtract log of each candidate's sampling probability (Yi et al. 2019, eq. 3)."""
     mask_accidental_hits: bool = True

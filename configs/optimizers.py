@@ -71,6 +71,13 @@ class LazyAdam(_Moments):
         return super().tpu_lacks
 
 
+class TableLazyAdam(LazyAdam):
+    """LazyAdam as the `tables` section has it, at the rate that suits rows; alone it has TF-Addons' own."""
+
+    learning_rate: float = Field(5e-3, gt=0)
+    """Peak learning rate; the schedule multiplies it."""
+
+
 class Adam(_Moments):
     """Dense Adam."""
 
@@ -175,7 +182,7 @@ def of_kind(default: str):
 
 
 TableOptimizer = Annotated[
-    LazyAdam | Adam | Adagrad | RowwiseAdagrad | SGD | Momentum | FTRL | SM3,
+    TableLazyAdam | Adam | Adagrad | RowwiseAdagrad | SGD | Momentum | FTRL | SM3,
     Field(discriminator="kind"),
     of_kind("lazy_adam"),
 ]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from configs.models import TableConfig
-from configs.optimizers import LazyAdam, TableOptimizer
+from configs.optimizers import TableLazyAdam, TableOptimizer
 from configs.section import Section, Seed
 
 
@@ -24,7 +24,7 @@ class RobeZ(Section):
     """Fixes the hashing, together with the table's name."""
     init_stddev: float = Field(0.05, ge=0)
     """Standard deviation of the normal initial weights."""
-    optimizer: TableOptimizer = LazyAdam()
+    optimizer: TableOptimizer = TableLazyAdam()
     """Optimizer of the array; its rows are the array's aligned chunks of `block` values."""
     gradient: Literal["auto", "dense", "sparse"] = "auto"
     """How gradients are summed: over the whole array, or its touched chunks; auto: the faster by size."""

@@ -39,11 +39,16 @@ class ScheduleConfig(Section):
     the same factor each step."""
     decay_to: float | None = Field(None, gt=0, le=1)
     """Share of the peak rate that the decay ends at, 0.01 when not given; constant has none."""
-    cooldown_fraction: float = Field(0.0, ge=0, le=1)
-    """Share of the steps, at the end, in which the rate falls linearly to 0."""
+    cooldown_fraction: float | None = Field(None, ge=0, le=1)
+    """Share of the steps, at the end, in which the rate falls linearly to 0. When not given: 0.5, or what the
+    warm-up leaves, under decay constant; none under the others, which fall anyway."""
 
     @model_validator(mode="after")
     def _fractions_fit(self):
+        if self.cooldown_fraction is None:
+            # Frozen for everyone else; here the section is still being read.
+            falls = self.decay != "constant"
+            self.__dict__["cooldown_fraction"] = 0.0 if falls else min(0.5, 1.0 - self.warmup_fraction)
         if self.warmup_fraction + self.cooldown_fraction > 1:
             raise ValueError("warmup_fraction + cooldown_fraction must not exceed 1")
         if self.decay_to is not None and self.decay == "constant":
@@ -175,8 +180,8 @@ class EvaluateConfig(Section):
     the out-of-vocabulary row, as published tables of this protocol do. Under full they are misses."""
     max_users: int | None = Field(None, ge=1)
     """Evaluate a stable random sample of so many users; null: all."""
-    weights: Literal["average", "raw"] = "average"
-    """Which weights are evaluated."""
+    weights: Literal["both", "average", "raw"] = "both"
+    """Which weights are evaluated: both shows what averaging does, and scores every user twice."""
     seed: Seed = 0
     """Seed of the sampled negatives and users."""
 

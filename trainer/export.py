@@ -62,6 +62,7 @@ def export(config) -> str:
         )
     started = time.monotonic()
     trained = open_trained(config)
+    _log_weights(trained)
     with locked(directory) as lock:
         try:
             with new_version(directory) as (version, scratch):
@@ -74,6 +75,32 @@ def export(config) -> str:
             raise ExportError(f"{directory}: cannot be written ({error.strerror or error})") from None
     logging.info("step %d, %.1f MB, %.1f s", trained.step, size / 1e6, time.monotonic() - started)
     return path
+
+
+def _log_weights(trained) -> None:
+    """Says which weights are exported, and what the step's evaluations say of raw and averaged ones."""
+    from trainer.findings import compared_weights, evaluation_findings
+    from trainer.metrics import read_metrics
+    from trainer.report_facts import comparable, grouped, without_repeats
+    from trainer.saved_model import averaged
+
+    logging.info("step %d, %s weights", trained.step, "averaged" if averaged(trained) else "raw")
+    found = [
+        line
+        for line in read_metrics(trained.config.output.path)
+        if line.get("kind") == "evaluate" and line.get("step") == trained.step
+    ]
+    compared = False
+    for lines in grouped(without_repeats(found), comparable).values():
+        if text := compared_weights(lines):
+            compared = True
+            logging.info("%s", text)
+        for finding in evaluation_findings(lines):
+            logging.warning("%s", finding)
+    if trained.recommender.has_averages and not compared:
+        logging.info(
+            "no evaluation of this step has raw and averaged weights; `lazytower evaluate` compares them"
+        )
 
 
 def _write_and_verify(trained, model: str, version: int, scratch: str) -> None:

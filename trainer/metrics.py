@@ -107,6 +107,11 @@ class MetricsWriter:
         if self._remote and (kind != "train" or time.monotonic() - self._uploaded_at > self._upload_seconds):
             self._try_upload()
 
+    def read(self) -> list[dict]:
+        """All lines written so far, those of earlier processes of the run included."""
+        path = f"{self._work}/{FILE_NAME}"
+        return _parse(Path(path).read_bytes(), path)
+
     def flush(self) -> None:
         """In an object store uploads what is written so far; a failure is logged.
 

@@ -141,8 +141,8 @@ def horizon_finding(config: PolyakConfig, num_steps: int) -> str | None:
     if steps <= LONG_HORIZON * num_steps:
         return None
     return (
-        f"polyak.decay {rule.decay:g} averages over some {steps:,.0f} steps, the run has {num_steps:,}: its "
-        "average lags behind the weights; leave polyak.decay out: the average then follows the run's length"
+        f"polyak.decay {rule.decay:g} averages over some {steps:,.0f} steps, the run has {num_steps:,}: "
+        "the average lags behind the weights; leave polyak.decay out, and it follows the length of the run"
     )
 
 
