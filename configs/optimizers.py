@@ -71,6 +71,13 @@ class LazyAdam(_Moments):
         return super().tpu_lacks
 
 
+class TableLazyAdam(LazyAdam):
+    """LazyAdam as the `tables` section has it, at the rate that suits rows; alone it has TF-Addons' own."""
+
+    learning_rate: float = Field(5e-3, gt=0)
+    """Peak learning rate; the schedule multiplies it."""
+
+
 class Adam(_Moments):
     """Dense Adam."""
 
@@ -167,7 +174,7 @@ class SM3(Section):
     tpu_lacks: ClassVar[str] = "the engine has no such optimizer"
 
 
-def _of_kind(default: str):
+def of_kind(default: str):
     """A section without a kind is of the default kind."""
     return BeforeValidator(
         lambda value: {"kind": default, **value} if isinstance(value, dict) else value,
@@ -175,12 +182,12 @@ def _of_kind(default: str):
 
 
 TableOptimizer = Annotated[
-    LazyAdam | Adam | Adagrad | RowwiseAdagrad | SGD | Momentum | FTRL | SM3,
+    TableLazyAdam | Adam | Adagrad | RowwiseAdagrad | SGD | Momentum | FTRL | SM3,
     Field(discriminator="kind"),
-    _of_kind("lazy_adam"),
+    of_kind("lazy_adam"),
 ]
 DenseOptimizer = Annotated[
     Adam | Adagrad | SGD | Momentum | FTRL,
     Field(discriminator="kind"),
-    _of_kind("adam"),
+    of_kind("adam"),
 ]
