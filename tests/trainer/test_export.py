@@ -251,7 +251,9 @@ def test_versions_count_up_from_the_largest(tmp_path, unverified):
     assert sorted(os.listdir(tmp_path)) == [".lock", "12", "13", "3", "notes"]
 
 
-@pytest.mark.parametrize("name", ["a[1]b", "w*t? x %20#", "back\\slash"])
+@pytest.mark.parametrize(
+    "name", ["a[1]b", *(pytest.param(n, marks=pytest.mark.slow) for n in ("w*t? x %20#", "back\\slash"))]
+)
 def test_a_path_that_tensorflow_may_take_for_a_pattern(tmp_path, name, caplog):
     """It globs where it restores from. Export verifies, and recommend asks, through a link where it must."""
     path = export(_into("plain", tmp_path / name))
