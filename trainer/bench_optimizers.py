@@ -2,7 +2,8 @@
 
     lazytower bench optimizers                      about 8 minutes on 2 cores, 9 with torch
     lazytower bench optimizers --threads 1 --models full robe_1mb
-    lazytower bench optimizers --models full --peers lazytower_plain lazytower_keras --rows 2_000_000 --dim 32 --batch 50
+    lazytower bench optimizers --models full --rows 2000000 --dim 32 --batch 50 \\
+        --peers lazytower_plain lazytower_keras
 
 score = e_u . e_i of pairs of ids from one table under the logistic loss (trainer.bench_cases), ids uniform.
 A step's three phases are compiled and timed one by one (trainer.bench_timing): forward is lookup and loss,

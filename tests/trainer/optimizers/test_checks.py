@@ -63,6 +63,19 @@ def test_a_shape_that_grows_is_refused():
 
 
 @EVERY_FACE
+@pytest.mark.parametrize("given", [None, tf.TensorShape([2, 4]), [2, 4], tf.constant([2, 4])], ids=type)
+def test_slices_may_say_their_shape_in_any_form(make, given):
+    variable, optimizer = tf.Variable(tf.ones([2, 4])), make()
+
+    @tf.function
+    def step():
+        optimizer.apply_gradients([(tf.IndexedSlices(tf.ones([1, 4]), tf.constant([1]), given), variable)])
+
+    step()
+    assert (variable.numpy() < 1).any(axis=1).tolist() == [False, True]
+
+
+@EVERY_FACE
 def test_shapes_known_late_are_looked_at_late(make):
     variable, optimizer = tf.Variable(tf.ones([2, 4])), make()
 
