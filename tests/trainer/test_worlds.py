@@ -118,6 +118,14 @@ class Job:
             self.misfortune()
         self.world.storm, self.world.full = 0.0, False
 
+    def left_alone(self) -> None:
+        """No supervisor: machines that are up delete their slices themselves."""
+        if self.supervisor is not None:
+            self.supervisor.kill()
+        up = [name for name, machine in self.world.tpu.machines.items() if machine.alive]
+        self.world.run(12 * HOUR)
+        assert not [name for name in up if name in self.world.tpu.nodes]
+
     def ends(self) -> None:
         """All is well again, and a supervisor is there; fails when something stays."""
 
@@ -202,6 +210,8 @@ def live(seed: int, directory: pathlib.Path) -> Job:
         job = Job(seed, directory, patch)
         try:
             job.chaos()
+            if job.draw.random() < 0.3:
+                job.left_alone()
             job.ends()
         finally:
             job.world.end()
