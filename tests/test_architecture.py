@@ -42,7 +42,10 @@ REGISTRIES = {
     "trainer/optimizers": (
         "trainer.optimizers",
         "ROW_OPTIMIZERS",
-        {"rows", "schedules", "variables", "keras_shell", "clipping", "sm3_variables", "sm3_maths"},
+        {
+            *("rows", "schedules", "variables", "slots", "checks", "clipping"),
+            *("keras_shell", "sm3_variables", "sm3_maths"),
+        },
     ),
     "trainer/indexes": ("trainer.indexes", "MODULES", {"base", "recall", "scann_package"}),
     "trainer/launchers": (
@@ -50,7 +53,12 @@ REGISTRIES = {
         "LAUNCHERS",
         {"base", "tpu_api", "api_errors", "tpu_slices", "processes"},
     ),
-    "pipelines/sources": ("pipelines.sources", "MODULES", {"files", "reader", "text"}),
+    "pipelines/sources": (
+        "pipelines.sources",
+        "MODULES",
+        {"files", "patterns", "identity", "compression", "lines", "quoting", "text", "parquet_types"}
+        | {"reader"},
+    ),
 }
 
 

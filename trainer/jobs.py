@@ -9,6 +9,7 @@ from absl import logging
 
 from configs.arguments import add_override_argument
 from configs.errors import UserError
+from configs.terminal import unescaped
 
 _POLL_SECONDS = 2.0
 _CANCELLED = 130  # as an interrupted process
@@ -117,7 +118,8 @@ class _View:
         from trainer.jobs_text import format_event, format_job
 
         if sys.stdout.isatty():
-            print(f"\x1b[H\x1b[2J{format_job(self._record)}", flush=True)
+            unescaped(sys.stdout).write("\x1b[H\x1b[2J")
+            print(format_job(self._record), flush=True)
             return
         events = self._record.events()
         for event in events[self._shown :]:

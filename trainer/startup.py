@@ -66,6 +66,7 @@ def vm_spec(config, job_path: str, attempt: int, work: str) -> dict:
         "work": work,
         "directory": work,
         "python": None,
+        "start": ["-m"],
         "install": None,
         "slice": None,
         "train": ["train", "--config", f"{job_path}/config.yaml"],

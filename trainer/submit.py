@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 import time
 import uuid
 
@@ -11,6 +10,7 @@ from absl import logging
 
 from configs.arguments import add_config_arguments
 from configs.errors import UserError
+from configs.processes import module_command
 from configs.storage import is_remote
 
 
@@ -155,7 +155,7 @@ def start_supervisor(path: str) -> str:
     name = os.path.join(directory, "supervisor.log")
     with open(name, "ab") as log:
         subprocess.Popen(
-            [sys.executable, "-m", "trainer.cli", "jobs", "supervise", path],
+            module_command("trainer.cli", "jobs", "supervise", path),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

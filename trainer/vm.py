@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -228,7 +229,7 @@ class Machine:
         """Exit code of a command whose output goes to the log."""
         if self._stopped:
             return RUN_AGAIN
-        say("$ " + " ".join(command))
+        say("$ " + shlex.join(command))
         child, until = self._start(command, environment), math.inf
         pump = threading.Thread(target=self._log.pump, args=(child.stdout,), daemon=True)
         pump.start()
@@ -258,7 +259,7 @@ class Machine:
         self._stage, pause = "training", 1.0
         while not self._stopped:
             started = time.monotonic()
-            code = self._call([self._python, "-m", "trainer.cli", *self._spec["train"]], environment)
+            code = self._call(self._trainer(), environment)
             if code == 0 or self._stopped:
                 return
             self._check_deadline(code)
@@ -271,6 +272,10 @@ class Machine:
             say(f"training stopped and saved; starting it again, the {self._restarts}. time")
             pause = 1.0 if time.monotonic() - started > 60 else min(2 * pause, 60.0)
             self._pause(pause)
+
+    def _trainer(self) -> list[str]:
+        start = self._spec.get("start", ["-m"])
+        return [self._python, *start, "trainer.cli", *self._spec["train"]]
 
     def _ship(self) -> None:
         while not self._done.wait(self._spec["log_seconds"]):

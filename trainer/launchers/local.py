@@ -2,12 +2,13 @@
 
 import json
 import os
+import shlex
 import socket
 import subprocess
-import sys
 
 from configs import storage
 from configs.errors import UserError
+from configs.processes import START_MODULE, module_command
 from configs.storage import is_remote
 from trainer.launchers.base import Refused, SliceState
 from trainer.launchers.processes import LocalProcesses, process_mark
@@ -48,7 +49,7 @@ class Local:
 
     def describe(self, attempt: int) -> list[tuple[str, str]]:
         """The command."""
-        return [("command", " ".join(self._command(attempt))), ("log", self._log(attempt))]
+        return [("command", shlex.join(self._command(attempt))), ("log", self._log(attempt))]
 
     def create(self, attempt: int) -> None:
         """Starts the process, unless it is alive. What is started is noted before.
@@ -91,8 +92,8 @@ class Local:
 
     def _command(self, attempt: int) -> list[str]:
         spec = vm_spec(self._config, self._job_path, attempt, os.path.dirname(self._log(attempt)))
-        spec["directory"] = self._directory
-        return [sys.executable, "-m", "trainer.vm", json.dumps(spec)]
+        spec |= {"directory": self._directory, "start": START_MODULE}
+        return module_command("trainer.vm", json.dumps(spec))
 
     def _log(self, attempt: int) -> str:
         return os.path.join(self._work, f"attempt-{attempt}", "log.txt")
