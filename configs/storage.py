@@ -30,6 +30,7 @@ _ADVICE = {
     errno.EIO: "the disk fails: look at the kernel's log, and name another place",
     errno.EACCES: "give this user the right, or name another place",
     errno.EPERM: "give this user the right, or name another place",
+    errno.ENOMEM: "free memory, or raise the limits of it (ulimit -v, sysctl vm.max_map_count)",
     errno.EMFILE: "raise this process's limit of open files (ulimit -n)",
     errno.ENFILE: "raise the machine's limit of open files (sysctl fs.file-max)",
 }
