@@ -23,6 +23,7 @@ from configs.dataset_lock import DatasetLock
 from configs.errors import DataError
 from configs.file_lock import FileLock
 from configs.lease import Lease, LeaseHeld
+from configs.storage import names
 from pipelines.manifest import published_name
 from pipelines.write import DIRECTORIES, WrittenFile
 
@@ -186,7 +187,8 @@ def _remote_workspace(target: str) -> Iterator[Workspace]:
     filesystem, root = storage.filesystem(target)
     name = f"{_STAGING}{uuid.uuid4().hex[:8]}"
     with _lease(target) as lease:
-        for old in filesystem.glob(f"{root}/{_STAGING}*"):
+        # Listed, not globbed: the path may hold the marks of a pattern.
+        for old in (f"{root}/{found}" for found in names(target) if found.startswith(_STAGING)):
             if lease or _is_old(filesystem, old):
                 filesystem.rm(old, recursive=True)
         try:

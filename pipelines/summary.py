@@ -22,7 +22,7 @@ from pipelines.write import DIRECTORIES, WrittenFile
 
 FILE_NAME = "summary.json"
 # Needed while the job runs, and large.
-_STATS_LEFT_OUT = ("histogram", "samples", "first_reject")
+_STATS_LEFT_OUT = ("histogram", "samples", "first_reject", "label_range")
 _PLAN_LEFT_OUT = ("splitters",)
 _ARRAYS = ConfigDict(arbitrary_types_allowed=True)
 
@@ -31,7 +31,7 @@ class Summary(NamedTuple):
     """All of it."""
 
     stats: Stats
-    """Without histogram, samples and the first reject."""
+    """Without histogram, samples, the first reject and the range of labels."""
     plan: Plan
     """Without splitters."""
     tables: dict[str, TableIds]

@@ -130,8 +130,8 @@ def _tutorial(overrides: list[str], seed: int, started: float) -> tuple[float, f
 
     tf.keras.utils.set_random_seed(seed)
     dataset = load_dataset(config.dataset.path)
-    number = dataset.splits["train"].rows
-    rows = next(iter(TrainData(dataset, number, seed).batches(0)))
+    number = dataset.training_split(positives_only=True).rows
+    rows = next(iter(TrainData(dataset, number, seed, positives_only=True).batches(0)))
     pairs = tf.data.Dataset.from_tensor_slices({name: rows[name] for name in ("user", "item")})
     model = _tutorial_model(dataset.table_rows("user"), dataset.table_rows("item"))
     batches = pairs.shuffle(100_000, seed=seed).batch(_TUTORIAL_BATCH).cache()

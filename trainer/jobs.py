@@ -1,6 +1,7 @@
 """`lazytower jobs`: lists, shows, follows, supervises and cancels jobs, from what their directories hold."""
 
 import argparse
+import contextlib
 import sys
 import time
 
@@ -76,11 +77,17 @@ def _logs(args) -> int:
 
 
 def _cancel(args) -> int:
+    from trainer.job_config import JobConfig
     from trainer.supervise import cancel
 
     record = _record(args)
-    state = cancel(record.path)
-    left = "no process is left" if record.facts["launcher"] == "local" else "no slice is left"
+    config = JobConfig(record)
+    try:
+        state = cancel(record.path)
+    except KeyboardInterrupt:
+        logging.warning("interrupted: %s may not be ended; rerun the same command", record.id)
+        raise
+    left = "no process is left" if config.section["kind"] == "local" else "no slice is left"
     if state.unseen:
         left = (
             "whether a slice is left could not be seen; `gcloud compute tpus queued-resources list` shows it"
@@ -145,11 +152,12 @@ def _supervised(path: str, tick) -> None:
 
 def _record(args):
     """The job that is meant. Raises UserError: there is none."""
-    from trainer.job_record import JobRecord
+    from trainer.job_record import JobRecord, UnreadableFacts
     from trainer.local_state import job_path
 
     record = JobRecord(job_path(args.job, _staging(args)))
-    record.facts  # noqa: B018 - raises when there is no such job
+    with contextlib.suppress(UnreadableFacts):
+        record.facts  # noqa: B018 - raises when there is no such job
     return record
 
 

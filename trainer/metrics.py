@@ -19,7 +19,7 @@ from typing import Any
 from absl import logging
 
 from configs.errors import DataError
-from configs.storage import filesystem, is_remote, read_bytes, write_bytes
+from configs.storage import filesystem, is_remote, names, read_bytes, write_bytes
 
 FILE_NAME = "metrics.jsonl"
 EVENTS = "tensorboard"
@@ -63,7 +63,8 @@ class MetricsWriter:
         """
         import tensorflow as tf
 
-        self._fs, self._root = filesystem(run_dir.rstrip("/"))
+        self._run_dir = run_dir.rstrip("/")
+        self._fs, self._root = filesystem(self._run_dir)
         self._remote = is_remote(run_dir)
         self._work = tempfile.mkdtemp(prefix="metrics-") if self._remote else self._root
         self._upload_seconds = upload_seconds
@@ -106,6 +107,11 @@ class MetricsWriter:
         if self._remote and (kind != "train" or time.monotonic() - self._uploaded_at > self._upload_seconds):
             self._try_upload()
 
+    def read(self) -> list[dict]:
+        """All lines written so far, those of earlier processes of the run included."""
+        path = f"{self._work}/{FILE_NAME}"
+        return _parse(Path(path).read_bytes(), path)
+
     def flush(self) -> None:
         """In an object store uploads what is written so far; a failure is logged.
 
@@ -139,10 +145,10 @@ class MetricsWriter:
     def _write_scalars(self, line: dict) -> None:
         import tensorflow as tf
 
-        names = [line["kind"], line.get("split"), line.get("scorer")]
+        parts = [line["kind"], line.get("split"), line.get("scorer")]
         if line.get("scorer") == "model":  # baselines have no weights
-            names.append(line.get("weights"))
-        prefix = "/".join(name for name in names if name)
+            parts.append(line.get("weights"))
+        prefix = "/".join(part for part in parts if part)
         with self._events_may_fail(), self._events.as_default(step=line["step"]):
             for name, value in line.items():
                 if name not in ("step", "time") and type(value) in (int, float):
@@ -163,10 +169,11 @@ class MetricsWriter:
                 logging.warning("%s/%s: scalars are lost (%s); training goes on", self._work, EVENTS, reason)
 
     def _download(self) -> None:
-        names = [f"{self._root}/{FILE_NAME}", *self._fs.glob(f"{self._root}/{EVENTS}/*tfevents*")]
-        for name in names:
-            if self._fs.exists(name):
-                self._fs.get_file(name, self._work + name.removeprefix(self._root))
+        # Listed, not globbed: the run's own path may hold the marks of a pattern.
+        events = [f"{EVENTS}/{name}" for name in names(f"{self._run_dir}/{EVENTS}") if "tfevents" in name]
+        for name in (FILE_NAME, *events):
+            if self._fs.exists(f"{self._root}/{name}"):
+                self._fs.get_file(f"{self._root}/{name}", f"{self._work}/{name}")
 
     def _upload(self) -> None:
         self._fs.makedirs(f"{self._root}/{EVENTS}", exist_ok=True)

@@ -77,7 +77,6 @@ def test_dump_keeps_letters_of_all_languages(tmp_path):
             {"model": {"kind": "two_towr"}},
             "FILE: model.kind: 'two_towr' is unknown; allowed: 'two_tower', 'dot_bias'",
         ),
-        ({"model": {}}, "FILE: model: needs a kind"),
         (
             {"polyak": {"kind": "exponentail"}},
             "FILE: polyak.kind: Input should be 'exponential', 'uniform', 'tail_average' or 'none', found "

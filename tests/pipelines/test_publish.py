@@ -34,7 +34,7 @@ def test_again_is_a_no_op_and_changes_need_overwrite(tmp_path):
     with pytest.raises(DataError, match="other dataset settings; give --overwrite"):
         prepare(other.source, other.dataset)
     third = configure(SYNTHETIC | {"rows": 2000}, dataset_section(tmp_path))
-    with pytest.raises(DataError, match="another source; give --overwrite"):
+    with pytest.raises(DataError, match=r"another source \(source.rows differs\); give --overwrite"):
         prepare(third.source, third.dataset)
     found = prepare(third.source, third.dataset, overwrite=True)
     assert load_dataset(str(tmp_path / "out")).fingerprint == found.fingerprint != first.fingerprint
