@@ -56,6 +56,18 @@ def join(path: str, *names: str) -> str:
     return "/".join([path.rstrip("/") or "/", *names])
 
 
+def inner_path(name: str) -> str:
+    """`name`, a path that stays inside the directory it is relative to.
+
+    Raises:
+      ValueError: it would lead out of it; whoever writes a manifest must not choose what is read elsewhere.
+    """
+    parts = name.split("/")
+    if not name or "\0" in name or "://" in name or not all(parts) or {".", ".."} & set(parts):
+        raise ValueError(f"{name[:100]!r} is no path inside the directory")
+    return name
+
+
 def exists(path: str) -> bool:
     """Whether there is a file or directory at `path`."""
     fs, place = filesystem(path)

@@ -25,6 +25,7 @@ import math
 import os
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -34,6 +35,8 @@ from absl import logging
 
 from configs import storage
 from configs.errors import CheckpointError, UserError
+from configs.terminal import bounded
+from trainer.checkpoint_manifest import check_manifest
 from trainer.file_map import forget, map_file
 
 COMMITTED = "COMMITTED"
@@ -177,8 +180,10 @@ def read_manifest(path: str) -> dict:
         manifest = json.loads(content)
         if manifest.pop("crc32c") != _checksum(manifest):
             raise ValueError("its own checksum differs")
-    except (ValueError, AttributeError, LookupError, TypeError) as error:  # torn JSON can hold anything
-        raise DamagedCheckpoint(f"{path}/{COMMITTED}: cannot be read ({error})") from None
+        check_manifest(manifest)
+    except (ValueError, AttributeError, LookupError, TypeError, RecursionError) as error:
+        # Torn JSON can hold anything.
+        raise DamagedCheckpoint(f"{path}/{COMMITTED}: cannot be read ({bounded(str(error), 200)})") from None
     return manifest
 
 
@@ -217,13 +222,26 @@ def _reading(name: str):
 
 def read_array(path: str, manifest: dict, name: str) -> np.ndarray:
     """An .npy file's array, read-only, checked as by read_file."""
-    return _array(read_file(path, manifest, name))
+    content = read_file(path, manifest, name)
+    with _as_written(path, name):
+        return _array(content)
 
 
 def read_dense(path: str, manifest: dict) -> dict[str, np.ndarray]:
     """The arrays of dense.npz by name, checked as by read_file."""
-    with np.load(io.BytesIO(read_file(path, manifest, DENSE))) as values:
+    content = read_file(path, manifest, DENSE)
+    with _as_written(path, DENSE), np.load(io.BytesIO(content), allow_pickle=False) as values:
         return {name: values[name] for name in values.files}
+
+
+@contextlib.contextmanager
+def _as_written(path: str, name: str) -> Iterator[None]:
+    """A file that is what its manifest says, and still no array, was written by somebody else."""
+    try:
+        yield
+    except (ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+        reason = bounded(str(error), 200)
+        raise DamagedCheckpoint(f"{path}/{name}: holds no array of a checkpoint ({reason})") from None
 
 
 def verify_file(path: str, manifest: dict, name: str) -> None:
@@ -258,7 +276,8 @@ def map_array(path: str, manifest: dict, name: str) -> np.ndarray:
         mapped = map_file(file) if size else b""  # nothing cannot be mapped
     blocks = (mapped[at : at + _BLOCK] for at in range(0, len(mapped), _BLOCK))
     _compare(full_name, expected, len(mapped), blocks)
-    array = _array(mapped)
+    with _as_written(path, name):
+        array = _array(mapped)
     release(array)
     return array
 
