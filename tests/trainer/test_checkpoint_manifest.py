@@ -1,4 +1,4 @@
-"""COMMITTED as somebody else may have written it, its own checksum right: one line, and nothing is read elsewhere."""
+"""COMMITTED forged with its own checksum right: one line, no file elsewhere is read."""
 
 import copy
 import json
