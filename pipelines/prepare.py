@@ -117,12 +117,12 @@ def _run_pipeline(job, ranges, options, check_source):
 
     from configs.errors import DataError
     from pipelines.pipeline import build
-    from pipelines.runners import run_to_end, template_location
+    from pipelines.runners import make_runner, run_to_end, template_location
     from pipelines.summary import FILE_NAME, load_summary
 
     if "://" not in job.layout.spool:
         os.makedirs(job.layout.spool)
-    pipeline = beam.Pipeline(options=options)
+    pipeline = beam.Pipeline(make_runner(options), options=options)
     build(pipeline, job, ranges)
     run_to_end(pipeline, options)
     if template := template_location(options):
