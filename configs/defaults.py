@@ -37,6 +37,8 @@ def complete_model(config) -> TwoTower | DotBias:
     if model.user_tower is None:
         inputs = ["user", "history"] if _reads_history(config.dataset) else ["user"]
         changes["user_tower"] = TowerConfig(inputs=inputs, combine="sum")
+        if "pooling" not in model.history.model_fields_set:
+            changes["history"] = model.history.model_copy(update={"pooling": "sqrtn"})
     tower = changes.get("user_tower", model.user_tower)
     if model.loss.temperature is None:
         cosine = HISTORY_TEMPERATURE if "history" in tower.inputs else COSINE_TEMPERATURE

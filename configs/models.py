@@ -41,8 +41,9 @@ class HistoryConfig(Section):
 
     table: Literal["item", "history"] = "item"
     """item shares the items' table; history is a table of its own with the same ids."""
-    pooling: Literal["mean", "sum", "sqrtn"] = "sqrtn"
-    """How the rows of the history become one vector; an empty history is zero."""
+    pooling: Literal["mean", "sum", "sqrtn"] = "mean"
+    """How the rows of the history become one vector; an empty history is zero. When neither it nor
+    model.user_tower is given: sqrtn, so that a longer history weighs more beside the user's row."""
 
 
 class TowerConfig(Section):

@@ -96,11 +96,13 @@ def test_open_widths_follow_from_the_towers(model, expected, bias):
 def test_the_user_tower_reads_the_history_where_it_says_what_comes_next(dataset, inputs, length):
     config = parsed(dataset={"path": "x", **dataset})
     assert config.model.user_tower.inputs == inputs
+    assert config.model.history.pooling == "sqrtn"
     assert config.dataset.history_length == length
 
 
 def test_a_tower_that_reads_history_has_it_kept():
-    assert parsed(model=two_tower(["history"])).dataset.history_length == 50
+    config = parsed(model=two_tower(["history"]))
+    assert config.dataset.history_length == 50 and config.model.history.pooling == "mean"
 
 
 def test_dot_bias_takes_the_width_that_is_given():
