@@ -112,6 +112,11 @@ class TwoTower(Section):
     def inputs(self) -> list[str]:
         return (self.user_tower.inputs if self.user_tower else []) + self.item_tower.inputs
 
+    @property
+    def trains_on_positives(self) -> bool:
+        """Whether only positive rows train it: every row of a batch is one under the softmax."""
+        return True
+
     def drawn(self, batch_size: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the inputs of items that are drawn for a batch, by input."""
         extra = self.loss.extra_negatives
@@ -143,6 +148,11 @@ class DotBias(Section):
     @property
     def inputs(self) -> list[str]:
         return ["user", "item"]
+
+    @property
+    def trains_on_positives(self) -> bool:
+        """As TwoTower.trains_on_positives: labels tell the rows apart here."""
+        return False
 
     def drawn(self, batch_size: int) -> dict[str, tuple[int, ...]]:
         """As TwoTower.drawn."""

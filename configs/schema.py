@@ -97,6 +97,20 @@ class RunConfig(Section):
             sizes["model.loss.extra_negatives"] = self.model.loss.extra_negatives
         return next((f"{key} {size}" for key, size in sizes.items() if size % parts), "")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _split_follows_time(cls, values):
+        # Only here is the source known. The default is written into the section, so a saved config has it.
+        if not isinstance(values, dict):
+            return values
+        source, dataset = values.get("source"), values.get("dataset")
+        if not isinstance(source, dict) or not isinstance(dataset, dict) or "split" in dataset:
+            return values
+        roles = source.get("roles")
+        timed = source.get("kind") == "synthetic" or (isinstance(roles, dict) and roles.get("timestamp"))
+        kind = "temporal" if timed else "random"
+        return values | {"dataset": dataset | {"split": {"kind": kind}}}
+
     @model_validator(mode="after")
     def _model_follows(self):
         # Sections are frozen for everyone else; here the document is still being read.
@@ -145,6 +159,8 @@ class RunConfig(Section):
             raise ValueError("dataset.split.kind: given and source.roles.split go together")
         if self.dataset.min_label is not None and self.source.roles.label is None:
             raise ValueError("dataset.min_label needs source.roles.label")
+        if isinstance(self.dataset.positive, float) and self.source.roles.label is None:
+            raise ValueError("dataset.positive: a number needs source.roles.label")
         return self
 
     @model_validator(mode="after")

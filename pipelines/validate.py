@@ -1,8 +1,9 @@
 """Validation: raw columns become typed columns, and each row at fault a Reject with its first reason.
 
-Reasons: wrong_column_count, unbalanced_quote, stray_carriage_return, not_utf8, invalid_json and
-wrong_type_<column> from the sources; missing_<role>, newline_in_key, bad_<column> (no number),
-not_finite_<column>, negative_weight, bad_timestamp, timestamp_out_of_range and unknown_split from here.
+Reasons: wrong_column_count, unbalanced_quote, text_after_quote, stray_carriage_return, nul_byte,
+line_too_long, not_utf8, invalid_json and wrong_type_<column> from the sources; missing_<role>,
+newline_in_key, bad_<column> (not a number), not_finite_<column>, negative_weight, bad_timestamp,
+timestamp_out_of_range and unknown_split from here.
 """
 
 import numpy as np
@@ -10,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as compute
 
 from configs.dataset import SPLITS
+from pipelines.keys import are_null, break_lines, clean_keys
 from pipelines.layout import Job
 from pipelines.sources.reader import Piece, Reject
+from pipelines.times import LAST_TIME, to_nanoseconds
 
-LAST_SECOND = 9_214_646_400  # 2262-01-01: nanoseconds since 1970 still fit in int64
-_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "iso8601": 1}
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^(?i)[+-]?(inf|infinity|nan)$"
 _KEYS = pa.dictionary(pa.int32(), pa.string())
 
@@ -45,18 +46,18 @@ def validate(piece: Piece, job: Job) -> tuple[pa.Table, list[Reject]]:
 
     Returns:
       table: of the rows without fault: _row int64; user, item and categorical features
-        dictionary<int32, string>; timestamp int64 seconds; label float32; weight float32 if the source has
-        it; _split int8 if given; numeric features float32. No nulls.
+        dictionary<int32, string>; timestamp int64 nanoseconds; label float32; weight float32 if the source
+        has it; _split int8 if given; numeric features float32, NaN where `missing` stands in. No nulls.
       rejects: the piece's own and those found here, by row.
     """
     faults = Faults(len(piece.rows))
     columns = {"_row": pa.array(piece.rows)}
     for name in ("user", "item", *job.categorical):
-        columns[name] = _keys(piece.columns[name], name, name in ("user", "item"), faults)
+        columns[name] = _keys(piece, name, job, faults)
     columns["timestamp"] = _timestamps(piece, job, faults)
     for name in ("label", "weight", *job.numeric):
         if name in piece.columns:
-            columns[name] = _numbers(piece.columns[name], name, faults, job.missing.get(name))
+            columns[name] = _numbers(piece, name, job, faults)
     if "label" not in columns:
         columns["label"] = pa.array(np.ones(len(piece.rows), np.float32))
     if "_split" in piece.columns:
@@ -74,22 +75,30 @@ def validate(piece: Piece, job: Job) -> tuple[pa.Table, list[Reject]]:
     return table.filter(pa.array(keep)), sorted(piece.rejects + found)
 
 
-def _keys(values: pa.Array, name: str, required: bool, faults: Faults) -> pa.DictionaryArray:
+def _keys(piece: Piece, name: str, job: Job, faults: Faults) -> pa.DictionaryArray:
     """Text or integers as dictionary; a missing category is the empty key."""
-    values = _as_dictionary(values, faults)
-    keys = values.dictionary
+    values = _as_dictionary(piece.columns[name], faults)
     codes = values.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    if required:
+    keys, nulls = values.dictionary, getattr(job.source, "nulls", [])
+    if getattr(job.source, "clean_keys", False):
+        keys, *changes = clean_keys(keys)
+        for what, changed in zip(("outer_blanks", "integer_as_float"), changes, strict=True):
+            if changed is not None:
+                piece.notes[f"{what}_{name}"] += int(np.append(changed, False)[codes].sum())
+    null = are_null(keys, nulls)
+    if null is not None:
+        is_null = np.append(null, False)[codes]
+        piece.notes[f"null_{name}"] += int(is_null.sum())
+        codes = np.where(is_null, -1, codes).astype(np.int32)
+    if name in ("user", "item"):
         empty = np.append(compute.equal(keys, "").to_numpy(zero_copy_only=False).astype(bool), True)
         faults.add(empty[codes], f"missing_{name}")
-    # A vocabulary file holds one key a line, and TensorFlow's reader of it drops carriage returns.
-    newline = compute.match_substring_regex(keys, "[\r\n]").to_numpy(zero_copy_only=False).astype(bool)
-    faults.add(np.append(newline, False)[codes], "newline_in_key")
-    if values.null_count == 0:
+    if (broken := break_lines(keys)) is not None:
+        faults.add(np.append(broken, False)[codes], "newline_in_key")
+    if keys is values.dictionary and null is None and values.null_count == 0:
         return values
-    keys = pa.concat_arrays([keys, pa.array([""])])
-    codes = np.where(codes < 0, len(keys) - 1, codes).astype(np.int32)
-    return pa.DictionaryArray.from_arrays(pa.array(codes), keys)
+    distinct = pa.concat_arrays([keys, pa.array([""])]).dictionary_encode()  # two may be equal now
+    return pa.DictionaryArray.from_arrays(pa.array(distinct.indices.to_numpy()[codes]), distinct.dictionary)
 
 
 def _as_dictionary(values: pa.Array, faults: Faults) -> pa.DictionaryArray:
@@ -137,96 +146,67 @@ def parse_numbers(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return numbers, bad
 
 
-def _numbers(values: pa.Array, name: str, faults: Faults, missing: float | None) -> pa.Array:
-    numbers, bad = parse_numbers(values)
-    if missing is not None and bad.any():
-        empty = _empty(values)
-        numbers, bad = np.where(empty, missing, numbers), bad & ~empty
+def _numbers(piece: Piece, name: str, job: Job, faults: Faults) -> pa.Array:
+    """float32 without nulls; NaN where a feature's key `missing` stands in."""
+    values = _plain(piece.columns[name])
+    numbers, bad = parse_numbers(_booleans_as_numbers(values))
+    excused = np.zeros(len(numbers), bool)
+    if name in job.numeric:
+        empty = _missing(values, numbers, bad, getattr(job.source, "nulls", []))
+        if name in job.missing:  # NaN until the catalogs know which values are empty (pipelines/group.py)
+            piece.notes[f"null_{name}"] += int(empty.sum())
+            numbers, bad, excused = np.where(empty, np.nan, numbers), bad & ~empty, empty
+        else:
+            bad |= empty
     with np.errstate(over="ignore"):
         numbers = numbers.astype(np.float32)
     faults.add(bad, f"bad_{name}")
-    faults.add(~np.isfinite(numbers), f"not_finite_{name}")
+    faults.add(~(excused | np.isfinite(numbers)), f"not_finite_{name}")
     if name == "weight":
         faults.add(numbers < 0, "negative_weight")
     return pa.array(numbers)
 
 
-def _empty(values: pa.Array) -> np.ndarray:
-    """Where a value is null or blank text, bool [n]."""
-    null = values.is_null().to_numpy(zero_copy_only=False).astype(bool)
+def _plain(values: pa.Array) -> pa.Array:
+    """Values that are no dictionary and no bytes; bytes that are not UTF-8 become null."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
         values = _decode(values, Faults(len(values)))
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        return null
-    blank = compute.equal(compute.utf8_trim_whitespace(values), "").fill_null(False)
-    return null | blank.to_numpy(zero_copy_only=False).astype(bool)
+    return values.cast(pa.string()) if pa.types.is_large_string(values.type) else values
+
+
+def _booleans_as_numbers(values: pa.Array) -> pa.Array:
+    """true and false, as text, as 1 and 0."""
+    if not pa.types.is_string(values.type):
+        return values
+    lower = compute.ascii_lower(compute.utf8_trim_whitespace(values))
+    place = compute.index_in(lower, pa.array(["false", "true"]))
+    if place.null_count == len(place):
+        return values
+    return compute.if_else(place.is_valid(), compute.cast(place, pa.string()), values)
+
+
+def _missing(values: pa.Array, numbers: np.ndarray, bad: np.ndarray, nulls: list[str]) -> np.ndarray:
+    """Where a number is missing, bool [n]: null, NaN, blank text, or one of `nulls` as text or as number."""
+    missing = values.is_null().to_numpy(zero_copy_only=False).astype(bool) | np.isnan(numbers)
+    null_numbers, not_number = parse_numbers(pa.array(nulls, pa.string()))
+    missing |= ~bad & np.isin(numbers, null_numbers[~not_number])
+    if bad.any() and pa.types.is_string(values.type):
+        text = compute.utf8_trim_whitespace(values)
+        found = compute.is_in(text, pa.array(["", *nulls])).to_numpy(zero_copy_only=False)
+        missing |= found.astype(bool)
+    return missing
 
 
 def _timestamps(piece: Piece, job: Job, faults: Faults) -> pa.Array:
-    """int64 seconds; the row number when the source has no time."""
+    """int64 nanoseconds; the row number when the source has no time."""
     if "timestamp" not in piece.columns:
         return pa.array(piece.rows)
-    seconds, bad = to_seconds(piece.columns["timestamp"], getattr(job.source, "timestamp_unit", "s"))
+    times, bad = to_nanoseconds(piece.columns["timestamp"], getattr(job.source, "timestamp_unit", "s"))
     faults.add(bad, "bad_timestamp")
-    faults.add((seconds < 0) | (seconds >= LAST_SECOND), "timestamp_out_of_range")
-    return pa.array(seconds)
-
-
-def to_seconds(values: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
-    """int64 [n] seconds, rounded down, and bool [n], where a value is no time (0 there).
-
-    Args:
-      values: numbers or text in `unit`, or Arrow dates and timestamps, which know their unit.
-    """
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    if pa.types.is_temporal(values.type):
-        return _from_temporal(values)
-    if unit == "iso8601":
-        return _from_iso8601(values)
-    if pa.types.is_integer(values.type) and not pa.types.is_uint64(values.type):
-        bad = values.is_null().to_numpy(zero_copy_only=False).astype(bool)
-        numbers = values.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
-        return numbers // _PER_SECOND[unit], bad
-    numbers, bad = parse_numbers(values)
-    bad |= np.isnan(numbers)
-    limit = float(LAST_SECOND) * _PER_SECOND[unit]
-    numbers = np.clip(np.nan_to_num(numbers), -1.0, limit)  # out of range stays out of range
-    whole = np.floor(numbers).astype(np.int64)
-    return whole // _PER_SECOND[unit], bad
-
-
-def _from_temporal(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    bad = values.is_null().to_numpy(zero_copy_only=False).astype(bool)
-    if not pa.types.is_timestamp(values.type):
-        values = values.cast(pa.timestamp("ms"))
-    factor = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[values.type.unit]
-    return values.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False) // factor, bad
-
-
-def _from_iso8601(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Text such as 2014-07-23T18:00:00.5+02:00; without a zone it is UTC."""
-    text = compute.utf8_trim_whitespace(values.cast(pa.string()))
-    zone = compute.match_substring_regex(text, r"\d\d:\d\d.*(Z|[+-]\d\d(:?\d\d)?)$").fill_null(False)
-    date = compute.match_substring_regex(text, r"^\d{4}-\d\d-\d\d$").fill_null(False)
-    text = compute.if_else(date, compute.binary_join_element_wise(text, "T00:00:00Z", ""), text)
-    zone = compute.or_(zone, date)
-    text = compute.if_else(zone, text, compute.binary_join_element_wise(text, "Z", ""))
-    kind = pa.timestamp("us", "UTC")
-    try:
-        parsed = text.cast(kind)
-    except pa.ArrowInvalid:
-        parsed = pa.array([_parse_one(value, kind) for value in text], kind)
-    return _from_temporal(parsed)
-
-
-def _parse_one(value: pa.Scalar, kind: pa.DataType):
-    try:
-        return value.cast(kind)
-    except pa.ArrowInvalid:
-        return None
+    faults.add((times < 0) | (times >= LAST_TIME), "timestamp_out_of_range")
+    return pa.array(times)
 
 
 def _splits(values: pa.Array, faults: Faults) -> pa.Array:

@@ -103,7 +103,7 @@ def evaluate_recommender(
     Args:
       recommender: trainer.recommender.Recommender.
       dataset: manifest.
-      items: its catalog.
+      items: its catalog; side features are taken as of the split.
       step: steps done.
       split: valid or test.
       check: called now and then; what it raises ends the evaluation.
@@ -116,7 +116,7 @@ def evaluate_recommender(
     from trainer.catalog import Users
     from trainer.ranking import evaluate_scorers
 
-    options = recommender.config.evaluate
+    options, items = recommender.config.evaluate, items.as_of(split)
     models = [
         TrainedScorer(recommender, items, weights == "average", step, check)
         for weights in _weights(options.weights, recommender.has_averages)
@@ -146,6 +146,8 @@ def _weights(wanted: str, has_averages: bool) -> list[str]:
 
 def format_results(lines: list[dict]) -> str:
     """The protocol and a table of the metrics, for people."""
+    from trainer.left_out import reasons
+
     names = [name for name in lines[0] if "@" in name or name == "mrr"]
     models = [line for line in lines if line["scorer"] == "model"]
     rows = [["", *names]]
@@ -159,4 +161,6 @@ def format_results(lines: list[dict]) -> str:
     ]
     first = lines[0]
     counts = f"{first['users']:,} users, {first['targets']:,} targets ({first['cold_targets']:,} cold)"
-    return "\n".join([*table, "", f"{first['split']}: {counts}", first["protocol"]])
+    left_out = reasons(first)
+    lines = [f"{first['split']}: {counts}", *([f"left out: {'; '.join(left_out)}"] if left_out else [])]
+    return "\n".join([*table, "", *lines, first["protocol"]])

@@ -16,7 +16,10 @@ from absl import logging
 from configs.arguments import add_config_arguments
 from configs.errors import ExportError
 from configs.load import load_config
-from trainer.publish import locked, new_version, publish
+from trainer.publish import is_pattern, loadable, locked, new_version, publish
+
+# Nothing of the working directory; PYTHONPATH stays, which may be where TensorFlow is.
+_ALONE = "import sys\nsys.path[:] = [path for path in sys.path if path]\n"
 
 
 def add_arguments(parser) -> None:
@@ -51,6 +54,12 @@ def export(config) -> str:
     if config.export.index.kind == "scann":
         require_scann("export.index.kind: scann")
     directory = config.export_path.rstrip("/")
+    if is_pattern(directory):
+        logging.warning(
+            "%s: TensorFlow takes * ? [ and \\ in a path for a pattern: `lazytower recommend` asks the model "
+            "there, but TensorFlow Serving and tf.saved_model.load need it copied to another path",
+            directory,
+        )
     started = time.monotonic()
     trained = open_trained(config)
     _log_weights(trained)
@@ -126,12 +135,13 @@ def replay_golden(model: str, golden: str) -> None:
     with open(source, encoding="utf-8") as file:
         program = file.read()
     started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", program, model, golden],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
+    with loadable(model) as path:
+        done = subprocess.run(
+            [sys.executable, "-c", _ALONE + program, path, golden],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
     if done.returncode != 0 or done.stdout.strip() != "ok":
         lines = (done.stdout.strip() or done.stderr.strip() or f"exit code {done.returncode}").splitlines()
         raise ExportError(f"the SavedModel does not answer as the trained model: {lines[-1]}")

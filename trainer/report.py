@@ -7,6 +7,7 @@ import yaml
 
 from configs.storage import write_bytes
 from trainer.findings import evaluation_findings, loss_findings
+from trainer.left_out import COUNTS, reasons
 from trainer.metrics import read_metrics
 from trainer.report_facts import (
     checkpoint_facts,
@@ -23,7 +24,15 @@ from trainer.report_figures import Curve, curve, figure, legend, plotly_source, 
 from trainer.report_page import cards, escape, label, note, number, page, pairs, section, table
 
 FILE_NAME = "report.html"
-_DATASET_FACTS = ("source_rows", "filtered", "history_length", "fingerprint", "source_fingerprint", "path")
+_DATASET_FACTS = (
+    "source_rows",
+    "filtered",
+    "duplicates",
+    "history_length",
+    "fingerprint",
+    "source_fingerprint",
+    "path",
+)
 _IN_TITLE = {"time", "kind", "split", "protocol", "scorer", "weights"}
 _KNOWN_TRAIN = {"loss", "examples_per_second", "input_wait_share", "peak_rss_bytes"}
 
@@ -143,7 +152,7 @@ def _metric(lines: list[dict], metric: str) -> list[Curve]:
 
 
 def _final_table(evaluations: list[dict]) -> list[str]:
-    parts = []
+    parts, hidden = [], _IN_TITLE | set(COUNTS)
     for pair, lines in grouped(evaluations, comparable).items():
         latest = [own[-1] for own in grouped(lines, subject).values()]
         metrics = metric_names(latest)
@@ -152,8 +161,10 @@ def _final_table(evaluations: list[dict]) -> list[str]:
             scorer, weights = subject(line)
             row = {"scorer": scorer.replace("_", " "), "weights": weights or "–", "step": line.get("step")}
             row |= {name: line.get(name) for name in metrics}
-            rows.append(row | {name: value for name, value in line.items() if name not in _IN_TITLE})
+            rows.append(row | {name: value for name, value in line.items() if name not in hidden})
         parts += [_group_title(pair), table(rows)]
+        if left_out := reasons(latest[0]):
+            parts.append(note(f"Left out: {'; '.join(left_out)}."))
     return parts or [note("No evaluation was recorded yet.")]
 
 
@@ -198,6 +209,9 @@ def _split(info: Any) -> dict:
     entry = _entry(info)
     if isinstance(entry.get("files"), (list, tuple)):
         entry["files"] = len(entry["files"])
+    for name in ("min_timestamp", "max_timestamp"):  # nanoseconds there, seconds on the page
+        if isinstance(entry.get(name), int):
+            entry[name] //= 10**9
     return {k: v for k, v in entry.items() if k != "path"}
 
 

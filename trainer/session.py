@@ -7,6 +7,7 @@ import time
 from absl import logging
 
 from configs.dataset import load_dataset
+from configs.dataset_lock import DatasetLock
 from configs.errors import DataError, Stopped, UserError
 from configs.lease import LeaseHeld
 from configs.load import dump_config
@@ -43,9 +44,10 @@ class TrainSession:
         from trainer.training import build_training
 
         self.config, self._interrupt = config, interrupt
+        self._reading = DatasetLock(config.dataset.path)
         self.dataset = load_dataset(config.dataset.path)
         check_dataset(config, self.dataset)
-        for info in self.dataset.splits["train"].files:
+        for info in self.dataset.training_split(config.model.trains_on_positives).files:
             verify_file(self.dataset, info)
         training = build_training(config, self.dataset)
         self.items, self._data, self.num_steps, self.recommender, self.train_step = training
@@ -83,6 +85,7 @@ class TrainSession:
             self._wait_for_checkpoint(log_only=kind is not None)
         finally:
             self._close_metrics(log_only=kind is not None)
+            self._reading.close()
 
     def _close_metrics(self, log_only: bool) -> None:
         try:
@@ -174,7 +177,7 @@ class TrainSession:
         self._loop_ended = now
         values = {
             "loss": loss,
-            "learning_rate": float(self.train_step.learning_rate(float(step))),
+            **self.train_step.learning_rates(float(step)),
             "examples_per_second": rate,
             "peak_rss_bytes": peak_rss_bytes(),
         }
@@ -187,7 +190,7 @@ class TrainSession:
 
         guard, allowed = self.train_step.guard, self.config.train.skip_nonfinite
         skipped = int(guard.skipped)
-        facts = f"step {step:,}: not finite: {guard.latest}; {blame(self.dataset, self._data, step)}"
+        facts = f"step {step:,}: not finite: {guard.latest}; {blame(self._data, step)}"
         values = {"event": "skip", "skipped_batches": skipped, "reason": guard.latest}
         self._metrics.write("run", step, values)
         if skipped <= allowed:
@@ -283,8 +286,11 @@ class TrainSession:
         )
 
     def _write_report(self) -> None:
-        with self.train_step.rows_at_hand():
-            write_run_report(self.config, self.dataset, self.recommender, int(self.train_step.step))
+        try:
+            with self.train_step.rows_at_hand():
+                write_run_report(self.config, self.dataset, self.recommender, int(self.train_step.step))
+        except OSError as error:  # training is worth more than its report of this minute
+            logging.warning("%s: cannot be written (%s)", self.report_path, error.strerror or error)
 
 
 def lock_run(path: str) -> Lock:
