@@ -54,6 +54,7 @@ def first_difference(saved: dict, now: dict) -> tuple[str, object, object] | Non
             return key, old, new
         if old.get("kind") != new.get("kind"):  # their other keys are not the same ones
             return f"{key}.kind", old.get("kind"), new.get("kind")
-        inner, old, new = first_difference(old, new)
-        return f"{key}.{inner}", old, new
+        if found := first_difference(old, new):  # else one has keys of None that the other lacks
+            inner, old, new = found
+            return f"{key}.{inner}", old, new
     return None

@@ -52,3 +52,17 @@ def test_checkpoints_may_be_older_than_an_option_that_is_off(kind, key, off, on)
 
     assert key not in identity(off)["tables"]["user"]["optimizer"]
     assert first_difference(identity(off), identity(on)) == (f"tables.user.optimizer.{key}", None, on)
+
+
+def test_averages_of_another_horizon_are_another_run():
+    """What a checkpoint without the key was averaged by is not what the default means now."""
+    now = checkpoint_identity(parse_config(document(), "FILE"), "f", 10)
+    old = {
+        **now,
+        "polyak": {"kind": "exponential", "decay": None, "start_fraction": 0.0, "checkpoints": None},
+    }
+    assert first_difference(old, now) == ("polyak.horizon_fraction", None, 0.05)
+    said = {"decay": 0.9, "start_fraction": 0.0}
+    explicit = checkpoint_identity(parse_config(document(polyak=said), "FILE"), "f", 10)
+    old = {**explicit, "polyak": {"kind": "exponential", **said, "checkpoints": None}}
+    assert first_difference(old, explicit) is None, "a run that says its decay goes on"

@@ -18,6 +18,7 @@ from tests.tiny_run import USERS, tiny_export, tiny_run
 from trainer import export as export_module
 from trainer import golden as golden_module
 from trainer.export import export, replay_golden
+from trainer.polyak import make_average
 from trainer.publish import locked, versions
 from trainer.recommend import recommend
 from trainer.replay import Difference, replay
@@ -54,9 +55,10 @@ def _averages(run, table, step, dim):
     records = np.concatenate([np.load(f"{folder}/{name}") for name in sorted(os.listdir(folder))])
     records = records.astype(np.float64)
     weight, average, last = records[:, :dim], records[:, -1 - dim : -1], records[:, -1:]
+    rule = make_average(run.config.polyak, step)
+    start = rule.start_step
     if run.config.polyak.kind == "exponential":
-        return weight + run.config.polyak.decay ** (step - last) * (average - weight)
-    start = int(run.config.polyak.start_fraction * step)
+        return weight + rule.decay ** (step - np.maximum(last, start)) * (average - weight)
     seen, since = np.maximum(last - start, 0), step - np.maximum(last, start)
     return (seen * average + since * weight) / np.maximum(seen + since, 1)
 
