@@ -6,9 +6,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import history, plan
+from pipelines import history
 from pipelines.history import gather_ranges
-from tests.pipelines.reference import content, run
+from pipelines.layout import Job, Layout
+from pipelines.plan import make_plan
+from pipelines.stats import Stats
+from tests.pipelines.reference import configure, content, run
 
 
 @settings(deadline=None, max_examples=80)
@@ -38,21 +41,26 @@ def test_gathering_takes_little_more_memory_than_its_result():
     assert peak < found.nbytes + 40 * history._PIECE
 
 
-def test_one_user_with_most_rows_gives_the_same_bytes_in_small_buckets(tmp_path, monkeypatch):
-    """Buckets of a file hold as many items of histories as fit in memory, not as many rows as without."""
+def test_one_user_with_most_rows_gives_the_same_bytes_in_small_buckets(tmp_path):
     users = ["bot" if i % 10 else f"u{i % 70}" for i in range(900)]
     lines = [f"{user},i{i * i % 37},{i}\n" for i, user in enumerate(users)]
     (tmp_path / "in.csv").write_text("user,item,time\n" + "".join(lines))
     source = {"kind": "delimited", "paths": [str(tmp_path / "in.csv")], "roles": {"timestamp": "time"}}
-    found, planned = [], []
-    real = plan.make_plan
-    monkeypatch.setattr("pipelines.pipeline.make_plan", lambda *a: planned.append(real(*a)) or planned[-1])
-    for name, items in (("whole", 1 << 24), ("pieces", 1000)):
-        monkeypatch.setattr(plan, "_BUCKET_ITEMS", items)
+    found = []
+    for name, rows in (("whole", 1 << 18), ("pieces", 5)):
         section = {"path": str(tmp_path / name), "history_length": 200, "num_shards": 1}
-        run(source, section)
+        run(source, section, bucket_rows=rows)
         files = content(tmp_path / name)
         files["dataset.json"] = files["dataset.json"].replace(str(tmp_path / name).encode(), b"")
         found.append(files)
     assert found[0] == found[1]
-    assert {p.buckets for p in planned} == {1, 256}
+
+
+def test_a_bucket_of_a_file_holds_fewer_rows_of_long_histories():
+    stats = Stats()
+    stats.kept = stats.positives = 8 << 18
+    buckets = []
+    for length in (0, 32, 512):
+        config = configure({"kind": "delimited", "paths": ["x"]}, {"path": "y", "history_length": length})
+        buckets.append(make_plan(stats, Job(config.source, config.dataset, Layout("", ""))).buckets)
+    assert buckets[0] == buckets[1] == 2 and buckets[2] == 16
