@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from configs.section import Path, Section, Seed
 
@@ -26,7 +26,11 @@ class HashIds(Section):
     """Number of rows of the table."""
 
 
-IdsConfig = Annotated[VocabIds | HashIds, Field(discriminator="kind")]
+def _vocab_by_default(value):
+    return {"kind": "vocab", **value} if isinstance(value, dict) else value
+
+
+IdsConfig = Annotated[VocabIds | HashIds, Field(discriminator="kind"), BeforeValidator(_vocab_by_default)]
 
 
 class FractionSplit(Section):
@@ -109,8 +113,9 @@ class DatasetConfig(Section):
     split: SplitConfig = Field(default_factory=lambda: RandomSplit(kind="random"))
     """How rows fall into train, valid and test; when not given, temporal where there is
     source.roles.timestamp, else random."""
-    history_length: int = Field(0, ge=0, le=512)
-    """Number of the user's newest earlier positive items kept with each row; 0 keeps none."""
+    history_length: int | None = Field(None, ge=0, le=512)
+    """Number of the user's newest earlier positive items kept with each row; 0 keeps none. When not given: 50
+    where the model reads history, else 0."""
     num_shards: int = Field(8, ge=1, le=65536)
     """Number of files of the train split."""
     seed: Seed = 0

@@ -16,8 +16,8 @@ of up to `block_rows` rows, one after the other. All blocks of a file are full b
 
 RECORD COLUMNS  user, item: int64 ids; label, weight: float32 (weight only if the source has it);
   timestamp: int64 nanoseconds since 1970, or, when the source has no timestamp, the row's number from 0 over
-  the lines of all files in their order (headers not counted; refused and blank lines leave gaps);
-  one per side feature (int64 id or float32), its value in this very row; and, when history_length > 0,
+  the lines of all files in the order of source.paths (headers not counted; refused and blank lines leave
+  gaps); one per side feature (int64 id or float32), its value in this very row; and, when history_length > 0,
   history: int64 item ids, oldest first, of all rows of the block one after the other, with
   history_length: int64 [rows], how many belong to each row. A row's history holds the
   user's newest earlier positive in-vocabulary items: of train for train and valid rows, of train and valid
@@ -125,6 +125,19 @@ class CatalogInfo(Section):
     """Files in order."""
 
 
+class SourceFileInfo(Section):
+    """One file that was read."""
+
+    path: str
+    """As source.paths led to it."""
+    bytes: int
+    """Size, as stored."""
+    version: str
+    """What its store said of its content without reading it: times and inode, generation, or entity tag."""
+    content: str
+    """Checksum of the stored bytes; the version again where a store knows none."""
+
+
 class Dataset(Section):
     """The whole of dataset.json."""
 
@@ -133,7 +146,9 @@ class Dataset(Section):
     fingerprint: str
     """SHA-256 over all record files' checksums: equal for equal content."""
     source_fingerprint: str
-    """SHA-256 over the source section and the source files' names and sizes."""
+    """SHA-256 over the source section and the source files' names, sizes and contents, in order."""
+    source_files: list[SourceFileInfo] = []
+    """What was read, in order; empty for a source without files."""
     block_rows: int = BLOCK_ROWS
     """Rows of a full block."""
     history_length: int
@@ -162,6 +177,9 @@ class Dataset(Section):
     """Rows that repeat user, item and instant of another; left out unless dataset.duplicates is keep."""
     short_users: int = 0
     """Users with fewer positive events than split.min_rows of leave_last_out, all of whose rows are train."""
+    notes: dict[str, int] = {}
+    """What was read as something else than it says, or was no row: repeated_header, null_<column>,
+    outer_blanks_<column>, integer_as_float_<column>."""
     source: dict
     """The source section as run."""
     dataset: dict

@@ -3,8 +3,9 @@
 from pydantic import Field, model_validator
 
 from configs.data import DatasetConfig, VocabIds
+from configs.defaults import complete_bias, complete_dataset, complete_model, complete_tables
 from configs.launch import Launch, LocalLaunch, check_launch
-from configs.models import DRAWN, DotBias, ModelConfig, TableConfig, TwoTower
+from configs.models import DRAWN, DotBias, ModelConfig, TwoTower
 from configs.optimizers import Adam, DenseOptimizer
 from configs.robe import EmbeddingConfig
 from configs.section import Section
@@ -32,7 +33,7 @@ class RunConfig(Section):
     """Where raw interactions are."""
     dataset: DatasetConfig
     """How they become shards, and where."""
-    model: ModelConfig = TwoTower(kind="two_tower")
+    model: ModelConfig = TwoTower()
     """What is trained."""
     tables: dict[str, EmbeddingConfig] = {}
     """Embedding tables by name: user, item, history, or a categorical side feature."""
@@ -58,8 +59,8 @@ class RunConfig(Section):
     """Where results go."""
 
     def table(self, name: str) -> EmbeddingConfig:
-        """The configuration of table `name`, defaults when the document does not name it."""
-        return self.tables.get(name, TableConfig())
+        """The configuration of a table that the model reads."""
+        return self.tables[name]
 
     @property
     def export_path(self) -> str:
@@ -111,6 +112,13 @@ class RunConfig(Section):
         return values | {"dataset": dataset | {"split": {"kind": kind}}}
 
     @model_validator(mode="after")
+    def _model_follows(self):
+        # Sections are frozen for everyone else; here the document is still being read.
+        self.__dict__["model"] = complete_model(self)
+        self.__dict__["dataset"] = complete_dataset(self)
+        return self
+
+    @model_validator(mode="after")
     def _inputs_exist(self):
         sides = {f.name: f.of for f in self.source.features}
         known = {"user", "item", "history", *sides}
@@ -133,6 +141,12 @@ class RunConfig(Section):
             if name not in used:
                 in_use = ", ".join(sorted(used))
                 raise ValueError(f"tables.{name} is read by no tower; tables in use: {in_use}")
+        return self
+
+    @model_validator(mode="after")
+    def _tables_follow(self):
+        self.__dict__["model"] = complete_bias(self)
+        self.__dict__["tables"] = complete_tables(self)
         return self
 
     @model_validator(mode="after")

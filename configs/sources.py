@@ -1,8 +1,9 @@
 """Where raw interactions come from: one section per kind of source."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from configs.section import Section, Seed
 
@@ -10,6 +11,12 @@ from configs.section import Section, Seed
 RESERVED_NAMES = frozenset(
     "user item label weight timestamp history history_length history_mask log_q negative "
     "id key count sequence sequence_split sequence_length".split()
+)
+
+# As pandas, R, SQL and MySQL's and Hive's dumps write it; pandas reads nearly the same list.
+NULLS = (
+    *("NULL", "Null", "null", "None", "none", "NaN", "nan", "NAN", "-nan", "-NaN", "NaT", "<NA>"),
+    *("NA", "N/A", "n/a", "#N/A", "#NA", "\\N", "nil", "undefined"),
 )
 
 
@@ -69,6 +76,11 @@ class FileSource(Section):
     timestamp_unit: Literal["s", "ms", "us", "ns", "iso8601"] = "s"
     """Unit of a numeric timestamp, which may have a fraction, or iso8601 text (pipelines/times.py lists its
     forms). The dataset holds nanoseconds: no order is lost. Rows of one instant keep the source's order."""
+    nulls: list[str] = list(NULLS)
+    """Spellings of a missing value, besides nothing at all: such a key is refused, such a category is the
+    empty one, a numeric feature takes its `missing`. A label, weight or time is refused as other text is."""
+    clean_keys: bool = True
+    """Whether keys lose outer blanks, and integers a fraction of zeros (17.0 is 17). false: as they stand."""
     max_rejected_fraction: float = Field(0.01, ge=0, le=1)
     """Share of rows that may be rejected before the job fails and publishes nothing."""
 
@@ -86,14 +98,40 @@ class DelimitedSource(FileSource):
 
     kind: Literal["delimited"]
     """Delimited text, one interaction a line."""
-    delimiter: str = Field(",", min_length=1, max_length=1)
-    """The one character between columns."""
+    delimiter: str = Field(",", min_length=1, max_length=8)
+    """What stands between columns, such as ',', '::' or '\\t' for a tab."""
     header: bool = True
     """Whether each file's first line names the columns."""
     columns: list[str] = []
     """Names of the columns, left to right; required when header is false."""
     quote: str | None = Field('"', min_length=1, max_length=1)
-    """Quoting character, or null when quotes are ordinary text. Quoted values may not hold newlines."""
+    """Quoting character (RFC 4180), or null: quotes are ordinary text. Quoted values may hold newlines."""
+    escape: str | None = Field(None, min_length=1, max_length=1)
+    """Character that makes the next one ordinary text, such as a backslash; null: there is none."""
+
+    @field_validator("delimiter")
+    @classmethod
+    def _unescape(cls, value: str) -> str:
+        r"""Reads \t and \x01, which YAML keeps as they are in plain text and single quotes."""
+        if not value.startswith("\\") or len(value) == 1:
+            return value
+        if found := re.fullmatch(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4}))", value):
+            return chr(int(found[1] or found[2], 16))
+        if value == "\\t":
+            return "\t"
+        raise ValueError(f"{value!r} is no delimiter; write '\\t' for a tab, '\\x01' for a control character")
+
+    @model_validator(mode="after")
+    def _special_characters_differ(self):
+        for name in ("quote", "escape"):
+            value = getattr(self, name)
+            if value is not None and (value in self.delimiter or not value.isascii() or value in "\r\n"):
+                raise ValueError(f"{name} {value!r} must be one ASCII character outside the delimiter")
+        if self.quote is not None and self.quote == self.escape:
+            raise ValueError("doubled quotes need no escape; leave it out")
+        if any(character in self.delimiter for character in "\r\n\0"):
+            raise ValueError("delimiter must not hold a line end or a NUL")
+        return self
 
     @model_validator(mode="after")
     def _columns_are_known(self):

@@ -11,20 +11,27 @@ from configs.dataset import (
     Dataset,
     FeatureInfo,
     FileInfo,
+    SourceFileInfo,
     SplitInfo,
     TableInfo,
 )
 from configs.sources import SideFeature
 from pipelines.ids import TableIds
 from pipelines.layout import Job
+from pipelines.sources.identity import SourceFile
 from pipelines.stats import Stats
 from pipelines.write import Moments, WrittenFile
 
 
-def source_fingerprint(job: Job, files: list[tuple[str, int]]) -> str:
-    """SHA-256 over the source section and its files' names and sizes."""
-    text = json.dumps([job.source.model_dump(mode="json"), files], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def source_fingerprint(source: dict, files: list[SourceFile]) -> str:
+    """SHA-256 over the source section and its files' names, sizes and contents, in order.
+
+    Args:
+      source: the section as JSON.
+      files: with their content.
+    """
+    parts = [[file.name, file.size, file.content] for file in files]
+    return hashlib.sha256(json.dumps([source, parts], sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint(files: list[WrittenFile]) -> str:
@@ -40,9 +47,18 @@ def published_name(file: WrittenFile, digest: str) -> str:
 
 
 def build_manifest(
-    job: Job, source_digest: str, stats: Stats, tables: dict[str, TableIds], files: list[WrittenFile]
+    job: Job,
+    source_files: list[SourceFile],
+    stats: Stats,
+    tables: dict[str, TableIds],
+    files: list[WrittenFile],
 ) -> Dataset:
-    """The contract's document."""
+    """The contract's document.
+
+    Args:
+      source_files: what was read, with its content.
+    """
+    source = job.source.model_dump(mode="json")
     digest = fingerprint(files)
 
     def infos(directory: str) -> list[FileInfo]:
@@ -61,7 +77,11 @@ def build_manifest(
 
     return Dataset(
         fingerprint=digest,
-        source_fingerprint=source_digest,
+        source_fingerprint=source_fingerprint(source, source_files),
+        source_files=[
+            SourceFileInfo(path=file.name, bytes=file.size, version=file.version, content=file.content)
+            for file in source_files
+        ],
         history_length=job.dataset.history_length,
         has_weight=job.source.roles.weight is not None,
         splits={name: split(name) for name in SPLITS},
@@ -75,7 +95,8 @@ def build_manifest(
         filtered=stats.filtered,
         duplicates=stats.counts["duplicates"],
         short_users=stats.counts["short_users"],
-        source=job.source.model_dump(mode="json"),
+        notes={reason: count for reason, count in sorted(stats.notes.items()) if count},
+        source=source,
         dataset=job.dataset.model_dump(mode="json"),
     )
 

@@ -15,7 +15,13 @@ _BUCKET_ITEMS = 1 << 24  # items of histories that an output file's bucket may h
 _HINTS = {
     "bad_timestamp": "source.timestamp_unit is {unit}: s, ms, us and ns read numbers, iso8601 reads dates",
     "timestamp_out_of_range": "source.timestamp_unit is {unit}: is it another one?",
-    "unbalanced_quote": "quoted values may not hold newlines; source.quote: null makes quotes ordinary text",
+    "unbalanced_quote": "no quote closes the value; source.quote: null makes quotes ordinary text",
+    "text_after_quote": "quotes inside a quoted value are doubled, or set source.escape, such as '\\\\'; "
+    "source.quote: null makes quotes ordinary text",
+    "line_too_long": "a line may have 1 MiB; check that lines end in newlines and that quotes are closed",
+    "nul_byte": "check source.kind and how the file was written",
+    "missing_user": "source.nulls lists what counts as missing",
+    "missing_item": "source.nulls lists what counts as missing",
     "not_utf8": "convert the files to UTF-8",
     "wrong_column_count": "values that hold the delimiter need quotes",
     "unknown_split": "source.roles.split must hold train, valid or test",

@@ -25,6 +25,7 @@ class Stats:
         self.filtered = 0
         self.counts = collections.Counter()  # of pipelines/group.py and records.py, once all rows are done
         self.rejected = collections.Counter()
+        self.notes = collections.Counter()
         self.first_reject: Reject | None = None
         self.fatal: str | None = None
         self.histogram = TimeHistogram()
@@ -60,6 +61,7 @@ class Stats:
         self.filtered += other.filtered
         self.counts.update(other.counts)
         self.rejected.update(other.rejected)
+        self.notes.update(other.notes)
         self._first(other.first_reject)
         self.fatal = min(filter(None, (self.fatal, other.fatal)), default=None)
         self.histogram.merge(other.histogram)

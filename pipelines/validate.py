@@ -1,8 +1,9 @@
 """Validation: raw columns become typed columns, and each row at fault a Reject with its first reason.
 
-Reasons: wrong_column_count, unbalanced_quote, stray_carriage_return, not_utf8, invalid_json and
-wrong_type_<column> from the sources; missing_<role>, newline_in_key, bad_<column> (no number),
-not_finite_<column>, negative_weight, bad_timestamp, timestamp_out_of_range and unknown_split from here.
+Reasons: wrong_column_count, unbalanced_quote, text_after_quote, stray_carriage_return, nul_byte,
+line_too_long, not_utf8, invalid_json and wrong_type_<column> from the sources; missing_<role>,
+newline_in_key, bad_<column> (not a number), not_finite_<column>, negative_weight, bad_timestamp,
+timestamp_out_of_range and unknown_split from here.
 """
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as compute
 
 from configs.dataset import SPLITS
+from pipelines.keys import are_null, break_lines, clean_keys
 from pipelines.layout import Job
 from pipelines.sources.reader import Piece, Reject
 from pipelines.times import LAST_TIME, to_nanoseconds
@@ -51,13 +53,11 @@ def validate(piece: Piece, job: Job) -> tuple[pa.Table, list[Reject]]:
     faults = Faults(len(piece.rows))
     columns = {"_row": pa.array(piece.rows)}
     for name in ("user", "item", *job.categorical):
-        columns[name] = _keys(piece.columns[name], name, name in ("user", "item"), faults)
+        columns[name] = _keys(piece, name, job, faults)
     columns["timestamp"] = _timestamps(piece, job, faults)
     for name in ("label", "weight", *job.numeric):
         if name in piece.columns:
-            columns[name] = _numbers(piece.columns[name], name, faults, job.missing.get(name))
-    for name in job.missing:  # NaN until the catalogs know which values are empty (pipelines/group.py)
-        columns[name] = pa.array(np.where(_empty(piece.columns[name]), np.float32(np.nan), columns[name]))
+            columns[name] = _numbers(piece, name, job, faults)
     if "label" not in columns:
         columns["label"] = pa.array(np.ones(len(piece.rows), np.float32))
     if "_split" in piece.columns:
@@ -75,22 +75,30 @@ def validate(piece: Piece, job: Job) -> tuple[pa.Table, list[Reject]]:
     return table.filter(pa.array(keep)), sorted(piece.rejects + found)
 
 
-def _keys(values: pa.Array, name: str, required: bool, faults: Faults) -> pa.DictionaryArray:
+def _keys(piece: Piece, name: str, job: Job, faults: Faults) -> pa.DictionaryArray:
     """Text or integers as dictionary; a missing category is the empty key."""
-    values = _as_dictionary(values, faults)
-    keys = values.dictionary
+    values = _as_dictionary(piece.columns[name], faults)
     codes = values.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    if required:
+    keys, nulls = values.dictionary, getattr(job.source, "nulls", [])
+    if getattr(job.source, "clean_keys", False):
+        keys, *changes = clean_keys(keys)
+        for what, changed in zip(("outer_blanks", "integer_as_float"), changes, strict=True):
+            if changed is not None:
+                piece.notes[f"{what}_{name}"] += int(np.append(changed, False)[codes].sum())
+    null = are_null(keys, nulls)
+    if null is not None:
+        is_null = np.append(null, False)[codes]
+        piece.notes[f"null_{name}"] += int(is_null.sum())
+        codes = np.where(is_null, -1, codes).astype(np.int32)
+    if name in ("user", "item"):
         empty = np.append(compute.equal(keys, "").to_numpy(zero_copy_only=False).astype(bool), True)
         faults.add(empty[codes], f"missing_{name}")
-    # A vocabulary file holds one key a line, and TensorFlow's reader of it drops carriage returns.
-    newline = compute.match_substring_regex(keys, "[\r\n]").to_numpy(zero_copy_only=False).astype(bool)
-    faults.add(np.append(newline, False)[codes], "newline_in_key")
-    if values.null_count == 0:
+    if (broken := break_lines(keys)) is not None:
+        faults.add(np.append(broken, False)[codes], "newline_in_key")
+    if keys is values.dictionary and null is None and values.null_count == 0:
         return values
-    keys = pa.concat_arrays([keys, pa.array([""])])
-    codes = np.where(codes < 0, len(keys) - 1, codes).astype(np.int32)
-    return pa.DictionaryArray.from_arrays(pa.array(codes), keys)
+    distinct = pa.concat_arrays([keys, pa.array([""])]).dictionary_encode()  # two may be equal now
+    return pa.DictionaryArray.from_arrays(pa.array(distinct.indices.to_numpy()[codes]), distinct.dictionary)
 
 
 def _as_dictionary(values: pa.Array, faults: Faults) -> pa.DictionaryArray:
@@ -138,31 +146,57 @@ def parse_numbers(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return numbers, bad
 
 
-def _numbers(values: pa.Array, name: str, faults: Faults, missing: float | None) -> pa.Array:
-    numbers, bad = parse_numbers(values)
-    if missing is not None and bad.any():
-        empty = _empty(values)
-        numbers, bad = np.where(empty, missing, numbers), bad & ~empty
+def _numbers(piece: Piece, name: str, job: Job, faults: Faults) -> pa.Array:
+    """float32 without nulls; NaN where a feature's key `missing` stands in."""
+    values = _plain(piece.columns[name])
+    numbers, bad = parse_numbers(_booleans_as_numbers(values))
+    excused = np.zeros(len(numbers), bool)
+    if name in job.numeric:
+        empty = _missing(values, numbers, bad, getattr(job.source, "nulls", []))
+        if name in job.missing:  # NaN until the catalogs know which values are empty (pipelines/group.py)
+            piece.notes[f"null_{name}"] += int(empty.sum())
+            numbers, bad, excused = np.where(empty, np.nan, numbers), bad & ~empty, empty
+        else:
+            bad |= empty
     with np.errstate(over="ignore"):
         numbers = numbers.astype(np.float32)
     faults.add(bad, f"bad_{name}")
-    faults.add(~np.isfinite(numbers), f"not_finite_{name}")
+    faults.add(~(excused | np.isfinite(numbers)), f"not_finite_{name}")
     if name == "weight":
         faults.add(numbers < 0, "negative_weight")
     return pa.array(numbers)
 
 
-def _empty(values: pa.Array) -> np.ndarray:
-    """Where a value is null or blank text, bool [n]."""
-    null = values.is_null().to_numpy(zero_copy_only=False).astype(bool)
+def _plain(values: pa.Array) -> pa.Array:
+    """Values that are no dictionary and no bytes; bytes that are not UTF-8 become null."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
         values = _decode(values, Faults(len(values)))
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        return null
-    blank = compute.equal(compute.utf8_trim_whitespace(values), "").fill_null(False)
-    return null | blank.to_numpy(zero_copy_only=False).astype(bool)
+    return values.cast(pa.string()) if pa.types.is_large_string(values.type) else values
+
+
+def _booleans_as_numbers(values: pa.Array) -> pa.Array:
+    """true and false, as text, as 1 and 0."""
+    if not pa.types.is_string(values.type):
+        return values
+    lower = compute.ascii_lower(compute.utf8_trim_whitespace(values))
+    place = compute.index_in(lower, pa.array(["false", "true"]))
+    if place.null_count == len(place):
+        return values
+    return compute.if_else(place.is_valid(), compute.cast(place, pa.string()), values)
+
+
+def _missing(values: pa.Array, numbers: np.ndarray, bad: np.ndarray, nulls: list[str]) -> np.ndarray:
+    """Where a number is missing, bool [n]: null, NaN, blank text, or one of `nulls` as text or as number."""
+    missing = values.is_null().to_numpy(zero_copy_only=False).astype(bool) | np.isnan(numbers)
+    null_numbers, not_number = parse_numbers(pa.array(nulls, pa.string()))
+    missing |= ~bad & np.isin(numbers, null_numbers[~not_number])
+    if bad.any() and pa.types.is_string(values.type):
+        text = compute.utf8_trim_whitespace(values)
+        found = compute.is_in(text, pa.array(["", *nulls])).to_numpy(zero_copy_only=False)
+        missing |= found.astype(bool)
+    return missing
 
 
 def _timestamps(piece: Piece, job: Job, faults: Faults) -> pa.Array:

@@ -15,6 +15,8 @@ from pipelines.layout import RECORDS, Job
 from pipelines.spool import Ref, array, column, read_bytes, read_table
 from pipelines.threads import ThreadedDoFn
 
+DIRECTORIES = (*RECORDS, "users", "items", "rejected")
+"""Of a dataset's files."""
 STEP_ROWS = 1 << 14  # taken at once into the order of a file
 _INTERNAL = ("_place", "_row")  # columns that records do not hold
 

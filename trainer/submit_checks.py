@@ -4,7 +4,6 @@ import concurrent.futures
 import json
 import os
 import subprocess
-import sys
 import tempfile
 
 from configs import storage
@@ -12,12 +11,13 @@ from configs.dataset import Dataset, load_dataset
 from configs.errors import UserError
 from configs.launch import launch_slice
 from configs.load import dump_config
+from configs.processes import module_command
 from configs.schema import RunConfig
 from trainer.catalog import verify_file
 from trainer.checkpoint_files import COMMITTED
 from trainer.checkpoint_identity import checkpoint_identity, first_difference
-from trainer.job_record import FINAL, find_jobs
 from trainer.launchers import LAUNCHERS
+from trainer.output_claim import check_unclaimed
 
 _THREADS = 8
 
@@ -54,12 +54,7 @@ def check_files(dataset: Dataset) -> None:
 
 def check_output(config: RunConfig, dataset: Dataset) -> None:
     """Raises UserError: another job writes there, or another run's checkpoints are there."""
-    for job in find_jobs(config.jobs_path):
-        if job.facts["output"] == config.output.path and job.state().state not in FINAL:
-            raise UserError(
-                f"output.path: job {job.id} writes {config.output.path}; wait for it, cancel it, or use "
-                "another output.path"
-            )
+    check_unclaimed(config.output.path, config.jobs_path)
     directory = storage.join(config.output.path, "checkpoints")
     for name in reversed(storage.names(directory)):
         try:
@@ -90,7 +85,7 @@ def check_plan(config: RunConfig) -> None:
         path = os.path.join(directory, "run.yaml")
         with open(path, "w", encoding="utf-8") as file:
             file.write(dump_config(config))
-        command = [sys.executable, "-m", "trainer.cli", "plan", "--config", path, "--probe_steps", "0"]
+        command = module_command("trainer.cli", "plan", "--config", path, "--probe_steps", "0")
         done = subprocess.run([*command, "--json", *slices], capture_output=True, text=True)
     try:
         problems = json.loads(done.stdout)["problems"]

@@ -1,20 +1,31 @@
 """Delimited text through pyarrow.csv.
 
-Blocks without a fault take one typed parse. A block with any fault is parsed again with every column as
-bytes, after the lines that would break the parse were taken out, so that good rows always mean the same.
+Blocks without a fault take one typed parse. A block with any fault is parsed again with every column as text,
+after the records that would break the parse were taken out. Both parses give every value the same meaning
+(tests/pipelines/sources/test_agreement.py), so a value never depends on what else its block holds.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as compute
 import pyarrow.csv as csv
 
 from configs.errors import DataError
-from pipelines.sources import text
-from pipelines.sources.reader import Piece, wanted_columns
+from pipelines.sources import lines, text
+from pipelines.sources.lines import BOM, MAX_LINE_BYTES
+from pipelines.sources.quoting import REASONS, Quoting, Records
+from pipelines.sources.reader import Piece, Range, wanted_columns
 from pipelines.sources.text import Block
 
 _KEYS = pa.dictionary(pa.int32(), pa.string())
-_OTHERS = {"comma": ",", "tab": "\t", "semicolon": ";", "bar": "|", "space": " ", "colons": ":"}
+_OTHERS = {
+    "comma": ",", "tab": "\t", "semicolon": ";", "bar": "|", "space": " ", "colon": ":",
+    "two colons": "::", "control-A": "\x01",
+}  # fmt: skip
+_SAMPLE = 20  # records looked at before anything is read
+_STAND_INS = [bytes([code]) for code in (31, 30, 29, 28, *range(1, 9), *range(14, 28))]
 
 
 class Reader(text.TextReader):
@@ -25,38 +36,57 @@ class Reader(text.TextReader):
         self.header = config.header
         self._wanted = wanted_columns(config.roles, config.features)
         self._types = self._column_types()
+        self._quoting = Quoting(config.delimiter, config.quote, config.escape)
+        before = [self._quoting.delimiter[-1], *(self._quoting.quote or b""), *b"\n\t "]
+        self._begins_cell = np.isin(np.arange(256), before)
 
-    def check(self, name: str, lines: list[str]) -> tuple[str, ...]:
-        line = lines[0]
-        names = tuple(self._cells(line)) if self.header else tuple(self.config.columns)
+    def check(self, name: str, data: bytes) -> tuple[str, ...]:
+        found = self._quoting.records(data, final=True)
+        rows = [data[a:b] for a, b in zip(found.starts[:_SAMPLE], found.ends[:_SAMPLE], strict=True)]
+        # The last line may be cut off.
+        rows = [
+            row for row in (rows if len(found.starts) < 2 else rows[: len(found.starts) - 1]) if row.strip()
+        ]
+        if not rows:
+            raise DataError(f"{name}: the first lines are blank; remove them")
+        line = rows[0].decode("utf-8", "replace")
+        widths = [len(self._quoting.cells(row)) for row in rows]
+        names = self._names(rows[0]) if self.header else tuple(self.config.columns)
+        self._check_names(name, line, names)
+        if self.header and len(widths) > 1 and {*widths[1:]} == {len(names) + 1}:
+            if all(row.rstrip(b" \t").endswith(self._quoting.delimiter) for row in rows[1:]):
+                names += ("",)  # every row ends in a delimiter, the header does not
+        if not self.header and len(names) not in widths:  # a single odd line is no reason to stop
+            if {*widths} == {len(names) + 1} and all(not self._quoting.cells(row)[-1] for row in rows):
+                return (*names, "")
+            hint = self._delimiter_hint(line, len(names))
+            raise DataError(
+                f"{name}: {widths[0]} columns in the first line, source.columns names {len(names)}{hint}"
+            )
+        return names
+
+    def _names(self, header: bytes) -> tuple[str, ...]:
+        return tuple(cell.decode("utf-8", "replace").strip() for cell in self._quoting.cells(header))
+
+    def _check_names(self, name: str, line: str, names: tuple[str, ...]) -> None:
+        """Raises DataError: a wanted column is not among a file's names, or twice."""
+        shown = ", ".join(names)
+        shown = shown if len(shown) <= 1000 else f"{shown[:1000]}... ({len(names)} columns)"
         missing = [w.column for w in self._wanted if w.column not in names]
         if missing:
             where = "the header has" if self.header else "source.columns has"
             hint = self._header_hint(line, names, missing[0]) if self.header else ""
-            raise DataError(f"{name}: no column {missing[0]!r}; {where}: {', '.join(names)}{hint}")
+            raise DataError(f"{name}: no column {missing[0]!r}; {where}: {shown}{hint}")
         twice = [w.column for w in self._wanted if names.count(w.column) > 1]
         if twice:
-            raise DataError(f"{name}: column {twice[0]!r} stands twice in: {', '.join(names)}; rename one")
-        found = {len(self._cells(other)) for other in lines}
-        if not self.header and len(names) not in found:  # a single odd line is no reason to stop
-            hint = self._delimiter_hint(line, len(names))
-            raise DataError(
-                f"{name}: {len(self._cells(line))} columns in the first line, "
-                f"source.columns names {len(names)}{hint}"
-            )
-        return names
-
-    def _cells(self, line: str) -> list[str]:
-        cells = line.split(self.config.delimiter)
-        quote = self.config.quote
-        return [c[1:-1] if quote and len(c) > 1 and c[0] == c[-1] == quote else c for c in cells]
+            raise DataError(f"{name}: column {twice[0]!r} stands twice in: {shown}; rename one")
 
     def _header_hint(self, line: str, names: tuple[str, ...], wanted: str) -> str:
         if line.startswith("{"):
             return "; is source.kind jsonl?"
         for name in names:
-            if name.strip() == wanted:
-                return f"; {name!r} is not {wanted!r}: take the spaces out of the file"
+            if name.lower() == wanted.lower():
+                return f"; write {name!r} in source.roles or source.features"
         return self._delimiter_hint(line)
 
     def _delimiter_hint(self, line: str, columns: int | None = None) -> str:
@@ -66,44 +96,122 @@ class Reader(text.TextReader):
                 return f"; is source.delimiter {other!r} ({name}) and not {self.config.delimiter!r}?"
         return ""
 
+    def blocks(self, part: Range, first_row: int, first_line: int) -> Iterator[Block]:
+        if not self._quoting.states:
+            yield from super().blocks(part, first_row, first_line)
+        elif part.stop < 0:
+            yield from self._stream_blocks(part, first_row, first_line)
+        else:
+            yield from self._range_block(part, first_row, first_line)
+
+    def _stream_blocks(self, part: Range, first_row: int, first_line: int) -> Iterator[Block]:
+        """The records of a file that is read from its beginning."""
+        rest, is_first = b"", True
+        for chunk in lines.stream_lines(part.path, self.layout.chunk_bytes):
+            chunk, is_first = chunk.removeprefix(BOM) if is_first else chunk, False
+            block, rest = self._cut(part, rest + chunk, first_row, first_line)
+            block.own_lines = text.num_lines(chunk)
+            yield block
+            first_row += block.num_lines
+            first_line += block.num_lines
+        yield self._cut(part, rest, first_row, first_line, final=True)[0]
+
+    def _range_block(self, part: Range, first_row: int, first_line: int) -> Iterator[Block]:
+        """The records that begin in a range of bytes; the last one may end beyond it."""
+        at, own = lines.read_lines(part.path, part.start, part.stop)
+        end = at + len(own)
+        own_lines = text.num_lines(own)
+        own = own.removeprefix(BOM) if part.start == 0 else own
+        after, begin = None, 0
+        if part.start and own and self._quoting.continuations(own, final=False):
+            after = lines.read_lines(part.path, end, end + MAX_LINE_BYTES)[1]
+            begin = self._quoting.first_record(own + after, at, lambda size: self._before(part, at, size))
+        skipped = own[:begin].count(b"\n")
+        own, place = own[begin:], (first_row + skipped, first_line + skipped)
+        block, rest = self._cut(part, own, *place)
+        if rest:
+            after = lines.read_lines(part.path, end, end + MAX_LINE_BYTES)[1] if after is None else after
+            block = self._cut(part, own + after, *place, final=True, stop=len(own))[0]
+        block.own_lines = own_lines
+        yield block
+
+    def _before(self, part: Range, at: int, size: int) -> bytes:
+        """Whole lines that begin in the `size` bytes before a line."""
+        start, data = lines.read_lines(part.path, max(0, at - size), at)
+        return data if start else data.removeprefix(BOM)
+
+    def _cut(
+        self, part: Range, data: bytes, first_row: int, first_line: int, final: bool = False, stop: int = -1
+    ) -> tuple[Block, bytes]:
+        """Records of some lines that begin before `stop`, and lines that only more text completes."""
+        rest, records = b"", None
+        if self._quoting.may_span(data):
+            records = self._quoting.records(data, final)
+            kept = int(np.searchsorted(records.starts, stop)) if stop >= 0 else len(records.starts)
+            end = len(data) if records.open_at is None else records.open_at
+            if kept < len(records.starts):
+                end = int(records.starts[kept])
+            data, rest = data[:end], data[end:]
+            records = Records(*(values[:kept] for values in records[:4]), None)
+        return Block(part.path, data, first_row, first_line, part.columns, records), rest
+
     def parse(self, block: Block) -> Piece:
         table = self._parse_typed(block)
         if table is not None:
-            return block.piece(self._by_name(table), np.arange(table.num_rows), [])
+            return self._piece(block, table, np.arange(table.num_rows), [])
         good, rejects = self._screen(block)
-        table, kept = self._parse_lines(block, good, rejects)
-        return block.piece(self._by_name(table), kept, sorted(rejects))
+        table, kept = self._parse_text(block, good, rejects)
+        return self._piece(block, table, kept, sorted(rejects))
 
     def _parse_typed(self, block: Block) -> pa.Table | None:
-        """All lines with their expected types, or None when any line has a fault or is blank."""
-        if block.data.count(b"\r") != block.data.count(b"\r\n"):
+        """All records with their expected types, or None when any has a fault or is blank."""
+        data = block.data
+        if block.records is not None and block.records.faults.any():
+            return None
+        if b"\0" in data or self._holds_odd_numbers(data) or block.has_long_record():
+            return None
+        if data.count(b"\r") != data.count(b"\r\n"):
             return None  # Arrow takes a lone carriage return for a line end
         try:
-            table = self._read(block.data, block.columns, self._types)
+            table = self._read(data, block.columns, self._types)
         except pa.ArrowInvalid:
             return None
-        return table if table.num_rows == block.num_lines else None
+        return table if table is not None and table.num_rows == block.num_records else None
+
+    def _holds_odd_numbers(self, data: bytes) -> bool:
+        """Whether a cell may begin like one that Arrow alone takes for a number: 0x1f and nan(1)."""
+        if b"x" in data or b"X" in data:
+            array = np.frombuffer(data, np.uint8)
+            places = np.flatnonzero((array | 32) == ord("x"))
+            places = places[array[places - 1] == ord("0")]
+            if len(places) and (places[0] == 1 or self._begins_cell[array[places - 2]].any()):
+                return True
+        return b"(" in data and b"nan(" in data.lower()
 
     def _screen(self, block: Block) -> tuple[np.ndarray, list]:
-        """Lines that Arrow may see, int64 [good], and rejects; blank lines are neither."""
+        """Records that Arrow may see, int64 [good], and rejects; blank lines are neither."""
         starts, ends = block.bounds
-        data = np.frombuffer(block.data, np.uint8)
-        faults = np.zeros(len(starts), np.int8)
-        if self.config.quote:
-            quotes = _count_in(np.flatnonzero(data == ord(self.config.quote)), starts, ends)
-            faults[quotes % 2 == 1] = 1
-        faults[_count_in(np.flatnonzero(data == 13), starts, ends) > 0] = 2
-        for line in np.flatnonzero(_count_in(np.flatnonzero(data > 127), starts, ends)):
-            try:
-                block.data[starts[line] : ends[line]].decode()
-            except UnicodeDecodeError:
-                faults[line] = 3
-        reasons = {1: "unbalanced_quote", 2: "stray_carriage_return", 3: "not_utf8"}
-        rejects = [block.reject(line, reasons[int(faults[line])]) for line in np.flatnonzero(faults)]
-        return np.flatnonzero((faults == 0) & (ends > starts)), rejects
+        reasons = {}
+        if block.records is not None:
+            faults = block.records.faults
+            reasons = {int(i): REASONS[int(faults[i])] for i in np.flatnonzero(faults)}
+        array = np.frombuffer(block.data, np.uint8)
+        for i in np.flatnonzero(_count_in(np.flatnonzero(array == 13), starts, ends)):
+            if self._quoting.has_bare_return(block.data[starts[i] : ends[i]]):
+                reasons.setdefault(int(i), "stray_carriage_return")
+        for i in np.flatnonzero(_count_in(np.flatnonzero(array == 0), starts, ends)):
+            reasons.setdefault(int(i), "nul_byte")
+        for i in np.flatnonzero(ends - starts > MAX_LINE_BYTES):
+            reasons[int(i)] = "line_too_long"
+        good = np.ones(len(starts), bool)
+        good[list(reasons)] = False
+        strip = None if self.config.delimiter.strip() else b""  # blanks that are delimiters are cells
+        for i in np.flatnonzero(good & (ends - starts < 100)):
+            good[i] = bool(block.data[starts[i] : ends[i]].strip(strip))
+        return np.flatnonzero(good), [block.reject(i, reason) for i, reason in reasons.items()]
 
-    def _parse_lines(self, block: Block, good: np.ndarray, rejects: list) -> tuple[pa.Table, np.ndarray]:
-        """Parses some lines as text; appends to `rejects`. Returns the table and its lines, int64 [rows]."""
+    def _parse_text(self, block: Block, good: np.ndarray, rejects: list) -> tuple[pa.Table, np.ndarray]:
+        """Parses records as text; appends to `rejects`. Returns the table and its records, int64 [rows]."""
         starts, ends = block.bounds
         data = b"\n".join(block.data[a:b] for a, b in zip(starts[good], ends[good], strict=True))
         wrong = []
@@ -112,36 +220,45 @@ class Reader(text.TextReader):
             wrong.append(row.number - 1)
             return "skip"
 
-        types = {name: pa.string() for name in self._types}
-        table = self._read(data, block.columns, types, note)
-        if table.num_rows + len(wrong) == len(good):
-            rejects += [block.reject(line, "wrong_column_count") for line in good[wrong]]
-            return table, np.delete(good, wrong)
-        # A quote that opens late swallowed the lines after it: halve until it stands alone.
-        if len(good) == 1:
-            rejects.append(block.reject(good[0], "unbalanced_quote"))
-            return table.slice(0, 0), good[:0]
-        middle = len(good) // 2
-        halves = [self._parse_lines(block, half, rejects) for half in (good[:middle], good[middle:])]
-        return pa.concat_tables([h[0] for h in halves]), np.concatenate([h[1] for h in halves])
+        table = self._read(data, block.columns, {name: pa.binary() for name in self._types}, note)
+        if table.num_rows + len(wrong) != len(good):
+            raise RuntimeError(f"{block.path}: {len(good)} records became {table.num_rows} rows")
+        rejects += [block.reject(i, "wrong_column_count") for i in good[wrong]]
+        good = np.delete(good, wrong)
+        columns, bad = {}, np.zeros(len(good), bool)
+        for name in table.column_names:
+            columns[name], invalid = decode_text(_only(table[name]))
+            bad |= invalid
+        rejects += [block.reject(i, "not_utf8") for i in good[bad]]
+        return pa.table(columns).filter(pa.array(~bad)), good[~bad]
 
-    def _read(self, data: bytes, columns: tuple, types: dict, handler=None) -> pa.Table:
+    def _read(self, data: bytes, columns: tuple, types: dict, handler=None) -> pa.Table | None:
         if not data.endswith(b"\n"):
             data += b"\n"  # an open quote must mean the same at the end of a block as inside it
         if data == b"\n":
             return pa.table({name: pa.array([], kind) for name, kind in types.items()})
-        return csv.read_csv(
+        if escape := self._quoting.escape:
+            data = data.replace(escape + b"\r\n", escape + b"\n")  # Arrow would escape the half of it
+        delimiter = self.config.delimiter
+        if len(self._quoting.delimiter) > 1:
+            delimiter = next(code for code in _STAND_INS if code not in data).decode()
+            data = data.replace(self._quoting.delimiter, delimiter.encode())
+        table = csv.read_csv(
             pa.BufferReader(data),
             csv.ReadOptions(column_names=columns, use_threads=False, block_size=len(data) + 1),
             csv.ParseOptions(
-                delimiter=self.config.delimiter,
+                delimiter=delimiter,
                 quote_char=self.config.quote or False,
+                escape_char=self.config.escape or False,
                 invalid_row_handler=handler,
             ),
             csv.ConvertOptions(
                 column_types=types, include_columns=list(types), null_values=[], strings_can_be_null=False
             ),
         )
+        if delimiter != self.config.delimiter and self._quoting.quote and self._quoting.quote in data:
+            table = _put_back(table, delimiter, self.config.delimiter)
+        return table
 
     def _column_types(self) -> dict[str, pa.DataType]:
         """Arrow type of each column in the typed parse; text when two roles want different types."""
@@ -153,13 +270,69 @@ class Reader(text.TextReader):
             types[wanted.column] = kind if types.get(wanted.column, kind) == kind else pa.string()
         return types
 
-    def _by_name(self, table: pa.Table) -> dict[str, pa.Array]:
+    def _piece(self, block: Block, table: pa.Table, kept: np.ndarray, rejects: list) -> Piece:
+        """The rows of a table, repeated headers left out."""
         table = table.combine_chunks()
-        return {w.name: _only(table[w.column]) for w in self._wanted}
+        headers = self._header_rows(table)
+        if len(headers):
+            table, kept = table.take(np.delete(np.arange(len(kept)), headers)), np.delete(kept, headers)
+        piece = block.piece({w.name: _only(table[w.column]) for w in self._wanted}, kept, rejects)
+        piece.notes["repeated_header"] += len(headers)
+        return piece
+
+    def _header_rows(self, table: pa.Table) -> np.ndarray:
+        """int64 rows that hold the names of all wanted columns, as files joined with their headers do."""
+        found = np.ones(table.num_rows, bool)
+        for name in table.column_names:
+            values, mark = _only(table[name]), "\ufeff"
+            forms = pa.array([name, f" {name}", f"{name} ", mark + name, f'{mark}"{name}"'])
+            if pa.types.is_dictionary(values.type):
+                is_name = compute.is_in(values.dictionary, forms).to_numpy(zero_copy_only=False)
+                if not is_name.any():
+                    return np.zeros(0, np.int64)
+                found &= is_name[values.indices.to_numpy(zero_copy_only=False)]
+            elif not pa.types.is_string(values.type):
+                return np.zeros(0, np.int64)
+            else:
+                found &= compute.is_in(values, forms).to_numpy(zero_copy_only=False)
+        return np.flatnonzero(found)
 
 
-def _only(chunked: pa.ChunkedArray) -> pa.Array:
-    return chunked.chunk(0) if chunked.num_chunks else pa.array([], chunked.type)
+def decode_text(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Bytes as text, and where they are not UTF-8 (null there), bool [n]."""
+    try:
+        return values.cast(pa.string()), np.zeros(len(values), bool)
+    except pa.ArrowInvalid:
+        decoded = [None if v is None else _decode(v) for v in values.to_pylist()]
+        bad = [d is None and v.is_valid for d, v in zip(decoded, values, strict=True)]
+        return pa.array(decoded, pa.string()), np.array(bad)
+
+
+def _decode(value: bytes) -> str | None:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _put_back(table: pa.Table, stand_in: str, delimiter: str) -> pa.Table:
+    """Delimiters of several characters inside quoted values."""
+    for i, field in enumerate(table.schema):
+        values = table[i]
+        if pa.types.is_dictionary(field.type):
+            values = values.cast(pa.string())
+        if pa.types.is_string(values.type) or pa.types.is_binary(values.type):
+            kind = values.type
+            values = compute.replace_substring(values, pattern=stand_in, replacement=delimiter)
+            values = values.cast(kind)
+            if pa.types.is_dictionary(field.type):
+                values = values.dictionary_encode()
+            table = table.set_column(i, field.name, values)
+    return table
+
+
+def _only(values: pa.ChunkedArray) -> pa.Array:
+    return values.chunk(0) if values.num_chunks else pa.array([], values.type)
 
 
 def _count_in(positions: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -1,6 +1,11 @@
-"""JSON lines: pyarrow.json when all lines of a block agree on types, Python's json otherwise."""
+"""JSON lines: pyarrow.json when all lines of a block agree on types, Python's json otherwise.
 
+Both give every value the same meaning (tests/pipelines/sources/test_agreement.py).
+"""
+
+import decimal
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -8,8 +13,28 @@ import pyarrow.json as arrow_json
 
 from configs.errors import DataError
 from pipelines.sources import text
-from pipelines.sources.reader import Piece, wanted_columns
+from pipelines.sources.lines import MAX_LINE_BYTES
+from pipelines.sources.reader import Piece, Wanted, wanted_columns
 from pipelines.sources.text import Block
+
+_FIRST = 20  # lines in which a type is looked for
+_MAX_NESTED = 500  # brackets of a line that Python's parser surely takes
+_MAX_DIGITS = 30  # of an integer key written as a float
+
+
+class _Number(str):
+    """A number as it is written."""
+
+
+class _Fraction(_Number):
+    """A number with a point or an exponent."""
+
+
+class _Constant(_Number):
+    """NaN, Infinity or -Infinity, which Python, NumPy and pandas write."""
+
+
+_parse = json.JSONDecoder(parse_int=_Number, parse_float=_Fraction, parse_constant=_Constant).decode
 
 
 class Reader(text.TextReader):
@@ -18,17 +43,23 @@ class Reader(text.TextReader):
     def __init__(self, config, layout):
         super().__init__(config, layout)
         self._wanted = wanted_columns(config.roles, config.features)
+        self._kinds = {}
+        for wanted in self._wanted:
+            self._kinds.setdefault(wanted.column, set()).add(wanted.kind)
 
-    def check(self, name: str, lines: list[str]) -> tuple[str, ...]:
+    def check(self, name: str, data: bytes) -> tuple[str, ...]:
+        first = next((line for line in data.split(b"\n") if line.strip()), b"").decode("utf-8", "replace")
         try:
-            row = json.loads(lines[0])
-        except ValueError:
+            row = _parse(first)
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             what = "check source.kind"
-            if lines[0].lstrip().startswith("["):
+            if first.lstrip().startswith("["):
                 what = "an array of objects has to be written as one object a line (jq -c '.[]')"
-            raise DataError(f"{name}: the first line is no JSON object; {what}: {lines[0][:80]!r}")
+            elif first.strip() == "{":
+                what = "each object has to be on one line (jq -c .)"
+            raise DataError(f"{name}: the first line is not a JSON object; {what}: {first[:80]!r}")
         required = (self.config.roles.user, self.config.roles.item)
         missing = [w.column for w in self._wanted if w.column not in row and w.column in required]
         if missing:
@@ -45,26 +76,51 @@ class Reader(text.TextReader):
 
     def _parse_typed(self, block: Block) -> pa.Table | None:
         """All lines with the types of the first, or None when they differ or any line has a fault."""
-        try:
-            first = json.loads(block.raw(0))
-            schema = pa.schema([(name, _type(first.get(name))) for name in self._names()])
-        except (ValueError, AttributeError, KeyError):
+        if not self._is_plain(block):
             return None
         try:
+            schema = self._schema(block)
             table = arrow_json.read_json(
                 pa.BufferReader(block.data),
                 arrow_json.ReadOptions(use_threads=False, block_size=len(block.data) + 1),
                 arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
             )
-        except pa.ArrowInvalid:
+        except (pa.ArrowInvalid, ValueError, KeyError, RecursionError):
             return None
         return table if table.num_rows == block.num_lines else None
 
-    def _names(self) -> list[str]:
-        return list(dict.fromkeys(w.column for w in self._wanted))
+    def _is_plain(self, block: Block) -> bool:
+        """Whether each line begins and ends as an object, and holds nothing that parsers differ in."""
+        data = block.data
+        starts, ends = block.bounds
+        array = np.frombuffer(data, np.uint8)
+        whole = (array[starts] == ord("{")) & (array[np.maximum(ends - 1, 0)] == ord("}")) & (ends > starts)
+        if not whole.all() or b"\0" in data or block.has_long_record():
+            return False
+        for i in np.flatnonzero(ends - starts > 2 * _MAX_NESTED):
+            if _brackets(data[starts[i] : ends[i]]) > _MAX_NESTED:
+                return False
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            return False
+        return True
+
+    def _schema(self, block: Block) -> pa.Schema:
+        """Types of the wanted columns' first values; KeyError sends the block to the careful path."""
+        starts, ends = block.bounds
+        types = {}
+        for start, end in zip(starts[:_FIRST], ends[:_FIRST], strict=True):
+            row = _parse(block.data[start:end].decode())
+            for name, kinds in self._kinds.items():
+                if row.get(name) is not None:
+                    types.setdefault(name, _type(row[name], kinds))
+            if len(types) == len(self._kinds):
+                break
+        return pa.schema([(name, types.get(name, pa.string())) for name in self._kinds])
 
     def _parse_each(self, block: Block) -> Piece:
-        """Line by line; keys that are no text and no integer are refused, other values are kept as text."""
+        """Line by line; every value is kept as text."""
         values = {w.name: [] for w in self._wanted}
         kept, rejects = [], []
         starts, ends = block.bounds
@@ -84,8 +140,10 @@ class Reader(text.TextReader):
 
     def _parse_one(self, data: bytes) -> tuple[dict | None, str | None]:
         """Values by name as text or None, or the reason why there are none."""
+        if len(data) > MAX_LINE_BYTES:
+            return None, "line_too_long"
         try:
-            row = json.loads(data.decode())
+            row = _parse(data.decode())
         except UnicodeDecodeError:
             return None, "not_utf8"
         except (ValueError, RecursionError):
@@ -94,17 +152,53 @@ class Reader(text.TextReader):
             return None, "invalid_json"
         result = {}
         for wanted in self._wanted:
-            value = row.get(wanted.column)
-            if isinstance(value, bool | list | dict) or (wanted.kind == "key" and isinstance(value, float)):
-                return None, f"wrong_type_{wanted.name}"
-            result[wanted.name] = None if value is None else str(value)
             try:
-                str(value).encode()
+                result[wanted.name] = _as_text(row.get(wanted.column), wanted)
+            except TypeError:
+                return None, f"wrong_type_{wanted.name}"
             except UnicodeEncodeError:  # half of a surrogate pair
                 return None, "not_utf8"
         return result, None
 
 
-def _type(value) -> pa.DataType:
+def _as_text(value, wanted: Wanted) -> str | None:
+    """A value as CSV would have it. TypeError: it cannot be one of its column's."""
+    if value is None:
+        return None
+    if isinstance(value, bool) and wanted.kind == "number":
+        return "1" if value else "0"
+    if isinstance(value, bool | list | dict):
+        raise TypeError
+    if isinstance(value, _Number) and wanted.kind == "key":
+        return _as_key(value)
+    value.encode()
+    return str(value)
+
+
+def _as_key(number: _Number) -> str | None:
+    """An integer as its digits; NaN is missing, as pandas means it."""
+    if number == "NaN":
+        return None
+    if isinstance(number, _Constant):
+        raise TypeError
+    if isinstance(number, _Fraction):
+        if not re.fullmatch(r"-?\d+\.0+", number):
+            value = decimal.Decimal(number)
+            if value.adjusted() >= _MAX_DIGITS or value != value.to_integral_value():
+                raise TypeError
+            number = f"{value:f}"
+        number = number.partition(".")[0]
+    return "0" if number == "-0" else str(number)
+
+
+def _type(value, kinds: set[str]) -> pa.DataType:
     """Arrow type of a first value; KeyError sends the block to the careful path."""
-    return {str: pa.string(), int: pa.int64(), float: pa.float64()}[type(value)]
+    if isinstance(value, bool) and kinds == {"number"}:
+        return pa.bool_()
+    if type(value) is _Fraction and "key" not in kinds:
+        return pa.float64()
+    return {str: pa.string(), _Number: pa.int64()}[type(value)]
+
+
+def _brackets(data: bytes) -> int:
+    return data.count(b"[") + data.count(b"{")

@@ -3,64 +3,86 @@
 import abc
 import dataclasses
 import functools
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator
 
 import numpy as np
 
-from pipelines.sources import files
+from pipelines.sources import files, lines
+from pipelines.sources.identity import SourceFile, each
+from pipelines.sources.lines import BOM, MAX_LINE_BYTES
+from pipelines.sources.quoting import Records, line_bounds
 from pipelines.sources.reader import Piece, Range, Reader, Reject
 
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _BYTES_PER_ROW = 20  # of a short text row; only sizes a job
-_BOM = b"\xef\xbb\xbf"
 RAW_CHARACTERS = 500  # kept of a refused row
+
+
+def num_lines(data: bytes) -> int:
+    """Number of lines, the last with or without its newline."""
+    return data.count(b"\n") + int(not data.endswith(b"\n") and bool(data))
 
 
 @dataclasses.dataclass
 class Block:
-    """Whole lines of one file."""
+    """Whole records of one file."""
 
     path: str
     data: bytes
     first_row: int
-    """Global number of the first line's row."""
+    """Global number of the first line's row: a record has that of its first line."""
     first_line: int
     """Its line number in the file, from 1."""
     columns: tuple[str, ...]
     """Names of columns for delimited text."""
+    records: Records | None = None
+    """Where records begin and end; None: each line is one."""
+    own_lines: int = 0
+    """Lines of the range that were read for it, which are compared with those that were counted."""
 
     @functools.cached_property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """First byte, and end without newline and carriage return, of each line: int64 [lines] each."""
-        data = np.frombuffer(self.data, np.uint8)
-        ends = np.flatnonzero(data == 10)
-        if len(data) and data[-1] != 10:
-            ends = np.append(ends, len(data))
-        starts = np.r_[0, ends[:-1] + 1][: len(ends)]
-        returns = (ends > starts) & (data[np.maximum(ends - 1, 0)] == 13)
-        return starts, ends - returns
+        """First byte, and end without newline and carriage return, of each record: int64 [records] each."""
+        return line_bounds(self.data) if self.records is None else self.records[:2]
 
     @property
     def num_lines(self) -> int:
-        return self.data.count(b"\n") + int(not self.data.endswith(b"\n") and bool(self.data))
+        return num_lines(self.data)
 
-    def raw(self, line: int) -> str:
-        """Text of a line, truncated."""
+    @property
+    def num_records(self) -> int:
+        return self.num_lines if self.records is None else len(self.records.starts)
+
+    def has_long_record(self) -> bool:
+        """Whether some record may be longer than MAX_LINE_BYTES; False is certain."""
+        if self.records is not None:
+            return bool((self.records.ends - self.records.starts > MAX_LINE_BYTES).any())
+        half = MAX_LINE_BYTES // 2
+        places = range(0, len(self.data) - half, half)
+        return any(self.data.find(b"\n", place, place + half) < 0 for place in places)
+
+    def lines(self, records: np.ndarray) -> np.ndarray:
+        """Number in this block of the first line of each record (int64)."""
+        return records if self.records is None else self.records.lines[records]
+
+    def raw(self, record: int) -> str:
+        """Text of a record, truncated."""
         starts, ends = self.bounds
-        data = self.data[starts[line] : min(ends[line], starts[line] + 4 * RAW_CHARACTERS)]
+        data = self.data[starts[record] : min(ends[record], starts[record] + 4 * RAW_CHARACTERS)]
         return data.decode("utf-8", "backslashreplace")[:RAW_CHARACTERS]
 
-    def reject(self, line: int, reason: str) -> Reject:
-        """Refuses a line."""
-        line = int(line)
-        return Reject(self.first_row + line, self.path, self.first_line + line, reason, self.raw(line))
+    def reject(self, record: int, reason: str) -> Reject:
+        """Refuses a record."""
+        line = int(self.lines(np.array([record]))[0])
+        return Reject(self.first_row + line, self.path, self.first_line + line, reason, self.raw(record))
 
     def piece(self, columns: dict, kept: np.ndarray, rejects: list[Reject]) -> Piece:
-        """A piece of the lines `kept` (int64 indices in this block), in which `columns` were found."""
+        """A piece of the records `kept` (int64 indices in this block), in which `columns` were found."""
+        places = self.lines(kept)
         return Piece(
             columns=columns,
-            rows=self.first_row + kept,
-            lines=self.first_line + kept,
+            rows=self.first_row + places,
+            lines=self.first_line + places,
             path=self.path,
             raw=lambda i: self.raw(kept[i]),
             rejects=rejects,
@@ -73,60 +95,85 @@ class TextReader(Reader):
     header = False
 
     @functools.cache  # noqa: B019 - a reader lives as long as its job
-    def files(self) -> list[tuple[str, int]]:
+    def files(self) -> list[SourceFile]:
         return files.list_files(self.config.paths)
 
     def estimated_rows(self) -> int:
-        return sum(size * (4 if name.endswith(".gz") else 1) for name, size in self.files()) // _BYTES_PER_ROW
+        # Names are good enough here: the estimate only sizes the job.
+        sizes = (f.size * (4 if f.name.lower().endswith(_PACKED) else 1) for f in self.files())
+        return sum(sizes) // _BYTES_PER_ROW
 
     def ranges(self) -> list[Range]:
-        names = [name for name, _ in self.files()]
-        with ThreadPoolExecutor(16) as pool:
-            columns = list(pool.map(lambda name: self.check(name, files.first_lines(name)), names))
         ranges = []
-        for (name, size), names in zip(self.files(), columns, strict=True):
-            for start, stop in self._cuts(name, size):
+        for file, (columns, cut) in zip(self.files(), each(self._look, self.files()), strict=True):
+            step = self.layout.chunk_bytes if cut else file.size
+            for start in range(0, file.size, step):
+                stop = min(start + step, file.size) if cut else -1
                 header = self.header and start == 0
-                ranges.append(Range(len(ranges), name, start, stop, header, names))
+                ranges.append(Range(len(ranges), file.name, start, stop, header, columns, file.version))
         return ranges
 
-    def _cuts(self, name: str, size: int) -> list[tuple[int, int]]:
-        if name.endswith(".gz"):
-            return [(0, -1)]  # cannot be entered in the middle
-        step = self.layout.chunk_bytes
-        return [(start, min(start + step, size)) for start in range(0, size, step)]
+    def _look(self, file: SourceFile) -> tuple[tuple[str, ...], bool]:
+        """Column names of a file, and whether it can be cut."""
+        return self.check(file.name, lines.first_lines(file.name)), lines.can_cut(file.name)
 
     def count(self, part: Range) -> int:
         if part.stop < 0:
-            blocks = files.stream_lines(part.path, self.layout.chunk_bytes)
-            return sum(Block("", data, 0, 0, ()).num_lines for data in blocks)
-        return files.count_lines(part.path, part.start, part.stop)
+            blocks = lines.stream_lines(part.path, self.layout.chunk_bytes)
+            return sum(map(num_lines, blocks))
+        return lines.count_lines(part.path, part.start, part.stop)
 
-    def read(self, part: Range, first_row: int, first_line: int) -> Iterator[Piece]:
-        header = part.header
-        for data in self._data(part):
-            if part.start == 0 and data.startswith(_BOM):
-                data = data[len(_BOM) :]
-            if header:
-                data = data[data.find(b"\n") + 1 :] if b"\n" in data else b""
-                first_line += 1
-                header = False
-            block = Block(part.path, data, first_row, first_line, part.columns)
-            if data:
+    def read(self, part: Range, first_row: int, first_line: int) -> Generator[Piece, None, int]:
+        header, count = part.header, 0
+        for block in self.blocks(part, first_row - header, first_line):  # a header line is no row
+            count += block.own_lines
+            if header and block.data:
+                block, header = _without_header(block), False
+            if block.data:
                 yield self.parse(block)
+        return count
+
+    def blocks(self, part: Range, first_row: int, first_line: int) -> Iterator[Block]:
+        """The lines of a range; each is a record."""
+        if part.stop < 0:
+            chunks = lines.stream_lines(part.path, self.layout.chunk_bytes)
+        else:
+            chunks = [lines.read_lines(part.path, part.start, part.stop)[1]]
+        for number, data in enumerate(chunks):
+            own_lines = num_lines(data)
+            if part.start == 0 and number == 0:
+                data = data.removeprefix(BOM)
+            block = Block(part.path, data, first_row, first_line, part.columns)
+            block.own_lines = own_lines
+            yield block
             first_row += block.num_lines
             first_line += block.num_lines
 
-    def _data(self, part: Range) -> Iterator[bytes]:
-        if part.stop < 0:
-            yield from files.stream_lines(part.path, self.layout.chunk_bytes)
-        elif data := files.read_lines(part.path, part.start, part.stop):
-            yield data
-
     @abc.abstractmethod
-    def check(self, name: str, lines: list[str]) -> tuple[str, ...]:
+    def check(self, name: str, data: bytes) -> tuple[str, ...]:
         """Looks at a file's first lines; returns its column names. Raises DataError."""
 
     @abc.abstractmethod
     def parse(self, block: Block) -> Piece:
-        """Parses whole lines."""
+        """Parses whole records."""
+
+
+def _without_header(block: Block) -> Block:
+    """The records after the first that is not blank."""
+    starts, ends = block.bounds
+    blank = np.array([not block.data[a:b].strip() for a, b in zip(starts[:100], ends[:100], strict=True)])
+    first = int(np.argmin(blank)) + 1 if not blank.all() else len(starts)
+    cut, skipped = len(block.data), block.num_lines
+    if first < len(starts):
+        cut, skipped = int(starts[first]), int(block.lines(np.array([first]))[0])
+    records = block.records
+    if records is not None:
+        records = Records(
+            records.starts[first:] - cut,
+            records.ends[first:] - cut,
+            records.lines[first:] - skipped,
+            records.faults[first:],
+            None,
+        )
+    place = block.first_row + skipped, block.first_line + skipped
+    return Block(block.path, block.data[cut:], *place, block.columns, records)

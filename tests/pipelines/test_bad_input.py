@@ -46,7 +46,17 @@ BAD_ROWS = [
     (b"u1,i1,3,99999999999999999999999,1\n", "timestamp_out_of_range"),
     (b"u\xff\xfe,i1,3,1000,1\n", "not_utf8"),
     (b'"u1,i1,3,1000,1\n', "unbalanced_quote"),
-    (b'u"1,"i1,3,1000,1\n', "wrong_column_count"),
+    (b'u"1,"i1,3,1000,1\n', "unbalanced_quote"),
+    (b'"u1"x,i1,3,1000,1\n', "text_after_quote"),
+    (b'"u\\"1",i1,3,1000,1\n', "text_after_quote"),
+    (b'"a ""\n""b",i1,3\n', "wrong_column_count"),
+    (b"u\x001,i1,3,1000,1\n", "nul_byte"),
+    (b" ,i1,3,1000,1\n", "missing_user"),
+    (b"NaN,i1,3,1000,1\n", "missing_user"),
+    (b"u1,\\N,3,1000,1\n", "missing_item"),
+    (b"u1,i1,NULL,1000,1\n", "bad_label"),
+    (b"u1,i1,3,0x10,1\n", "bad_timestamp"),
+    (b'"a\nb",i1,3,1000,1\n', "newline_in_key"),
     (b"u1,i\r1,3,1000,1\n", "stray_carriage_return"),
 ]
 # fmt: on
@@ -58,8 +68,9 @@ def test_each_bad_row_is_kept_with_reason_file_and_line(tmp_path):
     for i, (bad, reason) in enumerate(BAD_ROWS):
         data += GOOD.encode() + b"\n" * (i % 2) + bad
         line += 2 + i % 2
-        text = bad.rstrip(b"\n").decode("utf-8", "backslashreplace")
+        text = bad.removesuffix(b"\n").decode("utf-8", "backslashreplace")
         expected.append({"reason": reason, "file": str(path), "line": line, "text": text})
+        line += text.count("\n")
     path.write_bytes(data + b"u2,i2,+4.5e0,1000.9, 2 ")
     found = []
     for chunk in (50, 300, 1 << 20):
@@ -82,7 +93,7 @@ def test_a_late_quote_means_the_same_wherever_blocks_end(tmp_path):
     for chunk in (8, 12, 30, 1 << 20):
         dataset = run(section(path, roles={}), dataset_section(tmp_path), chunk_bytes=chunk)
         found.append((dataset.rejected, dataset.fingerprint))
-    assert found == [({"newline_in_key": 6}, found[0][1])] * 4
+    assert found == [({"unbalanced_quote": 6}, found[0][1])] * 4
 
 
 def test_ml100k_style_first_lines(tmp_path):
@@ -132,14 +143,13 @@ def test_unknown_split_is_refused(tmp_path):
 STOPS = {
     "missing": (None, {}, "x.csv: no such file"),
     "no_match": (None, {"paths": ["{dir}/*.nope"]}, "*.nope: no file matches"),
-    "directory": (None, {"paths": ["{dir}"]}, "is a directory; write"),
+    "directory": (None, {"paths": ["{dir}"]}, "the directory holds no file; check source.paths"),
     "empty": (b"", {}, "x.csv: the file is empty"),
     "header_only": (HEADER.encode(), {}, "no rows are left"),
     "no_column": (b"user,item,score,ts,w\n1,2,3,4,5\n", {},
                   "x.csv: no column 'rating'; the header has: user, item, score, ts, w"),
     "jsonl_as_csv": (b'{"user": "1", "item": 2}\n', {}, "; is source.kind jsonl?"),
-    "spaces": (b"user, item, rating, ts, w\n1, 2, 3, 4, 5\n", {},
-               "; ' item' is not 'item': take the spaces out of the file"),
+    "case": (b"User,item,rating,ts,w\n1,2,3,4,5\n", {}, "; write 'User' in source.roles or source.features"),
     "json_array": (b'[{"user": 1, "item": 2}]\n', {"kind": "jsonl"}, "written as one object a line (jq -c"),
     "delimiter": (b"user\titem\trating\tts\tw\n1\t2\t3\t4\t5\n", {},
                   "is source.delimiter '\\t' (tab) and not ','?"),
@@ -153,10 +163,10 @@ STOPS = {
                 {"max_rejected_fraction": 0.1},
                 "2 of 10 rows are refused, more than source.max_rejected_fraction 0.1 allows: 1 "),
     "no_gzip": (b"user,item\n", {"paths": ["{dir}/x.csv.gz"]}, "x.csv.gz: not a whole gzip file"),
-    "no_json": (b"user,item\n", {"kind": "jsonl"}, "the first line is no JSON object"),
+    "no_json": (b"user,item\n", {"kind": "jsonl"}, "the first line is not a JSON object"),
     "json_column": (b'{"user": 1, "items": 2}\n', {"kind": "jsonl"},
                     "no column 'item'; the first object has: user"),
-    "no_parquet": (b"PAR1 or not", {"kind": "parquet"}, "x.csv: not a Parquet file"),
+    "no_parquet": (b"PAR1 or not", {"kind": "parquet"}, "x.csv: not a whole Parquet file"),
 }
 # fmt: on
 
@@ -181,10 +191,12 @@ def test_inputs_that_stop_the_job_publish_nothing(tmp_path, case):
     [
         ("u1,i1,3,2024-05-01,1", {}, "; source.timestamp_unit is s: s, ms and us read whole numbers"),
         ("u1,i1,3,1700000000000,1", {}, "; source.timestamp_unit is s: is it another one?"),
-        ('u1,"i1,3,1000,1', {}, "; quoted values may not hold newlines"),
+        ('u1,"i1,3,1000,1', {}, "; no quote closes the value"),
         ("u1,i1,3,1000,1,6", {}, "; values that hold the delimiter need quotes"),
         ("u1,i1,,1000,1", {}, "; it must be a number in every row, an empty value is none"),
-        (",i1,3,1000,1", {}, "missing_user: ',i1,3,1000,1'"),
+        (",i1,3,1000,1", {}, "; source.nulls lists what counts as missing"),
+        ('u1,"i1"x,3,1000,1', {}, "; quotes inside a quoted value are doubled, or set source.escape"),
+        ("u1,i1,3,1000,-1", {}, "negative_weight: 'u1,i1,3,1000,-1'"),
     ],
 )
 def test_rejects_message_says_how_to_mend_most_of_them(tmp_path, line, more, hint):

@@ -148,7 +148,12 @@ def test_first_rows_and_lines():
         Range(2, "b", 0, 9, True),
         Range(3, "b", 9, 20),
     ]
-    assert first_rows(ranges, {0: 3, 1: 2, 2: 1, 3: 4}) == {0: (0, 1), 1: (2, 4), 2: (4, 1), 3: (4, 2)}
+    assert first_rows(ranges, {0: 3, 1: 2, 2: 1, 3: 4}) == {
+        0: (0, 1, 3),
+        1: (2, 4, 2),
+        2: (4, 1, 1),
+        3: (4, 2, 4),
+    }
 
 
 def test_parquet_schema_is_checked_first(tmp_path):
