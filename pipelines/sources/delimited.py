@@ -70,8 +70,7 @@ class Reader(text.TextReader):
 
     def _check_names(self, name: str, line: str, names: tuple[str, ...]) -> None:
         """Raises DataError: a wanted column is not among a file's names, or twice."""
-        shown = ", ".join(names)
-        shown = shown if len(shown) <= 1000 else f"{shown[:1000]}... ({len(names)} columns)"
+        shown = text.shown(names)
         missing = [w.column for w in self._wanted if w.column not in names]
         if missing:
             where = "the header has" if self.header else "source.columns has"
@@ -200,6 +199,13 @@ class Reader(text.TextReader):
             reasons.setdefault(int(i), "nul_byte")
         for i in np.flatnonzero(ends - starts > MAX_LINE_BYTES):
             reasons[int(i)] = "line_too_long"
+        if not _is_utf8(block.data):
+            for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+                record = block.data[start:end]
+                if i not in reasons and record.strip() and not _is_utf8(record):
+                    # Arrow cannot report such a record when its columns are wrong as well.
+                    if len(self._quoting.cells(record)) != len(block.columns):
+                        reasons[i] = "wrong_column_count"
         good = np.ones(len(starts), bool)
         good[list(reasons)] = False
         strip = None if self.config.delimiter.strip() else b""  # blanks that are delimiters are cells
@@ -303,6 +309,10 @@ def decode_text(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
         decoded = [None if v is None else _decode(v) for v in values.to_pylist()]
         bad = [d is None and v.is_valid for d, v in zip(decoded, values, strict=True)]
         return pa.array(decoded, pa.string()), np.array(bad)
+
+
+def _is_utf8(data: bytes) -> bool:
+    return _decode(data) is not None
 
 
 def _decode(value: bytes) -> str | None:

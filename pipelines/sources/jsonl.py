@@ -63,7 +63,7 @@ class Reader(text.TextReader):
         required = (self.config.roles.user, self.config.roles.item)
         missing = [w.column for w in self._wanted if w.column not in row and w.column in required]
         if missing:
-            raise DataError(f"{name}: no column {missing[0]!r}; the first object has: {', '.join(row)}")
+            raise DataError(f"{name}: no column {missing[0]!r}; the first object has: {text.shown(row)}")
         return ()
 
     def parse(self, block: Block) -> Piece:
