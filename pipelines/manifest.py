@@ -11,20 +11,27 @@ from configs.dataset import (
     Dataset,
     FeatureInfo,
     FileInfo,
+    SourceFileInfo,
     SplitInfo,
     TableInfo,
 )
 from configs.sources import SideFeature
 from pipelines.ids import TableIds
 from pipelines.layout import Job
+from pipelines.sources.identity import SourceFile
 from pipelines.stats import Stats
 from pipelines.write import Moments, WrittenFile
 
 
-def source_fingerprint(job: Job, files: list[tuple[str, int]]) -> str:
-    """SHA-256 over the source section and its files' names and sizes."""
-    text = json.dumps([job.source.model_dump(mode="json"), files], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def source_fingerprint(source: dict, files: list[SourceFile]) -> str:
+    """SHA-256 over the source section and its files' names, sizes and contents, in order.
+
+    Args:
+      source: the section as JSON.
+      files: with their content.
+    """
+    parts = [[file.name, file.size, file.content] for file in files]
+    return hashlib.sha256(json.dumps([source, parts], sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint(files: list[WrittenFile]) -> str:
@@ -40,14 +47,29 @@ def published_name(file: WrittenFile, digest: str) -> str:
 
 
 def build_manifest(
-    job: Job, source_digest: str, stats: Stats, tables: dict[str, TableIds], files: list[WrittenFile]
+    job: Job,
+    source_files: list[SourceFile],
+    stats: Stats,
+    tables: dict[str, TableIds],
+    files: list[WrittenFile],
 ) -> Dataset:
-    """The contract's document."""
+    """The contract's document.
+
+    Args:
+      source_files: what was read, with its content.
+    """
+    source = job.source.model_dump(mode="json")
     digest = fingerprint(files)
 
     def infos(directory: str) -> list[FileInfo]:
         chosen = sorted(f for f in files if f.directory == directory)
         return [FileInfo(path=published_name(f, digest), **f.info) for f in chosen]
+
+    def split(directory: str) -> SplitInfo:
+        chosen = [f for f in files if f.directory == directory]
+        prefix = f"{directory}/"
+        left_out = {k.removeprefix(prefix): v for k, v in stats.counts.items() if k.startswith(prefix)}
+        return SplitInfo(**_rows(infos(directory), chosen), **left_out)
 
     def catalog(directory: str) -> CatalogInfo:
         found = infos(directory)
@@ -55,10 +77,15 @@ def build_manifest(
 
     return Dataset(
         fingerprint=digest,
-        source_fingerprint=source_digest,
+        source_fingerprint=source_fingerprint(source, source_files),
+        source_files=[
+            SourceFileInfo(path=file.name, bytes=file.size, version=file.version, content=file.content)
+            for file in source_files
+        ],
         history_length=job.dataset.history_length,
         has_weight=job.source.roles.weight is not None,
-        splits={name: _split(infos(name), [f for f in files if f.directory == name]) for name in SPLITS},
+        splits={name: split(name) for name in SPLITS},
+        positives=split("positives") if any(f.directory == "positives" for f in files) else None,
         tables={name: _table(job, name, ids) for name, ids in tables.items()},
         features={f.name: _feature(f, files) for f in job.source.features},
         users=catalog("users"),
@@ -66,15 +93,19 @@ def build_manifest(
         source_rows=stats.rows,
         rejected=dict(sorted(stats.rejected.items())),
         filtered=stats.filtered,
+        duplicates=stats.counts["duplicates"],
+        short_users=stats.counts["short_users"],
         notes={reason: count for reason, count in sorted(stats.notes.items()) if count},
-        source=job.source.model_dump(mode="json"),
+        source=source,
         dataset=job.dataset.model_dump(mode="json"),
     )
 
 
 def _feature(feature: SideFeature, files: list[WrittenFile]) -> FeatureInfo:
     info = FeatureInfo(of=feature.of, kind=feature.kind)
-    train = sorted(f for f in files if f.directory == "train" and feature.name in f.moments)
+    some = any(f.directory == "positives" for f in files)  # what models with features are trained on
+    directory = "positives" if some else "train"
+    train = sorted(f for f in files if f.directory == directory and feature.name in f.moments)
     if not train:
         return info
     whole = functools.reduce(Moments.join, (f.moments[feature.name] for f in train))
@@ -83,13 +114,14 @@ def _feature(feature: SideFeature, files: list[WrittenFile]) -> FeatureInfo:
     return info.model_copy(update={"mean": float(f"{whole.mean:.7g}"), "stddev": stddev})
 
 
-def _split(infos: list[FileInfo], files: list[WrittenFile]) -> SplitInfo:
-    return SplitInfo(
-        rows=sum(info.rows for info in infos),
-        files=infos,
-        min_timestamp=min((f.min_timestamp for f in files), default=None),
-        max_timestamp=max((f.max_timestamp for f in files), default=None),
-    )
+def _rows(infos: list[FileInfo], files: list[WrittenFile]) -> dict:
+    return {
+        "rows": sum(info.rows for info in infos),
+        "files": infos,
+        "min_timestamp": min((f.min_timestamp for f in files), default=None),
+        "max_timestamp": max((f.max_timestamp for f in files), default=None),
+        "positives": sum(f.positives for f in files),
+    }
 
 
 def _table(job: Job, name: str, ids: TableIds) -> TableInfo:

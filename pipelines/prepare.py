@@ -4,11 +4,11 @@ lazytower prepare --config configs/quickstart.yaml
 """
 
 import argparse
-import datetime
 
 from absl import logging
 
 from configs.arguments import add_config_arguments
+from configs.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,81 +61,65 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
 
     import_beam()
     from pipelines.layout import Job, plan_layout
-    from pipelines.manifest import build_manifest, source_fingerprint
+    from pipelines.manifest import build_manifest
+    from pipelines.present import find_present
     from pipelines.progress import Progress
     from pipelines.publish import publish, workspace
+    from pipelines.row_account import split_line
     from pipelines.runners import check_runner
+    from pipelines.sources.files import scheme_problem
+    from pipelines.sources.identity import check_unchanged, each, with_content
     from pipelines.sources.reader import make_reader
 
     options = options or beam_options(None, [])
+    if problem := scheme_problem(dataset.path):
+        raise ConfigError(f"dataset.path: {dataset.path}: {problem}")
     check_runner(options, source, dataset)
     target = dataset.path.rstrip("/")
-    estimate = make_reader(source, plan_layout("", "", 0))
-    job = Job(source, dataset, plan_layout("", "", estimate.estimated_rows()))
-    digest = source_fingerprint(job, estimate.files())
-    present = None if overwrite else _present(target, digest, dataset)
-    if present:
+    reader = make_reader(source, plan_layout("", "", 0))
+    source_files = reader.files()
+    if not overwrite and (present := find_present(target, source, source_files, dataset)):
         logging.info("%s: already prepared from this source with these settings", target)
         return present
+    logging.info("%s", split_line(dataset))
+    job = Job(source, dataset, plan_layout("", "", reader.estimated_rows()))
     with workspace(target) as (path, check):
         sizes = {"threads": worker_threads(options)} | sizes
         layout = dataclasses.replace(job.layout, spool=f"{path}/spool", staging=f"{path}/staging", **sizes)
         job = dataclasses.replace(job, layout=layout)
+        reader.layout = layout  # the files stay those that were listed
+        ranges = reader.ranges()
+        source_files = each(with_content, source_files)
         with Progress(layout.spool) as progress:
-            found = _run_pipeline(job, options)
+            found = _run_pipeline(job, ranges, options, lambda: check_unchanged(source_files))
         if found is None:
             return None
         stats, tables, files = found
-        manifest = build_manifest(job, digest, stats, tables, files)
+        manifest = build_manifest(job, source_files, stats, tables, files)
         check()
         publish(target, layout.staging, manifest, files)
-    _report(manifest, target, progress)
+    _report(manifest, dataset, target, progress)
     return manifest
 
 
-def _present(target: str, digest: str, dataset):
-    """The dataset at the target when it is the one that was asked for, None when there is none.
-
-    Raises:
-      DataError: there is a different one.
-    """
-    import fsspec
-
-    from configs.dataset import FILE_NAME, load_dataset
-    from configs.errors import DataError
-
-    filesystem, root = fsspec.core.url_to_fs(target)
-    if not filesystem.exists(f"{root}/{FILE_NAME}"):
-        return None
-    found = load_dataset(target)
-    wanted = dataset.model_dump(mode="json", exclude={"path"})
-    if found.source_fingerprint == digest and wanted == {
-        k: v for k, v in found.dataset.items() if k != "path"
-    }:
-        return found
-    what = "another source" if found.source_fingerprint != digest else "other dataset settings"
-    raise DataError(
-        f"{target}: holds a dataset prepared from {what}; "
-        "give --overwrite to replace it, or another dataset.path"
-    )
-
-
-def _run_pipeline(job, options):
+def _run_pipeline(job, ranges, options, check_source):
     """Runs the pipeline and returns what it left: Stats, TableIds by table, written files.
 
-    None when only a template was written."""
+    None when only a template was written.
+
+    Args:
+      check_source: raises DataError when the source has changed, which says more than what came of it.
+    """
     import os
-    import pickle
 
     import apache_beam as beam
     import fsspec
 
     from configs.errors import DataError
-    from pipelines.pipeline import SUMMARY, build
+    from pipelines.pipeline import build
     from pipelines.runners import run_to_end, template_location
-    from pipelines.sources.reader import make_reader
+    from pipelines.summary import FILE_NAME, load_summary
 
-    ranges = make_reader(job.source, job.layout).ranges()
     if "://" not in job.layout.spool:
         os.makedirs(job.layout.spool)
     pipeline = beam.Pipeline(options=options)
@@ -148,23 +132,32 @@ def _run_pipeline(job, options):
             template,
         )
         return None
+    name = f"{job.layout.spool}/{FILE_NAME}"
     try:
-        with fsspec.open(f"{job.layout.spool}/{SUMMARY}", "rb") as file:
-            stats, plan, tables, files = pickle.load(file)
+        with fsspec.open(name, "rb") as file:
+            stats, plan, tables, files = load_summary(file.read(), name)
     except FileNotFoundError:
         raise DataError(
             f"{job.dataset.path}: the job ended well, but what its workers wrote is not here: they have "
             "another disk; put dataset.path in gs://"
         ) from None
+    check_source()
     if plan.failed:
         raise DataError(plan.failed)
     if not any(file.directory == "train" for file in files):
         raise DataError("no row falls into train; check dataset.split")
+    if not any(file.positives for file in files if file.directory == "train"):
+        raise DataError(
+            f"no row of train is positive ({job.dataset.positive_rule}); "
+            "check dataset.split and dataset.positive"
+        )
     return stats, tables, files
 
 
-def _report(manifest, target: str, progress) -> None:
+def _report(manifest, dataset, target: str, progress) -> None:
     """The last lines: what was made of what, how fast, in how much memory."""
+    from pipelines.row_account import date, row_lines
+
     logging.info("%s: prepared", target)
     splits = ", ".join(f"{name} {info.rows:,}" for name, info in manifest.splits.items())
     logging.info("rows read %s; %s", f"{manifest.source_rows:,}", splits)
@@ -172,7 +165,7 @@ def _report(manifest, target: str, progress) -> None:
         # A wrong source.timestamp_unit often shows in nothing else.
         for name, info in manifest.splits.items():
             if info.rows:
-                logging.info("%s: %s to %s UTC", name, _date(info.min_timestamp), _date(info.max_timestamp))
+                logging.info("%s: %s to %s UTC", name, date(info.min_timestamp), date(info.max_timestamp))
     for name, table in manifest.tables.items():
         logging.info(
             "table %s: %s rows, %s keys in train (%s)", name, f"{table.rows:,}", f"{table.keys:,}", table.ids
@@ -182,10 +175,10 @@ def _report(manifest, target: str, progress) -> None:
             logging.warning("split %s is empty", name)
     for reason, count in manifest.rejected.items():
         logging.info("rejected %s: %s, see %s/rejected", reason, f"{count:,}", target)
+    for line in row_lines(manifest, dataset):
+        logging.info("%s", line)
     for reason, count in manifest.notes.items():
         logging.info("%s: %s", _note(reason), f"{count:,}")
-    if manifest.filtered:
-        logging.info("left out by dataset.min_label: %s", f"{manifest.filtered:,}")
     logging.info(
         "%.1f s, %s rows/s, peak memory %.0f MB on this machine",
         progress.seconds,
@@ -204,7 +197,3 @@ def _note(reason: str) -> str:
     }
     form = next(form for form in forms if reason.startswith(form))
     return forms[form].format(reason[len(form) + 1 :])
-
-
-def _date(seconds: int) -> str:
-    return f"{datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=seconds):%Y-%m-%d %H:%M}"

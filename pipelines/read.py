@@ -11,7 +11,8 @@ from configs.errors import DataError
 from pipelines.hashes import hash_keys
 from pipelines.ids import hash_ids
 from pipelines.layout import Job
-from pipelines.sources.reader import Range, Reject, make_reader
+from pipelines.sources.identity import check_range
+from pipelines.sources.reader import Piece, Place, Range, Reject, make_reader
 from pipelines.spool import Ref, SpoolWriter, array, column, partition
 from pipelines.stats import Stats
 from pipelines.threads import ThreadedDoFn
@@ -30,7 +31,7 @@ class CountRows(beam.DoFn):
     def process(self, part: Range) -> Iterator[tuple[int, int]]:
         try:
             yield part.index, self._reader.count(part)
-        except DataError:
+        except (DataError, OSError):
             yield part.index, 0
 
 
@@ -45,10 +46,10 @@ class ReadRows(ThreadedDoFn):
         self._reader = make_reader(self._job.source, self._job.layout)
         self._reader.setup()
 
-    def work(self, part: Range, places: dict[int, tuple[int, int]]) -> Iterator:
+    def work(self, part: Range, places: dict[int, Place]) -> Iterator:
         stats = Stats()
         try:
-            for piece in self._reader.read(part, *places[part.index]):
+            for piece in self._pieces(part, places[part.index]):
                 table, rejects = validate(piece, self._job)
                 stats.rows += len(piece.rows) + len(piece.rejects)
                 stats.add_rejects(rejects)
@@ -62,6 +63,24 @@ class ReadRows(ThreadedDoFn):
             stats.fatal = str(error)
         yield beam.pvalue.TaggedOutput("stats", stats)
 
+    def _pieces(self, part: Range, place: Place) -> Iterator[Piece]:
+        """Raises DataError: the range cannot be read, or is not what was listed and counted."""
+        check_range(part.path, part.version)
+        try:
+            count = yield from self._reader.read(part, place.row, place.line)
+        except (DataError, OSError) as error:
+            check_range(part.path, part.version)  # that the file has changed says more
+            if isinstance(error, DataError):
+                raise
+            what = error.strerror or str(error).partition("\n")[0]
+            raise DataError(f"{part.path}: cannot be read ({what}); nothing is published") from None
+        check_range(part.path, part.version)
+        if count != place.count:
+            raise DataError(
+                f"{part.path}: has changed while it was read (a part had {place.count:,} lines or rows, then "
+                f"{count:,}); nothing is published. Run the same command when nothing writes to the source"
+            )
+
     def _filter(self, table: pa.Table, stats: Stats) -> pa.Table:
         """Leaves out rows under dataset.min_label."""
         limit = self._job.dataset.min_label
@@ -69,10 +88,11 @@ class ReadRows(ThreadedDoFn):
             kept = table.filter(pa.array(column(table, "label") >= np.float32(limit)))
             stats.filtered += table.num_rows - kept.num_rows
             table = kept
-        stats.kept += table.num_rows
         return table
 
     def _observe(self, table: pa.Table, stats: Stats) -> None:
+        labels = column(table, "label")
+        stats.add_labels(labels, self._job.dataset.is_positive(labels))
         if self._job.dataset.split.kind == "temporal":
             stats.histogram.add(column(table, "timestamp"))
         if self._job.layout.key_shards > 1:

@@ -109,6 +109,7 @@ class Reader(text.TextReader):
         for chunk in lines.stream_lines(part.path, self.layout.chunk_bytes):
             chunk, is_first = chunk.removeprefix(BOM) if is_first else chunk, False
             block, rest = self._cut(part, rest + chunk, first_row, first_line)
+            block.own_lines = text.num_lines(chunk)
             yield block
             first_row += block.num_lines
             first_line += block.num_lines
@@ -118,6 +119,7 @@ class Reader(text.TextReader):
         """The records that begin in a range of bytes; the last one may end beyond it."""
         at, own = lines.read_lines(part.path, part.start, part.stop)
         end = at + len(own)
+        own_lines = text.num_lines(own)
         own = own.removeprefix(BOM) if part.start == 0 else own
         after, begin = None, 0
         if part.start and own and self._quoting.continuations(own, final=False):
@@ -129,6 +131,7 @@ class Reader(text.TextReader):
         if rest:
             after = lines.read_lines(part.path, end, end + MAX_LINE_BYTES)[1] if after is None else after
             block = self._cut(part, own + after, *place, final=True, stop=len(own))[0]
+        block.own_lines = own_lines
         yield block
 
     def _before(self, part: Range, at: int, size: int) -> bytes:

@@ -1,42 +1,113 @@
-"""Files of a source, local or gs://."""
+"""Which files a source has: patterns, directories and links resolved, each file once, in a stable order.
+
+Order is that of source.paths, and natural inside a pattern or directory: events_8 before events_10. What
+Spark, Dask, Hadoop and file managers put beside data (names that begin with . or _, checksums, empty parts)
+is left out and counted in the log. Anything else that is matched and cannot be read is an error.
+"""
+
+import os
+from collections.abc import Sequence
 
 import fsspec
+from absl import logging
 
 from configs.errors import DataError
+from configs.storage import is_remote
+from pipelines.sources.compression import compression_of, open_stream, read_head
+from pipelines.sources.identity import SourceFile
+from pipelines.sources.patterns import expand
+
+_SHOWN = 3  # names in a line of the log
+_EMPTY_INSIDE_BYTES = 256  # compressed files of more bytes hold something
+_DOWNLOADS = ("http", "https", "ftp", "sftp", "ssh", "data", "github", "hf", "git")
 
 
-def list_files(patterns: list[str]) -> list[tuple[str, int]]:
-    """Names and sizes of all files that the patterns match, sorted by name, each once.
+def list_files(patterns: Sequence[str]) -> list[SourceFile]:
+    """All files that the patterns match, each once, in their order.
 
     Raises:
-      DataError: a pattern matches nothing, is a directory, or a file is empty.
+      DataError: a pattern matches nothing, has an unknown scheme, or matches what cannot be read.
     """
-    sizes = {}
+    files: dict[object, SourceFile] = {}
+    clutter, empty, again = [], [], []
     for pattern in patterns:
-        for name, info in _expand(pattern).items():
-            if info["size"] == 0:
-                raise DataError(f"{name}: the file is empty; remove it from source.paths or write it again")
-            sizes[name] = info["size"]
-    return sorted(sizes.items())
+        if problem := scheme_problem(pattern):
+            raise DataError(f"{pattern}: {problem}")
+        literal, found, left_out = _expand(pattern)
+        whole = []
+        for file in found:
+            if not is_empty(file):
+                whole.append(file)
+            elif literal:
+                raise DataError(
+                    f"{file.name}: the file is empty; remove it from source.paths or write it again"
+                )
+            else:
+                empty.append(file.name)
+        if not whole:
+            raise DataError(
+                f"{pattern}: all that matches is left out: {_shown([*empty, *left_out])}; check source.paths"
+            )
+        clutter += left_out
+        for file in whole:
+            if (first := files.setdefault(_key(file.name), file)) is not file:
+                again.append(f"{file.name} is {first.name}")
+    _log("left out for its name (hidden, begins with _, or a checksum)", clutter)
+    _log("left out because it is empty", empty)
+    _log("named more than once, read once", again)
+    return list(files.values())
 
 
-def _expand(pattern: str) -> dict[str, dict]:
-    filesystem, path = fsspec.core.url_to_fs(pattern)
-    if any(mark in pattern for mark in "*?["):
-        found = filesystem.glob(path, detail=True)
-        found = {name: info for name, info in found.items() if info["type"] == "file"}
-        if not found:
-            raise DataError(f"{pattern}: no file matches; check source.paths")
-    else:
-        try:
-            found = {path: filesystem.info(path)}
-        except FileNotFoundError:
-            raise DataError(f"{pattern}: no such file; check source.paths") from None
-        if found[path]["type"] != "file":
-            raise DataError(f"{pattern}: is a directory; write {pattern.rstrip('/')}/* for the files in it")
-    if "://" not in pattern:
-        # A relative path stays as it was written: it is what messages and the fingerprint show.
-        if list(found) == [path]:
-            return {pattern if "*" not in pattern else path: info for info in found.values()}
-        return found
-    return {filesystem.unstrip_protocol(name): info for name, info in found.items()}
+def scheme_problem(path: str) -> str | None:
+    """What is wrong with the scheme of a path or URL and what to do, or None."""
+    scheme, found, _ = path.partition("://")
+    if not found or scheme in ("file", "gs", "gcs"):
+        return None
+    where = "a local disk or gs://"
+    if scheme in _DOWNLOADS:
+        return f"cannot be read over {scheme}://; download it to {where}"
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+        return f"{scheme}:// is not supported here ({error}); copy the files to {where}"
+    except ValueError:
+        return f"{scheme}:// is not a known scheme; use {where}"
+    return None
+
+
+def _expand(pattern: str):
+    try:
+        return expand(pattern)
+    except OSError as error:
+        what = error.strerror or str(error).partition("\n")[0]
+        raise DataError(f"{pattern}: cannot be listed ({what}); check source.paths") from None
+
+
+def is_empty(file: SourceFile) -> bool:
+    """Whether a file holds nothing, also when it is compressed."""
+    if file.size == 0 or file.size > _EMPTY_INSIDE_BYTES:
+        return file.size == 0
+    if compression_of(read_head(file.name)) is None:
+        return False
+    with open_stream(file.name) as stream:
+        return not stream.read(1)
+
+
+def _key(name: str):
+    """Equal for names of one file."""
+    if is_remote(name):
+        return name
+    stat = os.stat(name)
+    if stat.st_nlink > 1:  # with size and time, because some network disks repeat inodes
+        return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+    return os.path.realpath(name)
+
+
+def _log(what: str, names: list[str]) -> None:
+    if names:
+        logging.warning("source.paths: %s: %s (%s)", what, f"{len(names):,}", _shown(names))
+
+
+def _shown(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -195,7 +195,7 @@ def _type(value, kinds: set[str]) -> pa.DataType:
     """Arrow type of a first value; KeyError sends the block to the careful path."""
     if isinstance(value, bool) and kinds == {"number"}:
         return pa.bool_()
-    if type(value) is _Fraction and "key" not in kinds:
+    if type(value) is _Fraction and not kinds & {"key", "time"}:  # of these every digit counts
         return pa.float64()
     return {str: pa.string(), _Number: pa.int64()}[type(value)]
 

@@ -5,16 +5,13 @@ carriage returns are read from the beginning, as UTF-8 text with newlines as lin
 """
 
 import codecs
-import contextlib
-import gzip
 import itertools
-import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-import fsspec
-
 from configs.errors import DataError
+from pipelines.sources import compression
+from pipelines.sources.compression import foreign_format, open_file, open_stream
 
 MAX_LINE_BYTES = 1 << 20  # a longer line is refused; no more than that of it and a chunk is in memory
 BOM = codecs.BOM_UTF8
@@ -29,10 +26,10 @@ _MARKS = [  # the longer marks first: UTF-32's begins with UTF-16's
 
 
 def can_cut(path: str) -> bool:
-    """Whether a file can be read from any byte on. Raises DataError: it is compressed and torn."""
-    if path.lower().endswith(".gz"):
+    """Whether a file can be read from any byte on. Raises DataError: its name promises a compression."""
+    if not compression.can_cut(path):
         return False
-    with fsspec.open(path, "rb") as file:
+    with open_file(path) as file:
         head = _read_head(file)
     return not _encoding(head) and not _has_only_returns(head)
 
@@ -45,7 +42,7 @@ def read_lines(path: str, start: int, stop: int) -> tuple[int, bytes]:
       data: the lines, the last one whole, unless it is longer than MAX_LINE_BYTES: then a longer part of it.
     """
     before = max(start - 1, 0)
-    with fsspec.open(path, "rb") as file:
+    with open_file(path) as file:
         file.seek(before)
         parts = [file.read(stop - before)]
         newline = parts[0].find(b"\n") if start else -1
@@ -72,7 +69,7 @@ def _rest_of_line(file: BinaryIO) -> Iterator[bytes]:
 def count_lines(path: str, start: int, stop: int) -> int:
     """Number of lines that begin in bytes [start, stop) of a file that can be cut."""
     before = max(start - 1, 0)
-    with fsspec.open(path, "rb") as file:
+    with open_file(path) as file:
         file.seek(before)
         data = file.read(stop - 1 - before)
     return data.count(b"\n") + int(start == 0)
@@ -109,6 +106,8 @@ def first_lines(path: str) -> bytes:
     first = data.split(b"\n", 1)[0].removesuffix(b"\r")
     if not data:
         raise DataError(f"{path}: the file is empty; remove it from source.paths or write it again")
+    if what := foreign_format(data):
+        raise DataError(f"{path}: holds {what}")
     if b"\0" in first:
         if first.count(b"\0") * 3 > len(first):
             raise DataError(f"{path}: looks like UTF-16 without a byte order mark; convert the file to UTF-8")
@@ -127,7 +126,7 @@ def first_lines(path: str) -> bytes:
 
 def _stream_text(path: str, chunk_bytes: int) -> Iterator[bytes]:
     """The bytes of a file, decompressed, as UTF-8 with newlines as line ends, by pieces of a chunk."""
-    with _open(path) as file:
+    with open_stream(path) as file:
         head = _read_head(file)
         pieces = itertools.chain([head], iter(lambda: _read(file, chunk_bytes), b""))
         if encoding := _encoding(head):
@@ -139,19 +138,6 @@ def _stream_text(path: str, chunk_bytes: int) -> Iterator[bytes]:
         for piece in pieces:
             for start in range(0, len(piece), chunk_bytes):
                 yield piece[start : start + chunk_bytes]
-
-
-@contextlib.contextmanager
-def _open(path: str) -> Iterator[BinaryIO]:
-    with fsspec.open(path, "rb") as raw:
-        if not path.lower().endswith(".gz"):
-            yield raw
-            return
-        try:
-            with gzip.open(raw) as file:
-                yield file
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{path}: not a whole gzip file ({error}); write it again") from None
 
 
 def _read(file: BinaryIO, size: int) -> bytes:

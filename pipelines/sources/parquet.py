@@ -1,19 +1,23 @@
 """Parquet files, by row groups."""
 
+import contextlib
 import functools
 import json
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from configs.errors import DataError
 from pipelines.sources import files, reader
-from pipelines.sources.reader import Piece, Range, Wanted, wanted_columns
+from pipelines.sources.compression import compression_of, foreign_format, open_file, read_head
+from pipelines.sources.identity import SourceFile, each
+from pipelines.sources.parquet_types import convert, problem
+from pipelines.sources.reader import Piece, Range, wanted_columns
 from pipelines.sources.text import RAW_CHARACTERS
+
+_SHOWN = 50  # columns in a message
 
 
 class Reader(reader.Reader):
@@ -24,7 +28,7 @@ class Reader(reader.Reader):
         self._wanted = wanted_columns(config.roles, config.features)
 
     @functools.cache  # noqa: B019 - a reader lives as long as its job
-    def files(self) -> list[tuple[str, int]]:
+    def files(self) -> list[SourceFile]:
         return files.list_files(self.config.paths)
 
     def estimated_rows(self) -> int:
@@ -32,73 +36,104 @@ class Reader(reader.Reader):
 
     def ranges(self) -> list[Range]:
         ranges = []
-        for (name, _), groups in zip(self.files(), self._groups(), strict=True):
+        for file, groups in zip(self.files(), self._groups(), strict=True):
             for group in range(len(groups)):
-                ranges.append(Range(len(ranges), name, group, group + 1))
+                ranges.append(Range(len(ranges), file.name, group, group + 1, version=file.version))
         return ranges
 
     @functools.cache  # noqa: B019
     def _groups(self) -> list[list[int]]:
         """Rows of each row group of each file."""
-        with ThreadPoolExecutor(16) as pool:
-            groups = list(pool.map(self._check, [name for name, _ in self.files()]))
+        groups = each(self._check, [file.name for file in self.files()])
         if not any(sum(rows) for rows in groups):
             raise DataError(f"{', '.join(self.config.paths)}: no rows in any file; check source.paths")
         return groups
 
     def _check(self, name: str) -> list[int]:
-        """Rows of each row group of a file. Raises DataError: no Parquet, or columns are missing."""
-        try:
-            with fsspec.open(name, "rb") as file, parquet.ParquetFile(file) as opened:
-                schema, metadata = opened.schema_arrow, opened.metadata
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{name}: not a Parquet file ({str(error).splitlines()[0]})") from None
+        """Rows of each row group of a file.
+
+        Raises:
+          DataError: no Parquet, or columns are missing, stand twice, or have a type without a meaning.
+        """
+        with _opened(name) as file:
+            schema, metadata = file.schema_arrow, file.metadata
         missing = [w.column for w in self._wanted if w.column not in schema.names]
         if missing:
-            raise DataError(f"{name}: no column {missing[0]!r}; the file has: {', '.join(schema.names)}")
+            wanted = ", ".join(map(repr, dict.fromkeys(missing)))
+            raise DataError(f"{name}: no column {wanted}; the file has: {_listed(schema.names)}")
         for wanted in self._wanted:
-            kind = schema.field(wanted.column).type
-            if not _fits(wanted, kind):
-                need = "a key is text or an integer" if wanted.kind == "key" else "a number or text is needed"
-                raise DataError(f"{name}: column {wanted.column!r} is {kind}; {need}")
+            if schema.names.count(wanted.column) > 1:
+                raise DataError(
+                    f"{name}: column {wanted.column!r} stands twice in: {_listed(schema.names)}; rename one"
+                )
+            if what := problem(wanted, schema.field(wanted.column).type):
+                raise DataError(f"{name}: {what}")
         return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
     def count(self, part: Range) -> int:
-        with fsspec.open(part.path, "rb") as file, parquet.ParquetFile(file) as opened:
-            return opened.metadata.row_group(part.start).num_rows
+        with _opened(part.path) as file:
+            return file.metadata.row_group(part.start).num_rows if part.start < file.num_row_groups else 0
 
-    def read(self, part: Range, first_row: int, first_line: int) -> Iterator[Piece]:
+    def read(self, part: Range, first_row: int, first_line: int) -> Generator[Piece, None, int]:
         names = list(dict.fromkeys(w.column for w in self._wanted))
-        with fsspec.open(part.path, "rb") as file, parquet.ParquetFile(file, pre_buffer=False) as opened:
-            batches = opened.iter_batches(
+        start_row = first_row
+        with _opened(part.path) as file:
+            batches = file.iter_batches(
                 self.layout.chunk_rows, row_groups=[part.start], columns=names, use_threads=False
             )
             for batch in batches:
-                place = np.arange(batch.num_rows)
-                yield Piece(
-                    columns={w.name: batch.column(w.column) for w in self._wanted},
-                    rows=first_row + place,
-                    lines=first_line + place,
-                    path=part.path,
-                    raw=functools.partial(_raw, batch),
-                )
+                yield self._piece(batch, part.path, first_row, first_line)
                 first_row += batch.num_rows
                 first_line += batch.num_rows
+        return first_row - start_row
+
+    def _piece(self, batch: pa.RecordBatch, path: str, first_row: int, first_line: int) -> Piece:
+        place = np.arange(batch.num_rows)
+        return Piece(
+            columns={w.name: convert(batch.column(w.column), w.kind) for w in self._wanted},
+            rows=first_row + place,
+            lines=first_line + place,
+            path=path,
+            raw=functools.partial(_raw, batch),
+        )
 
 
-def _fits(wanted: Wanted, kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    is_text = is_text or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-    if is_text or pa.types.is_integer(kind):
-        return True
-    if wanted.kind == "time" and pa.types.is_temporal(kind) and not pa.types.is_time(kind):
-        return True
-    is_number = pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_boolean(kind)
-    return wanted.kind in ("number", "time") and is_number
+@contextlib.contextmanager
+def _opened(name: str) -> Iterator[parquet.ParquetFile]:
+    """An open file. Raises DataError: it is no Parquet, or is broken, here or inside the block."""
+    with open_file(name) as raw:
+        try:
+            with parquet.ParquetFile(raw, pre_buffer=False) as file:
+                yield file
+        except (pa.ArrowException, OSError, IndexError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the data
+                raise
+            raise DataError(f"{name}: not a whole Parquet file ({_what(name, error)})") from None
+
+
+def _what(name: str, error: Exception) -> str:
+    head = read_head(name)
+    if head.startswith(b"PAR1"):
+        return f"{str(error).splitlines()[0]}; write it again"
+    if packed := compression_of(head):
+        return f"it is compressed by {packed}; unpack it"
+    what = foreign_format(head) or f"something else, beginning with {head[:16]!r}; check source.kind"
+    return f"it holds {what}"
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def _raw(batch: pa.RecordBatch, index: int) -> str:
-    row = batch.slice(index, 1).to_pylist()[0]
+    row = {name: _shown(batch.column(i)[index]) for i, name in enumerate(batch.schema.names)}
     return json.dumps(row, default=str, ensure_ascii=False)[:RAW_CHARACTERS]
+
+
+def _shown(value: pa.Scalar):
+    """A value for messages; times that Python cannot hold and broken text as Arrow shows them."""
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError):
+        return repr(value)

@@ -4,7 +4,7 @@ import abc
 import collections
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow as pa
 from configs.sources import Roles, SourceConfig
 from pipelines.layout import Layout
 from pipelines.sources import MODULES
+from pipelines.sources.identity import SourceFile
 
 
 class Range(NamedTuple):
@@ -30,6 +31,8 @@ class Range(NamedTuple):
     """Whether the range begins with a line of column names."""
     columns: tuple[str, ...] = ()
     """Names of the file's columns, left to right, for delimited text."""
+    version: str = ""
+    """Of the file when it was listed (pipelines/sources/identity.py); empty for a source without files."""
 
 
 class Reject(NamedTuple):
@@ -78,8 +81,8 @@ class Reader(abc.ABC):
         """Called once per worker, before the first read."""
 
     @abc.abstractmethod
-    def files(self) -> list[tuple[str, int]]:
-        """Names and sizes of the source's files in order. Raises DataError: missing or empty."""
+    def files(self) -> list[SourceFile]:
+        """The source's files in order. Raises DataError: missing or empty."""
 
     @abc.abstractmethod
     def estimated_rows(self) -> int:
@@ -94,8 +97,8 @@ class Reader(abc.ABC):
         """Number of lines (the header included) or rows of a range."""
 
     @abc.abstractmethod
-    def read(self, part: Range, first_row: int, first_line: int) -> Iterator[Piece]:
-        """The rows of a range.
+    def read(self, part: Range, first_row: int, first_line: int) -> Generator[Piece, None, int]:
+        """The rows of a range; the generator's value is what `count` says of the range.
 
         Args:
           first_row: global number of its first row.
@@ -133,8 +136,19 @@ def make_reader(config: SourceConfig, layout: Layout) -> Reader:
     return importlib.import_module(MODULES[config.kind]).Reader(config, layout)
 
 
-def first_rows(ranges: list[Range], counts: dict[int, int]) -> dict[int, tuple[int, int]]:
-    """Global number of the first row, and number in its file of the first line, of each range by index.
+class Place(NamedTuple):
+    """Where a range stands in the source."""
+
+    row: int
+    """Global number of its first row."""
+    line: int
+    """Number in its file, from 1, of its first line."""
+    count: int
+    """Its lines or rows."""
+
+
+def first_rows(ranges: list[Range], counts: dict[int, int]) -> dict[int, Place]:
+    """Places of all ranges by index.
 
     Args:
       counts: lines or rows of each range by index.
@@ -143,7 +157,8 @@ def first_rows(ranges: list[Range], counts: dict[int, int]) -> dict[int, tuple[i
     for part in ranges:
         if part.path != path:
             path, line = part.path, 1
-        places[part.index] = (row, line)
-        row += max(0, counts[part.index] - int(part.header))
-        line += counts[part.index]
+        count = counts[part.index]
+        places[part.index] = Place(row, line, count)
+        row += max(0, count - int(part.header))
+        line += count
     return places

@@ -1,6 +1,6 @@
 """The planted model of configs/planted.py."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +8,7 @@ import pyarrow.compute as compute
 
 from configs.planted import Planted
 from pipelines.sources import reader
+from pipelines.sources.identity import SourceFile
 from pipelines.sources.reader import Piece, Range
 
 
@@ -18,7 +19,7 @@ class Reader(reader.Reader):
         self._planted = Planted(self.config)
         self._planted.rows(0, 1)  # fills its tables before threads share it
 
-    def files(self) -> list[tuple[str, int]]:
+    def files(self) -> list[SourceFile]:
         return []
 
     def estimated_rows(self) -> int:
@@ -32,7 +33,7 @@ class Reader(reader.Reader):
     def count(self, part: Range) -> int:
         return part.stop - part.start
 
-    def read(self, part: Range, first_row: int, first_line: int) -> Iterator[Piece]:
+    def read(self, part: Range, first_row: int, first_line: int) -> Generator[Piece, None, int]:
         users, items, timestamps = self._planted.rows(part.start, part.stop)
         rows = np.arange(part.start, part.stop)
         yield Piece(
@@ -46,6 +47,7 @@ class Reader(reader.Reader):
             path="synthetic",
             raw=lambda i: f"u{users[i]},i{items[i]},{timestamps[i]}",
         )
+        return len(rows)
 
 
 def _keys(index: np.ndarray, prefix: str, size: int) -> pa.DictionaryArray:

@@ -3,18 +3,24 @@
 import abc
 import dataclasses
 import functools
-from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Generator, Iterator
 
 import numpy as np
 
 from pipelines.sources import files, lines
+from pipelines.sources.identity import SourceFile, each
 from pipelines.sources.lines import BOM, MAX_LINE_BYTES
 from pipelines.sources.quoting import Records, line_bounds
 from pipelines.sources.reader import Piece, Range, Reader, Reject
 
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _BYTES_PER_ROW = 20  # of a short text row; only sizes a job
 RAW_CHARACTERS = 500  # kept of a refused row
+
+
+def num_lines(data: bytes) -> int:
+    """Number of lines, the last with or without its newline."""
+    return data.count(b"\n") + int(not data.endswith(b"\n") and bool(data))
 
 
 @dataclasses.dataclass
@@ -31,6 +37,8 @@ class Block:
     """Names of columns for delimited text."""
     records: Records | None = None
     """Where records begin and end; None: each line is one."""
+    own_lines: int = 0
+    """Lines of the range that were read for it, which are compared with those that were counted."""
 
     @functools.cached_property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +47,7 @@ class Block:
 
     @property
     def num_lines(self) -> int:
-        return self.data.count(b"\n") + int(not self.data.endswith(b"\n") and bool(self.data))
+        return num_lines(self.data)
 
     @property
     def num_records(self) -> int:
@@ -87,38 +95,43 @@ class TextReader(Reader):
     header = False
 
     @functools.cache  # noqa: B019 - a reader lives as long as its job
-    def files(self) -> list[tuple[str, int]]:
+    def files(self) -> list[SourceFile]:
         return files.list_files(self.config.paths)
 
     def estimated_rows(self) -> int:
-        return sum(size * (4 if name.endswith(".gz") else 1) for name, size in self.files()) // _BYTES_PER_ROW
+        # Names are good enough here: the estimate only sizes the job.
+        sizes = (f.size * (4 if f.name.lower().endswith(_PACKED) else 1) for f in self.files())
+        return sum(sizes) // _BYTES_PER_ROW
 
     def ranges(self) -> list[Range]:
-        names = [name for name, _ in self.files()]
-        with ThreadPoolExecutor(16) as pool:
-            columns = list(pool.map(lambda name: self.check(name, lines.first_lines(name)), names))
-            can_cut = list(pool.map(lines.can_cut, names))
         ranges = []
-        for (name, size), names, cut in zip(self.files(), columns, can_cut, strict=True):
-            step = self.layout.chunk_bytes if cut else size
-            for start in range(0, size, step):
-                stop = min(start + step, size) if cut else -1
-                ranges.append(Range(len(ranges), name, start, stop, self.header and start == 0, names))
+        for file, (columns, cut) in zip(self.files(), each(self._look, self.files()), strict=True):
+            step = self.layout.chunk_bytes if cut else file.size
+            for start in range(0, file.size, step):
+                stop = min(start + step, file.size) if cut else -1
+                header = self.header and start == 0
+                ranges.append(Range(len(ranges), file.name, start, stop, header, columns, file.version))
         return ranges
+
+    def _look(self, file: SourceFile) -> tuple[tuple[str, ...], bool]:
+        """Column names of a file, and whether it can be cut."""
+        return self.check(file.name, lines.first_lines(file.name)), lines.can_cut(file.name)
 
     def count(self, part: Range) -> int:
         if part.stop < 0:
             blocks = lines.stream_lines(part.path, self.layout.chunk_bytes)
-            return sum(Block("", data, 0, 0, ()).num_lines for data in blocks)
+            return sum(map(num_lines, blocks))
         return lines.count_lines(part.path, part.start, part.stop)
 
-    def read(self, part: Range, first_row: int, first_line: int) -> Iterator[Piece]:
-        header = part.header
+    def read(self, part: Range, first_row: int, first_line: int) -> Generator[Piece, None, int]:
+        header, count = part.header, 0
         for block in self.blocks(part, first_row - header, first_line):  # a header line is no row
+            count += block.own_lines
             if header and block.data:
                 block, header = _without_header(block), False
             if block.data:
                 yield self.parse(block)
+        return count
 
     def blocks(self, part: Range, first_row: int, first_line: int) -> Iterator[Block]:
         """The lines of a range; each is a record."""
@@ -127,9 +140,11 @@ class TextReader(Reader):
         else:
             chunks = [lines.read_lines(part.path, part.start, part.stop)[1]]
         for number, data in enumerate(chunks):
+            own_lines = num_lines(data)
             if part.start == 0 and number == 0:
                 data = data.removeprefix(BOM)
             block = Block(part.path, data, first_row, first_line, part.columns)
+            block.own_lines = own_lines
             yield block
             first_row += block.num_lines
             first_line += block.num_lines

@@ -143,7 +143,7 @@ def test_unknown_split_is_refused(tmp_path):
 STOPS = {
     "missing": (None, {}, "x.csv: no such file"),
     "no_match": (None, {"paths": ["{dir}/*.nope"]}, "*.nope: no file matches"),
-    "directory": (None, {"paths": ["{dir}"]}, "is a directory; write"),
+    "directory": (None, {"paths": ["{dir}"]}, "the directory holds no file; check source.paths"),
     "empty": (b"", {}, "x.csv: the file is empty"),
     "header_only": (HEADER.encode(), {}, "no rows are left"),
     "no_column": (b"user,item,score,ts,w\n1,2,3,4,5\n", {},
@@ -166,7 +166,7 @@ STOPS = {
     "no_json": (b"user,item\n", {"kind": "jsonl"}, "the first line is not a JSON object"),
     "json_column": (b'{"user": 1, "items": 2}\n', {"kind": "jsonl"},
                     "no column 'item'; the first object has: user"),
-    "no_parquet": (b"PAR1 or not", {"kind": "parquet"}, "x.csv: not a Parquet file"),
+    "no_parquet": (b"PAR1 or not", {"kind": "parquet"}, "x.csv: not a whole Parquet file"),
 }
 # fmt: on
 

@@ -1,0 +1,165 @@
+"""What a Parquet column of each type means as a key, a number, a time or a split; what has no meaning.
+
+| type | key | number | time |
+|---|---|---|---|
+| text (string, large, view, or bytes that are UTF-8) | itself | parsed | parsed by source.timestamp_unit |
+| integers | their digits | themselves | by source.timestamp_unit |
+| decimal without fraction | its digits | its value | by source.timestamp_unit |
+| decimal with fraction, floats | - | their value | by source.timestamp_unit |
+| boolean | true, false | 1, 0 | - |
+| date | 2024-01-02 | - | its midnight, UTC |
+| timestamp | - | - | itself; without a zone it is UTC |
+| UUID | its usual text | - | - |
+| null (no value in the whole file) | empty | empty | empty |
+
+A dictionary-encoded column means what its values mean.
+"""
+
+import uuid
+
+import pyarrow as pa
+
+from pipelines.sources.reader import Wanted
+
+_NEEDS = {
+    "key": "a key is text or an integer, a boolean, a date or a UUID",
+    "number": "a number, a boolean or text that holds a number is needed",
+    "time": "a timestamp, a date, a number or text is needed",
+    "split": "text is needed",
+}
+
+
+def problem(wanted: Wanted, kind: pa.DataType) -> str | None:
+    """Why a column of this type cannot be read, and what to do; None when it can."""
+    kind = _plain(kind)
+    if pa.types.is_null(kind) or _is_text(kind):
+        return None
+    if wanted.kind == "key" and _is_uuid(kind):
+        return None
+    if any(test(kind) for test in _FITTING[wanted.kind]):
+        return None
+    return f"column {wanted.column!r} is {kind}; {_NEEDS[wanted.kind]}: {_remedy(wanted, kind)}"
+
+
+def _remedy(wanted: Wanted, kind: pa.DataType) -> str:
+    types = pa.types
+    if any(test(kind) for test in (types.is_list, types.is_large_list, types.is_fixed_size_list)):
+        return "write one value a row"
+    if types.is_list_view(kind) or types.is_large_list_view(kind) or types.is_map(kind):
+        return "write one value a row"
+    if types.is_struct(kind):
+        return f"write the field you need as a column of its own ({', '.join(f.name for f in kind)})"
+    if types.is_floating(kind):
+        return "write the column as integers (pandas: .astype('Int64')) or as text"
+    if types.is_decimal(kind):
+        return "write the column without fraction digits, as decimal(38, 0), as integers or as text"
+    if wanted.kind == "time":
+        return "this type is no point in time; write a timestamp, or a number in source.timestamp_unit"
+    return "write the column as text" if wanted.kind in ("key", "split") else "write the column as a number"
+
+
+def convert(values: pa.Array, kind: str) -> pa.Array:
+    """A column as validation takes it: text, bytes of a key that are not UTF-8, numbers, dates, timestamps.
+
+    Args:
+      values: of a type for which there is no `problem`.
+      kind: of the column that is wanted.
+    """
+    if pa.types.is_dictionary(values.type):
+        if kind == "key" and values.type.value_type == pa.string() and _is_valid(values.dictionary):
+            return values
+        values = values.dictionary_decode()
+    if isinstance(values.type, pa.BaseExtensionType):
+        values = _uuids(values.storage) if _is_uuid(values.type) else values.storage
+    if pa.types.is_null(values.type):
+        return values.cast(pa.string())
+    if _is_text(values.type):
+        return _text(values, kind)
+    if kind == "key" and not pa.types.is_integer(values.type):
+        return values.cast(pa.string())
+    if pa.types.is_decimal(values.type):
+        return _whole(values) if values.type.scale <= 0 else values.cast(pa.float64())
+    return values.cast(pa.float64()) if pa.types.is_float16(values.type) else values
+
+
+def _text(values: pa.Array, kind: str) -> pa.Array:
+    """Text; where bytes are not UTF-8 a key stays bytes, which are refused by row, and others are null."""
+    if pa.types.is_binary_view(values.type) or pa.types.is_large_binary(values.type):
+        values = values.cast(pa.binary())
+    if pa.types.is_string_view(values.type) or pa.types.is_large_string(values.type):
+        values = values.cast(pa.string())
+    if pa.types.is_string(values.type):
+        if _is_valid(values):
+            return values
+        values = values.cast(pa.binary())
+    if kind == "key":
+        return values
+    return pa.array([_decoded(value) for value in values.to_pylist()], pa.string())
+
+
+def _decoded(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _is_valid(values: pa.Array) -> bool:
+    """Whether text is UTF-8, which Parquet promises and not every writer keeps."""
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _whole(values: pa.Array) -> pa.Array:
+    """Decimals without fraction as int64, as float64 where they are too large for it."""
+    try:
+        return values.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return values.cast(pa.float64())
+
+
+def _uuids(values: pa.Array) -> pa.Array:
+    texts = (None if value is None else str(uuid.UUID(bytes=value)) for value in values.to_pylist())
+    return pa.array(texts, pa.string())
+
+
+def _is_uuid(kind: pa.DataType) -> bool:
+    return isinstance(kind, pa.UuidType)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Type of the values."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if isinstance(kind, pa.BaseExtensionType) and not _is_uuid(kind):
+        kind = kind.storage_type
+    return kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    return any(
+        test(kind)
+        for test in (
+            types.is_string, types.is_large_string, types.is_string_view,
+            types.is_binary, types.is_large_binary, types.is_binary_view,
+        )
+    )  # fmt: skip
+
+
+def _is_whole_decimal(kind: pa.DataType) -> bool:
+    return pa.types.is_decimal(kind) and kind.scale == 0
+
+
+_FITTING = {
+    "key": (pa.types.is_integer, pa.types.is_boolean, pa.types.is_date, _is_whole_decimal),
+    "number": (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean),
+    "time": (
+        pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal,
+        pa.types.is_timestamp, pa.types.is_date,
+    ),
+    "split": (),
+}  # fmt: skip
