@@ -41,12 +41,11 @@ class Reader(text.TextReader):
         self._begins_cell = np.isin(np.arange(256), before)
 
     def check(self, name: str, data: bytes) -> tuple[str, ...]:
-        found = self._quoting.records(data, final=True)
+        found = self._quoting.records(data, final=False)
+        if not len(found.starts):
+            found = self._quoting.records(data, final=True)
         rows = [data[a:b] for a, b in zip(found.starts[:_SAMPLE], found.ends[:_SAMPLE], strict=True)]
-        # The last line may be cut off.
-        rows = [
-            row for row in (rows if len(found.starts) < 2 else rows[: len(found.starts) - 1]) if row.strip()
-        ]
+        rows = [row for row in rows if row.strip()]
         if not rows:
             raise DataError(f"{name}: the first lines are blank; remove them")
         line = rows[0].decode("utf-8", "replace")
