@@ -5,6 +5,7 @@ after the records that would break the parse were taken out. Both parses give ev
 (tests/pipelines/sources/test_agreement.py), so a value never depends on what else its block holds.
 """
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -37,6 +38,9 @@ class Reader(text.TextReader):
         self._wanted = wanted_columns(config.roles, config.features)
         self._types = self._column_types()
         self._quoting = Quoting(config.delimiter, config.quote, config.escape)
+        # MySQL and Hive write missing values so beside escapes; Arrow would make an N of it.
+        ends, escape = re.escape(self._quoting.delimiter), re.escape(self._quoting.escape or b"\\")
+        self._null = re.compile(b"(?m)(^|" + ends + b")" + escape + b"N(?=" + ends + b"|\r?$)")
         before = [self._quoting.delimiter[-1], *(self._quoting.quote or b""), *b"\n\t "]
         self._begins_cell = np.isin(np.arange(256), before)
 
@@ -244,6 +248,8 @@ class Reader(text.TextReader):
             return pa.table({name: pa.array([], kind) for name, kind in types.items()})
         if escape := self._quoting.escape:
             data = data.replace(escape + b"\r\n", escape + b"\n")  # Arrow would escape the half of it
+            if f"{self.config.escape}N" in self.config.nulls and escape + b"N" in data:
+                data = self._null.sub(rb"\1", data)
         delimiter = self.config.delimiter
         if len(self._quoting.delimiter) > 1:
             delimiter = next(code for code in _STAND_INS if code not in data).decode()

@@ -132,3 +132,9 @@ def test_ranges_inside_a_long_line_hold_nothing(tmp_path):
     place, data = lines.read_lines(str(path), 0, 1 << 20)
     assert place == 0 and MAX_LINE_BYTES < len(data) < 3 << 20
     assert lines.read_lines(str(path), 3 << 20, 5 << 20) == ((4 << 20) + 3, b"b\n")
+
+
+def test_dumps_with_escapes_hold_nulls(tmp_path):
+    data = b"u\\\t1\ti1\n\\N\t\\N\nu\\\\2\t\\N\r\nu3\t\\Nn\n"
+    more = {"header": False, "columns": ["user", "item"], "delimiter": "\\t", "escape": "\\", "quote": None}
+    assert read(tmp_path / "x", data, **more)[0] == [("u\t1", "i1"), ("", ""), ("u\\2", ""), ("u3", "Nn")]
