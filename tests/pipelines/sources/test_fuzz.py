@@ -206,7 +206,7 @@ def test_damaged_text_is_refused_or_said(tmp_path_factory, text, edits, chunk, e
     st.integers(1, 99),
     st.sampled_from([None, "\\"]),
 )
-@settings(max_examples=10_000, deadline=None)
+@settings(max_examples=2_000, deadline=None)
 def test_much_damaged_text_is_refused_or_said(tmp_path_factory, text, edits, chunk, escape):
     path = tmp_path_factory.getbasetemp() / "damaged"
     _assert_clear(path, text[0], _edited(text[1], edits), chunk, escape)
