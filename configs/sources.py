@@ -119,7 +119,9 @@ class DelimitedSource(FileSource):
             return chr(int(found[1] or found[2], 16))
         if value == "\\t":
             return "\t"
-        raise ValueError(f"{value!r} is no delimiter; write '\\t' for a tab, '\\x01' for a control character")
+        raise ValueError(
+            f"{value!r} is not a delimiter; write '\\t' for a tab, '\\x01' for a control character"
+        )
 
     @model_validator(mode="after")
     def _special_characters_differ(self):

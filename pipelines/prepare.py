@@ -191,7 +191,7 @@ def _note(reason: str) -> str:
     """A reason of Dataset.notes in words."""
     forms = {
         "repeated_header": "repeated header lines, which are no rows",
-        "null": "values of {} read as missing (source.nulls)",
+        "null": "missing values of {}, empty or as source.nulls spells them",
         "outer_blanks": "keys of {} that lost outer blanks (source.clean_keys)",
         "integer_as_float": "keys of {} such as 17.0 read as 17 (source.clean_keys)",
     }

@@ -74,8 +74,9 @@ def test_each_bad_row_is_kept_with_reason_file_and_line(tmp_path):
     path.write_bytes(data + b"u2,i2,+4.5e0,1000.9, 2 ")
     found = []
     for chunk in (50, 300, 1 << 20):
-        kept = dataset_section(tmp_path, duplicates="keep")
-        dataset = run(section(path, max_rejected_fraction=0.6), kept, chunk_bytes=chunk)
+        # The good rows repeat one event.
+        target = dataset_section(tmp_path, duplicates="keep")
+        dataset = run(section(path, max_rejected_fraction=0.6), target, chunk_bytes=chunk)
         found.append((read_rejected(dataset), dataset.fingerprint))
         assert dataset.source_rows == 2 * len(BAD_ROWS) + 1
         assert sum(dataset.rejected.values()) == len(BAD_ROWS)
