@@ -1,8 +1,9 @@
 """The `dataset` section: ids, splits, history and the files that `prepare` writes."""
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from configs.section import Path, Section, Seed
 
@@ -11,9 +12,9 @@ class VocabIds(Section):
     """Exact dense ids."""
 
     kind: Literal["vocab"] = "vocab"
-    """ids 0..n-1 by falling train frequency, ties by key; one more row, n, for all other keys."""
+    """ids 0..n-1 by falling number of positive train rows, ties by key; one more row, n, for other keys."""
     min_count: int = Field(1, ge=1)
-    """Keys with fewer train rows share the out-of-vocabulary row."""
+    """Keys with fewer positive train rows share the out-of-vocabulary row."""
 
 
 class HashIds(Section):
@@ -25,7 +26,11 @@ class HashIds(Section):
     """Number of rows of the table."""
 
 
-IdsConfig = Annotated[VocabIds | HashIds, Field(discriminator="kind")]
+def _vocab_by_default(value):
+    return {"kind": "vocab", **value} if isinstance(value, dict) else value
+
+
+IdsConfig = Annotated[VocabIds | HashIds, Field(discriminator="kind"), BeforeValidator(_vocab_by_default)]
 
 
 class FractionSplit(Section):
@@ -47,16 +52,17 @@ class TemporalSplit(FractionSplit):
     """One cut in time for all users."""
 
     kind: Literal["temporal"]
-    """The newest rows are test, those before them valid; rows of one second stay together."""
+    """The newest rows are test, those before them valid; rows of one instant stay together."""
 
 
 class LeaveLastOutSplit(Section):
     """The newest interaction of each user."""
 
     kind: Literal["leave_last_out"]
-    """Each user's last row is test, the one before it valid."""
+    """Each user's last positive event is test, the one before it valid. All rows of one item at one instant
+    are one event; a row that is not positive goes with the time that it falls in."""
     min_rows: int = Field(3, ge=3)
-    """Users with fewer rows than this are train only."""
+    """Users with fewer positive events than this are train only."""
 
 
 class RandomSplit(FractionSplit):
@@ -78,6 +84,12 @@ SplitConfig = Annotated[
 ]
 
 
+def rule_text(positive: str | float) -> str:
+    """dataset.positive in words."""
+    rules = {"all": "every row", "above_zero": "label > 0"}
+    return rules.get(positive) or f"label >= {positive:g}"
+
+
 class DatasetConfig(Section):
     """What `prepare` writes and `train` reads."""
 
@@ -89,13 +101,43 @@ class DatasetConfig(Section):
     """How item keys become table rows."""
     feature_ids: dict[str, IdsConfig] = {}
     """Per categorical side feature; vocab when not named."""
-    split: SplitConfig = Field(default_factory=lambda: RandomSplit(kind="random"))
-    """How rows fall into train, valid and test."""
-    history_length: int = Field(0, ge=0, le=512)
-    """Number of the user's newest earlier items kept with each row; 0 keeps none."""
+    positive: Literal["above_zero", "all"] | float = "above_zero"
+    """Which rows are positive: above_zero, those of a label above 0 (right for 0/1, -1/+1, counts, ratings
+    from 1); a number, those of at least that label; or all. two_tower trains on positives; targets, seen
+    items, histories, popularity, counts of keys and logQ are of positives. dot_bias trains on all rows."""
     min_label: float | None = None
-    """Rows with a lower label are left out (counted as filtered, not as rejected)."""
+    """Rows with a lower label are left out, of everything (counted as filtered, not as rejected)."""
+    duplicates: Literal["drop", "keep"] = "drop"
+    """Rows of the same user, item and instant: drop keeps the one of the highest label, of equals the first;
+    keep keeps them all. Both are counted. Without source.roles.timestamp no two rows are duplicates."""
+    split: SplitConfig = Field(default_factory=lambda: RandomSplit(kind="random"))
+    """How rows fall into train, valid and test; when not given, temporal where there is
+    source.roles.timestamp, else random."""
+    history_length: int | None = Field(None, ge=0, le=512)
+    """Number of the user's newest earlier positive items kept with each row; 0 keeps none. When not given: 50
+    where the model reads history, else 0."""
     num_shards: int = Field(8, ge=1, le=65536)
     """Number of files of the train split."""
     seed: Seed = 0
     """Seed of the shuffle of rows over and inside the shards, and of the random split."""
+
+    @field_validator("positive", mode="before")
+    @classmethod
+    def _rule_is_known(cls, value):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if value in ("above_zero", "all") or is_number:
+            return value
+        raise ValueError(f"above_zero, all or a number is possible here, found {value!r}")
+
+    def is_positive(self, labels):
+        """Which rows are positive: NumPy bool [n]; labels: float32 [n]."""
+        if self.positive == "all":
+            return labels == labels  # none is NaN
+        if self.positive == "above_zero":
+            return labels > 0
+        return labels >= self.positive
+
+    @property
+    def positive_rule(self) -> str:
+        """What makes a row positive, in words."""
+        return rule_text(self.positive)

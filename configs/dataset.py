@@ -3,27 +3,39 @@
 A dataset directory holds
   dataset.json                      written last; a directory without it is no dataset
   train/ valid/ test/               columnar records (see RECORD COLUMNS)
+  positives/                        the positive rows of train once more; absent when all of them are
   users/ items/                     catalogs (see CATALOG COLUMNS)
   rejected/                         rows that were refused, with their reasons, as JSON lines
+
+A row is positive when dataset.positive says so of its label. Rows of a user are ordered by time; rows of one
+instant keep the order of the source: files as they are listed, lines from the first to the last. Where
+dataset.duplicates is drop, no two rows have one user, item and instant.
 
 Every record file is a GZIP TFRecord of columnar tf.train.Example: each feature is a list with the values
 of up to `block_rows` rows, one after the other. All blocks of a file are full but its last.
 
 RECORD COLUMNS  user, item: int64 ids; label, weight: float32 (weight only if the source has it);
-  timestamp: int64 seconds, or, when the source has no timestamp, the row's number from 0 over the lines of
-  all files in the order of source.paths (headers not counted; refused and blank lines leave gaps);
-  one per side feature (int64 id or float32); and, when history_length > 0,
+  timestamp: int64 nanoseconds since 1970, or, when the source has no timestamp, the row's number from 0 over
+  the lines of all files in the order of source.paths (headers not counted; refused and blank lines leave
+  gaps); one per side feature (int64 id or float32), its value in this very row; and, when history_length > 0,
   history: int64 item ids, oldest first, of all rows of the block one after the other, with
   history_length: int64 [rows], how many belong to each row. A row's history holds the
-  user's newest earlier in-vocabulary items: of train for train and valid rows, of train and valid for
-  test rows.
-CATALOG COLUMNS  users/: id, key (bytes), count (train rows), one per user feature, and
-  sequence, sequence_split: int64, the item ids of all the user's rows, oldest first, and the split of each
-  (0 train, 1 valid, 2 test), with sequence_length: int64 [rows].
-  items/: id, key (bytes), count (train rows), one per item feature.
+  user's newest earlier positive in-vocabulary items: of train for train and valid rows, of train and valid
+  for test rows.
+CATALOG COLUMNS  users/: id, key (bytes), count (positive train rows), one per user feature, and
+  sequence, sequence_split: int64, the items of all the user's positive rows, oldest first, and the split of
+  each (0 train, 1 valid, 2 test), with sequence_length: int64 [rows]. An item stands as its id; those on the
+  out-of-vocabulary row as that row's id, the next number and so on, one for each distinct key in the order in
+  which the user came to them, so that a repeated one can be told from another.
+  items/: id, key (bytes), count (positive train rows), one per item feature.
   A catalog holds one row per id in use, never the out-of-vocabulary row. Under hashed ids the key is
   that of the most frequent in train of the keys that share the id (ties: the smallest); count and
   sequence are those of all of them together.
+FEATURES IN CATALOGS  feature: the newest known value, for serving. feature@valid and feature@test: what
+  evaluation of that split may know. Of a user, the newest known value not later than the user's first
+  positive row in the split (users without one: as the feature); of an item, the newest known value in rows of
+  earlier splits. A value is known when it is not empty; where none is, the empty one stands: a category's own
+  id, a numeric feature's `missing`.
 """
 
 import json
@@ -61,9 +73,19 @@ class SplitInfo(Section):
     files: list[FileInfo]
     """Files in order."""
     min_timestamp: int | None
-    """Oldest row, seconds; null when empty."""
+    """Oldest row, nanoseconds; null when empty."""
     max_timestamp: int | None
-    """Newest row, seconds; null when empty."""
+    """Newest row, nanoseconds; null when empty."""
+    positives: int
+    """Positive rows among them."""
+    cold_users: int = 0
+    """Users with positive rows here and none in train; under hash ids they are in the catalog."""
+    cold_user_rows: int = 0
+    """Positive rows of these."""
+    rare_users: int = 0
+    """Users with positive rows here and in train, but with fewer there than user_ids.min_count."""
+    rare_user_rows: int = 0
+    """Positive rows of these."""
 
 
 class TableInfo(Section):
@@ -76,7 +98,7 @@ class TableInfo(Section):
     oov: int | None
     """Id of the out-of-vocabulary row, rows - 1; null under hash."""
     keys: int
-    """Distinct keys seen in train (under vocab: with at least min_count rows)."""
+    """Distinct keys with positive train rows (under vocab: at least min_count)."""
     oov_keys: int = 0
     """Distinct keys of all splits that share the out-of-vocabulary row; 0 under hash."""
 
@@ -119,7 +141,7 @@ class SourceFileInfo(Section):
 class Dataset(Section):
     """The whole of dataset.json."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     """Version of this contract."""
     fingerprint: str
     """SHA-256 over all record files' checksums: equal for equal content."""
@@ -135,6 +157,8 @@ class Dataset(Section):
     """Whether records hold weight."""
     splits: dict[str, SplitInfo]
     """train, valid, test."""
+    positives: SplitInfo | None = None
+    """The positive rows of train in files of their own; null: all rows of train are positive."""
     tables: dict[str, TableInfo]
     """user, item, and each categorical side feature."""
     features: dict[str, FeatureInfo]
@@ -149,6 +173,10 @@ class Dataset(Section):
     """Rejected rows by reason."""
     filtered: int = 0
     """Rows left out by dataset.min_label."""
+    duplicates: int = 0
+    """Rows that repeat user, item and instant of another; left out unless dataset.duplicates is keep."""
+    short_users: int = 0
+    """Users with fewer positive events than split.min_rows of leave_last_out, all of whose rows are train."""
     notes: dict[str, int] = {}
     """What was read as something else than it says, or was no row: repeated_header, null_<column>,
     outer_blanks_<column>, integer_as_float_<column>."""
@@ -167,6 +195,10 @@ class Dataset(Section):
                     raise ValueError(f"{field}.{name} is missing")
         return self
 
+    def training_split(self, positives_only: bool) -> SplitInfo:
+        """The rows that a model trains on: all of train, or the positive ones."""
+        return self.positives if positives_only and self.positives else self.splits["train"]
+
     def table_rows(self, name: str) -> int:
         """Rows of table `name`; a table of its own for history has the items' rows."""
         return self.tables["item" if name == "history" else name].rows
@@ -174,6 +206,16 @@ class Dataset(Section):
     def file_path(self, info: FileInfo) -> str:
         """Full path of one of its files."""
         return f"{self.path}/{info.path}"
+
+
+def feature_as_of(name: str, split: str) -> str:
+    """Column of a catalog with what the evaluation of a split may know of a side feature."""
+    return f"{name}@{split}"
+
+
+def feature_of_column(column: str) -> str:
+    """The side feature that a column of a catalog holds, as of whatever time."""
+    return column.partition("@")[0]
 
 
 def load_dataset(path: str) -> Dataset:
@@ -197,6 +239,11 @@ def load_dataset(path: str) -> Dataset:
         document = json.loads(content)
         if not isinstance(document, dict):
             raise ValueError(f"an object is needed, found {type(document).__name__}")
+        if document.get("format") == 1:
+            raise DataError(
+                f"{name}: written by an older version (format 1; this one reads 2). "
+                "Run `lazytower prepare --overwrite` with this config to rebuild it."
+            )
         return Dataset.model_validate({**document, "path": path})
     except ValidationError as error:
         first = error.errors()[0]

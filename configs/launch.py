@@ -31,14 +31,15 @@ def _labels(labels: dict[str, str]) -> dict[str, str]:
     return labels
 
 
-class _Launch(Section):
+class CommonLaunch(Section):
     """What all launchers have in common: how a job is watched, and when it is run again."""
 
     kind: str = ""
     staging: KeptAt | None = None
     """Directory of jobs, local or gs://; <output.path>/jobs when not given."""
     retries: int = Field(20, ge=0)
-    """How often a job may be queued again, after a preemption or a refusal, before it has failed."""
+    """How often in a row a job may be queued again, after a preemption or a refusal, without an attempt that
+    saved a further step, before it has failed."""
     backoff_seconds: float = Field(30, ge=0, le=3600)
     """Pause before a job is queued again; doubled for each attempt in a row that never began to train."""
     max_backoff_seconds: float = Field(1800, ge=0, le=86_400)
@@ -61,14 +62,14 @@ class _Launch(Section):
         return self
 
 
-class LocalLaunch(_Launch):
+class LocalLaunch(CommonLaunch):
     """A process of this machine, apart from the terminal, from the installation that submits it."""
 
     kind: Literal["local"] = "local"
     """On this machine."""
 
 
-class CloudTpuLaunch(_Launch):
+class CloudTpuLaunch(CommonLaunch):
     """A slice of Cloud TPU, asked for as a queued resource, deleted when the job ends."""
 
     kind: Literal["cloud_tpu"]

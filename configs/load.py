@@ -12,6 +12,10 @@ from pydantic import BaseModel, ValidationError
 from configs import storage
 from configs.errors import ConfigError
 from configs.schema import RunConfig
+from configs.terminal import bounded, shown
+
+_MOST_ERRORS = 20  # that are shown
+_MOST_VALUES = 100_000  # of a document; more are aliases of aliases, whose error would fill the disk
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -64,7 +68,11 @@ def parse_config(document: dict, origin: str) -> RunConfig:
     try:
         return RunConfig.model_validate(document)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{origin}: {_explain(e)}" for e in error.errors())) from None
+        errors = error.errors()
+        lines = [f"{origin}: {bounded(_explain(e), 1000)}" for e in errors[:_MOST_ERRORS]]
+        if len(errors) > _MOST_ERRORS:
+            lines.append(f"{origin}: {len(errors) - _MOST_ERRORS:,} more errors")
+        raise ConfigError("\n".join(lines)) from None
 
 
 def dump_config(config: RunConfig) -> str:
@@ -83,10 +91,8 @@ def _read(path: str) -> dict:
         raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     try:
         document = _parse(content.decode(), path)
-    except RecursionError:
-        raise ConfigError(f"{path}: not valid YAML: nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: dates such as 2026-13-01, bad UTF-8
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not valid YAML: {bounded(str(error))}") from None
     if not isinstance(document, dict):
         found = "nothing" if document is None else type(document).__name__
         raise ConfigError(f"{path}: a config is a mapping of sections, found {found}")
@@ -94,10 +100,42 @@ def _read(path: str) -> dict:
 
 
 def _parse(text: str, origin: str):
-    """The one YAML document of `text`; errors name `origin` with line and column."""
+    """The one YAML document of `text`. Raises ValueError: one line that names `origin`, line and column."""
     stream = io.StringIO(text)
     stream.name = origin
-    return yaml.load(stream, Loader=_StrictLoader)
+    try:
+        loader = _StrictLoader(stream)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _size(node, {})
+        return loader.construct_document(node)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: dates such as 2026-13-01, endless numbers
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def _size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
+    """Values below a node, with all that aliases repeat. Raises ConstructorError when they are too many.
+
+    Args:
+      node: of the document.
+      sizes: by id, of the nodes that were seen; None: of those above this one.
+    """
+    if id(node) not in sizes:
+        sizes[id(node)] = None
+        inner = []
+        if isinstance(node, yaml.MappingNode):
+            inner = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            inner = node.value
+        sizes[id(node)] = 1 + sum(_size(part, sizes) for part in inner)
+    size = sizes[id(node)]
+    if size is None or size > _MOST_VALUES:
+        problem = "it contains itself" if size is None else f"it stands for more than {_MOST_VALUES:,} values"
+        raise yaml.constructor.ConstructorError(None, None, f"{problem}; write it out", node.start_mark)
+    return size
 
 
 def _kinds_first(overrides: typing.Sequence[str]) -> list[str]:
@@ -118,9 +156,9 @@ def _apply(document: dict, override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"--set {override}: write --set section.key=value")
     try:
-        value = yaml.load(value, Loader=_StrictLoader)
-    except (yaml.YAMLError, ValueError):
-        raise ConfigError(f"--set {override}: the value is not valid YAML") from None
+        value = _parse(value, "value")
+    except ValueError:
+        raise ConfigError(f"--set {bounded(override, 200)}: the value is not valid YAML") from None
     *parents, last = key.split(".")
     node = document
     for part in parents:
@@ -143,7 +181,7 @@ def _apply(document: dict, override: str) -> None:
 
 
 def _index(node: list, part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(node):
+    if not (part.isascii() and part.isdigit() and len(part) < 10) or int(part) >= len(node):
         raise ConfigError(f"--set {override}: {part!r} is no index of a list of {len(node)}")
     return int(part)
 
@@ -165,12 +203,12 @@ def _explain(error: dict) -> str:
         return f"{key}: needs a kind"
     if kind == "union_tag_invalid":
         allowed = error["ctx"]["expected_tags"]
-        return f"{key}.kind: {error['ctx']['tag']!r} is unknown; allowed: {allowed}"
+        return f"{key}.kind: {shown(error['ctx']['tag'])} is unknown; allowed: {allowed}"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{key}: a mapping of keys is needed, found {error['input']!r}"
+        return f"{key}: a mapping of keys is needed, found {shown(error['input'])}"
     if kind == "value_error":
         return f"{key}: {message}" if location else message  # of several sections, which it names
-    return f"{key}: {message}, found {error['input']!r}"
+    return f"{key}: {message}, found {shown(error['input'])}"
 
 
 def _without_tags(location: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from configs.optimizers import LazyAdam, TableOptimizer
+from configs.optimizers import LazyAdam, TableLazyAdam, TableOptimizer, of_kind
 from configs.section import Section
 
 
@@ -13,11 +13,13 @@ class TableConfig(Section):
 
     kind: Literal["table"] = "table"
     """Kind of embedding."""
-    dim: int = Field(32, ge=1, le=4096)
-    """Width of a row in float32 values."""
+    dim: int | None = Field(None, ge=1, le=4096)
+    """Width of a row in float32 values. When not given, what makes the towers agree: vectors as wide as the
+    document says elsewhere, or of 64 values, and one more in rows that end in a bias; side features 32."""
     init_stddev: float = Field(0.05, ge=0)
-    """Standard deviation of the normal initial weights."""
-    optimizer: TableOptimizer = LazyAdam()
+    """Standard deviation of the normal initial weights; when not given, 0.005 in a user table whose rows are
+    added to the history, which lazy_adam then moves at 0.002."""
+    optimizer: TableOptimizer = TableLazyAdam()
     """Optimizer of the rows."""
     engine: Literal["auto", "native", "rows", "tfa"] = "auto"
     """rows: one record per row; native: the same under compiled kernels; tfa: plain variable and
@@ -39,7 +41,7 @@ class HistoryConfig(Section):
 
     table: Literal["item", "history"] = "item"
     """item shares the items' table; history is a table of its own with the same ids."""
-    pooling: Literal["mean", "sum", "sqrtn"] = "mean"
+    pooling: Literal["mean", "sum", "sqrtn"] = "sqrtn"
     """How the rows of the history become one vector; an empty history is zero."""
 
 
@@ -72,8 +74,9 @@ DRAWN = "negative/"
 class SoftmaxLoss(Section):
     """In-batch sampled softmax."""
 
-    temperature: float = Field(1.0, gt=0)
-    """Divides the scores."""
+    temperature: float | None = Field(None, gt=0)
+    """Divides the scores. When not given: 1 without normalize; under it 0.1 where the user tower reads the
+    history, else 0.2."""
     logq: bool = True
     """Subtract log of each candidate's sampling probability (Yi et al. 2019, eq. 3)."""
     mask_accidental_hits: bool = True
@@ -86,24 +89,31 @@ class SoftmaxLoss(Section):
 class TwoTower(Section):
     """Retrieval: dot product of a user tower and an item tower."""
 
-    kind: Literal["two_tower"]
+    kind: Literal["two_tower"] = "two_tower"
     """User tower, item tower, dot product; in-batch sampled softmax."""
-    user_tower: TowerConfig = TowerConfig(inputs=["user"])
-    """Inputs and layers of the user tower."""
+    user_tower: TowerConfig | None = None
+    """Inputs and layers of the user tower. When not given: the user's row, plus the history where
+    dataset.history_length keeps one or, when that is not given either, under dataset.split leave_last_out."""
     item_tower: TowerConfig = TowerConfig(inputs=["item"])
     """Inputs and layers of the item tower."""
     history: HistoryConfig = HistoryConfig()
     """Used when a tower names history."""
-    normalize: bool = False
+    normalize: bool = True
     """Both vectors get length 1."""
-    item_bias: bool = False
-    """The last value of the item vector is a bias added to the score, free to learn popularity."""
+    item_bias: bool | None = None
+    """The last value of the item vector is a bias added to the score, free to learn popularity. When not
+    given: true, unless the widths that are given leave no room for it."""
     loss: SoftmaxLoss = SoftmaxLoss()
     """The softmax."""
 
     @property
     def inputs(self) -> list[str]:
-        return self.user_tower.inputs + self.item_tower.inputs
+        return (self.user_tower.inputs if self.user_tower else []) + self.item_tower.inputs
+
+    @property
+    def trains_on_positives(self) -> bool:
+        """Whether only positive rows train it: every row of a batch is one under the softmax."""
+        return True
 
     def drawn(self, batch_size: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the inputs of items that are drawn for a batch, by input."""
@@ -112,7 +122,7 @@ class TwoTower(Section):
 
     @model_validator(mode="after")
     def _sides(self):
-        if "item" in self.user_tower.inputs:
+        if self.user_tower and "item" in self.user_tower.inputs:
             raise ValueError("user_tower.inputs may not hold item")
         for name in ("user", "history"):
             if name in self.item_tower.inputs:
@@ -137,9 +147,14 @@ class DotBias(Section):
     def inputs(self) -> list[str]:
         return ["user", "item"]
 
+    @property
+    def trains_on_positives(self) -> bool:
+        """As TwoTower.trains_on_positives: labels tell the rows apart here."""
+        return False
+
     def drawn(self, batch_size: int) -> dict[str, tuple[int, ...]]:
         """As TwoTower.drawn."""
         return {"item": (batch_size, self.negatives)} if self.negatives else {}
 
 
-ModelConfig = Annotated[TwoTower | DotBias, Field(discriminator="kind")]
+ModelConfig = Annotated[TwoTower | DotBias, Field(discriminator="kind"), of_kind("two_tower")]

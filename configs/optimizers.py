@@ -42,6 +42,8 @@ class _Moments(_Decayed):
     """Decay of the second moment."""
     epsilon: float = Field(1e-7, gt=0)
     """Added outside the square root."""
+    amsgrad: bool = False
+    """Divide by the largest second moment so far instead of the present one (AMSGrad); one more slot."""
 
 
 class LazyAdam(_Moments):
@@ -58,13 +60,22 @@ class LazyAdam(_Moments):
         """What of this tfa.optimizers.LazyAdam does not have, as it stands in the config."""
         if self.bias_correction != "global":
             return f"bias_correction: {self.bias_correction}"
-        return next((name for name in ("weight_decay", "clip_value") if getattr(self, name)), None)
+        return next((name for name in ("amsgrad", "weight_decay", "clip_value") if getattr(self, name)), None)
 
     @property
     def tpu_lacks(self) -> str | None:
         if self.bias_correction == "per_row":
             return "the engine keeps no count of a row's updates; use bias_correction: global"
+        if self.amsgrad:
+            return "the engine keeps no largest second moment; leave amsgrad out"
         return super().tpu_lacks
+
+
+class TableLazyAdam(LazyAdam):
+    """LazyAdam as the `tables` section has it, at the rate that suits rows; alone it has TF-Addons' own."""
+
+    learning_rate: float = Field(5e-3, gt=0)
+    """Peak learning rate; the schedule multiplies it."""
 
 
 class Adam(_Moments):
@@ -135,9 +146,18 @@ class FTRL(_Rate):
     l1: float = Field(0.0, ge=0)
     """Strength of the L1 penalty."""
     l2: float = Field(0.0, ge=0)
-    """Strength of the L2 penalty."""
+    """Strength of the L2 penalty that stabilizes: it lowers the rate of every weight."""
+    l2_shrinkage: float = Field(0.0, ge=0)
+    """Strength of the L2 penalty on the weights' size: it adds 2 x l2_shrinkage x weight to the gradient of
+    rows that have one, but not to the sum of squares."""
     beta: float = Field(0.0, ge=0)
     """Added to the root of the sum of squares."""
+
+    @property
+    def tpu_lacks(self) -> str | None:
+        if self.l2_shrinkage:
+            return "the engine's FTRL has no shrinkage; leave l2_shrinkage out, or use l2"
+        return super().tpu_lacks
 
 
 class SM3(Section):
@@ -154,7 +174,7 @@ class SM3(Section):
     tpu_lacks: ClassVar[str] = "the engine has no such optimizer"
 
 
-def _of_kind(default: str):
+def of_kind(default: str):
     """A section without a kind is of the default kind."""
     return BeforeValidator(
         lambda value: {"kind": default, **value} if isinstance(value, dict) else value,
@@ -162,12 +182,12 @@ def _of_kind(default: str):
 
 
 TableOptimizer = Annotated[
-    LazyAdam | Adam | Adagrad | RowwiseAdagrad | SGD | Momentum | FTRL | SM3,
+    TableLazyAdam | Adam | Adagrad | RowwiseAdagrad | SGD | Momentum | FTRL | SM3,
     Field(discriminator="kind"),
-    _of_kind("lazy_adam"),
+    of_kind("lazy_adam"),
 ]
 DenseOptimizer = Annotated[
     Adam | Adagrad | SGD | Momentum | FTRL,
     Field(discriminator="kind"),
-    _of_kind("adam"),
+    of_kind("adam"),
 ]

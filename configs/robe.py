@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from configs.models import TableConfig
-from configs.optimizers import LazyAdam, TableOptimizer
+from configs.optimizers import TableLazyAdam, TableOptimizer
 from configs.section import Section, Seed
 
 
@@ -14,8 +14,8 @@ class RobeZ(Section):
 
     kind: Literal["robe_z"]
     """Random Offset Block Embedding (Desai, Chou & Shrivastava, MLSys 2022)."""
-    dim: int = Field(32, ge=1, le=4096)
-    """Width of a row in float32 values."""
+    dim: int | None = Field(None, ge=1, le=4096)
+    """Width of a row in float32 values; when not given, as that of a plain table."""
     size: int = Field(ge=1, lt=2**31 - 1)
     """Float32 values of the array that all rows share, a multiple of block; slots and average come on top."""
     block: int = Field(32, ge=1, le=4096)
@@ -24,14 +24,14 @@ class RobeZ(Section):
     """Fixes the hashing, together with the table's name."""
     init_stddev: float = Field(0.05, ge=0)
     """Standard deviation of the normal initial weights."""
-    optimizer: TableOptimizer = LazyAdam()
+    optimizer: TableOptimizer = TableLazyAdam()
     """Optimizer of the array; its rows are the array's aligned chunks of `block` values."""
     gradient: Literal["auto", "dense", "sparse"] = "auto"
     """How gradients are summed: over the whole array, or its touched chunks; auto: the faster by size."""
 
     @model_validator(mode="after")
     def _sizes_fit(self):
-        if self.block > self.dim:
+        if self.dim is not None and self.block > self.dim:
             raise ValueError(f"block: {self.block} is more than dim, {self.dim}: blocks lie within a row")
         if self.size % self.block:
             near = -(-self.size // self.block) * self.block

@@ -3,8 +3,9 @@
 from pydantic import Field, model_validator
 
 from configs.data import DatasetConfig, VocabIds
+from configs.defaults import complete_bias, complete_dataset, complete_model, complete_tables
 from configs.launch import Launch, LocalLaunch, check_launch
-from configs.models import DRAWN, DotBias, ModelConfig, TableConfig, TwoTower
+from configs.models import DRAWN, DotBias, ModelConfig, TwoTower
 from configs.optimizers import Adam, DenseOptimizer
 from configs.robe import EmbeddingConfig
 from configs.section import Section
@@ -32,7 +33,7 @@ class RunConfig(Section):
     """Where raw interactions are."""
     dataset: DatasetConfig
     """How they become shards, and where."""
-    model: ModelConfig = TwoTower(kind="two_tower")
+    model: ModelConfig = TwoTower()
     """What is trained."""
     tables: dict[str, EmbeddingConfig] = {}
     """Embedding tables by name: user, item, history, or a categorical side feature."""
@@ -58,8 +59,8 @@ class RunConfig(Section):
     """Where results go."""
 
     def table(self, name: str) -> EmbeddingConfig:
-        """The configuration of table `name`, defaults when the document does not name it."""
-        return self.tables.get(name, TableConfig())
+        """The configuration of a table that the model reads."""
+        return self.tables[name]
 
     @property
     def export_path(self) -> str:
@@ -96,6 +97,27 @@ class RunConfig(Section):
             sizes["model.loss.extra_negatives"] = self.model.loss.extra_negatives
         return next((f"{key} {size}" for key, size in sizes.items() if size % parts), "")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _split_follows_time(cls, values):
+        # Only here is the source known. The default is written into the section, so a saved config has it.
+        if not isinstance(values, dict):
+            return values
+        source, dataset = values.get("source"), values.get("dataset")
+        if not isinstance(source, dict) or not isinstance(dataset, dict) or "split" in dataset:
+            return values
+        roles = source.get("roles")
+        timed = source.get("kind") == "synthetic" or (isinstance(roles, dict) and roles.get("timestamp"))
+        kind = "temporal" if timed else "random"
+        return values | {"dataset": dataset | {"split": {"kind": kind}}}
+
+    @model_validator(mode="after")
+    def _model_follows(self):
+        # Sections are frozen for everyone else; here the document is still being read.
+        self.__dict__["model"] = complete_model(self)
+        self.__dict__["dataset"] = complete_dataset(self)
+        return self
+
     @model_validator(mode="after")
     def _inputs_exist(self):
         sides = {f.name: f.of for f in self.source.features}
@@ -122,6 +144,12 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _tables_follow(self):
+        self.__dict__["model"] = complete_bias(self)
+        self.__dict__["tables"] = complete_tables(self)
+        return self
+
+    @model_validator(mode="after")
     def _ids_fit(self):
         categorical = {f.name for f in self.source.features if f.kind == "categorical"}
         for name in self.dataset.feature_ids:
@@ -131,6 +159,8 @@ class RunConfig(Section):
             raise ValueError("dataset.split.kind: given and source.roles.split go together")
         if self.dataset.min_label is not None and self.source.roles.label is None:
             raise ValueError("dataset.min_label needs source.roles.label")
+        if isinstance(self.dataset.positive, float) and self.source.roles.label is None:
+            raise ValueError("dataset.positive: a number needs source.roles.label")
         return self
 
     @model_validator(mode="after")

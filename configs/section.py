@@ -1,7 +1,7 @@
 """The base of every configuration section: frozen, closed to keys it does not know, strict about booleans."""
 
 import os
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -26,7 +26,7 @@ class Section(BaseModel):
                 InitErrorDetails(type=_NO_BOOLEAN, loc=(name,), input=value)
                 for name, value in values.items()
                 if isinstance(value, bool) and name in cls.model_fields
-                if cls.model_fields[name].annotation is not bool
+                if bool not in (annotation := cls.model_fields[name].annotation, *get_args(annotation))
             ]
             if wrong:
                 raise ValidationError.from_exception_data(cls.__name__, wrong)

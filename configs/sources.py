@@ -28,7 +28,8 @@ class Roles(Section):
     item: str = "item"
     """Column with the item's key (any text or integer)."""
     label: str | None = None
-    """Column with a number: a rating, or 0/1. Without it every row is a positive of label 1."""
+    """Column with a number: a rating, or 0/1; dataset.positive says which rows are positive. Without it every
+    row is a positive of label 1."""
     timestamp: str | None = None
     """Column with the time of the interaction. Without it the order of the rows is the order of time."""
     weight: str | None = None
@@ -45,7 +46,8 @@ class SideFeature(Section):
     column: str | None = None
     """Column of the source; the feature's name when not given."""
     of: Literal["user", "item"]
-    """Whose feature it is. The catalogs keep the newest value per user or item."""
+    """Whose feature it is. Training sees the value of the row; evaluation what was known by then, serving the
+    newest known value of the user or item (configs/dataset.py); an empty value is not a known one."""
     kind: Literal["categorical", "numeric"]
     """categorical gets ids as dataset.feature_ids says; numeric is a float32."""
     missing: float | None = Field(None, allow_inf_nan=False)
@@ -73,8 +75,9 @@ class FileSource(Section):
     """Which column plays which part."""
     features: list[SideFeature] = []
     """Side features."""
-    timestamp_unit: Literal["s", "ms", "us", "iso8601"] = "s"
-    """Unit of a numeric timestamp, or iso8601 text; the dataset holds whole seconds."""
+    timestamp_unit: Literal["s", "ms", "us", "ns", "iso8601"] = "s"
+    """Unit of a numeric timestamp, which may have a fraction, or iso8601 text (pipelines/times.py lists its
+    forms). The dataset holds nanoseconds: no order is lost. Rows of one instant keep the source's order."""
     nulls: list[str] = list(NULLS)
     """Spellings of a missing value, besides nothing at all: such a key is refused, such a category is the
     empty one, a numeric feature takes its `missing`. A label, weight or time is refused as other text is."""
@@ -118,7 +121,9 @@ class DelimitedSource(FileSource):
             return chr(int(found[1] or found[2], 16))
         if value == "\\t":
             return "\t"
-        raise ValueError(f"{value!r} is no delimiter; write '\\t' for a tab, '\\x01' for a control character")
+        raise ValueError(
+            f"{value!r} is not a delimiter; write '\\t' for a tab, '\\x01' for a control character"
+        )
 
     @model_validator(mode="after")
     def _special_characters_differ(self):

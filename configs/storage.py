@@ -7,6 +7,7 @@ write too.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import threading
@@ -21,6 +22,19 @@ from fsspec.spec import AbstractBufferedFile
 # for the kind of each bucket; off, all buckets but zonal ones work by the API that the tests cover.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
+_ADVICE = {
+    errno.ENOSPC: "free space there, or name another place",
+    errno.EDQUOT: "free space there, have the quota raised, or name another place",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), or name another place",
+    errno.EROFS: "mount it for writing, or name another place",
+    errno.EIO: "the disk fails: look at the kernel's log, and name another place",
+    errno.EACCES: "give this user the right, or name another place",
+    errno.EPERM: "give this user the right, or name another place",
+    errno.EMFILE: "raise this process's limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the machine's limit of open files (sysctl fs.file-max)",
+}
+REFUSALS = frozenset(_ADVICE)
+"""Numbers of the operating system's errors that say something of the machine, not of the program."""
 _PIECE_BYTES = 32 << 20  # of an upload; each is a request that waits for its answer
 
 
@@ -28,7 +42,7 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """(fsspec file system, path inside it) of a path or URL."""
     if is_remote(path):
         return fsspec.url_to_fs(path, use_listings_cache=False)
-    return fsspec.url_to_fs(os.path.abspath(path))
+    return fsspec.url_to_fs(os.path.abspath(path.removeprefix("file://")))
 
 
 def is_remote(path: str) -> bool:
@@ -66,9 +80,17 @@ def names(path: str) -> list[str]:
 
 
 def make_directory(path: str) -> None:
-    """Makes a directory and its parents where directories exist; object stores have none."""
-    if not is_remote(path):
-        os.makedirs(filesystem(path)[1], exist_ok=True)
+    """Makes a directory and its parents, durable, where directories exist; object stores have none."""
+    if is_remote(path):
+        return
+    place, missing = filesystem(path)[1], []
+    while not os.path.isdir(place) and place != os.path.dirname(place):
+        missing.append(place)
+        place = os.path.dirname(place)
+    os.makedirs(filesystem(path)[1], exist_ok=True)
+    for made in missing[::-1]:  # a name is kept by the directory that holds it
+        with contextlib.suppress(PermissionError):  # one that we may write and not list
+            sync_directory(os.path.dirname(made))
 
 
 def remove(path: str) -> None:
@@ -109,7 +131,7 @@ def writing(path: str) -> Iterator[BinaryIO]:
     """
     fs, place = filesystem(path)
     if isinstance(fs, LocalFileSystem):
-        with open(place, "wb") as file:
+        with naming(place), open(place, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -175,5 +197,24 @@ def sync_directory(path: str) -> None:
     handle = os.open(filesystem(path)[1], os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # network shares without such a thing keep names by themselves
+            raise
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Adds the file's name to the errors of writing and reading, which the operating system leaves out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, path) from error
+
+
+def advice(number: int) -> str:
+    """What to do about an error of the operating system, by its number."""
+    return _ADVICE.get(number, "remove the cause and run the same command again")

@@ -9,6 +9,8 @@ from configs.indexes import BruteForceIndex, IndexConfig
 from configs.section import Path, Section, Seed
 
 MAX_STEPS = 2**24  # a record keeps its last step as float32, exact up to here
+DEFAULT_HORIZON = 0.05
+"""Share of a run's steps that its averages look back over; docs/decisions.md has the measurements."""
 
 _ADDRESS = r"grpc://[^\s,:/]+(:\d+)?"  # as TensorFlow splits them; its own port is 8470
 _ADDRESSES = f"{_ADDRESS}(,{_ADDRESS})*"
@@ -37,11 +39,16 @@ class ScheduleConfig(Section):
     the same factor each step."""
     decay_to: float | None = Field(None, gt=0, le=1)
     """Share of the peak rate that the decay ends at, 0.01 when not given; constant has none."""
-    cooldown_fraction: float = Field(0.0, ge=0, le=1)
-    """Share of the steps, at the end, in which the rate falls linearly to 0."""
+    cooldown_fraction: float | None = Field(None, ge=0, le=1)
+    """Share of the steps, at the end, in which the rate falls linearly to 0. When not given: 0.5, or what the
+    warm-up leaves, under decay constant; none under the others, which fall anyway."""
 
     @model_validator(mode="after")
     def _fractions_fit(self):
+        if self.cooldown_fraction is None:
+            # Frozen for everyone else; here the section is still being read.
+            falls = self.decay != "constant"
+            self.__dict__["cooldown_fraction"] = 0.0 if falls else min(0.5, 1.0 - self.warmup_fraction)
         if self.warmup_fraction + self.cooldown_fraction > 1:
             raise ValueError("warmup_fraction + cooldown_fraction must not exceed 1")
         if self.decay_to is not None and self.decay == "constant":
@@ -56,12 +63,19 @@ class PolyakConfig(Section):
     """exponential: avg = decay avg + (1 - decay) w; uniform: mean of the weights since the start step;
     tail_average: mean of the newest checkpoints, which costs no memory but is made of few steps only, and
     which evaluations during training do not have yet."""
+    horizon_fraction: float | None = Field(None, gt=0, le=0.5)
+    """Share of the run's steps that the average looks back over, 0.05 when not given: exponential
+    decays by 1 - 1 / (that many steps), uniform is the mean of the last so many."""
     decay: float | None = Field(None, ge=0, lt=1)
-    """Decay per step of the exponential average, 0.999 when not given; the other kinds have none."""
-    start_fraction: float = Field(0.0, ge=0, lt=1)
-    """Share of the steps before averaging begins; until then the average is the weight itself."""
+    """Decay per step of the exponential average, in place of horizon_fraction: it looks back over
+    1 / (1 - decay) steps however long the run is. The other kinds have none."""
+    start_fraction: float | None = Field(None, ge=0, lt=1)
+    """Share of the steps before averaging begins; until then the average is the weight itself. When not
+    given, exponential begins after the steps it looks back over, at half of the run at the latest, so that
+    the random start is never part of it; uniform begins where its horizon does."""
     checkpoints: int | None = Field(None, ge=2)
-    """Newest checkpoints that tail_average takes the mean of, 5 when not given; the other kinds have none."""
+    """Newest checkpoints that tail_average takes the mean of, 5 when not given, of the later half of the
+    steps; the other kinds have none."""
 
     @model_validator(mode="after")
     def _keys_are_used(self):
@@ -69,9 +83,27 @@ class PolyakConfig(Section):
             raise ValueError(f"decay belongs to kind: exponential, this is {self.kind}")
         if self.checkpoints is not None and self.kind != "tail_average":
             raise ValueError(f"checkpoints belongs to kind: tail_average, this is {self.kind}")
-        if self.start_fraction and self.kind in ("tail_average", "none"):
-            raise ValueError(f"start_fraction belongs to kind: exponential or uniform, this is {self.kind}")
+        for key in ("horizon_fraction", "start_fraction"):
+            if getattr(self, key) is not None and not self.at_each_step:
+                raise ValueError(f"{key} belongs to kind: exponential or uniform, this is {self.kind}")
+        if self.horizon_fraction is not None:
+            if self.decay is not None:
+                raise ValueError(
+                    "horizon_fraction and decay both set how far the average looks back; give one"
+                )
+            if self.kind == "uniform" and self.start_fraction is not None:
+                raise ValueError(
+                    "horizon_fraction and start_fraction both set where a uniform average begins; give one"
+                )
         return self
+
+    @property
+    def horizon(self) -> float | None:
+        """Share of the steps that the average looks back over; None: another key says it."""
+        said = self.decay if self.kind == "exponential" else self.start_fraction
+        if not self.at_each_step or said is not None:
+            return None
+        return DEFAULT_HORIZON if self.horizon_fraction is None else self.horizon_fraction
 
     @property
     def tail(self) -> int:
@@ -148,8 +180,8 @@ class EvaluateConfig(Section):
     the out-of-vocabulary row, as published tables of this protocol do. Under full they are misses."""
     max_users: int | None = Field(None, ge=1)
     """Evaluate a stable random sample of so many users; null: all."""
-    weights: Literal["average", "raw"] = "average"
-    """Which weights are evaluated."""
+    weights: Literal["both", "average", "raw"] = "both"
+    """Which weights are evaluated: both shows what averaging does, and scores every user twice."""
     seed: Seed = 0
     """Seed of the sampled negatives and users."""
 

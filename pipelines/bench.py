@@ -17,6 +17,8 @@ import sys
 import tempfile
 import time
 
+from configs.processes import module_command
+
 _CASES = {
     "synthetic": "lazytower prepare, synthetic source",
     "csv": "lazytower prepare, CSV",
@@ -86,7 +88,7 @@ def _run_case(case: str, directory: str, args: argparse.Namespace) -> tuple[floa
     numbers = [str(args.rows), str(args.users), str(args.items)]
     start, used = time.monotonic(), _cpu_of_children()
     child = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.bench", case, directory, *numbers],
+        module_command("pipelines.bench", case, directory, *numbers),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+_PIECE = 1 << 20  # values gathered at once
+
 
 def history_ranges(starts: np.ndarray, member: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """The newest earlier members of each row's user, as ranges of the members' list.
@@ -25,5 +27,12 @@ def gather_ranges(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np
     """values[first[0]:last[0]], values[first[1]:last[1]], ... one after the other."""
     lengths = last - first
     ends = np.cumsum(lengths)
-    shift = np.repeat(first - (ends - lengths), lengths)
-    return values[np.arange(len(shift)) + shift]
+    gathered = np.empty(int(ends[-1]) if len(ends) else 0, values.dtype)
+    start = 0
+    while start < len(first):  # a piece at a time: places take more memory than values
+        done = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, done + _PIECE, side="right")))
+        shift = np.repeat(first[start:stop] - (ends - lengths)[start:stop], lengths[start:stop])
+        gathered[done : done + len(shift)] = values[np.arange(done, done + len(shift)) + shift]
+        start = stop
+    return gathered

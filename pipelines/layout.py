@@ -4,8 +4,11 @@ import dataclasses
 import math
 
 from configs.data import DatasetConfig, VocabIds
-from configs.dataset import BLOCK_ROWS
+from configs.dataset import BLOCK_ROWS, SPLITS
 from configs.sources import SourceConfig
+
+RECORDS = (*SPLITS, "positives")
+"""Directories of records, by number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +75,9 @@ class Job:
         return self.dataset.feature_ids.get(table, VocabIds())
 
     def num_files(self, split: int) -> int:
-        """Most files of a split: held-out splits are small and take a quarter of train's."""
-        return self.dataset.num_shards if split == 0 else max(1, self.dataset.num_shards // 4)
+        """Most files of a directory of RECORDS: held-out splits are small and take a quarter of train's."""
+        held_out = RECORDS[split] in SPLITS[1:]
+        return max(1, self.dataset.num_shards // 4) if held_out else self.dataset.num_shards
 
     @property
     def block_rows(self) -> int:

@@ -65,6 +65,12 @@ def build_manifest(
         chosen = sorted(f for f in files if f.directory == directory)
         return [FileInfo(path=published_name(f, digest), **f.info) for f in chosen]
 
+    def split(directory: str) -> SplitInfo:
+        chosen = [f for f in files if f.directory == directory]
+        prefix = f"{directory}/"
+        left_out = {k.removeprefix(prefix): v for k, v in stats.counts.items() if k.startswith(prefix)}
+        return SplitInfo(**_rows(infos(directory), chosen), **left_out)
+
     def catalog(directory: str) -> CatalogInfo:
         found = infos(directory)
         return CatalogInfo(rows=sum(f.rows for f in found), files=found)
@@ -78,7 +84,8 @@ def build_manifest(
         ],
         history_length=job.dataset.history_length,
         has_weight=job.source.roles.weight is not None,
-        splits={name: _split(infos(name), [f for f in files if f.directory == name]) for name in SPLITS},
+        splits={name: split(name) for name in SPLITS},
+        positives=split("positives") if any(f.directory == "positives" for f in files) else None,
         tables={name: _table(job, name, ids) for name, ids in tables.items()},
         features={f.name: _feature(f, files) for f in job.source.features},
         users=catalog("users"),
@@ -86,6 +93,8 @@ def build_manifest(
         source_rows=stats.rows,
         rejected=dict(sorted(stats.rejected.items())),
         filtered=stats.filtered,
+        duplicates=stats.counts["duplicates"],
+        short_users=stats.counts["short_users"],
         notes={reason: count for reason, count in sorted(stats.notes.items()) if count},
         source=source,
         dataset=job.dataset.model_dump(mode="json"),
@@ -94,7 +103,9 @@ def build_manifest(
 
 def _feature(feature: SideFeature, files: list[WrittenFile]) -> FeatureInfo:
     info = FeatureInfo(of=feature.of, kind=feature.kind)
-    train = sorted(f for f in files if f.directory == "train" and feature.name in f.moments)
+    some = any(f.directory == "positives" for f in files)  # what models with features are trained on
+    directory = "positives" if some else "train"
+    train = sorted(f for f in files if f.directory == directory and feature.name in f.moments)
     if not train:
         return info
     whole = functools.reduce(Moments.join, (f.moments[feature.name] for f in train))
@@ -103,13 +114,14 @@ def _feature(feature: SideFeature, files: list[WrittenFile]) -> FeatureInfo:
     return info.model_copy(update={"mean": float(f"{whole.mean:.7g}"), "stddev": stddev})
 
 
-def _split(infos: list[FileInfo], files: list[WrittenFile]) -> SplitInfo:
-    return SplitInfo(
-        rows=sum(info.rows for info in infos),
-        files=infos,
-        min_timestamp=min((f.min_timestamp for f in files), default=None),
-        max_timestamp=max((f.max_timestamp for f in files), default=None),
-    )
+def _rows(infos: list[FileInfo], files: list[WrittenFile]) -> dict:
+    return {
+        "rows": sum(info.rows for info in infos),
+        "files": infos,
+        "min_timestamp": min((f.min_timestamp for f in files), default=None),
+        "max_timestamp": max((f.max_timestamp for f in files), default=None),
+        "positives": sum(f.positives for f in files),
+    }
 
 
 def _table(job: Job, name: str, ids: TableIds) -> TableInfo:

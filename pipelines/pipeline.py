@@ -1,7 +1,5 @@
 """The whole job as one Beam pipeline: from ranges of the source to files in the staging directory."""
 
-import pickle
-
 import apache_beam as beam
 import fsspec
 from apache_beam.pvalue import AsIter, AsSingleton
@@ -14,10 +12,9 @@ from pipelines.plan import make_plan
 from pipelines.read import CountRows, ReadRows
 from pipelines.records import FinishRows
 from pipelines.sources.reader import Place, Range, first_rows
-from pipelines.stats import MergeStats
+from pipelines.stats import MergeCounts, MergeStats
+from pipelines.summary import FILE_NAME, dump_summary
 from pipelines.write import WriteFile, WriteRejected
-
-SUMMARY = "summary.pickle"  # inside the spool
 
 
 class Read(beam.PTransform):
@@ -77,13 +74,13 @@ class Ids(beam.PTransform):
 
 
 def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range]) -> None:
-    """Adds all stages of the job to a pipeline; it leaves SUMMARY in the spool for the caller."""
+    """Adds all stages of the job to a pipeline; they leave the file of pipelines.summary in the spool."""
     rows, rejected, stats = pipeline | "Read" >> Read(job, ranges)
     plan = AsSingleton(stats | "MakePlan" >> beam.Map(make_plan, job))
     grouped = (
         rows
         | "ByUserShard" >> beam.GroupByKey()
-        | "GroupUsers" >> beam.ParDo(GroupUsers(job), plan).with_outputs("keys", main="rows")
+        | "GroupUsers" >> beam.ParDo(GroupUsers(job), plan).with_outputs("keys", "counts", main="rows")
     )
     maps, keys_catalog, tables = grouped.keys | "Ids" >> Ids(job)
     finished = (
@@ -91,7 +88,9 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range]) -> None:
         | "RowsAndIds" >> beam.Flatten()
         | "ByUserShardAgain" >> beam.GroupByKey()
         | "FinishRows"
-        >> beam.ParDo(FinishRows(job), plan, AsSingleton(tables)).with_outputs("catalog", main="rows")
+        >> beam.ParDo(FinishRows(job), plan, AsSingleton(tables)).with_outputs(
+            "catalog", "counts", main="rows"
+        )
     )
     records = finished.rows | "ByFile" >> beam.GroupByKey() | "WriteRecords" >> beam.ParDo(WriteFile(job))
     catalogs = (
@@ -103,16 +102,24 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range]) -> None:
     refused = (
         rejected | "AllRejected" >> beam.GroupByKey() | "WriteRejected" >> beam.ParDo(WriteRejected(job))
     )
+    counts = (
+        (grouped.counts, finished.counts)
+        | "AllCounts" >> beam.Flatten()
+        | "MergeCounts" >> beam.CombineGlobally(MergeCounts())
+    )
     files = (records, catalogs, refused) | "AllFiles" >> beam.Flatten()
     _ = (
         pipeline
         | "Once" >> beam.Create([job.layout.spool])
-        | "Summarize" >> beam.Map(_summarize, AsSingleton(stats), plan, AsSingleton(tables), AsIter(files))
+        | "Summarize"
+        >> beam.Map(
+            _summarize, AsSingleton(stats), AsSingleton(counts), plan, AsSingleton(tables), AsIter(files)
+        )
     )
 
 
-def _summarize(spool: str, stats, plan, tables, files) -> None:
+def _summarize(spool: str, stats, counts, plan, tables, files) -> None:
     """Leaves what the caller needs to know in the spool, which any runner can write."""
-    stats.histogram, stats.samples = None, {}
-    with fsspec.open(f"{spool}/{SUMMARY}", "wb") as file:
-        pickle.dump((stats, plan, tables, sorted(files)), file)
+    stats.counts = counts
+    with fsspec.open(f"{spool}/{FILE_NAME}", "wb") as file:
+        file.write(dump_summary(stats, plan, tables, files))

@@ -10,8 +10,10 @@ from pipelines import histogram
 from pipelines.layout import Job
 from pipelines.stats import Stats
 
+_BUCKET_ITEMS = 1 << 24  # items of histories that an output file's bucket may hold: 64 MiB
+
 _HINTS = {
-    "bad_timestamp": "source.timestamp_unit is {unit}: s, ms and us read whole numbers, iso8601 reads dates",
+    "bad_timestamp": "source.timestamp_unit is {unit}: s, ms, us and ns read numbers, iso8601 reads dates",
     "timestamp_out_of_range": "source.timestamp_unit is {unit}: is it another one?",
     "unbalanced_quote": "no quote closes the value; source.quote: null makes quotes ordinary text",
     "text_after_quote": "quotes inside a quoted value are doubled, or set source.escape, such as '\\\\'; "
@@ -33,13 +35,15 @@ class Plan:
     failed: str | None = None
     """Why the job must stop; later stages then do nothing."""
     cuts: tuple[int, int] | None = None
-    """First second of valid and of test; temporal split only."""
+    """First nanosecond of valid and of test; temporal split only."""
     splitters: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     """Per table, first key of each part but the first, ascending."""
     buckets: int = 1
     """Parts of an output file; a power of two."""
     rows: int = 0
     """Rows that were kept."""
+    all_positive: bool = True
+    """Whether every one of them is positive."""
 
 
 def make_plan(stats: Stats, job: Job) -> Plan:
@@ -47,6 +51,12 @@ def make_plan(stats: Stats, job: Job) -> Plan:
     failed = stats.fatal or _too_many_rejects(stats, job)
     if not failed and not stats.kept:
         failed = "no rows are left after validation and dataset.min_label; check source and dataset.min_label"
+    if not failed and not stats.positives:
+        lowest, highest = stats.label_range
+        failed = (
+            f"no row is positive: dataset.positive asks for {job.dataset.positive_rule}, labels lie between "
+            f"{lowest:g} and {highest:g}; set dataset.positive to a number among them, or to all"
+        )
     if failed:
         return Plan(failed=failed)
     cuts, split = None, job.dataset.split
@@ -54,8 +64,9 @@ def make_plan(stats: Stats, job: Job) -> Plan:
         cuts = histogram.cuts(stats.histogram, split.valid_fraction, split.test_fraction)
     splitters = {table: _splitters(pairs, job.layout.key_shards) for table, pairs in stats.samples.items()}
     per_file = stats.kept // job.dataset.num_shards
-    buckets = 1 << max(0, (per_file // job.layout.bucket_rows).bit_length())
-    return Plan(None, cuts, splitters, buckets, stats.kept)
+    rows = min(job.layout.bucket_rows, max(1, _BUCKET_ITEMS // max(1, job.dataset.history_length)))
+    buckets = 1 << max(0, (per_file // rows).bit_length())
+    return Plan(None, cuts, splitters, buckets, stats.kept, stats.positives == stats.kept)
 
 
 def _too_many_rejects(stats: Stats, job: Job) -> str | None:

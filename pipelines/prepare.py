@@ -4,7 +4,6 @@ lazytower prepare --config configs/quickstart.yaml
 """
 
 import argparse
-import datetime
 
 from absl import logging
 
@@ -66,6 +65,7 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
     from pipelines.present import find_present
     from pipelines.progress import Progress
     from pipelines.publish import publish, workspace
+    from pipelines.row_account import split_line
     from pipelines.runners import check_runner
     from pipelines.sources.files import scheme_problem
     from pipelines.sources.identity import check_unchanged, each, with_content
@@ -81,6 +81,7 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
     if not overwrite and (present := find_present(target, source, source_files, dataset)):
         logging.info("%s: already prepared from this source with these settings", target)
         return present
+    logging.info("%s", split_line(dataset))
     job = Job(source, dataset, plan_layout("", "", reader.estimated_rows()))
     with workspace(target) as (path, check):
         sizes = {"threads": worker_threads(options)} | sizes
@@ -97,7 +98,7 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
         manifest = build_manifest(job, source_files, stats, tables, files)
         check()
         publish(target, layout.staging, manifest, files)
-    _report(manifest, target, progress)
+    _report(manifest, dataset, target, progress)
     return manifest
 
 
@@ -110,14 +111,14 @@ def _run_pipeline(job, ranges, options, check_source):
       check_source: raises DataError when the source has changed, which says more than what came of it.
     """
     import os
-    import pickle
 
     import apache_beam as beam
     import fsspec
 
     from configs.errors import DataError
-    from pipelines.pipeline import SUMMARY, build
+    from pipelines.pipeline import build
     from pipelines.runners import run_to_end, template_location
+    from pipelines.summary import FILE_NAME, load_summary
 
     if "://" not in job.layout.spool:
         os.makedirs(job.layout.spool)
@@ -131,9 +132,10 @@ def _run_pipeline(job, ranges, options, check_source):
             template,
         )
         return None
+    name = f"{job.layout.spool}/{FILE_NAME}"
     try:
-        with fsspec.open(f"{job.layout.spool}/{SUMMARY}", "rb") as file:
-            stats, plan, tables, files = pickle.load(file)
+        with fsspec.open(name, "rb") as file:
+            stats, plan, tables, files = load_summary(file.read(), name)
     except FileNotFoundError:
         raise DataError(
             f"{job.dataset.path}: the job ended well, but what its workers wrote is not here: they have "
@@ -144,11 +146,18 @@ def _run_pipeline(job, ranges, options, check_source):
         raise DataError(plan.failed)
     if not any(file.directory == "train" for file in files):
         raise DataError("no row falls into train; check dataset.split")
+    if not any(file.positives for file in files if file.directory == "train"):
+        raise DataError(
+            f"no row of train is positive ({job.dataset.positive_rule}); "
+            "check dataset.split and dataset.positive"
+        )
     return stats, tables, files
 
 
-def _report(manifest, target: str, progress) -> None:
+def _report(manifest, dataset, target: str, progress) -> None:
     """The last lines: what was made of what, how fast, in how much memory."""
+    from pipelines.row_account import date, row_lines
+
     logging.info("%s: prepared", target)
     splits = ", ".join(f"{name} {info.rows:,}" for name, info in manifest.splits.items())
     logging.info("rows read %s; %s", f"{manifest.source_rows:,}", splits)
@@ -156,7 +165,7 @@ def _report(manifest, target: str, progress) -> None:
         # A wrong source.timestamp_unit often shows in nothing else.
         for name, info in manifest.splits.items():
             if info.rows:
-                logging.info("%s: %s to %s UTC", name, _date(info.min_timestamp), _date(info.max_timestamp))
+                logging.info("%s: %s to %s UTC", name, date(info.min_timestamp), date(info.max_timestamp))
     for name, table in manifest.tables.items():
         logging.info(
             "table %s: %s rows, %s keys in train (%s)", name, f"{table.rows:,}", f"{table.keys:,}", table.ids
@@ -166,10 +175,10 @@ def _report(manifest, target: str, progress) -> None:
             logging.warning("split %s is empty", name)
     for reason, count in manifest.rejected.items():
         logging.info("rejected %s: %s, see %s/rejected", reason, f"{count:,}", target)
+    for line in row_lines(manifest, dataset):
+        logging.info("%s", line)
     for reason, count in manifest.notes.items():
         logging.info("%s: %s", _note(reason), f"{count:,}")
-    if manifest.filtered:
-        logging.info("left out by dataset.min_label: %s", f"{manifest.filtered:,}")
     logging.info(
         "%.1f s, %s rows/s, peak memory %.0f MB on this machine",
         progress.seconds,
@@ -182,13 +191,9 @@ def _note(reason: str) -> str:
     """A reason of Dataset.notes in words."""
     forms = {
         "repeated_header": "repeated header lines, which are no rows",
-        "null": "values of {} read as missing (source.nulls)",
+        "null": "missing values of {}, empty or as source.nulls spells them",
         "outer_blanks": "keys of {} that lost outer blanks (source.clean_keys)",
         "integer_as_float": "keys of {} such as 17.0 read as 17 (source.clean_keys)",
     }
     form = next(form for form in forms if reason.startswith(form))
     return forms[form].format(reason[len(form) + 1 :])
-
-
-def _date(seconds: int) -> str:
-    return f"{datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=seconds):%Y-%m-%d %H:%M}"

@@ -8,6 +8,8 @@ import time
 import psutil
 from absl import logging
 
+from configs.terminal import unescaped
+
 _STAGES = {
     "read": "read",
     "group": "grouped by user",
@@ -47,7 +49,9 @@ class Progress:
         if sys.stderr.isatty():
             import tqdm
 
-            bar = tqdm.tqdm(unit=" rows", unit_scale=True, desc="read", dynamic_ncols=True)
+            bar = tqdm.tqdm(
+                unit=" rows", unit_scale=True, desc="read", dynamic_ncols=True, file=unescaped(sys.stderr)
+            )
         next_log = self._log_seconds
         while not self._stop.wait(0.1):
             self.peak_bytes = max(self.peak_bytes, _resident())

@@ -88,10 +88,11 @@ class ReadRows(ThreadedDoFn):
             kept = table.filter(pa.array(column(table, "label") >= np.float32(limit)))
             stats.filtered += table.num_rows - kept.num_rows
             table = kept
-        stats.kept += table.num_rows
         return table
 
     def _observe(self, table: pa.Table, stats: Stats) -> None:
+        labels = column(table, "label")
+        stats.add_labels(labels, self._job.dataset.is_positive(labels))
         if self._job.dataset.split.kind == "temporal":
             stats.histogram.add(column(table, "timestamp"))
         if self._job.layout.key_shards > 1:

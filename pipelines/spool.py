@@ -13,6 +13,8 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
+from configs.storage import naming
+
 Ref = tuple[str, int, int]
 """(path, offset, length) of one table in a spool file."""
 
@@ -39,7 +41,8 @@ class SpoolWriter:
         """Appends plain bytes."""
         if self._file is None:
             self._file = _open_new(self._path)
-        self._file.write(data)
+        with naming(self._path):
+            self._file.write(data)
         length = memoryview(data).nbytes
         self._offset += length
         return (self._path, self._offset - length, length)
@@ -49,7 +52,8 @@ class SpoolWriter:
 
     def __exit__(self, *_) -> None:
         if self._file is not None:
-            self._file.close()
+            with naming(self._path):
+                self._file.close()
 
 
 def read_bytes(ref: Ref) -> bytes:
@@ -58,7 +62,8 @@ def read_bytes(ref: Ref) -> bytes:
     if "://" not in path:
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            return os.pread(descriptor, length, offset)
+            with naming(path):
+                return os.pread(descriptor, length, offset)
         finally:
             os.close(descriptor)
     with fsspec.open(path, "rb") as file:

@@ -20,13 +20,26 @@ class Stats:
     def __init__(self):
         self.rows = 0
         self.kept = 0
+        self.positives = 0
+        self.label_range: tuple[float, float] | None = None
         self.filtered = 0
+        self.counts = collections.Counter()  # of pipelines/group.py and records.py, once all rows are done
         self.rejected = collections.Counter()
         self.notes = collections.Counter()
         self.first_reject: Reject | None = None
         self.fatal: str | None = None
         self.histogram = TimeHistogram()
         self.samples: dict[str, list[tuple[int, str]]] = {}
+
+    def add_labels(self, labels: np.ndarray, positive: np.ndarray) -> None:
+        """Counts kept rows: float32 [n], n > 0, and bool [n]."""
+        self.kept += len(labels)
+        self.positives += int(np.count_nonzero(positive))
+        self._widen(float(labels.min()), float(labels.max()))
+
+    def _widen(self, lowest: float, highest: float) -> None:
+        low, high = self.label_range or (lowest, highest)
+        self.label_range = min(low, lowest), max(high, highest)
 
     def add_rejects(self, rejects: list[Reject]) -> None:
         self.rejected.update(reject.reason for reject in rejects)
@@ -42,7 +55,11 @@ class Stats:
     def merge(self, other: "Stats") -> None:
         self.rows += other.rows
         self.kept += other.kept
+        self.positives += other.positives
+        if other.label_range:
+            self._widen(*other.label_range)
         self.filtered += other.filtered
+        self.counts.update(other.counts)
         self.rejected.update(other.rejected)
         self.notes.update(other.notes)
         self._first(other.first_reject)
@@ -74,6 +91,23 @@ class MergeStats(beam.CombineFn):
         for other in accumulators:
             first.merge(other)
         return first
+
+    def extract_output(self, accumulator):
+        return accumulator
+
+
+class MergeCounts(beam.CombineFn):
+    """Sums Counters."""
+
+    def create_accumulator(self):
+        return collections.Counter()
+
+    def add_input(self, accumulator, element):
+        accumulator.update(element)
+        return accumulator
+
+    def merge_accumulators(self, accumulators):
+        return sum(accumulators, collections.Counter())
 
     def extract_output(self, accumulator):
         return accumulator

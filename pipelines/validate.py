@@ -14,9 +14,8 @@ from configs.dataset import SPLITS
 from pipelines.keys import are_null, break_lines, clean_keys
 from pipelines.layout import Job
 from pipelines.sources.reader import Piece, Reject
+from pipelines.times import LAST_TIME, to_nanoseconds
 
-LAST_SECOND = 9_214_646_400  # 2262-01-01: nanoseconds since 1970 still fit in int64
-_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "iso8601": 1}
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^(?i)[+-]?(inf|infinity|nan)$"
 _KEYS = pa.dictionary(pa.int32(), pa.string())
 
@@ -47,8 +46,8 @@ def validate(piece: Piece, job: Job) -> tuple[pa.Table, list[Reject]]:
 
     Returns:
       table: of the rows without fault: _row int64; user, item and categorical features
-        dictionary<int32, string>; timestamp int64 seconds; label float32; weight float32 if the source has
-        it; _split int8 if given; numeric features float32. No nulls.
+        dictionary<int32, string>; timestamp int64 nanoseconds; label float32; weight float32 if the source
+        has it; _split int8 if given; numeric features float32, NaN where `missing` stands in. No nulls.
       rejects: the piece's own and those found here, by row.
     """
     faults = Faults(len(piece.rows))
@@ -148,20 +147,21 @@ def parse_numbers(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _numbers(piece: Piece, name: str, job: Job, faults: Faults) -> pa.Array:
-    """float32 without nulls; a feature's missing values are what its key `missing` says."""
+    """float32 without nulls; NaN where a feature's key `missing` stands in."""
     values = _plain(piece.columns[name])
     numbers, bad = parse_numbers(_booleans_as_numbers(values))
+    excused = np.zeros(len(numbers), bool)
     if name in job.numeric:
         empty = _missing(values, numbers, bad, getattr(job.source, "nulls", []))
-        if name in job.missing:
+        if name in job.missing:  # NaN until the catalogs know which values are empty (pipelines/group.py)
             piece.notes[f"null_{name}"] += int(empty.sum())
-            numbers, bad = np.where(empty, job.missing[name], numbers), bad & ~empty
+            numbers, bad, excused = np.where(empty, np.nan, numbers), bad & ~empty, empty
         else:
             bad |= empty
     with np.errstate(over="ignore"):
         numbers = numbers.astype(np.float32)
     faults.add(bad, f"bad_{name}")
-    faults.add(~np.isfinite(numbers), f"not_finite_{name}")
+    faults.add(~(excused | np.isfinite(numbers)), f"not_finite_{name}")
     if name == "weight":
         faults.add(numbers < 0, "negative_weight")
     return pa.array(numbers)
@@ -200,68 +200,13 @@ def _missing(values: pa.Array, numbers: np.ndarray, bad: np.ndarray, nulls: list
 
 
 def _timestamps(piece: Piece, job: Job, faults: Faults) -> pa.Array:
-    """int64 seconds; the row number when the source has no time."""
+    """int64 nanoseconds; the row number when the source has no time."""
     if "timestamp" not in piece.columns:
         return pa.array(piece.rows)
-    seconds, bad = to_seconds(piece.columns["timestamp"], getattr(job.source, "timestamp_unit", "s"))
+    times, bad = to_nanoseconds(piece.columns["timestamp"], getattr(job.source, "timestamp_unit", "s"))
     faults.add(bad, "bad_timestamp")
-    faults.add((seconds < 0) | (seconds >= LAST_SECOND), "timestamp_out_of_range")
-    return pa.array(seconds)
-
-
-def to_seconds(values: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
-    """int64 [n] seconds, rounded down, and bool [n], where a value is no time (0 there).
-
-    Args:
-      values: numbers or text in `unit`, or Arrow dates and timestamps, which know their unit.
-    """
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    if pa.types.is_temporal(values.type):
-        return _from_temporal(values)
-    if unit == "iso8601":
-        return _from_iso8601(values)
-    if pa.types.is_integer(values.type) and not pa.types.is_uint64(values.type):
-        bad = values.is_null().to_numpy(zero_copy_only=False).astype(bool)
-        numbers = values.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
-        return numbers // _PER_SECOND[unit], bad
-    numbers, bad = parse_numbers(values)
-    bad |= np.isnan(numbers)
-    limit = float(LAST_SECOND) * _PER_SECOND[unit]
-    numbers = np.clip(np.nan_to_num(numbers), -1.0, limit)  # out of range stays out of range
-    whole = np.floor(numbers).astype(np.int64)
-    return whole // _PER_SECOND[unit], bad
-
-
-def _from_temporal(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    bad = values.is_null().to_numpy(zero_copy_only=False).astype(bool)
-    if not pa.types.is_timestamp(values.type):
-        values = values.cast(pa.timestamp("ms"))
-    factor = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[values.type.unit]
-    return values.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False) // factor, bad
-
-
-def _from_iso8601(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Text such as 2014-07-23T18:00:00.5+02:00; without a zone it is UTC."""
-    text = compute.utf8_trim_whitespace(values.cast(pa.string()))
-    zone = compute.match_substring_regex(text, r"\d\d:\d\d.*(Z|[+-]\d\d(:?\d\d)?)$").fill_null(False)
-    date = compute.match_substring_regex(text, r"^\d{4}-\d\d-\d\d$").fill_null(False)
-    text = compute.if_else(date, compute.binary_join_element_wise(text, "T00:00:00Z", ""), text)
-    zone = compute.or_(zone, date)
-    text = compute.if_else(zone, text, compute.binary_join_element_wise(text, "Z", ""))
-    kind = pa.timestamp("us", "UTC")
-    try:
-        parsed = text.cast(kind)
-    except pa.ArrowInvalid:
-        parsed = pa.array([_parse_one(value, kind) for value in text], kind)
-    return _from_temporal(parsed)
-
-
-def _parse_one(value: pa.Scalar, kind: pa.DataType):
-    try:
-        return value.cast(kind)
-    except pa.ArrowInvalid:
-        return None
+    faults.add((times < 0) | (times >= LAST_TIME), "timestamp_out_of_range")
+    return pa.array(times)
 
 
 def _splits(values: pa.Array, faults: Faults) -> pa.Array:

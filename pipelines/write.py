@@ -9,13 +9,14 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from configs.dataset import SPLITS
 from pipelines.encode import RecordFile
 from pipelines.history import gather_ranges
-from pipelines.layout import Job
+from pipelines.layout import RECORDS, Job
 from pipelines.spool import Ref, array, column, read_bytes, read_table
 from pipelines.threads import ThreadedDoFn
 
+DIRECTORIES = (*RECORDS, "users", "items", "rejected")
+"""Of a dataset's files."""
 STEP_ROWS = 1 << 14  # taken at once into the order of a file
 _INTERNAL = ("_place", "_row")  # columns that records do not hold
 
@@ -44,7 +45,7 @@ class WrittenFile(NamedTuple):
     """A file of the dataset, in the staging directory."""
 
     directory: str
-    """train, valid, test, users, items or rejected."""
+    """train, valid, test, positives, users, items or rejected."""
     number: int
     """Place among the directory's files."""
     info: dict
@@ -53,6 +54,8 @@ class WrittenFile(NamedTuple):
     max_timestamp: int | None = None
     moments: dict[str, Moments] = {}
     """Of numeric features, by name."""
+    positives: int = 0
+    """Positive rows."""
 
     @property
     def name(self) -> str:
@@ -173,22 +176,23 @@ def close_durably(file) -> None:
 
 
 class WriteFile(ThreadedDoFn):
-    """((split, file), [(bucket, ref)]) to WrittenFile."""
+    """((directory of RECORDS, file), [(bucket, ref)]) to WrittenFile."""
 
     def work(self, element: tuple[tuple[int, int], Iterable[tuple[int, Ref]]]) -> Iterator[WrittenFile]:
-        (split, number), slices = element
+        (directory, number), slices = element
         buckets: dict[int, list[Ref]] = {}
         for bucket, ref in slices:
             buckets.setdefault(bucket, []).append(ref)
-        written = WrittenFile(SPLITS[split], number, {})
+        written = WrittenFile(RECORDS[directory], number, {})
         file = open_staged(self._job.layout.staging, written.directory, written.name)
         writer = BlockWriter(file, self._job.block_rows)
         numeric = [f.name for f in self._job.source.features if f.kind == "numeric"]
-        oldest, newest, moments = [], [], {}
+        oldest, newest, moments, positives = [], [], {}, 0
         for bucket in sorted(buckets):
             table = pa.concat_tables([read_table(ref) for ref in buckets[bucket]]).combine_chunks()
             oldest.append(int(column(table, "timestamp").min()))
             newest.append(int(column(table, "timestamp").max()))
+            positives += int(np.count_nonzero(self._job.dataset.is_positive(column(table, "label"))))
             order = np.argsort(column(table, "_place"))  # no two rows share a place
             for name in numeric:
                 found = Moments.of(column(table, name)[order])
@@ -198,7 +202,11 @@ class WriteFile(ThreadedDoFn):
         info = writer.close()
         close_durably(file)
         yield written._replace(
-            info=info, min_timestamp=min(oldest), max_timestamp=max(newest), moments=moments
+            info=info,
+            min_timestamp=min(oldest),
+            max_timestamp=max(newest),
+            moments=moments,
+            positives=positives,
         )
 
 

@@ -24,10 +24,14 @@ ALLOWED = {
     "trainer.engines": ["configs", "trainer.engines"],
     "trainer.models": ["configs", "trainer.models", "trainer.embeddings", "trainer.losses"],
     "trainer.indexes": ["configs", "trainer.indexes"],
-    "trainer.launchers": ["configs", "trainer.launchers", "trainer.startup", "trainer.local_state"],
-    "trainer.startup": ["trainer.vm", "trainer.vm_files"],
-    "trainer.vm": ["trainer.vm_files"],
+    "trainer.launchers": [
+        *("configs", "trainer.launchers", "trainer.startup", "trainer.local_state", "trainer.vm"),
+    ],
+    "trainer.startup": ["trainer.vm", "trainer.vm_files", "trainer.vm_log", "trainer.vm_slice"],
+    "trainer.vm": ["trainer.vm_files", "trainer.vm_log", "trainer.vm_slice"],
     "trainer.vm_files": [],
+    "trainer.vm_log": [],
+    "trainer.vm_slice": ["trainer.vm_files"],
     "trainer.addons": ["configs"],
     "trainer.losses": ["trainer.kernels"],
     "trainer.polyak": ["configs"],
@@ -38,10 +42,17 @@ REGISTRIES = {
     "trainer/optimizers": (
         "trainer.optimizers",
         "ROW_OPTIMIZERS",
-        {"rows", "schedules", "variables", "keras_shell", "clipping", "sm3_variables", "sm3_maths"},
+        {
+            *("rows", "schedules", "variables", "slots", "checks", "clipping"),
+            *("keras_shell", "sm3_variables", "sm3_maths"),
+        },
     ),
     "trainer/indexes": ("trainer.indexes", "MODULES", {"base", "recall", "scann_package"}),
-    "trainer/launchers": ("trainer.launchers", "LAUNCHERS", {"base", "tpu_api"}),
+    "trainer/launchers": (
+        "trainer.launchers",
+        "LAUNCHERS",
+        {"base", "tpu_api", "api_errors", "tpu_slices", "processes"},
+    ),
     "pipelines/sources": (
         "pipelines.sources",
         "MODULES",
@@ -141,7 +152,9 @@ def test_keys_of_registries_are_file_names(folder):
 JOBS = (
     *("submit", "submit_checks", "wheel", "startup", "jobs", "jobs_text", "job_record", "job_logs"),
     *("local_state", "supervise", "launchers.__init__", "launchers.base", "launchers.local"),
-    *("launchers.cloud_tpu", "launchers.tpu_api", "vm", "vm_files"),
+    *("launchers.cloud_tpu", "launchers.tpu_api", "launchers.api_errors", "launchers.tpu_slices"),
+    *("launchers.processes", "job_config", "job_decisions", "job_watch", "machine_files", "output_claim"),
+    *("vm", "vm_files", "vm_log", "vm_slice"),
 )
 
 
@@ -152,7 +165,7 @@ def test_jobs_need_neither_tensorflow_nor_beam(module):
     assert not packages & {"tensorflow", "tf_keras", "apache_beam"}
 
 
-@pytest.mark.parametrize("module", ["vm", "vm_files"])
+@pytest.mark.parametrize("module", ["vm", "vm_files", "vm_log", "vm_slice"])
 def test_what_runs_on_a_bare_machine_needs_the_standard_library_only(module):
     packages = {name.partition(".")[0] for name in imports(SOURCES[f"trainer.{module}"])}
     assert packages <= set(sys.stdlib_module_names) | {"trainer"}

@@ -45,8 +45,9 @@ def write_dataset(
     block_rows: int = 4,
     num_files: int = 2,
     source: dict | None = None,
+    as_of: dict[bytes, dict[str, float]] | None = None,
 ) -> Dataset:
-    """Writes `rows` as a dataset under `path` and loads its manifest.
+    """Writes `rows` as a dataset under `path` and loads its manifest; labels above 0 are positive.
 
     Args:
       path: directory, made if missing.
@@ -56,13 +57,18 @@ def write_dataset(
       block_rows: rows of a full block.
       num_files: files of each split and catalog.
       source: source section of the manifest.
+      as_of: by raw key, the feature's values that evaluations may know, by @valid and @test.
     """
     hashed, features = hashed or {}, features or {}
     ids = _tables(rows, hashed, features, min_count)
     writer = _Writer(path, block_rows, num_files)
     records = _records(rows, ids, features, history_length)
     splits = {name: _split_info(writer, name, records[name]) for name in SPLITS}
-    catalogs = {side: _catalog(rows, ids, features, side) for side in ("user", "item")}
+    for name in SPLITS[1:]:
+        splits[name] |= _left_out(rows, name, ids["user"])
+    negatives = any(row.label <= 0 for row in rows)
+    positives = [record for record in records["train"] if record["label"] > 0] if negatives else None
+    catalogs = {side: _catalog(rows, ids, features, side, as_of) for side in ("user", "item")}
     manifest = Dataset(
         fingerprint=hashlib.sha256(repr(rows).encode()).hexdigest(),
         source_fingerprint="tiny",
@@ -70,6 +76,7 @@ def write_dataset(
         history_length=history_length,
         has_weight=any(row.weight is not None for row in rows),
         splits=splits,
+        positives=positives and _split_info(writer, "positives", positives),
         tables={name: table.info() for name, table in ids.items()},
         features={name: {"of": f.of, "kind": f.kind} for name, f in features.items()},
         users={"rows": len(catalogs["user"]), "files": writer.write("users", catalogs["user"])},
@@ -77,7 +84,7 @@ def write_dataset(
         source_rows=len(rows),
         rejected={},
         source=source or {"kind": "tiny"},
-        dataset={},
+        dataset={"user_ids": {"min_count": min_count}},
     )
     with open(os.path.join(path, "dataset.json"), "w", encoding="utf-8") as file:
         file.write(manifest.model_dump_json(indent=1))
@@ -86,7 +93,7 @@ def write_dataset(
 
 def _tables(rows, hashed, features, min_count) -> dict[str, "_Ids"]:
     """The ids of user, item and each categorical feature."""
-    train = [row for row in rows if row.split == "train"]
+    train = [row for row in rows if row.split == "train" and row.label > 0]
     ids = {
         side: _Ids([getattr(row, side) for row in train], min_count, hashed.get(side))
         for side in ("user", "item")
@@ -125,7 +132,7 @@ def _records(rows, ids, features, history_length) -> dict[str, list[dict]]:
     weighted = any(row.weight is not None for row in rows)
     for time, row in enumerate(rows):
         record = {"user": ids["user"].id(row.user), "item": ids["item"].id(row.item)}
-        record |= {"label": float(row.label), "timestamp": 1_600_000_000 + time}
+        record |= {"label": float(row.label), "timestamp": 1_600_000_000_000_000_000 + time}
         if weighted:
             record["weight"] = 1.0 if row.weight is None else float(row.weight)
         for name, feature in features.items():
@@ -134,7 +141,7 @@ def _records(rows, ids, features, history_length) -> dict[str, list[dict]]:
             visible = ("train", "valid") if row.split == "test" else ("train",)
             earlier = [item for split, item in past[row.user] if split in visible]
             record["history"] = earlier[-history_length:]
-            if record["item"] != ids["item"].info()["oov"]:
+            if record["item"] != ids["item"].info()["oov"] and row.label > 0:
                 past[row.user].append((row.split, record["item"]))
         records[row.split].append(record)
     return records
@@ -145,26 +152,53 @@ def _value(ids, name: str, feature: Feature, key: bytes):
     return ids[name].id(value) if feature.kind == "categorical" else float(value)
 
 
-def _catalog(rows, ids, features, side: str) -> list[dict]:
+def _catalog(rows, ids, features, side: str, as_of: dict | None) -> list[dict]:
     """One record per id in use, by id."""
     table, oov = ids[side], ids[side].info()["oov"]
     keys, sequences = collections.defaultdict(collections.Counter), collections.defaultdict(list)
     for row in rows:
         number = table.id(getattr(row, side))
-        keys[number][getattr(row, side)] += row.split == "train"
-        sequences[number].append((ids["item"].id(row.item), SPLITS.index(row.split)))
+        keys[number][getattr(row, side)] += row.split == "train" and row.label > 0
+        if row.label > 0:
+            sequences[number].append((row.item, SPLITS.index(row.split)))
     catalog = []
     for number in sorted(set(keys) - {oov}):
         key = min(keys[number], key=lambda key: (-keys[number][key], key))
         record = {"id": number, "key": key, "count": sum(keys[number].values())}
         if side == "user":
-            record["sequence"] = [item for item, _ in sequences[number]]
+            record["sequence"] = _told_apart([item for item, _ in sequences[number]], ids["item"])
             record["sequence_split"] = [split for _, split in sequences[number]]
         for name, feature in features.items():
             if feature.of == side:
-                record[name] = _value(ids, name, feature, key)
+                value = _value(ids, name, feature, key)
+                record |= {name: value, f"{name}@valid": value, f"{name}@test": value}
+                record |= {f"{name}{when}": other for when, other in (as_of or {}).get(key, {}).items()}
         catalog.append(record)
     return catalog
+
+
+def _told_apart(items: list[bytes], ids: "_Ids") -> list[int]:
+    """Ids; those of unknown items count on from the out-of-vocabulary row, one number for each key."""
+    unknown = dict.fromkeys(item for item in items if ids.id(item) == ids.info()["oov"])
+    numbers = {item: number for number, item in enumerate(unknown)}
+    return [ids.id(item) + numbers.get(item, 0) for item in items]
+
+
+def _left_out(rows, split: str, ids: "_Ids") -> dict[str, int]:
+    """Users of a held-out split without positive train rows, and with too few of them."""
+    found = dict.fromkeys(("cold_users", "cold_user_rows", "rare_users", "rare_user_rows"), 0)
+    owners = collections.defaultdict(list)
+    for row in rows:
+        if row.label > 0:
+            owners[ids.id(row.user) if ids.hash_rows else row.user].append(row.split)
+    for owner, splits in owners.items():
+        if number := splits.count(split):
+            rare = not ids.hash_rows and owner not in ids.of_known
+            kind = "cold" if "train" not in splits else "rare" if rare else None
+            if kind:
+                found[f"{kind}_users"] += 1
+                found[f"{kind}_user_rows"] += number
+    return found
 
 
 def _split_info(writer: "_Writer", name: str, records: list[dict]) -> dict:
@@ -174,6 +208,7 @@ def _split_info(writer: "_Writer", name: str, records: list[dict]) -> dict:
         "files": writer.write(name, records),
         "min_timestamp": min(times, default=None),
         "max_timestamp": max(times, default=None),
+        "positives": sum(record["label"] > 0 for record in records),
     }
 
 

@@ -6,7 +6,7 @@ from configs.dataset import Dataset
 def bare_dataset(rows: dict[str, int]) -> Dataset:
     """One whose tables have so many rows."""
     empty = {"rows": 0, "files": []}
-    split = {**empty, "min_timestamp": None, "max_timestamp": None}
+    split = {**empty, "min_timestamp": None, "max_timestamp": None, "positives": 0}
     return Dataset(
         fingerprint="",
         source_fingerprint="",

@@ -11,7 +11,7 @@ from trainer.ranking import UserBatch
 
 
 class Popularity:
-    """Ranks items by their train rows, for all users alike."""
+    """Ranks items by their positive train rows, for all users alike."""
 
     name = "popularity"
 

@@ -15,13 +15,13 @@ import os
 import pathlib
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 
 from absl import logging
 
 from configs.errors import UserError
+from configs.processes import module_command
 from trainer.bench_timing import in_fresh_process
 
 COLUMNS = ("by", "epochs", "recall@20", "seconds", "iqr", "x_lazytower")
@@ -91,7 +91,7 @@ class _Line:
 
     def run(self, command: str, *overrides: str) -> float:
         """Runs a sub-command; its seconds. UserError when it fails, having said why."""
-        line = [sys.executable, "-m", "trainer.cli", command, "--config", _config_path()]
+        line = module_command("trainer.cli", command, "--config", _config_path())
         line += [f"--set={override}" for override in (*self.overrides, *overrides)]
         started = time.monotonic()
         if subprocess.run(line, stdout=subprocess.DEVNULL, check=False).returncode:
@@ -130,8 +130,8 @@ def _tutorial(overrides: list[str], seed: int, started: float) -> tuple[float, f
 
     tf.keras.utils.set_random_seed(seed)
     dataset = load_dataset(config.dataset.path)
-    number = dataset.splits["train"].rows
-    rows = next(iter(TrainData(dataset, number, seed).batches(0)))
+    number = dataset.training_split(positives_only=True).rows
+    rows = next(iter(TrainData(dataset, number, seed, positives_only=True).batches(0)))
     pairs = tf.data.Dataset.from_tensor_slices({name: rows[name] for name in ("user", "item")})
     model = _tutorial_model(dataset.table_rows("user"), dataset.table_rows("item"))
     batches = pairs.shuffle(100_000, seed=seed).batch(_TUTORIAL_BATCH).cache()

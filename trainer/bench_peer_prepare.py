@@ -8,10 +8,10 @@ import argparse
 import csv
 import os
 import subprocess
-import sys
 import tempfile
 
 from configs.errors import UserError
+from configs.processes import module_command
 from trainer.bench_timing import positive
 
 COLUMNS = ("case", "rows", "seconds", "x_lazytower", "cpu_seconds", "peak_mb", "x_memory")
@@ -30,7 +30,7 @@ def measure(args: argparse.Namespace) -> list[dict]:
     """
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "prepare.csv")
-        command = [sys.executable, "-m", "trainer.cli", "bench", "prepare", "--csv", path]
+        command = module_command("trainer.cli", "bench", "prepare", "--csv", path)
         command += ["--rows", str(args.prepare_rows), "--repeats", str(args.turns)]
         if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
             raise UserError("bench prepare failed; leave `prepare` out of --parts to measure the others")

@@ -15,12 +15,12 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import time
 
 import numpy as np
 from absl import logging
 
+from configs.processes import module_command
 from trainer.bench_page import write_plain_csv
 from trainer.bench_timing import in_fresh_process, positive
 
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _command(args, *command: str) -> list[tuple[str, str]]:
     """Runs `lazytower command` on the config: its seconds and peak memory."""
-    line = [sys.executable, "-m", "trainer.cli", *command]
+    line = module_command("trainer.cli", *command)
     if "--model" not in command:
         line += ["--config", args.config, *(f"--set={override}" for override in args.overrides)]
     started = time.monotonic()

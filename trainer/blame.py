@@ -5,13 +5,12 @@ import itertools
 import numpy as np
 import tensorflow as tf
 
-from configs.dataset import Dataset
 from trainer.data import TrainData
 
 MOST_ROWS, MOST_FILES = 3, 8  # that are spelled out
 
 
-def blame(dataset: Dataset, data: TrainData, step: int) -> str:
+def blame(data: TrainData, step: int) -> str:
     """Where the batch of a step (1: the first) came from, as one clause.
 
     Rows that hold a value that is not finite are named; when none does, the blocks that its rows came from.
@@ -22,7 +21,7 @@ def blame(dataset: Dataset, data: TrainData, step: int) -> str:
     except tf.errors.OpError as error:
         return f"its rows cannot be read again to be named ({error.message.splitlines()[0]})"
     places = data.origin(step - 1)
-    names = [file.path for file in dataset.splits["train"].files]
+    names = [file.path for file in data.split.files]
     rows = []
     for column, values in batch.items():
         if values.dtype.kind == "f":

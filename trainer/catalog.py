@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import google_crc32c
 import numpy as np
 
-from configs.dataset import SPLITS, Dataset, FileInfo
+from configs.dataset import SPLITS, Dataset, FileInfo, feature_as_of, feature_of_column
 from configs.errors import DataError
 from configs.storage import reading
 from trainer.ragged import Ragged, hash_ids
@@ -72,7 +72,7 @@ def read_blocks(
 
 
 def _column_type(dataset: Dataset, name: str) -> str:
-    feature = dataset.features.get(name)
+    feature = dataset.features.get(feature_of_column(name))
     if name in ("label", "weight") or (feature and feature.kind == "numeric"):
         return "float32"
     return "string" if name == "key" else "int64"
@@ -92,15 +92,17 @@ class Items:
 
     rows: int
     ids: np.ndarray
-    """Ids in the catalog, int64 [items], ascending; never the out-of-vocabulary row."""
+    """Ids of items with positive train rows, int64 [items], ascending; never the out-of-vocabulary row."""
     keys: np.ndarray
     """Raw keys, object (bytes) [rows]."""
     counts: np.ndarray
-    """Train rows, int64 [rows]."""
+    """Positive train rows, int64 [rows]."""
     features: dict[str, np.ndarray]
-    """Side features [rows]; see `unknown_feature` for rows outside the catalog."""
+    """Newest known side features [rows]; see `unknown_feature` for rows outside the catalog."""
     cold: int = 0
     """Further items of the data, all of them on the out-of-vocabulary row."""
+    earlier: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
+    """By held-out split, what its evaluation may know of the side features."""
 
     @classmethod
     def load(cls, dataset: Dataset) -> "Items":
@@ -109,15 +111,19 @@ class Items:
         names = [name for name, info in dataset.features.items() if info.of == "item"]
         columns = {"key": np.full(rows, b"", object), "count": np.zeros(rows, np.int64)}
         for name in names:
-            columns[name] = np.full(rows, *unknown_feature(dataset, name))
-        in_use = np.zeros(rows, bool)
+            for column in (name, *(feature_as_of(name, split) for split in SPLITS[1:])):
+                columns[column] = np.full(rows, *unknown_feature(dataset, name))
         for block in read_blocks(dataset, dataset.items.files, ["id", *columns]):
-            in_use[block["id"]] = True
             for name, column in columns.items():
                 column[block["id"]] = block[name]
         features = {name: columns[name] for name in names}
-        cold = dataset.tables["item"].oov_keys
-        return cls(rows, np.flatnonzero(in_use), columns["key"], columns["count"], features, cold)
+        earlier = {split: {n: columns[feature_as_of(n, split)] for n in names} for split in SPLITS[1:]}
+        cold, ids = dataset.tables["item"].oov_keys, np.flatnonzero(columns["count"])
+        return cls(rows, ids, columns["key"], columns["count"], features, cold, earlier)
+
+    def as_of(self, split: str) -> "Items":
+        """The same items with the side features that the evaluation of `split` (valid or test) may know."""
+        return dataclasses.replace(self, features=self.earlier.get(split, self.features))
 
     @property
     def known(self) -> np.ndarray:
@@ -125,6 +131,11 @@ class Items:
         known = np.zeros(self.rows, bool)
         known[self.ids] = True
         return known
+
+    def knows(self, numbers: np.ndarray) -> np.ndarray:
+        """Whether each number of a user's sequence is an item of the catalog, bool [n]; those past the table
+        are items on the out-of-vocabulary row, the table's last."""
+        return self.known[np.minimum(numbers, self.rows - 1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +147,9 @@ class UserBlock:
     keys: np.ndarray
     """object (bytes) [n]."""
     counts: np.ndarray
-    """Train rows, int64 [n]."""
+    """Positive train rows, int64 [n]."""
     sequence: Ragged
-    """Item ids of all rows, oldest first, int64, n rows."""
+    """Items of all positive rows, oldest first, int64, n rows; see `Items.knows`."""
     splits: Ragged
     """Split of each row, aligned with `sequence`: 0 train, 1 valid, 2 test."""
     features: dict[str, np.ndarray]
@@ -172,10 +183,14 @@ class SplitView:
 
     targets: Ragged
     """Distinct items of the split, ascending."""
-    cold_targets: np.ndarray
-    """Rows of the split whose item is outside the catalog, int64 [n]; sharing one id, each row counts."""
+    cold: Ragged
+    """Distinct items of the split outside the catalog, ascending; their numbers are the user's own."""
+    rows: np.ndarray
+    """Positive rows of the split, int64 [n]."""
     seen: Ragged
     """Distinct items of earlier splits (valid: train; test: train and valid), ascending."""
+    cold_seen: Ragged
+    """Those that are outside the catalog."""
     touched: Ragged
     """Distinct items of all splits, ascending."""
     history: np.ndarray
@@ -190,17 +205,18 @@ class Users:
         self.dataset = dataset
         self.items = items
         self.history_length = dataset.history_length if history_length is None else history_length
-        self._known = items.known
 
-    def blocks(self) -> Iterator[UserBlock]:
-        """All users in file order; DataError as `read_blocks`."""
+    def blocks(self, split: str | None = None) -> Iterator[UserBlock]:
+        """All users in file order, with the newest known side features, or those that the evaluation of
+        `split` (valid or test) may know; DataError as `read_blocks`."""
         names = [name for name, info in self.dataset.features.items() if info.of == "user"]
-        columns = ["id", "key", "count", "sequence", "sequence_split", "sequence_length", *names]
+        names = {name: feature_as_of(name, split) if split else name for name in names}
+        columns = ["id", "key", "count", "sequence", "sequence_split", "sequence_length", *names.values()]
         for block in read_blocks(self.dataset, self.dataset.users.files, columns):
             sequence, splits = (
                 Ragged(block[name], block["sequence_length"]) for name in ("sequence", "sequence_split")
             )
-            features = {name: block[name] for name in names}
+            features = {name: block[column] for name, column in names.items()}
             yield UserBlock(block["id"], block["key"], block["count"], sequence, splits, features)
 
     def of_split(self, split: str, max_users: int | None = None, seed: int = 0) -> "SplitUsers":
@@ -210,30 +226,36 @@ class Users:
     def view(self, block: UserBlock, split: str) -> SplitView:
         """`block` as seen from `split` (valid or test)."""
         sequence, code, rows = block.sequence, SPLITS.index(split), self.items.rows
-        known = self._known[sequence.values]
+        known = self.items.knows(sequence.values)
         now, earlier = block.splits.values == code, block.splits.values < code
-        past = sequence.keep(earlier & known)
+        past, bound = sequence.keep(earlier & known), number_bound(sequence)
         return SplitView(
             targets=sequence.keep(now & known).distinct(rows),
-            cold_targets=sequence.keep(now & ~known).lengths,
+            cold=sequence.keep(now & ~known).distinct(bound),
+            rows=sequence.keep(now).lengths,
             seen=past.distinct(rows),
+            cold_seen=sequence.keep(earlier & ~known).distinct(bound),
             touched=sequence.keep(known).distinct(rows),
             history=past.last(self.history_length),
         )
 
 
+def number_bound(*sequences: Ragged) -> int:
+    """One more than the largest number of the sequences."""
+    return 1 + max(int(sequence.values.max(initial=0)) for sequence in sequences)
+
+
 class SplitUsers:
-    """Iterates over blocks of the users with a train row and a row in the split.
+    """Iterates over blocks of the users with a positive train row and a positive row in the split.
 
     With `max_users`, one block with those of smallest hash of (seed, id): the same users whatever the
     order of the files, and memory for about twice as many. The counts are complete once iteration is.
     """
 
-    cold_users = 0
-    """Catalog users with rows in the split and none in train. Under exact ids cold users are not in the
-    catalog at all: `cold_user_rows` counts their rows."""
-    cold_user_rows = 0
-    """Rows of the split that belong to users without train rows, in the catalog or not."""
+    users_found = rows_found = 0
+    """Such users, and their positive rows in the split."""
+    users_taken = rows_taken = 0
+    """Those of them that `max_users` leaves."""
 
     def __init__(self, users: Users, split: str, max_users: int | None, seed: int):
         if split not in SPLITS[1:]:
@@ -246,33 +268,39 @@ class SplitUsers:
         return self._sample(self.max_users)
 
     def split_rows(self, block: UserBlock) -> np.ndarray:
-        """Rows of each user in the split, int64 [n]."""
+        """Positive rows of each user in the split, int64 [n]."""
         return block.splits.keep(block.splits.values == SPLITS.index(self.split)).lengths
 
     def _warm(self) -> Iterator[UserBlock]:
         """Blocks of all users that can be evaluated; keeps the counts."""
-        self.cold_users, warm_rows = 0, 0
-        for block in self.users.blocks():
+        self.users_found = self.rows_found = 0
+        for block in self.users.blocks(self.split):
             rows = self.split_rows(block)
             warm = (block.counts > 0) & (rows > 0)
-            self.cold_users += int(((block.counts == 0) & (rows > 0)).sum())
-            warm_rows += int(rows[warm].sum())
+            self.users_found += int(warm.sum())
+            self.rows_found += int(rows[warm].sum())
             yield block.take(np.flatnonzero(warm))
-        self.cold_user_rows = self.users.dataset.splits[self.split].rows - warm_rows
+
+    def _taken(self, block: UserBlock) -> UserBlock:
+        self.users_taken += len(block)
+        self.rows_taken += int(self.split_rows(block).sum())
+        return block
 
     def _grouped(self) -> Iterator[UserBlock]:
         """Small remains of blocks are put together: scorers are fast on many users at once."""
+        self.users_taken = self.rows_taken = 0
         held, number = [], 0
         for block in self._warm():
             held.append(block)
             number += len(block)
             if number >= self.users.dataset.block_rows:
-                yield UserBlock.join(held)
+                yield self._taken(UserBlock.join(held))
                 held, number = [], 0
         if number:
-            yield UserBlock.join(held)
+            yield self._taken(UserBlock.join(held))
 
     def _sample(self, max_users: int) -> Iterator[UserBlock]:
+        self.users_taken = self.rows_taken = 0
         held, number, limit = [], 0, np.uint64(2**64 - 1)
         for block in self._warm():
             held.append(block.take(np.flatnonzero(hash_ids(self.seed, block.ids) <= limit)))
@@ -281,7 +309,7 @@ class SplitUsers:
                 held = [self._smallest(held, max_users)]
                 number, limit = max_users, hash_ids(self.seed, held[0].ids).max()
         if number:
-            yield self._smallest(held, max_users)
+            yield self._taken(self._smallest(held, max_users))
 
     def _smallest(self, blocks: list[UserBlock], max_users: int) -> UserBlock:
         block = UserBlock.join(blocks)

@@ -22,7 +22,7 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int) -> 
         "tables": tables,
         "optimizer": config.optimizer.model_dump(mode="json"),
         "schedule": config.schedule.model_dump(mode="json"),
-        "polyak": config.polyak.model_dump(mode="json"),
+        "polyak": config.polyak.model_dump(mode="json") | {"horizon_fraction": config.polyak.horizon},
         "train.batch_size": config.train.batch_size,
         "train.clip_norm": config.train.clip_norm,
         "train.seed": config.train.seed,

@@ -15,7 +15,9 @@ from logging import CRITICAL, WARNING, getLogger
 from absl import app, logging
 from absl.flags import argparse_flags
 
+from configs import storage
 from configs.errors import Stopped, UserError
+from configs.terminal import bounded, escaped_output, visible
 
 COMMANDS = {
     "prepare": ("pipelines.prepare", "turn raw interactions into a dataset (Apache Beam)"),
@@ -54,7 +56,7 @@ class _Parser(argparse_flags.ArgumentParser):
     """Errors in one line, without the usage, which --help shows."""
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {bounded(visible(message))} (see {self.prog} --help)\n")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -66,7 +68,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if args.command == "prepare":
         args.beam_args = rest
     elif rest:
-        parser.exit(2, f"lazytower {args.command}: error: unrecognized arguments: {' '.join(rest)}\n")
+        parser.exit(
+            2, f"lazytower {args.command}: error: unrecognized arguments: {visible(' '.join(rest))}\n"
+        )
     return args
 
 
@@ -77,6 +81,11 @@ def run(args: argparse.Namespace) -> int:
     logging.set_verbosity(logging.INFO)
     getLogger("fsspec").setLevel(WARNING)  # it tells of every file that it opens
     getLogger("gcsfs").setLevel(CRITICAL)  # it prints the traceback of what it raises
+    with escaped_output():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         code = importlib.import_module(COMMANDS[args.command][0]).run(args) or 0
         sys.stdout.flush()
@@ -88,16 +97,25 @@ def run(args: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as shells report SIGPIPE
     except UserError as error:
-        sys.stderr.write(f"lazytower {args.command}: error: {error}\n")
+        sys.stderr.write(f"lazytower {args.command}: error: {bounded(str(error))}\n")
         return error.exit_code
     except Stopped as stopped:
         sys.stderr.write(f"lazytower {args.command}: {stopped}\n")
         return stopped.exit_code
+    except OSError as error:
+        if error.errno not in storage.REFUSALS:
+            raise
+        name = f"{error.filename}: " if error.filename is not None else ""
+        text = f"{name}{os.strerror(error.errno)}; {storage.advice(error.errno)}"
+        sys.stderr.write(f"lazytower {args.command}: error: {text}\n")
+        return UserError.exit_code
     except Exception as error:
         if not type(error).__module__.startswith(_STORE_ERRORS):
             raise
         text = " ".join(str(error).split())
-        sys.stderr.write(f"lazytower {args.command}: error: object store: {type(error).__name__}: {text}\n")
+        sys.stderr.write(
+            f"lazytower {args.command}: error: object store: {type(error).__name__}: {bounded(text)}\n"
+        )
         return UserError.exit_code
     except KeyboardInterrupt:
         sys.stderr.write(f"lazytower {args.command}: interrupted\n")
@@ -116,7 +134,8 @@ class _Plain(logging.PythonFormatter):
 
     def format(self, record):
         level = "" if record.levelno <= 20 else f"{record.levelname}: "
-        return f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {level}{record.getMessage()}"
+        stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
+        return f"{stamp} {level}{visible(record.getMessage())}"
 
 
 def main() -> None:

@@ -24,17 +24,21 @@ class TrainData:
       dataset: manifest with its path.
       batch_size: rows per batch; the rest of an epoch that fills no batch is left out of that epoch.
       seed: of the order.
+      positives_only: leave out rows that are not positive.
+
+    Attributes:
+      split: manifest of the rows that are read.
 
     Raises:
       DataError: fewer train rows than a batch.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, seed: int):
-        split = dataset.splits["train"]
+    def __init__(self, dataset: Dataset, batch_size: int, seed: int, positives_only: bool = False):
+        self.split = split = dataset.training_split(positives_only)
         self._dataset, self._batch_size, self._seed = dataset, batch_size, seed
         self._paths = [dataset.file_path(file) for file in split.files]
         self._rows = [file.rows for file in split.files]
-        self.steps_per_epoch = steps_per_epoch(dataset, batch_size)
+        self.steps_per_epoch = steps_per_epoch(dataset, batch_size, positives_only)
 
     def batches(self, start_step: int) -> tf.data.Dataset:
         """All batches from step `start_step` (0: the first) on, without end.
@@ -141,11 +145,14 @@ class TrainData:
         return tf.random.experimental.stateless_shuffle(tf.range(rows), seed=seed)
 
 
-def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
-    """Whole batches in the train split. Raises DataError when there is none."""
-    rows = dataset.splits["train"].rows
+def steps_per_epoch(dataset: Dataset, batch_size: int, positives_only: bool = False) -> int:
+    """Whole batches in the train split, or in its positive rows. Raises DataError when there is none."""
+    rows = dataset.training_split(positives_only).rows
     if rows < batch_size:
-        raise DataError(f"{dataset.path}: {rows:,} train rows are fewer than train.batch_size {batch_size:,}")
+        kind = "positive train" if positives_only and dataset.positives else "train"
+        raise DataError(
+            f"{dataset.path}: {rows:,} {kind} rows are fewer than train.batch_size {batch_size:,}"
+        )
     return rows // batch_size
 
 

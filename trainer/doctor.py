@@ -5,19 +5,15 @@ import dataclasses
 import json
 import signal
 import subprocess
-import sys
 
 from configs.arguments import add_override_argument
 from configs.errors import ConfigError, UserError
+from configs.processes import module_command
 from trainer.doctor_checks import CHECKS, FAIL, Machine, Result
 from trainer.doctor_probe import GROUPS, Step
 
 _SECONDS = 300  # a probe may take: imports of TensorFlow from a cold disk, on a busy machine, take minutes
 # The probe finds modules where we find them, whatever the directory.
-_START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from trainer.doctor_probe import main; main(*sys.argv[2:])"
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,7 +115,7 @@ class _Probe:
     def __init__(self, group: str, argument: str):
         self._steps = GROUPS[group]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, json.dumps(sys.path), group, argument],
+            module_command("trainer.doctor_probe", group, argument),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -7,6 +7,7 @@ A process does the steps of one group and prints a JSON line as each ends: {"ste
 import json
 import logging
 import os
+import sys
 import uuid
 from collections.abc import Callable
 from typing import NamedTuple
@@ -179,3 +180,7 @@ def main(group: str, argument: str) -> None:
 def _line(error: Exception) -> str:
     """An error's text in one line."""
     return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -9,6 +9,7 @@ from absl import logging
 from configs.arguments import add_config_arguments
 from configs.load import load_config
 from configs.storage import join, write_bytes
+from trainer.findings import evaluation_findings
 
 
 def add_arguments(parser) -> None:
@@ -35,8 +36,14 @@ def run(args) -> int:
         for line in lines:
             metrics.write("evaluate", trained.step, line)
     write_run_report(config, trained.dataset, trained.recommender, trained.step)
-    print(format_results(lines))
+    print("\n".join([format_results(lines), *("\n" + text for text in evaluation_findings(lines))]))
     return 0
+
+
+def log_findings(lines: list[dict]) -> None:
+    """Logs what one evaluation's figures mean (trainer/findings.py)."""
+    for text in evaluation_findings(lines):
+        logging.warning("%s", text)
 
 
 class TrainedScorer:
@@ -48,24 +55,27 @@ class TrainedScorer:
       averaged: score with averaged weights as of `step`, or raw ones.
       step: steps done.
       check: called before every block of users; what it raises ends the evaluation.
-    """
 
-    name = "model"
+    Attributes:
+      name: average or raw, the weights that it scores with.
+    """
 
     def __init__(
         self, recommender, items, averaged: bool, step: int, check: Callable[[], None] = lambda: None
     ):
+        self.name = "average" if averaged else "raw"
         self._recommender, self._averaged, self._step = recommender, averaged, float(step)
         self._check = check
-        self._item_vectors = item_vectors(recommender, items, averaged, step)
+        with recommender.averaged_dense(averaged):
+            self._item_vectors = item_vectors(recommender, items, averaged, step)
 
     def scores(self, users, items):
         """float32 [n, items of the table], or [n, m] for candidates int64 [n, m]."""
         self._check()
         inputs = {"user": users.ids, "history": users.history, **users.features}
-        vectors = self._recommender.user_vectors(
-            {name: inputs[name] for name in self._recommender.model.user_inputs}, self._averaged, self._step
-        ).numpy()
+        inputs = {name: inputs[name] for name in self._recommender.model.user_inputs}
+        with self._recommender.averaged_dense(self._averaged):
+            vectors = self._recommender.user_vectors(inputs, self._averaged, self._step).numpy()
         if items is None:
             return vectors @ self._item_vectors.T
         return np.einsum("nd,nmd->nm", vectors, self._item_vectors[items])
@@ -88,40 +98,62 @@ def item_vectors(recommender, items, averaged: bool, step: int, chunk: int = 1 <
 def evaluate_recommender(
     recommender, dataset, items, step: int, split: str, check: Callable[[], None] = lambda: None
 ) -> list[dict]:
-    """The model beside popularity and, for planted data, the best reachable ranking.
+    """The model, averaged and raw, beside popularity and, for planted data, the best reachable ranking.
 
     Args:
       recommender: trainer.recommender.Recommender.
       dataset: manifest.
-      items: its catalog.
+      items: its catalog; side features are taken as of the split.
       step: steps done.
       split: valid or test.
       check: called now and then; what it raises ends the evaluation.
 
     Returns:
-      A dict per scorer: scorer, split, weights, protocol, metrics (see trainer.ranking.evaluate_scorers).
+      A dict per scorer, two of scorer "model" when evaluate.weights is both, averaged weights first: scorer,
+      split, weights, protocol, metrics (see trainer.ranking.evaluate_scorers).
     """
     from trainer.baselines import BestReachable, Popularity
     from trainer.catalog import Users
     from trainer.ranking import evaluate_scorers
 
-    options = recommender.config.evaluate
-    averaged = options.weights == "average" and recommender.has_averages
-    with recommender.averaged_dense(averaged):
-        scorers = [TrainedScorer(recommender, items, averaged, step, check), Popularity(items)]
-        if BestReachable.available(dataset):
-            scorers.append(BestReachable(dataset, items))
-        results = evaluate_scorers(scorers, Users(dataset, items), options, split)
+    options, items = recommender.config.evaluate, items.as_of(split)
+    models = [
+        TrainedScorer(recommender, items, weights == "average", step, check)
+        for weights in _weights(options.weights, recommender.has_averages)
+    ]
+    scorers = [*models, Popularity(items)]
+    if BestReachable.available(dataset):
+        scorers.append(BestReachable(dataset, items))
+    results = evaluate_scorers(scorers, Users(dataset, items), options, split)
+    names = [scorer.name for scorer in models]
     return [
-        {"scorer": name, "split": split, "weights": "average" if averaged else "raw", **figures}
+        {
+            "scorer": "model" if name in names else name,
+            "split": split,
+            "weights": name if name in names else names[0],
+            **figures,
+        }
         for name, figures in results.items()
     ]
 
 
+def _weights(wanted: str, has_averages: bool) -> list[str]:
+    """Weights to evaluate, those that are served first; raw where there are no averages."""
+    if not has_averages:
+        return ["raw"]
+    return ["average", "raw"] if wanted == "both" else [wanted]
+
+
 def format_results(lines: list[dict]) -> str:
     """The protocol and a table of the metrics, for people."""
+    from trainer.left_out import reasons
+
     names = [name for name in lines[0] if "@" in name or name == "mrr"]
-    rows = [["", *names]] + [[line["scorer"], *(f"{line[name]:.4f}" for name in names)] for line in lines]
+    models = [line for line in lines if line["scorer"] == "model"]
+    rows = [["", *names]]
+    for line in lines:
+        weights = f", {line['weights']}" if len(models) > 1 and line["scorer"] == "model" else ""
+        rows.append([line["scorer"] + weights, *(f"{line[name]:.4f}" for name in names)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     table = [
         row[0].ljust(widths[0]) + "".join("  " + v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True))
@@ -129,4 +161,6 @@ def format_results(lines: list[dict]) -> str:
     ]
     first = lines[0]
     counts = f"{first['users']:,} users, {first['targets']:,} targets ({first['cold_targets']:,} cold)"
-    return "\n".join([*table, "", f"{first['split']}: {counts}", first["protocol"]])
+    left_out = reasons(first)
+    lines = [f"{first['split']}: {counts}", *([f"left out: {'; '.join(left_out)}"] if left_out else [])]
+    return "\n".join([*table, "", *lines, first["protocol"]])

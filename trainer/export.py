@@ -16,7 +16,10 @@ from absl import logging
 from configs.arguments import add_config_arguments
 from configs.errors import ExportError
 from configs.load import load_config
-from trainer.publish import locked, new_version, publish
+from trainer.publish import is_pattern, loadable, locked, new_version, publish
+
+# Nothing of the working directory; PYTHONPATH stays, which may be where TensorFlow is.
+_ALONE = "import sys\nsys.path[:] = [path for path in sys.path if path]\n"
 
 
 def add_arguments(parser) -> None:
@@ -51,8 +54,15 @@ def export(config) -> str:
     if config.export.index.kind == "scann":
         require_scann("export.index.kind: scann")
     directory = config.export_path.rstrip("/")
+    if is_pattern(directory):
+        logging.warning(
+            "%s: TensorFlow takes * ? [ and \\ in a path for a pattern: `lazytower recommend` asks the model "
+            "there, but TensorFlow Serving and tf.saved_model.load need it copied to another path",
+            directory,
+        )
     started = time.monotonic()
     trained = open_trained(config)
+    _log_weights(trained)
     with locked(directory) as lock:
         try:
             with new_version(directory) as (version, scratch):
@@ -65,6 +75,32 @@ def export(config) -> str:
             raise ExportError(f"{directory}: cannot be written ({error.strerror or error})") from None
     logging.info("step %d, %.1f MB, %.1f s", trained.step, size / 1e6, time.monotonic() - started)
     return path
+
+
+def _log_weights(trained) -> None:
+    """Says which weights are exported, and what the step's evaluations say of raw and averaged ones."""
+    from trainer.findings import compared_weights, evaluation_findings
+    from trainer.metrics import read_metrics
+    from trainer.report_facts import comparable, grouped, without_repeats
+    from trainer.saved_model import averaged
+
+    logging.info("step %d, %s weights", trained.step, "averaged" if averaged(trained) else "raw")
+    found = [
+        line
+        for line in read_metrics(trained.config.output.path)
+        if line.get("kind") == "evaluate" and line.get("step") == trained.step
+    ]
+    compared = False
+    for lines in grouped(without_repeats(found), comparable).values():
+        if text := compared_weights(lines):
+            compared = True
+            logging.info("%s", text)
+        for finding in evaluation_findings(lines):
+            logging.warning("%s", finding)
+    if trained.recommender.has_averages and not compared:
+        logging.info(
+            "no evaluation of this step has raw and averaged weights; `lazytower evaluate` compares them"
+        )
 
 
 def _write_and_verify(trained, model: str, version: int, scratch: str) -> None:
@@ -99,12 +135,13 @@ def replay_golden(model: str, golden: str) -> None:
     with open(source, encoding="utf-8") as file:
         program = file.read()
     started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", program, model, golden],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
+    with loadable(model) as path:
+        done = subprocess.run(
+            [sys.executable, "-c", _ALONE + program, path, golden],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
     if done.returncode != 0 or done.stdout.strip() != "ok":
         lines = (done.stdout.strip() or done.stderr.strip() or f"exit code {done.returncode}").splitlines()
         raise ExportError(f"the SavedModel does not answer as the trained model: {lines[-1]}")

@@ -107,7 +107,7 @@ def _sample_users(trained: Trained) -> list[_User]:
     found = {}
     for block in users.blocks():
         block = block.take(np.flatnonzero(np.isin(block.ids, wanted)))
-        past = block.sequence.keep(trained.items.known[block.sequence.values])
+        past = block.sequence.keep(trained.items.knows(block.sequence.values))
         stops = np.cumsum(past.lengths)
         for i in range(len(block)):
             items = past.values[stops[i] - past.lengths[i] : stops[i]]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from configs import storage
 from trainer.job_record import JobRecord
+from trainer.vm_log import CHUNK_BYTES
 
 
 class LogReader:
@@ -17,25 +18,40 @@ class LogReader:
         """What came since the last call, of all attempts and workers, a head before each change of those."""
         for attempt in range(1, self._record.state().attempt + 1):
             directory = f"{self._record.attempt_path(attempt)}/log"
+            before = None
             for name in storage.names(directory):
-                yield from self._piece(f"{directory}/{name}", attempt, name)
+                if name.endswith(".txt"):
+                    yield from self._piece(f"{directory}/{name}", attempt, name, before)
+                    before = name
 
-    def _piece(self, path: str, attempt: int, name: str) -> Iterator[str]:
-        if not name.endswith(".txt"):
-            return
+    def _piece(self, path: str, attempt: int, name: str, before: str | None) -> Iterator[str]:
         seen = self._read.get(path, 0)
-        if self._is_sealed(path):
+        if seen >= CHUNK_BYTES:  # it can grow no more
             return
-        content = storage.read_bytes(path)
+        try:
+            content = storage.read_bytes(path)
+        except FileNotFoundError:  # of the middle of a long log, and gone since it was listed
+            return
         if len(content) > seen:
-            if not seen and name.endswith("-000000.txt"):
-                worker = name.removeprefix("worker-").partition("-")[0]
-                yield f"--- attempt {attempt}, worker {worker}\n"
+            if not seen:
+                yield from _head(attempt, name, before)
             self._read[path] = len(content)
             yield content[seen:].decode(errors="replace")
 
-    def _is_sealed(self, path: str) -> bool:
-        """Whether the piece can grow no more."""
-        from trainer.vm_files import CHUNK_BYTES
 
-        return self._read.get(path, 0) >= CHUNK_BYTES
+def _head(attempt: int, name: str, before: str | None) -> Iterator[str]:
+    """What stands before a piece: whose log begins, or how much of it is missing."""
+    worker, number = _place(name)
+    if number == 0:
+        yield f"--- attempt {attempt}, worker {worker}\n"
+    elif before is not None and _place(before)[0] == worker:
+        missing = number - _place(before)[1] - 1
+        if missing > 0:
+            size = missing * CHUNK_BYTES / 2**20
+            yield f"--- {missing} pieces of the log, {size:.1f} MB, were not kept\n"
+
+
+def _place(name: str) -> tuple[str, int]:
+    """(worker, number) of a piece."""
+    worker, _, number = name.removeprefix("worker-").removesuffix(".txt").partition("-")
+    return worker, int(number) if number.isdigit() else 0

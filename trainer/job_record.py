@@ -8,6 +8,9 @@
 
 An event is made under the number after the last one that its writer has seen, and only if there is none of
 that number yet. So no event is overwritten or lost, and who decides on an old state learns of it.
+
+What is unreadable counts as absent and is noted in the log, an event as one that changes nothing: a torn file
+must not stop those who end a job and delete its slice.
 """
 
 import calendar
@@ -19,8 +22,11 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from absl import logging
+
 from configs import storage
 from configs.errors import UserError
+from trainer.machine_files import valid_final, valid_heartbeat
 
 FINAL = ("succeeded", "failed", "cancelled")
 # `requesting` is written before a slice is asked for and `queued` after, so that who takes over in between
@@ -29,6 +35,16 @@ TYPES = (
     *("submitted", "requesting", "queued", "provisioning", "ready", "running", "resumed"),
     *("preempted", "refused", "stopping", *FINAL),
 )
+
+
+_NO_TIME = "1970-01-01T00:00:00Z"
+# What reading JSON of any content raises.
+_TORN = (ValueError, TypeError, KeyError, RecursionError)
+_FIELDS = {"type": str, "time": str, "attempt": int, "reason": str}
+
+
+class UnreadableFacts(UserError):
+    """The file of what was submitted is torn."""
 
 
 class Outdated(Exception):
@@ -54,6 +70,8 @@ class Event(NamedTuple):
     """Of `stopping`: the service has said no to the request of a slice, so none is on its way."""
     unseen: bool = False
     """Of an end: whether a slice is left was not allowed to be looked at."""
+    saved_step: int | None = None
+    """Of `preempted`: the newest step that the attempt is known to have saved."""
     by: str = ""
     """Host and process that added it."""
 
@@ -75,8 +93,14 @@ class JobState:
     exit_code: int | None = None
     since: float = 0.0
     """When the job came into this state."""
+    by: str = ""
+    """Host and process that wrote the last event."""
     idle_attempts: int = 0
     """Attempts in a row, up to the last, that never began to train."""
+    vain_attempts: int = 0
+    """Attempts in a row, up to the last, that saved no step beyond those saved before."""
+    saved_step: int = 0
+    """Newest step that ended attempts are known to have saved."""
     mute_attempts: int = 0
     """Attempts in a row whose slice came up and never gave a sign of life."""
     unconfirmed: bool = False
@@ -102,15 +126,16 @@ def fold(events: list[Event]) -> JobState:
     """The state after all events, in their order."""
     state = JobState("submitted")
     for event in events:
-        state = _after(state, event)
+        state = _after(state, event) if event.type in TYPES else replace(state, number=event.number)
     return state
 
 
 def _after(state: JobState, event: Event) -> JobState:
     new = {"state": event.type, "reason": event.reason, "since": event.seconds, "number": event.number}
-    new["attempt"] = event.attempt
+    new |= {"attempt": event.attempt, "by": event.by}
     if event.type == "requesting":
         new |= {"idle_attempts": state.idle_attempts + 1, "unconfirmed": True}
+        new["vain_attempts"] = state.vain_attempts + 1
     elif event.type == "ready":
         new["ready_since"] = event.seconds
     elif event.type in ("running", "resumed"):
@@ -128,6 +153,8 @@ def _after(state: JobState, event: Event) -> JobState:
     if event.type == "preempted":
         new["preemptions"] = state.preemptions + 1
         new["mute_attempts"] = state.mute_attempts + (state.state == "ready")
+        if (event.saved_step or 0) > state.saved_step:
+            new |= {"saved_step": event.saved_step, "vain_attempts": 0}
     return replace(state, **new)
 
 
@@ -143,6 +170,7 @@ class JobRecord:
         self.id = self.path.rpartition("/")[2]
         self._events: list[Event] = []
         self._facts: dict | None = None
+        self._noted: set[str] = set()  # files that were found torn
 
     @classmethod
     def create(cls, path: str, facts: dict) -> "JobRecord":
@@ -155,14 +183,20 @@ class JobRecord:
 
     @property
     def facts(self) -> dict:
-        """What was submitted. Raises UserError: there is no such job."""
+        """What was submitted. Raises UserError: there is no such job, or its facts are unreadable."""
         if self._facts is None:
+            path = f"{self.path}/job.json"
             try:
-                self._facts = json.loads(storage.read_bytes(f"{self.path}/job.json"))
+                facts = json.loads(storage.read_bytes(path))
             except (FileNotFoundError, NotADirectoryError):
                 raise UserError(
                     f"{self.path}: no job here; `lazytower jobs list` shows those there are"
                 ) from None
+            except (ValueError, RecursionError) as error:
+                raise UnreadableFacts(f"{path}: unreadable ({error})") from None
+            if not isinstance(facts, dict):
+                raise UnreadableFacts(f"{path}: unreadable (not a mapping)")
+            self._facts = facts
         return self._facts
 
     def events(self) -> list[Event]:
@@ -171,11 +205,20 @@ class JobRecord:
         for name in names:
             number = name.removesuffix(".json")
             if number.isdigit() and int(number) == len(self._events) + 1:
-                document = json.loads(storage.read_bytes(f"{self.path}/events/{name}"))
-                self._events.append(
-                    Event(**{field: document[field] for field in Event._fields if field in document})
-                )
+                self._events.append(self._read_event(name, int(number)))
         return list(self._events)
+
+    def known_events(self) -> list[Event]:
+        """Those that have been read so far."""
+        return list(self._events)
+
+    def _read_event(self, name: str, number: int) -> Event:
+        path = f"{self.path}/events/{name}"
+        try:
+            return _event(json.loads(storage.read_bytes(path)), number)
+        except _TORN as error:
+            logging.warning("%s: unreadable (%s: %s); passed over", path, type(error).__name__, error)
+            return Event(number, _NO_TIME, "unreadable", 0)
 
     def state(self) -> JobState:
         """The state up to now."""
@@ -188,7 +231,7 @@ class JobRecord:
           type_: one of TYPES.
           attempt: that it is about.
           reason: in words.
-          **fields: outcome, exit_code, answered, unseen.
+          **fields: outcome, exit_code, answered, unseen, saved_step.
 
         Raises:
           Outdated: there is another event in its place by now; read again and decide again.
@@ -216,26 +259,37 @@ class JobRecord:
         return f"{self.path}/attempts/{attempt:03}"
 
     def final(self, attempt: int) -> dict | None:
-        """What the machine wrote at the end of an attempt; None while it has not.
-
-        Keys: state (succeeded or failed), exit_code, reason, log (its last lines).
-        """
-        return _read(f"{self.attempt_path(attempt)}/final.json")
+        """What the machine wrote at the end of an attempt, as `valid_final`; None while it has not."""
+        return valid_final(self._read(f"{self.attempt_path(attempt)}/final.json"))
 
     def heartbeat(self, attempt: int) -> dict | None:
-        """The machine's last sign of life in an attempt; None: none yet.
+        """The machine's last sign of life in an attempt, as `valid_heartbeat`; None: none yet."""
+        return valid_heartbeat(self._read(f"{self.attempt_path(attempt)}/heartbeat.json"))
 
-        Keys: boot and count, which differ from beat to beat; time; stage (installing or training);
-        restarts; progress (step, total, loss, examples_per_second, as far as known).
-        """
-        return _read(f"{self.attempt_path(attempt)}/heartbeat.json")
+    def _read(self, path: str) -> dict | None:
+        """A machine's file; None when there is none, or it is torn, which is noted once."""
+        try:
+            content = storage.read_bytes(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            return json.loads(content)
+        except (ValueError, RecursionError) as error:
+            if path not in self._noted:
+                logging.warning("%s: unreadable (%s); taken for absent", path, error)
+                self._noted.add(path)
+            return None
 
 
-def _read(path: str) -> dict | None:
-    try:
-        return json.loads(storage.read_bytes(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+def _event(document: dict, number: int) -> Event:
+    """An event as written; fields of other versions are left out. Raises one of _TORN."""
+    for name, kind in _FIELDS.items():
+        if not isinstance(document[name], kind):
+            raise TypeError(f"{name} is {document[name]!r}")
+    event = Event(**{name: document[name] for name in Event._fields if name in document})
+    event.seconds  # noqa: B018 - raises when it is not a time
+    saved = event.saved_step if isinstance(event.saved_step, int) else None
+    return event._replace(number=number, saved_step=saved)
 
 
 def find_jobs(staging: str) -> list[JobRecord]:

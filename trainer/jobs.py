@@ -1,6 +1,7 @@
 """`lazytower jobs`: lists, shows, follows, supervises and cancels jobs, from what their directories hold."""
 
 import argparse
+import contextlib
 import sys
 import time
 
@@ -8,6 +9,7 @@ from absl import logging
 
 from configs.arguments import add_override_argument
 from configs.errors import UserError
+from configs.terminal import unescaped
 
 _POLL_SECONDS = 2.0
 _CANCELLED = 130  # as an interrupted process
@@ -75,11 +77,17 @@ def _logs(args) -> int:
 
 
 def _cancel(args) -> int:
+    from trainer.job_config import JobConfig
     from trainer.supervise import cancel
 
     record = _record(args)
-    state = cancel(record.path)
-    left = "no process is left" if record.facts["launcher"] == "local" else "no slice is left"
+    config = JobConfig(record)
+    try:
+        state = cancel(record.path)
+    except KeyboardInterrupt:
+        logging.warning("interrupted: %s may not be ended; rerun the same command", record.id)
+        raise
+    left = "no process is left" if config.section["kind"] == "local" else "no slice is left"
     if state.unseen:
         left = (
             "whether a slice is left could not be seen; `gcloud compute tpus queued-resources list` shows it"
@@ -110,7 +118,8 @@ class _View:
         from trainer.jobs_text import format_event, format_job
 
         if sys.stdout.isatty():
-            print(f"\x1b[H\x1b[2J{format_job(self._record)}", flush=True)
+            unescaped(sys.stdout).write("\x1b[H\x1b[2J")
+            print(format_job(self._record), flush=True)
             return
         events = self._record.events()
         for event in events[self._shown :]:
@@ -143,11 +152,12 @@ def _supervised(path: str, tick) -> None:
 
 def _record(args):
     """The job that is meant. Raises UserError: there is none."""
-    from trainer.job_record import JobRecord
+    from trainer.job_record import JobRecord, UnreadableFacts
     from trainer.local_state import job_path
 
     record = JobRecord(job_path(args.job, _staging(args)))
-    record.facts  # noqa: B018 - raises when there is no such job
+    with contextlib.suppress(UnreadableFacts):
+        record.facts  # noqa: B018 - raises when there is no such job
     return record
 
 

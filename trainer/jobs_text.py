@@ -2,14 +2,17 @@
 
 import time
 
+from absl import logging
+
 from configs.errors import UserError
-from trainer.job_record import Event, JobRecord, JobState
+from trainer.job_record import Event, JobRecord, JobState, UnreadableFacts
 
 
 def cost(facts: dict, job: JobState, now: float) -> float | None:
     """What the job's slices have cost so far: chips, hours up and the price of the config; None: no price."""
-    price = facts.get("price_per_chip_hour")
-    return None if price is None else price * facts["chips"] * job.up_seconds(now) / 3600
+    price, chips = facts.get("price_per_chip_hour"), facts.get("chips")
+    known = isinstance(price, int | float) and isinstance(chips, int)
+    return price * chips * job.up_seconds(now) / 3600 if known else None
 
 
 def format_list(records: list[JobRecord]) -> str:
@@ -18,10 +21,17 @@ def format_list(records: list[JobRecord]) -> str:
     for record in records:
         try:
             job = record.state()
+            record.facts  # noqa: B018 - raises when there is no such job
             figures = [*_figures(_progress(record, job))[:2], _cost(record, job)]
             rows.append([record.id, job.state, str(job.attempt), *figures])
+        except UnreadableFacts as error:
+            logging.warning("%s", error)
+            rows.append([record.id, "unreadable", "-", "-", "-", "-"])
         except UserError:  # remembered here, and deleted there
             rows.append([record.id, "gone", "-", "-", "-", "-"])
+        except Exception as error:  # of one place, such as a bucket that is closed: others are shown
+            logging.warning("%s: %s: %s", record.path, type(error).__name__, " ".join(str(error).split()))
+            rows.append([record.id, "unknown", "-", "-", "-", "-"])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -30,7 +40,7 @@ def format_list(records: list[JobRecord]) -> str:
 
 def format_job(record: JobRecord) -> str:
     """Everything about one job: state, progress, cost, history and, when it failed, the end of its log."""
-    job, facts = record.state(), record.facts
+    job, facts = record.state(), _facts(record)
     beat = record.heartbeat(job.attempt) if job.attempt else None
     step, loss, rate = _figures(_progress(record, job))
     lines = [("job", record.path), ("state", f"{job.state}, {_ago(time.time() - job.since)} ago")]
@@ -41,7 +51,7 @@ def format_job(record: JobRecord) -> str:
     lines += [("loss", loss), ("examples/s", rate)]
     if beat is not None:
         lines.append(("heartbeat", f"{beat['time']}, {beat['stage']}, {beat['restarts']} restarts"))
-    lines += [("cost so far", _cost(record, job)), ("output", facts["output"])]
+    lines += [("cost so far", _cost(record, job)), ("output", facts.get("output", "-"))]
     text = "\n".join(f"{name:<12} {value}" for name, value in lines)
     text += "\n\n" + "\n".join(map(format_event, record.events()))
     final = record.final(job.attempt) if job.attempt else None
@@ -55,6 +65,15 @@ def format_event(event: Event) -> str:
     attempt = f" {event.attempt}" if event.attempt else ""
     name = event.type + (f" -> {event.outcome}" if event.outcome else "")
     return f"{event.time}  {name}{attempt}  {event.reason}".rstrip()
+
+
+def _facts(record: JobRecord) -> dict:
+    """What was submitted; {} when that file is torn."""
+    try:
+        return record.facts
+    except UnreadableFacts as error:
+        logging.warning("%s", error)
+        return {}
 
 
 def _progress(record: JobRecord, job: JobState) -> dict:
@@ -75,7 +94,7 @@ def _figures(progress: dict) -> list[str]:
 
 
 def _cost(record: JobRecord, job: JobState) -> str:
-    found = cost(record.facts, job, time.time())
+    found = cost(_facts(record), job, time.time())
     return "-" if found is None else f"{found:,.2f}"
 
 

@@ -57,6 +57,6 @@ def job_path(job: str, staging: str | None) -> str:
 def _address(job_id: str) -> str | None:
     try:
         with open(os.path.join(state_directory(job_id), "address"), encoding="utf-8") as file:
-            return file.read()
-    except FileNotFoundError:
+            return file.read().strip() or None
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):  # torn: as if it were not remembered
         return None

@@ -70,7 +70,7 @@ class Loop:
         actions = list(actions)
         step = int(self._train_step.step)
         while step < self._num_steps:
-            end = min([step + self._steps_per_loop, self._num_steps, *(a.next_step(step) for a in actions)])
+            end = min([self._loop_end(step), self._num_steps, *(a.next_step(step) for a in actions)])
             done, applied, loss = (value.numpy() for value in self._inner(tf.constant(end - step)))
             first_bad = step + int(applied) + 1
             step += int(done)
@@ -86,6 +86,12 @@ class Loop:
             if self._stop:
                 return step == self._num_steps
         return True
+
+    def _loop_end(self, step: int) -> int:
+        """The first loop is a hundredth of the run: what the loss starts from would else be the mean of steps
+        that have learned."""
+        first = max(1, self._num_steps // 100)
+        return min(first, self._steps_per_loop) if step == 0 else step + self._steps_per_loop
 
     def _inner(self, steps):
         try:

@@ -5,6 +5,7 @@ A figure that is no finite number stands as null, so every line is JSON that any
 This module imports TensorFlow only inside MetricsWriter; the report reads metrics without it.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -18,11 +19,12 @@ from typing import Any
 from absl import logging
 
 from configs.errors import DataError
-from configs.storage import filesystem, is_remote, read_bytes, write_bytes
+from configs.storage import filesystem, is_remote, names, read_bytes, write_bytes
 
 FILE_NAME = "metrics.jsonl"
 EVENTS = "tensorboard"
 KINDS = ("train", "evaluate", "run")
+_MOST_WAITING_BYTES = 16 << 20  # lines that a disk did not take, some 100,000
 
 
 def read_metrics(run_dir: str) -> list[dict]:
@@ -61,12 +63,14 @@ class MetricsWriter:
         """
         import tensorflow as tf
 
-        self._fs, self._root = filesystem(run_dir.rstrip("/"))
+        self._run_dir = run_dir.rstrip("/")
+        self._fs, self._root = filesystem(self._run_dir)
         self._remote = is_remote(run_dir)
         self._work = tempfile.mkdtemp(prefix="metrics-") if self._remote else self._root
         self._upload_seconds = upload_seconds
         self._uploaded_at = time.monotonic()
         self._uploaded_bytes: dict[str, int] = {}
+        self._events_failed = False
         os.makedirs(f"{self._work}/{EVENTS}", exist_ok=True)
         if self._remote:
             self._download()
@@ -75,7 +79,7 @@ class MetricsWriter:
         else:
             _truncate_lines(f"{self._work}/{FILE_NAME}", start_step)
             _truncate_events(f"{self._work}/{EVENTS}", start_step)
-        self._file = open(f"{self._work}/{FILE_NAME}", "ab")
+        self._lines = _Lines(f"{self._work}/{FILE_NAME}")
         self._events = tf.summary.create_file_writer(f"{self._work}/{EVENTS}")
         if self._remote:
             self._upload()
@@ -97,12 +101,16 @@ class MetricsWriter:
             raise ValueError(f"values may not hold {', '.join(sorted(taken))}: every line has its own")
         line = {"step": int(step), "time": round(time.time(), 3), "kind": kind}
         line |= {name: _plain(value) for name, value in values.items()}
-        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        self._lines.add(json.dumps(line, allow_nan=False).encode() + b"\n")
         self._write_scalars(line)
         # Evaluations are rare and dear: they do not wait for the clock.
         if self._remote and (kind != "train" or time.monotonic() - self._uploaded_at > self._upload_seconds):
             self._try_upload()
+
+    def read(self) -> list[dict]:
+        """All lines written so far, those of earlier processes of the run included."""
+        path = f"{self._work}/{FILE_NAME}"
+        return _parse(Path(path).read_bytes(), path)
 
     def flush(self) -> None:
         """In an object store uploads what is written so far; a failure is logged.
@@ -118,10 +126,11 @@ class MetricsWriter:
         Args:
           upload: False when another process writes there now.
         """
-        if self._file.closed:
+        if self._lines.closed:
             return
-        self._file.close()
-        self._events.close()
+        self._lines.close()
+        with self._events_may_fail():
+            self._events.close()
         if self._remote:
             if upload:
                 self._upload()
@@ -136,21 +145,35 @@ class MetricsWriter:
     def _write_scalars(self, line: dict) -> None:
         import tensorflow as tf
 
-        names = [line["kind"], line.get("split"), line.get("scorer")]
+        parts = [line["kind"], line.get("split"), line.get("scorer")]
         if line.get("scorer") == "model":  # baselines have no weights
-            names.append(line.get("weights"))
-        prefix = "/".join(name for name in names if name)
-        with self._events.as_default(step=line["step"]):
+            parts.append(line.get("weights"))
+        prefix = "/".join(part for part in parts if part)
+        with self._events_may_fail(), self._events.as_default(step=line["step"]):
             for name, value in line.items():
                 if name not in ("step", "time") and type(value) in (int, float):
                     tf.summary.scalar(f"{prefix}/{name}", float(value))
-        self._events.flush()
+            self._events.flush()
+
+    @contextlib.contextmanager
+    def _events_may_fail(self) -> Iterator[None]:
+        """Says once that scalars are lost: training is worth more than its curves."""
+        import tensorflow as tf
+
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            if not self._events_failed:
+                self._events_failed = True
+                reason = " ".join(str(getattr(error, "message", error)).split())
+                logging.warning("%s/%s: scalars are lost (%s); training goes on", self._work, EVENTS, reason)
 
     def _download(self) -> None:
-        names = [f"{self._root}/{FILE_NAME}", *self._fs.glob(f"{self._root}/{EVENTS}/*tfevents*")]
-        for name in names:
-            if self._fs.exists(name):
-                self._fs.get_file(name, self._work + name.removeprefix(self._root))
+        # Listed, not globbed: the run's own path may hold the marks of a pattern.
+        events = [f"{EVENTS}/{name}" for name in names(f"{self._run_dir}/{EVENTS}") if "tfevents" in name]
+        for name in (FILE_NAME, *events):
+            if self._fs.exists(f"{self._root}/{name}"):
+                self._fs.get_file(f"{self._root}/{name}", f"{self._work}/{name}")
 
     def _upload(self) -> None:
         self._fs.makedirs(f"{self._root}/{EVENTS}", exist_ok=True)
@@ -168,6 +191,53 @@ class MetricsWriter:
         except Exception as error:  # each file system has its own errors
             logging.warning("metrics are not uploaded to %s yet: %s", self._root, error)
             self._uploaded_at = time.monotonic()
+
+
+class _Lines:
+    """Appends lines to a file. What a full or failing disk refuses waits in memory and is tried again.
+
+    Args:
+      path: of the file.
+    """
+
+    def __init__(self, path: str):
+        self._path = path
+        self._file = open(path, "ab", buffering=0)
+        self._waiting, self._lost, self._failing = b"", 0, False
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._file.closed
+
+    def add(self, line: bytes) -> None:
+        """Writes a line and those that wait; a refusal is logged once, and when it is over."""
+        if len(self._waiting) + len(line) > _MOST_WAITING_BYTES:
+            self._lost += 1
+        else:
+            self._waiting += line
+        try:
+            while self._waiting:  # a disk that fills up takes a part
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+        except OSError as error:
+            if not self._failing:
+                reason = error.strerror or error
+                logging.warning(
+                    "%s: cannot be written (%s); its lines wait, training goes on", self._path, reason
+                )
+            self._failing = True
+            return
+        if self._failing:
+            self._failing = False
+            logging.info("%s: is written again, %d lines are lost", self._path, self._lost)
+
+    def close(self) -> None:
+        """Tries once more, and says how much is lost."""
+        self.add(b"")
+        lost = self._lost + self._waiting.count(b"\n")
+        if self._waiting:
+            logging.warning("%s: its last %d lines are lost", self._path, lost)
+        self._file.close()
 
 
 def _plain(value: Any) -> Any:

@@ -85,7 +85,7 @@ def make_plan(config: RunConfig, slices: list[Slice], probe_steps: int) -> dict:
     per_epoch = None
     if dataset is not None:
         check_dataset(config, dataset)
-        per_epoch = steps_per_epoch(dataset, config.train.batch_size)
+        per_epoch = steps_per_epoch(dataset, config.train.batch_size, config.model.trains_on_positives)
     tables = forecast.forecast_tables(config, dataset)
     known = [table.total for table in tables if table.total is not None]
     complete = len(known) == len(tables)

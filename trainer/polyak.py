@@ -98,13 +98,52 @@ def _from_start(last, start_step, share):
 
 
 def make_average(config: PolyakConfig, num_steps: int) -> Exponential | Uniform | None:
-    """The average that a run of `num_steps` steps keeps at each of them; None: it keeps none."""
-    start_step = int(config.start_fraction * num_steps)
+    """The average that a run of `num_steps` steps keeps at each of them; None: it keeps none.
+
+    The initial weights have no part in it unless `start_fraction` is 0: the average is the weight itself up
+    to its start step, and what it holds then is forgotten or left behind.
+    """
     if not config.at_each_step:
         return None
+    start = None if config.start_fraction is None else int(config.start_fraction * num_steps)
     if config.kind == "uniform":
-        return Uniform(start_step)
-    return Exponential(0.999 if config.decay is None else config.decay, start_step)
+        return Uniform(num_steps - _horizon_steps(config, num_steps) if start is None else start)
+    decay = config.decay
+    if decay is None:
+        decay = 1.0 - 1.0 / _horizon_steps(config, num_steps)
+    if start is None:
+        start = int(min(1.0 / (1.0 - decay), num_steps / 2))
+    return Exponential(decay, start)
+
+
+def _horizon_steps(config: PolyakConfig, num_steps: int) -> int:
+    return max(1, round(config.horizon * num_steps))
+
+
+LONG_HORIZON = 0.25
+"""Share of the steps from which on an average lags behind what the run ends with."""
+
+
+def horizon_finding(config: PolyakConfig, num_steps: int) -> str | None:
+    """A sentence for the log and the report when the configured average looks back too far for the run.
+
+    Averages over a share of the steps, the default, never do.
+    """
+    rule = make_average(config, num_steps)
+    if isinstance(rule, Uniform) and config.start_fraction is not None and config.start_fraction < 0.5:
+        return (
+            f"polyak.start_fraction {config.start_fraction:g} averages all weights since step "
+            f"{rule.start_step:,} of {num_steps:,}, early ones too; leave it out, or raise it to 0.8"
+        )
+    if not isinstance(rule, Exponential) or config.decay is None:
+        return None
+    steps = 1.0 / (1.0 - rule.decay)
+    if steps <= LONG_HORIZON * num_steps:
+        return None
+    return (
+        f"polyak.decay {rule.decay:g} averages over some {steps:,.0f} steps, the run has {num_steps:,}: "
+        "the average lags behind the weights; leave polyak.decay out, and it follows the length of the run"
+    )
 
 
 class DenseAverages(tf.Module):

@@ -9,6 +9,8 @@ from typing import TextIO
 
 from absl import logging
 
+from configs.terminal import unescaped
+
 WINDOW_SECONDS = 60.0  # long enough to even out checkpoints, short enough to show a slow-down
 REDRAW_SECONDS = 0.2  # a terminal need not be redrawn more often
 
@@ -40,7 +42,7 @@ class Progress:
           every_seconds: least time between two log lines, when the stream is no terminal.
           examples_per_step: the batch size; with 0 the speed is shown in units per second.
         """
-        stream = sys.stderr if stream is None else stream
+        stream = unescaped(sys.stderr if stream is None else stream)
         self.step = start_step
         self._total = total_steps
         self._unit = unit

@@ -104,6 +104,29 @@ def publish(model: str, directory: str, number: int, check: Callable[[], None] =
     return path
 
 
+def is_pattern(path: str) -> bool:
+    """Whether TensorFlow takes a path for a pattern, and so finds no model there."""
+    return any(mark in path for mark in "*?[\\")
+
+
+@contextlib.contextmanager
+def loadable(model: str) -> Iterator[str]:
+    """A path under which TensorFlow can load the SavedModel at `model`; its own unless that is a pattern.
+
+    Raises:
+      ExportError: the path is a pattern in an object store, which has no links.
+    """
+    if not is_pattern(model):
+        yield model
+        return
+    if storage.is_remote(model):
+        raise ExportError(f"{model}: TensorFlow takes * ? [ and \\ for a pattern; copy the model elsewhere")
+    with tempfile.TemporaryDirectory(prefix="model-") as folder:
+        link = os.path.join(folder, "model")
+        os.symlink(os.path.abspath(model), link)
+        yield link
+
+
 def _upload(model: str, staging: str, path: str, check: Callable[[], None]) -> None:
     fs, staged = storage.filesystem(staging)
     _, place = storage.filesystem(path)

@@ -3,6 +3,8 @@
 full: each user ranks all items of the catalog; metrics are means over users.
 sampled: each target is ranked among random items that its user never touched; means over targets, each
 taken as a user with one target (so Recall@k equals HR@k, and is left out).
+Targets, and what a user touched or saw, are of positive rows (dataset.positive); trainer/left_out.py says how
+what is not evaluated is counted.
 """
 
 import dataclasses
@@ -12,9 +14,12 @@ from typing import Protocol
 
 import numpy as np
 
+from configs.data import rule_text
+from configs.dataset import Dataset
 from configs.errors import DataError, UserError
 from configs.training import EvaluateConfig
-from trainer.catalog import Items, SplitUsers, SplitView, Users
+from trainer.catalog import Items, SplitUsers, SplitView, Users, number_bound
+from trainer.left_out import reasons
 from trainer.negatives import sample_negatives
 from trainer.ragged import Ragged
 from trainer.rank_metrics import full_ranks, user_metrics
@@ -64,9 +69,11 @@ class _Task:
     users: UserBatch
     targets: Ragged
     cold: np.ndarray
-    """Targets outside the catalog, int64 [n]: misses."""
+    """Distinct targets outside the catalog, int64 [n]: misses."""
     others: Ragged
     """full: items that are not ranked; sampled: the negatives."""
+    view: SplitView
+    """Where all of it comes from."""
 
 
 class _Full:
@@ -85,9 +92,10 @@ class _Full:
 
     def task(self, users: UserBatch, view: SplitView) -> _Task:
         if not self.config.exclude_seen:
-            return _Task(users, view.targets, view.cold_targets, view.seen.first(0))
+            return _Task(users, view.targets, view.cold.lengths, view.seen.first(0), view)
         targets = view.targets.without(view.seen, self.items.rows)
-        return _Task(users, targets, view.cold_targets, view.seen)
+        cold = view.cold.without(view.cold_seen, number_bound(view.cold, view.cold_seen))
+        return _Task(users, targets, cold.lengths, view.seen, view)
 
     def ranks(self, scorer: Scorer, task: _Task) -> np.ndarray:
         scores = _checked(scorer, task.users, None, (len(task.users), self.items.rows))
@@ -127,7 +135,7 @@ class _Sampled:
         return self.config.negatives + int(split_rows.max(initial=0))
 
     def task(self, users: UserBatch, view: SplitView) -> _Task:
-        config, targets, cold = self.config, view.targets, view.cold_targets
+        config, targets, cold = self.config, view.targets, view.cold.lengths
         if self._cold:
             shared = np.full(cold.sum(), self.items.rows - 1)
             targets, cold = targets.beside(Ragged(shared, cold)), np.zeros_like(cold)
@@ -137,7 +145,7 @@ class _Sampled:
         found = negatives.lengths[targets.lengths + cold > 0]
         self._short += int((found < config.negatives).sum())
         self._fewest = min(self._fewest, int(found.min(initial=config.negatives)))
-        return _Task(users, targets, cold, negatives)
+        return _Task(users, targets, cold, negatives, view)
 
     def ranks(self, scorer: Scorer, task: _Task) -> np.ndarray:
         wide = int(task.targets.lengths.max(initial=0))
@@ -188,9 +196,9 @@ def evaluate_scorers(
       split: valid or test.
 
     Returns:
-      By scorer's name: hr@k, recall@k (full only), ndcg@k, mrr in [0, 1]; users, targets (cold ones
-      included), cold_targets, cold_users and cold_user_rows (see `SplitUsers`); seconds spent on this
-      scorer; protocol, one line without which the figures mean nothing.
+      By scorer's name: hr@k, recall@k (full only), ndcg@k, mrr in [0, 1]; users, targets (distinct per user,
+      cold ones included), cold_targets, and the counts of trainer/left_out.py; seconds spent on this scorer;
+      protocol, one line without which the figures mean nothing.
 
     Raises:
       DataError: the split has nobody to evaluate, or a catalog file is torn.
@@ -206,12 +214,13 @@ def evaluate_scorers(
             values = protocol.metrics(protocol.ranks(scorer, task), task)
             tally.add(scorer.name, values, time.perf_counter() - start)
     if tally.users == 0:
-        rows = users.dataset.splits[split].rows
+        why = "; ".join(reasons(tally.counts(source))) or "the split is empty"
         raise DataError(
-            f"{users.dataset.path}: nobody to evaluate: no user of split {split} has train rows and a target "
-            f"left ({source.cold_user_rows} of its {rows} rows belong to users without train rows)"
+            f"{users.dataset.path}: nobody to evaluate: no user of split {split} has positive train rows and "
+            f"a target left. Left out of its {users.dataset.splits[split].rows:,} rows: {why}"
         )
-    return tally.results(protocol.averaged_over, source, f"{protocol.text(split)}; {_population(config)}")
+    text = f"{protocol.text(split)}; {_population(config, users.dataset)}"
+    return tally.results(protocol.averaged_over, source, text)
 
 
 class _Tally:
@@ -219,6 +228,7 @@ class _Tally:
 
     def __init__(self, names: list[str]):
         self.users = self.targets = self.cold_targets = 0
+        self.seen_users = self.seen_targets = self.repeated_rows = 0
         self._sums = {name: {} for name in names}
         self._seconds = dict.fromkeys(names, 0.0)
 
@@ -227,6 +237,10 @@ class _Tally:
         self.users += int((number > 0).sum())
         self.targets += int(number.sum())
         self.cold_targets += int(task.cold.sum())
+        distinct = task.view.targets.lengths + task.view.cold.lengths
+        self.repeated_rows += int((task.view.rows - distinct).sum())
+        self.seen_targets += int((distinct - number).sum())
+        self.seen_users += int(((distinct > 0) & (number == 0)).sum())
 
     def add(self, name: str, values: dict[str, np.ndarray], seconds: float) -> None:
         sums = self._sums[name]
@@ -234,10 +248,24 @@ class _Tally:
             sums[metric] = sums.get(metric, 0.0) + float(column.sum())
         self._seconds[name] += seconds
 
+    def counts(self, source: SplitUsers) -> dict[str, int]:
+        """Of users and targets, evaluated and not."""
+        names = ("users", "targets", "cold_targets", "seen_users", "seen_targets", "repeated_rows")
+        info = source.users.dataset.splits[source.split]
+        whole = ("cold_users", "cold_user_rows", "rare_users", "rare_user_rows")
+        return (
+            {name: getattr(self, name) for name in names}
+            | {"split_rows": info.rows, "not_positive_rows": info.rows - info.positives}
+            | {name: getattr(info, name) for name in whole}
+            | {
+                "unsampled_users": source.users_found - source.users_taken,
+                "unsampled_user_rows": source.rows_found - source.rows_taken,
+            }
+        )
+
     def results(self, averaged_over: str, source: SplitUsers, text: str) -> dict[str, dict]:
         """As `evaluate_scorers` returns them."""
-        counts = {name: getattr(self, name) for name in ("users", "targets", "cold_targets")}
-        counts |= {"cold_users": source.cold_users, "cold_user_rows": source.cold_user_rows}
+        counts = self.counts(source)
         weight = counts[averaged_over]
         return {
             name: {metric: total / weight for metric, total in sums.items()}
@@ -247,11 +275,16 @@ class _Tally:
         }
 
 
-def _population(config: EvaluateConfig) -> str:
+def _population(config: EvaluateConfig, dataset: Dataset) -> str:
     who = "all users"
     if config.max_users is not None:
         who = f"at most {config.max_users} users (stable sample, seed {config.seed})"
-    return f"ties take the mean rank; {who} with train rows"
+    fewest = dataset.dataset.get("user_ids", {}).get("min_count", 1)
+    rows = f"at least {fewest} train rows" if fewest > 1 else "train rows"
+    if not dataset.source.get("roles", {}).get("label"):
+        return f"ties take the mean rank; {who} with {rows}"
+    rule = rule_text(dataset.dataset.get("positive", "above_zero"))
+    return f"ties take the mean rank; {who} with {rows}; only positive rows count ({rule})"
 
 
 def _tasks(source: SplitUsers, protocol: _Full | _Sampled) -> Iterator[_Task]:

@@ -86,6 +86,7 @@ def recommend(path: str, users: list[str], k: int, exclude_seen: bool, exclude: 
       ConfigError: its index needs operations of a package that is not installed.
     """
     from configs.training import CpuDevice
+    from trainer.publish import loadable
     from trainer.runtime import start_tensorflow
 
     # Exports from before there were indexes do not name one.
@@ -96,7 +97,8 @@ def recommend(path: str, users: list[str], k: int, exclude_seen: bool, exclude: 
 
         load_scann(f"{path}, exported with export.index.kind: scann,")
     try:
-        signature = tf.saved_model.load(path).signatures["recommend"]
+        with loadable(path) as place:
+            signature = tf.saved_model.load(place).signatures["recommend"]
     except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
         raise ExportError(f"{path}: cannot be loaded ({str(error).splitlines()[0]})") from None
     answer = signature(

@@ -22,7 +22,7 @@ class Recommender(tf.Module):
     Args:
       config: the run.
       dataset: its dataset.
-      item_counts: int64 [item table rows], train rows of each item.
+      item_counts: int64 [item table rows], positive train rows of each item.
       num_steps: length of the run, which places the start of averaging.
       table_type: class of what stores all tables, whatever the config's engines; None: as configured.
       item_features: side features [item table rows] of items, by name; training may draw items.
@@ -181,12 +181,12 @@ class Recommender(tf.Module):
 
 
 def _with_unknown(item_counts: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """The counts with the train rows of all unknown items, which no catalog lists, in their shared row."""
+    """The counts with the positive train rows of all unknown items, which no catalog lists, in their row."""
     oov = dataset.tables["item"].oov
     if oov is None:
         return item_counts
     counts = np.array(item_counts)
-    counts[oov] = max(dataset.splits["train"].rows - counts.sum(), 0)
+    counts[oov] = max(dataset.splits["train"].positives - counts.sum(), 0)
     return counts
 
 
@@ -208,7 +208,8 @@ def check_dataset(config: RunConfig, dataset: Dataset) -> None:
     """
     prepared = dataset.dataset
     wanted = config.dataset.model_dump(mode="json")
-    for key in ("user_ids", "item_ids", "feature_ids", "split", "history_length", "min_label"):
+    keys = "user_ids item_ids feature_ids split history_length min_label positive duplicates".split()
+    for key in keys:
         if prepared.get(key) != wanted[key]:
             raise DataError(
                 f"{dataset.path}: prepared with dataset.{key} {prepared.get(key)}, the config says "

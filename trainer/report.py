@@ -6,6 +6,8 @@ from typing import Any
 import yaml
 
 from configs.storage import write_bytes
+from trainer.findings import evaluation_findings, loss_findings
+from trainer.left_out import COUNTS, reasons
 from trainer.metrics import read_metrics
 from trainer.report_facts import (
     checkpoint_facts,
@@ -22,7 +24,15 @@ from trainer.report_figures import Curve, curve, figure, legend, plotly_source, 
 from trainer.report_page import cards, escape, label, note, number, page, pairs, section, table
 
 FILE_NAME = "report.html"
-_DATASET_FACTS = ("source_rows", "filtered", "history_length", "fingerprint", "source_fingerprint", "path")
+_DATASET_FACTS = (
+    "source_rows",
+    "filtered",
+    "duplicates",
+    "history_length",
+    "fingerprint",
+    "source_fingerprint",
+    "path",
+)
 _IN_TITLE = {"time", "kind", "split", "protocol", "scorer", "weights"}
 _KNOWN_TRAIN = {"loss", "examples_per_second", "input_wait_share", "peak_rss_bytes"}
 
@@ -59,7 +69,11 @@ def write_report(
         section("Configuration", f"<pre>{escape(config_yaml)}</pre>"),
     ]
     has_figures = any('class="figure"' in part for part in sections)
-    head = note(_subtitle(lines)) + cards(_headline(lines, train, evaluations)) + _warnings(lines)
+    head = (
+        note(_subtitle(lines))
+        + cards(_headline(lines, train, evaluations))
+        + _warnings(lines, train, evaluations)
+    )
     name = _run_name(config_yaml, run_dir)
     content = page(name, head, sections, plotly_source() if has_figures else "")
     path = f"{run_dir.rstrip('/')}/{FILE_NAME}"
@@ -138,7 +152,7 @@ def _metric(lines: list[dict], metric: str) -> list[Curve]:
 
 
 def _final_table(evaluations: list[dict]) -> list[str]:
-    parts = []
+    parts, hidden = [], _IN_TITLE | set(COUNTS)
     for pair, lines in grouped(evaluations, comparable).items():
         latest = [own[-1] for own in grouped(lines, subject).values()]
         metrics = metric_names(latest)
@@ -147,8 +161,10 @@ def _final_table(evaluations: list[dict]) -> list[str]:
             scorer, weights = subject(line)
             row = {"scorer": scorer.replace("_", " "), "weights": weights or "–", "step": line.get("step")}
             row |= {name: line.get(name) for name in metrics}
-            rows.append(row | {name: value for name, value in line.items() if name not in _IN_TITLE})
+            rows.append(row | {name: value for name, value in line.items() if name not in hidden})
         parts += [_group_title(pair), table(rows)]
+        if left_out := reasons(latest[0]):
+            parts.append(note(f"Left out: {'; '.join(left_out)}."))
     return parts or [note("No evaluation was recorded yet.")]
 
 
@@ -193,6 +209,9 @@ def _split(info: Any) -> dict:
     entry = _entry(info)
     if isinstance(entry.get("files"), (list, tuple)):
         entry["files"] = len(entry["files"])
+    for name in ("min_timestamp", "max_timestamp"):  # nanoseconds there, seconds on the page
+        if isinstance(entry.get(name), int):
+            entry[name] //= 10**9
     return {k: v for k, v in entry.items() if k != "path"}
 
 
@@ -211,7 +230,7 @@ def _resources(lines: list[dict]) -> str:
     events = [
         {k: v for k, v in line.items() if k not in ("kind", "restore_seconds", "bytes")}
         for line in lines
-        if line.get("kind") == "run" and line.get("event") != "checkpoint"
+        if line.get("kind") == "run" and line.get("event") not in ("checkpoint", "finding")
     ]
     saved = checkpoint_facts(lines)
     medians = note("Medians of what was written, and of the time that training stood still for it.")
@@ -256,7 +275,7 @@ def _subtitle(lines: list[dict]) -> str:
     return f"{times[0]} to {times[-1]}" if times else "Nothing was recorded yet."
 
 
-def _warnings(lines: list[dict]) -> str:
+def _warnings(lines: list[dict], train: list[dict], evaluations: list[dict]) -> str:
     bad = [line["step"] for line in lines if line.get("kind") == "train" and line.get("loss", 0) is None]
     skips = [line for line in lines if line.get("event") == "skip"]
     texts = []
@@ -270,4 +289,17 @@ def _warnings(lines: list[dict]) -> str:
             f"{number:,} {left_out} with a loss or gradient that was not finite {were} left out, "
             f"first at step {first:,}."
         )
+    texts += dict.fromkeys(line["finding"] for line in lines if "finding" in line)
+    if any(line.get("event") == "end" for line in lines):
+        texts += loss_findings(train)
+        texts += _of_last_evaluations(evaluations)
     return "".join(f'<div class="warn">{escape(text)}</div>' for text in texts)
+
+
+def _of_last_evaluations(evaluations: list[dict]) -> list[str]:
+    texts = []
+    for (split, _), lines in grouped(evaluations, comparable).items():
+        step = max(line.get("step", 0) for line in lines)
+        latest = [line for line in lines if line.get("step", 0) == step]
+        texts += [f"{split}: {text}" if split else text for text in evaluation_findings(latest)]
+    return texts

@@ -1,11 +1,11 @@
 """One process at a time in a run or export directory: a file lock on a disk, a lease in an object store."""
 
-import fcntl
 import os
 from typing import Protocol
 
 from configs import storage
-from configs.lease import Lease, LeaseHeld
+from configs.file_lock import FileLock
+from configs.lease import Lease
 
 FILE_NAME = ".lock"
 
@@ -21,32 +21,6 @@ class Lock(Protocol):
 
     def close(self) -> None:
         """Lets go."""
-
-
-class FileLock:
-    """A lock that the operating system lets go of when the process ends, however it ends.
-
-    Raises:
-      LeaseHeld: another process holds it.
-      OSError: the directory cannot be written.
-    """
-
-    lost = False
-
-    def __init__(self, path: str):
-        self._file = open(path, "w", encoding="utf-8")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise LeaseHeld("a process of this machine") from None
-
-    def check(self) -> None:
-        """Nothing to do: it cannot be lost."""
-
-    def close(self) -> None:
-        """Lets go."""
-        self._file.close()
 
 
 def lock_directory(path: str) -> Lock:

@@ -7,12 +7,14 @@ import time
 from absl import logging
 
 from configs.dataset import load_dataset
+from configs.dataset_lock import DatasetLock
 from configs.errors import DataError, Stopped, UserError
 from configs.lease import LeaseHeld
 from configs.load import dump_config
 from configs.schema import RunConfig
 from configs.storage import join, make_directory, write_bytes
 from trainer.catalog import verify_file
+from trainer.findings import loss_findings
 from trainer.interrupt import Interrupt
 from trainer.metrics import MetricsWriter, read_metrics
 from trainer.plan_text import size_text
@@ -42,9 +44,10 @@ class TrainSession:
         from trainer.training import build_training
 
         self.config, self._interrupt = config, interrupt
+        self._reading = DatasetLock(config.dataset.path)
         self.dataset = load_dataset(config.dataset.path)
         check_dataset(config, self.dataset)
-        for info in self.dataset.splits["train"].files:
+        for info in self.dataset.training_split(config.model.trains_on_positives).files:
             verify_file(self.dataset, info)
         training = build_training(config, self.dataset)
         self.items, self._data, self.num_steps, self.recommender, self.train_step = training
@@ -82,6 +85,7 @@ class TrainSession:
             self._wait_for_checkpoint(log_only=kind is not None)
         finally:
             self._close_metrics(log_only=kind is not None)
+            self._reading.close()
 
     def _close_metrics(self, log_only: bool) -> None:
         try:
@@ -120,7 +124,13 @@ class TrainSession:
             self._stop(int(self.train_step.step))
         self._wait_for_checkpoint()
         self._metrics.write("run", self.num_steps, {"event": "end", "peak_rss_bytes": peak_rss_bytes()})
+        self._log_loss_findings()
         self._write_report()
+
+    def _log_loss_findings(self) -> None:
+        """Says of the whole run's losses, earlier processes' too, what a reader of their curve would."""
+        for text in loss_findings([line for line in self._metrics.read() if line.get("kind") == "train"]):
+            logging.warning("%s", text)
 
     def _train(self, loop) -> bool:
         """As Loop.run, with what an earlier run was stopped before."""
@@ -167,7 +177,7 @@ class TrainSession:
         self._loop_ended = now
         values = {
             "loss": loss,
-            "learning_rate": float(self.train_step.learning_rate(float(step))),
+            **self.train_step.learning_rates(float(step)),
             "examples_per_second": rate,
             "peak_rss_bytes": peak_rss_bytes(),
         }
@@ -180,7 +190,7 @@ class TrainSession:
 
         guard, allowed = self.train_step.guard, self.config.train.skip_nonfinite
         skipped = int(guard.skipped)
-        facts = f"step {step:,}: not finite: {guard.latest}; {blame(self.dataset, self._data, step)}"
+        facts = f"step {step:,}: not finite: {guard.latest}; {blame(self._data, step)}"
         values = {"event": "skip", "skipped_batches": skipped, "reason": guard.latest}
         self._metrics.write("run", step, values)
         if skipped <= allowed:
@@ -225,7 +235,7 @@ class TrainSession:
             )
 
     def _evaluate(self, step: int) -> None:
-        from trainer.evaluate import evaluate_recommender
+        from trainer.evaluate import evaluate_recommender, log_findings
 
         if not self.dataset.splits["valid"].rows:
             return
@@ -239,6 +249,8 @@ class TrainSession:
             return
         for line in lines:
             self._metrics.write("evaluate", step, line)
+        if step == self.num_steps:  # on the way a model may be bad
+            log_findings(lines)
         self._write_report()
 
     def _evaluation_was_lost(self) -> bool:
@@ -253,10 +265,15 @@ class TrainSession:
         return not any(wanted.items() <= line.items() for line in lines)
 
     def _log_start(self) -> None:
+        from trainer.polyak import horizon_finding
+
         facts = {"event": "start", "table_bytes": sum(t.bytes for t in self.recommender.storages.values())}
         if restored := self._store.restored:
             facts = {"event": "resume", "restore_seconds": restored.seconds, "bytes": restored.bytes}
         self._metrics.write("run", self.start_step, facts)
+        if finding := horizon_finding(self.config.polyak, self.num_steps):
+            logging.warning("%s", finding)
+            self._metrics.write("run", self.start_step, {"event": "finding", "finding": finding})
         for table in self.recommender.tables.values():
             logging.info(
                 "table %s: %s rows x %d, engine %s, %s with slots and average",
@@ -269,8 +286,11 @@ class TrainSession:
         )
 
     def _write_report(self) -> None:
-        with self.train_step.rows_at_hand():
-            write_run_report(self.config, self.dataset, self.recommender, int(self.train_step.step))
+        try:
+            with self.train_step.rows_at_hand():
+                write_run_report(self.config, self.dataset, self.recommender, int(self.train_step.step))
+        except OSError as error:  # training is worth more than its report of this minute
+            logging.warning("%s: cannot be written (%s)", self.report_path, error.strerror or error)
 
 
 def lock_run(path: str) -> Lock:

@@ -4,19 +4,35 @@ import inspect
 import json
 import shlex
 
-from trainer import vm, vm_files
+from trainer import vm, vm_files, vm_log, vm_slice
 
 _TEMPLATE = """#!/bin/bash
 # lazytower job {id}, attempt {attempt}: installs and trains. Made by lazytower, run on every machine of the
 # slice, as root, at each boot. It holds no credentials; the machine's own account is used.
-set -euo pipefail
+set -uo pipefail
 work={work}
-mkdir -p "$work/boot/trainer"
+boot="$work/boot"
+write_program() {{
+mkdir -p "$boot/trainer" || return
 {files}
+}}
+# A full disk must not keep a machine from deleting its slice.
+if ! write_program; then boot=$(mktemp -d /dev/shm/lazytower.XXXXXX) && write_program; fi
 python={python}
-{prepare}exec "$python" -c {main} "$work/boot" {spec}
+{prepare}"$python" -c {main} "$boot" {spec} &
+child=$!
+trap 'kill -TERM "$child"' TERM INT
+status=0
+while kill -0 "$child" 2>/dev/null; do
+  wait "$child"
+  status=$?
+done
+# Stopped machines are looked after by whoever has stopped them; killed ones leave their slice behind.
+case "$status" in 0 | 130 | 143) exit "$status" ;; esac
+"$python" -c {leave} "$boot" {spec}
 """
 _MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from trainer.vm import main; main()"
+_LEAVE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from trainer.vm import leave; leave()"
 _VENV = """# Ubuntu keeps ensurepip, without which there are no environments, in a package of its own.
 # At its first boot a machine may be busy with updates of its own, or not reach the packages yet. If it is in
 # vain, the environment fails below, where that is told.
@@ -50,6 +66,7 @@ def vm_spec(config, job_path: str, attempt: int, work: str) -> dict:
         "work": work,
         "directory": work,
         "python": None,
+        "start": ["-m"],
         "install": None,
         "slice": None,
         "train": ["train", "--config", f"{job_path}/config.yaml"],
@@ -61,7 +78,10 @@ def vm_spec(config, job_path: str, attempt: int, work: str) -> dict:
 
 def startup_script(spec: dict) -> str:
     """The whole script; `spec` as made by vm_spec and its launcher."""
-    files = [_file("vm.py", inspect.getsource(vm)), _file("vm_files.py", inspect.getsource(vm_files))]
+    modules = (vm, vm_files, vm_log, vm_slice)
+    files = [
+        _file(module.__name__.rpartition(".")[2] + ".py", inspect.getsource(module)) for module in modules
+    ]
     return _TEMPLATE.format(
         id=spec["job"].rpartition("/")[2],
         attempt=spec["attempt"],
@@ -70,10 +90,11 @@ def startup_script(spec: dict) -> str:
         python=shlex.quote(spec["python"] or "python3"),
         prepare="" if spec["python"] else _VENV,
         main=shlex.quote(_MAIN),
+        leave=shlex.quote(_LEAVE),
         spec=shlex.quote(json.dumps(spec)),
     )
 
 
 def _file(name: str, content: str) -> str:
     assert _END not in content
-    return f"cat > \"$work/boot/trainer/{name}\" <<'{_END}'\n{content}{_END}"
+    return f"cat > \"$boot/trainer/{name}\" <<'{_END}' || return\n{content}{_END}"

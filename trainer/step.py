@@ -58,6 +58,14 @@ class Step(tf.Module, abc.ABC):
         """Rate of the towers at `step` (from 1), float32 scalar."""
         return self._rate * self._multiplier(step)
 
+    def learning_rates(self, step) -> dict:
+        """Rates at `step` by their name in metrics.jsonl: of the towers, if any, and of each table."""
+        multiplier = self._multiplier(step)
+        rates = {"learning_rate": self._rate * multiplier} if self._recommender.dense_variables else {}
+        for name, table in self._recommender.tables.items():
+            rates[f"learning_rate_{name}"] = table.optimizer.learning_rate * multiplier
+        return rates
+
     def batches(self, data, start_step: int) -> tf.data.Dataset:
         """What `__call__` takes, from step `start_step` (0: the first) on; `data`: trainer.data.TrainData."""
         return data.batches(start_step)

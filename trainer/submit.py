@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 import time
 import uuid
 
@@ -11,6 +10,7 @@ from absl import logging
 
 from configs.arguments import add_config_arguments
 from configs.errors import UserError
+from configs.processes import module_command
 from configs.storage import is_remote
 
 
@@ -85,13 +85,15 @@ def stage(config) -> str:
     """Writes all that the job's machine and supervisor need; the job's directory.
 
     Raises:
-      UserError: there is no wheel, or the directory cannot be written.
+      UserError: there is no wheel, the directory cannot be written, or another job that was submitted at the
+        same time writes the same output.
     """
     from configs.load import dump_config
     from configs.storage import make_directory, write_bytes
     from trainer.job_record import JobRecord
     from trainer.launchers import LAUNCHERS
     from trainer.local_state import remember
+    from trainer.output_claim import claim_output
     from trainer.wheel import make_wheel, read_constraints, wheel_name
 
     path = new_path(config)
@@ -108,7 +110,7 @@ def stage(config) -> str:
         for name, content in files.items():
             write_bytes(f"{path}/{name}", content)
             logging.info("%s/%s: %.1f kB", path, name, len(content) / 1e3)
-        JobRecord.create(path, facts)
+        claim_output(config.output.path, JobRecord.create(path, facts))
     except OSError as error:
         raise UserError(f"launch.staging: {path} cannot be written ({error.strerror or error})") from None
     remember(path.rpartition("/")[2], path)
@@ -122,6 +124,9 @@ def _facts(config, wheel_name) -> dict:
     return {
         "name": config.name,
         "launcher": launch.kind,
+        # Beside the config's, so that a slice is found even when that file is torn.
+        "project": launch.project if remote else None,
+        "zone": launch.zone if remote else None,
         "submitted": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "directory": os.getcwd(),
         "output": config.output.path,
@@ -141,16 +146,20 @@ def start(path: str):
 def start_supervisor(path: str) -> str:
     """Starts the job's supervisor, which outlives the terminal; the name of its log."""
     from trainer.local_state import state_directory
+    from trainer.vm import PROCESS_MARK
 
     directory = state_directory(path.rpartition("/")[2])
+    # A job that is submitted from inside another one's process is no part of that.
+    environment = {name: value for name, value in os.environ.items() if name != PROCESS_MARK}
     os.makedirs(directory, exist_ok=True)
     name = os.path.join(directory, "supervisor.log")
     with open(name, "ab") as log:
         subprocess.Popen(
-            [sys.executable, "-m", "trainer.cli", "jobs", "supervise", path],
+            module_command("trainer.cli", "jobs", "supervise", path),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
+            env=environment,
         )
     return name

@@ -4,7 +4,6 @@ import concurrent.futures
 import json
 import os
 import subprocess
-import sys
 import tempfile
 
 from configs import storage
@@ -12,12 +11,13 @@ from configs.dataset import Dataset, load_dataset
 from configs.errors import UserError
 from configs.launch import launch_slice
 from configs.load import dump_config
+from configs.processes import module_command
 from configs.schema import RunConfig
 from trainer.catalog import verify_file
 from trainer.checkpoint_files import COMMITTED
 from trainer.checkpoint_identity import checkpoint_identity, first_difference
-from trainer.job_record import FINAL, find_jobs
 from trainer.launchers import LAUNCHERS
+from trainer.output_claim import check_unclaimed
 
 _THREADS = 8
 
@@ -44,7 +44,8 @@ def check_all(config: RunConfig) -> list[str]:
 
 def check_files(dataset: Dataset) -> None:
     """Compares every file of the dataset with its manifest. Raises DataError: one is gone or damaged."""
-    files = [info for split in dataset.splits.values() for info in split.files]
+    splits = [*dataset.splits.values(), *filter(None, [dataset.positives])]
+    files = [info for split in splits for info in split.files]
     files += dataset.users.files + dataset.items.files
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         for _ in pool.map(lambda info: verify_file(dataset, info), files):
@@ -53,12 +54,7 @@ def check_files(dataset: Dataset) -> None:
 
 def check_output(config: RunConfig, dataset: Dataset) -> None:
     """Raises UserError: another job writes there, or another run's checkpoints are there."""
-    for job in find_jobs(config.jobs_path):
-        if job.facts["output"] == config.output.path and job.state().state not in FINAL:
-            raise UserError(
-                f"output.path: job {job.id} writes {config.output.path}; wait for it, cancel it, or use "
-                "another output.path"
-            )
+    check_unclaimed(config.output.path, config.jobs_path)
     directory = storage.join(config.output.path, "checkpoints")
     for name in reversed(storage.names(directory)):
         try:
@@ -89,7 +85,7 @@ def check_plan(config: RunConfig) -> None:
         path = os.path.join(directory, "run.yaml")
         with open(path, "w", encoding="utf-8") as file:
             file.write(dump_config(config))
-        command = [sys.executable, "-m", "trainer.cli", "plan", "--config", path, "--probe_steps", "0"]
+        command = module_command("trainer.cli", "plan", "--config", path, "--probe_steps", "0")
         done = subprocess.run([*command, "--json", *slices], capture_output=True, text=True)
     try:
         problems = json.loads(done.stdout)["problems"]

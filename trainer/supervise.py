@@ -1,172 +1,42 @@
 """Brings a job to its end: asks for slices, watches them, queues again what was taken away, and deletes all.
 
-What to do next is decided by `next_action`, from what is recorded and what is seen and nothing else, so a
-supervisor may be killed at any point and followed by another. What it decides is recorded before it is done.
+What to do next is decided by trainer.job_decisions, from what is recorded and what is seen and nothing else,
+so a supervisor may be killed at any point and followed by another. What it decides is recorded before it is
+done.
 """
 
 import contextlib
+import itertools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
 
 from absl import logging
 
-from configs.lease import LeaseHeld
-from configs.load import load_config
+from configs.errors import UserError
+from trainer.job_config import JobConfig, JobMachines
+from trainer.job_decisions import WAIT, Action, Observed, next_action
 from trainer.job_record import FINAL, JobRecord, JobState, Outdated
-from trainer.launchers import LAUNCHERS
-from trainer.launchers.base import Launcher, LaunchError, Refused, SliceState, Unreachable
-from trainer.launchers.tpu_api import CALL_SECONDS
+from trainer.job_watch import Watch
+from trainer.launchers.base import Launcher, LaunchError, Refused, Slices, SliceState, Unreachable
 from trainer.run_lock import Lock, lock_directory
-from trainer.vm import DEADLINE_GRACE_SECONDS
 
 # Errors of object stores that pass, by the module they are from; gcsfs has no errors of Python's own.
-_STORE_ERRORS = ("gcsfs", "aiohttp", "google.auth")
-_MUTE_ATTEMPTS = 3  # more would only cost: what the machines cannot start, they never will
-# For the machine to save and stop by itself when launch.max_seconds is over.
-_END_SECONDS = DEADLINE_GRACE_SECONDS + 120.0
-# For a request that was on its way when its sender was killed to arrive, be it at the last try of its call.
-_SETTLE_SECONDS = CALL_SECONDS + 30.0
-_TAKE_BACK_PAUSES = (1.0, 5.0, 15.0, 30.0)  # between tries to delete what was asked for too late
+_STORE_ERRORS = (
+    *("gcsfs", "aiohttp", "asyncio", "fsspec", "google.auth", "google.api_core", "requests", "urllib3"),
+)
+# Errors of a disk that waiting does not change.
+_LASTING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+_PAUSES = (1.0, 5.0, 15.0, 30.0)  # between tries of what must not be given up at once
+# `cancel` waits out what passes for so long, and asks so often where only the user can help.
+_CANCEL_SECONDS, _CANCEL_DENIALS = 900.0, 3
+_CANCEL_POLL_SECONDS = 2.0
 
 
-@dataclass(frozen=True)
-class Observed:
-    """All that a decision rests on."""
-
-    job: JobState
-    slice: SliceState
-    """Of the job's attempt; absent when there was none."""
-    final: dict | None
-    """What the attempt's machine wrote at its end; read after the slice, which the machine deletes itself."""
-    beating: bool
-    """Whether the attempt's machine has ever given a sign of life."""
-    silent_seconds: float
-    """Since its last sign of life, or since the slice came up; as long as this supervisor has watched."""
-    now: float
-    """Seconds since 1970, as events' times."""
-
-
-class Action(NamedTuple):
-    """What to do next: record, create, delete, wait or done."""
-
-    kind: str
-    event: str = ""
-    """To record, with its reason and, for `stopping`, outcome and exit code."""
-    reason: str = ""
-    outcome: str = ""
-    exit_code: int | None = None
-    attempt: int | None = None
-    """None: the present one."""
-
-
-_WAIT, _DELETE = Action("wait"), Action("delete")
-
-
-def next_action(seen: Observed, launch) -> Action:
-    """The next step of a job.
-
-    Args:
-      seen: the record and the world.
-      launch: the config's launch section, for its limits.
-    """
-    job = seen.job
-    gone = seen.slice.kind == "absent"
-    if job.state in FINAL:
-        return Action("done") if gone else _deletion(seen)
-    if job.state == "stopping":
-        if not gone:
-            return _deletion(seen)
-        if job.unconfirmed and seen.now < job.since + _SETTLE_SECONDS:
-            return _WAIT
-        return Action("record", job.outcome, job.reason)
-    if job.state in ("preempted", "refused"):
-        return _again(seen, launch) if gone else _deletion(seen)
-    if job.state == "submitted":
-        return Action("record", "requesting", attempt=1)
-    if seen.final is not None:
-        final = seen.final
-        return _stop(final["state"], final["reason"], final["exit_code"])
-    return _while_alive(seen, launch)
-
-
-def _deletion(seen: Observed) -> Action:
-    return _WAIT if seen.slice.kind == "deleting" else _DELETE
-
-
-def _stop(outcome: str, reason: str, exit_code: int | None = None) -> Action:
-    return Action("record", "stopping", reason, outcome, exit_code)
-
-
-def _again(seen: Observed, launch) -> Action:
-    """After a preemption or refusal whose slice is deleted."""
-    job = seen.job
-    if job.attempt > launch.retries:
-        return _stop("failed", f"given up after {job.attempt} attempts (launch.retries): {job.reason}")
-    if job.mute_attempts >= _MUTE_ATTEMPTS:
-        return _stop("failed", f"{job.mute_attempts} slices in a row came up and said nothing: {job.reason}")
-    doublings = min(max(job.idle_attempts - 1, 0), 20)
-    pause = min(launch.backoff_seconds * 2**doublings, launch.max_backoff_seconds)
-    if seen.now < job.since + pause:
-        return _WAIT
-    return Action("record", "requesting", attempt=job.attempt + 1)
-
-
-def _while_alive(seen: Observed, launch) -> Action:
-    """From the request of a slice to its end, whatever that will be."""
-    job, kind = seen.job, seen.slice.kind
-    if kind == "absent":
-        if job.state == "requesting" and not seen.beating:
-            return Action("create")
-        return Action("record", "preempted", seen.slice.reason or "the slice is gone")
-    if kind == "lost":
-        return Action("record", "preempted", seen.slice.reason)
-    if kind == "refused":
-        return Action("record", "refused", seen.slice.reason)
-    if kind == "failed":
-        return _stop("failed", seen.slice.reason)
-    if job.state == "requesting":
-        return Action("record", "queued")
-    if kind == "provisioning" and job.state == "queued":
-        return Action("record", "provisioning")
-    # Also a slice that was up and is, say, being repaired: the limits go on counting.
-    was_up = job.ready_since is not None and job.state in ("ready", "running")
-    return _while_up(seen, launch) if kind == "ready" or was_up else _WAIT
-
-
-def _while_up(seen: Observed, launch) -> Action:
-    job = seen.job
-    if job.state in ("queued", "provisioning"):
-        return Action("record", "ready")
-    if job.state == "ready" and seen.beating:
-        return Action("record", "resumed" if job.attempt > 1 else "running")
-    if seen.silent_seconds > launch.heartbeat_timeout_seconds:
-        return Action("record", "preempted", f"up, but silent for {seen.silent_seconds:.0f} s: hung")
-    if job.ready_since and seen.now > job.ready_since + launch.max_seconds + _END_SECONDS:
-        return _stop("failed", f"not done after launch.max_seconds {launch.max_seconds:g}")
-    return _WAIT
-
-
-class _Watch:
-    """Since when the machine of an attempt has been silent, by this process's clock alone."""
-
-    def __init__(self):
-        self._last, self._since = None, time.monotonic()
-
-    def silent_seconds(self, sign: tuple) -> float:
-        """`sign` differs whenever there was a sign of life."""
-        if sign != self._last:
-            self._last, self._since = sign, time.monotonic()
-        return time.monotonic() - self._since
-
-
-def open_job(path: str) -> tuple[JobRecord, object, Launcher]:
+def open_job(path: str) -> tuple[JobRecord, JobConfig, Launcher]:
     """(record, config, launcher) of a job. Raises UserError: there is none."""
     record = JobRecord(path)
-    facts = record.facts
-    config = load_config(f"{record.path}/config.yaml")
-    return record, config, LAUNCHERS[config.launch.kind](config, record.path, facts)
+    config = JobConfig(record)
+    return record, config, JobMachines(record, config)
 
 
 def supervise(path: str, steps: int | None = None, tick: Callable[[], None] = lambda: None) -> JobState:
@@ -181,41 +51,80 @@ def supervise(path: str, steps: int | None = None, tick: Callable[[], None] = la
       LeaseHeld: another supervisor is at work.
       UserError: there is no such job.
     """
-    record, config, launcher = open_job(path)
-    lock = lock_directory(record.path)
+    # Whoever brings the job to its end has no reason to give up.
+    pauses = _PAUSES if steps is not None else itertools.chain(_PAUSES, itertools.repeat(60.0))
+    record, config, launcher = _patiently(lambda: open_job(path), pauses)
+    lock = _patiently(lambda: lock_directory(record.path), pauses)
     try:
         return _run(record, config.launch, launcher, lock, steps, tick)
     finally:
         lock.close()
 
 
+def _patiently(action, pauses: Iterable[float] = _PAUSES):
+    """Result of `action`, tried again after each pause while its error is of the kind that passes."""
+    for pause in pauses:
+        try:
+            return action()
+        except Exception as error:
+            if not is_passing(error) or isinstance(error, _LASTING):
+                raise
+            _warn(error)
+            time.sleep(pause)
+    return action()
+
+
 def _run(record, launch, launcher, lock, steps, tick) -> JobState:
-    watch, done = _Watch(), 0
+    watch, done = Watch(), 0
     while True:
         try:
-            lock.check()
-            seen = observe(record, launcher, watch)
-            action = next_action(seen, launch)
-            if action.kind == "done":
-                return seen.job
-            pause = _act(action, seen.job, record, launcher, lock)
-        except Outdated as error:
-            logging.info("%s; looking again", error)
-            continue
-        except LaunchError as error:
-            if (job := _unseen_end(record, error)) is not None:
-                return job
-            action, pause = _patience(error), True
+            _check(lock)
+            action, job, pause = _turn(record, launch, launcher, lock, watch)
         except Exception as error:
-            if not is_passing(error):
+            if not (isinstance(error, LaunchError) or is_passing(error)):
                 raise
-            action, pause = _patience(error), True
+            _warn(error)
+            action, pause = WAIT, True
+        if action is None:
+            continue
+        if action.kind == "done":
+            return job
         tick()
         done += 1
         if steps is not None and (done >= steps or action.kind == "wait"):
             return record.state()
         if pause:
             time.sleep(launch.poll_seconds)
+
+
+def _turn(record, launch, launcher, lock, watch) -> tuple[Action | None, JobState, bool]:
+    """Looks, decides and acts once; (what was done, the job before, whether it shows only after a while).
+
+    Nothing was done when somebody else has changed the record meanwhile.
+    """
+    try:
+        seen = observe(record, launcher, watch)
+        action = next_action(seen, launch)
+        if action.kind == "done":
+            return action, seen.job, False
+        return action, seen.job, _act(action, seen.job, record, launcher, lock)
+    except Outdated as error:
+        logging.info("%s; looking again", error)
+        return None, record.state(), False
+    except LaunchError as error:
+        if (job := _unseen_end(record, error)) is None:
+            raise
+        return Action("done"), job, False
+
+
+def _check(lock: Lock) -> None:
+    """Raises UserError: another process took over; Unreachable: it may have, so nothing may be done now."""
+    try:
+        lock.check()
+    except UserError as error:
+        if lock.lost:
+            raise
+        raise Unreachable(str(error)) from None
 
 
 def _unseen_end(record: JobRecord, error: LaunchError) -> JobState | None:
@@ -234,22 +143,24 @@ def is_passing(error: Exception) -> bool:
     return isinstance(error, Unreachable | OSError) or type(error).__module__.startswith(_STORE_ERRORS)
 
 
-def _patience(error: Exception) -> Action:
+def _warn(error: Exception) -> None:
     logging.warning("%s: %s; trying again", type(error).__name__, " ".join(str(error).split()))
-    return _WAIT
 
 
-def observe(record: JobRecord, launcher: Launcher, watch: _Watch) -> Observed:
+def observe(record: JobRecord, launcher: Slices, watch: Watch) -> Observed:
     """Looks at the record, the slice and the machine's files, in the order that a decision needs."""
     job = record.state()
+    waited, settle = watch.state_seconds(job), launcher.settle_seconds
     if not job.attempt:
-        return Observed(job, SliceState("absent"), None, False, 0.0, time.time())
+        return Observed(job, SliceState("absent"), None, False, 0.0, waited, 0.0, settle, None)
     state = launcher.observe(job.attempt)
     # After the slice: the machine writes its outcome before it deletes the slice.
     final, beat = record.final(job.attempt), record.heartbeat(job.attempt)
     up = state.kind == "ready" or job.ready_since is not None  # going down and up again is no sign of life
     sign = (job.attempt, up, beat and (beat["boot"], beat["count"]))
-    return Observed(job, state, final, beat is not None, watch.silent_seconds(sign), time.time())
+    silent, up_seconds = watch.silent_seconds(sign), watch.up_seconds(job, beat)
+    saved = beat["progress"].get("saved") if beat else None
+    return Observed(job, state, final, beat is not None, silent, waited, up_seconds, settle, saved)
 
 
 def _act(action: Action, job: JobState, record: JobRecord, launcher: Launcher, lock: Lock) -> bool:
@@ -262,6 +173,7 @@ def _act(action: Action, job: JobState, record: JobRecord, launcher: Launcher, l
         return _create(record, launcher, lock, attempt)
     elif action.kind == "record":
         fields = {"outcome": action.outcome, "exit_code": action.exit_code}
+        fields["saved_step"] = action.saved_step
         record.append(action.event, attempt, action.reason, **fields)
         logging.info("attempt %d: %s", attempt, f"{action.event} {action.reason}".rstrip())
     return action.kind != "record"
@@ -269,7 +181,7 @@ def _act(action: Action, job: JobState, record: JobRecord, launcher: Launcher, l
 
 def _create(record: JobRecord, launcher: Launcher, lock: Lock, attempt: int) -> bool:
     """Whether the request was accepted."""
-    lock.check()  # again: this process may have slept since it looked
+    _check(lock)  # again: this process may have slept since it looked
     try:
         launcher.create(attempt)
         return True
@@ -291,7 +203,7 @@ def _take_back(record: JobRecord, launcher: Launcher, attempt: int) -> None:
     Who ended it may have looked before the request arrived. The lease does not matter: if it is lost, nobody
     else looks for this slice any more.
     """
-    for pause in (*_TAKE_BACK_PAUSES, None):
+    for pause in (*_PAUSES, 60.0, 120.0, None):
         try:
             job = record.state()
             if job.attempt == attempt and job.state not in ("stopping", *FINAL):
@@ -299,28 +211,93 @@ def _take_back(record: JobRecord, launcher: Launcher, attempt: int) -> None:
             logging.warning("attempt %d was asked for too late: the job is %s; deleting", attempt, job.state)
             return launcher.delete(attempt)
         except Exception as error:
-            if pause is None or not is_passing(error):
+            known = isinstance(error, LaunchError) or is_passing(error)
+            if pause is None or not known:
+                logging.error("attempt %d: %s", attempt, launcher.left(attempt))
                 raise
-            _patience(error)
+            _warn(error)
             time.sleep(pause)
+
+
+class SliceMayStay(UserError):
+    """A job is being ended, and whether its slice is gone could not be seen."""
 
 
 def cancel(path: str) -> JobState:
     """Ends a job: nothing is queued again, its slice is deleted. Waits until that is so.
 
+    No lease is needed: from `stopping` on all that is left to do may be done twice. So a supervisor that
+    hangs, or has no rights any more, is in nobody's way.
+
     Raises:
       UserError: there is no such job.
+      SliceMayStay: the service could not be asked for too long, or only the user can change that; says what
+        may be left, and the command that deletes it.
     """
-    record, config, _ = open_job(path)
-    while (job := record.state()).state not in (*FINAL, "stopping"):
+    record, config, launcher = _patiently(lambda: open_job(path))
+    pause = min(config.launch.poll_seconds, _CANCEL_POLL_SECONDS)
+    _record_cancellation(record, launcher, pause)
+    trouble, watch = _Trouble(record, launcher, "cancelled"), Watch()
+    while True:
         try:
+            action, job, waits = _turn(record, config.launch, launcher, None, watch)
+            trouble.is_over()
+        except Exception as error:
+            trouble.bear(error)
+            action, waits = WAIT, True
+        if action is not None and action.kind == "done":
+            return job
+        if waits:
+            time.sleep(pause)
+
+
+def _record_cancellation(record: JobRecord, launcher: Slices, pause: float) -> None:
+    """Adds `stopping`, unless the job is ending already; while that fails, its slice is deleted anyway."""
+    trouble = _Trouble(record, launcher, "the cancellation is not recorded")
+    while True:
+        try:
+            if (job := record.state()).state in (*FINAL, "stopping"):
+                return
             record.append("stopping", job.attempt, "cancelled by the user", outcome="cancelled")
         except Outdated:
             continue
-    while True:
-        try:
-            return supervise(path)
-        except LeaseHeld:  # its supervisor does it
-            if (job := record.state()).state in FINAL:
-                return job
-            time.sleep(min(config.launch.poll_seconds, 2.0))
+        except Exception as error:
+            trouble.bear(error)
+            try:
+                launcher.delete(trouble.attempt)
+            except Exception as second:
+                trouble.bear(second)
+            time.sleep(pause)
+
+
+class _Trouble:
+    """Errors in a row while a job is being ended.
+
+    Args:
+      record, launcher: of the job.
+      outcome: what has been reached so far, in words.
+    """
+
+    def __init__(self, record: JobRecord, launcher: Slices, outcome: str):
+        self._record, self._launcher, self._outcome = record, launcher, outcome
+        self.is_over()
+
+    @property
+    def attempt(self) -> int:
+        """The last that is known; at least 1, since a request may be on its way."""
+        return max([event.attempt for event in self._record.known_events()] + [1])
+
+    def is_over(self) -> None:
+        """Something has succeeded."""
+        self._since, self._denials = time.monotonic(), 0
+
+    def bear(self, error: Exception) -> None:
+        """Returns when it is worth going on. Raises SliceMayStay, or the error when it is a bug."""
+        if not (isinstance(error, LaunchError) or is_passing(error)):
+            raise error
+        _warn(error)
+        self._denials += isinstance(error, LaunchError)
+        if self._denials >= _CANCEL_DENIALS or time.monotonic() - self._since > _CANCEL_SECONDS:
+            why, left = " ".join(str(error).split()), self._launcher.left(self.attempt)
+            again = f"rerun `lazytower jobs cancel {self._record.path}` to look again"
+            raise SliceMayStay(f"{self._record.id}: {self._outcome}, but {why}; {left}; {again}") from None

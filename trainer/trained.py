@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from configs.dataset import Dataset, load_dataset
+from configs.dataset_lock import DatasetLock
 from configs.errors import CheckpointError
 from configs.schema import RunConfig
 from configs.storage import join
@@ -20,6 +21,8 @@ class Trained:
     recommender: "trainer.recommender.Recommender"  # noqa: F821 - importing it here would load TensorFlow
     step: int
     """Steps done."""
+    reading: DatasetLock
+    """Held as long as this is used."""
 
 
 def open_trained(config: RunConfig) -> Trained:
@@ -37,10 +40,12 @@ def open_trained(config: RunConfig) -> Trained:
     from trainer.recommender import Recommender, check_dataset, run_steps
     from trainer.tail_average import open_tail
 
+    reading = DatasetLock(config.dataset.path)
     dataset = load_dataset(config.dataset.path)
     check_dataset(config, dataset)
     directory = join(config.output.path, "checkpoints")
-    num_steps = run_steps(config, steps_per_epoch(dataset, config.train.batch_size))
+    per_epoch = steps_per_epoch(dataset, config.train.batch_size, config.model.trains_on_positives)
+    num_steps = run_steps(config, per_epoch)
     identity = checkpoint_identity(config, dataset.fingerprint, num_steps)
     items = Items.load(dataset)
     recommender = Recommender(config, dataset, items.counts, num_steps, StoredTable)
@@ -50,4 +55,4 @@ def open_trained(config: RunConfig) -> Trained:
         raise CheckpointError(f"{directory}: no complete checkpoint; run `lazytower train` with this config")
     if config.polyak.tail:
         open_tail(recommender, directory, step, config.polyak.tail)
-    return Trained(config, dataset, items, recommender, step)
+    return Trained(config, dataset, items, recommender, step, reading)

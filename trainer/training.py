@@ -15,6 +15,8 @@ from trainer.recommender import Recommender, run_steps
 from trainer.step import Step, TrainStep
 from trainer.strategy import connect_tpu
 
+FIRST_HELD_OUT = "valid"  # what its evaluation may know of items is what train rows say
+
 
 class Training(NamedTuple):
     """All of it; weights are made, not initialised."""
@@ -38,7 +40,7 @@ def build_training(config: RunConfig, dataset: Dataset) -> Training:
       ConfigError: too many steps, or tables that do not fit in the TPU's memory.
       UserError: the TPU cannot be had.
     """
-    data = TrainData(dataset, config.train.batch_size, config.train.seed)
+    data = TrainData(dataset, config.train.batch_size, config.train.seed, config.model.trains_on_positives)
     num_steps = run_steps(config, data.steps_per_epoch)
     if config.device.kind == "tpu":
         check_memory(config, dataset)
@@ -46,7 +48,8 @@ def build_training(config: RunConfig, dataset: Dataset) -> Training:
         items = Items.load(dataset)
         return Training(items, data, num_steps, *_on_tpu(config, dataset, items, num_steps, strategy))
     items = Items.load(dataset)
-    recommender = Recommender(config, dataset, items.counts, num_steps, item_features=items.features)
+    features = items.as_of(FIRST_HELD_OUT).features
+    recommender = Recommender(config, dataset, items.counts, num_steps, item_features=features)
     return Training(items, data, num_steps, recommender, TrainStep(config, recommender, num_steps))
 
 
@@ -58,5 +61,6 @@ def _on_tpu(
 
     engine = ENGINES[tpu_slice(config.device.slice).engine]
     with strategy.scope():
-        recommender = Recommender(config, dataset, items.counts, num_steps, EngineTable, items.features)
+        features = items.as_of(FIRST_HELD_OUT).features
+        recommender = Recommender(config, dataset, items.counts, num_steps, EngineTable, features)
     return recommender, TpuStep(config, recommender, num_steps, strategy, engine)

@@ -24,7 +24,7 @@ class UserRows:
     """By row of the user table; rows without a user have empty lists and unknown features."""
 
     known: np.ndarray
-    """Whether the row has train rows, bool [rows]."""
+    """Whether the row has positive train rows, bool [rows]."""
     features: dict[str, np.ndarray]
     """Side features [rows]; where unknown, the feature's out-of-vocabulary id, or 0."""
     history: Lists | None
@@ -53,24 +53,24 @@ def load_user_rows(
     builders = {name: _ListsBuilder(rows) for name, is_wanted in wanted.items() if is_wanted}
     known = np.zeros(rows, bool)
     columns = {name: np.full(rows, *unknown_feature(dataset, name)) for name in features}
-    users, in_catalog = Users(dataset, items), items.known
+    users = Users(dataset, items)
     for block in users.blocks():
         known[block.ids] = block.counts > 0
         for name, column in columns.items():
             column[block.ids] = block.features[name]
         for name, builder in builders.items():
-            builder.count(block.ids, _lists_of(block, name, in_catalog, history_length).lengths)
+            builder.count(block.ids, _lists_of(block, name, items, history_length).lengths)
     for block in users.blocks():
         for name, builder in builders.items():
-            builder.place(block.ids, _lists_of(block, name, in_catalog, history_length))
+            builder.place(block.ids, _lists_of(block, name, items, history_length))
     lists = {name: builders[name].lists() if name in builders else None for name in wanted}
     return UserRows(known, columns, **lists)
 
 
-def _lists_of(block: UserBlock, name: str, in_catalog: np.ndarray, history_length: int) -> Ragged:
-    past = block.sequence.keep(in_catalog[block.sequence.values])
+def _lists_of(block: UserBlock, name: str, items: Items, history_length: int) -> Ragged:
+    past = block.sequence.keep(items.knows(block.sequence.values))
     if name == "seen":
-        return past.distinct(len(in_catalog))
+        return past.distinct(items.rows)
     return past.keep(past.place_in_row >= np.repeat(past.lengths - history_length, past.lengths))
 
 

@@ -9,20 +9,38 @@ import contextlib
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
 import traceback
-import urllib.request
 import uuid
 
-from trainer.vm_files import TRIES, Bucket, Directory, Events, Log, Metadata, ask, patiently, say
+from trainer.vm_files import TRIES, Bucket, Directory, Events, Metadata, patiently, say
+from trainer.vm_log import Log
+from trainer.vm_slice import Slice
 
 RUN_AGAIN = 75  # the trainer's exit code when it was stopped and has saved
 GRACE_SECONDS = 25.0  # a machine that is taken away has about 30 seconds
 DEADLINE_GRACE_SECONDS = 600.0  # to save when launch.max_seconds is over, and nobody hurries
+# Environment variable by which a local job's processes are found: trainer/launchers/processes.py.
+PROCESS_MARK = "LAZYTOWER_PROCESS"
+_LONGEST_PAUSE, _JOIN_SECONDS = 60.0, 120.0
+_PUMP_SECONDS = 5.0  # for a child's last words; what it has started may keep its output open
+# Starts a command that is asked to end when this process dies: nobody would know of it any more. A process
+# of its own, since code must not run between fork and exec while other threads do.
+_BOUND = """
+import ctypes, os, sys
+parent, command = int(sys.argv[1]), sys.argv[2:]
+try:
+    ctypes.CDLL(None).prctl(1, 15, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGTERM
+except (OSError, AttributeError):
+    pass  # not Linux
+if os.getppid() == parent:
+    os.execvp(command[0], command)
+"""
 
 
 class Failed(Exception):
@@ -36,31 +54,49 @@ class Failed(Exception):
 class Machine:
     """One attempt of a job on this machine."""
 
-    def __init__(self, spec: dict):
+    def __init__(self, spec: dict, log: Log | None = None):
         self._spec, self._metadata = spec, Metadata()
         self._prefix = f"attempts/{spec['attempt']:03}"
         remote = spec["job"].startswith("gs://")
         self._files = Bucket(spec["job"], self._metadata) if remote else Directory(spec["job"])
-        self.worker = self._metadata.worker() if spec["slice"] else 0
-        log = os.path.join(spec["work"], "log.txt")
-        self._log = Log(log, self._files, f"{self._prefix}/log/worker-{self.worker}-")
-        self._deadline = time.monotonic() + spec["max_seconds"]
+        self._log = log or Log(os.path.join(spec["work"], "log.txt"))
+        self._log.files = self._files
+        self._began = time.monotonic()
         self._events, self._given_up = Events(self._files, spec["attempt"]), False
         self._stopped, self._done = None, threading.Event()
         self._stage, self._restarts, self._beats, self._boot = "installing", 0, 0, uuid.uuid4().hex
+        self.worker, self._threads = None, []
 
     def run(self) -> int:
-        """Installs and trains to an end, tells of it, and deletes the slice; the exit code."""
+        """Installs and trains to an end, reports it, and deletes the slice; the exit code."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
-        say(f"job {self._spec['job']}, attempt {self._spec['attempt']}, worker {self.worker}")
-        threads = [threading.Thread(target=self._ship, daemon=True)]
-        if self.worker == 0:
-            threads.append(threading.Thread(target=self._beat, daemon=True))
-        for thread in threads:
-            thread.start()
+        final, stopped = {"state": "failed", "exit_code": 1, "reason": "ended early"}, None
+        try:
+            final = self._work()
+            stopped = self._stopped  # what comes later changes nothing
+            self._end_threads()
+            self._report(final, stopped)
+        finally:
+            # Whoever has stopped this machine knows what comes next, unless the job has ended without it.
+            if self._spec["slice"] and self.worker == 0 and (self._given_up or not stopped):
+                self._leave()
+        return 128 + signal.SIGTERM if stopped else final["exit_code"]
+
+    def leave(self) -> None:
+        """Deletes the slice after this program was killed."""
+        self._find_worker()
+        if self._spec["slice"] and self.worker == 0:
+            say("the job's program was killed")
+            self._leave()
+
+    def _work(self) -> dict:
+        """Trains to an end; how it was, as final.json says it."""
         final = {"state": "succeeded", "exit_code": 0, "reason": ""}
         try:
+            self._find_worker()
+            say(f"job {self._spec['job']}, attempt {self._spec['attempt']}, worker {self.worker}")
+            self._start_threads()
             self._look_at_job()
             environment = self._install()
             if self.worker == 0:
@@ -68,42 +104,66 @@ class Machine:
         except Failed as failure:
             final = {"state": "failed", "exit_code": failure.exit_code, "reason": str(failure)}
         except Exception as error:  # whatever it is, the slice must not stay
-            traceback.print_exc()
+            say(traceback.format_exc())
             final = {"state": "failed", "exit_code": 1, "reason": f"{type(error).__name__}: {error}"}
         if self._stopped:
-            say(f"stopped by {self._stopped}")  # who does so knows what comes next
+            say(f"stopped by {self._stopped}")
         else:
             say(f"{final['state']} {final['reason']}".rstrip())
-        self._done.set()
-        for thread in threads:
-            thread.join()
-        return self._end(final)
+        return final
 
-    def _end(self, final: dict) -> int:
-        if self._stopped or self.worker:
-            self._last_log(tries=2)
-            if self._given_up:
-                self._leave()
-            return 128 + signal.SIGTERM if self._stopped else final["exit_code"]
-        # The outcome before the slice goes: who finds no slice looks for the outcome next.
+    def _start_threads(self) -> None:
+        targets = (self._ship, self._beat) if self.worker == 0 else (self._ship,)
+        for target in targets:
+            thread = threading.Thread(target=target, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _end_threads(self) -> None:
+        """The last heartbeat is of the end; one that hangs is not waited for, since the slice costs."""
+        self._done.set()
+        for thread in self._threads:
+            thread.join(_JOIN_SECONDS)
+
+    def _find_worker(self) -> None:
+        """Waits for the metadata server: without it there is neither a number nor a token."""
+        slice_, pause = self._spec["slice"], 1.0
+        self.worker = 0 if not slice_ or slice_.get("hosts") == 1 else None
+        while self.worker is None and not self._stopped:
+            try:
+                self.worker = self._metadata.worker()
+            except OSError as error:
+                say(f"metadata server: {error}; trying again")
+                self._pause(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        self._log.prefix = f"{self._prefix}/log/worker-{self.worker or 0}-"
+
+    def _pause(self, seconds: float) -> None:
+        over = time.monotonic() + seconds
+        while time.monotonic() < over and not self._stopped:
+            time.sleep(0.1)
+
+    def _report(self, final: dict, stopped: str | None) -> None:
+        """Writes the outcome before the slice goes: who finds no slice looks for the outcome next."""
+        if stopped or self.worker:
+            return self._last_log(tries=2)
         final |= {"log": [], "time": _now(), "progress": {}}
         with _reported("the end of the log is not in the outcome"):
             final |= {"log": self._log.last_lines(), "progress": self._log.latest_progress()}
         self._last_log(tries=TRIES)
         with _reported("the outcome could not be written"):
             patiently(lambda: self._files.put(f"{self._prefix}/final.json", _json(final)), "final.json", 9)
-        if self._spec["slice"]:
-            self._leave()
-        return final["exit_code"]
 
     def _leave(self) -> None:
         with _reported("the slice could not be deleted from here; the supervisor will"):
-            patiently(self._delete_slice, "deleting the slice")
+            say("deleting the slice")
+            self._last_log(tries=2)
+            Slice(self._spec["slice"], self._metadata).delete()
 
     def _look_at_job(self) -> None:
         """Stops when the job has ended without this machine: a slice may come up after a cancellation, when
-        no supervisor looks for it any more. A local process costs nothing, and is stopped by its launcher."""
-        if self.worker or not self._spec["slice"] or self._stopped:
+        no supervisor looks for it any more."""
+        if self.worker or self._stopped:
             return
         with _reported("the job's events could not be read"):
             if reason := self._events.end():
@@ -118,7 +178,7 @@ class Machine:
 
     def _install(self) -> dict:
         """Environment variables under which the wheel's trainer runs; also sets the interpreter."""
-        spec, environment = self._spec["install"], dict(os.environ)
+        spec, environment = self._spec["install"], self._environment()
         self._python = self._spec["python"] or sys.executable
         if spec is None:
             return environment
@@ -138,6 +198,11 @@ class Machine:
         self._run([self._python, *pip, "--force-reinstall", wheel], environment)
         return environment
 
+    def _environment(self) -> dict:
+        """Of all that is started here, marked as a part of the job."""
+        mark = f"child {self._spec['attempt']} {self._spec['job']}"
+        return {**os.environ, PROCESS_MARK: mark}
+
     def _fetch(self, name: str) -> str:
         path = os.path.join(self._spec["work"], name)
         content = patiently(lambda: self._files.get(name), name)
@@ -153,19 +218,24 @@ class Machine:
 
     def _check_deadline(self, code: int) -> None:
         """Raises Failed when a command was ended, with this code, because there is no more time."""
-        if time.monotonic() > self._deadline:
+        if self._is_late():
             code = 128 - code if code < 0 else code
             raise Failed(f"not done after launch.max_seconds {self._spec['max_seconds']:g}", code)
+
+    def _is_late(self) -> bool:
+        return time.monotonic() > self._began + self._spec["max_seconds"]
 
     def _call(self, command: list, environment: dict) -> int:
         """Exit code of a command whose output goes to the log."""
         if self._stopped:
             return RUN_AGAIN
-        say("$ " + " ".join(command))
-        child, until = subprocess.Popen(command, env=environment, cwd=self._spec["directory"]), math.inf
+        say("$ " + shlex.join(command))
+        child, until = self._start(command, environment), math.inf
+        pump = threading.Thread(target=self._log.pump, args=(child.stdout,), daemon=True)
+        pump.start()
         while child.poll() is None:
             now = time.monotonic()
-            if self._stopped or now > self._deadline:
+            if self._stopped or self._is_late():
                 if until == math.inf:
                     child.terminate()  # once: a second signal would end the trainer before it has saved
                 # The least: a machine that is saving at its deadline may be taken away too.
@@ -174,13 +244,22 @@ class Machine:
                 child.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(0.5)
+        pump.join(_PUMP_SECONDS)
         return child.returncode
+
+    def _start(self, command: list, environment: dict) -> subprocess.Popen:
+        """A child that does not outlive this process, with its output in a pipe."""
+        bound = [sys.executable, "-I", "-c", _BOUND, str(os.getpid()), *command]
+        directory, output = self._spec["directory"], subprocess.PIPE
+        return subprocess.Popen(
+            bound, env=environment, cwd=directory, stdout=output, stderr=subprocess.STDOUT
+        )
 
     def _train(self, environment: dict) -> None:
         self._stage, pause = "training", 1.0
         while not self._stopped:
             started = time.monotonic()
-            code = self._call([self._python, "-m", "trainer.cli", *self._spec["train"]], environment)
+            code = self._call(self._trainer(), environment)
             if code == 0 or self._stopped:
                 return
             self._check_deadline(code)
@@ -192,9 +271,11 @@ class Machine:
             self._restarts += 1
             say(f"training stopped and saved; starting it again, the {self._restarts}. time")
             pause = 1.0 if time.monotonic() - started > 60 else min(2 * pause, 60.0)
-            over = time.monotonic() + pause
-            while time.monotonic() < over and not self._stopped:
-                time.sleep(0.1)
+            self._pause(pause)
+
+    def _trainer(self) -> list[str]:
+        start = self._spec.get("start", ["-m"])
+        return [self._python, *start, "trainer.cli", *self._spec["train"]]
 
     def _ship(self) -> None:
         while not self._done.wait(self._spec["log_seconds"]):
@@ -206,7 +287,7 @@ class Machine:
         while True:
             self._beats += 1
             beat = {"boot": self._boot, "count": self._beats, "time": _now(), "stage": self._stage}
-            beat |= {"restarts": self._restarts, "progress": {}}
+            beat |= {"restarts": self._restarts, "progress": {}, "up_seconds": time.monotonic() - self._began}
             with _reported("progress not read from the log"):
                 beat["progress"] = self._log.latest_progress()
             with _reported("heartbeat not written"):
@@ -215,19 +296,6 @@ class Machine:
                 return
             self._look_at_job()
             over = self._done.wait(self._spec["heartbeat_seconds"])
-
-    def _delete_slice(self) -> None:
-        slice_ = self._spec["slice"]
-        host = os.environ.get("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU", "https://tpu.googleapis.com/")
-        name = f"projects/{slice_['project']}/locations/{slice_['zone']}/queuedResources/{slice_['id']}"
-        say("deleting the slice")
-        self._last_log(tries=2)
-        request = urllib.request.Request(
-            f"{host.rstrip('/')}/v2/{name}?force=true",
-            headers=self._metadata.authorization(),
-            method="DELETE",
-        )
-        ask(request)
 
 
 @contextlib.contextmanager
@@ -250,14 +318,21 @@ def _now() -> str:
 
 
 def main() -> None:
-    """Entry point: the log, in the working directory, takes all output of this process and its children."""
+    """Entry point: the log takes all output of this process and its children."""
+    sys.exit(_machine().run())
+
+
+def leave() -> None:
+    """Entry point after the program was killed: nobody else on this machine would delete the slice."""
+    _machine().leave()
+
+
+def _machine() -> Machine:
     spec = json.loads(sys.argv[1])
-    os.makedirs(spec["work"], exist_ok=True)
-    log = os.open(os.path.join(spec["work"], "log.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    machine = Machine(spec)
-    sys.exit(machine.run())
+    with contextlib.suppress(OSError):
+        os.makedirs(spec["work"], exist_ok=True)
+    sys.stdout = sys.stderr = log = Log(os.path.join(spec["work"], "log.txt"))
+    return Machine(spec, log)
 
 
 if __name__ == "__main__":

@@ -3,45 +3,25 @@
 Credentials are tokens of the machine's own account, asked of its metadata server and kept in memory only.
 """
 
-import collections
+import contextlib
 import http.client
 import json
+import math
 import os
-import re
-import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 
-CHUNK_BYTES = 256 << 10  # the log's pieces: the last one is replaced as it grows
 TRIES = 6
-LAST_LINES = 40
 _ENDS = ("stopping", "succeeded", "failed", "cancelled")  # events after which no machine is needed
-_COUNT = r"[0-9][0-9,]{0,25}"
-_NUMBER = r"[-+]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?(?:e[-+]?[0-9]{1,4})?|nan|inf)"
-_PROGRESS = re.compile(
-    rf"step ({_COUNT})/({_COUNT})(?: \([0-9]+%\))?(?:\s+loss ({_NUMBER})(?!\S))?(?:\s+({_COUNT}) examples/s)?"
-)
-
-
-def progress(line: str) -> dict:
-    """Step, total, loss and examples_per_second of a line of the trainer's log, as far as it has them."""
-    match = _PROGRESS.search(line)
-    if not match:
-        return {}
-    step, total, loss, rate = match.groups()
-    found = {"step": int(step.replace(",", "")), "total": int(total.replace(",", ""))}
-    if loss is not None:
-        found["loss"] = float(loss)
-    if rate is not None:
-        found["examples_per_second"] = float(rate.replace(",", ""))
-    return found
 
 
 def say(text: str) -> None:
-    """A line of the log, of which this process's output is a part."""
-    print(time.strftime("%H:%M:%S"), text, flush=True)
+    """A line of the log, of which this process's output is a part. Never raises: a full disk must not keep a
+    machine from ending."""
+    with contextlib.suppress(OSError, ValueError):
+        print(time.strftime("%H:%M:%S"), text, flush=True)
 
 
 class Metadata:
@@ -50,7 +30,7 @@ class Metadata:
     def __init__(self):
         host = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
         self._base = f"http://{host}/computeMetadata/v1/instance"
-        self._token, self._expires = None, 0.0
+        self._token, self._expires = None, -math.inf
 
     def get(self, name: str) -> str:
         """A value under instance/. Raises OSError."""
@@ -60,12 +40,18 @@ class Metadata:
     def worker(self) -> int:
         """Number of this machine in its slice; 0 where machines are not numbered. Raises OSError."""
         try:
-            return int(patiently(lambda: self.get("attributes/agent-worker-number"), "metadata server"))
-        except OSError as error:
+            return int(self.get("attributes/agent-worker-number"))
+        except urllib.error.HTTPError as error:
             # Any other guess could make two machines take themselves for the first.
-            if isinstance(error.__cause__, urllib.error.HTTPError) and error.__cause__.code == 404:
+            if error.code == 404:
                 return 0
             raise
+        except ValueError as error:
+            raise OSError(f"the metadata server's worker number is none: {error}") from None
+
+    def forget_token(self) -> None:
+        """The next call asks for a new one: the present one was not accepted."""
+        self._expires = -math.inf
 
     def authorization(self) -> dict:
         """Headers of a request to Google. Raises OSError."""
@@ -91,12 +77,37 @@ class Directory:
             return file.read()
 
     def put(self, name: str, content: bytes) -> None:
-        """Replaces a file at once."""
+        """Replaces a file at once; it survives a power loss."""
         path = os.path.join(self._path, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(f"{path}.tmp", "wb") as file:
-            file.write(content)
-        os.replace(f"{path}.tmp", path)
+        directory, temporary = os.path.dirname(path), f"{path}.{os.getpid()}.tmp"
+        os.makedirs(directory, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def remove(self, name: str) -> None:
+        """Deletes a file."""
+        os.unlink(os.path.join(self._path, name))
+
+    def names(self, prefix: str) -> list:
+        """Names of files that begin so."""
+        directory = os.path.dirname(prefix)
+        try:
+            found = os.listdir(os.path.join(self._path, directory))
+        except FileNotFoundError:
+            return []
+        return [name for name in (f"{directory}/{name}" for name in found) if name.startswith(prefix)]
 
 
 class Bucket:
@@ -117,12 +128,27 @@ class Bucket:
         """Replaces an object."""
         self._ask("POST", self._uploads + self._quoted(name), content)
 
+    def remove(self, name: str) -> None:
+        """Deletes an object."""
+        self._ask("DELETE", f"{self._objects}/{self._quoted(name)}")
+
+    def names(self, prefix: str) -> list:
+        """Names of objects that begin so, up to the 1,000 of one answer."""
+        found = json.loads(self._ask("GET", f"{self._objects}?prefix={self._quoted(prefix)}"))
+        start = f"{self._prefix}/"
+        return [item["name"].removeprefix(start) for item in found.get("items", [])]
+
     def _quoted(self, name: str) -> str:
         return urllib.parse.quote(f"{self._prefix}/{name}", safe="")
 
     def _ask(self, method: str, url: str, content: bytes = None) -> bytes:
         headers = {"Content-Type": "application/octet-stream", **self._metadata.authorization()}
-        return ask(urllib.request.Request(url, content, headers, method=method))
+        try:
+            return ask(urllib.request.Request(url, content, headers, method=method))
+        except urllib.error.HTTPError as error:
+            if error.code == 401:
+                self._metadata.forget_token()
+            raise
 
 
 class Events:
@@ -139,16 +165,22 @@ class Events:
     def end(self) -> str:
         """Why this machine is not wanted any more, in words; "" while it is. Raises OSError."""
         while (event := self._read()) is not None:
-            if event["type"] in _ENDS:
-                return f"the job's record: {event['type']} {event['reason']}".rstrip()
-            if event["attempt"] > self._attempt:
-                return f"the job's record: attempt {event['attempt']} has begun"
+            type_, attempt = event.get("type"), event.get("attempt", 0)
+            if type_ in _ENDS:
+                return f"the job's record: {type_} {event.get('reason', '')}".rstrip()
+            if isinstance(attempt, int) and attempt > self._attempt:
+                return f"the job's record: attempt {attempt} has begun"
             self._number += 1
         return ""
 
     def _read(self) -> dict | None:
+        """The next event; {} when it is unreadable, None when there is none yet."""
         try:
-            return json.loads(self._files.get(f"events/{self._number:06}.json"))
+            event = json.loads(self._files.get(f"events/{self._number:06}.json"))
+            return event if isinstance(event, dict) else {}
+        except (ValueError, RecursionError):
+            say(f"event {self._number} is unreadable; passed over")
+            return {}
         except FileNotFoundError:
             return None
         except urllib.error.HTTPError as error:
@@ -172,40 +204,8 @@ def patiently(action, what: str, tries: int = TRIES):
         try:
             return action()
         except OSError as error:
-            forbidden = isinstance(error, urllib.error.HTTPError) and error.code in (400, 401, 403, 404)
+            forbidden = isinstance(error, urllib.error.HTTPError) and error.code in (400, 403, 404)
             if forbidden or attempt == tries - 1:
                 raise OSError(f"{what}: {error}") from error
             say(f"{what}: {error}; trying again")
             time.sleep(2**attempt)
-
-
-class Log:
-    """Copies the log file's new bytes to the job's files, piece by piece."""
-
-    def __init__(self, path: str, files, prefix: str):
-        self._path, self._files, self._prefix = path, files, prefix
-        self._shipped = 0
-        self._lock = threading.Lock()
-
-    def ship(self) -> None:
-        """Copies what is new. Raises OSError; the next call copies it then."""
-        with self._lock, open(self._path, "rb") as file:
-            size = os.path.getsize(self._path)
-            while self._shipped < size:
-                number = self._shipped // CHUNK_BYTES
-                file.seek(number * CHUNK_BYTES)
-                content = file.read(CHUNK_BYTES)
-                self._files.put(f"{self._prefix}{number:06}.txt", content)
-                self._shipped = number * CHUNK_BYTES + len(content)
-
-    def last_lines(self) -> list:
-        """The end of the log."""
-        with open(self._path, encoding="utf-8", errors="replace") as file:
-            return [line.rstrip("\n") for line in collections.deque(file, LAST_LINES)]
-
-    def latest_progress(self) -> dict:
-        """Of the last line that has any."""
-        with open(self._path, "rb") as file:
-            file.seek(max(os.path.getsize(self._path) - (16 << 10), 0))
-            lines = file.read().decode(errors="replace").splitlines()
-        return next((found for found in map(progress, reversed(lines)) if found), {})

@@ -41,6 +41,7 @@ def make_wheel(config) -> tuple[str, bytes]:
             [*command, "--disable-pip-version-check", "--wheel-dir", directory, source],
             capture_output=True,
             text=True,
+            cwd=directory,  # `python -m` imports from it, and the user's may hold anything
         )
         wheels = [name for name in os.listdir(directory) if name.endswith(".whl")]
         if done.returncode or len(wheels) != 1:

@@ -5,6 +5,7 @@ after the records that would break the parse were taken out. Both parses give ev
 (tests/pipelines/sources/test_agreement.py), so a value never depends on what else its block holds.
 """
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,8 +25,6 @@ _OTHERS = {
     "comma": ",", "tab": "\t", "semicolon": ";", "bar": "|", "space": " ", "colon": ":",
     "two colons": "::", "control-A": "\x01",
 }  # fmt: skip
-# Arrow reads these as numbers, and other readers of the same file do not.
-_ONLY_ARROW = (b"0x", b"0X", b"n(", b"N(")
 _SAMPLE = 20  # records looked at before anything is read
 _STAND_INS = [bytes([code]) for code in (31, 30, 29, 28, *range(1, 9), *range(14, 28))]
 
@@ -39,14 +38,18 @@ class Reader(text.TextReader):
         self._wanted = wanted_columns(config.roles, config.features)
         self._types = self._column_types()
         self._quoting = Quoting(config.delimiter, config.quote, config.escape)
+        # MySQL and Hive write missing values so beside escapes; Arrow would make an N of it.
+        ends, escape = re.escape(self._quoting.delimiter), re.escape(self._quoting.escape or b"\\")
+        self._null = re.compile(b"(?m)(^|" + ends + b")" + escape + b"N(?=" + ends + b"|\r?$)")
+        before = [self._quoting.delimiter[-1], *(self._quoting.quote or b""), *b"\n\t "]
+        self._begins_cell = np.isin(np.arange(256), before)
 
     def check(self, name: str, data: bytes) -> tuple[str, ...]:
-        found = self._quoting.records(data, final=True)
+        found = self._quoting.records(data, final=False)
+        if not len(found.starts):
+            found = self._quoting.records(data, final=True)
         rows = [data[a:b] for a, b in zip(found.starts[:_SAMPLE], found.ends[:_SAMPLE], strict=True)]
-        # The last line may be cut off.
-        rows = [
-            row for row in (rows if len(found.starts) < 2 else rows[: len(found.starts) - 1]) if row.strip()
-        ]
+        rows = [row for row in rows if row.strip()]
         if not rows:
             raise DataError(f"{name}: the first lines are blank; remove them")
         line = rows[0].decode("utf-8", "replace")
@@ -70,8 +73,7 @@ class Reader(text.TextReader):
 
     def _check_names(self, name: str, line: str, names: tuple[str, ...]) -> None:
         """Raises DataError: a wanted column is not among a file's names, or twice."""
-        shown = ", ".join(names)
-        shown = shown if len(shown) <= 1000 else f"{shown[:1000]}... ({len(names)} columns)"
+        shown = text.shown(names)
         missing = [w.column for w in self._wanted if w.column not in names]
         if missing:
             where = "the header has" if self.header else "source.columns has"
@@ -168,7 +170,7 @@ class Reader(text.TextReader):
         data = block.data
         if block.records is not None and block.records.faults.any():
             return None
-        if b"\0" in data or any(mark in data for mark in _ONLY_ARROW) or block.has_long_record():
+        if b"\0" in data or self._holds_odd_numbers(data) or block.has_long_record():
             return None
         if data.count(b"\r") != data.count(b"\r\n"):
             return None  # Arrow takes a lone carriage return for a line end
@@ -177,6 +179,16 @@ class Reader(text.TextReader):
         except pa.ArrowInvalid:
             return None
         return table if table is not None and table.num_rows == block.num_records else None
+
+    def _holds_odd_numbers(self, data: bytes) -> bool:
+        """Whether a cell may begin like one that Arrow alone takes for a number: 0x1f and nan(1)."""
+        if b"x" in data or b"X" in data:
+            array = np.frombuffer(data, np.uint8)
+            places = np.flatnonzero((array | 32) == ord("x"))
+            places = places[array[places - 1] == ord("0")]
+            if len(places) and (places[0] == 1 or self._begins_cell[array[places - 2]].any()):
+                return True
+        return b"(" in data and b"nan(" in data.lower()
 
     def _screen(self, block: Block) -> tuple[np.ndarray, list]:
         """Records that Arrow may see, int64 [good], and rejects; blank lines are neither."""
@@ -193,6 +205,13 @@ class Reader(text.TextReader):
             reasons.setdefault(int(i), "nul_byte")
         for i in np.flatnonzero(ends - starts > MAX_LINE_BYTES):
             reasons[int(i)] = "line_too_long"
+        if not _is_utf8(block.data):
+            for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+                record = block.data[start:end]
+                if i not in reasons and record.strip() and not _is_utf8(record):
+                    # Arrow cannot report such a record when its columns are wrong as well.
+                    if len(self._quoting.cells(record)) != len(block.columns):
+                        reasons[i] = "wrong_column_count"
         good = np.ones(len(starts), bool)
         good[list(reasons)] = False
         strip = None if self.config.delimiter.strip() else b""  # blanks that are delimiters are cells
@@ -227,10 +246,14 @@ class Reader(text.TextReader):
             data += b"\n"  # an open quote must mean the same at the end of a block as inside it
         if data == b"\n":
             return pa.table({name: pa.array([], kind) for name, kind in types.items()})
+        if escape := self._quoting.escape:
+            data = data.replace(escape + b"\r\n", escape + b"\n")  # Arrow would escape the half of it
+            if f"{self.config.escape}N" in self.config.nulls and escape + b"N" in data:
+                data = self._null.sub(rb"\1", data)
         delimiter = self.config.delimiter
-        if len(delimiter) > 1:
+        if len(self._quoting.delimiter) > 1:
             delimiter = next(code for code in _STAND_INS if code not in data).decode()
-            data = data.replace(self.config.delimiter.encode(), delimiter.encode())
+            data = data.replace(self._quoting.delimiter, delimiter.encode())
         table = csv.read_csv(
             pa.BufferReader(data),
             csv.ReadOptions(column_names=columns, use_threads=False, block_size=len(data) + 1),
@@ -244,7 +267,7 @@ class Reader(text.TextReader):
                 column_types=types, include_columns=list(types), null_values=[], strings_can_be_null=False
             ),
         )
-        if len(delimiter) != len(self.config.delimiter) and self.config.quote and b'"' in data:
+        if delimiter != self.config.delimiter and self._quoting.quote and self._quoting.quote in data:
             table = _put_back(table, delimiter, self.config.delimiter)
         return table
 
@@ -294,6 +317,10 @@ def decode_text(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
         decoded = [None if v is None else _decode(v) for v in values.to_pylist()]
         bad = [d is None and v.is_valid for d, v in zip(decoded, values, strict=True)]
         return pa.array(decoded, pa.string()), np.array(bad)
+
+
+def _is_utf8(data: bytes) -> bool:
+    return _decode(data) is not None
 
 
 def _decode(value: bytes) -> str | None:

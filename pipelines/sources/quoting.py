@@ -15,7 +15,7 @@ text before the range is read until all answers lead to the same record (`Quotin
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -74,7 +74,7 @@ class Quoting:
         self.escape = escape.encode() if escape else None
         # With an escape, the first group is empty where an escaped character is to be stepped over.
         ends = b"(" + re.escape(self.delimiter) + b"|\n)"
-        self._bare = re.compile((re.escape(self.escape) + b"(?s:.)|" if self.escape else b"") + ends)
+        self._bare = re.compile((re.escape(self.escape) + b"(?:\r\n|(?s:.))|" if self.escape else b"") + ends)
         blank = b"|".join(b for b in (b" ", b"\t") if b not in self.delimiter)
         ends = re.escape(self.delimiter) + rb"|\r?\n|\r?\Z"
         self._after = re.compile((b"(?:" + blank + b")*" if blank else b"") + b"(?:" + ends + b")")
@@ -87,8 +87,9 @@ class Quoting:
 
     def may_span(self, data: bytes) -> bool:
         """Whether some record of these lines may not be one line, or not a good one; False is certain."""
-        special = (self.quote and self.quote in data) or (self.escape and self.escape in data)
-        return bool(special) and bool(len(self._odd_lines(data, *line_bounds(data))))
+        if self.escape and self.escape in data:
+            return True
+        return bool(self.quote) and self.quote in data and not self._encloses_cells(data)
 
     def records(self, data: bytes, final: bool) -> Records:
         """Records of whole lines, of which the first begins one.
@@ -130,6 +131,7 @@ class Quoting:
         """
         if not at or not self.continuations(data, final=True):
             return 0
+        data = data[: data.find(b"\n", MAX_LINE_BYTES + 1) + 1] or data  # no record at its start is longer
         for size in _BACK_BYTES:
             earlier = before(size)
             whole = earlier + data
@@ -163,38 +165,39 @@ class Quoting:
         later = starts[starts >= goal]
         return int(later[0]) if len(later) else len(data)
 
-    def has_bare_return(self, record: bytes) -> bool:
-        """Whether a carriage return stands outside quoted values."""
-        if self.quote:
-            quote = re.escape(self.quote)
-            record = re.sub(quote + b"(?:[^" + quote + b"]|" + quote * 2 + b")*" + quote, b"", record)
-        return b"\r" in record
-
     def cells(self, record: bytes) -> list[bytes]:
         """Values of a good record."""
-        values, at = [], 0
-        while True:
-            start, closed = at, None
-            if self.quote and record.startswith(self.quote, at):
-                closed, _ = self._close(record, at + 1, len(record) + 1, OK)
-                at = closed if closed >= 0 else at
-            end, at = self._cell_end(record, at)
+        values = []
+        for start, closed, end in self._spans(record):
             value = record[start:end]
-            if closed is not None and closed >= 0:
-                value = (
-                    record[start + 1 : closed - 1].replace(self.quote * 2, self.quote) + record[closed:end]
-                )
-            if self.escape:
-                value = re.sub(re.escape(self.escape) + b"(?s:(.))", rb"\1", value)
-            values.append(value)
-            if at is None:
-                return values
+            if closed > start:
+                inside = record[start + 1 : closed - 1].replace(self.quote * 2, self.quote)
+                value = inside + record[closed:end]
+            values.append(self._unescaped(value, rb"\1"))
+        return values
 
-    def _cell_end(self, record: bytes, at: int) -> tuple[int, int | None]:
-        """End of a cell, and where the next one begins."""
-        while (found := self._bare.search(record, at)) and found.group(1) != self.delimiter:
+    def has_bare_return(self, record: bytes) -> bool:
+        """Whether a carriage return stands outside quoted values of a good record."""
+        bare = b"".join(record[closed:end] for _, closed, end in self._spans(record))
+        return b"\r" in self._unescaped(bare, b"")
+
+    def _unescaped(self, value: bytes, form: bytes) -> bytes:
+        return re.sub(re.escape(self.escape) + b"(?s:(.))", form, value) if self.escape else value
+
+    def _spans(self, record: bytes) -> Iterator[tuple[int, int, int]]:
+        """Of each cell of a record: its start, the place after its closing quote (or its start), its end."""
+        at = 0
+        while True:
+            start = closed = at
+            if self.quote and record.startswith(self.quote, at):
+                closed = max(start, self._close(record, at + 1, len(record) + 1, OK)[0])
+            at = closed
+            while (found := self._bare.search(record, at)) and found.group(1) != self.delimiter:
+                at = found.end()
+            yield start, closed, found.start() if found else len(record)
+            if not found:
+                return
             at = found.end()
-        return (found.start(), found.end()) if found else (len(record), None)
 
     def _scan(self, data: bytes, start: int, state: State | None = None) -> tuple[int, int]:
         """End of the record that `start` is in, before its newline, and its fault; or _OPEN or _STRAY."""
@@ -215,7 +218,8 @@ class Quoting:
             if end > stop + 1:  # a carriage return is no part of the record
                 return _STRAY, fault
             if found is None:
-                return (_OPEN if data.endswith(b"\n") else end), fault  # the last line end was escaped
+                is_open = data.endswith(b"\n") or (self.escape and self._is_escaped(data, end, start))
+                return (_OPEN if is_open else end), fault  # an escape waits for what follows the last line
             if found.group(1) == b"\n":
                 return end, fault
             at = found.end()
@@ -236,7 +240,7 @@ class Quoting:
                 # After a quote that was not doubled, \" is more likely one more of these than an end.
                 if not fault or data[found - 1 : found] != b"\\":
                     return at, fault
-            elif data.endswith(self.delimiter, 0, found) or data.endswith(b"\n", 0, found):
+            elif not found or data.endswith((self.delimiter, b"\n"), 0, found):
                 return _STRAY, fault
             else:
                 fault = TEXT_AFTER
@@ -246,6 +250,27 @@ class Quoting:
         while count > begin and data.startswith(self.escape, count - 1):
             count -= 1
         return (at - count) % 2 == 1
+
+    def _encloses_cells(self, data: bytes) -> bool:
+        """Whether the quotes simply enclose whole cells of one line; False is not certain."""
+        if len(self.delimiter) > 1:
+            return not len(self._odd_lines(data, *line_bounds(data)))
+        array = np.frombuffer(data, np.uint8)
+        quote = self.quote[0]
+        places = np.flatnonzero((array == quote) | (array == 10))
+        is_quote = array[places] == quote
+        quotes = places[is_quote]
+        # The number of quotes before each line end, and in all, is even.
+        if len(quotes) % 2 or (np.cumsum(is_quote, dtype=np.int32)[~is_quote] & 1).any():
+            return False
+        beside = np.zeros(256, bool)
+        beside[[self.delimiter[0], 10, quote]] = True
+        opens, closes = quotes[::2], quotes[1::2] + 1
+        if not beside[array[opens[1:] - 1]].all() or (opens[0] and not beside[array[opens[0] - 1]]):
+            return False
+        closes = closes[:-1] if closes[-1] == len(array) else closes
+        wrong = closes[~beside[array[closes]]]  # a carriage return is fine before a line end
+        return bool(((array[wrong] == 13) & (array[np.minimum(wrong + 1, len(array) - 1)] == 10)).all())
 
     def _odd_lines(self, data: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Lines, int64, whose quotes do not simply enclose whole cells, and those with an escape."""

@@ -8,7 +8,7 @@ from configs.dataset import Dataset, load_dataset
 from configs.errors import DataError
 
 FILES = {"rows": 2, "files": [{"path": "train/0", "rows": 2, "bytes": 9, "crc32c": "00000000"}]}
-SPLIT = {**FILES, "min_timestamp": 1, "max_timestamp": 2}
+SPLIT = {**FILES, "min_timestamp": 1, "max_timestamp": 2, "positives": 2}
 TABLE = {"ids": "vocab", "rows": 3, "oov": 2, "keys": 2}
 MANIFEST = {
     "fingerprint": "f",
@@ -82,7 +82,7 @@ def test_a_missing_field_is_named(tmp_path, name):
     ("change", "message"),
     [
         ({"rowz": 1}, "rowz: Extra inputs are not permitted"),
-        ({"format": 2}, "format: Input should be 1"),
+        ({"format": 3}, "format: Input should be 2"),
         ({"history_length": "long"}, "history_length: Input should be a valid integer"),
         ({"splits": {"train": SPLIT, "valid": SPLIT}}, "splits.test is missing"),
         ({"tables": {"user": TABLE}}, "tables.item is missing"),
@@ -91,3 +91,18 @@ def test_a_missing_field_is_named(tmp_path, name):
 )
 def test_a_field_that_breaks_the_contract_is_named(tmp_path, change, message):
     assert error_of(tmp_path, MANIFEST | change).startswith(f"FILE: {message}")
+
+
+def test_an_older_dataset_is_refused_with_the_command_that_rebuilds_it(tmp_path):
+    message = error_of(tmp_path, MANIFEST | {"format": 1})
+    assert message == (
+        "FILE: written by an older version (format 1; this one reads 2). "
+        "Run `lazytower prepare --overwrite` with this config to rebuild it."
+    )
+
+
+def test_a_model_of_positives_trains_on_their_files():
+    some = Dataset(**MANIFEST | {"positives": SPLIT | {"rows": 1}})
+    assert some.training_split(positives_only=True).rows == 1
+    assert some.training_split(positives_only=False).rows == 2
+    assert Dataset(**MANIFEST).training_split(positives_only=True).rows == 2

@@ -32,7 +32,7 @@ def test_every_field_of_every_section_is_described():
 
 
 def test_every_number_has_a_bound():
-    free = {"min_label", "label_threshold"}  # labels are the user's own numbers
+    free = {"min_label", "positive", "label_threshold"}  # labels are the user's own numbers
     for section in all_sections(RunConfig):
         for name, field in section.model_fields.items():
             forms = {field.annotation, *typing.get_args(field.annotation)}

@@ -77,7 +77,6 @@ def test_dump_keeps_letters_of_all_languages(tmp_path):
             {"model": {"kind": "two_towr"}},
             "FILE: model.kind: 'two_towr' is unknown; allowed: 'two_tower', 'dot_bias'",
         ),
-        ({"model": {}}, "FILE: model: needs a kind"),
         (
             {"polyak": {"kind": "exponentail"}},
             "FILE: polyak.kind: Input should be 'exponential', 'uniform', 'tail_average' or 'none', found "
@@ -193,3 +192,51 @@ def test_a_config_in_a_bucket_is_read_by_the_api_that_all_buckets_speak(bucket):
     process = bucket.start("-c", code + "print(os.environ['GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT'])")
     output, log = process.communicate(timeout=900)
     assert (output, process.returncode) == ("false\n", 0), log
+
+
+def doubling(levels: int) -> str:
+    """A document of a few lines that stands for 9 ** levels values."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, levels)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        doubling(9),
+        "a: &a [*a]",
+        "a: &a {b: *a}",
+        "a: " + "[" * 5000 + "]" * 5000,
+        "a: " + "9" * 100_000,
+        "name: 0x" + "f" * 100_000,
+        "name: " + "9" * 4000,
+        "source: {kind: " + "z" * 100_000 + "}",
+        "".join(f"k{i}: 1\n" for i in range(5000)),
+        "? " + "k" * 100_000 + "\n: 1",
+        "source: [" + "1, " * 50_000 + "]",
+        doubling(4) + "\nsource: *a3",
+    ],
+    ids=range(12),
+)
+def test_no_document_makes_a_long_error(tmp_path, content):
+    text = error_of(tmp_path, content)
+    assert "FILE: " in text and all(len(line) < 1200 for line in text.splitlines())
+    assert text.count("\n") <= 20
+
+
+@pytest.mark.parametrize(
+    "override", ["a.²=1", "a.99999999999=1", "name=" + "[" * 5000, "name=" + "z" * 10**6]
+)
+def test_no_override_makes_a_long_error(tmp_path, override):
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(tmp_path / "none.yaml"), [override])
+    text = error_of(tmp_path, {"a": [1]}, [override])
+    assert max(map(len, text.splitlines())) < 1200, caught.value
+
+
+def test_a_few_aliases_are_what_they_stand_for(tmp_path):
+    path = tmp_path / "run.yaml"
+    text = yaml.safe_dump(document()) + "\ntables: {user: &t {dim: 4}, item: *t}\n"
+    path.write_text(text)
+    assert load_config(str(path)).table("item").dim == 4

@@ -7,7 +7,7 @@ import yaml
 
 from configs.errors import ConfigError
 from configs.load import dump_config, parse_config
-from configs.optimizers import Adam, DenseOptimizer, LazyAdam, TableOptimizer
+from configs.optimizers import Adam, DenseOptimizer, TableLazyAdam, TableOptimizer
 from tests.configs.documents import document
 
 TABLE_KINDS = "'lazy_adam', 'adam', 'adagrad', 'rowwise_adagrad', 'sgd', 'momentum', 'ftrl'"
@@ -29,9 +29,9 @@ def test_without_kind_tables_have_lazy_adam_and_towers_adam():
     config = parse_config(
         document(optimizer={"beta_1": 0.5}, tables={"user": {"optimizer": {"learning_rate": 0.01}}}), "FILE"
     )
-    assert config.tables["user"].optimizer == LazyAdam(learning_rate=0.01)
+    assert config.tables["user"].optimizer == TableLazyAdam(learning_rate=0.01)
     assert config.optimizer == Adam(beta_1=0.5)
-    assert parse().tables["user"].optimizer == LazyAdam()
+    assert parse().tables["user"].optimizer == TableLazyAdam()
     assert parse_config(document(), "FILE").optimizer == Adam()
 
 

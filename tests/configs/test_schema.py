@@ -46,7 +46,7 @@ def split(**keys) -> dict:
         ({"model": two_tower(item=["item", "history"])}, "model: item_tower.inputs may not hold history"),
         ({"model": two_tower(["user", "user"])}, "model.user_tower: inputs holds 'user' twice"),
         (
-            {"model": two_tower(["user", "history"])},
+            {"model": two_tower(["user", "history"]), "dataset": {"path": "x", "history_length": 0}},
             "a tower reads history: set dataset.history_length above 0",
         ),
         (
@@ -71,7 +71,10 @@ def split(**keys) -> dict:
         ),
         ({"dataset": {"path": "x", "min_label": 4}}, "dataset.min_label needs source.roles.label"),
         (
-            {"model": {"kind": "dot_bias", "negatives": 1}, "tables": {"user": {"dim": 8}}},
+            {
+                "model": {"kind": "dot_bias", "negatives": 1},
+                "tables": {"user": {"dim": 8}, "item": {"dim": 9}},
+            },
             "dot_bias needs tables.user.dim == tables.item.dim >= 2 (last column: bias)",
         ),
         (
@@ -82,11 +85,11 @@ def split(**keys) -> dict:
             "dot_bias needs tables.user.dim == tables.item.dim >= 2 (last column: bias)",
         ),
         (
-            {"tables": {"user": {"dim": 8}}},
+            {"tables": {"user": {"dim": 8}, "item": {"dim": 32}}},
             "user tower gives 8 values, item tower 32: they must agree",
         ),
         (
-            {"model": two_tower(item_bias=True)},
+            {"model": two_tower(item_bias=True), "tables": {"user": {"dim": 32}, "item": {"dim": 32}}},
             "user tower gives 32 values + 1 (item_bias), item tower 32: they must agree",
         ),
         (
@@ -94,7 +97,7 @@ def split(**keys) -> dict:
                 "source": delimited(features=[AGE]),
                 "model": two_tower() | {"user_tower": {"inputs": ["user", "age"], "combine": "sum"}},
             },
-            "combine: sum needs equal widths, inputs ['user', 'age'] have [32, 1]",
+            "combine: sum needs equal widths, inputs ['user', 'age'] have [64, 1]",
         ),
         (
             {
@@ -199,3 +202,31 @@ def test_values_never_change_after_loading():
     config = parse()
     with pytest.raises(ValueError, match="frozen"):
         config.train.seed = 3
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("\\t", "\t"), ("\t", "\t"), ("::", "::"), ("\\x01", "\x01"), ("\\u0001", "\x01"), ("\\", "\\")],
+)
+def test_delimiters_may_be_long_or_escaped(written, meant):
+    assert parse(source=delimited(delimiter=written)).source.delimiter == meant
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"delimiter": "\\q"}, "is not a delimiter; write"),
+        ({"delimiter": "a\n"}, "delimiter must not hold a line end"),
+        ({"delimiter": '"'}, "quote '\"' must be one ASCII character outside the delimiter"),
+        ({"escape": '"'}, "doubled quotes need no escape"),
+        ({"escape": "é"}, "escape 'é' must be one ASCII character"),
+        ({"delimiter": "x" * 9}, "at most 8 characters"),
+    ],
+)
+def test_special_characters_of_delimited_text(keys, message):
+    assert message in error_of(source=delimited(**keys))
+
+
+def test_ids_are_a_vocabulary_unless_they_say_otherwise():
+    dataset = parse(dataset={"path": "x", "item_ids": {"min_count": 3}, "user_ids": {}}).dataset
+    assert (dataset.item_ids.kind, dataset.item_ids.min_count, dataset.user_ids.kind) == ("vocab", 3, "vocab")

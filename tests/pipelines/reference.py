@@ -104,42 +104,101 @@ class Reference:
     """Ids, splits, histories and catalogs of interactions given as dicts.
 
     Each row has user, item (str), timestamp (int), label (float), and its global number `row`; order is that
-    of row numbers. `split_of` gives a split 0, 1 or 2 for each row, or None for leave_last_out.
+    of row numbers. `split_of` gives a split 0, 1 or 2 for each row, or None for leave_last_out. `positive`
+    judges labels; `second` is what a timestamp counts in the dataset. Where rows are not `timed`, no two
+    are duplicates.
     """
 
-    def __init__(self, rows, split_of=None, min_rows=3, history_length=0, min_count=1, hash_rows=None):
-        self.rows = sorted(rows, key=lambda r: r["row"])
+    def __init__(
+        self,
+        rows,
+        split_of=None,
+        min_rows=3,
+        history_length=0,
+        min_count=1,
+        hash_rows=None,
+        positive=lambda label: label > 0,
+        duplicates="drop",
+        second=10**9,
+        timed=True,
+    ):
+        self.positive, self.second, self.timed = positive, second, timed
+        self.all_positive = all(positive(row["label"]) for row in rows)
+        self.rows, self.duplicates = self._distinct(sorted(rows, key=lambda r: r["row"]), duplicates)
         self.by_user = collections.defaultdict(list)
         for row in self.rows:
             self.by_user[row["user"]].append(row)
+        self.short_users = 0
         for own in self.by_user.values():
             own.sort(key=lambda r: (r["timestamp"], r["row"]))
-            for place, row in enumerate(own):
-                newer = len(own) - place
-                last_out = 0 if len(own) < min_rows or newer > 2 else 3 - newer
-                row["split"] = last_out if split_of is None else split_of(row)
+            if split_of is None:
+                self._leave_last_out(own, min_rows)
+            else:
+                for row in own:
+                    row["split"] = split_of(row)
         self.hash_rows = hash_rows or {}
-        self.min_count = min_count
-        self.user_ids, self.item_ids = self._ids("user"), self._ids("item")
+        self.least = {"user": min_count, "item": min_count}
+        self.user_ids, self.item_ids = self.ids("user"), self.ids("item")
         self.history_length = history_length
 
-    def counts(self, name) -> collections.Counter:
-        return collections.Counter(row[name] for row in self.rows if row["split"] == 0)
+    def _distinct(self, rows, policy) -> tuple[list[dict], int]:
+        """The rows that stay, as copies, and how many repeat another."""
+        rows = [dict(row) for row in rows]
+        best = {}
+        for row in rows:
+            event = self.event(row)
+            if event not in best or row["label"] > best[event]["label"]:
+                best[event] = row
+        kept = [row for row in rows if policy == "keep" or best[self.event(row)] is row]
+        return kept, len(rows) - len(best)
 
-    def _ids(self, name) -> dict[str, int]:
+    def event(self, row) -> tuple:
+        return row["user"], row["item"], row["timestamp"] if self.timed else row["row"]
+
+    def is_positive(self, row) -> bool:
+        return self.positive(row["label"])
+
+    def _leave_last_out(self, own, min_rows) -> None:
+        positive = [row for row in own if self.is_positive(row)]
+        for row in own:
+            row["split"] = 0
+        if len({self.event(row) for row in positive}) < min_rows:
+            self.short_users += bool(positive)
+            return
+        test = positive[-1]
+        valid = [row for row in positive if self.event(row) != self.event(test)][-1]
+        for place, row in enumerate(own):
+            for number, last in ((1, valid), (2, test)):
+                if self.event(row) == self.event(last):
+                    row["split"] = number
+                elif not self.is_positive(row) and place > own.index(last):
+                    row["split"] = max(row["split"], number)
+            if self.event(row) == self.event(valid):
+                row["split"] = 1
+
+    def counts(self, name) -> collections.Counter:
+        """Positive train rows by key."""
+        return collections.Counter(
+            row[name] for row in self.rows if row["split"] == 0 and self.is_positive(row)
+        )
+
+    def ids(self, name) -> dict[str, int]:
         keys = {row[name] for row in self.rows}
         if name in self.hash_rows:
             size = self.hash_rows[name]
             return {key: int(tf.strings.to_hash_bucket_fast(key, size)) for key in keys}
         counts = self.counts(name)
-        known = [key for key in counts if counts[key] >= self.min_count]
+        known = [key for key in counts if counts[key] >= self._least(name)]
         known.sort(key=lambda key: (-counts[key], key.encode()))
         ids = {key: i for i, key in enumerate(known)}
         return {key: ids.get(key, len(ids)) for key in keys}
 
+    def _least(self, name) -> int:
+        return self.least.get(name, 1)
+
     def vocabulary(self, name) -> int:
         counts = self.counts(name)
-        return sum(count >= self.min_count for count in counts.values())
+        return sum(count >= self._least(name) for count in counts.values())
 
     def _known(self, item: str) -> bool:
         return "item" in self.hash_rows or self.item_ids[item] < self.vocabulary("item")
@@ -147,18 +206,21 @@ class Reference:
     def history(self, row) -> tuple[int, ...]:
         own = self.by_user[row["user"]]
         allowed = (0, 1) if row["split"] == 2 else (0,)
-        earlier = own[: own.index(row)]
+        earlier = own[: [id(r) for r in own].index(id(row))]
         items = [
-            self.item_ids[r["item"]] for r in earlier if r["split"] in allowed and self._known(r["item"])
+            self.item_ids[r["item"]]
+            for r in earlier
+            if r["split"] in allowed and self._known(r["item"]) and self.is_positive(r)
         ]
         return tuple(items[-self.history_length :])
 
     def records(self, split: int) -> list[tuple]:
-        """(user, item, timestamp, label[, history]) of each row of a split, sorted."""
+        """(user, item, timestamp, label[, history]) of a split's rows (3: train's positive ones), sorted."""
         result = []
         for row in self.rows:
-            if row["split"] == split:
-                ids = (self.user_ids[row["user"]], self.item_ids[row["item"]], row["timestamp"], row["label"])
+            if row["split"] == split or (split == 3 and row["split"] == 0 and self.is_positive(row)):
+                time = row["timestamp"] * self.second
+                ids = (self.user_ids[row["user"]], self.item_ids[row["item"]], time, row["label"])
                 result.append(ids + ((self.history(row),) if self.history_length else ()))
         return sorted(result)
 
@@ -177,27 +239,72 @@ class Reference:
             result.append((i, best.encode(), sum(counts[key] for key in keys)))
         return result
 
+    def rows_of(self, side: str, i: int) -> list[dict]:
+        """Rows of a user's or item's id, oldest first."""
+        ids = self.user_ids if side == "user" else self.item_ids
+        own = [row for row in self.rows if ids[row[side]] == i]
+        return sorted(own, key=lambda r: (r["timestamp"], r["row"]))
+
     def users(self) -> list[tuple]:
         """(id, key, count, sequence, sequence_split) of the users' catalog."""
         result = []
         for i, key, count in self._catalog("user", self.user_ids):
-            own = [row for row in self.rows if self.user_ids[row["user"]] == i]
-            own.sort(key=lambda r: (r["timestamp"], r["row"]))
-            sequence = tuple(self.item_ids[row["item"]] for row in own)
-            result.append((i, key, count, sequence, tuple(row["split"] for row in own)))
+            own = [row for row in self.rows_of("user", i) if self.is_positive(row)]
+            numbers, sequence = {}, []
+            for row in own:
+                item = self.item_ids[row["item"]]
+                if not self._known(row["item"]):
+                    item += numbers.setdefault(row["item"], len(numbers))
+                sequence.append(item)
+            result.append((i, key, count, tuple(sequence), tuple(row["split"] for row in own)))
         return result
+
+    def feature(self, name: str, side: str, i: int, split: int | None):
+        """Value in the catalog of an id: the newest known one, or what evaluation of a split may know."""
+        own = self.rows_of(side, i)
+        if split is not None and side == "item":
+            own = [row for row in own if row["split"] < split] or own
+        if split is not None and side == "user":
+            first = [n for n, row in enumerate(own) if row["split"] == split and self.is_positive(row)]
+            own = own[: first[0] + 1] if first else own
+        known = [row[name] for row in own if row[name] not in ("", None)]
+        return known[-1] if known else own[-1][name]
+
+    def left_out(self, split: int) -> dict[str, int]:
+        """The counts of SplitInfo."""
+        found = dict.fromkeys(("cold_users", "cold_user_rows", "rare_users", "rare_user_rows"), 0)
+        owners = collections.defaultdict(list)
+        for row in self.rows:
+            key = self.user_ids[row["user"]] if "user" in self.hash_rows else row["user"]
+            if self.is_positive(row):
+                owners[key].append(row["split"])
+        for splits in owners.values():
+            rows, train = splits.count(split), splits.count(0)
+            if rows and train < ("user" in self.hash_rows or self.least["user"]):
+                kind = "rare" if train else "cold"
+                found[f"{kind}_users"] += 1
+                found[f"{kind}_user_rows"] += rows
+        return found
 
 
 def assert_matches(dataset, reference: Reference) -> None:
     """Compares a whole dataset with the reference."""
-    for number, (_name, info) in enumerate(dataset.splits.items()):
+    directories = list(enumerate(dataset.splits.values()))
+    assert (dataset.positives is None) == reference.all_positive
+    if dataset.positives:
+        directories.append((3, dataset.positives))
+    for number, info in directories:
         names = ["user", "item", "timestamp", "label"] + (["history"] if reference.history_length else [])
         found = read_rows(dataset, info.files)
         expected = reference.records(number)
         assert sorted(tuple(row[n] for n in names) for row in found) == expected
         assert info.rows == len(expected)
+        assert info.positives == sum(reference.positive(r[3]) for r in expected)
         assert info.min_timestamp == min((r[2] for r in expected), default=None)
         assert info.max_timestamp == max((r[2] for r in expected), default=None)
+        if number in (1, 2):
+            assert info.model_dump(include=set(reference.left_out(number))) == reference.left_out(number)
+    assert dataset.duplicates == reference.duplicates and dataset.short_users == reference.short_users
     items = read_rows(dataset, dataset.items.files)
     assert [(r["id"], r["key"], r["count"]) for r in items] == reference.items()
     users = read_rows(dataset, dataset.users.files)
@@ -212,3 +319,18 @@ def assert_matches(dataset, reference: Reference) -> None:
             keys = reference.vocabulary(name)
             assert (table.ids, table.rows, table.oov, table.keys) == ("vocab", keys + 1, keys, keys)
             assert table.oov_keys == len({row[name] for row in reference.rows}) - keys
+
+
+def assert_features_match(dataset, reference: Reference, features: dict[str, str], to_value) -> None:
+    """Compares side features in the catalogs, as of all times.
+
+    Args:
+      features: user or item, by name.
+      to_value: function (name, raw value) -> what the catalog holds.
+    """
+    for side, files in (("user", dataset.users.files), ("item", dataset.items.files)):
+        for row in read_rows(dataset, files):
+            for name in (n for n, of in features.items() if of == side):
+                for column, split in ((name, None), (f"{name}@valid", 1), (f"{name}@test", 2)):
+                    expected = to_value(name, reference.feature(name, side, row["id"], split))
+                    assert row[column] == expected, (side, row["key"], column)

@@ -10,7 +10,7 @@ import pytest
 from configs.dataset import load_dataset
 from configs.errors import DataError
 from configs.lease import Lease
-from pipelines.publish import workspace
+from pipelines.publish import DIRECTORIES, PREVIOUS, workspace
 from tests.pipelines.reference import content, run
 
 ROLES = {"user": "u", "item": "i", "timestamp": "t"}
@@ -48,7 +48,11 @@ def test_sources_of_all_kinds(bucket, tmp_path, kind):
     for seed in (1, 0):  # the second replaces the first
         run(remote, dataset | {"path": "gs://bucket/out", "seed": seed}, **sizes)
     local = content(tmp_path / "out")
-    assert {name.removeprefix("out/") for name in bucket.names("out/")} == set(local)
+    names = {name.removeprefix("out/") for name in bucket.names("out/")}
+    replaced = {
+        f"{part}/{json.loads(bucket.read('out/' + PREVIOUS))['fingerprint'][:8]}" for part in DIRECTORIES
+    }
+    assert {name for name in names if name.rpartition("-")[0] not in replaced} == {*local, PREVIOUS}
     for name in set(local) - {"dataset.json"}:
         assert bucket.read(f"out/{name}") == local[name]
     assert load_dataset("gs://bucket/out").fingerprint == load_dataset(str(tmp_path / "out")).fingerprint

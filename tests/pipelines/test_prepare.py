@@ -136,8 +136,8 @@ def test_worker_processes_write_the_same_bytes(tmp_path):
     assert found[0] == found[1]
 
 
-def test_temporal_rows_of_one_second_stay_together(tmp_path):
-    rows = interactions(distinct_times=1)
+def test_temporal_rows_of_one_instant_stay_together(tmp_path):
+    rows = [row | {"item": f"i{row['row']}"} for row in interactions(distinct_times=1)]
     dataset = run(
         write_tsv(tmp_path / "in.tsv", rows), {"path": str(tmp_path / "out"), "split": SPLITS["temporal"]}
     )

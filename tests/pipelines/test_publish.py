@@ -81,7 +81,7 @@ def start(tmp_path, rows: int) -> subprocess.Popen:
 def test_kill_leaves_no_dataset_and_the_next_run_cleans_up(tmp_path):
     child = start(tmp_path, 30_000_000)
     deadline = time.monotonic() + 300
-    while not any(name.startswith(".out.prepare-") for name in os.listdir(tmp_path)):
+    while not list(tmp_path.glob("out/.prepare-*/spool/read-*")):
         assert child.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     with pytest.raises(DataError, match="another `lazytower prepare` is writing it"):
@@ -89,10 +89,11 @@ def test_kill_leaves_no_dataset_and_the_next_run_cleans_up(tmp_path):
     child.send_signal(signal.SIGKILL)
     child.wait()
     child.stderr.close()
-    assert not (tmp_path / "out").exists()
-    assert any(name.startswith(".out.prepare-") for name in os.listdir(tmp_path))
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    assert list(tmp_path.glob("out/.prepare-*/spool"))
     run(SYNTHETIC, dataset_section(tmp_path))
     assert sorted(os.listdir(tmp_path)) == ["out", "run.yaml"]
+    assert not list(tmp_path.glob("out/.prepare*"))
 
 
 def test_command_prints_a_summary(tmp_path):
@@ -132,14 +133,22 @@ def test_object_stores(tmp_path):
     """memory:// stands for gs://: no renames, no locks, no directories."""
     import fsspec
 
-    local = run(SYNTHETIC, dataset_section(tmp_path))
-    for seed in (1, 0):  # the second replaces the first
+    local, generations = run(SYNTHETIC, dataset_section(tmp_path)), []
+    for seed in (2, 1, 0):  # each replaces the one before
         remote = run(SYNTHETIC, dataset_section(tmp_path, path="memory://bucket/out", seed=seed))
+        generations.append(remote)
     assert remote.fingerprint == local.fingerprint == load_dataset("memory://bucket/out").fingerprint
     store = fsspec.filesystem("memory")
     names = {name.removeprefix("/bucket/out/") for name in store.find("/bucket/out")}
-    assert names == set(content(tmp_path / "out"))
-    for name in names - {"dataset.json"}:
+    # One generation back stays, for those who read it; its manifest makes it the dataset again.
+    previous = generations[1]
+    store.cp_file("/bucket/out/dataset.previous.json", "/bucket/back/dataset.json")
+    assert load_dataset("memory://bucket/back").fingerprint == previous.fingerprint
+    listed = {
+        f.path for part in (*previous.splits.values(), previous.users, previous.items) for f in part.files
+    }
+    assert names == set(content(tmp_path / "out")) | listed | {"dataset.previous.json"}
+    for name in set(content(tmp_path / "out")) - {"dataset.json"}:
         assert store.cat_file(f"/bucket/out/{name}") == content(tmp_path / "out")[name]
 
 

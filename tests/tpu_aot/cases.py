@@ -106,7 +106,7 @@ def run_config(case: Case) -> RunConfig:
 
 def dataset_of(config: RunConfig) -> Dataset:
     """The manifest of a dataset for the config, without files."""
-    split = SplitInfo(rows=USERS, files=[], min_timestamp=None, max_timestamp=None)
+    split = SplitInfo(rows=USERS, files=[], min_timestamp=None, max_timestamp=None, positives=USERS)
     rows = {"user": config.dataset.user_ids.rows, "item": config.dataset.item_ids.rows}
     return Dataset(
         fingerprint="",

@@ -56,9 +56,12 @@ def test_items_hold_keys_counts_and_features_by_id(dataset, rows):
 def test_users_hold_every_row_in_order(dataset, rows):
     items = Items.load(dataset)
     number = {key: i for i, key in enumerate(items.keys)}
-    expected = collections.defaultdict(list)
+    expected, unknown = collections.defaultdict(list), collections.defaultdict(dict)
     for row in rows:
-        expected[row.user].append((number.get(row.item, items.rows - 1), SPLITS.index(row.split)))
+        item = number.get(row.item)
+        if item is None:  # from the out-of-vocabulary row on, one number for each key of the user's
+            item = items.rows - 1 + unknown[row.user].setdefault(row.item, len(unknown[row.user]))
+        expected[row.user].append((item, SPLITS.index(row.split)))
     del expected[b"new"]
     found = {}
     for block in Users(dataset, items).blocks():
@@ -80,13 +83,16 @@ def test_views_agree_with_loops(dataset, split):
         for i, end in enumerate(np.cumsum(block.sequence.lengths)):
             part = slice(end - block.sequence.lengths[i], end)
             pairs = list(zip(block.sequence.values[part], block.splits.values[part], strict=True))
-            past = [item for item, s in pairs if s < code and item != oov]
+            past = [item for item, s in pairs if s < code and item < oov]
             one = np.array([i])
             now = [item for item, s in pairs if s == code]
-            assert list(view.targets.take(one).values) == sorted(set(now) - {oov})
-            assert view.cold_targets[i] == now.count(oov)
+            assert list(view.targets.take(one).values) == sorted({item for item in now if item < oov})
+            assert list(view.cold.take(one).values) == sorted({item for item in now if item >= oov})
+            assert view.rows[i] == len(now)
             assert list(view.seen.take(one).values) == sorted(set(past))
-            assert list(view.touched.take(one).values) == sorted({item for item, _ in pairs} - {oov})
+            before = {item for item, s in pairs if s < code}
+            assert list(view.cold_seen.take(one).values) == sorted(before - set(past))
+            assert list(view.touched.take(one).values) == sorted({item for item, _ in pairs if item < oov})
             assert list(view.history[i]) == (past[-3:] + [-1] * 3)[:3]
 
 
@@ -96,8 +102,10 @@ def test_users_of_a_split_have_train_rows_and_targets(dataset, rows):
     found = {key for block in source for key in block.keys}
     train, test = ({row.user for row in rows if row.split == split} for split in ("train", "test"))
     assert found == train & test
-    assert source.cold_users == 0  # exact ids: not in the catalog, but their rows are missed
-    assert source.cold_user_rows == sum(row.split == "test" and row.user not in train for row in rows) >= 1
+    assert (source.users_found, source.users_taken) == (len(found), len(found))
+    assert source.rows_taken == sum(row.split == "test" and row.user in train for row in rows)
+    missed = dataset.splits["test"]
+    assert missed.cold_user_rows == sum(row.split == "test" and row.user not in train for row in rows) >= 1
 
 
 def test_hashed_ids_show_cold_users(tmp_path):
@@ -111,8 +119,8 @@ def test_hashed_ids_show_cold_users(tmp_path):
     items = Items.load(dataset)
     source = Users(dataset, items).of_split("test")
     assert [list(block.keys) for block in source] == [[b"a"]]
-    assert (source.cold_users, source.cold_user_rows) == (1, 2)
-    assert len(items.ids) == 2 and items.known.sum() == 2 and items.rows == 1000
+    assert (dataset.splits["test"].cold_users, dataset.splits["test"].cold_user_rows) == (1, 2)
+    assert len(items.ids) == 1 and items.known.sum() == 1 and items.rows == 1000  # y was never trained
 
 
 @pytest.mark.parametrize("max_users", [1, 3, 8, 1000])
@@ -123,6 +131,13 @@ def test_sample_is_the_smallest_hashes(dataset, max_users):
         blocks = list(users.of_split("test", max_users, seed))
         expected = sorted(everyone, key=lambda i: hash_ids(seed, np.array([i]))[0])[:max_users]
         assert len(blocks) == 1 and sorted(blocks[0].ids) == sorted(expected)
+
+
+def test_a_sample_says_whom_it_leaves_out(dataset, rows):
+    whole, sample = (Users(dataset, Items.load(dataset)).of_split("test", most) for most in (None, 3))
+    assert list(whole) and list(sample)
+    assert (whole.users_found, whole.rows_found) == (sample.users_found, sample.rows_found)
+    assert sample.users_taken == 3 and 3 <= sample.rows_taken < whole.rows_taken == whole.rows_found
 
 
 def test_train_is_no_split_to_evaluate(dataset):
@@ -190,3 +205,22 @@ def test_ragged_operations_agree_with_loops(rows, others, number):
 def test_lengths_must_fit():
     with pytest.raises(ValueError, match="lengths"):
         Ragged(np.arange(3), np.array([1, 1]))
+
+
+def test_features_are_read_as_of_each_split(tmp_path):
+    """A catalog whose columns differ by time: the newest for serving, others for each evaluation."""
+    rows = [Row(b"a", b"x", "train"), Row(b"a", b"y", "train"), Row(b"a", b"x", "test")]
+    features = {
+        "age": Feature("user", "numeric", {b"a": 7.0}),
+        "price": Feature("item", "numeric", {b"x": 1.0, b"y": 2.0}),
+    }
+    values = {b"a": {"@valid": 5.0, "@test": 6.0}, b"x": {"@valid": 8.0, "@test": 9.0}}
+    dataset = write_dataset(str(tmp_path), rows, features=features, as_of=values)
+    items = Items.load(dataset)
+    prices = [items.features["price"], *(items.as_of(s).features["price"] for s in ("valid", "test"))]
+    assert [list(p[items.ids]) for p in prices] == [[1.0, 2.0], [8.0, 2.0], [9.0, 2.0]]
+    users = Users(dataset, items)
+    blocks = [next(users.blocks()), *(next(users.blocks(split)) for split in ("valid", "test"))]
+    assert [list(block.features["age"]) for block in blocks] == [[7.0], [5.0], [6.0]]
+    [block] = users.of_split("test")
+    assert list(block.features["age"]) == [6.0]

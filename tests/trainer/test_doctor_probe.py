@@ -104,7 +104,7 @@ def test_keras_3_is_noticed():
 )
 def test_a_tensorflow_that_cannot_be_imported(tmp_path, monkeypatch, code, found):
     (tmp_path / "tensorflow.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     results = {result.name: result for result in diagnose(machine=Machine(output=str(tmp_path)))}
     assert results["TensorFlow"].status == "fail" and found in results["TensorFlow"].found
     if "abort" in code:
@@ -131,7 +131,7 @@ def test_every_step_has_a_result():
 
 def test_a_tensorflow_that_hangs(tmp_path, monkeypatch):
     (tmp_path / "tensorflow.py").write_text("import time; time.sleep(600)")
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr("trainer.doctor._SECONDS", 5)
     results = {result.name: result for result in diagnose(machine=Machine(output=str(tmp_path)))}
     assert results["TensorFlow"].found == "no answer in 5 s"

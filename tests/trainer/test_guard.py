@@ -206,7 +206,7 @@ def test_the_blocks_of_a_batch_are_those_that_hold_its_rows(tmp_path):
     for step in (0, 1, 4, 5, 30, 58, 59, 60, 61, 119, 120):
         [batch] = itertools.islice(data.batches(step).as_numpy_iterator(), 1)
         assert [times[tuple(place)] for place in data.origin(step)] == batch["timestamp"].tolist()
-    assert "its data is finite; it holds rows of block" in blame(dataset, data, 61)
+    assert "its data is finite; it holds rows of block" in blame(data, 61)
 
 
 def test_what_is_not_finite_is_named():

@@ -13,7 +13,7 @@ from trainer.job_logs import LogReader
 from trainer.job_record import JobRecord
 from trainer.jobs_text import format_job, format_list
 from trainer.local_state import job_path, remember, remembered
-from trainer.vm_files import CHUNK_BYTES
+from trainer.vm_log import CHUNK_BYTES
 
 SHARED = {"--help", "--config", "--set"}
 FACTS = {"name": "n", "output": "gs://b/run", "chips": 4, "price_per_chip_hour": 3600.0}

@@ -1,7 +1,9 @@
 """metrics.jsonl and the TensorBoard events: what is written, what a resumed run keeps, what is refused."""
 
+import errno
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from configs.errors import DataError
 from trainer.metrics import MetricsWriter, read_metrics
@@ -207,3 +210,62 @@ def test_failing_upload_does_not_stop_training_but_close_says_it(tmp_path, monke
 def test_reading_and_reporting_do_not_import_tensorflow():
     code = "import sys, trainer.metrics, trainer.report; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+class Disk:
+    """A file whose disk takes `room` bytes and refuses the rest, until more is given."""
+
+    def __init__(self, file, room: int):
+        self._file, self.room = file, room
+
+    def write(self, data: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken = self._file.write(data[: self.room])
+        self.room -= taken
+        return taken
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+
+def test_a_full_disk_ends_no_training_and_loses_no_line_when_it_is_over(tmp_path, caplog):
+    caplog.set_level("INFO")
+    with MetricsWriter(str(tmp_path)) as metrics:
+        metrics.write("train", 1, {"loss": 0.5})
+        disk = metrics._lines._file = Disk(metrics._lines._file, room=10)
+        for step in (2, 3, 4):
+            metrics.write("train", step, {"loss": 0.5})
+        assert caplog.text.count("No space left on device") == 1
+        assert [line["step"] for line in read_metrics(str(tmp_path))] == [1]  # the torn one is left out
+        disk.room = 10**6
+        metrics.write("train", 5, {"loss": 0.5})
+    assert [line["step"] for line in read_metrics(str(tmp_path))] == [1, 2, 3, 4, 5]
+    assert "is written again, 0 lines are lost" in caplog.text
+
+
+def test_lines_that_never_fit_are_counted(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("trainer.metrics._MOST_WAITING_BYTES", 200)
+    with MetricsWriter(str(tmp_path)) as metrics:
+        metrics._lines._file = Disk(metrics._lines._file, room=0)
+        for step in range(20):
+            metrics.write("train", step, {"loss": 0.5})
+    assert "its last 20 lines are lost" in caplog.text
+    assert read_metrics(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), tf.errors.ResourceExhaustedError(None, None, "full")]
+)
+def test_events_that_cannot_be_written_end_no_training(tmp_path, caplog, monkeypatch, error):
+    with MetricsWriter(str(tmp_path)) as metrics:
+
+        def refuse():
+            raise error
+
+        monkeypatch.setattr(metrics._events, "flush", refuse)
+        for step in range(3):
+            metrics.write("train", step, {"loss": 0.5})
+        monkeypatch.undo()
+    assert caplog.text.count("scalars are lost") == 1
+    assert len(read_metrics(str(tmp_path))) == 3

@@ -163,7 +163,7 @@ def test_the_protocol_says_when_there_are_fewer_negatives_than_asked_for(rows, u
     for block in users.of_split("test", None, 0):
         view = users.view(block, "test")
         drawn = sample_negatives(block.ids, view.touched, users.items, 1000, config.seed)
-        left += drawn.lengths[view.targets.lengths + view.cold_targets > 0].tolist()
+        left += drawn.lengths[view.targets.lengths + view.cold.lengths > 0].tolist()
     short = sum(n < number for n in left)
     assert (short > 0) == (number == 1000)
     stated = f"{short} users had fewer such items, down to {min(left)};"
@@ -224,7 +224,7 @@ def test_a_read_only_answer_is_not_written_to(users):
 def test_nobody_to_evaluate_is_an_error(tmp_path):
     dataset = write_dataset(str(tmp_path), [Row(b"a", b"x", "train"), Row(b"b", b"x", "test")])
     users = Users(dataset, Items.load(dataset))
-    with pytest.raises(DataError, match="nobody to evaluate.*test.*1 of its 1 rows"):
+    with pytest.raises(DataError, match="nobody to evaluate.*its 1 rows: 1 users .1 rows. without"):
         ranking.evaluate_scorers([table("a", users, 2)], users, EvaluateConfig(), "test")
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from trainer import vm, vm_files
+from trainer import vm, vm_files, vm_log, vm_slice
 from trainer.startup import startup_script
 
 
@@ -32,7 +32,8 @@ def test_what_it_starts_is_this_program_with_this_spec(tmp_path):
     script = script.replace(ending, "print(sys.argv[1])")
     done = subprocess.run(["bash"], input=script, text=True, check=True, capture_output=True)
     assert json.loads(done.stdout) == told
-    for name, module in (("vm.py", vm), ("vm_files.py", vm_files)):
+    for module in (vm, vm_files, vm_log, vm_slice):
+        name = module.__name__.rpartition(".")[2] + ".py"
         with open(module.__file__, encoding="utf-8") as file:
             assert (tmp_path / told["work"] / "boot" / "trainer" / name).read_text() == file.read()
 

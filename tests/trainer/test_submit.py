@@ -4,13 +4,13 @@ import argparse
 import io
 import os
 import pathlib
-import sys
 import zipfile
 
 import pytest
 
 from configs.errors import UserError
 from configs.load import dump_config, parse_config
+from configs.processes import ROOT
 from tests.configs.documents import document
 from trainer import submit, wheel
 from trainer.job_record import JobRecord, JobState
@@ -38,7 +38,7 @@ def test_a_dry_run_prints_the_request_and_the_script_and_touches_nothing(cloud):
 def test_a_dry_run_here_prints_the_command(tmp_path):
     config = parse_config(document(output={"path": str(tmp_path / "run")}), "x")
     text = submit.dry_run(config)
-    assert f"{sys.executable} -m trainer.vm" in text and not (tmp_path / "run").exists()
+    assert f"{ROOT} trainer.vm" in text and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

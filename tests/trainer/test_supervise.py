@@ -9,11 +9,14 @@ from configs.errors import UserError
 from configs.launch import LocalLaunch
 from configs.load import parse_config
 from tests.configs.documents import document
+from trainer import job_watch
 from trainer import supervise as module
+from trainer.job_decisions import Action, Observed, next_action
 from trainer.job_record import FINAL, JobRecord, JobState
 from trainer.launchers.base import LaunchError, Refused, SliceState, Unreachable
 from trainer.launchers.tpu_api import CALL_SECONDS
-from trainer.supervise import Action, Observed, next_action, supervise
+from trainer.launchers.tpu_slices import TpuSlices
+from trainer.supervise import supervise
 
 LIMITS = LocalLaunch(retries=3, backoff_seconds=10, max_backoff_seconds=35, heartbeat_timeout_seconds=100)
 DONE = {"state": "succeeded", "reason": "", "exit_code": 0}
@@ -22,7 +25,8 @@ DONE = {"state": "succeeded", "reason": "", "exit_code": 0}
 def decide(state: str, slice_: str, **more) -> Action:
     """The action in a job's state while its slice is in another."""
     job = {name: more.pop(name) for name in list(more) if name in JobState.__dataclass_fields__}
-    seen = {"final": None, "beating": False, "silent_seconds": 0.0, "now": 1000.0} | more
+    seen = {"final": None, "beating": False, "silent_seconds": 0.0, "state_seconds": 0.0, "up_seconds": 0.0}
+    seen |= {"settle_seconds": TpuSlices.settle_seconds, "saved_step": None} | more
     reason = f"{slice_} because"
     return next_action(
         Observed(JobState(state, **{"attempt": 1, **job}), SliceState(slice_, reason), **seen), LIMITS
@@ -56,24 +60,33 @@ def decide(state: str, slice_: str, **more) -> Action:
         ("running", "absent", {"beating": True}, "record", "preempted"),
         ("running", "absent", {"beating": True, "final": DONE}, "record", "stopping"),
         ("running", "deleting", {"beating": True}, "wait", ""),
-        ("running", "ready", {"ready_since": 1.0, "now": 800_000.0}, "record", "stopping"),
+        ("running", "ready", {"ready_since": 1.0, "up_seconds": 800_000.0}, "record", "stopping"),
         ("running", "provisioning", {"ready_since": 1.0, "silent_seconds": 101}, "record", "preempted"),
         ("running", "deleting", {"ready_since": 1.0, "silent_seconds": 101}, "record", "preempted"),
-        ("ready", "waiting", {"ready_since": 1.0, "now": 800_000.0}, "record", "stopping"),
+        ("ready", "waiting", {"ready_since": 1.0, "up_seconds": 800_000.0}, "record", "stopping"),
         ("ready", "provisioning", {"ready_since": 1.0}, "wait", ""),
         ("queued", "waiting", {"ready_since": 1.0, "silent_seconds": 101}, "wait", ""),
         ("preempted", "lost", {}, "delete", ""),
         ("preempted", "deleting", {}, "wait", ""),
-        ("preempted", "absent", {"since": 995.0}, "wait", ""),
-        ("preempted", "absent", {"since": 989.0}, "record", "requesting"),
+        ("preempted", "absent", {"state_seconds": 5.0}, "wait", ""),
+        ("preempted", "absent", {"state_seconds": 11.0}, "record", "requesting"),
         ("refused", "refused", {}, "delete", ""),
-        ("refused", "absent", {"attempt": 4}, "record", "stopping"),
-        ("preempted", "absent", {"mute_attempts": 2}, "record", "requesting"),
+        ("refused", "absent", {"attempt": 4, "vain_attempts": 4}, "record", "stopping"),
+        ("preempted", "absent", {"attempt": 40, "state_seconds": 11.0}, "record", "requesting"),
+        ("preempted", "absent", {"mute_attempts": 2, "state_seconds": 11.0}, "record", "requesting"),
         ("preempted", "absent", {"mute_attempts": 3}, "record", "stopping"),
         ("stopping", "ready", {"outcome": "failed"}, "delete", ""),
         ("stopping", "deleting", {"outcome": "failed"}, "wait", ""),
         ("stopping", "absent", {"outcome": "cancelled"}, "record", "cancelled"),
-        ("stopping", "absent", {"outcome": "cancelled", "unconfirmed": True, "since": 995.0}, "wait", ""),
+        (
+            "stopping",
+            "absent",
+            {"outcome": "cancelled", "unconfirmed": True, "state_seconds": 5.0},
+            "wait",
+            "",
+        ),
+        ("stopping", "absent", {"outcome": "failed", "unconfirmed": True, "final": DONE}, "record", "failed"),
+        ("stopping", "absent", {"outcome": "x", "unconfirmed": True, "settle_seconds": 0.0}, "record", "x"),
         ("succeeded", "absent", {}, "done", ""),
         ("cancelled", "ready", {}, "delete", ""),
     ],
@@ -85,8 +98,8 @@ def test_decisions(state, slice_, more, kind, event):
 
 @pytest.mark.parametrize(("idle", "pause"), [(0, 10), (1, 10), (2, 20), (3, 35), (60, 35)])
 def test_the_pause_doubles_up_to_its_limit(idle, pause):
-    assert decide("refused", "absent", idle_attempts=idle, since=1000 - pause + 1).kind == "wait"
-    again = decide("refused", "absent", idle_attempts=idle, since=1000 - pause)
+    assert decide("refused", "absent", idle_attempts=idle, state_seconds=pause - 1).kind == "wait"
+    again = decide("refused", "absent", idle_attempts=idle, state_seconds=pause)
     assert (again.event, again.attempt) == ("requesting", 2)
 
 
@@ -99,6 +112,8 @@ def test_the_outcome_is_the_machine_s():
 
 class World:
     """A launcher whose slices do what a die says, and a machine that beats and ends now and then."""
+
+    settle_seconds = 0.0
 
     def __init__(self, draw: random.Random, record: JobRecord):
         self.draw, self.record, self.slices, self.made = draw, record, {}, []
@@ -136,7 +151,8 @@ class World:
 
     def _live(self, attempt: int) -> None:
         files = self.record.beats
-        files[attempt] = {"boot": "b", "count": files.get(attempt, {"count": 0})["count"] + 1, "progress": {}}
+        count = files.get(attempt, {"count": 0})["count"] + 1
+        files[attempt] = {"boot": "b", "count": count, "up_seconds": 0.0, "progress": {}}
         if self.draw.random() < 0.2:
             outcome = self.draw.choice(["succeeded", "succeeded", "failed"])
             self.record.finals[attempt] = {"state": outcome, "reason": "its own", "exit_code": 0}
@@ -174,7 +190,6 @@ def test_whatever_happens_the_job_ends_and_no_slice_is_left(seed, tmp_path, monk
     config = parse_config(document(), "x").model_copy(update={"launch": launch})
     monkeypatch.setattr(module, "open_job", lambda path: (record, config, world))
     monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(module, "_SETTLE_SECONDS", 0.0)
     cancel_at = draw.randrange(200)
     for life in range(400):
         record._events = []  # a new process has read nothing
@@ -191,8 +206,8 @@ def test_whatever_happens_the_job_ends_and_no_slice_is_left(seed, tmp_path, monk
 
 def test_silence_is_measured_by_one_s_own_clock(monkeypatch):
     clock = types.SimpleNamespace(now=0.0)
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock.now)
-    watch = module._Watch()
+    monkeypatch.setattr(job_watch.time, "monotonic", lambda: clock.now)
+    watch = job_watch.Watch()
     assert watch.silent_seconds(("a",)) == 0
     clock.now = 50.0
     assert watch.silent_seconds(("a",)) == 50 and watch.silent_seconds(("b",)) == 0
@@ -264,14 +279,17 @@ def test_without_the_lease_nothing_is_asked_for(tmp_path):
 
 
 def test_a_cancelled_request_is_waited_for_as_long_as_a_call_may_take():
-    assert module._SETTLE_SECONDS > CALL_SECONDS
+    assert TpuSlices.settle_seconds > CALL_SECONDS
     more = {"outcome": "cancelled", "unconfirmed": True}
-    assert decide("stopping", "absent", since=1000.0 - CALL_SECONDS, **more).kind == "wait"
-    assert decide("stopping", "absent", since=999.0 - module._SETTLE_SECONDS, **more).event == "cancelled"
+    assert decide("stopping", "absent", state_seconds=CALL_SECONDS, **more).kind == "wait"
+    after = decide("stopping", "absent", state_seconds=TpuSlices.settle_seconds + 1, **more)
+    assert after.event == "cancelled"
 
 
 class Denied:
     """A launcher that is denied a slice, of which an earlier try of the call may have made one."""
+
+    settle_seconds = 0.0
 
     def __init__(self, made: bool, looks: bool):
         self.slices, self.made, self.looks, self.asked = set(), made, looks, False
@@ -310,7 +328,10 @@ def test_an_accepted_request_is_given_time_to_show(tmp_path, monkeypatch):
     pauses, path = [], str(tmp_path / "job")
     record, creations = JobRecord.create(path, {"name": "n"}), []
     launcher = types.SimpleNamespace(
-        create=creations.append, observe=lambda attempt: SliceState(next(looks)), delete=None
+        create=creations.append,
+        observe=lambda attempt: SliceState(next(looks)),
+        delete=None,
+        settle_seconds=90.0,
     )
     config = parse_config(document(launch={"poll_seconds": 7}), "x")
     monkeypatch.setattr(module, "open_job", lambda path: (record, config, launcher))
@@ -321,11 +342,11 @@ def test_an_accepted_request_is_given_time_to_show(tmp_path, monkeypatch):
 
 def test_going_down_and_up_again_is_no_sign_of_life(tmp_path, monkeypatch):
     clock = types.SimpleNamespace(now=0.0)
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(job_watch.time, "monotonic", lambda: clock.now)
     record, kinds = requested(tmp_path), iter(["ready", "provisioning", "ready"])
     record.append("ready", 1)
-    launcher = types.SimpleNamespace(observe=lambda attempt: SliceState(next(kinds)))
-    watch, silent = module._Watch(), []
+    launcher = types.SimpleNamespace(observe=lambda attempt: SliceState(next(kinds)), settle_seconds=0.0)
+    watch, silent = job_watch.Watch(), []
     for clock.now in (0.0, 40.0, 80.0):
         silent.append(module.observe(record, launcher, watch).silent_seconds)
     assert silent == [0, 40, 80]

@@ -107,11 +107,12 @@ def test_one_without_an_address(service):
         ),
         ("PERMISSION_DENIED", "Cloud TPU API is disabled", "`gcloud services enable tpu.googleapis.com"),
         ("UNAUTHENTICATED", "expired", "`gcloud auth application-default login`"),
-        ("RESOURCE_EXHAUSTED", "Quota exceeded for reads", "(Quota exceeded for reads)"),
+        ("RESOURCE_EXHAUSTED", "Quota exceeded for reads", "Quota exceeded for reads"),
     ],
 )
-def test_refusals_in_the_user_s_words(service, code, message, words):
-    service.faults["GetNode"] = [Fault(grpc.StatusCode[code], message)]
+def test_refusals_in_the_user_s_words(service, code, message, words, monkeypatch):
+    monkeypatch.setattr("trainer.launchers.tpu_api.CALL_SECONDS", 0.5)
+    service.faults["GetNode"] = [Fault(grpc.StatusCode[code], message)] * 9
     with pytest.raises(UserError, match=f"^device.name: .*{re.escape(words)}") as caught:
         tpu_address(device(), 60)
     assert "\n" not in str(caught.value)

@@ -13,9 +13,10 @@ import urllib.error
 import pytest
 
 from tests.fake_tpu import wait_until
-from trainer import vm, vm_files
+from trainer import vm, vm_files, vm_slice
 from trainer.progress import Progress
-from trainer.vm_files import Directory, Log, patiently, progress
+from trainer.vm_files import Directory, patiently
+from trainer.vm_log import progress
 
 
 def spec(tmp_path, **more) -> dict:
@@ -53,20 +54,6 @@ def test_progress_is_read_from_the_trainer_s_own_lines(caplog):
     assert found[-1]["loss"] == 1.25e-05 and found[-1]["examples_per_second"] > 1e6
     assert progress("checkpoint of step 12: full") == {} == progress("")
     assert progress("step 5/10 (50%)  loss nan")["loss"] != progress("step 5/10 (50%)  loss nan")["loss"]
-
-
-def test_the_log_arrives_whole_in_pieces_that_grow(tmp_path, monkeypatch):
-    monkeypatch.setattr(vm_files, "CHUNK_BYTES", 10)
-    path, files = tmp_path / "log.txt", Directory(str(tmp_path / "job"))
-    log = Log(str(path), files, "log/worker-0-")
-    for text in ("first\n", "and more than one piece of it\n", "", "end\n"):
-        with path.open("a") as file:
-            file.write(text)
-        log.ship()
-    pieces = sorted((tmp_path / "job" / "log").iterdir())
-    assert "".join(piece.read_text() for piece in pieces) == path.read_text()
-    assert [len(piece.read_bytes()) for piece in pieces] == [10, 10, 10, 10]
-    assert log.last_lines() == ["first", "and more than one piece of it", "end"]
 
 
 def test_patience_has_an_end_and_none_with_what_will_not_pass(monkeypatch):
@@ -121,7 +108,7 @@ def test_a_worker_that_does_not_know_its_number_takes_none(monkeypatch):
     """Two that take themselves for the first would write the same files."""
     monkeypatch.setattr(vm_files.time, "sleep", lambda seconds: None)
     monkeypatch.setenv("GCE_METADATA_HOST", "127.0.0.1:9")
-    with pytest.raises(OSError, match="metadata server"):
+    with pytest.raises(OSError, match="refused"):
         vm_files.Metadata().worker()
 
     def unknown(request, seconds):
@@ -138,15 +125,18 @@ def test_whatever_goes_wrong_is_told(tmp_path):
     assert "Traceback" in "".join(final["log"])
 
 
+def interpreter(tmp_path, script: str) -> str:
+    """Path of what stands in for the trainer's Python."""
+    path = tmp_path / "python"
+    path.write_text(f"#!/bin/bash\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
 def test_a_trainer_that_is_killed(tmp_path):
-    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    package = tmp_path / "killed" / "trainer"
-    package.mkdir(parents=True)
-    (package / "cli.py").write_text(kill)
-    for name in ("vm.py", "vm_files.py"):
-        (package / name).write_bytes(pathlib.Path(vm_files.__file__).with_name(name).read_bytes())
-    code, final, _ = run(spec(tmp_path), PYTHONPATH=str(tmp_path / "killed"))
-    assert code == final["exit_code"] == 137 and final["state"] == "failed"
+    machine = quiet_machine(tmp_path, python=interpreter(tmp_path, "kill -9 $$"))
+    final = machine._work()
+    assert final["exit_code"] == 137 and final["state"] == "failed"
     assert final["reason"] == "training was killed by SIGKILL; SIGKILL: perhaps memory ran out"
 
 
@@ -170,7 +160,6 @@ def test_events_tell_whether_the_machine_is_wanted(tmp_path):
 def test_a_machine_that_comes_up_after_the_end_installs_nothing_and_deletes_its_slice(tmp_path, monkeypatch):
     told = spec(tmp_path, slice={"project": "p", "zone": "z", "id": "s"})
     os.makedirs(told["work"])
-    (tmp_path / "work" / "log.txt").touch()
     put_events(tmp_path / "job", ("submitted", 0), ("requesting", 1), ("stopping", 1), ("cancelled", 1))
     asked = []
 
@@ -179,7 +168,7 @@ def test_a_machine_that_comes_up_after_the_end_installs_nothing_and_deletes_its_
         return b'{"access_token": "t", "expires_in": 3600}' if request.full_url.endswith("token") else b"0"
 
     monkeypatch.setattr(vm_files, "ask", ask)
-    monkeypatch.setattr(vm, "ask", ask)
+    monkeypatch.setattr(vm_slice, "ask", ask)
     monkeypatch.setattr(vm.signal, "signal", lambda *_: None)
     monkeypatch.setattr(vm.subprocess, "Popen", lambda *_, **__: pytest.fail("nothing may be started"))
     assert vm.Machine(told).run() == 143
@@ -207,8 +196,9 @@ def test_what_is_no_step_is_no_progress():
 def quiet_machine(tmp_path, **more) -> vm.Machine:
     told = spec(tmp_path, **more)
     os.makedirs(told["work"])
-    (tmp_path / "work" / "log.txt").touch()
-    return vm.Machine(told)
+    machine = vm.Machine(told)
+    machine._find_worker()
+    return machine
 
 
 def test_an_error_of_one_part_leaves_the_others(tmp_path, monkeypatch, capsys):
@@ -222,7 +212,7 @@ def test_an_error_of_one_part_leaves_the_others(tmp_path, monkeypatch, capsys):
     machine._done.set()
     machine._beat()
     final = {"state": "failed", "exit_code": 3, "reason": "r"}
-    assert machine._end(dict(final)) == 3
+    machine._report(dict(final), None)
     written = tmp_path / "job" / "attempts" / "001"
     assert json.loads((written / "heartbeat.json").read_text())["progress"] == {}
     assert final.items() <= json.loads((written / "final.json").read_text()).items()
@@ -239,7 +229,7 @@ def test_a_token_that_is_none_may_be_asked_for_again(answer, monkeypatch):
 
 def test_an_installation_that_takes_too_long_is_called_so(tmp_path):
     machine = quiet_machine(tmp_path)
-    machine._deadline = 0
+    machine._began = -1e9
     with pytest.raises(vm.Failed, match="^not done after launch.max_seconds 900$") as caught:
         machine._run([sys.executable, "-c", "import time; time.sleep(600)"], dict(os.environ))
     assert caught.value.exit_code == 128 + signal.SIGTERM
@@ -267,7 +257,7 @@ def test_at_the_deadline_there_is_more_time_to_save_than_at_a_preemption(
 
     def events():
         wait_until((tmp_path / "work" / "ready").exists)
-        machine._deadline = 0
+        machine._began = -1e9
         wait_until((tmp_path / "work" / "saving").exists)
         machine._stopped = "SIGTERM" if stopped else None
 

@@ -46,28 +46,32 @@ struct Rule {
 };
 
 struct LazyAdam : Rule {
-  const float beta_1, beta_2, epsilon, correction;
+  const float beta_1, beta_2, epsilon, correction, amsgrad;
   const int64_t dim;
   float rate;
-  float *m, *v;
+  float *m, *v, *largest;  // the last with amsgrad; the row's own updates come behind
   const Step& told;
   explicit LazyAdam(const Step& s)
-      : beta_1(s.hyper[0]), beta_2(s.hyper[1]), epsilon(s.hyper[2]), correction(s.hyper[3]), dim(s.dim),
-        rate(s.rate), told(s) {
+      : beta_1(s.hyper[0]), beta_2(s.hyper[1]), epsilon(s.hyper[2]), correction(s.hyper[3]), amsgrad(s.hyper[4]),
+        dim(s.dim), rate(s.rate), told(s) {
     if (correction == 1) rate *= Correction(beta_1, beta_2, s.step);
   }
   void Begin(float* slots, const float*) {
     m = slots;
     v = slots + dim;
+    largest = v + dim;
     if (correction == 2) {  // by the row's own updates
-      slots[2 * dim] += 1.0f;
-      rate = told.rate * Correction(beta_1, beta_2, slots[2 * dim]);
+      float& updates = amsgrad != 0 ? largest[dim] : largest[0];
+      updates += 1.0f;
+      rate = told.rate * Correction(beta_1, beta_2, updates);
     }
   }
   float Value(int64_t j, float weight, float gradient) {
     m[j] = beta_1 * m[j] + (1.0f - beta_1) * gradient;
     v[j] = beta_2 * v[j] + (1.0f - beta_2) * gradient * gradient;
-    return weight - rate * m[j] / (std::sqrt(v[j]) + epsilon);
+    float second = v[j];
+    if (amsgrad != 0) second = largest[j] = std::max(largest[j], second);
+    return weight - rate * m[j] / (std::sqrt(second) + epsilon);
   }
 };
 
@@ -119,11 +123,12 @@ struct Momentum : Rule {
 };
 
 struct Ftrl : Rule {
-  const float power, l1, l2, beta, rate;
+  const float power, l1, l2, beta, shrinkage, rate;
   const int64_t dim;
   float *accumulator, *linear;
   explicit Ftrl(const Step& s)
-      : power(-s.hyper[0]), l1(s.hyper[1]), l2(s.hyper[2]), beta(s.hyper[3]), rate(s.rate), dim(s.dim) {}
+      : power(-s.hyper[0]), l1(s.hyper[1]), l2(s.hyper[2]), beta(s.hyper[3]), shrinkage(s.hyper[4]),
+        rate(s.rate), dim(s.dim) {}
   void Begin(float* slots, const float*) {
     accumulator = slots;
     linear = slots + dim;
@@ -133,7 +138,7 @@ struct Ftrl : Rule {
     const float before = Raised(accumulator[j]);
     accumulator[j] += gradient * gradient;
     const float after = Raised(accumulator[j]);
-    linear[j] += gradient - (after - before) / rate * weight;
+    linear[j] += gradient + 2.0f * shrinkage * weight - (after - before) / rate * weight;
     return (std::clamp(linear[j], -l1, l1) - linear[j]) / ((after + beta) / rate + 2.0f * l2);
   }
 };

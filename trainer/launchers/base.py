@@ -12,11 +12,15 @@ class SliceState(NamedTuple):
     """absent, waiting, provisioning, ready, lost (taken away), refused (perhaps not for ever), failed
     (for ever) or deleting."""
     reason: str = ""
-    """In words, for lost, refused and failed."""
+    """In words, for lost, refused and failed, and for absent when the name is in use by others."""
 
 
 class Refused(Exception):
     """There is no machine now, and there may be one later; its text says why."""
+
+
+class Exists(Exception):
+    """There is something of the requested name already."""
 
 
 class Unreachable(UserError):
@@ -27,8 +31,38 @@ class LaunchError(UserError):
     """A machine cannot be had for a reason that only the user can mend."""
 
 
-class Launcher(Protocol):
-    """Machines of one job. Every method may be called again, also by another process, with the same effect.
+class Slices(Protocol):
+    """The machines that a job has, without the means to ask for more: all that ending a job takes.
+
+    Every method may be called again, also by another process, with the same effect.
+
+    Args:
+      job_path: the job's directory.
+      launch: the launch section, a plain mapping; keys that are not needed here may be of another version.
+    """
+
+    settle_seconds: float
+    """How long a request may take to show after the process that sent it has died."""
+
+    def __init__(self, job_path: str, launch: dict): ...
+
+    def observe(self, attempt: int) -> SliceState:
+        """Looks at an attempt's machine; one that is not this job's is absent. Raises Unreachable,
+        LaunchError."""
+
+    def delete(self, attempt: int) -> None:
+        """Begins to delete an attempt's machine; none, or one that is not this job's, is no error.
+
+        Raises:
+          Unreachable, LaunchError.
+        """
+
+    def left(self, attempt: int) -> str:
+        """What may be left of an attempt that could not be looked at, and the command that deletes it."""
+
+
+class Launcher(Slices, Protocol):
+    """Machines of one job, those to come included.
 
     Args:
       config: configs.schema.RunConfig.
@@ -36,6 +70,9 @@ class Launcher(Protocol):
       facts: what was submitted (trainer/job_record.py): `directory`, which the config's local paths are
         relative to, and `wheel`, the name of the staged file.
     """
+
+    slices: type[Slices]
+    """Class of the part that needs the launch section alone."""
 
     def __init__(self, config, job_path: str, facts: dict): ...
 
@@ -65,9 +102,3 @@ class Launcher(Protocol):
         Raises:
           Refused, Unreachable, LaunchError.
         """
-
-    def observe(self, attempt: int) -> SliceState:
-        """Looks at an attempt's machine. Raises Unreachable, LaunchError."""
-
-    def delete(self, attempt: int) -> None:
-        """Begins to delete an attempt's machine; none is no error. Raises Unreachable, LaunchError."""

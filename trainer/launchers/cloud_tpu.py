@@ -1,4 +1,4 @@
-"""Trains on a slice of Cloud TPU, asked for as a queued resource of the same name as its one node."""
+"""Asks for slices of Cloud TPU, each a queued resource of the same name as its one node."""
 
 import json
 import uuid
@@ -6,17 +6,19 @@ import uuid
 from configs.errors import UserError
 from configs.launch import JOB_LABEL, launch_slice, runtime_version
 from configs.storage import is_remote
-from trainer.launchers.base import LaunchError, SliceState, Unreachable
+from trainer.launchers.base import Exists, LaunchError, SliceState, Unreachable
 from trainer.launchers.tpu_api import TpuApi
+from trainer.launchers.tpu_slices import TpuSlices, slice_name
 from trainer.startup import startup_script, vm_spec
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-_TAKEN_AWAY = ("PREEMPTED", "TERMINATED", "STOPPED", "STOPPING", "HIDING", "HIDDEN")
 _MAX_SCRIPT_BYTES = 256 << 10  # of one metadata value
 
 
 class CloudTpu:
     """See trainer.launchers.base.Launcher."""
+
+    slices, settle_seconds = TpuSlices, TpuSlices.settle_seconds
 
     def __init__(self, config, job_path: str, facts: dict):
         self._config, self._launch, self._job_path = config, config.launch, job_path
@@ -24,6 +26,7 @@ class CloudTpu:
         self._id = job_path.rpartition("/")[2]
         self._slice, self._runtime = launch_slice(config), runtime_version(config)
         self._api = TpuApi(self._launch.project, self._launch.zone, self._slice.name, self._runtime)
+        self._slices = TpuSlices(job_path, self._launch.model_dump(), self._api)
 
     @property
     def chips(self) -> int:
@@ -82,83 +85,42 @@ class CloudTpu:
 
     def create(self, attempt: int) -> None:
         """Sends the request; its id makes it the same request when it is sent twice."""
-        from google.api_core.exceptions import AlreadyExists
-
         request = self._request(attempt)
         try:
             self._api.call("create_queued_resource", **_fields(request))
-        except AlreadyExists:
-            ours = self._is_ours(attempt)
+        except Exists:
+            name, ours = self._name(attempt), self._slices.is_ours(attempt)
             if ours is None:
-                name = self._name(attempt)
                 raise Unreachable(f"{name}: exists, says the API, and is not seen yet") from None
             if not ours:
                 raise LaunchError(
-                    f"{self._name(attempt)}: the name exists in {self._launch.zone}, and is not this job's; "
+                    f"{name}: the name exists in {self._launch.zone}, and is not this job's; "
                     "delete it, or submit again, which makes another name"
                 ) from None
 
     def observe(self, attempt: int) -> SliceState:
-        """State of the queued resource, and of its node when that should be up."""
-        resource = self._api.call("get_queued_resource", name=self._resource(attempt))
-        if resource is None:
-            # A node may outlive its queued resource, and is what is paid for.
-            left = self._api.call("get_node", name=self._node(attempt))
-            return SliceState("absent" if left is None else "lost", "the queued resource is gone")
-        state = resource.state.state.name
-        if state in ("DELETING", "SUSPENDING"):
-            return SliceState("deleting" if state == "DELETING" else "lost", f"queued resource {state}")
-        if state == "SUSPENDED":
-            return SliceState("lost", "queued resource SUSPENDED")
-        if state == "FAILED":
-            return self._failed(resource.state.failed_data.error)
-        if state == "PROVISIONING":
-            return SliceState("provisioning")
-        return self._node_state(attempt) if state == "ACTIVE" else SliceState("waiting")
+        """See TpuSlices."""
+        return self._slices.observe(attempt)
 
     def delete(self, attempt: int) -> None:
-        """Deletes the queued resource with its node, and a node without one."""
-        if self._api.call("get_queued_resource", name=self._resource(attempt)) is not None:
-            self._api.call("delete_queued_resource", name=self._resource(attempt), force=True)
-        elif self._api.call("get_node", name=self._node(attempt)) is not None:
-            self._api.call("delete_node", name=self._node(attempt))
+        """See TpuSlices."""
+        self._slices.delete(attempt)
 
-    def _failed(self, error) -> SliceState:
-        # RESOURCE_EXHAUSTED, ABORTED, INTERNAL, UNAVAILABLE: may be otherwise next time.
-        kind = "refused" if error.code in (8, 10, 13, 14) else "failed"
-        return SliceState(kind, f"queued resource FAILED: {self._api.words(error)}")
-
-    def _node_state(self, attempt: int) -> SliceState:
-        node = self._api.call("get_node", name=self._node(attempt))
-        if node is None:
-            return SliceState("lost", "the node is gone")
-        state = node.state.name
-        if state in _TAKEN_AWAY:
-            return SliceState("lost", f"node {state}")
-        return SliceState("ready" if state == "READY" else "provisioning", f"node {state}")
-
-    def _is_ours(self, attempt: int) -> bool | None:
-        """None: it cannot be seen, so nothing is known."""
-        found = self._api.call("get_queued_resource", name=self._resource(attempt))
-        if found is None:
-            return None
-        return any(spec.node.labels.get(JOB_LABEL) == self._id for spec in found.tpu.node_spec)
+    def left(self, attempt: int) -> str:
+        """See TpuSlices."""
+        return self._slices.left(attempt)
 
     def _name(self, attempt: int) -> str:
-        return f"{self._id}-{attempt}"
-
-    def _resource(self, attempt: int) -> str:
-        return f"{self._api.parent}/queuedResources/{self._name(attempt)}"
-
-    def _node(self, attempt: int) -> str:
-        return f"{self._api.parent}/nodes/{self._name(attempt)}"
+        return slice_name(self._job_path, attempt)
 
     def _script(self, attempt: int) -> str:
         launch = self._launch
         spec = vm_spec(self._config, self._job_path, attempt, f"{launch.work_dir}/{self._name(attempt)}")
         spec["python"] = launch.python
         spec["install"] = {"wheel": self._wheel, "constraints": None if launch.python else "constraints.txt"}
-        spec["slice"] = {"project": launch.project, "zone": launch.zone, "id": self._name(attempt)}
+        name, labels = self._name(attempt), {JOB_LABEL: self._id}
+        spec["slice"] = {"project": launch.project, "zone": launch.zone, "id": name, "labels": labels}
+        spec["slice"]["hosts"] = self._slice.hosts
         spec["train"] += self._name_of_slice(attempt)
         script = startup_script(spec)
         assert len(script.encode()) < _MAX_SCRIPT_BYTES
@@ -204,7 +166,7 @@ class CloudTpu:
             parent=self._api.parent,
             queued_resource_id=self._name(attempt),
             queued_resource=resource,
-            request_id=str(uuid.uuid5(uuid.NAMESPACE_URL, self._resource(attempt))),
+            request_id=str(uuid.uuid5(uuid.NAMESPACE_URL, self._slices.resource(attempt))),
         )
 
 

@@ -1,32 +1,34 @@
 """Trains on this machine in a process of its own, which outlives the terminal."""
 
-import contextlib
 import json
 import os
-import signal
+import shlex
 import socket
 import subprocess
-import sys
-import time
 
 from configs import storage
 from configs.errors import UserError
+from configs.processes import START_MODULE, module_command
 from configs.storage import is_remote
-from trainer.launchers.base import SliceState
+from trainer.launchers.base import Refused, SliceState
+from trainer.launchers.processes import LocalProcesses, process_mark
 from trainer.local_state import state_directory
 from trainer.startup import vm_spec
+from trainer.vm import PROCESS_MARK
 
-_STOP_SECONDS = 40.0  # trainer/vm.py gives the trainer 25 to save
+_MAX_STARTS = 3  # of one attempt; a launcher may be killed between its note and the start
 
 
 class Local:
     """See trainer.launchers.base.Launcher."""
 
-    chips = 0
+    chips, slices = 0, LocalProcesses
+    settle_seconds = LocalProcesses.settle_seconds
 
     def __init__(self, config, job_path: str, facts: dict):
         self._config, self._job_path, self._directory = config, job_path, facts["directory"]
         self._work = state_directory(job_path.rpartition("/")[2])
+        self._processes = LocalProcesses(job_path, {})
 
     def check(self) -> list[str]:
         """Nothing to ask."""
@@ -47,75 +49,51 @@ class Local:
 
     def describe(self, attempt: int) -> list[tuple[str, str]]:
         """The command."""
-        return [("command", " ".join(self._command(attempt))), ("log", self._log(attempt))]
+        return [("command", shlex.join(self._command(attempt))), ("log", self._log(attempt))]
 
     def create(self, attempt: int) -> None:
-        """Starts the process, unless it was started before."""
-        if self._process(attempt) is not None:
+        """Starts the process, unless it is alive. What is started is noted before.
+
+        Raises:
+          Refused: it has ended at its very start, again and again.
+        """
+        if self.observe(attempt).kind == "ready":
             return
+        starts = self._processes.read_note(attempt).get("starts")
+        starts = starts if isinstance(starts, int) else 0
+        if starts >= _MAX_STARTS:
+            raise Refused(f"ended {starts} times before a sign of life; its log: {self._log(attempt)}")
         os.makedirs(os.path.dirname(self._log(attempt)), exist_ok=True)
-        process = subprocess.Popen(
+        path = self._processes.note_path(attempt)
+        storage.make_directory(path.rpartition("/")[0])
+        note = {"host": socket.gethostname(), "user": os.getuid(), "starts": starts + 1}
+        storage.write_bytes(path, json.dumps(note).encode())
+        subprocess.Popen(
             self._command(attempt),
+            env={**os.environ, PROCESS_MARK: process_mark(self._job_path, attempt)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             cwd=self._directory,
         )
-        facts = {"host": socket.gethostname(), "pid": process.pid, "started": _started(process.pid)}
-        directory = self._attempt_path(attempt)
-        storage.make_directory(directory)
-        storage.write_bytes(f"{directory}/process.json", json.dumps(facts).encode())
 
     def observe(self, attempt: int) -> SliceState:
-        """Whether the process is alive. Raises UserError: it is another machine's."""
-        facts = self._process(attempt)
-        alive = facts is not None and _started(facts["pid"]) == facts["started"]
-        return SliceState("ready" if alive else "absent")
+        """See LocalProcesses."""
+        return self._processes.observe(attempt)
 
     def delete(self, attempt: int) -> None:
-        """Stops the process, which saves first, and waits for it."""
-        facts = self._process(attempt)
-        if facts is None:
-            return
-        deadline, number = time.monotonic() + _STOP_SECONDS, signal.SIGTERM
-        with contextlib.suppress(ProcessLookupError):
-            if self.observe(attempt).kind == "ready":
-                os.kill(facts["pid"], number)
-            while self.observe(attempt).kind == "ready":
-                if time.monotonic() > deadline:
-                    os.killpg(facts["pid"], signal.SIGKILL)
-                time.sleep(0.1)
+        """See LocalProcesses."""
+        self._processes.delete(attempt)
+
+    def left(self, attempt: int) -> str:
+        """See LocalProcesses."""
+        return self._processes.left(attempt)
 
     def _command(self, attempt: int) -> list[str]:
         spec = vm_spec(self._config, self._job_path, attempt, os.path.dirname(self._log(attempt)))
-        spec["directory"] = self._directory
-        return [sys.executable, "-m", "trainer.vm", json.dumps(spec)]
+        spec |= {"directory": self._directory, "start": START_MODULE}
+        return module_command("trainer.vm", json.dumps(spec))
 
     def _log(self, attempt: int) -> str:
         return os.path.join(self._work, f"attempt-{attempt}", "log.txt")
-
-    def _attempt_path(self, attempt: int) -> str:
-        return f"{self._job_path}/attempts/{attempt:03}"
-
-    def _process(self, attempt: int) -> dict | None:
-        try:
-            facts = json.loads(storage.read_bytes(f"{self._attempt_path(attempt)}/process.json"))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        if facts["host"] != socket.gethostname():
-            raise UserError(
-                f"{self._job_path}: runs on machine {facts['host']}; supervise or cancel it there"
-            )
-        return facts
-
-
-def _started(pid: int) -> str | None:
-    """When a process was started, in the kernel's words, which no later process of this number has; None:
-    there is none, or it has ended and its parent has not noticed."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] == "Z" else fields[19]

@@ -1,13 +1,18 @@
 """The client of the Cloud TPU API (v2): calls that are tried again, and errors in the user's words."""
 
 import os
+import time
+
+from absl import logging
 
 from configs.errors import UserError
-from trainer.launchers.base import LaunchError, Refused, Unreachable
+from trainer.launchers.api_errors import Meaning, meaning, needs_login
+from trainer.launchers.base import Exists, LaunchError, Refused, Unreachable
 
 # host:port of a server that speaks the API without TLS, for tests; as STORAGE_EMULATOR_HOST for gs://.
 EMULATOR = "TPU_EMULATOR_HOST"
 CALL_SECONDS = 60.0  # of one call with all its tries
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 10.0
 _QUOTA_PAGE = "https://cloud.google.com/tpu/docs/quota"
 
 
@@ -37,45 +42,45 @@ class TpuApi:
     def call(self, method: str, **request):
         """Answer of one method of the client, such as get_node, or None when there is nothing of the name.
 
-        Errors that pass (UNAVAILABLE, DEADLINE_EXCEEDED, INTERNAL) are tried again by the client's own
-        retry, which its methods do not have unless told.
+        Errors are judged by trainer.launchers.api_errors; those that pass are tried again, with pauses that
+        double. Credentials are looked for anew afterwards, so that a new login takes effect.
 
         Raises:
           Unreachable: they did not pass.
-          Refused: no quota or no capacity.
-          AlreadyExists: as raised by the client.
+          Refused: a request met no quota or no capacity.
+          Exists: a request's name is taken.
           LaunchError: the user must do something.
         """
-        from google.api_core import exceptions, retry
-        from google.auth.exceptions import GoogleAuthError
+        deadline, pause = time.monotonic() + CALL_SECONDS, _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                call, left = getattr(self._connected(), method), max(deadline - time.monotonic(), 1.0)
+                # Without the client's own retries, which know a few codes only.
+                return call(request=request, retry=None, timeout=left)
+            except UserError:
+                raise
+            except Exception as error:  # by the table: also what gRPC, google.auth or sockets raise
+                found = meaning(method, error)
+                if found is Meaning.ABSENT:
+                    return None
+                if found is not Meaning.AGAIN:
+                    raise self._final_error(found, error) from None
+                if time.monotonic() + pause > deadline:
+                    self._client = None
+                    name = type(error).__name__
+                    raise Unreachable(f"Cloud TPU API: {method}: {name}: {_one_line(error)}") from None
+                logging.debug("Cloud TPU API: %s: %s; trying again", method, error)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-        passing = (
-            exceptions.ServiceUnavailable,
-            exceptions.DeadlineExceeded,
-            exceptions.InternalServerError,
-            exceptions.RetryError,
-        )
-        again = retry.Retry(
-            retry.if_exception_type(*passing), initial=0.5, maximum=10.0, timeout=CALL_SECONDS
-        )
-        try:
-            return getattr(self._connected(), method)(request=request, retry=again, timeout=CALL_SECONDS)
-        except exceptions.NotFound as error:
-            if method.startswith(("get", "delete")):
-                return None
-            raise LaunchError(self.words(error)) from None
-        except passing as error:
-            raise Unreachable(f"Cloud TPU API: {error}") from None
-        except exceptions.AlreadyExists:
-            raise
-        except exceptions.ResourceExhausted as error:
-            raise Refused(self.words(error)) from None
-        except exceptions.GoogleAPICallError as error:
-            raise LaunchError(self.words(error)) from None
-        except GoogleAuthError as error:
-            if error.retryable:  # the token's server did not answer
-                raise Unreachable(f"Cloud TPU API: {error}") from None
-            raise LaunchError(no_credentials(error)) from None
+    def _final_error(self, found: Meaning, error: Exception) -> Exception:
+        """What is raised for an error that does not pass."""
+        self._client = None  # whose credentials may be the reason
+        if needs_login(error):
+            return LaunchError(no_credentials(error))
+        kinds = {Meaning.REFUSED: Refused, Meaning.EXISTS: Exists, Meaning.DENIED: LaunchError}
+        known = hasattr(error, "message") and hasattr(error, "code")
+        return kinds[found](self.words(error) if known else f"Cloud TPU API: {_one_line(error)}")
 
     def words(self, error) -> str:
         """What an error of the API means, and what to do.
@@ -144,6 +149,10 @@ def _code(error) -> int:
         return error.code
     status = error.grpc_status_code
     return status.value[0] if status is not None else 2
+
+
+def _one_line(error) -> str:
+    return " ".join(str(error).split())
 
 
 def no_credentials(message) -> str:

@@ -14,7 +14,7 @@ class DotBias(Model):
 
     Args:
       config: the run.
-      item_counts: [item table rows]; its items with train rows are the pool of sampled negatives.
+      item_counts: [item table rows]; its items with positive train rows are the pool of sampled negatives.
       scales, item_features: unused; the model has no side features.
     """
 

@@ -5,10 +5,10 @@ import tensorflow as tf
 
 
 class Pool:
-    """Items with train rows, from which is drawn uniformly, with replacement.
+    """Items with positive train rows, from which is drawn uniformly, with replacement.
 
     Args:
-      item_counts: [item table rows], train rows of each item.
+      item_counts: [item table rows], positive train rows of each item.
       seed: of the run.
 
     Attributes:

@@ -15,7 +15,8 @@ class TwoTower(Model):
 
     Args:
       config: the run.
-      item_counts: float32 [item table rows], train rows of each item, for the logQ correction.
+      item_counts: float32 [item table rows], positive train rows of each item, for the logQ
+        correction.
       scales: (mean, standard deviation) of each numeric feature, which towers see standardized.
       item_features: side features [item table rows] of items, for those that are drawn.
     """

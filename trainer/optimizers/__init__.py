@@ -3,6 +3,7 @@
 from trainer.optimizers.adagrad import Adagrad
 from trainer.optimizers.adam import Adam
 from trainer.optimizers.ftrl import FTRL
+from trainer.optimizers.keras_shell import KerasShell as KerasShell  # registers it, for saved Keras models
 from trainer.optimizers.lazy_adam import LazyAdam
 from trainer.optimizers.momentum import Momentum
 from trainer.optimizers.rowwise_adagrad import RowwiseAdagrad

@@ -13,20 +13,26 @@ from trainer.optimizers.schedules import bias_correction_factor
 
 
 class Adam(RowOptimizer):
-    """Slots m and v, first and second moment. Not lazy."""
+    """Slots m and v, first and second moment; with amsgrad v_max, as in lazy_adam. Not lazy."""
 
     section = AdamConfig
-    slot_names = ("m", "v")
     lazy = False
+
+    @property
+    def slot_names(self):
+        """As RowOptimizer.slot_names."""
+        return ("m", "v", "v_max") if self.config.amsgrad else ("m", "v")
 
     def row_update(self, weight, slots, gradient, step, learning_rate):
         """See RowOptimizer.row_update; rows without a gradient come with 0."""
-        m, v = slots
+        m, v, *largest = slots
         beta_1, beta_2 = self.config.beta_1, self.config.beta_2
         m = beta_1 * m + (1.0 - beta_1) * gradient
         v = beta_2 * v + (1.0 - beta_2) * tf.square(gradient)
+        largest = [tf.maximum(largest[0], v)] if largest else []
         rate = learning_rate * bias_correction_factor(beta_1, beta_2)(step)
-        return weight - rate * m / (tf.sqrt(v) + self.config.epsilon), [m, v]
+        root = tf.sqrt([v, *largest][-1])
+        return weight - rate * m / (root + self.config.epsilon), [m, v, *largest]
 
     def dense(self):
         """See RowOptimizer.dense."""
@@ -36,6 +42,7 @@ class Adam(RowOptimizer):
             beta_1=config.beta_1,
             beta_2=config.beta_2,
             epsilon=config.epsilon,
+            amsgrad=config.amsgrad,
             weight_decay=config.weight_decay or None,
             clipvalue=config.clip_value,
         )

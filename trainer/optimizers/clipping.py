@@ -1,6 +1,9 @@
 """Clipping by the global norm, over dense gradients and the distinct rows of sparse ones."""
 
+import numpy as np
 import tensorflow as tf
+
+from trainer.optimizers.variables import distinct
 
 
 def clip_by_global_norm(gradients: list, clip_norm: float) -> list:
@@ -8,18 +11,43 @@ def clip_by_global_norm(gradients: list, clip_norm: float) -> list:
 
     A row that occurs twice in tf.IndexedSlices enters the norm once, with the sum of its parts: that is what
     the optimizer applies. (tf.clip_by_global_norm counts the parts.) Rows without a gradient count nothing
-    and stay out of the result.
+    and stay out of the result. The norm is taken in float32, or float64 where there are such gradients,
+    relative to the largest value: squares do not overflow. If a value is not finite, all become NaN, as in
+    tf.clip_by_global_norm.
 
     Args:
-      gradients: float32 tensors, tf.IndexedSlices or None.
+      gradients: floating tensors of any types, tf.IndexedSlices or None.
       clip_norm: above 0.
 
     Returns:
       As `gradients`, with distinct indices in tf.IndexedSlices.
+
+    Raises:
+      ValueError: clip_norm is not above 0.
+      TypeError: a gradient is not floating.
     """
-    gradients = [_distinct(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
-    values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in gradients if g is not None]
-    return scale_to_norm(gradients, half_square(values), clip_norm)
+    if not tf.is_tensor(clip_norm) and not clip_norm > 0:
+        raise ValueError(f"clip_norm must be greater than 0, found {clip_norm}")
+    dtypes = [None if g is None else _values(g).dtype for g in gradients]
+    if wrong := next((dtype for dtype in dtypes if dtype is not None and not dtype.is_floating), None):
+        raise TypeError(f"gradients must be floating to be clipped by their norm, found {wrong.name}")
+    gradients = [distinct(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
+    found = [_values(g) for g in gradients if g is not None]
+    if not found:
+        return gradients
+    wide = tf.float64 if tf.float64 in dtypes else tf.float32
+    unit, norm = _unit_and_norm([tf.cast(value, wide) for value in found])
+    clip_norm = tf.cast(clip_norm, wide)
+    bad = ~(tf.math.is_finite(unit) & tf.math.is_finite(norm))
+    # Divided by the unit first: clip_norm / (unit * norm) may be too small a number for its type.
+    factor = tf.where(bad, tf.constant(float("nan"), wide), clip_norm / norm)
+    clips = bad | (norm > clip_norm / unit)
+    unit, factor = tf.where(clips, unit, 1.0), tf.where(clips, factor, 1.0)
+
+    def clipped(gradient, dtype):
+        return _mapped(gradient, lambda value: tf.cast(tf.cast(value, wide) / unit * factor, dtype))
+
+    return [clipped(g, dtype) for g, dtype in zip(gradients, dtypes, strict=True)]
 
 
 def half_square(values: list):
@@ -28,18 +56,35 @@ def half_square(values: list):
 
 
 def scale_to_norm(gradients: list, half_square, clip_norm: float) -> list:
-    """As clip_by_global_norm, for gradients with distinct indices whose `half_square` is known."""
+    """As clip_by_global_norm, for float32 gradients with distinct indices whose `half_square` is finite."""
     scale = clip_norm / tf.maximum(tf.sqrt(2.0 * half_square), clip_norm)
-    return [_scaled(g, scale) for g in gradients]
+    return [_mapped(gradient, lambda value: value * scale) for gradient in gradients]
 
 
-def _distinct(slices: tf.IndexedSlices) -> tf.IndexedSlices:
-    ids, where = tf.unique(slices.indices)
-    summed = tf.math.unsorted_segment_sum(slices.values, where, tf.size(ids))
-    return tf.IndexedSlices(summed, ids, slices.dense_shape)
+def _unit_and_norm(values: list):
+    """(unit, global norm / unit) of tensors of one type, scalars; the unit is near the largest value.
+
+    A power of two: dividing by it rounds nothing. One of them is not finite where a value is not.
+    """
+    dtype = values[0].dtype
+    sizes = [tf.reduce_max(tf.abs(value)) for value in values]  # of nothing: -inf
+    largest = tf.reduce_max(tf.stack([tf.zeros([], dtype), *sizes]))
+    exponent = tf.math.floor(tf.math.log(largest) / tf.math.log(tf.constant(2.0, dtype)))
+    exponent = tf.maximum(exponent, float(np.finfo(dtype.as_numpy_dtype).minexp))
+    unit = tf.pow(tf.constant(2.0, dtype), exponent)
+    return unit, tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(value / unit)) for value in values]))
 
 
-def _scaled(gradient, scale):
+def _values(gradient):
+    """The values of a gradient, a tensor."""
+    return gradient.values if isinstance(gradient, tf.IndexedSlices) else tf.convert_to_tensor(gradient)
+
+
+def _mapped(gradient, function):
+    """A gradient, or None, with a function applied to its values."""
+    if gradient is None:
+        return None
+    values = function(_values(gradient))
     if isinstance(gradient, tf.IndexedSlices):
-        return tf.IndexedSlices(gradient.values * scale, gradient.indices, gradient.dense_shape)
-    return None if gradient is None else gradient * scale
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return values

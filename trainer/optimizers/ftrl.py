@@ -2,7 +2,7 @@
 
 McMahan et al. 2013, algorithm 1, in the form of tf_keras and of the TPU engine (p = -learning_rate_power):
 
-    n' = n + g^2,    z = z + g - (n'^p - n^p) / rate w
+    n' = n + g^2,    z = z + g + 2 l2_shrinkage w - (n'^p - n^p) / rate w
     w = (clip(z, -l1, l1) - z) / ((n'^p + beta) / rate + 2 l2)
 
 The weight is a function of z and n: a row's first update forgets most of its random initial weight.
@@ -29,7 +29,7 @@ class FTRL(RowOptimizer):
     def native(self):
         """As RowOptimizer.native."""
         config = self.config
-        return [config.learning_rate_power, config.l1, config.l2, config.beta]
+        return [config.learning_rate_power, config.l1, config.l2, config.beta, config.l2_shrinkage]
 
     def row_update(self, weight, slots, gradient, step, learning_rate):
         """See RowOptimizer.row_update."""
@@ -37,6 +37,8 @@ class FTRL(RowOptimizer):
         before, linear = slots
         accumulator = before + tf.square(gradient)
         power = tf.pow(accumulator, -config.learning_rate_power)
+        if config.l2_shrinkage:
+            gradient += 2.0 * config.l2_shrinkage * weight
         linear += gradient - (power - tf.pow(before, -config.learning_rate_power)) / learning_rate * weight
         denominator = (power + config.beta) / learning_rate + 2.0 * config.l2
         weight = (tf.clip_by_value(linear, -config.l1, config.l1) - linear) / denominator
@@ -64,6 +66,7 @@ class FTRL(RowOptimizer):
             initial_accumulator_value=config.initial_accumulator_value,
             l1_regularization_strength=config.l1,
             l2_regularization_strength=config.l2,
+            l2_shrinkage_regularization_strength=config.l2_shrinkage,
             beta=config.beta,
             clipvalue=config.clip_value,
         )

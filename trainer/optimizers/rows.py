@@ -1,6 +1,7 @@
 """What every optimizer of table rows offers; `trainer.optimizers.ROW_OPTIMIZERS` lists them by kind."""
 
 import abc
+import types
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -8,7 +9,8 @@ from pydantic import ValidationError
 
 from configs.errors import ConfigError
 from configs.section import Section
-from trainer.optimizers.variables import VariableUpdates
+from trainer.optimizers.slots import Slots
+from trainer.optimizers.variables import VariableUpdates, apply_to_variables
 
 
 class RowOptimizer(tf.Module, abc.ABC):
@@ -34,7 +36,7 @@ class RowOptimizer(tf.Module, abc.ABC):
       native: hyperparameters in the order of this kind's rule in trainer/kernels/update.cc; None: there is
         no kernel.
       lazy: rows without a gradient do not move; else every row is updated at every step, with gradient 0.
-      learning_rate: peak rate; schedules multiply it.
+      learning_rate: peak rate; schedules multiply it. May be set, unless a tf.function was compiled with it.
 
     Raises:
       ConfigError: a hyperparameter is unknown or out of its bounds.
@@ -52,11 +54,34 @@ class RowOptimizer(tf.Module, abc.ABC):
         if config is not None and not isinstance(config, Section):
             config, hyper = None, {"learning_rate": config, **hyper}
         if config is None:
-            if isinstance(hyper.get("learning_rate"), tf.Variable) or callable(hyper.get("learning_rate")):
+            if _is_rate_object(hyper.get("learning_rate")):
                 rate = hyper.pop("learning_rate")
             config = self._validated(hyper)
         self.config = config
-        self.learning_rate = config.learning_rate if rate is None else rate
+        self._learning_rate = config.learning_rate if rate is None else rate
+        self._compiled = types.SimpleNamespace(rate=False)
+
+    @property
+    def learning_rate(self):
+        """As set: a number, a tf.Variable, or a function of the step."""
+        if not tf.executing_eagerly():
+            self._compiled.rate = True
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value):
+        if isinstance(self._learning_rate, tf.Variable) and not _is_rate_object(value):
+            self._learning_rate.assign(value)
+            return
+        if self._compiled.rate:
+            raise ConfigError(
+                f"{type(self).__name__}: learning_rate is compiled into a tf.function and cannot be changed; "
+                "make the optimizer with a tf.Variable as learning_rate and call its assign()"
+            )
+        if not _is_rate_object(value):
+            self.config = self._validated({**self.config.model_dump(), "learning_rate": value})
+            value = self.config.learning_rate
+        self._learning_rate = value
 
     @classmethod
     def _validated(cls, hyper: dict) -> Section:
@@ -107,13 +132,14 @@ class RowOptimizer(tf.Module, abc.ABC):
         """
         return *self.row_update(weight, slots, gradient, step, learning_rate), shared
 
-    def step_rows(self, weight, slots, gradient, step, learning_rate, shared=()):
+    def step_rows(self, weight, slots, gradient, step, learning_rate, shared=(), decay=True):
         """`row_update_shared` with the config's clip_value before it and weight_decay beside it.
 
         Decay is decoupled (Loshchilov & Hutter 2019, algorithm 2) and lazy: only these rows lose
-        learning_rate * weight_decay * weight.
+        learning_rate * weight_decay * weight. Not if `decay` is false.
         """
-        clip, decay = (getattr(self.config, name, None) for name in ("clip_value", "weight_decay"))
+        clip = getattr(self.config, "clip_value", None)
+        decay = decay and getattr(self.config, "weight_decay", None)
         if clip:
             gradient = tf.clip_by_value(gradient, -clip, clip)
         after, slots, shared = self.row_update_shared(weight, slots, shared, gradient, step, learning_rate)
@@ -145,30 +171,75 @@ class RowOptimizer(tf.Module, abc.ABC):
         """The same optimizer for towers, from tf_keras, at the peak rate. Raises ConfigError if none."""
         raise ConfigError(f"optimizer {self.config.kind} is for the rows of tables, not for dense weights")
 
+    def variable_slots(self) -> Slots:
+        """New state of plain variables, for `apply_gradients`."""
+        return VariableUpdates(self.initial_slots, self.slot_names)
+
+    def build(self, variables) -> None:
+        """Makes the slots of variables before their first step; the first step does it too."""
+        if not hasattr(self, "updates"):
+            with tf.init_scope():
+                self.updates = self.variable_slots()
+        self.updates.build(variables)
+
+    def get_slot(self, variable, name: str) -> tf.Variable | None:
+        """A slot of a plain variable, float32 [rows, width]; None before its first step."""
+        self.build([])
+        return self.updates.get_slot(variable, name)
+
     def apply_gradients(self, grads_and_vars) -> None:
         """One step on plain variables; slots are made when a variable is first seen.
 
-        Works eagerly and inside tf.function. tf.train.Checkpoint(optimizer=...) saves step and slots, under
-        the order in which variables were first seen.
+        Works eagerly and inside tf.function. tf.train.Checkpoint(optimizer=..., model=...) saves step and
+        slots; a variable finds its slots again in whatever order variables are trained.
 
         Args:
           grads_and_vars: pairs (gradient, tf.Variable). Rows are the first axis; variables of rank 1 have
             rows of one value. Gradients: dense (touches all rows), tf.IndexedSlices (repeated indices are
-            summed), or None (skipped).
+            summed, in float32), or None (skipped). A variable's constraint is applied to all of it.
 
         Raises:
-          ValueError: there is no gradient at all.
+          TypeError: a variable is not floating, or a gradient is neither dense nor slices.
+          ValueError: shapes do not fit, a variable occurs twice, there is no gradient at all, or there are
+            several replicas, which only `keras` knows.
+          tf.errors.InvalidArgumentError: an index is not a row of its variable.
         """
-        if not hasattr(self, "updates"):
-            with tf.init_scope():
-                self.updates = VariableUpdates()
-        self.updates.apply(self, grads_and_vars)
+        self.build([])
+        apply_to_variables(self, self.updates, grads_and_vars)
 
-    def keras(self, name: str | None = None):
-        """This optimizer as a tf_keras optimizer, for `model.compile`."""
+    def minimize(self, loss, var_list, tape: tf.GradientTape | None = None) -> None:
+        """Differentiates a loss and applies the gradients, as tf_keras.optimizers.Optimizer.minimize.
+
+        Args:
+          loss: a function without arguments that returns the loss, or the loss itself, with `tape`.
+          var_list: tf.Variables, or a function that returns them once `loss` has run.
+          tape: what recorded `loss`.
+
+        Raises:
+          ValueError: the loss is a tensor and there is no tape; else as `apply_gradients`.
+        """
+        if not callable(loss) and tape is None:
+            raise ValueError("minimize needs the tape that recorded the loss, or the loss as a function")
+        tape = tape or tf.GradientTape()
+        if callable(loss):
+            with tape:
+                if not callable(var_list):
+                    tape.watch(var_list)
+                loss = loss()
+        variables = list(var_list() if callable(var_list) else var_list)
+        self.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+
+    def keras(self, name: str | None = None, **options):
+        """This optimizer as a tf_keras optimizer, for `model.compile`.
+
+        Args:
+          name: of the Keras optimizer.
+          **options: clipnorm, global_clipnorm, clipvalue, use_ema, ema_momentum, ema_overwrite_frequency and
+            jit_compile, as tf_keras.optimizers.Optimizer takes them.
+        """
         from trainer.optimizers.keras_shell import KerasShell
 
-        return KerasShell(self, name=name or type(self).__name__)
+        return KerasShell(self, name=name or type(self).__name__, **options)
 
     def _tpu_rate(self, step, *multipliers):
         """Rate for the TPU engine: a number, or a function without arguments when anything multiplies it.
@@ -191,3 +262,8 @@ class RowOptimizer(tf.Module, abc.ABC):
             return value
 
         return rate
+
+
+def _is_rate_object(value) -> bool:
+    """Whether a learning rate is more than a number: a variable, or a function of the step."""
+    return isinstance(value, tf.Variable) or callable(value)

@@ -31,19 +31,11 @@ class SM3(RowOptimizer):
         """As RowOptimizer.native."""
         return [self.config.momentum, self.config.beta or 0.0]
 
-    def build(self, variables) -> None:
-        """Makes the state of variables before their first step, so that a checkpoint can be read into it."""
-        if not hasattr(self, "updates"):
-            with tf.init_scope():
-                self.updates = SM3Variables(self.config.momentum, self.config.beta)
-        self.updates.build(variables)
+    def variable_slots(self):
+        """See RowOptimizer.variable_slots; the cover is that of a variable's rank, dense or sparse."""
+        return SM3Variables(self.config.momentum, self.config.beta)
 
-    def apply_gradients(self, grads_and_vars) -> None:
-        """As RowOptimizer.apply_gradients; the cover is that of the variable's rank, dense or sparse."""
-        self.build([])
-        self.updates.apply(grads_and_vars, self.learning_rate)
-
-    def keras(self, name=None):
+    def keras(self, name=None, **options):
         """Raises ConfigError: Keras keeps slots by variable, and has no place for state that rows share."""
         raise ConfigError("optimizer sm3 has no Keras form yet; call apply_gradients in a training loop")
 

@@ -1,6 +1,5 @@
 """All kinds of sources say the same of the same interactions; synthetic ones follow their model."""
 
-import datetime
 import gzip
 import json
 
@@ -15,7 +14,6 @@ from configs.sources import SyntheticSource
 from pipelines.layout import Layout
 from pipelines.sources.reader import first_rows
 from pipelines.sources.synthetic import Reader
-from pipelines.validate import to_seconds
 from tests.pipelines.reference import Reference, assert_matches, read_rows, run
 
 ROLES = {"label": "rating", "timestamp": "ts", "weight": "w"}
@@ -94,12 +92,12 @@ def test_features_weights_and_catalogs(tmp_path):
     reference = Reference(mapped)
     assert_matches(dataset, reference)
     assert dataset.has_weight
-    genres, countries = reference._ids("genre"), reference._ids("country")
+    genres, countries = reference.ids("genre"), reference.ids("country")
     assert dataset.tables["genre"].rows == len(genres) + 1 and dataset.tables["country"].keys == 3
     found = [row for s in dataset.splits.values() for row in read_rows(dataset, s.files)]
     names = ["user", "item", "timestamp", "weight", "country", "age", "genre", "place"]
     expected = [
-        (reference.user_ids[r["user"]], reference.item_ids[r["item"]], r["ts"], r["w"],
+        (reference.user_ids[r["user"]], reference.item_ids[r["item"]], r["ts"] * 10**9, r["w"],
          countries[r["country"]], float(r["years"]), genres[r["genre"]], r["place"])
         for r in mapped
     ]  # fmt: skip
@@ -111,9 +109,10 @@ def test_features_weights_and_catalogs(tmp_path):
         np.testing.assert_allclose(moments, (values.mean(), values.std()), rtol=1e-6)
     newest = sorted(mapped, key=lambda r: (r["ts"], r["row"]))
     of_user, of_item = {r["user"]: r for r in newest}, {r["item"]: r for r in newest}
+    country = {r["user"]: r["country"] for r in newest if r["country"]}  # an empty one is not known
     for row in read_rows(dataset, dataset.users.files):
         last = of_user[row["key"].decode()]
-        assert (row["country"], row["age"]) == (countries[last["country"]], last["years"])
+        assert (row["country"], row["age"]) == (countries[country[last["user"]]], last["years"])
     for row in read_rows(dataset, dataset.items.files):
         last = of_item[row["key"].decode()]
         assert (row["genre"], row["place"]) == (genres[last["genre"]], last["place"])
@@ -130,7 +129,13 @@ def test_row_order_is_time_without_a_timestamp(tmp_path, suffix):
     section = {"path": str(tmp_path / "out"), "split": {"kind": "leave_last_out"}, "history_length": 5}
     dataset = run(source | {"columns": ["user", "item"]}, section, **(SMALL | {"chunk_bytes": 40}))
     assert_matches(
-        dataset, Reference([r | {"row": i, "timestamp": i} for i, r in enumerate(rows)], history_length=5)
+        dataset,
+        Reference(
+            [r | {"row": i, "timestamp": i} for i, r in enumerate(rows)],
+            history_length=5,
+            second=1,
+            timed=False,
+        ),
     )
 
 
@@ -161,21 +166,6 @@ def test_parquet_schema_is_checked_first(tmp_path):
             {"kind": "parquet", "paths": [str(path)], "roles": {"label": "rating"}},
             {"path": str(tmp_path / "out")},
         )
-
-
-@pytest.mark.parametrize("unit, values, expected", [
-    ("s", ["17", " 18.9", "x", ""], [17, 18, None, None]),
-    ("ms", [1999, 2000, -1, None], [1, 2, -1, None]),
-    ("us", pa.array([1_999_999.0]), [1]),
-    ("iso8601", ["1970-01-02", "1970-01-01T00:01:00Z", "1970-01-01 01:00:00.5",
-                 "1970-01-01T02:00:00+02:00", "no"], [86400, 60, 3600, 0, None]),
-    ("iso8601", ["1970-01-02", "1970-01-03"], [86400, 172800]),
-    ("s", pa.array([datetime.datetime(1970, 1, 1, 0, 0, 5), None], pa.timestamp("us")), [5, None]),
-    ("s", pa.array([datetime.date(1970, 1, 2)]), [86400]),
-])  # fmt: skip
-def test_times(unit, values, expected):
-    seconds, bad = to_seconds(pa.array(values), unit)
-    assert [None if b else s for s, b in zip(seconds.tolist(), bad.tolist(), strict=True)] == expected
 
 
 def test_synthetic_keys_and_distribution():

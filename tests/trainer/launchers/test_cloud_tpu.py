@@ -196,6 +196,16 @@ def test_a_name_that_is_another_s(cloud, launcher):
     spec.node.labels["lazytower-job"] = "another"
     with pytest.raises(LaunchError, match=f"{NAME}: the name exists in us-east5-b, and is not this job's"):
         launcher.create(1)
+    for _ in range(3):
+        assert launcher.observe(1) == ("absent", f"queued resource {NAME} is not this job's")
+        launcher.delete(1)
+    assert list(cloud.tpu.resources) == [RESOURCE]
+    del cloud.tpu.resources[RESOURCE]
+    cloud.tpu.nodes[NODE] = tpu.Node(name=NODE, state=tpu.Node.State.READY, labels={})
+    assert launcher.observe(1) == ("absent", f"node {NAME} is not this job's")
+    launcher.delete(1)
+    assert list(cloud.tpu.nodes) == [NODE]
+    cloud.tpu.nodes.clear()
 
 
 def test_a_name_that_exists_and_is_not_seen_yet_is_nobody_s(cloud, launcher):

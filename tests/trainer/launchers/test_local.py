@@ -13,7 +13,7 @@ from configs.errors import UserError
 from tests.fake_tpu import wait_until
 from tests.tiny_run import planted_document, write_planted
 from trainer.job_record import JobRecord
-from trainer.launchers.local import Local, _started
+from trainer.launchers.local import Local
 
 
 @pytest.fixture
@@ -88,10 +88,3 @@ def test_the_files_of_a_local_job_are_on_the_disk(tmp_path):
     with pytest.raises(UserError, match="launch.staging: gs://b/run/jobs is in a bucket; launch.kind local"):
         Local(None, "gs://b/run/jobs/one", {"directory": ""}).check_files()
     Local(None, f"{tmp_path}/one", {"directory": ""}).check_files()
-
-
-def test_a_process_number_that_came_again_is_another_process():
-    assert _started(os.getpid()) == _started(os.getpid()) is not None
-    child = subprocess.Popen([sys.executable, "-c", "pass"])
-    child.wait()
-    assert _started(child.pid) is None

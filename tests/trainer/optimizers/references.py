@@ -31,14 +31,15 @@ class Reference:
             slot[rows] = value
 
 
-def _lazy_adam_slots(config, w):
-    counter = [np.zeros((len(w), 1))] if config.bias_correction == "per_row" else []
-    return [np.zeros_like(w), np.zeros_like(w), *counter]
+def _adam_slots(config, w):
+    per_row = getattr(config, "bias_correction", "global") == "per_row"
+    counter = [np.zeros((len(w), 1))] if per_row else []
+    return [np.zeros_like(w) for _ in range(3 if config.amsgrad else 2)] + counter
 
 
 INITIAL = {
-    "lazy_adam": _lazy_adam_slots,
-    "adam": lambda c, w: [np.zeros_like(w), np.zeros_like(w)],
+    "lazy_adam": _adam_slots,
+    "adam": _adam_slots,
     "adagrad": lambda c, w: [np.full_like(w, c.initial_accumulator_value)],
     "rowwise_adagrad": lambda c, w: [np.full((len(w), 1), c.initial_accumulator_value)],
     "sgd": lambda c, w: [],
@@ -48,15 +49,17 @@ INITIAL = {
 
 
 def _adam(c, w, slots, g, t, rate):
-    m, v, *count = slots
+    m, v, *more = slots
     m, v = c.beta_1 * m + (1 - c.beta_1) * g, c.beta_2 * v + (1 - c.beta_2) * g**2
+    second = v
+    if c.amsgrad:
+        second = more[0] = np.maximum(more[0], v)
     rule = getattr(c, "bias_correction", "global")
     if rule == "per_row":
-        t = count[0] + 1
-        count = [t]
+        t = more[-1] = more[-1] + 1
     if rule != "none":
         rate = rate * np.sqrt(1 - c.beta_2**t) / (1 - c.beta_1**t)
-    return w - rate * m / (np.sqrt(v) + c.epsilon), [m, v, *count]
+    return w - rate * m / (np.sqrt(second) + c.epsilon), [m, v, *more]
 
 
 def _adagrad(c, w, slots, g, t, rate):
@@ -78,7 +81,7 @@ def _ftrl(c, w, slots, g, t, rate):
     n, z = slots
     p = -c.learning_rate_power
     after = n + g**2
-    z = z + g - (after**p - n**p) / rate * w
+    z = z + g + 2 * c.l2_shrinkage * w - (after**p - n**p) / rate * w
     shrunk = np.where(np.abs(z) <= c.l1, 0.0, np.sign(z) * c.l1 - z)
     return shrunk / ((after**p + c.beta) / rate + 2 * c.l2), [after, z]
 

@@ -1,0 +1,197 @@
+"""Defaults that follow from other keys: what the user tower reads, whether items have a bias, the
+temperature, the widths of tables.
+
+A document may leave any of them out; what it says stays as it is. `RunConfig` is validated with them filled
+in, and a saved config holds the values.
+"""
+
+from configs.models import DotBias, TableConfig, TowerConfig, TwoTower
+
+WIDTH = 64
+"""Of the vectors whose dot product is the score, less the bias."""
+FEATURE_WIDTH = 32
+"""Of the rows of side features, and of rows that a tower's layers mix."""
+COSINE_TEMPERATURE = 0.2
+"""Under normalize, where scores lie in -1..1; without it scores have no bounds, and it is 1."""
+HISTORY_TEMPERATURE = 0.1
+"""As COSINE_TEMPERATURE, where the user tower reads the history: it overfits less."""
+HISTORY_LENGTH = 50
+"""Items kept with each row where the model reads the user's history."""
+BESIDE_HISTORY = {"init_stddev": 0.005}
+"""Of the user's row beside a history by default: what is known of somebody with few rows is the history, so
+the row starts near zero and moves slowly. At the ordinary values it drowns the history in noise."""
+RATE_BESIDE_HISTORY = 0.002
+"""As BESIDE_HISTORY, of the row's optimizer."""
+
+
+def complete_model(config) -> TwoTower | DotBias:
+    """The model section without open values, but for item_bias.
+
+    Args:
+      config: configs.schema.RunConfig, its tables as the document has them.
+    """
+    model = config.model
+    if isinstance(model, DotBias):
+        return model
+    changes = {}
+    if model.user_tower is None:
+        inputs = ["user", "history"] if _reads_history(config.dataset) else ["user"]
+        changes["user_tower"] = TowerConfig(inputs=inputs, combine="sum")
+    tower = changes.get("user_tower", model.user_tower)
+    if model.loss.temperature is None:
+        cosine = HISTORY_TEMPERATURE if "history" in tower.inputs else COSINE_TEMPERATURE
+        temperature = cosine if model.normalize else 1.0
+        changes["loss"] = model.loss.model_copy(update={"temperature": temperature})
+    return model.model_copy(update=changes)
+
+
+def _reads_history(dataset) -> bool:
+    """Whether the user tower reads the history by default: where it is kept, or where the split asks for what
+    comes next."""
+    if dataset.history_length is not None:
+        return dataset.history_length > 0
+    return dataset.split.kind == "leave_last_out"
+
+
+def complete_dataset(config):
+    """The dataset section without open values; the config's model is complete."""
+    if config.dataset.history_length is not None:
+        return config.dataset
+    length = HISTORY_LENGTH if "history" in config.model.inputs else 0
+    return config.dataset.model_copy(update={"history_length": length})
+
+
+def complete_bias(config) -> TwoTower | DotBias:
+    """The model section with item_bias, as far as the tables' widths allow; its towers are complete."""
+    model = config.model
+    if isinstance(model, DotBias) or model.item_bias is not None:
+        return model
+    return model.model_copy(update={"item_bias": _leaves_room_for_bias(config)})
+
+
+def complete_tables(config) -> dict:
+    """All tables that the model reads, each with its width.
+
+    Args:
+      config: configs.schema.RunConfig, its model complete.
+
+    Raises:
+      ValueError: a table has no width that agrees with what the document gives.
+    """
+    names = sorted(set(config.table_of_input.values()))
+    tables = config.tables | {name: config.tables.get(name, TableConfig()) for name in names}
+    if isinstance(config.model, TwoTower) and _is_beside_history(config.model.user_tower):
+        tables["user"] = _beside_history(tables["user"])
+    dims = {name: table.dim for name, table in tables.items()}
+    if isinstance(config.model, DotBias):
+        known = [dims[name] for name in ("user", "item") if dims[name] is not None]
+        dims |= dict.fromkeys(("user", "item"), known[0] if known else WIDTH + 1) if len(known) < 2 else {}
+    else:
+        _Widths(config, dims).fill()
+    return {
+        name: table if table.dim is not None else _with_width(name, table, dims[name])
+        for name, table in tables.items()
+    }
+
+
+def _is_beside_history(tower: TowerConfig) -> bool:
+    """Whether the tower is the user's row plus the history, and nothing else."""
+    return sorted(tower.inputs) == ["history", "user"] and tower.combine == "sum" and not tower.layers
+
+
+def _beside_history(table):
+    """The user's table with what the document leaves open as BESIDE_HISTORY says."""
+    said, optimizer = table.model_fields_set, table.optimizer
+    changes = {key: value for key, value in BESIDE_HISTORY.items() if key not in said}
+    if optimizer.kind == "lazy_adam" and "learning_rate" not in optimizer.model_fields_set:
+        changes["optimizer"] = optimizer.model_copy(update={"learning_rate": RATE_BESIDE_HISTORY})
+    return table.model_copy(update=changes)
+
+
+def _with_width(name: str, table, width: int | None):
+    if width is None or not 1 <= width <= 4096:
+        raise ValueError(f"tables.{name}.dim: no width makes the two towers agree; change the other widths")
+    if table.kind == "robe_z" and table.block > width:
+        raise ValueError(
+            f"tables.{name}.block: {table.block} is more than dim, {width}; lower it, or give a larger dim"
+        )
+    return table.model_copy(update={"dim": width})
+
+
+def _leaves_room_for_bias(config) -> bool:
+    """Whether the widths that the document gives let the item's vector be one longer than the user's."""
+    tower = config.model.item_tower
+    if not tower.layers and tower.combine == "concat" and tower.inputs[-1] != "item":
+        return False
+    widths = _Widths(config, {name: table.dim for name, table in config.tables.items()})
+    user, item = widths.of(config.model.user_tower), widths.of(tower)
+    if item is None or (user is None and not tower.layers):
+        return True
+    return item == (user or 0) + 1
+
+
+class _Widths:
+    """Widths of the rows that two towers read, some of them open.
+
+    Args:
+      config: the run.
+      dims: by table; None, or no entry: open.
+    """
+
+    def __init__(self, config, dims: dict[str, int | None]):
+        self._model, self._tables, self._dims = config.model, config.table_of_input, dims
+        self._carried = int(bool(config.item_rows_carry_bias))
+
+    def of(self, tower: TowerConfig) -> int | None:
+        """Width of a tower's vector; None: open."""
+        if tower.layers:
+            return tower.layers[-1]
+        widths = {name: self._input(name) for name in tower.inputs}
+        if tower.combine == "sum":  # numbers have no place in one; the schema says so
+            rows = [width for name, width in widths.items() if name in self._tables]
+            return next((width for width in rows if width is not None), None)
+        return None if None in widths.values() else sum(widths.values())
+
+    def fill(self) -> None:
+        """Gives every open table a width, so that the towers agree where that is possible."""
+        bias = int(self._model.item_bias)
+        user, item = self._model.user_tower, self._model.item_tower
+        for tower in (user, item):
+            if tower.layers or tower.combine == "concat":
+                self._set([name for name in tower.inputs if name not in _IDS], FEATURE_WIDTH)
+            if tower.layers:
+                self._set(tower.inputs, WIDTH)
+        target = self.of(user)
+        if target is None and (own := self.of(item)) is not None:
+            target = own - bias
+        self._fit(user, target)
+        self._fit(item, self.of(user) + bias)
+
+    def _fit(self, tower: TowerConfig, target: int | None) -> None:
+        """Sets the open inputs of a tower; a target of None leaves its width open too."""
+        unset = [name for name in tower.inputs if self._input(name) is None]
+        if target is None or (tower.combine == "concat" and len(unset) > 1):
+            self._set(unset, WIDTH)
+        elif tower.combine == "sum":
+            self._set(unset, target)
+        else:
+            known = sum(self._input(name) or 0 for name in tower.inputs)
+            self._set(unset, target - known)
+
+    def _input(self, name: str) -> int | None:
+        table = self._tables.get(name)
+        if table is None:  # a number
+            return 1
+        dim = self._dims.get(table)
+        return dim if dim is None else dim - self._bias_of(name)
+
+    def _bias_of(self, name: str) -> int:
+        return self._carried if name == "history" and self._tables[name] == "item" else 0
+
+    def _set(self, names: list[str], width: int) -> None:
+        for name in names:
+            if name in self._tables and self._dims.get(self._tables[name]) is None:
+                self._dims[self._tables[name]] = width + self._bias_of(name)
+
+
+_IDS = ("user", "item", "history")

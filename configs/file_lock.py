@@ -1,0 +1,87 @@
+"""A lock on a file of a disk; it ends with its process, however that ends."""
+
+import contextlib
+import errno
+import fcntl
+import os
+
+from configs.lease import LeaseHeld
+
+
+class FileLock:
+    """Held from its making until `close`.
+
+    The file is made when missing, never emptied, and never reached through a link: whoever may write the
+    directory could otherwise have a file of ours elsewhere opened, or one of theirs locked.
+
+    Args:
+      path: of the file; its directory must exist.
+
+    Raises:
+      LeaseHeld: another process holds it.
+      OSError: the directory cannot be written, or something else than a plain file stands there.
+    """
+
+    lost = False
+
+    def __init__(self, path: str):
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                raise OSError(error.errno, "is a link or no plain file; remove it", path) from None
+            raise
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = holders(self._descriptor)
+            os.close(self._descriptor)
+            raise LeaseHeld(who or "a process of this machine") from None
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        self._open = True
+
+    def is_at(self, path: str) -> bool:
+        """Whether the locked file is still the one at `path`."""
+        try:
+            return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            return False
+
+    def check(self) -> None:
+        """Nothing to do: it cannot be lost."""
+
+    def close(self) -> None:
+        """Lets go."""
+        if self._open:
+            self._open = False
+            os.close(self._descriptor)
+
+
+def holders(descriptor: int) -> str:
+    """The processes of this machine that hold a lock of an open file, for people; "" when none is seen."""
+    status = os.fstat(descriptor)
+    wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    found = []
+    with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii") as locks:
+        for line in locks:
+            fields = line.split()
+            if "->" not in fields and wanted in fields:
+                found.append(_process(fields[fields.index(wanted) - 1]))
+    return ", ".join(dict.fromkeys(found))
+
+
+def _process(pid: str) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().decode(errors="replace").rstrip("\0").split("\0")
+    except OSError:
+        return f"process {pid}"
+    # Without the interpreter and the program's own start.
+    starts = [i for i, word in enumerate(words) if word.rpartition("/")[2] == "lazytower"]
+    starts = starts or [
+        i for i, word in enumerate(words) if word == "trainer.cli" or word.endswith("/cli.py")
+    ]
+    command = " ".join(["lazytower", *words[starts[0] + 1 :]] if starts else words)
+    return f"process {pid} ({command[:200]})"

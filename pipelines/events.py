@@ -1,0 +1,59 @@
+"""Events: rows of one user, item and instant are one event, however often it was delivered."""
+
+import numpy as np
+
+
+def events(users: np.ndarray, times: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """int64 [n]: the first row of each row's event; a row that is alone is its own.
+
+    Args:
+      users, times, items: [n], of rows sorted by user, then oldest first.
+    """
+    event = np.arange(len(users))
+    same = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
+    if not same.any():
+        return event
+    tied = np.flatnonzero(np.r_[same, False] | np.r_[False, same])
+    instant = np.cumsum(np.r_[True, ~same])[tied]
+    order = np.lexsort((items[tied], instant))  # stable: an event's first row comes first
+    instant, item, rows = instant[order], items[tied][order], tied[order]
+    begin = np.flatnonzero(np.r_[True, (instant[1:] != instant[:-1]) | (item[1:] != item[:-1])])
+    event[rows] = np.repeat(rows[begin], np.diff(np.r_[begin, len(rows)]))
+    return event
+
+
+def best_of_each(event: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """bool [n]: of each event the row of the highest label, of equals the first."""
+    keep = np.ones(len(event), bool)
+    repeated = event != np.arange(len(event))
+    if not repeated.any():
+        return keep
+    several = np.zeros(len(event), bool)
+    several[event[repeated]] = True
+    rows = np.flatnonzero(several[event])
+    order = rows[np.lexsort((-labels[rows], event[rows]))]
+    keep[order[1:][event[order[1:]] == event[order[:-1]]]] = False
+    return keep
+
+
+def by_appearance(owners: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """int64 [n]: the number of each value among its owner's distinct ones, in the order of their appearance.
+
+    Args:
+      owners: [n], equal ones side by side.
+      values: integers [n].
+    """
+    if not len(owners):
+        return np.zeros(0, np.int64)
+    run = np.cumsum(np.r_[True, owners[1:] != owners[:-1]]) - 1
+    order = np.lexsort((values, run))
+    new = np.r_[True, (run[order][1:] != run[order][:-1]) | (values[order][1:] != values[order][:-1])]
+    first = order[new]  # where each distinct value appears
+    place = np.argsort(first)
+    owner = run[first[place]]
+    begin = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
+    number = np.empty(len(first), np.int64)
+    number[place] = np.arange(len(first)) - np.repeat(begin, np.diff(np.r_[begin, len(first)]))
+    found = np.empty(len(owners), np.int64)
+    found[order] = number[np.cumsum(new) - 1]
+    return found

@@ -1,0 +1,163 @@
+"""Defaults that follow from other keys: what a short document turns into."""
+
+import pytest
+
+from configs.errors import ConfigError
+from configs.load import dump_config, load_config, parse_config
+from tests.configs.documents import delimited, document, feature, two_tower
+
+
+def parsed(**sections):
+    return parse_config(document(**sections), "FILE")
+
+
+def dims(config) -> dict[str, int]:
+    return {name: table.dim for name, table in config.tables.items()}
+
+
+def test_a_run_needs_no_model_and_no_tables():
+    config = parsed()
+    assert config.model.kind == "two_tower" and config.model.normalize and config.model.item_bias
+    assert config.model.loss.temperature == 0.2
+    assert dims(config) == {"user": 64, "item": 65}
+
+
+@pytest.mark.parametrize(
+    ("tables", "expected"),
+    [
+        ({"user": {"dim": 8}}, {"user": 8, "item": 9}),
+        ({"item": {"dim": 9}}, {"user": 8, "item": 9}),
+        ({"item": {"init_stddev": 0.1}}, {"user": 64, "item": 65}),
+        # Equal widths leave no room for a bias.
+        ({"user": {"dim": 8}, "item": {"dim": 8}}, {"user": 8, "item": 8}),
+        ({"user": {"dim": 8}, "item": {"dim": 9}}, {"user": 8, "item": 9}),
+    ],
+)
+def test_the_towers_agree_with_the_width_that_is_given(tables, expected):
+    config = parsed(tables=tables)
+    assert dims(config) == expected
+    assert config.model.item_bias == (expected["item"] == expected["user"] + 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected", "bias"),
+    [
+        (two_tower(["history"]), {"item": 65}, True),
+        (
+            two_tower() | {"user_tower": {"inputs": ["user", "history"], "combine": "sum"}},
+            {"user": 64, "item": 65},
+            True,
+        ),
+        (two_tower(["user", "country"]), {"user": 64, "country": 32, "item": 97}, True),
+        (two_tower(item=["genre", "item"]), {"user": 64, "item": 33, "genre": 32}, True),
+        (two_tower(item=["item", "genre"]), {"user": 64, "item": 32, "genre": 32}, False),
+        (
+            {"user_tower": {"inputs": ["user"]}, "item_tower": {"inputs": ["item", "genre"], "layers": [48]}},
+            {"user": 48, "item": 64, "genre": 32},
+            False,
+        ),
+        (
+            {
+                "user_tower": {"inputs": ["user", "country"], "layers": [16]},
+                "item_tower": {"inputs": ["item"], "layers": [16]},
+            },
+            {"user": 64, "country": 32, "item": 64},
+            False,
+        ),
+        (
+            {
+                "user_tower": {"inputs": ["user"], "layers": [16]},
+                "item_tower": {"inputs": ["item"], "layers": [17]},
+            },
+            {"user": 64, "item": 64},
+            True,
+        ),
+        ({"user_tower": {"inputs": ["user"], "layers": [16]}}, {"user": 64, "item": 17}, True),
+        ({"kind": "dot_bias", "negatives": 2}, {"user": 65, "item": 65}, None),
+    ],
+)
+def test_open_widths_follow_from_the_towers(model, expected, bias):
+    source = delimited(features=[feature("country"), feature("genre", of="item")])
+    dataset = {"path": "x", "history_length": 5}
+    config = parsed(source=source, dataset=dataset, model={"kind": "two_tower", **model})
+    assert dims(config) == expected
+    assert getattr(config.model, "item_bias", None) is bias
+
+
+@pytest.mark.parametrize(
+    ("dataset", "inputs", "length"),
+    [
+        ({"split": {"kind": "temporal"}}, ["user"], 0),
+        ({"split": {"kind": "leave_last_out"}}, ["user", "history"], 50),
+        ({"split": {"kind": "leave_last_out"}, "history_length": 0}, ["user"], 0),
+        ({"split": {"kind": "temporal"}, "history_length": 20}, ["user", "history"], 20),
+    ],
+)
+def test_the_user_tower_reads_the_history_where_it_says_what_comes_next(dataset, inputs, length):
+    config = parsed(dataset={"path": "x", **dataset})
+    assert config.model.user_tower.inputs == inputs
+    assert config.dataset.history_length == length
+
+
+def test_a_tower_that_reads_history_has_it_kept():
+    assert parsed(model=two_tower(["history"])).dataset.history_length == 50
+
+
+def test_dot_bias_takes_the_width_that_is_given():
+    assert dims(parsed(model={"kind": "dot_bias", "negatives": 1}, tables={"item": {"dim": 9}})) == {
+        "user": 9,
+        "item": 9,
+    }
+
+
+def test_the_temperature_follows_the_scores():
+    assert parsed(model={"normalize": False}).model.loss.temperature == 1.0
+    assert parsed(model={"normalize": False, "loss": {"temperature": 0.3}}).model.loss.temperature == 0.3
+    assert parsed(model={"loss": {"logq": False}}).model.loss.temperature == 0.2
+    assert parsed(model=two_tower(["history"])).model.loss.temperature == 0.1
+
+
+def test_user_rows_beside_a_history_start_near_zero_and_move_slowly():
+    split = {"path": "x", "split": {"kind": "leave_last_out"}}
+    user = parsed(dataset=split).table("user")
+    assert user.init_stddev == 0.005 and user.optimizer.learning_rate == 0.002
+    assert parsed(dataset=split).table("item").optimizer.learning_rate == 0.005
+    said = {"user": {"init_stddev": 0.05, "optimizer": {"learning_rate": 0.01}}}
+    user = parsed(dataset=split, tables=said).table("user")
+    assert user.init_stddev == 0.05 and user.optimizer.learning_rate == 0.01
+    assert parsed().table("user").init_stddev == 0.05
+
+
+def test_a_bias_that_is_refused_stays_away():
+    config = parsed(model={"item_bias": False})
+    assert dims(config) == {"user": 64, "item": 64} and config.model.item_bias is False
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"tables": {"user": {"kind": "robe_z", "size": 256, "block": 128}}},
+            "FILE: tables.user.block: 128 is more than dim, 64; lower it, or give a larger dim",
+        ),
+        (
+            {
+                "source": delimited(features=[feature("genre", of="item")]),
+                "model": two_tower(item=["genre", "item"]),
+                "tables": {"user": {"dim": 8}},
+            },
+            "FILE: tables.item.dim: no width makes the two towers agree; change the other widths",
+        ),
+    ],
+)
+def test_what_has_no_width_is_one_line(sections, message):
+    with pytest.raises(ConfigError) as caught:
+        parsed(**sections)
+    assert str(caught.value) == message
+
+
+def test_a_saved_config_holds_the_values(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(parsed()))
+    assert "dim: 65" in path.read_text() and "temperature: 0.2" in path.read_text()
+    assert load_config(str(path)) == parsed()

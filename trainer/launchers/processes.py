@@ -1,0 +1,138 @@
+"""Processes of a local job, found by a mark in their environment that all their children inherit.
+
+Process numbers noted in a file would miss what a killed launcher has started and not noted, and what outlives
+the process that was noted.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from typing import NamedTuple
+
+from absl import logging
+
+from configs import storage
+from configs.errors import UserError
+from trainer.launchers.base import SliceState, Unreachable
+from trainer.vm import PROCESS_MARK
+
+_STOP_SECONDS = 40.0  # trainer/vm.py gives the trainer 25 to save
+_GIVE_UP_SECONDS = 60.0  # what outlives SIGKILL so long hangs in the kernel
+_LOOK_SECONDS = 0.1
+
+
+class Process(NamedTuple):
+    """A living process of a job."""
+
+    pid: int
+    attempt: int
+    is_machine: bool
+    """Whether it is the job's trainer/vm.py, not something that this has started."""
+
+
+def process_mark(job_path: str, attempt: int, is_machine: bool = True) -> str:
+    """Value of the environment variable PROCESS_MARK."""
+    return f"{'machine' if is_machine else 'child'} {attempt} {job_path}"
+
+
+def job_processes(job_path: str) -> list[Process]:
+    """All living processes of a job that this user may look at, of all attempts; ended ones have no
+    environment."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        mark = _mark(f"/proc/{name}/environ")
+        kind, _, rest = mark.partition(" ")
+        attempt, _, job = rest.partition(" ")
+        if job == job_path and attempt.isdigit():
+            found.append(Process(int(name), int(attempt), kind == "machine"))
+    return found
+
+
+def _mark(path: str) -> str:
+    """The mark in an environment; "" when there is none, or it may not be read."""
+    try:
+        with open(path, "rb") as file:
+            variables = file.read().split(b"\0")
+    except OSError:  # ended meanwhile, or another user's
+        return ""
+    start = f"{PROCESS_MARK}=".encode()
+    return next((os.fsdecode(v.removeprefix(start)) for v in variables if v.startswith(start)), "")
+
+
+class LocalProcesses:
+    """See trainer.launchers.base.Slices."""
+
+    # A process is there as soon as it is started, and nothing of the request is left when its sender dies.
+    settle_seconds = 0.0
+
+    def __init__(self, job_path: str, launch: dict):
+        self._job_path = job_path
+
+    def observe(self, attempt: int) -> SliceState:
+        """Whether the process is alive. Raises UserError: it is another machine's or another user's."""
+        self.check_is_here(attempt)
+        found = job_processes(self._job_path)
+        if any(process.is_machine and process.attempt == attempt for process in found):
+            return SliceState("ready")
+        if found:
+            pids = ", ".join(str(process.pid) for process in found)
+            return SliceState("lost", f"the job's process is gone, and what it started is left (pid {pids})")
+        return SliceState("absent", "the job's process is gone")
+
+    def delete(self, attempt: int) -> None:
+        """Stops all processes of the job, which save first, and waits for them.
+
+        Raises:
+          Unreachable: one does not even end when it is killed.
+        """
+        self.check_is_here(attempt)
+        began, asked = time.monotonic(), set()
+        while found := job_processes(self._job_path):
+            seconds = time.monotonic() - began
+            if seconds > _GIVE_UP_SECONDS:
+                raise Unreachable(f"processes that cannot be ended: pid {[p.pid for p in found]}")
+            # The machine's process ends its children itself; without one they are asked directly.
+            machines = [process for process in found if process.is_machine]
+            for process in found if seconds > _STOP_SECONDS else machines or found:
+                if seconds > _STOP_SECONDS or process.pid not in asked:
+                    number = signal.SIGKILL if seconds > _STOP_SECONDS else signal.SIGTERM
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process.pid, number)
+                    asked.add(process.pid)
+            time.sleep(_LOOK_SECONDS)
+
+    def left(self, attempt: int) -> str:
+        """The processes, with the command that ends them."""
+        pids = " ".join(str(process.pid) for process in job_processes(self._job_path))
+        ending = f"`kill {pids}` ends them" if pids else "none is seen from here"
+        return f"processes of {self._job_path} may be left; {ending}"
+
+    def check_is_here(self, attempt: int) -> None:
+        """Raises UserError: the attempt was started on another machine, or by another user."""
+        note = self.read_note(attempt)
+        host, user = note.get("host"), note.get("user", os.getuid())
+        if host is not None and host != socket.gethostname():
+            raise UserError(f"{self._job_path}: runs on machine {host}; supervise or cancel it there")
+        if user != os.getuid() and os.getuid() != 0:
+            raise UserError(f"{self._job_path}: runs as user {user}; supervise or cancel it as that user")
+
+    def read_note(self, attempt: int) -> dict:
+        """What was noted of an attempt before it was started; {} when there is nothing, or it is torn."""
+        path = self.note_path(attempt)
+        try:
+            note = json.loads(storage.read_bytes(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except ValueError as error:
+            logging.warning("%s: unreadable (%s); going by the processes there are", path, error)
+            return {}
+        return note if isinstance(note, dict) else {}
+
+    def note_path(self, attempt: int) -> str:
+        """File that the note is in."""
+        return f"{self._job_path}/attempts/{attempt:03}/process.json"

@@ -1,0 +1,126 @@
+"""Slices of Cloud TPU that a job has: looked at and deleted by name, and only those that carry its label."""
+
+from configs.launch import JOB_LABEL
+from trainer.launchers.base import LaunchError, SliceState
+from trainer.launchers.tpu_api import CALL_SECONDS, TpuApi
+
+_TAKEN_AWAY = ("PREEMPTED", "TERMINATED", "STOPPED", "STOPPING", "HIDING", "HIDDEN")
+
+# CANCELLED, UNKNOWN, RESOURCE_EXHAUSTED, ABORTED, INTERNAL, UNAVAILABLE, DATA_LOSS. DEADLINE_EXCEEDED is not
+# among them: launch.valid_until_seconds is over.
+_MAY_BE_MET_LATER = (1, 2, 8, 10, 13, 14, 15)
+
+
+def slice_name(job_path: str, attempt: int) -> str:
+    """Name of the queued resource, and of its node, of one attempt."""
+    return f"{job_path.rpartition('/')[2]}-{attempt}"
+
+
+class TpuSlices:
+    """See trainer.launchers.base.Slices.
+
+    Args:
+      job_path: the job's directory.
+      launch: the launch section; `project` and `zone` are needed.
+      api: a client to share; None: its own.
+
+    Raises:
+      LaunchError: the section does not say where the slices are.
+    """
+
+    # A request may arrive at the last try of its call, and shows a moment later.
+    settle_seconds = CALL_SECONDS + 30.0
+
+    def __init__(self, job_path: str, launch: dict, api: TpuApi | None = None):
+        self._job_path, self._id = job_path, job_path.rpartition("/")[2]
+        self._project, self._zone = launch.get("project"), launch.get("zone")
+        if not (isinstance(self._project, str) and isinstance(self._zone, str)):
+            raise LaunchError(
+                f"{job_path}/config.yaml: launch.project and launch.zone are missing, so the job's slices "
+                f"cannot be found; look for the label {JOB_LABEL}={self._id} in your projects"
+            )
+        self._api = api or TpuApi(self._project, self._zone, launch.get("slice") or "slice", "")
+
+    def observe(self, attempt: int) -> SliceState:
+        """State of the queued resource, and of its node when that should be up."""
+        resource = self._api.call("get_queued_resource", name=self.resource(attempt))
+        if resource is None:
+            # A node may outlive its queued resource, and is what is paid for.
+            return self._node_alone(attempt)
+        if not self._has_label(resource):
+            return SliceState("absent", f"queued resource {self._name(attempt)} is not this job's")
+        state = resource.state.state.name
+        if state in ("DELETING", "SUSPENDING"):
+            return SliceState("deleting" if state == "DELETING" else "lost", f"queued resource {state}")
+        if state == "SUSPENDED":
+            return SliceState("lost", "queued resource SUSPENDED")
+        if state == "FAILED":
+            return self._failed(resource.state.failed_data.error)
+        if state == "PROVISIONING":
+            return SliceState("provisioning")
+        return self._node_state(attempt) if state == "ACTIVE" else SliceState("waiting")
+
+    def delete(self, attempt: int) -> None:
+        """Deletes the queued resource with its node, and a node without one."""
+        resource = self._api.call("get_queued_resource", name=self.resource(attempt))
+        if resource is not None:
+            if self._has_label(resource):
+                self._api.call("delete_queued_resource", name=self.resource(attempt), force=True)
+            return
+        node = self._api.call("get_node", name=self.node(attempt))
+        if node is not None and node.labels.get(JOB_LABEL) == self._id:
+            self._api.call("delete_node", name=self.node(attempt))
+
+    def left(self, attempt: int) -> str:
+        """The queued resource and its node, with gcloud's command."""
+        name = self._name(attempt)
+        where = f"--project {self._project} --zone {self._zone}"
+        return (
+            f"queued resource {name} with its node in {self._zone} of project {self._project} may be left, "
+            f"and be paid for; `gcloud compute tpus queued-resources delete {name} {where} --force` deletes "
+            f"it (a node without one: `gcloud compute tpus tpu-vm delete {name} {where}`)"
+        )
+
+    def is_ours(self, attempt: int) -> bool | None:
+        """Whether the queued resource carries the job's label; None: it cannot be seen."""
+        found = self._api.call("get_queued_resource", name=self.resource(attempt))
+        return None if found is None else self._has_label(found)
+
+    def resource(self, attempt: int) -> str:
+        """Full name of the queued resource."""
+        return f"{self._api.parent}/queuedResources/{self._name(attempt)}"
+
+    def node(self, attempt: int) -> str:
+        """Full name of the node."""
+        return f"{self._api.parent}/nodes/{self._name(attempt)}"
+
+    def _name(self, attempt: int) -> str:
+        return slice_name(self._job_path, attempt)
+
+    def _has_label(self, resource) -> bool:
+        return any(spec.node.labels.get(JOB_LABEL) == self._id for spec in resource.tpu.node_spec)
+
+    def _node_alone(self, attempt: int) -> SliceState:
+        node = self._api.call("get_node", name=self.node(attempt))
+        if node is None:
+            return SliceState("absent", "the queued resource is gone")
+        if node.labels.get(JOB_LABEL) != self._id:
+            return SliceState("absent", f"node {self._name(attempt)} is not this job's")
+        if node.state.name == "DELETING":
+            return SliceState("deleting", "node DELETING")
+        return SliceState("lost", "the queued resource is gone")
+
+    def _failed(self, error) -> SliceState:
+        kind = "refused" if error.code in _MAY_BE_MET_LATER else "failed"
+        return SliceState(kind, f"queued resource FAILED: {self._api.words(error)}")
+
+    def _node_state(self, attempt: int) -> SliceState:
+        node = self._api.call("get_node", name=self.node(attempt))
+        if node is None:
+            return SliceState("lost", "the node is gone")
+        if node.labels.get(JOB_LABEL) != self._id:
+            return SliceState("lost", f"node {self._name(attempt)} is not this job's")
+        state = node.state.name
+        if state in _TAKEN_AWAY:
+            return SliceState("lost", f"node {state}")
+        return SliceState("ready" if state == "READY" else "provisioning", f"node {state}")
