@@ -42,10 +42,10 @@ def test_the_towers_agree_with_the_width_that_is_given(tables, expected):
 @pytest.mark.parametrize(
     ("model", "expected", "bias"),
     [
-        (two_tower(["history"]), {"item": 65}, True),
+        (two_tower(["history"]), {"item": 129}, True),
         (
             two_tower() | {"user_tower": {"inputs": ["user", "history"], "combine": "sum"}},
-            {"user": 64, "item": 65},
+            {"user": 128, "item": 129},
             True,
         ),
         (two_tower(["user", "country"]), {"user": 64, "country": 32, "item": 97}, True),

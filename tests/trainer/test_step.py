@@ -27,7 +27,10 @@ def make(**sections):
             "loss": {"logq": False},
             "normalize": False,
         },
-        "tables": {name: {"dim": 3, "init_stddev": 1.0} for name in ("user", "item")},
+        "tables": {
+            name: {"dim": 3, "init_stddev": 1.0, "optimizer": {"learning_rate": 0.001}}
+            for name in ("user", "item")
+        },
         "optimizer": {"learning_rate": 0.01},
         "schedule": {"warmup_fraction": 0.3, "cooldown_fraction": 0.3},
         "polyak": {"decay": 0.8, "start_fraction": 0.2},
