@@ -200,6 +200,12 @@ class Dataset(Section):
         """The rows that a model trains on: all of train, or the positive ones."""
         return self.positives if positives_only and self.positives else self.splits["train"]
 
+    @property
+    def record_files(self) -> list[FileInfo]:
+        """All files that hold rows, users or items; refused rows are no part of the content."""
+        splits = [*self.splits.values(), *filter(None, [self.positives])]
+        return [info for part in (*splits, self.users, self.items) for info in part.files]
+
     def table_rows(self, name: str) -> int:
         """Rows of table `name`; a table of its own for history has the items' rows."""
         return self.tables["item" if name == "history" else name].rows

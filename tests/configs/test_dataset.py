@@ -106,6 +106,7 @@ def test_a_model_of_positives_trains_on_their_files():
     assert some.training_split(positives_only=True).rows == 1
     assert some.training_split(positives_only=False).rows == 2
     assert Dataset(**MANIFEST).training_split(positives_only=True).rows == 2
+    assert len(some.record_files) == 6 and len(Dataset(**MANIFEST).record_files) == 5
 
 
 def forged(*path, value) -> dict:
