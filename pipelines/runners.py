@@ -1,7 +1,7 @@
 """What a runner needs before a job starts: flags of its own, and workers that see the files.
 
 The driver, which is this process, lists the source and plans its ranges, holds the target against other
-jobs, waits for the job, and publishes. Workers read the source and write beside the target. So both must
+jobs, waits for the job, and publishes. Workers read the source and write inside the target. So both must
 reach both.
 """
 
