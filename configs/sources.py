@@ -68,7 +68,9 @@ class FileSource(Section):
     """What all file sources share."""
 
     paths: list[str] = Field(min_length=1)
-    """Files or globs, local or gs://. Text files ending in .gz are decompressed."""
+    """Files, directories or globs, local or gs://. Rows are read in this order, natural inside a directory or
+    glob (events_8 before events_10), each file once; docs/prepare.md says what is left out. Text compressed
+    by gzip, bzip2, xz, zstd or zip (one file inside) is decompressed, whatever its name."""
     roles: Roles = Roles()
     """Which column plays which part."""
     features: list[SideFeature] = []
@@ -119,7 +121,9 @@ class DelimitedSource(FileSource):
             return chr(int(found[1] or found[2], 16))
         if value == "\\t":
             return "\t"
-        raise ValueError(f"{value!r} is no delimiter; write '\\t' for a tab, '\\x01' for a control character")
+        raise ValueError(
+            f"{value!r} is not a delimiter; write '\\t' for a tab, '\\x01' for a control character"
+        )
 
     @model_validator(mode="after")
     def _special_characters_differ(self):

@@ -65,7 +65,6 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
     from pipelines.present import find_present
     from pipelines.progress import Progress
     from pipelines.publish import publish, workspace
-    from pipelines.row_account import split_line
     from pipelines.runners import check_runner
     from pipelines.sources.files import scheme_problem
     from pipelines.sources.identity import check_unchanged, each, with_content
@@ -81,7 +80,6 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
     if not overwrite and (present := find_present(target, source, source_files, dataset)):
         logging.info("%s: already prepared from this source with these settings", target)
         return present
-    logging.info("%s", split_line(dataset))
     job = Job(source, dataset, plan_layout("", "", reader.estimated_rows()))
     with workspace(target) as (path, check):
         sizes = {"threads": worker_threads(options)} | sizes
@@ -117,12 +115,14 @@ def _run_pipeline(job, ranges, options, check_source):
 
     from configs.errors import DataError
     from pipelines.pipeline import build
-    from pipelines.runners import run_to_end, template_location
+    from pipelines.row_account import split_line
+    from pipelines.runners import make_runner, run_to_end, template_location
     from pipelines.summary import FILE_NAME, load_summary
 
     if "://" not in job.layout.spool:
         os.makedirs(job.layout.spool)
-    pipeline = beam.Pipeline(options=options)
+    logging.info("%s", split_line(job.dataset))
+    pipeline = beam.Pipeline(make_runner(options), options=options)
     build(pipeline, job, ranges)
     run_to_end(pipeline, options)
     if template := template_location(options):
@@ -191,7 +191,7 @@ def _note(reason: str) -> str:
     """A reason of Dataset.notes in words."""
     forms = {
         "repeated_header": "repeated header lines, which are no rows",
-        "null": "values of {} read as missing (source.nulls)",
+        "null": "missing values of {}, empty or as source.nulls spells them",
         "outer_blanks": "keys of {} that lost outer blanks (source.clean_keys)",
         "integer_as_float": "keys of {} such as 17.0 read as 17 (source.clean_keys)",
     }

@@ -2,16 +2,13 @@
 
 import json
 
-import google_crc32c
 from absl import logging
 
 from configs import storage
 from configs.dataset import FILE_NAME, Dataset, FileInfo, SourceFileInfo, load_dataset
 from configs.errors import DataError
 from pipelines.manifest import source_fingerprint
-from pipelines.sources.identity import SourceFile, each, with_content
-
-_CHUNK_BYTES = 4 << 20
+from pipelines.sources.identity import SourceFile, each, look, with_content
 
 
 def find_present(target: str, source, files: list[SourceFile], dataset) -> Dataset | None:
@@ -34,9 +31,10 @@ def find_present(target: str, source, files: list[SourceFile], dataset) -> Datas
             f"{target}: holds a dataset prepared from {difference}; "
             "give --overwrite to replace it, or another dataset.path"
         )
-    damage = [what for what in each(lambda info: _damage(found, info), _record_files(found)) if what]
+    damage = [what for what in each(lambda info: _damage(found, info), found.record_files) if what]
     if damage:
-        logging.warning("%s: %s; preparing the dataset again", damage[0], _others(len(damage) - 1))
+        others = f", and {len(damage) - 1:,} more files are damaged" if damage[1:] else ""
+        logging.warning("%s: damaged: %s%s; preparing the dataset again", target, damage[0], others)
         return None
     return found
 
@@ -100,28 +98,16 @@ def _other_names(before: list[str], now: list[str]) -> str:
     return "their order has changed"
 
 
-def _record_files(dataset: Dataset) -> list[FileInfo]:
-    catalogs = [*dataset.users.files, *dataset.items.files]
-    return [info for split in dataset.splits.values() for info in split.files] + catalogs
-
-
 def _damage(dataset: Dataset, info: FileInfo) -> str | None:
-    """What is wrong with a file of a dataset, or None."""
+    """What is wrong with a file of a dataset, or None. A local file is read; gs:// knows its checksum."""
     path = dataset.file_path(info)
-    checksum, size = google_crc32c.Checksum(), 0
     try:
-        with storage.reading(path) as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                checksum.update(chunk)
-                size += len(chunk)
-    except FileNotFoundError:
-        return f"{path}: the file is gone"
-    if size != info.bytes:
-        return f"{path}: {size:,} bytes, {FILE_NAME} says {info.bytes:,}"
-    if checksum.digest().hex() != info.crc32c.lower():
-        return f"{path}: its checksum is not that of {FILE_NAME}"
+        file = look(path)
+        if file.size != info.bytes:
+            return f"{path} has {file.size:,} bytes, {FILE_NAME} says {info.bytes:,}"
+        kind, _, checksum = with_content(file).content.partition(" ")
+    except DataError:
+        return f"{path} is gone or cannot be read"
+    if kind == "crc32c" and checksum != info.crc32c.lower():
+        return f"the checksum of {path} is not that of {FILE_NAME}"
     return None
-
-
-def _others(count: int) -> str:
-    return f"{count} other files are damaged too" if count else "all other files are whole"

@@ -5,6 +5,7 @@ after the records that would break the parse were taken out. Both parses give ev
 (tests/pipelines/sources/test_agreement.py), so a value never depends on what else its block holds.
 """
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -37,16 +38,18 @@ class Reader(text.TextReader):
         self._wanted = wanted_columns(config.roles, config.features)
         self._types = self._column_types()
         self._quoting = Quoting(config.delimiter, config.quote, config.escape)
+        # MySQL and Hive write missing values so beside escapes; Arrow would make an N of it.
+        ends, escape = re.escape(self._quoting.delimiter), re.escape(self._quoting.escape or b"\\")
+        self._null = re.compile(b"(?m)(^|" + ends + b")" + escape + b"N(?=" + ends + b"|\r?$)")
         before = [self._quoting.delimiter[-1], *(self._quoting.quote or b""), *b"\n\t "]
         self._begins_cell = np.isin(np.arange(256), before)
 
     def check(self, name: str, data: bytes) -> tuple[str, ...]:
-        found = self._quoting.records(data, final=True)
+        found = self._quoting.records(data, final=False)
+        if not len(found.starts):
+            found = self._quoting.records(data, final=True)
         rows = [data[a:b] for a, b in zip(found.starts[:_SAMPLE], found.ends[:_SAMPLE], strict=True)]
-        # The last line may be cut off.
-        rows = [
-            row for row in (rows if len(found.starts) < 2 else rows[: len(found.starts) - 1]) if row.strip()
-        ]
+        rows = [row for row in rows if row.strip()]
         if not rows:
             raise DataError(f"{name}: the first lines are blank; remove them")
         line = rows[0].decode("utf-8", "replace")
@@ -70,8 +73,7 @@ class Reader(text.TextReader):
 
     def _check_names(self, name: str, line: str, names: tuple[str, ...]) -> None:
         """Raises DataError: a wanted column is not among a file's names, or twice."""
-        shown = ", ".join(names)
-        shown = shown if len(shown) <= 1000 else f"{shown[:1000]}... ({len(names)} columns)"
+        shown = text.shown(names)
         missing = [w.column for w in self._wanted if w.column not in names]
         if missing:
             where = "the header has" if self.header else "source.columns has"
@@ -203,6 +205,13 @@ class Reader(text.TextReader):
             reasons.setdefault(int(i), "nul_byte")
         for i in np.flatnonzero(ends - starts > MAX_LINE_BYTES):
             reasons[int(i)] = "line_too_long"
+        if not _is_utf8(block.data):
+            for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+                record = block.data[start:end]
+                if i not in reasons and record.strip() and not _is_utf8(record):
+                    # Arrow cannot report such a record when its columns are wrong as well.
+                    if len(self._quoting.cells(record)) != len(block.columns):
+                        reasons[i] = "wrong_column_count"
         good = np.ones(len(starts), bool)
         good[list(reasons)] = False
         strip = None if self.config.delimiter.strip() else b""  # blanks that are delimiters are cells
@@ -239,6 +248,8 @@ class Reader(text.TextReader):
             return pa.table({name: pa.array([], kind) for name, kind in types.items()})
         if escape := self._quoting.escape:
             data = data.replace(escape + b"\r\n", escape + b"\n")  # Arrow would escape the half of it
+            if f"{self.config.escape}N" in self.config.nulls and escape + b"N" in data:
+                data = self._null.sub(rb"\1", data)
         delimiter = self.config.delimiter
         if len(self._quoting.delimiter) > 1:
             delimiter = next(code for code in _STAND_INS if code not in data).decode()
@@ -306,6 +317,10 @@ def decode_text(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
         decoded = [None if v is None else _decode(v) for v in values.to_pylist()]
         bad = [d is None and v.is_valid for d, v in zip(decoded, values, strict=True)]
         return pa.array(decoded, pa.string()), np.array(bad)
+
+
+def _is_utf8(data: bytes) -> bool:
+    return _decode(data) is not None
 
 
 def _decode(value: bytes) -> str | None:

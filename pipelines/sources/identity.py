@@ -5,6 +5,7 @@ elsewhere. Equal versions mean equal content; different ones may hold the same, 
 which the checksum then tells. Object stores know checksums; local files are read once for theirs.
 """
 
+import base64
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -64,7 +65,7 @@ def remote_file(name: str, info: dict) -> SourceFile:
     else:
         tags = [info.get(key) for key in ("etag", "ETag", "LastModified", "last_modified", "mtime")]
         version = "/".join([str(info["size"]), *(str(tag) for tag in tags if tag)])
-    content = f"crc32c {info['crc32c']}" if info.get("crc32c") else version
+    content = f"crc32c {base64.b64decode(info['crc32c']).hex()}" if info.get("crc32c") else version
     return SourceFile(name, info["size"], version, content)
 
 

@@ -63,7 +63,7 @@ class Reader(text.TextReader):
         required = (self.config.roles.user, self.config.roles.item)
         missing = [w.column for w in self._wanted if w.column not in row and w.column in required]
         if missing:
-            raise DataError(f"{name}: no column {missing[0]!r}; the first object has: {', '.join(row)}")
+            raise DataError(f"{name}: no column {missing[0]!r}; the first object has: {text.shown(row)}")
         return ()
 
     def parse(self, block: Block) -> Piece:
@@ -195,7 +195,7 @@ def _type(value, kinds: set[str]) -> pa.DataType:
     """Arrow type of a first value; KeyError sends the block to the careful path."""
     if isinstance(value, bool) and kinds == {"number"}:
         return pa.bool_()
-    if type(value) is _Fraction and "key" not in kinds:
+    if type(value) is _Fraction and not kinds & {"key", "time"}:  # of these every digit counts
         return pa.float64()
     return {str: pa.string(), _Number: pa.int64()}[type(value)]
 

@@ -135,5 +135,7 @@ def _shown(value: pa.Scalar):
     """A value for messages; times that Python cannot hold and broken text as Arrow shows them."""
     try:
         return value.as_py()
+    except UnicodeDecodeError:
+        return value.as_buffer().to_pybytes().decode("utf-8", "backslashreplace")
     except (ValueError, OverflowError):
         return repr(value)

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import functools
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 
 import numpy as np
 
@@ -156,6 +156,13 @@ class TextReader(Reader):
     @abc.abstractmethod
     def parse(self, block: Block) -> Piece:
         """Parses whole records."""
+
+
+def shown(names: Collection[str]) -> str:
+    """Column names for a message of one line."""
+    line = ", ".join(names)
+    line = line if len(line) <= 1000 else f"{line[:1000]}... ({len(names)} columns)"
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 def _without_header(block: Block) -> Block:

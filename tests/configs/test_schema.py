@@ -139,6 +139,18 @@ def split(**keys) -> dict:
             "polyak: decay belongs to kind: exponential, this is uniform",
         ),
         (
+            {"polyak": {"decay": 0.9, "horizon_fraction": 0.1}},
+            "polyak: horizon_fraction and decay both set how far the average looks back; give one",
+        ),
+        (
+            {"polyak": {"kind": "uniform", "start_fraction": 0.9, "horizon_fraction": 0.1}},
+            "polyak: horizon_fraction and start_fraction both set where a uniform average begins; give one",
+        ),
+        (
+            {"polyak": {"kind": "none", "horizon_fraction": 0.1}},
+            "polyak: horizon_fraction belongs to kind: exponential or uniform, this is none",
+        ),
+        (
             {"output": {"path": "s3://bucket/run"}},
             "output.path: a local directory or gs://bucket/directory is possible here, s3://bucket/run is "
             "neither",
@@ -202,3 +214,31 @@ def test_values_never_change_after_loading():
     config = parse()
     with pytest.raises(ValueError, match="frozen"):
         config.train.seed = 3
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("\\t", "\t"), ("\t", "\t"), ("::", "::"), ("\\x01", "\x01"), ("\\u0001", "\x01"), ("\\", "\\")],
+)
+def test_delimiters_may_be_long_or_escaped(written, meant):
+    assert parse(source=delimited(delimiter=written)).source.delimiter == meant
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"delimiter": "\\q"}, "is not a delimiter; write"),
+        ({"delimiter": "a\n"}, "delimiter must not hold a line end"),
+        ({"delimiter": '"'}, "quote '\"' must be one ASCII character outside the delimiter"),
+        ({"escape": '"'}, "doubled quotes need no escape"),
+        ({"escape": "é"}, "escape 'é' must be one ASCII character"),
+        ({"delimiter": "x" * 9}, "at most 8 characters"),
+    ],
+)
+def test_special_characters_of_delimited_text(keys, message):
+    assert message in error_of(source=delimited(**keys))
+
+
+def test_ids_are_a_vocabulary_unless_they_say_otherwise():
+    dataset = parse(dataset={"path": "x", "item_ids": {"min_count": 3}, "user_ids": {}}).dataset
+    assert (dataset.item_ids.kind, dataset.item_ids.min_count, dataset.user_ids.kind) == ("vocab", 3, "vocab")

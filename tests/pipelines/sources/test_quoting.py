@@ -11,7 +11,8 @@ from configs.load import parse_config
 from pipelines.layout import Layout
 from pipelines.sources.lines import MAX_LINE_BYTES
 from pipelines.sources.quoting import TEXT_AFTER, UNBALANCED, Quoting
-from pipelines.sources.reader import first_rows, make_reader
+from pipelines.sources.reader import make_reader
+from tests.pipelines.sources.pieces import read_pieces
 
 # fmt: off
 RECORDS = [
@@ -88,14 +89,11 @@ def _read(path, data: bytes, chunk: int, **more) -> tuple[list, list]:
         "output": {"path": "/x"},
     }
     reader = make_reader(parse_config(sections, "test").source, Layout("", "", chunk_bytes=chunk))
-    ranges = reader.ranges()
-    places = first_rows(ranges, {part.index: reader.count(part) for part in ranges})
     rows, rejects = [], []
-    for part in ranges:
-        for piece in reader.read(part, *places[part.index]):
-            keys = [piece.columns[name].to_pylist() for name in ("user", "item")]
-            rows += list(zip(piece.rows.tolist(), piece.lines.tolist(), *keys, strict=True))
-            rejects += [(r.row, r.line, r.reason, r.text) for r in piece.rejects]
+    for piece in read_pieces(reader):
+        keys = [piece.columns[name].to_pylist() for name in ("user", "item")]
+        rows += list(zip(piece.rows.tolist(), piece.lines.tolist(), *keys, strict=True))
+        rejects += [(r.row, r.line, r.reason, r.text) for r in piece.rejects]
     return rows, rejects
 
 

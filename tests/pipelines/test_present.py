@@ -1,0 +1,148 @@
+"""When a dataset is "already prepared": the source's content decides, and the dataset must be whole."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from configs.dataset import load_dataset
+from configs.errors import DataError
+from pipelines.prepare import prepare
+from pipelines.present import find_present
+from tests.pipelines.reference import configure
+
+TEXT = "user,item\n" + "".join(f"u{i % 7},i{i % 11}\n" for i in range(60))
+
+
+class World:
+    """A source of two files and the dataset made of it."""
+
+    def __init__(self, path):
+        self.path, self.out = path, path / "out"
+        self.source = {"kind": "delimited", "paths": [f"{path}/*.csv"]}
+        for name in ("a.csv", "b.csv"):
+            (path / name).write_text(TEXT)
+        self.prepare()
+
+    def prepare(self, overwrite=False, **source):
+        config = configure(self.source | source, {"path": str(self.out), "split": {"kind": "random"}})
+        return prepare(config.source, config.dataset, overwrite=overwrite)
+
+    def made_again(self) -> bool:
+        before = os.stat(self.out / "dataset.json").st_mtime_ns
+        self.prepare()
+        return os.stat(self.out / "dataset.json").st_mtime_ns != before
+
+    def refusal(self, **source) -> str:
+        with pytest.raises(DataError) as caught:
+            self.prepare(**source)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+
+@pytest.fixture
+def world(tmp_path) -> World:
+    return World(tmp_path)
+
+
+def test_an_edit_of_the_same_size_is_another_source(world):
+    path = world.path / "b.csv"
+    before = os.stat(path)
+    path.write_text(TEXT.replace("u3,", "u4,"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as `cp -p` or rsync would leave it
+    assert f"another content of {path}, which has changed since; give --overwrite" in world.refusal()
+    before = load_dataset(str(world.out)).fingerprint
+    assert world.prepare(overwrite=True).fingerprint != before
+    assert not world.made_again()
+
+
+def test_the_same_content_is_the_same_source(world):
+    path = world.path / "a.csv"
+    os.utime(path)
+    assert not world.made_again()
+    shutil.copy(path, world.path / "copy")
+    os.replace(world.path / "copy", path)
+    assert not world.made_again()
+
+
+def test_what_differs_is_named(world):
+    (world.path / "c.csv").write_text(TEXT)
+    assert f"other files: {world.path}/c.csv is new; give --overwrite" in world.refusal()
+    os.remove(world.path / "c.csv")
+    os.rename(world.path / "b.csv", world.path / "b")
+    assert f"other files: {world.path}/b.csv is not among them now" in world.refusal()
+    os.rename(world.path / "b", world.path / "b.csv")
+    assert "another source (source.quote differs)" in world.refusal(quote="'")
+    assert not world.made_again()
+
+
+def test_order_is_a_part_of_the_source(tmp_path):
+    world = World(tmp_path)
+    names = [f"{tmp_path}/b.csv", f"{tmp_path}/a.csv"]
+    assert "another source (source.paths differs)" in world.refusal(paths=names)
+
+
+@pytest.mark.parametrize("directory, damage", [("train", "gone"), ("users", "cut"), ("items", "flipped")])
+def test_a_damaged_dataset_is_made_again(world, damage, directory, caplog):
+    before = load_dataset(str(world.out))
+    path = next((world.out / directory).iterdir())
+    data = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        changed = data[:-1] if damage == "cut" else data[:30] + bytes([data[30] ^ 1]) + data[31:]
+        path.write_bytes(changed)
+    assert world.made_again()
+    assert str(path) in caplog.text and "preparing the dataset again" in caplog.text
+    assert path.read_bytes() == data and load_dataset(str(world.out)).fingerprint == before.fingerprint
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 1}', b"\xff"])
+def test_a_torn_document_is_no_dataset(tmp_path, content, caplog):
+    (tmp_path / "dataset.json").write_bytes(content)
+    assert find_present(str(tmp_path), None, [], None) is None
+    assert "preparing the dataset again" in caplog.text
+
+
+def test_a_dataset_of_another_version_is_not_replaced_unasked(tmp_path):
+    (tmp_path / "dataset.json").write_text('{"format": 99}')
+    with pytest.raises(DataError, match="format 99, this one writes .*give --overwrite"):
+        find_present(str(tmp_path), None, [], None)
+
+
+def test_a_bucket_knows_generations_and_checksums(bucket):
+    source = {"kind": "delimited", "paths": ["gs://bucket/raw/*.csv"]}
+    dataset = {"path": "gs://bucket/out", "split": {"kind": "random"}}
+    bucket.write("raw/a.csv", TEXT.encode())
+    config = configure(source, dataset)
+    prepare(config.source, config.dataset)
+    document = bucket.read("out/dataset.json")
+    bucket.write("raw/a.csv", TEXT.encode())  # another generation of the same bytes
+    prepare(config.source, config.dataset)
+    assert bucket.read("out/dataset.json") == document
+    bucket.write("raw/a.csv", TEXT.replace("u3,", "u4,").encode())
+    with pytest.raises(DataError, match="another content of gs://bucket/raw/a.csv, which has changed since"):
+        prepare(config.source, config.dataset)
+    bucket.write("raw/a.csv", TEXT.encode())
+    name = bucket.names("out/train/")[0]
+    bucket.write(name, bucket.read(name)[:-1] + b"x")
+    found = prepare(config.source, config.dataset)
+    assert found.fingerprint == json.loads(document)["fingerprint"]
+
+
+def test_a_bucket_that_changes_while_it_is_read(bucket, monkeypatch):
+    """Even the same bytes are another generation, and nobody knows which of them was read."""
+    from pipelines.sources.text import TextReader
+
+    read = TextReader.read
+
+    def and_write(self, *args):
+        bucket.write("raw/a.csv", TEXT.replace("u3,", "u4,").encode())
+        return read(self, *args)
+
+    bucket.write("raw/a.csv", TEXT.encode())
+    monkeypatch.setattr(TextReader, "read", and_write)
+    config = configure({"kind": "delimited", "paths": ["gs://bucket/raw/a.csv"]}, {"path": "gs://bucket/out"})
+    with pytest.raises(DataError, match="gs://bucket/raw/a.csv: has changed since it was listed"):
+        prepare(config.source, config.dataset)
+    assert bucket.names("out/") == []
