@@ -127,6 +127,9 @@ class Child:
         self.mark = owner.mark and (*owner.mark[:2], False)
         self.lines, self.stdout, self.pid = 0, self, next(world.pids)
         self.start_step = world.saved
+        if "pip" in command:
+            self.returncode = 0
+            return
         if world.training():  # the run's lock
             self.returncode = 2
         world.trainers.append(self)

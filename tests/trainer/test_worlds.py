@@ -40,11 +40,15 @@ class Job:
         self.path, self.supervisor = self._submit(), None
 
     def _submit(self) -> str:
-        launch = LIMITS | ({"kind": "local"} if self.is_local else CLOUD)
+        work = f"{self.directory}/machines"
+        for attempt in range(1, 100):
+            storage.make_directory(f"{work}/one-1-{attempt}")
+        launch = LIMITS | ({"kind": "local"} if self.is_local else CLOUD | {"work_dir": work})
         config = parse_config(document(launch=launch), "x")
         path = f"{self.directory}/jobs/one-1"
         storage.make_directory(path)
         storage.write_bytes(f"{path}/config.yaml", dump_config(config).encode())
+        storage.write_bytes(f"{path}/w.whl", b"a wheel")
         facts = {"launcher": config.launch.kind, "directory": str(self.directory), "wheel": "w.whl"}
         JobRecord.create(path, facts | {"output": "run", "project": "shop", "zone": "us-east5-b"})
         return path
@@ -230,3 +234,23 @@ def test_nothing_is_left_in_300_worlds(tmp_path):
         job = live(seed, tmp_path / str(seed))
         seen |= {event.type for event in JobRecord(job.path).events()}
     assert seen == set(job_record.TYPES), "every event has come up"
+
+
+@pytest.mark.parametrize("storm", [0.0, 0.3])
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_machine_deletes_its_slice_without_a_supervisor(killed, storm, tmp_path, monkeypatch):
+    """Also when its program is killed, and whatever the services answer now and then."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    job = Job(0 if killed else 2, tmp_path, monkeypatch)
+    assert not job.is_local
+    try:
+        job.supervised()
+        assert job.world.run(HOUR, lambda: bool(job.world.trainers)) and job.world.tpu.nodes
+        job.world.storm = storm
+        if killed:
+            [machine] = job.world.tpu.machines.values()
+            machine.kill()
+        job.left_alone()
+        assert job.world.tpu.nodes == {} and job.world.tpu.started == ["one-1-1"]
+    finally:
+        job.world.end()
