@@ -94,10 +94,9 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
             found = _run_pipeline(job, ranges, options, lambda: check_unchanged(source_files))
         if found is None:
             return None
-        stats, tables, files = found
-        manifest = build_manifest(job, source_files, stats, tables, files)
+        manifest = build_manifest(job, source_files, *found)
         check()
-        publish(target, layout.staging, manifest, files)
+        publish(target, layout.staging, manifest, found[2])
     _report(manifest, dataset, target, progress)
     return manifest
 
