@@ -39,27 +39,28 @@ FEATURES IN CATALOGS  feature: the newest known value, for serving. feature@vali
 """
 
 import json
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from configs.errors import DataError
 from configs.section import Section
-from configs.storage import read_bytes
+from configs.storage import inner_path, read_bytes
 
 FILE_NAME = "dataset.json"
 SPLITS = ("train", "valid", "test")
 BLOCK_ROWS = 4096
+Count = Annotated[int, Field(ge=0, lt=2**48)]
 
 
 class FileInfo(Section):
     """One record file."""
 
-    path: str
+    path: Annotated[str, AfterValidator(inner_path)]
     """Relative to the dataset directory."""
-    rows: int
+    rows: Count
     """Rows in all blocks."""
-    bytes: int
+    bytes: Count
     """Size of the file."""
     crc32c: str
     """CRC-32C of the file's bytes, eight hexadecimal digits."""
@@ -68,7 +69,7 @@ class FileInfo(Section):
 class SplitInfo(Section):
     """One split."""
 
-    rows: int
+    rows: Count
     """Rows in all files."""
     files: list[FileInfo]
     """Files in order."""
@@ -93,13 +94,13 @@ class TableInfo(Section):
 
     ids: Literal["vocab", "hash"]
     """How keys become ids."""
-    rows: int
+    rows: Count
     """Rows of the table, the out-of-vocabulary row included."""
-    oov: int | None
+    oov: Count | None
     """Id of the out-of-vocabulary row, rows - 1; null under hash."""
-    keys: int
+    keys: Count
     """Distinct keys with positive train rows (under vocab: at least min_count)."""
-    oov_keys: int = 0
+    oov_keys: Count = 0
     """Distinct keys of all splits that share the out-of-vocabulary row; 0 under hash."""
 
 
@@ -119,7 +120,7 @@ class FeatureInfo(Section):
 class CatalogInfo(Section):
     """One catalog."""
 
-    rows: int
+    rows: Count
     """Rows in all files."""
     files: list[FileInfo]
     """Files in order."""
@@ -130,7 +131,7 @@ class SourceFileInfo(Section):
 
     path: str
     """As source.paths led to it."""
-    bytes: int
+    bytes: Count
     """Size, as stored."""
     version: str
     """What its store said of its content without reading it: times and inode, generation, or entity tag."""
@@ -149,9 +150,9 @@ class Dataset(Section):
     """SHA-256 over the source section and the source files' names, sizes and contents, in order."""
     source_files: list[SourceFileInfo] = []
     """What was read, in order; empty for a source without files."""
-    block_rows: int = BLOCK_ROWS
+    block_rows: Annotated[Count, Field(ge=1)] = BLOCK_ROWS
     """Rows of a full block."""
-    history_length: int
+    history_length: Count
     """Most items in a row's history; 0: the column is absent."""
     has_weight: bool
     """Whether records hold weight."""
@@ -167,7 +168,7 @@ class Dataset(Section):
     """Catalog of users."""
     items: CatalogInfo
     """Catalog of items."""
-    source_rows: int
+    source_rows: Count
     """Rows read."""
     rejected: dict[str, int]
     """Rejected rows by reason."""
@@ -198,6 +199,12 @@ class Dataset(Section):
     def training_split(self, positives_only: bool) -> SplitInfo:
         """The rows that a model trains on: all of train, or the positive ones."""
         return self.positives if positives_only and self.positives else self.splits["train"]
+
+    @property
+    def record_files(self) -> list[FileInfo]:
+        """All files that hold rows, users or items; refused rows are no part of the content."""
+        splits = [*self.splits.values(), *filter(None, [self.positives])]
+        return [info for part in (*splits, self.users, self.items) for info in part.files]
 
     def table_rows(self, name: str) -> int:
         """Rows of table `name`; a table of its own for history has the items' rows."""
@@ -250,5 +257,5 @@ def load_dataset(path: str) -> Dataset:
         key = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
         message = first["msg"].removeprefix("Value error, ")
         raise DataError(f"{name}: {key}{message}. Run `lazytower prepare` again.") from None
-    except ValueError as error:  # bad JSON and bad UTF-8 alike
+    except (ValueError, RecursionError) as error:  # bad JSON and bad UTF-8 alike
         raise DataError(f"{name}: not valid JSON ({error}). Run `lazytower prepare` again.") from None

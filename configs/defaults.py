@@ -11,17 +11,17 @@ WIDTH = 64
 """Of the vectors whose dot product is the score, less the bias."""
 FEATURE_WIDTH = 32
 """Of the rows of side features, and of rows that a tower's layers mix."""
-COSINE_TEMPERATURE = 0.2
+COSINE_TEMPERATURE = 0.15
 """Under normalize, where scores lie in -1..1; without it scores have no bounds, and it is 1."""
 HISTORY_TEMPERATURE = 0.1
 """As COSINE_TEMPERATURE, where the user tower reads the history: it overfits less."""
 HISTORY_LENGTH = 50
 """Items kept with each row where the model reads the user's history."""
-BESIDE_HISTORY = {"init_stddev": 0.005}
-"""Of the user's row beside a history by default: what is known of somebody with few rows is the history, so
-the row starts near zero and moves slowly. At the ordinary values it drowns the history in noise."""
+USER_STDDEV = 0.005
+"""Of the initial weights of user rows that are the vector, or are added to the history: normalised, the noise
+of an ordinary start would outweigh the first updates of a user with few rows."""
 RATE_BESIDE_HISTORY = 0.002
-"""As BESIDE_HISTORY, of the row's optimizer."""
+"""Of lazy_adam on user rows that are added to the history, which knows more of a user with few rows."""
 
 
 def complete_model(config) -> TwoTower | DotBias:
@@ -37,6 +37,8 @@ def complete_model(config) -> TwoTower | DotBias:
     if model.user_tower is None:
         inputs = ["user", "history"] if _reads_history(config.dataset) else ["user"]
         changes["user_tower"] = TowerConfig(inputs=inputs, combine="sum")
+        if "pooling" not in model.history.model_fields_set:
+            changes["history"] = model.history.model_copy(update={"pooling": "sqrtn"})
     tower = changes.get("user_tower", model.user_tower)
     if model.loss.temperature is None:
         cosine = HISTORY_TEMPERATURE if "history" in tower.inputs else COSINE_TEMPERATURE
@@ -46,11 +48,11 @@ def complete_model(config) -> TwoTower | DotBias:
 
 
 def _reads_history(dataset) -> bool:
-    """Whether the user tower reads the history by default: where it is kept, or where the split asks for what
-    comes next."""
+    """Whether the user tower reads the history by default: where it is kept, or where the split leaves each
+    user a past. A temporal or random split does not: measured, histories did harm or nothing there."""
     if dataset.history_length is not None:
         return dataset.history_length > 0
-    return dataset.split.kind == "leave_last_out"
+    return dataset.split.kind in ("leave_last_out", "given")
 
 
 def complete_dataset(config):
@@ -80,8 +82,8 @@ def complete_tables(config) -> dict:
     """
     names = sorted(set(config.table_of_input.values()))
     tables = config.tables | {name: config.tables.get(name, TableConfig()) for name in names}
-    if isinstance(config.model, TwoTower) and _is_beside_history(config.model.user_tower):
-        tables["user"] = _beside_history(tables["user"])
+    if isinstance(config.model, TwoTower):
+        tables |= _user_rows(config.model, tables)
     dims = {name: table.dim for name, table in tables.items()}
     if isinstance(config.model, DotBias):
         known = [dims[name] for name in ("user", "item") if dims[name] is not None]
@@ -94,18 +96,17 @@ def complete_tables(config) -> dict:
     }
 
 
-def _is_beside_history(tower: TowerConfig) -> bool:
-    """Whether the tower is the user's row plus the history, and nothing else."""
-    return sorted(tower.inputs) == ["history", "user"] and tower.combine == "sum" and not tower.layers
-
-
-def _beside_history(table):
-    """The user's table with what the document leaves open as BESIDE_HISTORY says."""
-    said, optimizer = table.model_fields_set, table.optimizer
-    changes = {key: value for key, value in BESIDE_HISTORY.items() if key not in said}
-    if optimizer.kind == "lazy_adam" and "learning_rate" not in optimizer.model_fields_set:
+def _user_rows(model: TwoTower, tables: dict) -> dict:
+    """The user's table, if any, with what the document leaves open of USER_STDDEV and RATE_BESIDE_HISTORY."""
+    tower, table = model.user_tower, tables.get("user")
+    alone, added = tower.inputs == ["user"], sorted(tower.inputs) == ["history", "user"]
+    if not (alone or (added and tower.combine == "sum")) or tower.layers or not model.normalize:
+        return {}
+    changes = {} if "init_stddev" in table.model_fields_set else {"init_stddev": USER_STDDEV}
+    optimizer = table.optimizer
+    if added and optimizer.kind == "lazy_adam" and "learning_rate" not in optimizer.model_fields_set:
         changes["optimizer"] = optimizer.model_copy(update={"learning_rate": RATE_BESIDE_HISTORY})
-    return table.model_copy(update=changes)
+    return {"user": table.model_copy(update=changes)}
 
 
 def _with_width(name: str, table, width: int | None):

@@ -16,6 +16,7 @@ class FileLock:
 
     Args:
       path: of the file; its directory must exist.
+      wait: until another process lets go.
 
     Raises:
       LeaseHeld: another process holds it.
@@ -24,7 +25,7 @@ class FileLock:
 
     lost = False
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, wait: bool = False):
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         except OSError as error:
@@ -32,7 +33,7 @@ class FileLock:
                 raise OSError(error.errno, "is a link or no plain file; remove it", path) from None
             raise
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             who = holders(self._descriptor)
             os.close(self._descriptor)

@@ -17,8 +17,8 @@ class TableConfig(Section):
     """Width of a row in float32 values. When not given, what makes the towers agree: vectors as wide as the
     document says elsewhere, or of 64 values, and one more in rows that end in a bias; side features 32."""
     init_stddev: float = Field(0.05, ge=0)
-    """Standard deviation of the normal initial weights; when not given, 0.005 in a user table whose rows are
-    added to the history, which lazy_adam then moves at 0.002."""
+    """Standard deviation of the normal initial weights; when not given, 0.005 in the user table if
+    model.normalize is on and its rows are the vector or are added to the history."""
     optimizer: TableOptimizer = TableLazyAdam()
     """Optimizer of the rows."""
     engine: Literal["auto", "native", "rows", "tfa"] = "auto"
@@ -41,8 +41,9 @@ class HistoryConfig(Section):
 
     table: Literal["item", "history"] = "item"
     """item shares the items' table; history is a table of its own with the same ids."""
-    pooling: Literal["mean", "sum", "sqrtn"] = "sqrtn"
-    """How the rows of the history become one vector; an empty history is zero."""
+    pooling: Literal["mean", "sum", "sqrtn"] = "mean"
+    """How the rows of the history become one vector; an empty history is zero. When neither it nor
+    model.user_tower is given: sqrtn, so that a longer history weighs more beside the user's row."""
 
 
 class TowerConfig(Section):
@@ -76,7 +77,7 @@ class SoftmaxLoss(Section):
 
     temperature: float | None = Field(None, gt=0)
     """Divides the scores. When not given: 1 without normalize; under it 0.1 where the user tower reads the
-    history, else 0.2."""
+    history, else 0.15."""
     logq: bool = True
     """Subtract log of each candidate's sampling probability (Yi et al. 2019, eq. 3)."""
     mask_accidental_hits: bool = True
@@ -93,7 +94,8 @@ class TwoTower(Section):
     """User tower, item tower, dot product; in-batch sampled softmax."""
     user_tower: TowerConfig | None = None
     """Inputs and layers of the user tower. When not given: the user's row, plus the history where
-    dataset.history_length keeps one or, when that is not given either, under dataset.split leave_last_out."""
+    dataset.history_length keeps one or, when that is not given either, under the splits leave_last_out and
+    given."""
     item_tower: TowerConfig = TowerConfig(inputs=["item"])
     """Inputs and layers of the item tower."""
     history: HistoryConfig = HistoryConfig()

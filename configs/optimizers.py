@@ -75,7 +75,8 @@ class TableLazyAdam(LazyAdam):
     """LazyAdam as the `tables` section has it, at the rate that suits rows; alone it has TF-Addons' own."""
 
     learning_rate: float = Field(5e-3, gt=0)
-    """Peak learning rate; the schedule multiplies it."""
+    """Peak learning rate; the schedule multiplies it. When not given, 0.002 for user rows that are added to
+    the history."""
 
 
 class Adam(_Moments):

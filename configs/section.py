@@ -8,8 +8,16 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 # Seeds are offset per layer and handed to ops that take int32.
 Seed = Annotated[int, Field(ge=0, le=2**30)]
-# fsspec expands ~ and TensorFlow does not: expanded once, here.
-Path = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
+
+
+def _expanded(path: str) -> str:
+    # fsspec expands ~ and TensorFlow does not: expanded once, here.
+    if "::" in path:
+        raise ValueError("'::' chains file systems in fsspec; use a path without it")
+    return os.path.expanduser(path)
+
+
+Path = Annotated[str, Field(min_length=1), AfterValidator(_expanded)]
 
 
 class Section(BaseModel):

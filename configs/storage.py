@@ -30,6 +30,7 @@ _ADVICE = {
     errno.EIO: "the disk fails: look at the kernel's log, and name another place",
     errno.EACCES: "give this user the right, or name another place",
     errno.EPERM: "give this user the right, or name another place",
+    errno.ENOMEM: "free memory, or raise the limits of it (ulimit -v, sysctl vm.max_map_count)",
     errno.EMFILE: "raise this process's limit of open files (ulimit -n)",
     errno.ENFILE: "raise the machine's limit of open files (sysctl fs.file-max)",
 }
@@ -53,6 +54,18 @@ def is_remote(path: str) -> bool:
 def join(path: str, *names: str) -> str:
     """`path` with names appended."""
     return "/".join([path.rstrip("/") or "/", *names])
+
+
+def inner_path(name: str) -> str:
+    """`name`, a path that stays inside the directory it is relative to.
+
+    Raises:
+      ValueError: it would lead out of it; whoever writes a manifest must not choose what is read elsewhere.
+    """
+    parts = name.split("/")
+    if not name or "\0" in name or "://" in name or not all(parts) or {".", ".."} & set(parts):
+        raise ValueError(f"{name[:100]!r} is no path inside the directory")
+    return name
 
 
 def exists(path: str) -> bool:

@@ -1,9 +1,11 @@
 """A histogram of timestamps that any number of workers can build in any order with one result.
 
-Buckets are 2^shift seconds wide. The shift grows only when more than `limit` buckets are in use, and it is
-always the smallest that keeps the whole within the limit: a part never needs a wider bucket than the whole,
-so the order of merging cannot show. With fewer distinct seconds than `limit` it is exact.
+Buckets are 2^shift nanoseconds wide. The shift grows only when more than `limit` buckets are in use, and it
+is always the smallest that keeps the whole within the limit: a part never needs a wider bucket than the
+whole, so the order of merging cannot show. With fewer distinct times than `limit` it is exact.
 """
+
+import bisect
 
 import numpy as np
 
@@ -11,7 +13,7 @@ LIMIT = 1 << 20
 
 
 class TimeHistogram:
-    """Counts of int64 seconds.
+    """Counts of int64 nanoseconds.
 
     Counts are kept as sorted distinct buckets; what was added since is folded in now and then, as
     merging after each batch would sort the same million buckets again and again.
@@ -24,9 +26,9 @@ class TimeHistogram:
         self._counts = [np.zeros(0, np.int64)]
         self._pending = 0
 
-    def add(self, seconds: np.ndarray) -> None:
+    def add(self, times: np.ndarray) -> None:
         """Counts int64 [n] timestamps."""
-        buckets, counts = np.unique(seconds >> self._shift, return_counts=True)
+        buckets, counts = np.unique(times >> self._shift, return_counts=True)
         self._append(buckets, counts)
 
     def merge(self, other: "TimeHistogram") -> None:
@@ -38,12 +40,12 @@ class TimeHistogram:
 
     @property
     def shift(self) -> int:
-        """Buckets are 2^shift seconds wide."""
+        """Buckets are 2^shift nanoseconds wide."""
         self._fold()
         return self._shift
 
     def items(self) -> tuple[np.ndarray, np.ndarray]:
-        """First second of each bucket in use, ascending, and its count: int64 [buckets] each."""
+        """First time of each bucket in use, ascending, and its count: int64 [buckets] each."""
         self._fold()
         return self._buckets[0] << self._shift, self._counts[0]
 
@@ -67,10 +69,15 @@ class TimeHistogram:
     def _fold(self) -> None:
         """One sorted array of distinct buckets, no more than `limit`."""
         buckets, counts = _sum(np.concatenate(self._buckets), np.concatenate(self._counts))
-        while len(buckets) > self.limit:
-            self._shift += 1
-            buckets, counts = _sum(buckets >> 1, counts)
+        if len(buckets) > self.limit:
+            wider = bisect.bisect_left(range(64), True, key=lambda s: _distinct(buckets >> s) <= self.limit)
+            self._shift += wider
+            buckets, counts = _sum(buckets >> wider, counts)
         self._buckets, self._counts, self._pending = [buckets], [counts], 0
+
+
+def _distinct(ascending: np.ndarray) -> int:
+    return int(np.count_nonzero(ascending[1:] != ascending[:-1])) + min(len(ascending), 1)
 
 
 def _sum(buckets: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +89,7 @@ def _sum(buckets: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def cuts(histogram: TimeHistogram, valid_fraction: float, test_fraction: float) -> tuple[int, int]:
-    """First second of valid and of test.
+    """First time of valid and of test, nanoseconds.
 
     Each cut is the bucket's edge at which the share of newer rows is nearest to the fraction asked for
     (a tie goes to fewer rows). A cut past the newest row means an empty split.

@@ -8,7 +8,6 @@ import argparse
 from absl import logging
 
 from configs.arguments import add_config_arguments
-from configs.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,15 +64,11 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
     from pipelines.present import find_present
     from pipelines.progress import Progress
     from pipelines.publish import publish, workspace
-    from pipelines.row_account import split_line
     from pipelines.runners import check_runner
-    from pipelines.sources.files import scheme_problem
     from pipelines.sources.identity import check_unchanged, each, with_content
     from pipelines.sources.reader import make_reader
 
     options = options or beam_options(None, [])
-    if problem := scheme_problem(dataset.path):
-        raise ConfigError(f"dataset.path: {dataset.path}: {problem}")
     check_runner(options, source, dataset)
     target = dataset.path.rstrip("/")
     reader = make_reader(source, plan_layout("", "", 0))
@@ -81,7 +76,6 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
     if not overwrite and (present := find_present(target, source, source_files, dataset)):
         logging.info("%s: already prepared from this source with these settings", target)
         return present
-    logging.info("%s", split_line(dataset))
     job = Job(source, dataset, plan_layout("", "", reader.estimated_rows()))
     with workspace(target) as (path, check):
         sizes = {"threads": worker_threads(options)} | sizes
@@ -116,12 +110,14 @@ def _run_pipeline(job, ranges, options, check_source):
 
     from configs.errors import DataError
     from pipelines.pipeline import build
-    from pipelines.runners import run_to_end, template_location
+    from pipelines.row_account import split_line
+    from pipelines.runners import make_runner, run_to_end, template_location
     from pipelines.summary import FILE_NAME, load_summary
 
     if "://" not in job.layout.spool:
         os.makedirs(job.layout.spool)
-    pipeline = beam.Pipeline(options=options)
+    logging.info("%s", split_line(job.dataset))
+    pipeline = beam.Pipeline(make_runner(options), options=options)
     build(pipeline, job, ranges)
     run_to_end(pipeline, options)
     if template := template_location(options):

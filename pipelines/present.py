@@ -31,7 +31,7 @@ def find_present(target: str, source, files: list[SourceFile], dataset) -> Datas
             f"{target}: holds a dataset prepared from {difference}; "
             "give --overwrite to replace it, or another dataset.path"
         )
-    damage = [what for what in each(lambda info: _damage(found, info), _record_files(found)) if what]
+    damage = [what for what in each(lambda info: _damage(found, info), found.record_files) if what]
     if damage:
         others = f", and {len(damage) - 1:,} more files are damaged" if damage[1:] else ""
         logging.warning("%s: damaged: %s%s; preparing the dataset again", target, damage[0], others)
@@ -96,11 +96,6 @@ def _other_names(before: list[str], now: list[str]) -> str:
     if gone := [name for name in before if name not in now]:
         return f"{gone[0]} is not among them now"
     return "their order has changed"
-
-
-def _record_files(dataset: Dataset) -> list[FileInfo]:
-    catalogs = [*dataset.users.files, *dataset.items.files]
-    return [info for split in dataset.splits.values() for info in split.files] + catalogs
 
 
 def _damage(dataset: Dataset, info: FileInfo) -> str | None:

@@ -275,8 +275,7 @@ def _manifest_files(target: str) -> tuple[bytes | None, set[str]]:
         found = load_dataset(target)
     except (FileNotFoundError, DataError):
         return None, set()
-    parts = [*found.splits.values(), found.users, found.items]
-    return content, {file.path for part in parts for file in part.files}
+    return content, {file.path for file in found.record_files}
 
 
 def _remove_others(filesystem, root: str, keep: set[str]) -> None:

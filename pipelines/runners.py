@@ -8,13 +8,17 @@ reach both.
 import importlib.util
 import ipaddress
 import json
+import shlex
 import socket
 from logging import INFO, getLogger
 
 from absl import logging
 
 from configs.errors import ConfigError, DataError
+from configs.processes import module_command
 from configs.storage import is_remote
+from pipelines.sources.files import scheme_problem
+from pipelines.options import DEFAULT_RUNNER
 
 _IMAGE = "an image that holds lazytower: docker/pipelines.Dockerfile makes one"
 _CONNECT_SECONDS = 5.0
@@ -54,6 +58,8 @@ def check_runner(options, source, dataset) -> None:
     Raises:
       ConfigError: names the flag or the key.
     """
+    if problem := scheme_problem(dataset.path):
+        raise ConfigError(f"dataset.path: {dataset.path}: {problem}")
     for flag, reason in _NOT_WAITING.items():
         if options.get_all_options()[flag]:
             raise ConfigError(f"--{flag} does not go with prepare: {reason}; leave it out")
@@ -63,6 +69,34 @@ def check_runner(options, source, dataset) -> None:
         _validated(options)  # last, because it looks at the bucket of --temp_location
     else:
         _check_paths(_place_of_workers(options, _validated(options)), source, dataset)
+
+
+def make_runner(options):
+    """The runner, when it is not enough to name it to Beam; else None.
+
+    Beam starts worker processes by `python -m`, which imports from the working directory; see
+    configs/processes.py.
+    """
+    from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
+
+    if options.view_as(DirectOptions).direct_running_mode != "multi_processing":
+        return None
+    if options.view_as(StandardOptions).runner != DEFAULT_RUNNER:
+        return None
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+    command = shlex.join(module_command("apache_beam.runners.worker.sdk_worker_main"))
+
+    class WorkerProcesses(FnApiRunner):
+        """Beam's, which sets this attribute anew when it runs."""
+
+        _default_environment = property(
+            lambda self: SubprocessSDKEnvironment.from_command_string(command_string=command),
+            lambda self, value: None,
+        )
+
+    return WorkerProcesses()
 
 
 def run_to_end(pipeline, options) -> None:

@@ -20,7 +20,7 @@ ALLOWED = {
     "trainer": ["configs", "trainer"],
     "trainer.optimizers": ["configs", "trainer.optimizers", "trainer.addons"],
     "trainer.embeddings": ["configs", "trainer.embeddings", "trainer.optimizers", "trainer.kernels"],
-    "trainer.kernels": ["trainer.kernels", "trainer.polyak"],
+    "trainer.kernels": ["configs", "trainer.kernels", "trainer.polyak"],
     "trainer.engines": ["configs", "trainer.engines"],
     "trainer.models": ["configs", "trainer.models", "trainer.embeddings", "trainer.losses"],
     "trainer.indexes": ["configs", "trainer.indexes"],

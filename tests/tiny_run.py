@@ -19,7 +19,10 @@ USERS, ITEMS = 24, 40
 # By kind: sections of the config, and arguments of write_dataset that follow from them.
 _KINDS = {
     # The smallest model: its vectors are the tables' rows.
-    "plain": {"model": {"kind": "two_tower"}, "polyak": {"decay": 0.8}},
+    "plain": {
+        "model": {"kind": "two_tower", "user_tower": {"inputs": ["user"]}, "normalize": False},
+        "polyak": {"decay": 0.8},
+    },
     # All that a two-tower model can read and do; rare items are out of vocabulary.
     "towers": {
         "dataset": {"history_length": 4, "item_ids": {"kind": "vocab", "min_count": 2}},
@@ -45,6 +48,7 @@ _KINDS = {
             "user_tower": {"inputs": ["history"]},
             "item_tower": {"inputs": ["item"]},
             "history": {"pooling": "sqrtn"},
+            "normalize": False,
             "item_bias": True,
         },
         "polyak": {"kind": "uniform", "start_fraction": 0.5},
@@ -61,6 +65,7 @@ _KINDS = {
             "kind": "two_tower",
             "user_tower": {"inputs": ["user", "history"], "combine": "sum"},
             "item_tower": {"inputs": ["item"]},
+            "normalize": False,
             "item_bias": True,
         },
         "tables": {
@@ -199,7 +204,9 @@ def planted_document(directory: str, **source) -> dict:
             "kind": "two_tower",
             "user_tower": {"inputs": ["user", "history"], "layers": [12, 8], "dropout": 0.1},
             "item_tower": {"inputs": ["item"], "layers": [12, 8]},
+            "normalize": False,
         },
+        "schedule": {"cooldown_fraction": 0},
         "tables": {name: {"dim": 8, "optimizer": {"learning_rate": 0.02}} for name in ("user", "item")},
         "optimizer": {"learning_rate": 0.01},
         "polyak": {"decay": 0.9},

@@ -10,6 +10,7 @@ BENCHES = {
     "peers": ("trainer.bench_peers", "steps, prepare and a whole training beside other libraries"),
     "input": ("trainer.bench_input", "the reader alone, and how long training waits for it"),
     "retrieval": ("trainer.bench_retrieval", "the best items of a request: served indexes beside peers"),
+    "defaults": ("trainer.bench_defaults", "what settings reach on prepared datasets, averaged and raw"),
     "users25m": ("trainer.bench_users25m", "the whole chain at 25 million users: time, memory, checkpoints"),
 }
 

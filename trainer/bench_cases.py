@@ -116,7 +116,8 @@ class PlainCase(_Case):
     def state_bytes(self) -> int:
         """Of the slots; a wrapper's own and those of the optimizer inside, made in the first step."""
         inner = getattr(self.optimizer, "_optimizer", None)
-        variables = [v for o in (self.optimizer, inner) if o is not None for v in o.variables()]
+        optimizers = [optimizer for optimizer in (self.optimizer, inner) if optimizer is not None]
+        variables = [v for o in optimizers for v in (o.variables() if callable(o.variables) else o.variables)]
         slots = {v.ref(): v.shape.num_elements() for v in variables if v.shape.rank}
         return 4 * sum(slots.values())
 
@@ -153,6 +154,18 @@ def keras_case(rows, dim, optimizer, robe=None, legacy=False) -> PlainCase:
     module = tf_keras.optimizers.legacy if legacy else tf_keras.optimizers
     tables = {"sgd": 1.5, "adagrad": 2.5, "adam": 6.0}[optimizer]
     return PlainCase(rows, dim, lambda: getattr(module, names[optimizer])(1e-3), robe, tables)
+
+
+def face_case(rows, dim, optimizer, robe=None, keras=False) -> PlainCase:
+    """A case of lazytower's optimizers on a plain variable, by themselves or as Keras optimizers."""
+    if keras and ROW_OPTIMIZERS[optimizer].shared_names:
+        raise NotMeasured(f"{optimizer} has no Keras form")
+
+    def make():
+        made = ROW_OPTIMIZERS[optimizer](1e-3)
+        return made.keras() if keras else made
+
+    return PlainCase(rows, dim, make, robe, 6.0 if optimizer == "adam" else 3.2)
 
 
 def addons_case(rows, dim, optimizer, robe=None, average=False) -> PlainCase:

@@ -2,6 +2,8 @@
 
     lazytower bench optimizers                      about 8 minutes on 2 cores, 9 with torch
     lazytower bench optimizers --threads 1 --models full robe_1mb
+    lazytower bench optimizers --models full --rows 2000000 --dim 32 --batch 50 \\
+        --peers lazytower_plain lazytower_keras
 
 score = e_u . e_i of pairs of ids from one table under the logistic loss (trainer.bench_cases), ids uniform.
 A step's three phases are compiled and timed one by one (trainer.bench_timing): forward is lookup and loss,
@@ -23,6 +25,8 @@ from trainer.bench_timing import add_shared_arguments, measured, positive, start
 MODELS = ("full", "robe_1mb", "robe_10mb", "robe_381mb")
 OPTIMIZERS = ("sgd", "adagrad", "adam", "lazy_adam", "sm3")
 PEERS = ("lazytower", "keras", "keras_legacy", "tfa", "torch")
+# lazytower's optimizers on plain variables, and as Keras optimizers; measured when asked for.
+FACES = ("lazytower_plain", "lazytower_keras")
 KEYS = ("model", "optimizer", "by")
 
 
@@ -36,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=OPTIMIZERS)
     parser.add_argument(
-        "--peers", nargs="+", choices=PEERS, default=PEERS, help="whose optimizers; lazytower's own included"
+        "--peers",
+        nargs="+",
+        choices=PEERS + FACES,
+        default=PEERS,
+        help="whose optimizers; lazytower's own included, by default without its other faces",
     )
     add_shared_arguments(parser, "bench_results")
 
@@ -94,6 +102,8 @@ def _case(model: str, optimizer: str, peer: str, args: argparse.Namespace):
 
         options = robe or TableConfig(dim=args.dim)
         return bench_cases.OurCase(args.rows, options, optimizer, args.batch)
+    if peer in FACES:
+        return bench_cases.face_case(args.rows, args.dim, optimizer, robe, keras=peer == "lazytower_keras")
     if peer == "tfa":
         return bench_cases.addons_case(args.rows, args.dim, optimizer, robe)
     if peer == "torch":

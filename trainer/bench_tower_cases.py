@@ -73,11 +73,13 @@ def _document(weights: dict, corrected: bool) -> dict:
     return {
         "source": {"kind": "synthetic", "rows": 2, "users": 2, "items": 2},
         "dataset": {"path": "none"},
-        "model": {"kind": "two_tower", **towers, "loss": loss},
+        # What the peers do: plain dot products at a constant rate.
+        "model": {"kind": "two_tower", **towers, "normalize": False, "item_bias": False, "loss": loss},
+        "polyak": {"decay": 0.999, "start_fraction": 0.0},
         "tables": {side: {"dim": dim, "optimizer": {"kind": "lazy_adam", **adam}} for side in weights},
         "optimizer": {"kind": "adam", **adam},
         "train": {"num_steps": 1000},
-        "schedule": {"warmup_fraction": 0.0},
+        "schedule": {"warmup_fraction": 0.0, "cooldown_fraction": 0.0},
         "output": {"path": "none"},
     }
 

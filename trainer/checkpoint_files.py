@@ -16,14 +16,16 @@ checked on the very bytes that are used.
 import collections
 import concurrent.futures
 import contextlib
+import ctypes
+import errno
 import functools
 import io
 import json
 import math
-import mmap
 import os
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -33,6 +35,9 @@ from absl import logging
 
 from configs import storage
 from configs.errors import CheckpointError, UserError
+from configs.terminal import bounded
+from trainer.checkpoint_manifest import check_manifest
+from trainer.file_map import forget, map_file
 
 COMMITTED = "COMMITTED"
 DENSE = "dense.npz"
@@ -175,8 +180,10 @@ def read_manifest(path: str) -> dict:
         manifest = json.loads(content)
         if manifest.pop("crc32c") != _checksum(manifest):
             raise ValueError("its own checksum differs")
-    except (ValueError, AttributeError, LookupError, TypeError) as error:  # torn JSON can hold anything
-        raise DamagedCheckpoint(f"{path}/{COMMITTED}: cannot be read ({error})") from None
+        check_manifest(manifest)
+    except (ValueError, AttributeError, LookupError, TypeError, RecursionError) as error:
+        # Torn JSON can hold anything.
+        raise DamagedCheckpoint(f"{path}/{COMMITTED}: cannot be read ({bounded(str(error), 200)})") from None
     return manifest
 
 
@@ -205,20 +212,36 @@ def _reading(name: str):
             raise DamagedCheckpoint(f"{name}: missing") from None
         if isinstance(error, DamagedCheckpoint):
             raise
-        raise CheckpointError(
-            f"{error}; mend the cause and run again, or delete its checkpoint to go on from the one before"
-        ) from error
+        # A machine that lacks files, memory or rights says nothing of the checkpoint, which may be the best.
+        number = getattr(error.__cause__, "errno", None)
+        fix = "remove the cause and run again, or delete its checkpoint to go on from the one before"
+        if number in storage.REFUSALS - {errno.EIO}:
+            fix = storage.advice(number)
+        raise CheckpointError(f"{error}; {fix}") from error
 
 
 def read_array(path: str, manifest: dict, name: str) -> np.ndarray:
     """An .npy file's array, read-only, checked as by read_file."""
-    return _array(read_file(path, manifest, name))
+    content = read_file(path, manifest, name)
+    with _as_written(path, name):
+        return _array(content)
 
 
 def read_dense(path: str, manifest: dict) -> dict[str, np.ndarray]:
     """The arrays of dense.npz by name, checked as by read_file."""
-    with np.load(io.BytesIO(read_file(path, manifest, DENSE))) as values:
+    content = read_file(path, manifest, DENSE)
+    with _as_written(path, DENSE), np.load(io.BytesIO(content), allow_pickle=False) as values:
         return {name: values[name] for name in values.files}
+
+
+@contextlib.contextmanager
+def _as_written(path: str, name: str) -> Iterator[None]:
+    """A file that is what its manifest says, and still no array, was written by somebody else."""
+    try:
+        yield
+    except (ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+        reason = bounded(str(error), 200)
+        raise DamagedCheckpoint(f"{path}/{name}: holds no array of a checkpoint ({reason})") from None
 
 
 def verify_file(path: str, manifest: dict, name: str) -> None:
@@ -247,15 +270,14 @@ def map_array(path: str, manifest: dict, name: str) -> np.ndarray:
         with errors_of(tempfile.gettempdir()), tempfile.TemporaryFile(prefix="lazytower-") as file:
             file.write(content)
             file.flush()
-            return _array(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    try:
-        with _reading(full_name), storage.reading(full_name) as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except ValueError:  # an empty file cannot be mapped
-        raise DamagedCheckpoint(f"{full_name}: size or checksum differs from {COMMITTED}") from None
+            return _array(map_file(file))
+    with _reading(full_name), storage.reading(full_name) as file:
+        size = os.fstat(file.fileno()).st_size
+        mapped = map_file(file) if size else b""  # nothing cannot be mapped
     blocks = (mapped[at : at + _BLOCK] for at in range(0, len(mapped), _BLOCK))
     _compare(full_name, expected, len(mapped), blocks)
-    array = _array(mapped)
+    with _as_written(path, name):
+        array = _array(mapped)
     release(array)
     return array
 
@@ -266,9 +288,9 @@ def release(array: np.ndarray) -> None:
     Without it a process that has read a table once would count as holding all of it.
     """
     base = array
-    while not isinstance(base, mmap.mmap):
+    while not isinstance(base, ctypes.Array):
         base = base.obj if isinstance(base, memoryview) else base.base
-    base.madvise(mmap.MADV_DONTNEED)
+    forget(base)
 
 
 def _write_piece(path: str, piece: Piece) -> dict:
@@ -305,7 +327,9 @@ def _array(content) -> np.ndarray:
     header = io.BytesIO(content[:256])
     np.lib.format.read_magic(header)
     shape, _, dtype = np.lib.format.read_array_header_1_0(header)
-    return np.frombuffer(content, dtype, math.prod(shape), header.tell()).reshape(shape)
+    array = np.frombuffer(content, dtype, math.prod(shape), header.tell()).reshape(shape)
+    array.flags.writeable = False
+    return array
 
 
 def _sync_directories(path: str, tables: Iterable[str]) -> None:

@@ -2,6 +2,9 @@
 
 from configs.schema import RunConfig
 
+# Keys of optimizers that checkpoints may be older than; at these values they change nothing.
+_YOUNGER = {"amsgrad": False, "l2_shrinkage": 0.0}
+
 
 def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int) -> dict:
     """What a run must share with the checkpoints it resumes from, by config key.
@@ -16,11 +19,12 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int) -> 
         # They change how numbers are held or summed, not the numbers nor their form; a run may change them.
         table.pop("engine", None)
         table.pop("gradient", None)
+        table["optimizer"] = _optimizer(table["optimizer"])
     return {
         "dataset.fingerprint": fingerprint,
         "model": config.model.model_dump(mode="json"),
         "tables": tables,
-        "optimizer": config.optimizer.model_dump(mode="json"),
+        "optimizer": _optimizer(config.optimizer.model_dump(mode="json")),
         "schedule": config.schedule.model_dump(mode="json"),
         "polyak": config.polyak.model_dump(mode="json") | {"horizon_fraction": config.polyak.horizon},
         "train.batch_size": config.train.batch_size,
@@ -28,6 +32,11 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int) -> 
         "train.seed": config.train.seed,
         "number of steps": num_steps,
     }
+
+
+def _optimizer(section: dict) -> dict:
+    """An optimizer's section without younger keys that change nothing."""
+    return {k: v for k, v in section.items() if k not in _YOUNGER or v != _YOUNGER[k]}
 
 
 def first_difference(saved: dict, now: dict) -> tuple[str, object, object] | None:
@@ -45,6 +54,7 @@ def first_difference(saved: dict, now: dict) -> tuple[str, object, object] | Non
             return key, old, new
         if old.get("kind") != new.get("kind"):  # their other keys are not the same ones
             return f"{key}.kind", old.get("kind"), new.get("kind")
-        inner, old, new = first_difference(old, new)
-        return f"{key}.{inner}", old, new
+        if found := first_difference(old, new):  # else one has keys of None that the other lacks
+            inner, old, new = found
+            return f"{key}.{inner}", old, new
     return None

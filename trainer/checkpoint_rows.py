@@ -4,8 +4,6 @@ Arrays are mapped into memory, so that only what is asked for is held, and what 
 cache. Files of object stores are copied to temporary files first, which end with the process.
 """
 
-import resource
-
 import numpy as np
 
 from trainer.checkpoint_chain import Checkpoint, table_width
@@ -24,8 +22,6 @@ class StoredRows:
     """
 
     def __init__(self, chain: list[Checkpoint], table: str):
-        files = sum(len(checkpoint.pieces(table)) * 2 for checkpoint in chain)
-        _allow_open_files(files)
         full, *increments = (_Layer(checkpoint, table) for checkpoint in chain)
         self._layers = [*increments[::-1], full]
         self.width = table_width(chain[0].manifest["tables"][table])
@@ -68,12 +64,3 @@ class _Layer:
             held[here] = True
             release(self._records[i])
         return held
-
-
-def _allow_open_files(number: int) -> None:
-    """Lifts this process's soft limit: a map keeps its file open, and a large table has hundreds."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY:
-        # Tables are opened one after the other; each lifts the limit anew.
-        wanted = soft + number if hard == resource.RLIM_INFINITY else min(soft + number, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -7,6 +7,7 @@ imports (TensorFlow, Beam) inside functions, so that every --help answers at onc
 import argparse
 import importlib
 import os
+import resource
 import select
 import sys
 import time
@@ -33,6 +34,7 @@ COMMANDS = {
     "bench": ("trainer.bench", "measure speed and memory beside peers"),
 }
 
+_MOST_FILES = 1 << 20  # some programs close as many as they may have when they start others
 # Rights, credentials and networks, which are for the user to mend: gcsfs has no errors of Python's own.
 _STORE_ERRORS = ("gcsfs", "google.auth", "aiohttp")
 
@@ -81,8 +83,17 @@ def run(args: argparse.Namespace) -> int:
     logging.set_verbosity(logging.INFO)
     getLogger("fsspec").setLevel(WARNING)  # it tells of every file that it opens
     getLogger("gcsfs").setLevel(CRITICAL)  # it prints the traceback of what it raises
+    _allow_open_files()
     with escaped_output():
         return _run(args)
+
+
+def _allow_open_files() -> None:
+    """Lifts this process's soft limit to its hard one: the soft one is often 1,024, for programs of old."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _run(args: argparse.Namespace) -> int:

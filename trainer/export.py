@@ -56,7 +56,7 @@ def export(config) -> str:
     directory = config.export_path.rstrip("/")
     if is_pattern(directory):
         logging.warning(
-            "%s: TensorFlow takes * ? [ and \\ in a path for a pattern: `lazytower recommend` asks the model "
+            "%s: TensorFlow takes [ and \\ in a path for a pattern: `lazytower recommend` asks the model "
             "there, but TensorFlow Serving and tf.saved_model.load need it copied to another path",
             directory,
         )

@@ -218,7 +218,7 @@ class JobRecord:
             return _event(json.loads(storage.read_bytes(path)), number)
         except _TORN as error:
             logging.warning("%s: unreadable (%s: %s); passed over", path, type(error).__name__, error)
-            return Event(number, _NO_TIME, "unreadable", 0)
+            return Event(number, _NO_TIME, "unreadable", 0, "")
 
     def state(self) -> JobState:
         """The state up to now."""

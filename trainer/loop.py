@@ -88,10 +88,14 @@ class Loop:
         return True
 
     def _loop_end(self, step: int) -> int:
-        """The first loop is a hundredth of the run: what the loss starts from would else be the mean of steps
-        that have learned."""
-        first = max(1, self._num_steps // 100)
-        return min(first, self._steps_per_loop) if step == 0 else step + self._steps_per_loop
+        """Of the loop that begins after `step`. The very first is a hundredth of the run: what the loss
+        starts from would else be the mean of steps that have learned."""
+        first = self._num_steps // 100
+        if step == 0 and 0 < first < self._steps_per_loop:
+            return first
+        return (
+            self._steps_per_loop if 0 < step == first < self._steps_per_loop else step + self._steps_per_loop
+        )
 
     def _inner(self, steps):
         try:

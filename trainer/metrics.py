@@ -264,9 +264,9 @@ def _parse(content: bytes, name: str) -> list[dict]:
     for number, text in lines:
         try:
             line = json.loads(text)
-        except ValueError:  # bad JSON and bad UTF-8 alike
+        except (ValueError, RecursionError):  # bad JSON and bad UTF-8 alike
             line = None
-        if isinstance(line, dict):
+        if isinstance(line, dict) and type(line.get("step", 0)) is int and type(line.get("kind", "")) is str:
             parsed.append(line)
         elif number != lines[-1][0]:
             raise DataError(f"{name}: line {number} is no JSON object; remove it, or restore the file")

@@ -112,7 +112,7 @@ def make_average(config: PolyakConfig, num_steps: int) -> Exponential | Uniform 
     if decay is None:
         decay = 1.0 - 1.0 / _horizon_steps(config, num_steps)
     if start is None:
-        start = int(min(1.0 / (1.0 - decay), num_steps / 2))
+        start = min(round(1.0 / (1.0 - decay)), num_steps // 2)
     return Exponential(decay, start)
 
 

@@ -105,8 +105,8 @@ def publish(model: str, directory: str, number: int, check: Callable[[], None] =
 
 
 def is_pattern(path: str) -> bool:
-    """Whether TensorFlow takes a path for a pattern, and so finds no model there."""
-    return any(mark in path for mark in "*?[\\")
+    """Whether TensorFlow takes a path for a pattern that does not match the path itself."""
+    return "[" in path or "\\" in path
 
 
 @contextlib.contextmanager
@@ -120,7 +120,9 @@ def loadable(model: str) -> Iterator[str]:
         yield model
         return
     if storage.is_remote(model):
-        raise ExportError(f"{model}: TensorFlow takes * ? [ and \\ for a pattern; copy the model elsewhere")
+        raise ExportError(
+            f"{model}: TensorFlow takes [ and \\ in a path for a pattern; copy the model elsewhere"
+        )
     with tempfile.TemporaryDirectory(prefix="model-") as folder:
         link = os.path.join(folder, "model")
         os.symlink(os.path.abspath(model), link)

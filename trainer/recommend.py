@@ -8,6 +8,10 @@ from configs.storage import exists, join, read_bytes
 
 _METADATA = "assets.extra/lazytower.json"
 _SHOWN = 3  # example users
+_KEYS = {
+    **{"name": str, "step": int, "weights": str, "max_k": int, "exclude_seen": bool},
+    **{"users": dict, "example_users": list},
+}
 
 
 def add_arguments(parser) -> None:
@@ -169,11 +173,27 @@ def _directory(args) -> str:
 def _metadata(path: str) -> dict:
     """lazytower.json of a version. Raises ExportError when it is missing or torn."""
     try:
-        return json.loads(read_bytes(join(path, _METADATA)))
-    except (OSError, ValueError):
+        document = json.loads(read_bytes(join(path, _METADATA)))
+        _check_metadata(document)
+    except (OSError, ValueError, RecursionError):
         raise ExportError(
             f"{path}: has no readable {_METADATA}; was it written by `lazytower export`?"
         ) from None
+    return document
+
+
+def _check_metadata(document: object) -> None:
+    """Raises ValueError unless what is read of it has the right type."""
+    if not isinstance(document, dict):
+        raise ValueError("not an object")
+    for key, kind in _KEYS.items():
+        if not isinstance(document.get(key), kind):
+            raise ValueError(f"{key} is missing, or of another type")
+    index = document.get("index", {})
+    if not isinstance(index, dict) or not isinstance(document["users"].get("ids"), str):
+        raise ValueError("index or users.ids is of another type")
+    if not all(isinstance(user, str) for user in document["example_users"]):
+        raise ValueError("example_users are not all text")
 
 
 def _check_k(k: int, metadata: dict) -> None:

@@ -44,11 +44,8 @@ def check_all(config: RunConfig) -> list[str]:
 
 def check_files(dataset: Dataset) -> None:
     """Compares every file of the dataset with its manifest. Raises DataError: one is gone or damaged."""
-    splits = [*dataset.splits.values(), *filter(None, [dataset.positives])]
-    files = [info for split in splits for info in split.files]
-    files += dataset.users.files + dataset.items.files
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(lambda info: verify_file(dataset, info), files):
+        for _ in pool.map(lambda info: verify_file(dataset, info), dataset.record_files):
             pass
 
 

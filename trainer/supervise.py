@@ -234,7 +234,8 @@ def cancel(path: str) -> JobState:
       SliceMayStay: the service could not be asked for too long, or only the user can change that; says what
         may be left, and the command that deletes it.
     """
-    record, config, launcher = _patiently(lambda: open_job(path))
+    pauses = itertools.chain(_PAUSES, itertools.repeat(60.0, int(_CANCEL_SECONDS // 60)))
+    record, config, launcher = _patiently(lambda: open_job(path), pauses)
     pause = min(config.launch.poll_seconds, _CANCEL_POLL_SECONDS)
     _record_cancellation(record, launcher, pause)
     trouble, watch = _Trouble(record, launcher, "cancelled"), Watch()

@@ -19,7 +19,7 @@ def open_tail(recommender, directory: str, step: int, number: int) -> list[int]:
     Args:
       recommender: trainer.recommender.Recommender, whose newest checkpoint is open.
       directory: of the run's checkpoints.
-      step: of the newest one; later ones are left out.
+      step: of the newest one; later ones are left out, and those of less than half of its steps.
       number: how many to average, or as many as there are; damaged ones are passed over.
 
     Returns:
@@ -30,7 +30,9 @@ def open_tail(recommender, directory: str, step: int, number: int) -> list[int]:
     """
     found = CheckpointDirectory(directory)
     steps, rows, dense = [], {name: [] for name in recommender.storages}, []
-    for other in sorted((s for s in found.steps() if s <= step), reverse=True):
+    # Weights of the first half are those of a model that was still learning, or of the random start.
+    late = [s for s in found.steps() if step / 2 <= s <= step]
+    for other in sorted(late, reverse=True):
         if len(steps) == number:
             break
         for chain in found.chains(other):

@@ -106,3 +106,50 @@ def test_a_model_of_positives_trains_on_their_files():
     assert some.training_split(positives_only=True).rows == 1
     assert some.training_split(positives_only=False).rows == 2
     assert Dataset(**MANIFEST).training_split(positives_only=True).rows == 2
+    assert len(some.record_files) == 6 and len(Dataset(**MANIFEST).record_files) == 5
+
+
+def forged(*path, value) -> dict:
+    document = json.loads(json.dumps(MANIFEST))
+    inner = document
+    for part in path[:-1]:
+        inner = inner[part]
+    inner[path[-1]] = value
+    return document
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(
+            forged("splits", "train", "files", 0, "path", value=path)
+            for path in (
+                "/etc/passwd",
+                "../../other",
+                "train/../../x",
+                "",
+                "train//x",
+                "gs://b/x",
+                "a\0b",
+                "./x",
+            )
+        ),
+        forged("splits", "train", "files", 0, "rows", value=-1),
+        forged("splits", "train", "files", 0, "rows", value=10**40),
+        forged("splits", "train", "files", 0, "bytes", value=1e300),
+        forged("tables", "user", "rows", value=2**60),
+        forged("tables", "user", "rows", value="many"),
+        forged("block_rows", value=0),
+        forged("splits", value=[]),
+        forged("format", value=99),
+        forged("unknown" * 100, value=1),
+        b"[" * 100_000,
+        b'{"source_rows": ' + b"9" * 10_000 + b"}",
+        b"\xff\xfe",
+        b"null",
+    ],
+    ids=range(21),
+)
+def test_a_forged_manifest_is_one_line(tmp_path, content):
+    text = error_of(tmp_path, content)
+    assert text.startswith("FILE: ") and "\n" not in text and len(text) < 2000

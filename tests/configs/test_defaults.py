@@ -18,7 +18,7 @@ def dims(config) -> dict[str, int]:
 def test_a_run_needs_no_model_and_no_tables():
     config = parsed()
     assert config.model.kind == "two_tower" and config.model.normalize and config.model.item_bias
-    assert config.model.loss.temperature == 0.2
+    assert config.model.loss.temperature == 0.15
     assert dims(config) == {"user": 64, "item": 65}
 
 
@@ -96,11 +96,13 @@ def test_open_widths_follow_from_the_towers(model, expected, bias):
 def test_the_user_tower_reads_the_history_where_it_says_what_comes_next(dataset, inputs, length):
     config = parsed(dataset={"path": "x", **dataset})
     assert config.model.user_tower.inputs == inputs
+    assert config.model.history.pooling == "sqrtn"
     assert config.dataset.history_length == length
 
 
 def test_a_tower_that_reads_history_has_it_kept():
-    assert parsed(model=two_tower(["history"])).dataset.history_length == 50
+    config = parsed(model=two_tower(["history"]))
+    assert config.dataset.history_length == 50 and config.model.history.pooling == "mean"
 
 
 def test_dot_bias_takes_the_width_that_is_given():
@@ -113,7 +115,7 @@ def test_dot_bias_takes_the_width_that_is_given():
 def test_the_temperature_follows_the_scores():
     assert parsed(model={"normalize": False}).model.loss.temperature == 1.0
     assert parsed(model={"normalize": False, "loss": {"temperature": 0.3}}).model.loss.temperature == 0.3
-    assert parsed(model={"loss": {"logq": False}}).model.loss.temperature == 0.2
+    assert parsed(model={"loss": {"logq": False}}).model.loss.temperature == 0.15
     assert parsed(model=two_tower(["history"])).model.loss.temperature == 0.1
 
 
@@ -125,7 +127,10 @@ def test_user_rows_beside_a_history_start_near_zero_and_move_slowly():
     said = {"user": {"init_stddev": 0.05, "optimizer": {"learning_rate": 0.01}}}
     user = parsed(dataset=split, tables=said).table("user")
     assert user.init_stddev == 0.05 and user.optimizer.learning_rate == 0.01
-    assert parsed().table("user").init_stddev == 0.05
+    assert parsed().table("user").init_stddev == 0.005
+    assert parsed().table("user").optimizer.learning_rate == 0.005
+    assert parsed().table("item").init_stddev == 0.05
+    assert parsed(model={"normalize": False}).table("user").init_stddev == 0.05
 
 
 def test_a_bias_that_is_refused_stays_away():
@@ -159,5 +164,5 @@ def test_what_has_no_width_is_one_line(sections, message):
 def test_a_saved_config_holds_the_values(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(parsed()))
-    assert "dim: 65" in path.read_text() and "temperature: 0.2" in path.read_text()
+    assert "dim: 65" in path.read_text() and "temperature: 0.15" in path.read_text()
     assert load_config(str(path)) == parsed()

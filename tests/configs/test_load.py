@@ -84,6 +84,10 @@ def test_dump_keeps_letters_of_all_languages(tmp_path):
         ),
         ({"output": {}}, "FILE: output.path: required, and missing"),
         ({"output": {"path": ""}}, "FILE: output.path: String should have at least 1 character, found ''"),
+        (
+            {"output": {"path": "a::b"}},
+            "FILE: output.path: '::' chains file systems in fsspec; use a path without it",
+        ),
         ({"train": 5}, "FILE: train: a mapping of keys is needed, found 5"),
         ({"model": ["two_tower"]}, "FILE: model: a mapping of keys is needed, found ['two_tower']"),
         ({"tables": [1]}, "FILE: tables: a mapping of keys is needed, found [1]"),

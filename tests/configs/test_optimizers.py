@@ -81,6 +81,7 @@ def test_towers_have_no_optimizer_of_rows():
         ({"bias_correction": "per_row"}, "bias_correction: per_row"),
         ({"bias_correction": "none"}, "bias_correction: none"),
         ({"weight_decay": 0.1}, "weight_decay"),
+        ({"amsgrad": True}, "amsgrad"),
         ({"clip_value": 1}, "clip_value"),
     ],
 )

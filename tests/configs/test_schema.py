@@ -139,6 +139,18 @@ def split(**keys) -> dict:
             "polyak: decay belongs to kind: exponential, this is uniform",
         ),
         (
+            {"polyak": {"decay": 0.9, "horizon_fraction": 0.1}},
+            "polyak: horizon_fraction and decay both set how far the average looks back; give one",
+        ),
+        (
+            {"polyak": {"kind": "uniform", "start_fraction": 0.9, "horizon_fraction": 0.1}},
+            "polyak: horizon_fraction and start_fraction both set where a uniform average begins; give one",
+        ),
+        (
+            {"polyak": {"kind": "none", "horizon_fraction": 0.1}},
+            "polyak: horizon_fraction belongs to kind: exponential or uniform, this is none",
+        ),
+        (
             {"output": {"path": "s3://bucket/run"}},
             "output.path: a local directory or gs://bucket/directory is possible here, s3://bucket/run is "
             "neither",

@@ -52,6 +52,16 @@ def test_cuts_are_nearest_and_keep_seconds_together(seconds, valid, test):
         assert missed <= best + 1e-6
 
 
+def test_nanoseconds_of_centuries_fold_into_the_limit():
+    times = np.arange(5000, dtype=np.int64) * (2**63 // 5000)
+    histogram = TimeHistogram(limit=64)
+    histogram.add(times)
+    starts, counts = histogram.items()
+    assert 32 < len(starts) <= 64 and counts.sum() == 5000 and (np.diff(starts) > 0).all()
+    first_valid, first_test = cuts(histogram, 0.1, 0.1)
+    assert abs((times >= first_test).mean() - 0.1) < 0.02 and first_valid < first_test
+
+
 def test_empty_histogram_has_no_rows():
     starts, counts = TimeHistogram().items()
     assert len(starts) == len(counts) == 0

@@ -9,8 +9,10 @@ import sys
 import time
 
 import pytest
+import yaml
 
 from configs.errors import ConfigError, DataError
+from configs.processes import module_command
 from configs.storage import is_remote
 from pipelines import runners
 from pipelines.options import beam_options
@@ -232,3 +234,19 @@ def test_a_job_that_others_ended_publishes_nothing():
 
     with pytest.raises(DataError, match="the job ended as CANCELLED; nothing is published"):
         runners.run_to_end(Pipeline(), beam_options(None, []))
+
+
+def test_worker_processes_import_nothing_from_the_working_directory(tmp_path):
+    """Beam starts them by `python -m`, which would."""
+    for name in ("yaml", "pipelines", "configs", "apache_beam"):
+        (tmp_path / f"{name}.py").write_text(f"open('ran-{name}', 'w').close()\n")
+    document = {
+        "source": {"kind": "synthetic", "rows": 300, "users": 9, "items": 8},
+        **{"dataset": {"path": "out"}, "train": {"num_steps": 1}, "output": {"path": "x"}},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(document))
+    flags = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    command = module_command("trainer.cli", "prepare", "--config", "run.yaml", *flags)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.glob("ran-*")) and (tmp_path / "out" / "dataset.json").exists()

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 from configs.errors import DataError
-from tests.pipelines.reference import Reference, assert_features_match, assert_matches, read_rows, run
+from pipelines.prepare import prepare
+from tests.pipelines.reference import (
+    Reference,
+    assert_features_match,
+    assert_matches,
+    configure,
+    read_rows,
+    run,
+)
 from tests.pipelines.test_prepare import SMALL, SPLITS, split_function
 
 FEATURES = [
@@ -228,3 +236,20 @@ def test_short_users_and_the_default_split_are_named(tmp_path, caplog):
     dataset = run(source, {"path": str(tmp_path / "b"), "split": split})
     assert dataset.short_users == 1
     assert "train only: 1 users with fewer than dataset.split.min_rows 3 positive events" in caplog.text
+
+
+def test_the_files_of_positive_rows_are_part_of_the_dataset(tmp_path, caplog):
+    """A dataset in which one of them is damaged is not taken for whole."""
+    caplog.set_level("INFO")
+    source = source_of(tmp_path / "in.jsonl", world(9, [0.0, 1.0]))
+    config = configure(source, {"path": str(tmp_path / "out"), "num_shards": 2})
+    first = prepare(config.source, config.dataset)
+    assert prepare(config.source, config.dataset).fingerprint == first.fingerprint
+    assert "already prepared" in caplog.text
+    path = tmp_path / "out" / first.positives.files[0].path
+    path.write_bytes(path.read_bytes()[:-1])
+    caplog.clear()
+    again = prepare(config.source, config.dataset)
+    assert first.positives.files[0].path in caplog.text and "already prepared" not in caplog.text
+    assert again.fingerprint == first.fingerprint
+    assert path.stat().st_size == again.positives.files[0].bytes

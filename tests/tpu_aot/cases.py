@@ -94,7 +94,7 @@ def run_config(case: Case) -> RunConfig:
         },
         "model": MODELS[case.model],
         "tables": {name: {"dim": case.dim, "optimizer": {"kind": "lazy_adam"}} for name in ("user", "item")},
-        "polyak": {"decay": 0.999},
+        "polyak": {"decay": 0.999, "start_fraction": 0},
         "train": {"batch_size": case.share * replicas, "num_steps": NUM_STEPS},
         "device": {"kind": "tpu", "slice": case.slice},
         "output": {"path": "none"},

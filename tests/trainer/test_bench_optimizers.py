@@ -64,6 +64,18 @@ def test_state_is_counted_whole(tmp_path):
     assert states == ["20400", "19200"] * 2  # records keep their last step too
 
 
+def test_the_public_faces_are_measured_when_asked_for(tmp_path):
+    args = ["--models", "full", "--optimizers", "lazy_adam", "sm3"]
+    faces = ["--peers", "lazytower_plain", "lazytower_keras"]
+    bench_run("optimizers", *TINY, *args, *faces, "--output", str(tmp_path))
+    rows = parsed(tmp_path / "optimizers.csv")
+    assert [(row["state_bytes"], row["reason"]) for row in rows] == [
+        *[("19200", "")] * 2,  # m and v
+        ("1232", ""),
+        ("-", "sm3 has no Keras form"),
+    ]
+
+
 def test_a_failing_peer_says_why_and_the_others_are_measured(tmp_path, monkeypatch):
     from trainer import bench_cases
 

@@ -2,7 +2,9 @@
 
 import pytest
 
-from trainer.checkpoint_identity import first_difference
+from configs.load import parse_config
+from tests.configs.documents import document
+from trainer.checkpoint_identity import checkpoint_identity, first_difference
 
 SAVED = {
     "tables": {"user": {"dim": 8, "optimizer": {"kind": "sgd", "learning_rate": 0.1}}, "item": {"dim": 8}},
@@ -36,3 +38,31 @@ def test_the_first_difference_is_one_key_with_both_values(change, difference):
 def test_a_key_that_only_the_checkpoint_has_differs():
     assert first_difference(SAVED | {"old": 1}, SAVED) == ("old", 1, None)
     assert first_difference(SAVED | {"old": None}, SAVED) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "off", "on"), [("lazy_adam", "amsgrad", False, True), ("ftrl", "l2_shrinkage", 0.0, 0.5)]
+)
+def test_checkpoints_may_be_older_than_an_option_that_is_off(kind, key, off, on):
+    def identity(value):
+        optimizer = {"kind": kind, key: value}
+        return checkpoint_identity(
+            parse_config(document(tables={"user": {"optimizer": optimizer}}), "FILE"), "f", 9
+        )
+
+    assert key not in identity(off)["tables"]["user"]["optimizer"]
+    assert first_difference(identity(off), identity(on)) == (f"tables.user.optimizer.{key}", None, on)
+
+
+def test_averages_of_another_horizon_are_another_run():
+    """What a checkpoint without the key was averaged by is not what the default means now."""
+    now = checkpoint_identity(parse_config(document(), "FILE"), "f", 10)
+    old = {
+        **now,
+        "polyak": {"kind": "exponential", "decay": None, "start_fraction": 0.0, "checkpoints": None},
+    }
+    assert first_difference(old, now) == ("polyak.horizon_fraction", None, 0.05)
+    said = {"decay": 0.9, "start_fraction": 0.0}
+    explicit = checkpoint_identity(parse_config(document(polyak=said), "FILE"), "f", 10)
+    old = {**explicit, "polyak": {"kind": "exponential", **said, "checkpoints": None}}
+    assert first_difference(old, explicit) is None, "a run that says its decay goes on"

@@ -210,7 +210,7 @@ def negatives_of(users: Users, config: EvaluateConfig, split: str) -> dict[int, 
 def test_the_worlds_hold_what_they_are_for(tmp_path):
     """Each reason to leave something out occurs in one of them."""
     rows = impressions(1, [0.0, 1.0])
-    dataset = prepared(tmp_path, rows, {"split": SPLITS["temporal"], **LIGHT})
+    dataset = prepared(tmp_path, rows, {"split": SPLITS["temporal"], "duplicates": "keep", **LIGHT})
     users = Users(dataset, Items.load(dataset))
     found = ranking.evaluate_scorers([ByKey(users.items)], users, EvaluateConfig(max_users=4), "test")[
         "by_key"

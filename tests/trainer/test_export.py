@@ -18,7 +18,9 @@ from tests.tiny_run import USERS, tiny_export, tiny_run
 from trainer import export as export_module
 from trainer import golden as golden_module
 from trainer.export import export, replay_golden
+from trainer.polyak import make_average
 from trainer.publish import locked, versions
+from trainer.recommend import recommend
 from trainer.replay import Difference, replay
 from trainer.trained import open_trained
 
@@ -53,9 +55,10 @@ def _averages(run, table, step, dim):
     records = np.concatenate([np.load(f"{folder}/{name}") for name in sorted(os.listdir(folder))])
     records = records.astype(np.float64)
     weight, average, last = records[:, :dim], records[:, -1 - dim : -1], records[:, -1:]
+    rule = make_average(run.config.polyak, step)
+    start = rule.start_step
     if run.config.polyak.kind == "exponential":
-        return weight + run.config.polyak.decay ** (step - last) * (average - weight)
-    start = int(run.config.polyak.start_fraction * step)
+        return weight + rule.decay ** (step - np.maximum(last, start)) * (average - weight)
     seen, since = np.maximum(last - start, 0), step - np.maximum(last, start)
     return (seen * average + since * weight) / np.maximum(seen + since, 1)
 
@@ -248,6 +251,21 @@ def test_versions_count_up_from_the_largest(tmp_path, unverified):
     assert path == str(tmp_path / "13")
     # What a killed export left is gone.
     assert sorted(os.listdir(tmp_path)) == [".lock", "12", "13", "3", "notes"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a[1]b", *(pytest.param(n, marks=pytest.mark.slow) for n in ("w*t? x %20#", "back\\slash"))]
+)
+def test_a_path_that_tensorflow_may_take_for_a_pattern(tmp_path, name, caplog):
+    """It globs where it restores from. Export verifies, and recommend asks, through a link where it must."""
+    path = export(_into("plain", tmp_path / name))
+    assert path == str(tmp_path / name / "1")
+    if name != "w*t? x %20#":
+        assert "need it copied to another path" in caplog.text
+        with pytest.raises((OSError, tf.errors.OpError)):
+            tf.saved_model.load(path)
+    (answer,) = recommend(path, ["ü1"], 3, False, [])
+    assert answer == recommend(tiny_export("plain"), ["ü1"], 3, False, [])[0] and len(answer["items"]) == 3
 
 
 _KILLED = """

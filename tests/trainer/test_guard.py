@@ -64,7 +64,8 @@ def place(tmp_path_factory):
     directory = tmp_path_factory.mktemp("guard")
     for model, bad in BAD.items():
         config = config_of(directory, model)
-        rows = [Row(b"u%d" % (i * 7 % 29), b"i%d" % (i * 5 % 23), "train", i % 2) for i in range(ROWS)]
+        labels = [i % 2 if model == "dot_bias" else 1 for i in range(ROWS)]
+        rows = [Row(b"u%d" % (i * 7 % 29), b"i%d" % (i * 5 % 23), "train", labels[i]) for i in range(ROWS)]
         for number in two_in_distinct_batches(directory, config, rows):
             rows[number] = rows[number]._replace(**bad)
         write_dataset(config.dataset.path, rows, block_rows=16, num_files=3)
@@ -77,7 +78,7 @@ def two_in_distinct_batches(directory, config, rows) -> list[int]:
     dataset = write_dataset(str(directory / "probe"), rows, block_rows=16, num_files=3)
     batches = TrainData(dataset, BATCH, config.train.seed).batches(0).take(10).as_numpy_iterator()
     times = [batch["timestamp"] for batch in batches]
-    return [int(times[step - 1][11]) - 1_600_000_000 for step in (5, 10)]
+    return [int(times[step - 1][11]) - 1_600_000_000_000_000_000 for step in (5, 10)]
 
 
 def parts(config):

@@ -122,3 +122,25 @@ def test_slices_in_a_row_that_never_gave_a_sign():
     assert fold(history(*silent, *refused, *silent)).mute_attempts == 2
     alive = [("requesting", 3, 0), ("ready", 3, 0), ("resumed", 3, 0), ("preempted", 3, 0)]
     assert fold(history(*silent, *silent, *alive)).mute_attempts == 0
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"type": "cancelled"}', '{"type": 1, "time": "x"}'])
+def test_an_unreadable_event_changes_nothing_and_stops_nobody(tmp_path, text):
+    record = JobRecord.create(f"{tmp_path}/one", FACTS)
+    record.append("requesting", 1)
+    (tmp_path / "one" / "events" / "000003.json").write_text(text)
+    again = JobRecord(record.path)
+    assert (again.state().state, again.state().number) == ("requesting", 3)
+    again.append("stopping", 1, outcome="cancelled")
+    assert JobRecord(record.path).state().outcome == "cancelled"
+
+
+def test_attempts_that_save_nothing_new_are_counted():
+    def preempted(attempt: int, saved: int | None):
+        return [event(0, "requesting", attempt), event(0, "preempted", attempt, saved_step=saved)]
+
+    lives = [preempted(1, 100), preempted(2, 200), preempted(3, 200), preempted(4, None), preempted(5, 150)]
+    counts = [fold(sum(lives[: n + 1], [])).vain_attempts for n in range(5)]
+    assert counts == [0, 0, 1, 2, 3] and fold(sum(lives, [])).saved_step == 200
+    refused = [event(0, "requesting", 6), event(0, "refused", 6)]
+    assert fold(sum(lives, []) + refused).vain_attempts == 4

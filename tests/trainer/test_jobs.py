@@ -183,3 +183,35 @@ def test_cancel_says_that_no_slice_is_left_only_when_it_has_looked(
     shown = capsys.readouterr().out
     assert shown.startswith("one: failed; ") and words in shown
     assert ("is left\n" in shown) == (not unseen)
+
+
+TORN = [
+    "",
+    "{",
+    "[]",
+    '{"state": 3}',
+    '{"boot": 1, "count": 1, "progress": {"step": "x"}}',
+    "\0\0\0",
+    "9" * 5000,
+]
+
+
+@pytest.mark.parametrize("text", TORN)
+def test_torn_files_of_one_job_hide_nothing(record, tmp_path, text):
+    record.append("requesting", 1)
+    write(record, "heartbeat.json", text)
+    write(record, "final.json", text)
+    other = JobRecord.create(f"{tmp_path}/jobs/two", FACTS)
+    (tmp_path / "jobs" / "three").mkdir()
+    (tmp_path / "jobs" / "three" / "job.json").write_text(text)
+    lines = format_list([JobRecord(f"{tmp_path}/jobs/three"), JobRecord(record.path), other]).splitlines()
+    assert [line.split()[:2] for line in lines[2:]] == [["one", "requesting"], ["two", "submitted"]]
+    assert "state        requesting" in format_job(JobRecord(record.path))
+    assert format_job(JobRecord(f"{tmp_path}/jobs/three")).startswith("job  ")
+
+
+def test_a_place_that_cannot_be_read_hides_no_other(record, monkeypatch):
+    closed = JobRecord(f"{record.path}-closed")
+    monkeypatch.setattr(closed, "state", lambda: (_ for _ in ()).throw(PermissionError("no")))
+    lines = format_list([closed, record]).splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["one-closed", "unknown"], ["one", "submitted"]]

@@ -67,6 +67,12 @@ def test_the_mean_loss_of_each_inner_loop():
     assert loops == [(3, 3, 2.0), (6, 3, 5.0), (7, 1, 7.0)]
 
 
+def test_the_first_loop_shows_the_loss_before_anything_is_learned():
+    loops, *_ = run(250, 50)
+    assert [done for done, _, _ in loops] == [2, 50, 100, 150, 200, 250]
+    assert loops[0][2] == 1.5
+
+
 def test_a_resumed_loop_goes_on_where_it_was():
     loops, log, _, step = run(23, 6, start=9, save=(10, True))
     assert [done for done, _, _ in loops] == [10, 16, 20, 23] and int(step.step) == 23

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from configs.training import PolyakConfig
-from trainer.polyak import DenseAverages, Exponential, Uniform, make_average
+from trainer.polyak import DenseAverages, Exponential, Uniform, horizon_finding, make_average
 
 
 def dense_average(rule, weights):
@@ -76,3 +76,60 @@ def test_make_average_places_the_start():
     assert make_average(PolyakConfig(kind="none"), 100) is None
     assert make_average(PolyakConfig(decay=0.5, start_fraction=0.25), 100) == Exponential(0.5, 25)
     assert make_average(PolyakConfig(kind="uniform", start_fraction=0.9), 100) == Uniform(90)
+
+
+@pytest.mark.parametrize("num_steps", [1, 7, 60, 820, 100_000, 2**24])
+def test_the_horizon_follows_the_run_and_the_start_is_forgotten(num_steps):
+    rule = make_average(PolyakConfig(), num_steps)
+    steps = max(1, round(0.05 * num_steps))
+    assert 1 / (1 - rule.decay) == pytest.approx(steps)
+    assert rule.start_step == min(steps, num_steps // 2)
+    if num_steps > 1:
+        assert rule.start_step > 0, "the initial weights would be averaged"
+    tail = make_average(PolyakConfig(kind="uniform"), num_steps)
+    assert tail == Uniform(num_steps - steps)
+
+
+@pytest.mark.parametrize("config", [PolyakConfig(), PolyakConfig(decay=0.999), PolyakConfig(kind="uniform")])
+def test_initial_weights_have_no_part_in_the_average(config):
+    """Two walks that differ in their first weights alone end with the same average."""
+    rule = make_average(config, 820)
+    weights = np.random.default_rng(0).normal(size=(821, 3))
+    other = weights.copy()
+    other[0] += 1e6
+    *_, first = dense_average(rule, weights)
+    *_, second = dense_average(rule, other)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_an_explicit_decay_starts_after_its_horizon_at_half_of_the_run_at_the_latest():
+    assert make_average(PolyakConfig(decay=0.99), 10_000).start_step == 100
+    assert make_average(PolyakConfig(decay=0.999), 820) == Exponential(0.999, 410)
+    assert make_average(PolyakConfig(decay=0.999, start_fraction=0), 820) == Exponential(0.999, 0)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (PolyakConfig(decay=0.999), "polyak.decay 0.999 averages over some 1,000 steps, the run has 820"),
+        (PolyakConfig(kind="uniform", start_fraction=0.0), "averages all weights since step 0 of 820"),
+    ],
+)
+def test_an_average_that_looks_back_too_far_is_said(config, words):
+    assert words in horizon_finding(config, 820)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PolyakConfig(),
+        PolyakConfig(decay=0.99),
+        PolyakConfig(horizon_fraction=0.5),
+        PolyakConfig(kind="uniform"),
+        PolyakConfig(kind="uniform", start_fraction=0.8),
+        PolyakConfig(kind="none"),
+        PolyakConfig(kind="tail_average"),
+    ],
+)
+def test_an_average_of_the_end_of_the_run_needs_no_word(config):
+    assert horizon_finding(config, 820) is None

@@ -191,6 +191,30 @@ def test_loss_that_is_not_finite_is_a_gap_and_a_warning(tmp_path):
     assert "The loss was not finite in 1 recorded lines, first at step 3." in Page(content).text
 
 
+def test_a_healthy_run_has_no_warnings(tmp_path):
+    assert 'class="warn"' not in _write(tmp_path, _run())
+
+
+def test_what_figures_mean_stands_in_words(tmp_path):
+    lines = [_line("train", step, loss=8.4 - step / 1e5) for step in (10, *range(100, 1001, 100))]
+    lines.append(_line("run", 0, event="finding", finding="polyak.decay 0.999 averages too much"))
+    lines.append(_evaluation(1000, split="test", **{"hr@10": 0.05, "ndcg@10": 0.02}))
+    lines.append(_evaluation(1000, split="test", weights="raw", **{"hr@10": 0.2, "ndcg@10": 0.1}))
+    lines.append(_evaluation(1000, "popularity", None, split="test", **{"hr@10": 0.06, "ndcg@10": 0.03}))
+    end = _line("run", 1000, event="end")
+    content = _write(tmp_path, [*lines, end])
+    assert content.count('class="warn"') == 4
+    for words in (
+        "polyak.decay 0.999 averages too much",
+        "The loss hardly moved, from 8.4",
+        "test: The averaged weights are worse than the raw ones (hr@10 0.0500 against 0.2000)",
+        "test: The model is no better than popularity",
+    ):
+        assert words in content
+    unfinished = _write(tmp_path, lines)
+    assert unfinished.count('class="warn"') == 1, "a run that goes on may still get better"
+
+
 def test_dataset_summary(tmp_path):
     dataset = {
         "source_rows": 21200000,

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.fake_tpu import wait_until
 from trainer import vm, vm_files, vm_log, vm_slice
 from trainer.startup import startup_script
 
@@ -67,3 +68,41 @@ def test_packages_are_tried_again_and_in_vain_is_no_end(tmp_path):
     (tmp_path / "apt-get").write_text(f'#!/bin/bash\necho "$@" >> {tried}\n')
     tried.unlink()
     assert run(env=environment).stdout == "started\n" and len(tried.read_text().splitlines()) == 2
+
+
+def program(tmp_path, script: str) -> dict:
+    """A spec whose interpreter is a script that notes what it is asked for."""
+    path = tmp_path / "python"
+    path.write_text(f'#!/bin/bash\necho "$2" >> {tmp_path}/asked\n{script}\n')
+    path.chmod(0o755)
+    return spec(f"{tmp_path}/work", str(path))
+
+
+@pytest.mark.parametrize(
+    ("ending", "leaves"), [("exit 0", 0), ("kill -9 $$", 1), ("exit 1", 1), ("exit 143", 0)]
+)
+def test_a_killed_program_is_followed_by_one_that_deletes_the_slice(ending, leaves, tmp_path):
+    told = program(tmp_path, f'case "$2" in *leave*) exit 0 ;; esac\n{ending}')
+    subprocess.run(["bash"], input=startup_script(told), text=True)
+    asked = (tmp_path / "asked").read_text()
+    assert asked.count("import main") == 1 and asked.count("import leave") == leaves
+
+
+def test_a_stop_reaches_the_program(tmp_path):
+    stop = f"trap 'echo saved > {tmp_path}/saved; exit 143' TERM; touch {tmp_path}/ready"
+    told = program(tmp_path, f"{stop}\nwhile true; do sleep 0.05; done")
+    process = subprocess.Popen(["bash", "-c", startup_script(told)])
+    wait_until((tmp_path / "ready").exists)
+    process.terminate()
+    assert process.wait(60) == 143 and (tmp_path / "saved").exists()
+    assert "leave" not in (tmp_path / "asked").read_text()
+
+
+def test_without_room_on_the_disk_the_program_starts(tmp_path):
+    (tmp_path / "file").touch()
+    told = spec(f"{tmp_path}/file/work", work_is="a place where nothing can be made")
+    script = startup_script(told).replace(
+        "from trainer.vm import main; main()", "import trainer.vm_slice; print(7)"
+    )
+    done = subprocess.run(["bash"], input=script, text=True, capture_output=True)
+    assert done.stdout == "7\n", done.stderr

@@ -25,6 +25,7 @@ def make(**sections):
             "user_tower": {"inputs": ["user"], "layers": [3]},
             "item_tower": {"inputs": ["item"]},
             "loss": {"logq": False},
+            "normalize": False,
         },
         "tables": {name: {"dim": 3, "init_stddev": 1.0} for name in ("user", "item")},
         "optimizer": {"learning_rate": 0.01},
@@ -123,9 +124,19 @@ def test_the_learning_rate_follows_the_schedule():
     assert multiplier(0) == 0 and multiplier(9) == multiplier(22) == 1
 
 
+def test_rates_are_those_of_each_table_and_of_towers_where_there_are_any():
+    tables = {"user": {"dim": 3, "optimizer": {"learning_rate": 0.5}}, "item": {"dim": 3, "optimizer": SGD}}
+    train_step = make(tables=tables)[1]
+    rates = {name: float(rate) / multiplier(5) for name, rate in train_step.learning_rates(5.0).items()}
+    expected = {"learning_rate": 0.01, "learning_rate_user": 0.5, "learning_rate_item": 1.0}
+    assert rates == pytest.approx(expected, rel=1e-5)
+    train_step._recommender.dense_variables = []
+    assert set(train_step.learning_rates(5.0)) == {"learning_rate_user", "learning_rate_item"}
+
+
 @pytest.mark.parametrize("schedule", [{"warmup_fraction": 0}, {"warmup_fraction": 1, "warmup_power": 1}])
 def test_schedules_at_their_ends(schedule):
-    rate = rate_multiplier(ScheduleConfig(**schedule), 10)
+    rate = rate_multiplier(ScheduleConfig(**schedule, cooldown_fraction=0), 10)
     first = 1.0 if not schedule["warmup_fraction"] else 0.1
     assert float(rate(1.0)) == pytest.approx(first) and float(rate(10.0)) == pytest.approx(1.0)
 

@@ -4,10 +4,13 @@ import json
 
 import pytest
 
+from configs import storage
 from configs.dataset import load_dataset
 from configs.errors import DataError, UserError
+from trainer import output_claim as module
 from trainer import submit_checks
 from trainer.job_record import JobRecord
+from trainer.output_claim import check_unclaimed, claim_output
 
 
 def test_a_damaged_file_of_the_dataset(cloud):
@@ -83,3 +86,55 @@ def test_tables_that_do_not_fit_the_slice(cloud, monkeypatch):
         submit_checks.check_plan(cloud.load(*wide, *hashed))
     with pytest.raises(UserError, match=r"v6e-1: does not fit \(.* on each chip, which has .*GB\)"):
         submit_checks.check_plan(cloud.load(*wide[:2], "dataset.path=gs://bucket/new", *hashed))
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    """Makes a job by name that writes the output directory `run`, in a staging directory of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(name: str) -> JobRecord:
+        facts = {"output": "run", "directory": str(tmp_path)}
+        return JobRecord.create(f"{tmp_path}/staging-{name}/{name}", facts)
+
+    return make
+
+
+def test_of_two_jobs_in_one_output_the_second_is_refused_wherever_they_are_staged(outputs, tmp_path):
+    first, second = outputs("first"), outputs("second")
+    claim_output("run", first)
+    (tmp_path / "link").symlink_to("run")
+    for output in ("run", f"{tmp_path}/run/", "./link"):
+        with pytest.raises(UserError, match="output.path: job first writes .*; wait for it, cancel it, or"):
+            check_unclaimed(output, f"{tmp_path}/staging-second")
+    with pytest.raises(UserError, match="job first writes run"):
+        claim_output("run", second)
+    assert second.state().state == "cancelled" and "job first writes run" in second.state().reason
+    first.append("failed")
+    check_unclaimed("run", f"{tmp_path}/staging-third")
+    claim_output("run", outputs("third"))
+
+
+def test_of_two_jobs_that_are_submitted_at_once_one_is_refused(outputs, monkeypatch):
+    """Both have looked before either has claimed the directory."""
+    first, second, looked = outputs("first"), outputs("second"), module._last_claim
+
+    def slow(output):
+        found = looked(output)
+        if not any(path.endswith("000001.json") for path in storage.names("run/claims")):
+            monkeypatch.setattr(module, "_last_claim", looked)
+            claim_output("run", first)
+        return found
+
+    monkeypatch.setattr(module, "_last_claim", slow)
+    with pytest.raises(UserError, match="job first writes run"):
+        claim_output("run", second)
+    assert first.state().state == "submitted" and second.state().state == "cancelled"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"job": 3}', '{"job": "/nowhere/x"}'])
+def test_claims_of_nobody_stand_in_no_way(outputs, tmp_path, text):
+    (tmp_path / "run" / "claims").mkdir(parents=True)
+    (tmp_path / "run" / "claims" / "000007.json").write_text(text)
+    claim_output("run", outputs("first"))
+    assert storage.names("run/claims") == ["000007.json", "000008.json"]

@@ -350,3 +350,56 @@ def test_going_down_and_up_again_is_no_sign_of_life(tmp_path, monkeypatch):
     for clock.now in (0.0, 40.0, 80.0):
         silent.append(module.observe(record, launcher, watch).silent_seconds)
     assert silent == [0, 40, 80]
+
+
+class Unanswered:
+    """Slices of which one may be there, and a service that answers so often with an error."""
+
+    settle_seconds = 0.0
+
+    def __init__(self, error: Exception, times: int):
+        self.error, self.times, self.slices = error, times, {1}
+
+    def _ask(self) -> None:
+        self.times -= 1
+        if self.times >= 0:
+            raise self.error
+
+    def observe(self, attempt: int) -> SliceState:
+        self._ask()
+        return SliceState("ready" if attempt in self.slices else "absent")
+
+    def delete(self, attempt: int) -> None:
+        self._ask()
+        self.slices.discard(attempt)
+
+    def left(self, attempt: int) -> str:
+        return f"slice {attempt} may be left; `the command` deletes it"
+
+
+@pytest.mark.parametrize(
+    ("error", "times", "ends"),
+    [
+        (Unreachable("RESOURCE_EXHAUSTED"), 300, True),
+        (Unreachable("away"), 10_000, False),
+        (LaunchError("no permission"), 2, True),
+        (LaunchError("no permission"), 10_000, False),
+    ],
+)
+def test_cancel_waits_or_says_what_may_be_left(error, times, ends, tmp_path, monkeypatch):
+    clock = types.SimpleNamespace(now=0.0)
+    fake = types.SimpleNamespace(
+        monotonic=lambda: clock.now, sleep=lambda seconds: setattr(clock, "now", clock.now + seconds)
+    )
+    monkeypatch.setattr(module, "time", fake)
+    record, launcher = requested(tmp_path), Unanswered(error, times)
+    monkeypatch.setattr(module, "open_job", lambda path: (record, parse_config(document(), "x"), launcher))
+    if ends:
+        assert module.cancel(record.path).state == "cancelled" and launcher.slices == set()
+        return
+    words = (
+        "job: cancelled, but .*; slice 1 may be left; `the command` deletes it; rerun `lazytower jobs cancel "
+    )
+    with pytest.raises(module.SliceMayStay, match=words) as caught:
+        module.cancel(record.path)
+    assert "\n" not in str(caught.value) and record.state().state == "stopping"

@@ -33,6 +33,8 @@ ROWS_ONLY = {
     "kind": "two_tower",
     "user_tower": {"inputs": ["user", "history"], "combine": "sum"},
     "item_tower": {"inputs": ["item"]},
+    "history": {"pooling": "mean"},
+    "normalize": False,
     "item_bias": True,
 }
 EXTRA = TWO_TOWER | {

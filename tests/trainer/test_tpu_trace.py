@@ -29,14 +29,15 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 USERS, ITEMS, DIM, SHARE, LENGTH = 25_000_000, 1_000_000, 64, 16, 5
 EXTRA = 256
 TOWER = {"layers": [32, 16], "dropout": 0.1}
+SCORES = {"kind": "two_tower", "normalize": False, "history": {"pooling": "mean"}}
 MODELS = {
     "two_tower": {
-        "kind": "two_tower",
+        **SCORES,
         "user_tower": {"inputs": ["user", "history"], **TOWER},
         "item_tower": {"inputs": ["item"], **TOWER},
     },
     "mixed": {
-        "kind": "two_tower",
+        **SCORES,
         "user_tower": {"inputs": ["user"], **TOWER},
         "item_tower": {"inputs": ["item"], **TOWER},
         "loss": {"extra_negatives": EXTRA},
@@ -51,6 +52,8 @@ def config_of(name: str, model: str):
         "dataset": {"path": "unused", "history_length": LENGTH},
         "model": MODELS[model],
         "tables": {n: {"dim": DIM, "optimizer": {"learning_rate": 0.005}} for n in ("user", "item")},
+        "schedule": {"cooldown_fraction": 0},
+        "polyak": {"decay": 0.999, "start_fraction": 0},
         "train": {"num_steps": 60, "batch_size": SHARE * tpu_slice(name).replicas},
         "device": {"kind": "tpu", "slice": name},
         "output": {"path": "unused"},

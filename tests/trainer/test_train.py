@@ -51,7 +51,12 @@ def lines(run, kind) -> list[dict]:
 def test_the_loss_falls_and_the_model_beats_popularity(trained):
     losses = [line["loss"] for line in lines(trained, "train")]
     assert len(losses) == 6 and losses[-1] < losses[0] - 0.05
-    final = {line["scorer"]: line for line in lines(trained, "evaluate") if line["step"] == 60}
+    last = [line for line in lines(trained, "evaluate") if line["step"] == 60]
+    assert [(line["scorer"], line["weights"]) for line in last[:2]] == [
+        ("model", "average"),
+        ("model", "raw"),
+    ]
+    final = {line["scorer"]: line for line in reversed(last)}
     assert set(final) == {"model", "popularity", "best_reachable"}
     scores = {name: line["ndcg@5"] for name, line in final.items()}
     assert scores["popularity"] < scores["model"] <= 1.05 * scores["best_reachable"]

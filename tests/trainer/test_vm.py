@@ -10,6 +10,7 @@ import sys
 import threading
 import urllib.error
 
+import psutil
 import pytest
 
 from tests.fake_tpu import wait_until
@@ -30,7 +31,7 @@ def spec(tmp_path, **more) -> dict:
     }
 
 
-def run(told: dict, **environment: str) -> tuple[int, dict | None, str]:
+def run(told: dict, log: bool = True, **environment: str) -> tuple[int, dict | None, str]:
     """(exit code, final.json, log) of a machine that is told so."""
     done = subprocess.run(
         [sys.executable, "-m", "trainer.vm", json.dumps(told)],
@@ -38,8 +39,8 @@ def run(told: dict, **environment: str) -> tuple[int, dict | None, str]:
         timeout=900,
     )
     final = pathlib.Path(told["job"]) / "attempts" / "001" / "final.json"
-    log = (pathlib.Path(told["work"]) / "log.txt").read_text()
-    return done.returncode, json.loads(final.read_text()) if final.exists() else None, log
+    text = (pathlib.Path(told["work"]) / "log.txt").read_text() if log else ""
+    return done.returncode, json.loads(final.read_text()) if final.exists() else None, text
 
 
 def test_progress_is_read_from_the_trainer_s_own_lines(caplog):
@@ -265,3 +266,126 @@ def test_at_the_deadline_there_is_more_time_to_save_than_at_a_preemption(
     thread.start()
     assert machine._call([sys.executable, "-c", SAVES_SLOWLY, seconds], dict(os.environ)) == code
     thread.join()
+
+
+def test_a_trainer_ends_with_its_machine(tmp_path):
+    """As the kernel's memory killer may end one without the other."""
+    told = spec(tmp_path, python=interpreter(tmp_path, f"exec {sys.executable} -c '{SAVES_SLOWLY}' 0"))
+    process = subprocess.Popen([sys.executable, "-m", "trainer.vm", json.dumps(told)])
+    wait_until((tmp_path / "work" / "ready").exists)
+    [trainer] = psutil.Process(process.pid).children()
+    assert trainer.environ()[vm.PROCESS_MARK] == f"child 1 {told['job']}"
+    process.kill()
+    process.wait()
+    wait_until((tmp_path / "work" / "saving").exists, what="for the trainer to be asked to save")
+    trainer.wait(60)
+
+
+def test_without_a_directory_for_its_log_a_machine_runs(tmp_path):
+    """As with a full disk: the outcome arrives."""
+    (tmp_path / "file").touch()
+    code, final, _ = run(spec(tmp_path, work=f"{tmp_path}/file/work", directory=str(tmp_path)), log=False)
+    assert code == 0 and final["state"] == "succeeded"
+    assert "usage: lazytower" in "".join(final["log"])
+
+
+class Api:
+    """The metadata server and the API's HTTP side, with a queued resource and a node that go when deleted.
+
+    Args:
+      answers: errors to give first, by method of the API.
+    """
+
+    def __init__(self, monkeypatch, labels=None, resource=True, node=True, **answers):
+        labels = {"lazytower-job": "one"} if labels is None else labels
+        self.there = (
+            {"queuedResources": {"tpu": {"nodeSpec": [{"node": {"labels": labels}}]}}} if resource else {}
+        )
+        self.there |= {"nodes": {"labels": labels, "state": "READY"}} if node else {}
+        self.answers, self.deleted, self.tokens, self.slept = answers, [], 0, 0.0
+        monkeypatch.setattr(vm_files, "ask", self.ask)
+        monkeypatch.setattr(vm_slice, "ask", self.ask)
+        monkeypatch.setattr(vm_slice.time, "sleep", self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+        assert self.slept < 1e6, "it goes on for ever"
+
+    def ask(self, request, seconds=60):
+        if request.full_url.endswith("token"):
+            self.tokens += 1
+            return b'{"access_token": "t", "expires_in": 3600}'
+        method, kind = request.get_method(), request.full_url.split("/")[-2]
+        if self.answers.get(method):
+            raise urllib.error.HTTPError("http://x", self.answers[method].pop(0), "injected", {}, None)
+        if kind not in self.there:
+            raise urllib.error.HTTPError("http://x", 404, "Not Found", {}, None)
+        if method == "DELETE":
+            assert request.full_url.endswith("?force=true") == (kind == "queuedResources")
+            self.deleted.append(kind)
+            self.there.pop(kind)
+            self.there.pop("nodes", None)
+        return json.dumps(self.there.get(kind, {})).encode()
+
+
+SLICE = {"project": "p", "zone": "z", "id": "one-1", "labels": {"lazytower-job": "one"}, "hosts": 1}
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 408, 409, 412, 429, 499, 500, 501, 502, 503, 504])
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_a_slice_is_deleted_whatever_the_service_answers_first(method, code, monkeypatch):
+    api = Api(monkeypatch, **{method: [code] * 12})
+    vm_slice.Slice(SLICE, vm_files.Metadata()).delete()
+    assert api.there == {} and api.deleted == ["queuedResources"]
+    assert (api.tokens > 5) == (code == 401), "a token that is not accepted is asked for again"
+
+
+def test_a_node_that_outlives_its_queued_resource_is_deleted(monkeypatch):
+    api = Api(monkeypatch, resource=False)
+    vm_slice.Slice(SLICE, vm_files.Metadata()).delete()
+    assert api.deleted == ["nodes"]
+
+
+@pytest.mark.parametrize("resource", [True, False])
+def test_a_slice_of_others_is_never_deleted(resource, monkeypatch):
+    api = Api(monkeypatch, labels={"lazytower-job": "another"}, resource=resource)
+    vm_slice.Slice(SLICE, vm_files.Metadata()).delete()
+    assert api.deleted == [] and api.there
+
+
+def test_the_slice_is_deleted_when_nothing_else_works(tmp_path, monkeypatch):
+    """Neither log nor outcome can be written."""
+    api = Api(monkeypatch)
+    machine = vm.Machine(spec(tmp_path, slice=SLICE))
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Directory, "put", full)
+    monkeypatch.setattr(vm_files.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(vm.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(machine, "_train", full)
+    monkeypatch.setattr("builtins.print", full)
+    assert machine.run() == 1 and api.there == {}
+
+
+def test_a_metadata_server_that_is_late_is_waited_for(tmp_path, monkeypatch):
+    machine, answers = vm.Machine(spec(tmp_path, slice={**SLICE, "hosts": 4})), [OSError("503")] * 9 + [3]
+
+    def worker():
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(machine._metadata, "worker", worker)
+    monkeypatch.setattr(machine, "_pause", lambda seconds: None)
+    machine._find_worker()
+    assert machine.worker == 3 and answers == []
+
+
+def test_unreadable_events_are_passed_over(tmp_path):
+    put_events(tmp_path, ("submitted", 0), ("requesting", 1), ("cancelled", 1))
+    for content in (b"", b"[1]", b'{"type"'):
+        Directory(str(tmp_path)).put("events/000002.json", content)
+        assert vm_files.Events(Directory(str(tmp_path)), 1).end() == "the job's record: cancelled by the user"

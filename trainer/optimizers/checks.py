@@ -78,8 +78,9 @@ def _checked_slices(gradient, variable):
     if not indices.dtype.is_integer:
         raise TypeError(f"{_name(variable)}: the indices of its gradient are {indices.dtype.name}")
     given = gradient.dense_shape
-    given = None if given is None else tf.get_static_value(given)
-    rows = tf.TensorShape(None) if given is None else tf.TensorShape(list(given))
+    if given is not None and not isinstance(given, tf.TensorShape):
+        given = tf.get_static_value(given)
+    rows = tf.TensorShape(given)
     wanted = tf.TensorShape([indices.shape[0] if indices.shape.rank == 1 else None, *variable.shape[1:]])
     fits = variable.shape.rank > 0 and indices.shape.is_compatible_with([None])
     if not (fits and values.shape.is_compatible_with(wanted) and rows.is_compatible_with(variable.shape)):
@@ -129,7 +130,10 @@ def stored_dtype(variable) -> tf.DType:
 
 
 def _waiting(gradient):
-    return tf.nest.map_structure(tf.identity, gradient, expand_composites=True)
+    if isinstance(gradient, tf.IndexedSlices):
+        values, indices = tf.identity(gradient.values), tf.identity(gradient.indices)
+        return tf.IndexedSlices(values, indices, gradient.dense_shape)
+    return tf.identity(gradient)
 
 
 def _check_floating(values, variable) -> None:

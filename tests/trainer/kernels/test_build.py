@@ -43,6 +43,112 @@ def test_no_compiler(monkeypatch, tmp_path):
         build.compile_kernels(str(tmp_path / "k.so"), "native")
 
 
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Gives the cached library of a source of one line."""
+    source = tmp_path / "source" / "answer.cc"
+    source.parent.mkdir()
+    source.write_text('extern "C" int answer() { return 42; }')
+    monkeypatch.setenv("LAZYTOWER_CACHE", str(tmp_path / "cache"))
+    return lambda: pathlib.Path(build.cached_library("answer", [source], []))
+
+
+def answers(path: pathlib.Path) -> bool:
+    """In a process of its own: a library that is cut ends its reader."""
+    code = f"import ctypes; raise SystemExit(ctypes.CDLL({str(path)!r}).answer())"
+    return subprocess.run([sys.executable, "-c", code]).returncode == 42
+
+
+def cut_to_nothing(path):
+    path.write_bytes(b"")
+
+
+def cut_in_the_middle(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def change_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+
+
+def lose_its_sum(path):
+    path.with_name(f"{path.name}.sha256").unlink()
+
+
+def let_others_write(path):
+    path.chmod(0o666)
+
+
+def let_others_write_its_sum(path):
+    path.with_name(f"{path.name}.sha256").chmod(0o664)
+
+
+def give_away(path):
+    if os.geteuid():
+        pytest.skip("only root may")
+    os.chown(path, 65534, 65534)
+
+
+def replace_by_a_link(path):
+    other = path.with_name("other")
+    path.rename(other)
+    path.symlink_to(other)
+
+
+DAMAGES = [
+    *(cut_to_nothing, cut_in_the_middle, change_a_bit, lose_its_sum),
+    *(let_others_write, let_others_write_its_sum, give_away, replace_by_a_link),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_library_that_is_not_as_it_was_made_is_compiled_again(small, damage):
+    path = small()
+    made = path.stat().st_ino
+    assert small() == path and path.stat().st_ino == made and answers(path)
+    damage(path)
+    assert small() == path and answers(path)
+    status = path.lstat()
+    assert status.st_ino != made and status.st_uid == os.geteuid() and status.st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775])
+def test_code_from_a_directory_that_others_may_change_is_not_run(small, mode):
+    directory = small().parent
+    directory.chmod(mode)
+    with pytest.raises(build.NoKernels, match=f"chmod go-w {directory}"):
+        small()
+    directory.chmod(0o1777)  # as /tmp: nobody can replace another's file
+    assert answers(small())
+
+
+def test_the_cache_of_another_user_is_not_used(small):
+    directory = small().parent
+    give_away(directory)
+    with pytest.raises(build.NoKernels, match="belongs to another user"):
+        small()
+
+
+def test_the_user_s_own_cache_is_closed_to_others(tmp_path, monkeypatch):
+    """Made under a umask of 002, as some systems have it."""
+    monkeypatch.delenv("LAZYTOWER_CACHE", raising=False)
+    (tmp_path / "cache").mkdir(mode=0o777)
+    (tmp_path / "cache").chmod(0o775)
+    build._make_private(tmp_path / "cache")
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o755
+
+
+def test_an_image_s_library_that_is_cut_is_not_loaded(small, monkeypatch):
+    path = small()
+    monkeypatch.setenv("LAZYTOWER_KERNELS", str(path))
+    assert build._library() == str(path)
+    cut_in_the_middle(path)
+    with pytest.raises(build.NoKernels, match="is not as it was compiled"):
+        build._library()
+
+
 @pytest.mark.slow
 def test_they_are_compiled_once_also_by_two_processes(tmp_path):
     environment = {**os.environ, "LAZYTOWER_CACHE": str(tmp_path)}
@@ -59,4 +165,4 @@ def test_a_library_for_an_image(tmp_path):
     path = tmp_path / "kernels.so"
     subprocess.run([sys.executable, "-m", "trainer.kernels.build", str(path), "x86-64-v3"], check=True)
     assert attempt(tmp_path, LAZYTOWER_KERNELS=str(path))[0] == "True"
-    assert [p.name for p in pathlib.Path(tmp_path).iterdir()] == ["kernels.so"]
+    assert sorted(p.name for p in pathlib.Path(tmp_path).iterdir()) == ["kernels.so", "kernels.so.sha256"]

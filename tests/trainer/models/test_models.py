@@ -16,12 +16,27 @@ SCALES = {"age": (30.0, 5.0), "price": (2.0, 4.0)}
 ONE = tf.constant(1, tf.int64)
 
 
+# Bare scores, without what a two-tower model does by default.
+PLAIN = {
+    "two_tower": {
+        "user_tower": {"inputs": ["user"]},
+        "normalize": False,
+        "item_bias": False,
+        "history": {"pooling": "mean"},
+    },
+    "dot_bias": {},
+}
+
+
 def make(model, tables=None, item_features=None, **sections):
+    model = PLAIN[model["kind"]] | model
+    if tables is None:
+        tables = {"user": {"dim": 32}, "item": {"dim": 32}}
     document = {
         "source": {"kind": "synthetic", "rows": 10, "users": 3, "items": 3},
         "dataset": {"path": "unused", "history_length": 2},
         "model": model,
-        "tables": tables or {},
+        "tables": tables,
         "train": {"num_steps": 1},
         "output": {"path": "unused"},
         **sections,

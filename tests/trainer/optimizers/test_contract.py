@@ -208,12 +208,12 @@ def test_arguments_round_trip(kind, options):
     """Keywords, the section that they make, and the section's dump all make the same optimizer."""
     optimizer_type = ROW_OPTIMIZERS[kind]
     by_keyword = optimizer_type(learning_rate=0.05, **options)
-    assert by_keyword.config == make(kind, options).config
+    assert by_keyword.config.model_dump() == make(kind, options).config.model_dump()
     for name, value in {"learning_rate": 0.05, **options}.items():
         assert getattr(by_keyword.config, name) == value
     assert optimizer_type(**by_keyword.config.model_dump(mode="json")).config == by_keyword.config
     assert optimizer_type(0.05, **options).config == by_keyword.config
-    assert optimizer_type.section is SECTIONS[kind]
+    assert issubclass(SECTIONS[kind], optimizer_type.section)  # that of a table may have other defaults
 
 
 @pytest.mark.parametrize("kind", ROW_OPTIMIZERS)

@@ -128,6 +128,41 @@ def test_sparse_ftrl_equals_the_kernel():
     assert 0.1 < (ours["weight"] == 0).mean() < 0.9  # L1 at work
 
 
+def test_sparse_shrinkage_equals_the_kernel():
+    accumulator, linear = tf.Variable(tf.fill([ROWS, DIM], 0.1)), tf.Variable(tf.zeros([ROWS, DIM]))
+
+    def apply(variable, ids, gradient):
+        tf.raw_ops.ResourceSparseApplyFtrlV2(
+            var=variable.handle,
+            accum=accumulator.handle,
+            linear=linear.handle,
+            grad=gradient,
+            indices=ids,
+            lr=0.05,
+            l1=0.3,
+            l2=0.1,
+            l2_shrinkage=0.2,
+            lr_power=-0.5,
+        )
+
+    ours, theirs = sparse_run("ftrl", {"l1": 0.3, "l2": 0.1, "l2_shrinkage": 0.2}, apply)
+    np.testing.assert_allclose(ours["weight"], theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_sparse_amsgrad_equals_keras():
+    """Under gradients of the same rows at every step, lazy or not makes no difference."""
+    keras = tf_keras.optimizers.legacy.Adam(0.05, beta_2=0.9, amsgrad=True)
+    optimizer = make("lazy_adam", {"beta_2": 0.9, "amsgrad": True})
+    ours, theirs = tf.Variable(initial_weight()), tf.Variable(initial_weight())
+    rng, ids = np.random.default_rng(3), tf.constant([3, 1, 7])
+    for t in range(60):
+        gradient = tf.constant((rng.normal(size=(3, DIM)) * (10 if t == 5 else 1)).astype(np.float32))
+        for opt, variable in ((optimizer, ours), (keras, theirs)):
+            opt.apply_gradients([(tf.IndexedSlices(gradient, ids), variable)])
+    np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    np.testing.assert_allclose(optimizer.get_slot(ours, "v_max"), keras.get_slot(theirs, "vhat"), rtol=1e-5)
+
+
 def test_adam_on_a_table_is_dense_adam_averages_included():
     rule, keras = Exponential(0.95), tf_keras.optimizers.Adam(0.05)
     table, theirs = table_of(rows_engine, make("adam", {}), rule), tf.Variable(initial_weight())
@@ -203,6 +238,8 @@ def test_the_tpu_face_makes_tables(kind, options):
     [
         ("lazy_adam", {"bias_correction": "per_row"}, "keeps no count of a row's updates"),
         ("lazy_adam", {"clip_value": 1.0}, "what clip_value asks for"),
+        ("lazy_adam", {"amsgrad": True}, "keeps no largest second moment; leave amsgrad out"),
+        ("ftrl", {"l2_shrinkage": 0.1}, "FTRL has no shrinkage; leave l2_shrinkage out, or use l2"),
         ("sgd", {"weight_decay": 0.1}, "what weight_decay asks for"),
         ("adam", {}, "SparseCore is always lazy; use lazy_adam"),
         (

@@ -1,0 +1,41 @@
+"""Files mapped into memory with their descriptors closed: a table of hundreds of files keeps none open.
+
+Python's own mmap keeps a descriptor for each map (until 3.13), and a hard limit on open files then ends what
+reads a large checkpoint.
+"""
+
+import ctypes
+import mmap
+import os
+import weakref
+from typing import BinaryIO
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_FAILED = ctypes.c_void_p(-1).value
+
+
+def map_file(file: BinaryIO) -> ctypes.Array:
+    """The bytes of an open file as a buffer, which must not be written; good after the file is closed.
+
+    Raises:
+      OSError: it is empty, or the machine has no room for the map.
+    """
+    size = os.fstat(file.fileno()).st_size
+    address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+    if address == _FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    buffer = (ctypes.c_char * size).from_address(address)
+    # Arrays that view it hold it, so this comes after the last of them is gone.
+    # At the interpreter's end they may still be in use, and go with the process.
+    weakref.finalize(buffer, _libc.munmap, address, size).atexit = False
+    return buffer
+
+
+def forget(buffer: ctypes.Array) -> None:
+    """Lets go of a map's memory; what is read again comes from the file, or its cache."""
+    _libc.madvise(ctypes.addressof(buffer), ctypes.sizeof(buffer), mmap.MADV_DONTNEED)
