@@ -17,8 +17,8 @@ from absl import logging
 from configs.errors import ConfigError, DataError
 from configs.processes import module_command
 from configs.storage import is_remote
-from pipelines.sources.files import scheme_problem
 from pipelines.options import DEFAULT_RUNNER
+from pipelines.sources.files import scheme_problem
 
 _IMAGE = "an image that holds lazytower: docker/pipelines.Dockerfile makes one"
 _CONNECT_SECONDS = 5.0
