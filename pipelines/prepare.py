@@ -8,7 +8,6 @@ import argparse
 from absl import logging
 
 from configs.arguments import add_config_arguments
-from configs.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,13 +65,10 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
     from pipelines.progress import Progress
     from pipelines.publish import publish, workspace
     from pipelines.runners import check_runner
-    from pipelines.sources.files import scheme_problem
     from pipelines.sources.identity import check_unchanged, each, with_content
     from pipelines.sources.reader import make_reader
 
     options = options or beam_options(None, [])
-    if problem := scheme_problem(dataset.path):
-        raise ConfigError(f"dataset.path: {dataset.path}: {problem}")
     check_runner(options, source, dataset)
     target = dataset.path.rstrip("/")
     reader = make_reader(source, plan_layout("", "", 0))
@@ -92,10 +88,9 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
             found = _run_pipeline(job, ranges, options, lambda: check_unchanged(source_files))
         if found is None:
             return None
-        stats, tables, files = found
-        manifest = build_manifest(job, source_files, stats, tables, files)
+        manifest = build_manifest(job, source_files, *found)
         check()
-        publish(target, layout.staging, manifest, files)
+        publish(target, layout.staging, manifest, found[2])
     _report(manifest, dataset, target, progress)
     return manifest
 

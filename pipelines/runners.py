@@ -18,6 +18,7 @@ from configs.errors import ConfigError, DataError
 from configs.processes import module_command
 from configs.storage import is_remote
 from pipelines.options import DEFAULT_RUNNER
+from pipelines.sources.files import scheme_problem
 
 _IMAGE = "an image that holds lazytower: docker/pipelines.Dockerfile makes one"
 _CONNECT_SECONDS = 5.0
@@ -57,6 +58,8 @@ def check_runner(options, source, dataset) -> None:
     Raises:
       ConfigError: names the flag or the key.
     """
+    if problem := scheme_problem(dataset.path):
+        raise ConfigError(f"dataset.path: {dataset.path}: {problem}")
     for flag, reason in _NOT_WAITING.items():
         if options.get_all_options()[flag]:
             raise ConfigError(f"--{flag} does not go with prepare: {reason}; leave it out")
