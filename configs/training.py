@@ -9,7 +9,7 @@ from configs.indexes import BruteForceIndex, IndexConfig
 from configs.section import Path, Section, Seed
 
 MAX_STEPS = 2**24  # a record keeps its last step as float32, exact up to here
-DEFAULT_HORIZON = 0.05
+DEFAULT_HORIZON = 0.01
 """Share of a run's steps that its averages look back over; docs/decisions.md has the measurements."""
 
 _ADDRESS = r"grpc://[^\s,:/]+(:\d+)?"  # as TensorFlow splits them; its own port is 8470
@@ -64,7 +64,7 @@ class PolyakConfig(Section):
     tail_average: mean of the newest checkpoints, which costs no memory but is made of few steps only, and
     which evaluations during training do not have yet."""
     horizon_fraction: float | None = Field(None, gt=0, le=0.5)
-    """Share of the run's steps that the average looks back over, 0.05 when not given: exponential
+    """Share of the run's steps that the average looks back over, 0.01 when not given: exponential
     decays by 1 - 1 / (that many steps), uniform is the mean of the last so many."""
     decay: float | None = Field(None, ge=0, lt=1)
     """Decay per step of the exponential average, in place of horizon_fraction: it looks back over

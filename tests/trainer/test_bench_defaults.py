@@ -1,4 +1,4 @@
-"""`bench defaults` on a tiny run: a row of each config and try, and tries that cannot be compared are refused."""
+"""`bench defaults` on a tiny run: a row of each config and try; what cannot be compared is refused."""
 
 import pytest
 import yaml

@@ -1,5 +1,5 @@
-"""Runs that set nothing but source, dataset, batch, steps and output, through the commands on planted data; and
-what is said when a learning rate or an average spoils one."""
+"""Runs that set nothing but source, dataset, batch, steps and output, through the commands on planted data,
+and what is said when a learning rate or an average spoils one."""
 
 import json
 

@@ -81,7 +81,7 @@ def test_make_average_places_the_start():
 @pytest.mark.parametrize("num_steps", [1, 7, 60, 820, 100_000, 2**24])
 def test_the_horizon_follows_the_run_and_the_start_is_forgotten(num_steps):
     rule = make_average(PolyakConfig(), num_steps)
-    steps = max(1, round(0.05 * num_steps))
+    steps = max(1, round(0.01 * num_steps))
     assert 1 / (1 - rule.decay) == pytest.approx(steps)
     assert rule.start_step == min(steps, num_steps // 2)
     if num_steps > 1:
