@@ -7,10 +7,10 @@ in, and a saved config holds the values.
 
 from configs.models import DotBias, TableConfig, TowerConfig, TwoTower
 
-WIDTH = 64
-"""Of the vectors whose dot product is the score, less the bias."""
-HISTORY_WIDTH = 128
-"""As WIDTH, where the user tower reads the history."""
+WIDTH = 128
+"""Of the vectors of two towers whose dot product is the score, less the bias."""
+DOT_BIAS_WIDTH = 64
+"""As WIDTH, of the rows of dot_bias, less theirs."""
 FEATURE_WIDTH = 32
 """Of the rows of side features, and of rows that a tower's layers mix."""
 COSINE_TEMPERATURE = 0.15
@@ -89,7 +89,8 @@ def complete_tables(config) -> dict:
     dims = {name: table.dim for name, table in tables.items()}
     if isinstance(config.model, DotBias):
         known = [dims[name] for name in ("user", "item") if dims[name] is not None]
-        dims |= dict.fromkeys(("user", "item"), known[0] if known else WIDTH + 1) if len(known) < 2 else {}
+        if len(known) < 2:
+            dims |= dict.fromkeys(("user", "item"), known[0] if known else DOT_BIAS_WIDTH + 1)
     else:
         _Widths(config, dims).fill()
     return {
@@ -143,8 +144,6 @@ class _Widths:
 
     def __init__(self, config, dims: dict[str, int | None]):
         self._model, self._tables, self._dims = config.model, config.table_of_input, dims
-        reads = config.model.user_tower is not None and "history" in config.model.user_tower.inputs
-        self._width = HISTORY_WIDTH if reads else WIDTH
         self._carried = int(bool(config.item_rows_carry_bias))
 
     def of(self, tower: TowerConfig) -> int | None:
@@ -165,7 +164,7 @@ class _Widths:
             if tower.layers or tower.combine == "concat":
                 self._set([name for name in tower.inputs if name not in _IDS], FEATURE_WIDTH)
             if tower.layers:
-                self._set(tower.inputs, self._width)
+                self._set(tower.inputs, WIDTH)
         target = self.of(user)
         if target is None and (own := self.of(item)) is not None:
             target = own - bias
@@ -176,7 +175,7 @@ class _Widths:
         """Sets the open inputs of a tower; a target of None leaves its width open too."""
         unset = [name for name in tower.inputs if self._input(name) is None]
         if target is None or (tower.combine == "concat" and len(unset) > 1):
-            self._set(unset, self._width)
+            self._set(unset, WIDTH)
         elif tower.combine == "sum":
             self._set(unset, target)
         else:

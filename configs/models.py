@@ -15,8 +15,8 @@ class TableConfig(Section):
     """Kind of embedding."""
     dim: int | None = Field(None, ge=1, le=4096)
     """Width of a row in float32 values. When not given, what makes the towers agree: vectors as wide as the
-    document says elsewhere, or of 64 values, 128 where the user tower reads the history, and one more in rows
-    that end in a bias; side features 32."""
+    document says elsewhere, or of 128 values, 64 under dot_bias, and one more in rows that end in a bias; side
+    features 32."""
     init_stddev: float = Field(0.05, ge=0)
     """Standard deviation of the normal initial weights; when not given, 0.005 in the user table if
     model.normalize is on and its rows are the vector or are added to the history."""

@@ -19,7 +19,7 @@ def test_a_run_needs_no_model_and_no_tables():
     config = parsed()
     assert config.model.kind == "two_tower" and config.model.normalize and config.model.item_bias
     assert config.model.loss.temperature == 0.15
-    assert dims(config) == {"user": 64, "item": 65}
+    assert dims(config) == {"user": 128, "item": 129}
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_a_run_needs_no_model_and_no_tables():
     [
         ({"user": {"dim": 8}}, {"user": 8, "item": 9}),
         ({"item": {"dim": 9}}, {"user": 8, "item": 9}),
-        ({"item": {"init_stddev": 0.1}}, {"user": 64, "item": 65}),
+        ({"item": {"init_stddev": 0.1}}, {"user": 128, "item": 129}),
         # Equal widths leave no room for a bias.
         ({"user": {"dim": 8}, "item": {"dim": 8}}, {"user": 8, "item": 8}),
         ({"user": {"dim": 8}, "item": {"dim": 9}}, {"user": 8, "item": 9}),
@@ -48,12 +48,12 @@ def test_the_towers_agree_with_the_width_that_is_given(tables, expected):
             {"user": 128, "item": 129},
             True,
         ),
-        (two_tower(["user", "country"]), {"user": 64, "country": 32, "item": 97}, True),
-        (two_tower(item=["genre", "item"]), {"user": 64, "item": 33, "genre": 32}, True),
-        (two_tower(item=["item", "genre"]), {"user": 64, "item": 32, "genre": 32}, False),
+        (two_tower(["user", "country"]), {"user": 128, "country": 32, "item": 161}, True),
+        (two_tower(item=["genre", "item"]), {"user": 128, "item": 97, "genre": 32}, True),
+        (two_tower(item=["item", "genre"]), {"user": 128, "item": 96, "genre": 32}, False),
         (
             {"user_tower": {"inputs": ["user"]}, "item_tower": {"inputs": ["item", "genre"], "layers": [48]}},
-            {"user": 48, "item": 64, "genre": 32},
+            {"user": 48, "item": 128, "genre": 32},
             False,
         ),
         (
@@ -61,7 +61,7 @@ def test_the_towers_agree_with_the_width_that_is_given(tables, expected):
                 "user_tower": {"inputs": ["user", "country"], "layers": [16]},
                 "item_tower": {"inputs": ["item"], "layers": [16]},
             },
-            {"user": 64, "country": 32, "item": 64},
+            {"user": 128, "country": 32, "item": 128},
             False,
         ),
         (
@@ -69,10 +69,10 @@ def test_the_towers_agree_with_the_width_that_is_given(tables, expected):
                 "user_tower": {"inputs": ["user"], "layers": [16]},
                 "item_tower": {"inputs": ["item"], "layers": [17]},
             },
-            {"user": 64, "item": 64},
+            {"user": 128, "item": 128},
             True,
         ),
-        ({"user_tower": {"inputs": ["user"], "layers": [16]}}, {"user": 64, "item": 17}, True),
+        ({"user_tower": {"inputs": ["user"], "layers": [16]}}, {"user": 128, "item": 17}, True),
         ({"kind": "dot_bias", "negatives": 2}, {"user": 65, "item": 65}, None),
     ],
 )
@@ -135,15 +135,15 @@ def test_user_rows_beside_a_history_start_near_zero_and_move_slowly():
 
 def test_a_bias_that_is_refused_stays_away():
     config = parsed(model={"item_bias": False})
-    assert dims(config) == {"user": 64, "item": 64} and config.model.item_bias is False
+    assert dims(config) == {"user": 128, "item": 128} and config.model.item_bias is False
 
 
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
         (
-            {"tables": {"user": {"kind": "robe_z", "size": 256, "block": 128}}},
-            "FILE: tables.user.block: 128 is more than dim, 64; lower it, or give a larger dim",
+            {"tables": {"user": {"kind": "robe_z", "size": 512, "block": 256}}},
+            "FILE: tables.user.block: 256 is more than dim, 128; lower it, or give a larger dim",
         ),
         (
             {
@@ -164,5 +164,5 @@ def test_what_has_no_width_is_one_line(sections, message):
 def test_a_saved_config_holds_the_values(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(parsed()))
-    assert "dim: 65" in path.read_text() and "temperature: 0.15" in path.read_text()
+    assert "dim: 129" in path.read_text() and "temperature: 0.15" in path.read_text()
     assert load_config(str(path)) == parsed()

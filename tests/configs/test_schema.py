@@ -97,7 +97,7 @@ def split(**keys) -> dict:
                 "source": delimited(features=[AGE]),
                 "model": two_tower() | {"user_tower": {"inputs": ["user", "age"], "combine": "sum"}},
             },
-            "combine: sum needs equal widths, inputs ['user', 'age'] have [64, 1]",
+            "combine: sum needs equal widths, inputs ['user', 'age'] have [128, 1]",
         ),
         (
             {
