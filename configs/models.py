@@ -15,8 +15,8 @@ class TableConfig(Section):
     """Kind of embedding."""
     dim: int | None = Field(None, ge=1, le=4096)
     """Width of a row in float32 values. When not given, what makes the towers agree: vectors as wide as the
-    document says elsewhere, or of 128 values, 64 under dot_bias, and one more in rows that end in a bias; side
-    features 32."""
+    document says elsewhere, or of 128 values, 64 under dot_bias, and one more in rows that end in a bias;
+    side features 32."""
     init_stddev: float = Field(0.05, ge=0)
     """Standard deviation of the normal initial weights; when not given, 0.005 in the user table if
     model.normalize is on and its rows are the vector or are added to the history."""
@@ -144,7 +144,8 @@ class DotBias(Section):
     label_threshold: float | None = None
     """Labels at or above it are 1, others 0; without it labels must lie in 0..1."""
     negatives: int = Field(0, ge=0, le=1000)
-    """Uniform random items per row added with label 0; needed when the data holds positives only."""
+    """Uniform random items per row added with label 0; needed when the data holds positives only, and where
+    the whole catalog is ranked (4 were best). 0 keeps the score the probability of the label."""
 
     @property
     def inputs(self) -> list[str]:

@@ -86,8 +86,8 @@ def _no_better_than_popularity(lines: Sequence[dict]) -> str | None:
         f"The model is no better than popularity ({metric} {model:.4f} against {popularity:.4f}).{first} "
         "Look at what the labels mean and which rows are positives; at the loss curve, learning rates and "
         "train.num_epochs (a model that has not learned yet); at polyak (an average of early weights); at "
-        "model.loss.temperature, model.normalize and model.item_bias; and at the split: users without "
-        "earlier rows cannot be told apart."
+        "model.loss.temperature, model.normalize and model.item_bias, or for dot_bias at model.negatives (4 "
+        "suit a ranking of all items); and at the split: users without earlier rows cannot be told apart."
     )
 
 

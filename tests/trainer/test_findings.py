@@ -37,7 +37,7 @@ def test_a_worse_average_is_said_with_its_figures_and_the_fix():
 def test_no_better_than_popularity_names_what_to_look_at():
     [text] = evaluation_findings(evaluation(None, 0.034, 0.034))
     assert "no better than popularity (recall@20 0.0340 against 0.0340)" in text
-    for hint in ("labels", "learning rates", "polyak", "temperature", "num_epochs"):
+    for hint in ("labels", "learning rates", "polyak", "temperature", "num_epochs", "model.negatives"):
         assert hint in text
 
 
