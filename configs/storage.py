@@ -60,7 +60,7 @@ def inner_path(name: str) -> str:
     """`name`, a path that stays inside the directory it is relative to.
 
     Raises:
-      ValueError: it would lead out of it; whoever writes a manifest must not choose what is read elsewhere.
+      ValueError: it would lead out of it; the writer of a manifest must not choose what is read elsewhere.
     """
     parts = name.split("/")
     if not name or "\0" in name or "://" in name or not all(parts) or {".", ".."} & set(parts):

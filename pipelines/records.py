@@ -51,7 +51,7 @@ class FinishRows(ThreadedDoFn):
     def _left_out(self, columns: dict[str, np.ndarray], rows_of: RowFacts, users: TableIds) -> Counter:
         """Users, and their positive rows, of held-out splits whom evaluation cannot take: see SplitInfo."""
         owner = columns["user"].astype(np.int64)
-        if self._job.ids_of("user").kind == "vocab":  # users without a row of their own are told apart by key
+        if self._job.ids_of("user").kind == "vocab":  # users without a row of their own differ by key
             owner = np.where(owner < users.keys, -1, rows_of.starts)
         mine = np.flatnonzero(rows_of.positive & (owner >= 0))
         _, owner = np.unique(owner[mine], return_inverse=True)

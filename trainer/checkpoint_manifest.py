@@ -1,4 +1,4 @@
-"""What COMMITTED must hold before it is used: whoever may write a run's directory can forge one."""
+"""What COMMITTED must hold before it is used: anyone who may write a run's directory can forge one."""
 
 from typing import Annotated, Literal
 

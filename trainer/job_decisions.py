@@ -26,7 +26,7 @@ class Observed:
     silent_seconds: float
     """Since its last sign of life, or since the slice came up; as long as this supervisor has watched."""
     state_seconds: float
-    """Since the job came into its state, at least: by the watch of whoever decides."""
+    """Since the job came into its state, at least: by the clock of the process that decides."""
     up_seconds: float
     """Since the attempt's slice came up, at least."""
     settle_seconds: float

@@ -160,7 +160,7 @@ class _LocalFiles:
             self.path = self.path.rstrip("/")
 
     def kind(self, path: str) -> str | None:
-        """file (all that is no directory, broken links too), directory, or None when nothing is there."""
+        """file (anything but a directory, broken links too), directory, or None when nothing is there."""
         if os.path.isdir(path or "."):
             return "directory"
         return "file" if os.path.lexists(path) else None

@@ -209,7 +209,7 @@ def _add(values, amount=0.01):
         lambda g: g["recommend"][1]["answers"][2]["banned"].append(
             g["recommend"][1]["answers"][2]["extended"][0][0]
         ),
-        lambda g: g["recommend"][2]["answers"][4].__setitem__("exclude", []),
+        lambda g: [answer.__setitem__("exclude", []) for answer in g["recommend"][2]["answers"][:-1]],
     ],
 )
 def test_the_replay_notices_every_difference(golden, tamper):

@@ -50,7 +50,7 @@ def config_of(directory, model, tables="rows", output="run", **train_keys):
         "dataset": {"path": str(directory / model), "split": {"kind": "leave_last_out"}},
         "model": MODELS[model],
         "tables": {name: {"dim": 8, **TABLES[tables]} for name in ("user", "item")},
-        "polyak": {"decay": 0.8},
+        "polyak": {"decay": 0.8, "start_fraction": 0.0},
         "train": {"batch_size": BATCH, "num_steps": STEPS, "steps_per_loop": 7, "seed": 3, **train_keys},
         "checkpoint": {"every_steps": 2, "keep": 20},
         "output": {"path": str(directory / output)},

@@ -177,19 +177,19 @@ def short(place):
     return place / "short"
 
 
-def kill_once(monkeypatch, owner, name, after):
-    """Sends SIGTERM to ourselves around the second call of owner.name, and waits until it was heard."""
+def kill_once(monkeypatch, owner, name, after, call=2):
+    """Sends SIGTERM to ourselves around a call of owner.name, and waits until it was heard."""
     original, calls, heard = getattr(owner, name), [], threading.Event()
     wish = Interrupt._wish
     monkeypatch.setattr(Interrupt, "_wish", lambda self, reason: (wish(self, reason), heard.set()))
 
     def replaced(self, *args):
         calls.append(name)
-        if len(calls) == 2 and not after:
+        if len(calls) == call and not after:
             os.kill(os.getpid(), signal.SIGTERM)
             assert heard.wait(300)
         result = original(self, *args)
-        if len(calls) == 2 and after:
+        if len(calls) == call and after:
             os.kill(os.getpid(), signal.SIGTERM)
             assert heard.wait(300)
         return result
@@ -213,7 +213,8 @@ def test_a_signal_while_saving(place, short, monkeypatch, after):
 def test_a_signal_while_evaluating(place, short, monkeypatch):
     """The evaluation is given up, and the resumed run makes up for it."""
     with monkeypatch.context() as patch:
-        kill_once(patch, Interrupt, "check", after=False)
+        # An evaluation checks for the averages, then for the raw weights: this is the second one's averages.
+        kill_once(patch, Interrupt, "check", after=False, call=3)
         with pytest.raises(Stopped, match="stopped by SIGTERM at step 40"):
             train(config_of(place, "evaluating", *SHORT))
     finish_and_compare(place, "evaluating", short)
@@ -224,7 +225,8 @@ def test_a_signal_in_an_evaluation_that_no_checkpoint_preceded(place, monkeypatc
     rare = [*SHORT[:2], "checkpoint.every_steps=60", "evaluate.every_steps=20"]
     train(config_of(place, "rare", *rare))
     with monkeypatch.context() as patch:
-        kill_once(patch, Interrupt, "check", after=False)
+        # An evaluation checks for the averages, then for the raw weights: this is the second one's averages.
+        kill_once(patch, Interrupt, "check", after=False, call=3)
         with pytest.raises(Stopped, match="stopped by SIGTERM at step 40"):
             train(config_of(place, "rare-cut", *rare))
     train(config_of(place, "rare-cut", *rare))

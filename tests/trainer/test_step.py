@@ -213,7 +213,7 @@ def test_unknown_items_count_as_candidates():
 
     class Fake:
         def __init__(self, oov, rows):
-            self.oov, self.rows = oov, rows
+            self.oov, self.rows, self.positives = oov, rows, rows
 
     class FakeDataset:
         tables = {"item": Fake(3, 4)}

@@ -102,7 +102,7 @@ def test_a_table_means_the_same_in_every_format(tmp_path_factory, table, chunk):
 
 @pytest.mark.slow
 @given(_tables(), st.sampled_from([1, 7, 60, 1 << 21]))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_many_tables_mean_the_same_in_every_format(tmp_path_factory, table, chunk):
     _assert_alike(tmp_path_factory.getbasetemp(), table, chunk)
 
@@ -125,10 +125,17 @@ def _prepared(directory, table: dict[str, list]) -> None:
     assert len(found) == 1, found
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 @given(_tables())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_many_tables_are_prepared_alike_from_every_format(tmp_path_factory, table):
+    _prepared(tmp_path_factory.getbasetemp(), table)
+
+
+@pytest.mark.slow
+@given(_tables())
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_some_tables_are_prepared_alike_from_every_format(tmp_path_factory, table):
     _prepared(tmp_path_factory.getbasetemp(), table)
 
 
