@@ -188,5 +188,6 @@ def find_problems(config: RunConfig, plan: dict, named: set[str]) -> list[str]:
         if (name in named and not fits) or (name == own and fits is False):
             needed = f"{size_text(facts['needed_per_chip'])} on each chip, which has "
             needed += size_text(facts["bytes_per_chip"])
-            problems.append(f"{name}: does not fit ({facts['reason'] or needed})")
+            verdict = "does not fit" if fits is False else "cannot be judged yet"
+            problems.append(f"{name}: {verdict} ({facts['reason'] or needed})")
     return problems
