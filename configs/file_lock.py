@@ -11,8 +11,8 @@ from configs.lease import LeaseHeld
 class FileLock:
     """Held from its making until `close`.
 
-    The file is made when missing, never emptied, and never reached through a link: whoever may write the
-    directory could otherwise have a file of ours elsewhere opened, or one of theirs locked.
+    The file is made when missing, never emptied, and never reached through a link. Otherwise anyone who
+    may write the directory could have us open another file of ours, or lock one of theirs.
 
     Args:
       path: of the file; its directory must exist.

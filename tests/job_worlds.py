@@ -214,7 +214,7 @@ class World:
     def unwind(self, actor: Actor) -> None:
         """Lets a killed thread come to its end. The caller may be of another process, or of none."""
         if not actor.ended and actor is not getattr(self.local, "actor", None):
-            actor.back = threading.Semaphore(0)  # to here, not to whoever waits in `run`
+            actor.back = threading.Semaphore(0)  # to here, not to `run`
             actor.turn.release()
             actor.back.acquire()
 

@@ -27,7 +27,7 @@ while kill -0 "$child" 2>/dev/null; do
   wait "$child"
   status=$?
 done
-# Stopped machines are looked after by whoever has stopped them; killed ones leave their slice behind.
+# What stopped the program looks after the slice; a program that was killed leaves it behind.
 case "$status" in 0 | 130 | 143) exit "$status" ;; esac
 "$python" -c {leave} "$boot" {spec}
 """

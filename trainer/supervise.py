@@ -51,7 +51,7 @@ def supervise(path: str, steps: int | None = None, tick: Callable[[], None] = la
       LeaseHeld: another supervisor is at work.
       UserError: there is no such job.
     """
-    # Whoever brings the job to its end has no reason to give up.
+    # A supervisor that is ending the job has no reason to give up.
     pauses = _PAUSES if steps is not None else itertools.chain(_PAUSES, itertools.repeat(60.0))
     record, config, launcher = _patiently(lambda: open_job(path), pauses)
     lock = _patiently(lambda: lock_directory(record.path), pauses)

@@ -78,7 +78,7 @@ class Machine:
             self._end_threads()
             self._report(final, stopped)
         finally:
-            # Whoever has stopped this machine knows what comes next, unless the job has ended without it.
+            # What stopped this machine decides what comes next, unless the job has ended meanwhile.
             if self._spec["slice"] and self.worker == 0 and (self._given_up or not stopped):
                 self._leave()
         return 128 + signal.SIGTERM if stopped else final["exit_code"]

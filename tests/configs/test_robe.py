@@ -2,9 +2,11 @@
 
 import pytest
 
+from configs.defaults import USER_STDDEV
 from configs.errors import ConfigError
 from configs.load import dump_config, load_config, parse_config
 from configs.models import TableConfig
+from configs.optimizers import TableLazyAdam
 from configs.robe import RobeZ
 from tests.configs.documents import document
 
@@ -15,7 +17,9 @@ def tables(**of_user):
 
 
 def test_a_section_without_kind_is_a_table():
-    assert tables() == tables(kind="table") and isinstance(tables(), TableConfig)
+    optimizer = TableLazyAdam(learning_rate=0.005)
+    expected = TableConfig(dim=32, init_stddev=USER_STDDEV, optimizer=optimizer)
+    assert tables() == tables(kind="table") == expected
     assert isinstance(tables(kind="robe_z", size=64), RobeZ)
 
 

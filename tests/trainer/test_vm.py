@@ -309,7 +309,7 @@ class Api:
 
     def sleep(self, seconds: float) -> None:
         self.slept += seconds
-        assert self.slept < 1e6, "it goes on for ever"
+        assert self.slept < 1e6, "it never stops"
 
     def ask(self, request, seconds=60):
         if request.full_url.endswith("token"):

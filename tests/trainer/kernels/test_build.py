@@ -87,7 +87,7 @@ def let_others_write_its_sum(path):
 
 def give_away(path):
     if os.geteuid():
-        pytest.skip("only root may")
+        pytest.skip("only root may give a file to another user")
     os.chown(path, 65534, 65534)
 
 

@@ -22,7 +22,7 @@ PASSING_WITHOUT_REQUEST = PASSING | {"ALREADY_EXISTS", "RESOURCE_EXHAUSTED", "FA
 
 
 class Client:
-    """Answers with errors, the last one for ever; then, or without any, with `found`."""
+    """Answers with errors, the last one forever; then, or without any, with `found`."""
 
     def __init__(self, *errors, always: bool = False):
         self.errors, self.always, self.calls = list(errors), always, 0

@@ -99,7 +99,10 @@ def test_a_model_in_mixed_precision_trains():
 def test_a_variable_rate_is_obeyed(compiled):
     rate, variable = tf.Variable(0.5), tf.Variable([0.0])
     optimizer = SGD(rate).keras()
-    step = lambda: optimizer.apply_gradients([(tf.constant([1.0]), variable)])  # noqa: E731
+
+    def step():
+        return optimizer.apply_gradients([(tf.constant([1.0]), variable)])
+
     step = tf.function(step) if compiled else step
     step()
     rate.assign(5.0)
