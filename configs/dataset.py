@@ -1,261 +1,146 @@
-"""dataset.json: the contract between `prepare`, which writes a dataset, and all who read it.
+"""The `dataset` section: ids, splits, history and the files that `prepare` writes."""
 
-A dataset directory holds
-  dataset.json                      written last; a directory without it is no dataset
-  train/ valid/ test/               columnar records (see RECORD COLUMNS)
-  positives/                        the positive rows of train once more; absent when all of them are
-  users/ items/                     catalogs (see CATALOG COLUMNS)
-  rejected/                         rows that were refused, with their reasons, as JSON lines
-
-A row is positive when dataset.positive says so of its label. Rows of a user are ordered by time; rows of one
-instant keep the order of the source: files as they are listed, lines from the first to the last. Where
-dataset.duplicates is drop, no two rows have one user, item and instant.
-
-Every record file is a GZIP TFRecord of columnar tf.train.Example: each feature is a list with the values
-of up to `block_rows` rows, one after the other. All blocks of a file are full but its last.
-
-RECORD COLUMNS  user, item: int64 ids; label, weight: float32 (weight only if the source has it);
-  timestamp: int64 nanoseconds since 1970, or, when the source has no timestamp, the row's number from 0 over
-  the lines of all files in the order of source.paths (headers not counted; refused and blank lines leave
-  gaps); one per side feature (int64 id or float32), its value in this very row; and, when history_length > 0,
-  history: int64 item ids, oldest first, of all rows of the block one after the other, with
-  history_length: int64 [rows], how many belong to each row. A row's history holds the
-  user's newest earlier positive in-vocabulary items: of train for train and valid rows, of train and valid
-  for test rows.
-CATALOG COLUMNS  users/: id, key (bytes), count (positive train rows), one per user feature, and
-  sequence, sequence_split: int64, the items of all the user's positive rows, oldest first, and the split of
-  each (0 train, 1 valid, 2 test), with sequence_length: int64 [rows]. An item stands as its id; those on the
-  out-of-vocabulary row as that row's id, the next number and so on, one for each distinct key in the order in
-  which the user came to them, so that a repeated one can be told from another.
-  items/: id, key (bytes), count (positive train rows), one per item feature.
-  A catalog holds one row per id in use, never the out-of-vocabulary row. Under hashed ids the key is
-  that of the most frequent in train of the keys that share the id (ties: the smallest); count and
-  sequence are those of all of them together.
-FEATURES IN CATALOGS  feature: the newest known value, for serving. feature@valid and feature@test: what
-  evaluation of that split may know. Of a user, the newest known value not later than the user's first
-  positive row in the split (users without one: as the feature); of an item, the newest known value in rows of
-  earlier splits. A value is known when it is not empty; where none is, the empty one stands: a category's own
-  id, a numeric feature's `missing`.
-"""
-
-import json
+import math
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from configs.errors import DataError
-from configs.section import Section
-from configs.storage import inner_path, read_bytes
-
-FILE_NAME = "dataset.json"
-SPLITS = ("train", "valid", "test")
-BLOCK_ROWS = 4096
-Count = Annotated[int, Field(ge=0, lt=2**48)]
+from configs.section import Path, Section, Seed
 
 
-class FileInfo(Section):
-    """One record file."""
+class VocabIdsConfig(Section):
+    """Exact dense ids."""
 
-    path: Annotated[str, AfterValidator(inner_path)]
-    """Relative to the dataset directory."""
-    rows: Count
-    """Rows in all blocks."""
-    bytes: Count
-    """Size of the file."""
-    crc32c: str
-    """CRC-32C of the file's bytes, eight hexadecimal digits."""
+    kind: Literal["vocab"] = "vocab"
+    """ids 0..n-1 by falling number of positive train rows, ties by key; one more row, n, for other keys."""
+    min_count: int = Field(1, ge=1)
+    """Keys with fewer positive train rows share the out-of-vocabulary row."""
 
 
-class SplitInfo(Section):
-    """One split."""
+class HashIdsConfig(Section):
+    """Hashed ids."""
 
-    rows: Count
-    """Rows in all files."""
-    files: list[FileInfo]
-    """Files in order."""
-    min_timestamp: int | None
-    """Oldest row, nanoseconds; null when empty."""
-    max_timestamp: int | None
-    """Newest row, nanoseconds; null when empty."""
-    positives: int
-    """Positive rows among them."""
-    cold_users: int = 0
-    """Users with positive rows here and none in train; under hash ids they are in the catalog."""
-    cold_user_rows: int = 0
-    """Positive rows of these."""
-    rare_users: int = 0
-    """Users with positive rows here and in train, but with fewer there than user_ids.min_count."""
-    rare_user_rows: int = 0
-    """Positive rows of these."""
+    kind: Literal["hash"]
+    """id = FarmHash Fingerprint64(key as text) mod rows, as tf.strings.to_hash_bucket_fast."""
+    rows: int = Field(ge=1)
+    """Number of rows of the table."""
 
 
-class TableInfo(Section):
-    """The ids of one embedding table."""
-
-    ids: Literal["vocab", "hash"]
-    """How keys become ids."""
-    rows: Count
-    """Rows of the table, the out-of-vocabulary row included."""
-    oov: Count | None
-    """Id of the out-of-vocabulary row, rows - 1; null under hash."""
-    keys: Count
-    """Distinct keys with positive train rows (under vocab: at least min_count)."""
-    oov_keys: Count = 0
-    """Distinct keys of all splits that share the out-of-vocabulary row; 0 under hash."""
+def _vocab_by_default(value):
+    return {"kind": "vocab", **value} if isinstance(value, dict) else value
 
 
-class FeatureInfo(Section):
-    """One side feature."""
-
-    of: Literal["user", "item"]
-    """Whose feature it is."""
-    kind: Literal["categorical", "numeric"]
-    """categorical: int64 ids of the table of the same name; numeric: float32."""
-    mean: float = 0.0
-    """Of a numeric feature's train rows; models see (value - mean) / stddev, records hold the value."""
-    stddev: float = 1.0
-    """Of a numeric feature's train rows; 1 when all are equal."""
+IdsConfig = Annotated[
+    VocabIdsConfig | HashIdsConfig, Field(discriminator="kind"), BeforeValidator(_vocab_by_default)
+]
 
 
-class CatalogInfo(Section):
-    """One catalog."""
+class FractionSplitConfig(Section):
+    """What splits by shares of the rows have in common."""
 
-    rows: Count
-    """Rows in all files."""
-    files: list[FileInfo]
-    """Files in order."""
-
-
-class SourceFileInfo(Section):
-    """One file that was read."""
-
-    path: str
-    """As source.paths led to it."""
-    bytes: Count
-    """Size, as stored."""
-    version: str
-    """What its store said of its content without reading it: times and inode, generation, or entity tag."""
-    content: str
-    """Checksum of the stored bytes; the version again where a store knows none."""
-
-
-class Dataset(Section):
-    """The whole of dataset.json."""
-
-    format: Literal[2] = 2
-    """Version of this contract."""
-    fingerprint: str
-    """SHA-256 over all record files' checksums: equal for equal content."""
-    source_fingerprint: str
-    """SHA-256 over the source section and the source files' names, sizes and contents, in order."""
-    source_files: list[SourceFileInfo] = []
-    """What was read, in order; empty for a source without files."""
-    block_rows: Annotated[Count, Field(ge=1)] = BLOCK_ROWS
-    """Rows of a full block."""
-    history_length: Count
-    """Most items in a row's history; 0: the column is absent."""
-    has_weight: bool
-    """Whether records hold weight."""
-    splits: dict[str, SplitInfo]
-    """train, valid, test."""
-    positives: SplitInfo | None = None
-    """The positive rows of train in files of their own; null: all rows of train are positive."""
-    tables: dict[str, TableInfo]
-    """user, item, and each categorical side feature."""
-    features: dict[str, FeatureInfo]
-    """Side features."""
-    users: CatalogInfo
-    """Catalog of users."""
-    items: CatalogInfo
-    """Catalog of items."""
-    source_rows: Count
-    """Rows read."""
-    rejected: dict[str, int]
-    """Rejected rows by reason."""
-    filtered: int = 0
-    """Rows left out by dataset.min_label."""
-    duplicates: int = 0
-    """Rows that repeat user, item and instant of another; left out unless dataset.duplicates is keep."""
-    short_users: int = 0
-    """Users with fewer positive events than split.min_rows of leave_last_out, all of whose rows are train."""
-    notes: dict[str, int] = {}
-    """What was read as something else than it says, or was no row: repeated_header, null_<column>,
-    outer_blanks_<column>, integer_as_float_<column>."""
-    source: dict
-    """The source section as run."""
-    dataset: dict
-    """The dataset section as run."""
-    path: str = Field("", exclude=True)
-    """Where it was read from; not written."""
+    valid_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of rows in valid."""
+    test_fraction: float = Field(0.1, gt=0, lt=1)
+    """Share of rows in test."""
 
     @model_validator(mode="after")
-    def _is_whole(self):
-        for field, names in (("splits", SPLITS), ("tables", ("user", "item"))):
-            for name in names:
-                if name not in getattr(self, field):
-                    raise ValueError(f"{field}.{name} is missing")
+    def _something_is_left(self):
+        if self.valid_fraction + self.test_fraction >= 1:
+            raise ValueError("valid_fraction + test_fraction must leave rows to train on")
         return self
 
-    def training_split(self, positives_only: bool) -> SplitInfo:
-        """The rows that a model trains on: all of train, or the positive ones."""
-        return self.positives if positives_only and self.positives else self.splits["train"]
+
+class TemporalSplitConfig(FractionSplitConfig):
+    """One cut in time for all users."""
+
+    kind: Literal["temporal"]
+    """The newest rows are test, those before them valid; rows of one instant stay together."""
+
+
+class LeaveLastOutSplitConfig(Section):
+    """The newest interaction of each user."""
+
+    kind: Literal["leave_last_out"]
+    """Each user's last positive event is test, the one before it valid. All rows of one item at one instant
+    are one event; a row that is not positive goes with the time that it falls in."""
+    min_rows: int = Field(3, ge=3)
+    """Users with fewer positive events than this are train only."""
+
+
+class RandomSplitConfig(FractionSplitConfig):
+    """A stable random share of rows."""
+
+    kind: Literal["random"]
+    """By a hash of the row's place in the source and dataset.seed: stable from run to run."""
+
+
+class GivenSplitConfig(Section):
+    """The source says it."""
+
+    kind: Literal["given"]
+    """The column source.roles.split holds train, valid or test."""
+
+
+SplitConfig = Annotated[
+    TemporalSplitConfig | LeaveLastOutSplitConfig | RandomSplitConfig | GivenSplitConfig,
+    Field(discriminator="kind"),
+]
+
+
+def rule_text(positive: str | float) -> str:
+    """dataset.positive in words."""
+    rules = {"all": "every row", "above_zero": "label > 0"}
+    return rules.get(positive) or f"label >= {positive:g}"
+
+
+class DatasetConfig(Section):
+    """What `prepare` writes and `train` reads."""
+
+    path: Path
+    """Directory of the dataset, local or gs://."""
+    user_ids: IdsConfig = VocabIdsConfig()
+    """How user keys become table rows."""
+    item_ids: IdsConfig = VocabIdsConfig()
+    """How item keys become table rows."""
+    feature_ids: dict[str, IdsConfig] = {}
+    """Per categorical side feature; vocab when not named."""
+    positive: Literal["above_zero", "all"] | float = "above_zero"
+    """Which rows are positive: above_zero, those of a label above 0 (right for 0/1, -1/+1, counts, ratings
+    from 1); a number, those of at least that label; or all. two_tower trains on positives; targets, seen
+    items, histories, popularity, counts of keys and logQ are of positives. dot_bias trains on all rows."""
+    min_label: float | None = None
+    """Rows with a lower label are left out, of everything (counted as filtered, not as rejected)."""
+    duplicates: Literal["drop", "keep"] = "drop"
+    """Rows of the same user, item and instant: drop keeps the one of the highest label, of equals the first;
+    keep keeps them all. Both are counted. Without source.roles.timestamp no two rows are duplicates."""
+    split: SplitConfig = Field(default_factory=lambda: RandomSplitConfig(kind="random"))
+    """How rows fall into train, valid and test; when not given, temporal where there is
+    source.roles.timestamp, else random."""
+    history_length: int | None = Field(None, ge=0, le=512)
+    """Number of the user's newest earlier positive items kept with each row; 0 keeps none. When not given: 50
+    where the model reads history, else 0."""
+    num_shards: int = Field(8, ge=1, le=65536)
+    """Number of files of the train split."""
+    seed: Seed = 0
+    """Seed of the shuffle of rows over and inside the shards, and of the random split."""
+
+    @field_validator("positive", mode="before")
+    @classmethod
+    def _rule_is_known(cls, value):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if value in ("above_zero", "all") or is_number:
+            return value
+        raise ValueError(f"above_zero, all or a number is possible here, found {value!r}")
+
+    def is_positive(self, labels):
+        """Which rows are positive: NumPy bool [n]; labels: float32 [n]."""
+        if self.positive == "all":
+            return labels == labels  # none is NaN
+        if self.positive == "above_zero":
+            return labels > 0
+        return labels >= self.positive
 
     @property
-    def record_files(self) -> list[FileInfo]:
-        """All files that hold rows, users or items; refused rows are no part of the content."""
-        splits = [*self.splits.values(), *filter(None, [self.positives])]
-        return [info for part in (*splits, self.users, self.items) for info in part.files]
-
-    def table_rows(self, name: str) -> int:
-        """Rows of table `name`; a table of its own for history has the items' rows."""
-        return self.tables["item" if name == "history" else name].rows
-
-    def file_path(self, info: FileInfo) -> str:
-        """Full path of one of its files."""
-        return f"{self.path}/{info.path}"
-
-
-def feature_as_of(name: str, split: str) -> str:
-    """Column of a catalog with what the evaluation of a split may know of a side feature."""
-    return f"{name}@{split}"
-
-
-def feature_of_column(column: str) -> str:
-    """The side feature that a column of a catalog holds, as of whatever time."""
-    return column.partition("@")[0]
-
-
-def load_dataset(path: str) -> Dataset:
-    """Reads <path>/dataset.json.
-
-    Raises:
-      DataError: there is none, or it does not follow the contract.
-    """
-    path = path.rstrip("/")
-    name = f"{path}/{FILE_NAME}"
-    try:
-        content = read_bytes(name)
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(
-            f"{path}: no dataset here ({FILE_NAME} is missing, it is written last). "
-            "Run `lazytower prepare` with this config first."
-        ) from None
-    except (OSError, ValueError, ImportError) as error:  # rights, networks, protocols unknown to fsspec
-        raise DataError(f"{name}: cannot be read ({error})") from None
-    try:
-        document = json.loads(content)
-        if not isinstance(document, dict):
-            raise ValueError(f"an object is needed, found {type(document).__name__}")
-        if document.get("format") == 1:
-            raise DataError(
-                f"{name}: written by an older version (format 1; this one reads 2). "
-                "Run `lazytower prepare --overwrite` with this config to rebuild it."
-            )
-        return Dataset.model_validate({**document, "path": path})
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
-        message = first["msg"].removeprefix("Value error, ")
-        raise DataError(f"{name}: {key}{message}. Run `lazytower prepare` again.") from None
-    except (ValueError, RecursionError) as error:  # bad JSON and bad UTF-8 alike
-        raise DataError(f"{name}: not valid JSON ({error}). Run `lazytower prepare` again.") from None
+    def positive_rule(self) -> str:
+        """What makes a row positive, in words."""
+        return rule_text(self.positive)

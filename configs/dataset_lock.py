@@ -13,9 +13,9 @@ import fcntl
 import os
 
 from configs import storage
-from configs.dataset import FILE_NAME
 from configs.errors import DataError
 from configs.file_lock import holders
+from configs.manifest import MANIFEST_FILE
 
 # A file system that has no locks is one where nobody can be seen, not one that cannot be read.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL)
@@ -36,7 +36,7 @@ class DatasetLock:
         self._descriptor: int | None = None
         if storage.is_remote(path):
             return
-        name = storage.join(storage.filesystem(path)[1], FILE_NAME)
+        name = storage.join(storage.filesystem(path)[1], MANIFEST_FILE)
         while self._descriptor is None:
             try:
                 descriptor = _open(name)

@@ -5,7 +5,7 @@ A document may leave any of them out; what it says stays as it is. `RunConfig` i
 in, and a saved config holds the values.
 """
 
-from configs.models import DotBias, TableConfig, TowerConfig, TwoTower
+from configs.models import DotBiasConfig, TableConfig, TowerConfig, TwoTowerConfig
 
 WIDTH = 128
 """Of the vectors of two towers whose dot product is the score, less the bias."""
@@ -26,14 +26,14 @@ RATE_BESIDE_HISTORY = 0.002
 """Of lazy_adam on user rows that are added to the history, which knows more of a user with few rows."""
 
 
-def complete_model(config) -> TwoTower | DotBias:
+def complete_model(config) -> TwoTowerConfig | DotBiasConfig:
     """The model section without open values, but for item_bias.
 
     Args:
       config: configs.schema.RunConfig, its tables as the document has them.
     """
     model = config.model
-    if isinstance(model, DotBias):
+    if isinstance(model, DotBiasConfig):
         return model
     changes = {}
     if model.user_tower is None:
@@ -65,10 +65,10 @@ def complete_dataset(config):
     return config.dataset.model_copy(update={"history_length": length})
 
 
-def complete_bias(config) -> TwoTower | DotBias:
+def complete_bias(config) -> TwoTowerConfig | DotBiasConfig:
     """The model section with item_bias, as far as the tables' widths allow; its towers are complete."""
     model = config.model
-    if isinstance(model, DotBias) or model.item_bias is not None:
+    if isinstance(model, DotBiasConfig) or model.item_bias is not None:
         return model
     return model.model_copy(update={"item_bias": _leaves_room_for_bias(config)})
 
@@ -84,10 +84,10 @@ def complete_tables(config) -> dict:
     """
     names = sorted(set(config.table_of_input.values()))
     tables = config.tables | {name: config.tables.get(name, TableConfig()) for name in names}
-    if isinstance(config.model, TwoTower):
+    if isinstance(config.model, TwoTowerConfig):
         tables |= _user_rows(config.model, tables)
     dims = {name: table.dim for name, table in tables.items()}
-    if isinstance(config.model, DotBias):
+    if isinstance(config.model, DotBiasConfig):
         known = [dims[name] for name in ("user", "item") if dims[name] is not None]
         if len(known) < 2:
             dims |= dict.fromkeys(("user", "item"), known[0] if known else DOT_BIAS_WIDTH + 1)
@@ -99,7 +99,7 @@ def complete_tables(config) -> dict:
     }
 
 
-def _user_rows(model: TwoTower, tables: dict) -> dict:
+def _user_rows(model: TwoTowerConfig, tables: dict) -> dict:
     """The user's table, if any, with what the document leaves open of USER_STDDEV and RATE_BESIDE_HISTORY."""
     tower, table = model.user_tower, tables.get("user")
     alone, added = tower.inputs == ["user"], sorted(tower.inputs) == ["history", "user"]

@@ -7,14 +7,14 @@ from pydantic import Field, model_validator
 from configs.section import Section
 
 
-class BruteForceIndex(Section):
+class BruteForceIndexConfig(Section):
     """Every item is scored."""
 
     kind: Literal["brute_force"] = "brute_force"
     """Exact, and TensorFlow's own operations alone."""
 
 
-class ScannIndex(Section):
+class ScannIndexConfig(Section):
     """ScaNN: items of a few leaves of a tree are scored roughly, the best of them exactly."""
 
     kind: Literal["scann"]
@@ -36,4 +36,4 @@ class ScannIndex(Section):
         return self
 
 
-IndexConfig = Annotated[BruteForceIndex | ScannIndex, Field(discriminator="kind")]
+IndexConfig = Annotated[BruteForceIndexConfig | ScannIndexConfig, Field(discriminator="kind")]

@@ -31,7 +31,7 @@ def _labels(labels: dict[str, str]) -> dict[str, str]:
     return labels
 
 
-class CommonLaunch(Section):
+class CommonLaunchConfig(Section):
     """What all launchers have in common: how a job is watched, and when it is run again."""
 
     kind: str = ""
@@ -62,14 +62,14 @@ class CommonLaunch(Section):
         return self
 
 
-class LocalLaunch(CommonLaunch):
+class LocalLaunchConfig(CommonLaunchConfig):
     """A process of this machine, apart from the terminal, from the installation that submits it."""
 
     kind: Literal["local"] = "local"
     """On this machine."""
 
 
-class CloudTpuLaunch(CommonLaunch):
+class CloudTpuLaunchConfig(CommonLaunchConfig):
     """A slice of Cloud TPU, asked for as a queued resource, deleted when the job ends."""
 
     kind: Literal["cloud_tpu"]
@@ -122,7 +122,7 @@ class CloudTpuLaunch(CommonLaunch):
 
 
 Launch = Annotated[
-    LocalLaunch | CloudTpuLaunch,
+    LocalLaunchConfig | CloudTpuLaunchConfig,
     Field(discriminator="kind"),
     BeforeValidator(lambda value: {"kind": "local", **value} if isinstance(value, dict) else value),
 ]

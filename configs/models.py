@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from configs.optimizers import LazyAdam, TableLazyAdam, TableOptimizer, of_kind
+from configs.optimizers import LazyAdamConfig, TableLazyAdamConfig, TableOptimizer, of_kind
 from configs.section import Section
 
 
@@ -20,7 +20,7 @@ class TableConfig(Section):
     init_stddev: float = Field(0.05, ge=0)
     """Standard deviation of the normal initial weights; when not given, 0.005 in the user table if
     model.normalize is on and its rows are the vector or are added to the history."""
-    optimizer: TableOptimizer = TableLazyAdam()
+    optimizer: TableOptimizer = TableLazyAdamConfig()
     """Optimizer of the rows."""
     engine: Literal["auto", "native", "rows", "tfa"] = "auto"
     """rows: one record per row; native: the same under compiled kernels; tfa: plain variable and
@@ -30,7 +30,7 @@ class TableConfig(Section):
     def _addons_has_it(self):
         if self.engine == "tfa":
             optimizer = self.optimizer
-            known = isinstance(optimizer, LazyAdam)
+            known = isinstance(optimizer, LazyAdamConfig)
             lacks = optimizer.addons_lacks if known else f"optimizer {optimizer.kind}"
             if lacks:
                 raise ValueError(f"engine: tfa has no {lacks}; use engine: rows")
@@ -73,7 +73,7 @@ DRAWN = "negative/"
 """Begins the names of inputs of items that are drawn as negatives."""
 
 
-class SoftmaxLoss(Section):
+class SoftmaxLossConfig(Section):
     """In-batch sampled softmax."""
 
     temperature: float | None = Field(None, gt=0)
@@ -88,7 +88,7 @@ class SoftmaxLoss(Section):
     batch's own (mixed negative sampling, Yang et al. 2020); logq is then of the mixture."""
 
 
-class TwoTower(Section):
+class TwoTowerConfig(Section):
     """Retrieval: dot product of a user tower and an item tower."""
 
     kind: Literal["two_tower"] = "two_tower"
@@ -106,7 +106,7 @@ class TwoTower(Section):
     item_bias: bool | None = None
     """The last value of the item vector is a bias added to the score, free to learn popularity. When not
     given: true, unless the widths that are given leave no room for it."""
-    loss: SoftmaxLoss = SoftmaxLoss()
+    loss: SoftmaxLossConfig = SoftmaxLossConfig()
     """The softmax."""
 
     @property
@@ -136,7 +136,7 @@ class TwoTower(Section):
         return self
 
 
-class DotBias(Section):
+class DotBiasConfig(Section):
     """Pointwise collaborative filter."""
 
     kind: Literal["dot_bias"]
@@ -161,4 +161,4 @@ class DotBias(Section):
         return {"item": (batch_size, self.negatives)} if self.negatives else {}
 
 
-ModelConfig = Annotated[TwoTower | DotBias, Field(discriminator="kind"), of_kind("two_tower")]
+ModelConfig = Annotated[TwoTowerConfig | DotBiasConfig, Field(discriminator="kind"), of_kind("two_tower")]

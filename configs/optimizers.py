@@ -46,7 +46,7 @@ class _Moments(_Decayed):
     """Divide by the largest second moment so far instead of the present one (AMSGrad); one more slot."""
 
 
-class LazyAdam(_Moments):
+class LazyAdamConfig(_Moments):
     """Adam on the touched rows only."""
 
     kind: Literal["lazy_adam"] = "lazy_adam"
@@ -71,7 +71,7 @@ class LazyAdam(_Moments):
         return super().tpu_lacks
 
 
-class TableLazyAdam(LazyAdam):
+class TableLazyAdamConfig(LazyAdamConfig):
     """LazyAdam as the `tables` section has it, at the rate that suits rows; alone it has TF-Addons' own."""
 
     learning_rate: float = Field(5e-3, gt=0)
@@ -79,7 +79,7 @@ class TableLazyAdam(LazyAdam):
     the history."""
 
 
-class Adam(_Moments):
+class AdamConfig(_Moments):
     """Dense Adam."""
 
     kind: Literal["adam"] = "adam"
@@ -87,7 +87,7 @@ class Adam(_Moments):
     tpu_lacks: ClassVar[str] = "SparseCore is always lazy; use lazy_adam"
 
 
-class Adagrad(_Decayed):
+class AdagradConfig(_Decayed):
     """Adagrad with an accumulator per weight."""
 
     kind: Literal["adagrad"]
@@ -104,7 +104,7 @@ class Adagrad(_Decayed):
         return super().tpu_lacks
 
 
-class RowwiseAdagrad(_Decayed):
+class RowwiseAdagradConfig(_Decayed):
     """Adagrad with an accumulator per row."""
 
     kind: Literal["rowwise_adagrad"]
@@ -116,14 +116,14 @@ class RowwiseAdagrad(_Decayed):
     tpu_lacks: ClassVar[str] = "the engine's accumulators are as wide as the row; use adagrad"
 
 
-class SGD(_Decayed):
+class SGDConfig(_Decayed):
     """Plain gradient descent."""
 
     kind: Literal["sgd"]
     """Gradient descent without state."""
 
 
-class Momentum(_Decayed):
+class MomentumConfig(_Decayed):
     """Gradient descent with momentum."""
 
     kind: Literal["momentum"]
@@ -135,7 +135,7 @@ class Momentum(_Decayed):
     tpu_lacks: ClassVar[str] = "AdagradMomentum, the nearest it has, divides by Adagrad's root"
 
 
-class FTRL(_Rate):
+class FTRLConfig(_Rate):
     """Follow the regularized leader."""
 
     kind: Literal["ftrl"]
@@ -161,7 +161,7 @@ class FTRL(_Rate):
         return super().tpu_lacks
 
 
-class SM3(Section):
+class SM3Config(Section):
     """Adagrad whose accumulators are kept per row and per column instead of per value (Anil et al. 2019)."""
 
     kind: Literal["sm3"]
@@ -183,12 +183,19 @@ def of_kind(default: str):
 
 
 TableOptimizer = Annotated[
-    TableLazyAdam | Adam | Adagrad | RowwiseAdagrad | SGD | Momentum | FTRL | SM3,
+    TableLazyAdamConfig
+    | AdamConfig
+    | AdagradConfig
+    | RowwiseAdagradConfig
+    | SGDConfig
+    | MomentumConfig
+    | FTRLConfig
+    | SM3Config,
     Field(discriminator="kind"),
     of_kind("lazy_adam"),
 ]
 DenseOptimizer = Annotated[
-    Adam | Adagrad | SGD | Momentum | FTRL,
+    AdamConfig | AdagradConfig | SGDConfig | MomentumConfig | FTRLConfig,
     Field(discriminator="kind"),
     of_kind("adam"),
 ]

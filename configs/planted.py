@@ -14,7 +14,7 @@ would depend on how many users are computed together.
 
 import numpy as np
 
-from configs.sources import SyntheticSource
+from configs.sources import SyntheticSourceConfig
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _STREAM = {name: np.uint64(i + 1) for i, name in enumerate(("user", "cluster", "item", "factor", "loading"))}
@@ -46,7 +46,7 @@ def _normal(seed: int, stream: str, index: np.ndarray) -> np.ndarray:
 class Planted:
     """Draws interactions and knows their probabilities."""
 
-    def __init__(self, source: SyntheticSource):
+    def __init__(self, source: SyntheticSourceConfig):
         self.source = source
         self.clusters = min(source.clusters, source.items)
         shape = (source.factors, self.clusters)

@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from configs.models import TableConfig
-from configs.optimizers import TableLazyAdam, TableOptimizer
+from configs.optimizers import TableLazyAdamConfig, TableOptimizer
 from configs.section import Section, Seed
 
 
-class RobeZ(Section):
+class RobeZConfig(Section):
     """A compressed embedding: rows are cut out of one shared array at hashed places (ROBE-Z)."""
 
     kind: Literal["robe_z"]
@@ -24,7 +24,7 @@ class RobeZ(Section):
     """Fixes the hashing, together with the table's name."""
     init_stddev: float = Field(0.05, ge=0)
     """Standard deviation of the normal initial weights."""
-    optimizer: TableOptimizer = TableLazyAdam()
+    optimizer: TableOptimizer = TableLazyAdamConfig()
     """Optimizer of the array; its rows are the array's aligned chunks of `block` values."""
     gradient: Literal["auto", "dense", "sparse"] = "auto"
     """How gradients are summed: over the whole array, or its touched chunks; auto: the faster by size."""
@@ -45,5 +45,5 @@ def _kind_of(section) -> str:
 
 
 EmbeddingConfig = Annotated[
-    Annotated[TableConfig, Tag("table")] | Annotated[RobeZ, Tag("robe_z")], Discriminator(_kind_of)
+    Annotated[TableConfig, Tag("table")] | Annotated[RobeZConfig, Tag("robe_z")], Discriminator(_kind_of)
 ]

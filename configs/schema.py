@@ -2,18 +2,18 @@
 
 from pydantic import Field, model_validator
 
-from configs.data import DatasetConfig, VocabIds
+from configs.dataset import DatasetConfig, VocabIdsConfig
 from configs.defaults import complete_bias, complete_dataset, complete_model, complete_tables
-from configs.launch import Launch, LocalLaunch, check_launch
-from configs.models import DRAWN, DotBias, ModelConfig, TwoTower
-from configs.optimizers import Adam, DenseOptimizer
+from configs.launch import Launch, LocalLaunchConfig, check_launch
+from configs.models import DRAWN, DotBiasConfig, ModelConfig, TwoTowerConfig
+from configs.optimizers import AdamConfig, DenseOptimizer
 from configs.robe import EmbeddingConfig
 from configs.section import Section
 from configs.sources import SourceConfig
 from configs.tpu_rules import check_tpu
 from configs.training import (
     CheckpointConfig,
-    CpuDevice,
+    CpuDeviceConfig,
     Device,
     EvaluateConfig,
     ExportConfig,
@@ -33,11 +33,11 @@ class RunConfig(Section):
     """Where raw interactions are."""
     dataset: DatasetConfig
     """How they become shards, and where."""
-    model: ModelConfig = TwoTower()
+    model: ModelConfig = TwoTowerConfig()
     """What is trained."""
     tables: dict[str, EmbeddingConfig] = {}
     """Embedding tables by name: user, item, history, or a categorical side feature."""
-    optimizer: DenseOptimizer = Adam()
+    optimizer: DenseOptimizer = AdamConfig()
     """Optimizer of the towers' dense weights."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning rates over the run."""
@@ -51,9 +51,9 @@ class RunConfig(Section):
     """Ranking metrics."""
     export: ExportConfig = ExportConfig()
     """Serving."""
-    device: Device = CpuDevice()
+    device: Device = CpuDeviceConfig()
     """Where it trains."""
-    launch: Launch = LocalLaunch()
+    launch: Launch = LocalLaunchConfig()
     """Where `lazytower submit` runs it."""
     output: OutputConfig
     """Where results go."""
@@ -75,7 +75,7 @@ class RunConfig(Section):
     def table_of_input(self) -> dict[str, str]:
         """Table name of each of the model's inputs that is looked up; numeric features are absent."""
         numeric = {f.name for f in self.source.features if f.kind == "numeric"}
-        history = self.model.history.table if isinstance(self.model, TwoTower) else "history"
+        history = self.model.history.table if isinstance(self.model, TwoTowerConfig) else "history"
         return {n: history if n == "history" else n for n in self.model.inputs if n not in numeric}
 
     @property
@@ -93,7 +93,7 @@ class RunConfig(Section):
     def uneven(self, parts: int) -> str:
         """The key, with its value, of what cannot be cut into so many equal parts; empty: all can."""
         sizes = {"train.batch_size": self.train.batch_size}
-        if isinstance(self.model, TwoTower):
+        if isinstance(self.model, TwoTowerConfig):
             sizes["model.loss.extra_negatives"] = self.model.loss.extra_negatives
         return next((f"{key} {size}" for key, size in sizes.items() if size % parts), "")
 
@@ -125,7 +125,7 @@ class RunConfig(Section):
         for name in self.model.inputs:
             if name not in known:
                 raise ValueError(f"model input {name!r} is no feature; known: {', '.join(sorted(known))}")
-        if isinstance(self.model, TwoTower):
+        if isinstance(self.model, TwoTowerConfig):
             for side, tower in (("user", self.model.user_tower), ("item", self.model.item_tower)):
                 for name in tower.inputs:
                     if sides.get(name, side) != side:
@@ -187,7 +187,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _labels_exist(self):
-        if isinstance(self.model, DotBias) and not self.model.negatives and self.source.roles.label is None:
+        if (
+            isinstance(self.model, DotBiasConfig)
+            and not self.model.negatives
+            and self.source.roles.label is None
+        ):
             raise ValueError(
                 "model: dot_bias on rows without labels sees positives only: give source.roles.label, or set "
                 "model.negatives above 0"
@@ -196,7 +200,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _widths_fit(self):
-        if isinstance(self.model, DotBias):
+        if isinstance(self.model, DotBiasConfig):
             dims = {self.table(n).dim for n in ("user", "item")}
             if len(dims) > 1 or min(dims) < 2:
                 raise ValueError("dot_bias needs tables.user.dim == tables.item.dim >= 2 (last column: bias)")
@@ -237,4 +241,4 @@ class RunConfig(Section):
             return self.dataset.user_ids
         if name in ("item", "history"):
             return self.dataset.item_ids
-        return self.dataset.feature_ids.get(name, VocabIds())
+        return self.dataset.feature_ids.get(name, VocabIdsConfig())

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from configs.section import Section, Seed
 
-# Columns of records and catalogs (configs/dataset.py), and what a model's loss is given beside features.
+# Columns of records and catalogs (configs/manifest.py), and what a model's loss is given beside features.
 RESERVED_NAMES = frozenset(
     "user item label weight timestamp history history_length history_mask log_q negative "
     "id key count sequence sequence_split sequence_length".split()
@@ -20,7 +20,7 @@ NULLS = (
 )
 
 
-class Roles(Section):
+class RolesConfig(Section):
     """Which column of the source plays which part."""
 
     user: str = "user"
@@ -38,7 +38,7 @@ class Roles(Section):
     """Column with train, valid or test; only for dataset.split.kind: given."""
 
 
-class SideFeature(Section):
+class SideFeatureConfig(Section):
     """A further column, known about the user, about the item."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
@@ -47,7 +47,7 @@ class SideFeature(Section):
     """Column of the source; the feature's name when not given."""
     of: Literal["user", "item"]
     """Whose feature it is. Training sees the value of the row; evaluation what was known by then, serving the
-    newest known value of the user or item (configs/dataset.py); an empty value is not a known one."""
+    newest known value of the user or item (configs/manifest.py); an empty value is not a known one."""
     kind: Literal["categorical", "numeric"]
     """categorical gets ids as dataset.feature_ids says; numeric is a float32."""
     missing: float | None = Field(None, allow_inf_nan=False)
@@ -64,20 +64,20 @@ class SideFeature(Section):
         return self
 
 
-class FileSource(Section):
+class FileSourceConfig(Section):
     """What all file sources share."""
 
     paths: list[str] = Field(min_length=1)
     """Files, directories or globs, local or gs://. Rows are read in this order, natural inside a directory or
     glob (events_8 before events_10), each file once; docs/prepare.md says what is left out. Text compressed
     by gzip, bzip2, xz, zstd or zip (one file inside) is decompressed, whatever its name."""
-    roles: Roles = Roles()
+    roles: RolesConfig = RolesConfig()
     """Which column plays which part."""
-    features: list[SideFeature] = []
+    features: list[SideFeatureConfig] = []
     """Side features."""
     timestamp_unit: Literal["s", "ms", "us", "ns", "iso8601"] = "s"
-    """Unit of a numeric timestamp, which may have a fraction, or iso8601 text (pipelines/times.py lists its
-    forms). The dataset holds nanoseconds: no order is lost. Rows of one instant keep the source's order."""
+    """Unit of a numeric timestamp, which may have a fraction, or iso8601 text (pipelines/rows/times.py lists
+    its forms). The dataset holds nanoseconds: no order is lost. Rows of one instant keep the source's order."""
     nulls: list[str] = list(NULLS)
     """Spellings of a missing value, besides nothing at all: such a key is refused, such a category is the
     empty one, a numeric feature takes its `missing`. A label, weight or time is refused as other text is."""
@@ -95,7 +95,7 @@ class FileSource(Section):
         return self
 
 
-class DelimitedSource(FileSource):
+class DelimitedSourceConfig(FileSourceConfig):
     """Delimited text."""
 
     kind: Literal["delimited"]
@@ -146,21 +146,21 @@ class DelimitedSource(FileSource):
         return self
 
 
-class JsonlSource(FileSource):
+class JsonlSourceConfig(FileSourceConfig):
     """JSON lines."""
 
     kind: Literal["jsonl"]
     """One JSON object a line."""
 
 
-class ParquetSource(FileSource):
+class ParquetSourceConfig(FileSourceConfig):
     """Parquet files."""
 
     kind: Literal["parquet"]
     """Parquet, read by row groups."""
 
 
-class SyntheticSource(Section):
+class SyntheticSourceConfig(Section):
     """A planted model with a known optimum: see configs/planted.py for its mathematics."""
 
     kind: Literal["synthetic"]
@@ -185,11 +185,11 @@ class SyntheticSource(Section):
     """Seed of the planted model and of the draws."""
 
     @property
-    def roles(self) -> Roles:
-        return Roles(timestamp="timestamp")
+    def roles(self) -> RolesConfig:
+        return RolesConfig(timestamp="timestamp")
 
     @property
-    def features(self) -> list[SideFeature]:
+    def features(self) -> list[SideFeatureConfig]:
         return []
 
     @property
@@ -198,5 +198,6 @@ class SyntheticSource(Section):
 
 
 SourceConfig = Annotated[
-    DelimitedSource | JsonlSource | ParquetSource | SyntheticSource, Field(discriminator="kind")
+    DelimitedSourceConfig | JsonlSourceConfig | ParquetSourceConfig | SyntheticSourceConfig,
+    Field(discriminator="kind"),
 ]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from configs.indexes import BruteForceIndex, IndexConfig
+from configs.indexes import BruteForceIndexConfig, IndexConfig
 from configs.section import Path, Section, Seed
 
 MAX_STEPS = 2**24  # a record keeps its last step as float32, exact up to here
@@ -197,7 +197,7 @@ class ExportConfig(Section):
     """Keep each user's items in the model, so that recommend can leave them out."""
     max_k: int = Field(1000, ge=1)
     """Largest k that a request may ask for."""
-    index: IndexConfig = BruteForceIndex()
+    index: IndexConfig = BruteForceIndexConfig()
     """How the best items of a user are found."""
 
 
@@ -209,7 +209,7 @@ class _Device(Section):
     """Threads of TensorFlow's kernels; 0: one per core. Bit-for-bit repeats need the same number."""
 
 
-class CpuDevice(_Device):
+class CpuDeviceConfig(_Device):
     """This machine's processor."""
 
     kind: Literal["cpu"] = "cpu"
@@ -219,7 +219,7 @@ class CpuDevice(_Device):
     those of one up to rounding. train.batch_size must be a multiple."""
 
 
-class TpuDevice(_Device):
+class TpuDeviceConfig(_Device):
     """A slice of a Cloud TPU. Evaluation, export and plan of such a run need no TPU."""
 
     kind: Literal["tpu"]
@@ -260,7 +260,7 @@ class TpuDevice(_Device):
 
 
 Device = Annotated[
-    CpuDevice | TpuDevice,
+    CpuDeviceConfig | TpuDeviceConfig,
     Field(discriminator="kind"),
     BeforeValidator(lambda value: {"kind": "cpu", **value} if isinstance(value, dict) else value),
 ]

@@ -62,12 +62,12 @@ def _write_csv(path: str, args: argparse.Namespace) -> None:
     import pyarrow as pa
     import pyarrow.csv as arrow_csv
 
-    from configs.sources import SyntheticSource
-    from pipelines.layout import Layout
+    from configs.sources import SyntheticSourceConfig
+    from pipelines.layout import JobLayout
     from pipelines.sources.synthetic import Reader
 
-    source = SyntheticSource(kind="synthetic", rows=args.rows, users=args.users, items=args.items)
-    reader = Reader(source, Layout("", ""))
+    source = SyntheticSourceConfig(kind="synthetic", rows=args.rows, users=args.users, items=args.items)
+    reader = Reader(source, JobLayout("", ""))
     reader.setup()
     with open(path, "wb") as file:
         file.write(b"user,item,timestamp\n")

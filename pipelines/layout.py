@@ -3,8 +3,8 @@
 import dataclasses
 import math
 
-from configs.data import DatasetConfig, VocabIds
-from configs.dataset import BLOCK_ROWS, SPLITS
+from configs.dataset import DatasetConfig, VocabIdsConfig
+from configs.manifest import BLOCK_ROWS, SPLITS
 from configs.sources import SourceConfig
 
 RECORDS = (*SPLITS, "positives")
@@ -12,7 +12,7 @@ RECORDS = (*SPLITS, "positives")
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class JobLayout:
     """Sizes of a job's parts."""
 
     spool: str
@@ -33,10 +33,10 @@ class Layout:
     """Elements that a worker of the runner works on at once."""
 
 
-def plan_layout(spool: str, staging: str, estimated_rows: int) -> Layout:
+def plan_layout(spool: str, staging: str, estimated_rows: int) -> JobLayout:
     """Sizes for a source of about so many rows."""
     user_shards = min(4096, max(2, math.ceil(estimated_rows / (1 << 18))))
-    return Layout(spool, staging, user_shards, key_shards=max(1, user_shards // 4))
+    return JobLayout(spool, staging, user_shards, key_shards=max(1, user_shards // 4))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Job:
 
     source: SourceConfig
     dataset: DatasetConfig
-    layout: Layout
+    layout: JobLayout
 
     @property
     def categorical(self) -> list[str]:
@@ -72,7 +72,7 @@ class Job:
         """The ids section of a table."""
         if table in ("user", "item"):
             return self.dataset.user_ids if table == "user" else self.dataset.item_ids
-        return self.dataset.feature_ids.get(table, VocabIds())
+        return self.dataset.feature_ids.get(table, VocabIdsConfig())
 
     def num_files(self, split: int) -> int:
         """Most files of a directory of RECORDS: held-out splits are small and take a quarter of train's."""

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 
-from configs.dataset import (
+from configs.manifest import (
     SPLITS,
     CatalogInfo,
     Dataset,
@@ -15,12 +15,12 @@ from configs.dataset import (
     SplitInfo,
     TableInfo,
 )
-from configs.sources import SideFeature
-from pipelines.ids import TableIds
+from configs.sources import SideFeatureConfig
 from pipelines.layout import Job
 from pipelines.sources.identity import SourceFile
-from pipelines.stats import Stats
-from pipelines.write import Moments, WrittenFile
+from pipelines.stages.ids import TableIds
+from pipelines.stages.stats import Stats
+from pipelines.stages.write import Moments, WrittenFile
 
 
 def source_fingerprint(source: dict, files: list[SourceFile]) -> str:
@@ -101,7 +101,7 @@ def build_manifest(
     )
 
 
-def _feature(feature: SideFeature, files: list[WrittenFile]) -> FeatureInfo:
+def _feature(feature: SideFeatureConfig, files: list[WrittenFile]) -> FeatureInfo:
     info = FeatureInfo(of=feature.of, kind=feature.kind)
     some = any(f.directory == "positives" for f in files)  # what models with features are trained on
     directory = "positives" if some else "train"

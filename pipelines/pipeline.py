@@ -4,17 +4,17 @@ import apache_beam as beam
 import fsspec
 from apache_beam.pvalue import AsIter, AsSingleton
 
-from pipelines.catalog import WriteCatalog
-from pipelines.group import GroupUsers
-from pipelines.ids import AssignIds, CountKeys, plan_ids
 from pipelines.layout import Job
-from pipelines.plan import make_plan
-from pipelines.read import CountRows, ReadRows
-from pipelines.records import FinishRows
 from pipelines.sources.reader import Place, Range, first_rows
-from pipelines.stats import MergeCounts, MergeStats
+from pipelines.stages.catalog import WriteCatalog
+from pipelines.stages.finish import FinishRows
+from pipelines.stages.group import GroupUsers
+from pipelines.stages.ids import AssignIds, CountKeys, plan_ids
+from pipelines.stages.plan import make_plan
+from pipelines.stages.read import CountRows, ReadRows
+from pipelines.stages.stats import MergeCounts, MergeStats
+from pipelines.stages.write import WriteFile, WriteRejected
 from pipelines.summary import FILE_NAME, dump_summary
-from pipelines.write import WriteFile, WriteRejected
 
 
 class Read(beam.PTransform):

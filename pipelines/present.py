@@ -5,8 +5,8 @@ import json
 from absl import logging
 
 from configs import storage
-from configs.dataset import FILE_NAME, Dataset, FileInfo, SourceFileInfo, load_dataset
 from configs.errors import DataError
+from configs.manifest import MANIFEST_FILE, Dataset, FileInfo, SourceFileInfo, load_dataset
 from pipelines.manifest import source_fingerprint
 from pipelines.sources.identity import SourceFile, each, look, with_content
 
@@ -21,7 +21,7 @@ def find_present(target: str, source, files: list[SourceFile], dataset) -> Datas
     Raises:
       DataError: there is a different one.
     """
-    if not storage.exists(f"{target}/{FILE_NAME}"):
+    if not storage.exists(f"{target}/{MANIFEST_FILE}"):
         return None
     found = _load(target)
     if found is None:
@@ -44,7 +44,7 @@ def _load(target: str) -> Dataset | None:
     try:
         return load_dataset(target)
     except DataError as error:
-        content = storage.read_bytes(f"{target}/{FILE_NAME}")  # what cannot be read fails here
+        content = storage.read_bytes(f"{target}/{MANIFEST_FILE}")  # what cannot be read fails here
         try:
             document = json.loads(content)
         except ValueError:
@@ -104,10 +104,10 @@ def _damage(dataset: Dataset, info: FileInfo) -> str | None:
     try:
         file = look(path)
         if file.size != info.bytes:
-            return f"{path} has {file.size:,} bytes, {FILE_NAME} says {info.bytes:,}"
+            return f"{path} has {file.size:,} bytes, {MANIFEST_FILE} says {info.bytes:,}"
         kind, _, checksum = with_content(file).content.partition(" ")
     except DataError:
         return f"{path} is gone or cannot be read"
     if kind == "crc32c" and checksum != info.crc32c.lower():
-        return f"the checksum of {path} is not that of {FILE_NAME}"
+        return f"the checksum of {path} is not that of {MANIFEST_FILE}"
     return None

@@ -18,14 +18,14 @@ from typing import NamedTuple
 from absl import logging
 
 from configs import storage
-from configs.dataset import FILE_NAME, Dataset, load_dataset
 from configs.dataset_lock import DatasetLock
 from configs.errors import DataError
 from configs.file_lock import FileLock
 from configs.lease import Lease, LeaseHeld
+from configs.manifest import MANIFEST_FILE, Dataset, load_dataset
 from configs.storage import names
 from pipelines.manifest import published_name
-from pipelines.write import DIRECTORIES, WrittenFile
+from pipelines.stages.write import DIRECTORIES, WrittenFile
 
 LOCK_NAME = ".prepare.lock"
 PREVIOUS = "dataset.previous.json"
@@ -246,7 +246,7 @@ def _publish_here(root: str, staging: str, names: dict[str, WrittenFile], text: 
     for directory in DIRECTORIES:
         if os.path.isdir(f"{root}/{directory}"):
             storage.sync_directory(f"{root}/{directory}")
-    storage.write_bytes(f"{root}/{FILE_NAME}", text)
+    storage.write_bytes(f"{root}/{MANIFEST_FILE}", text)
     filesystem, place = storage.filesystem(root)
     _remove_others(filesystem, place, set(names))
 
@@ -264,14 +264,14 @@ def _publish_remotely(target: str, staging: str, names: dict[str, WrittenFile], 
             "`lazytower prepare` here; %s is its manifest",
             *(target, PREVIOUS),
         )
-    filesystem.pipe_file(f"{root}/{FILE_NAME}", text)
+    filesystem.pipe_file(f"{root}/{MANIFEST_FILE}", text)
     _remove_others(filesystem, root, set(names) | listed)
 
 
 def _manifest_files(target: str) -> tuple[bytes | None, set[str]]:
     """The manifest that is there, and the files it lists; None and nothing when there is no readable one."""
     try:
-        content = storage.read_bytes(f"{target}/{FILE_NAME}")
+        content = storage.read_bytes(f"{target}/{MANIFEST_FILE}")
         found = load_dataset(target)
     except (FileNotFoundError, DataError):
         return None, set()

@@ -2,8 +2,8 @@
 
 import datetime
 
-from configs.data import DatasetConfig
-from configs.dataset import SPLITS, Dataset
+from configs.dataset import DatasetConfig
+from configs.manifest import SPLITS, Dataset
 
 _PER_SECOND = 10**9
 

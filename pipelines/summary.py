@@ -15,10 +15,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from configs.errors import DataError
 from configs.terminal import shown
-from pipelines.ids import TableIds
-from pipelines.plan import Plan
-from pipelines.stats import Stats
-from pipelines.write import DIRECTORIES, WrittenFile
+from pipelines.stages.ids import TableIds
+from pipelines.stages.plan import Plan
+from pipelines.stages.stats import Stats
+from pipelines.stages.write import DIRECTORIES, WrittenFile
 
 FILE_NAME = "summary.json"
 # Needed while the job runs, and large.

@@ -111,9 +111,9 @@ check_trainer-cpu() {
 check_trainer-tpu() {
   step "trainer-tpu: complete but for tensorflow" complete trainer-tpu ' requires tensorflow, which is not installed'
   step "trainer-tpu: embedding engines and the Adam proto" at_work trainer-tpu python -c '
-from configs.training import CpuDevice
+from configs.training import CpuDeviceConfig
 from trainer.runtime import start_tensorflow
-tf = start_tensorflow(CpuDevice())
+tf = start_tensorflow(CpuDeviceConfig())
 from tensorflow.core.protobuf.tpu import optimization_parameters_pb2
 from tensorflow.python.tpu.tpu_embedding_v2 import TPUEmbedding
 from tensorflow.python.tpu.tpu_embedding_v3 import TPUEmbeddingV2

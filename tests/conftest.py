@@ -10,8 +10,8 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 from absl import logging
 from hypothesis import HealthCheck, settings
 
-from tests.gcs_bucket import bucket
-from tests.job_runs import cloud
+from tests.support.gcs_bucket import bucket
+from tests.support.job_runs import cloud
 
 # Before anything sets it back to what it was: absl's own default hides what tests look for in the log.
 logging.set_verbosity(logging.INFO)

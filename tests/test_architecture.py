@@ -1,65 +1,110 @@
-"""The shape of the source: who may import whom, what files are called, how long they are."""
+"""The shape of the source: who may import whom, what files are called, how long they are, where tests lie."""
 
 import ast
+import collections
 import pathlib
 import sys
 
 import pytest
 
-from trainer.cli import COMMANDS
+from trainer.bench import BENCHES
+from trainer.commands import COMMANDS
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("configs", "pipelines", "trainer")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 SOURCES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in FILES}
 
-# What a package, or a part of one, may import of the project.
+# Importers first: a package imports what stands below it, never above or beside, lazily or not.
+ORDER = {
+    "trainer": (
+        "trainer.__main__",
+        "trainer.cli",
+        "trainer.commands",
+        "trainer.bench",
+        "trainer.preflight",
+        "trainer.serving",
+        "trainer.training",
+        "trainer.evaluation",
+        "trainer.jobs",
+        "trainer.models",
+        "trainer.resources",
+        "trainer.checkpoints",
+        "trainer.tpu",
+        "trainer.embeddings",
+        "trainer.optimizers",
+        "trainer.launchers",
+        "trainer.indexes",
+        "trainer.kernels",
+        "trainer.data",
+        "trainer.report",
+        "trainer.vm",
+        "trainer.runtime",
+        "trainer.run_lock",
+        "trainer.averages",
+        "trainer.addons",
+        "trainer.text",
+    ),
+    "pipelines": (
+        "pipelines.bench",
+        "pipelines.prepare",
+        "pipelines.pipeline",
+        "pipelines.publish",
+        "pipelines.present",
+        "pipelines.row_account",
+        "pipelines.summary",
+        "pipelines.progress",
+        "pipelines.runners",
+        "pipelines.options",
+        "pipelines.manifest",
+        "pipelines.stages",
+        "pipelines.rows",
+        "pipelines.sources",
+        "pipelines.layout",
+    ),
+}
+# What stands in the roots of the packages beside sub-packages: all of it.
+ROOT_MODULES = {
+    "trainer": {"__init__", "__main__", "addons", "averages", "cli", "run_lock", "runtime", "text"},
+}
+MOST_MODULES = 14
+# What may import more, or less, than its place in the order says.
 ALLOWED = {
     "configs": ["configs"],
     "pipelines": ["configs", "pipelines"],
     "trainer": ["configs", "trainer"],
     "trainer.optimizers": ["configs", "trainer.optimizers", "trainer.addons"],
-    "trainer.embeddings": ["configs", "trainer.embeddings", "trainer.optimizers", "trainer.kernels"],
-    "trainer.kernels": ["configs", "trainer.kernels", "trainer.polyak"],
-    "trainer.engines": ["configs", "trainer.engines"],
-    "trainer.models": ["configs", "trainer.models", "trainer.embeddings", "trainer.losses"],
+    "trainer.kernels": ["configs", "trainer.kernels", "trainer.averages"],
     "trainer.indexes": ["configs", "trainer.indexes"],
-    "trainer.launchers": [
-        *("configs", "trainer.launchers", "trainer.startup", "trainer.local_state", "trainer.vm"),
-    ],
-    "trainer.startup": ["trainer.vm", "trainer.vm_files", "trainer.vm_log", "trainer.vm_slice"],
-    "trainer.vm": ["trainer.vm_files", "trainer.vm_log", "trainer.vm_slice"],
-    "trainer.vm_files": [],
-    "trainer.vm_log": [],
-    "trainer.vm_slice": ["trainer.vm_files"],
-    "trainer.addons": ["configs"],
-    "trainer.losses": ["trainer.kernels"],
-    "trainer.polyak": ["configs"],
+    "trainer.vm": ["trainer.vm"],
 }
-# Registries whose keys are file names.
+# Registries: module, name, files beside the entries.
 REGISTRIES = {
-    "trainer/models": ("trainer.models", "MODELS", {"base", "drawn"}),
+    "trainer/models": ("MODELS", {"base", "drawn", "losses", "recommender"}),
     "trainer/optimizers": (
-        "trainer.optimizers",
         "ROW_OPTIMIZERS",
-        {
-            *("rows", "schedules", "variables", "slots", "checks", "clipping"),
-            *("keras_shell", "sm3_variables", "sm3_maths"),
-        },
+        {"base", "checks", "clipping", "schedules", "slots", "sm3_maths"},
     ),
-    "trainer/indexes": ("trainer.indexes", "MODULES", {"base", "recall", "scann_package"}),
+    "trainer/embeddings": ("TABLE_KINDS", {"base", "block_hash", "blocks", "pooling"}),
+    "trainer/embeddings/engines": ("TABLE_ENGINES", {"stored", "tpu"}),
+    "trainer/tpu/engines": ("TPU_ENGINES", {"base", "layout"}),
+    "trainer/indexes": ("MODULES", {"base", "recall", "scann_package"}),
     "trainer/launchers": (
-        "trainer.launchers",
         "LAUNCHERS",
-        {"base", "tpu_api", "api_errors", "tpu_slices", "processes"},
+        {"base", "api_errors", "local_state", "processes", "startup", "tpu_api", "tpu_slices"},
     ),
+    "trainer/commands": ("COMMANDS", set()),
+    "trainer/bench": ("BENCHES", {"page", "timing"}),
     "pipelines/sources": (
-        "pipelines.sources",
         "MODULES",
         {"files", "patterns", "identity", "compression", "lines", "quoting", "text", "parquet_types"}
         | {"reader"},
     ),
 }
+# Keys whose modules are of another package.
+ELSEWHERE = {"trainer/commands": {"prepare"}, "trainer/bench": {"prepare"}}
+# What every module of a registry has under one name, and entry points.
+CONTRACT = {"add_arguments", "run", "main", "measure", "COLUMNS", "Index", "Reader"}
 
 
 def imports(path: pathlib.Path, top_only: bool = False) -> set[str]:
@@ -80,12 +125,80 @@ def within(module: str, package: str) -> bool:
     return module == package or module.startswith(package + ".")
 
 
+def floor_of(module: str, order: tuple[str, ...]) -> int | None:
+    """Place in the order of a module or of what is imported; None: of the root itself."""
+    return next((i for i, name in enumerate(order) if within(module, name)), None)
+
+
 @pytest.mark.parametrize("module", SOURCES)
 def test_imports_point_one_way(module):
     allowed = ALLOWED[max((rule for rule in ALLOWED if within(module, rule)), key=len)]
     ours = {name for name in imports(SOURCES[module]) if name.split(".")[0] in PACKAGES}
     wrong = {name for name in ours if not any(within(name, package) for package in allowed)}
     assert not wrong
+
+
+@pytest.mark.parametrize("module", [name for name in SOURCES if name.split(".")[0] in ORDER])
+def test_imports_go_down(module):
+    top = module.split(".")[0]
+    order = ORDER[top]
+    here = floor_of(module, order)
+    if module == f"{top}.__init__":
+        assert not imports(SOURCES[module])
+        return
+    assert here is not None, f"{module} has no place in the order"
+    for name in imports(SOURCES[module]):
+        if within(name, top):
+            there = floor_of(name, order)
+            assert there is not None and there >= here, f"{module} imports {name}, which stands above it"
+
+
+@pytest.mark.parametrize("top", ROOT_MODULES)
+def test_roots_are_small(top):
+    assert {path.stem for path in (ROOT / top).glob("*.py")} == ROOT_MODULES[top]
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda path: path.name)
+def test_packages_are_small(folder):
+    modules = [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
+    if folder.name != "configs":  # a flat folder of sections
+        assert len(modules) <= MOST_MODULES, f"{folder.name}: {len(modules)} modules"
+
+
+def test_no_public_name_is_defined_twice_in_trainer():
+    places = collections.defaultdict(set)
+    for module in [name for name in SOURCES if within(name, "trainer")]:
+        for node in ast.parse(SOURCES[module].read_text()).body:
+            for name in _defined(node) - CONTRACT:
+                if not name.startswith("_"):
+                    places[name].add(module)
+    assert not {name: sorted(modules) for name, modules in places.items() if len(modules) > 1}
+
+
+def test_sections_of_the_configuration_are_called_so():
+    """`Config` at the end: their names are not those of what is made from them."""
+    from configs.load import section_types
+    from configs.schema import RunConfig
+
+    todo, seen = [RunConfig], set()
+    while todo:
+        section = todo.pop()
+        if section not in seen:
+            seen.add(section)
+            for field in section.model_fields.values():
+                todo += section_types(field.annotation)
+    assert len(seen) > 20
+    assert not [section.__name__ for section in seen if not section.__name__.endswith("Config")]
+
+
+def _defined(node: ast.AST) -> set[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name}
+    if isinstance(node, ast.Assign):
+        return {name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return {node.target.id}
+    return set()
 
 
 @pytest.mark.parametrize("module", SOURCES)
@@ -136,38 +249,48 @@ def test_entry_points_import_heavy_libraries_inside_functions(command):
 
 @pytest.mark.parametrize("folder", REGISTRIES)
 def test_keys_of_registries_are_file_names(folder):
-    module, name, others = REGISTRIES[folder]
+    name, others = REGISTRIES[folder]
     path = ROOT / folder / "__init__.py"
     values = [
         node.value
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.Assign) and node.targets[0].id == name
     ]
-    assert len(values) == 1, f"{module} holds one registry, {name}"
+    assert len(values) == 1, f"{folder} holds one registry, {name}"
     keys = {key.value for key in values[0].keys}
     files = {file.stem for file in path.parent.glob("*.py")} - {"__init__"} - others
-    assert keys == files
+    assert keys - ELSEWHERE.get(folder, set()) == files
 
 
-JOBS = (
-    *("submit", "submit_checks", "wheel", "startup", "jobs", "jobs_text", "job_record", "job_logs"),
-    *("local_state", "supervise", "launchers.__init__", "launchers.base", "launchers.local"),
-    *("launchers.cloud_tpu", "launchers.tpu_api", "launchers.api_errors", "launchers.tpu_slices"),
-    *("launchers.processes", "job_config", "job_decisions", "job_watch", "machine_files", "output_claim"),
-    *("vm", "vm_files", "vm_log", "vm_slice"),
-)
+@pytest.mark.parametrize("folder", [folder for folder in REGISTRIES if "base" in REGISTRIES[folder][1]])
+def test_interfaces_of_registries_stand_in_base(folder):
+    assert [node for node in ast.parse((ROOT / folder / "base.py").read_text()).body if _is_class(node)]
 
 
-@pytest.mark.parametrize("module", JOBS)
+def _is_class(node: ast.AST) -> bool:
+    return isinstance(node, ast.ClassDef)
+
+
+@pytest.mark.parametrize("registry", [COMMANDS, BENCHES], ids=["commands", "benches"])
+def test_modules_of_commands_are_called_like_them(registry):
+    for name, (module, _) in registry.items():
+        assert module.rpartition(".")[2] == name or not module.startswith("trainer.")
+
+
+JOBS = [name for name in SOURCES if within(name, "trainer.jobs") or within(name, "trainer.launchers")]
+VM = [name for name in SOURCES if within(name, "trainer.vm")]
+
+
+@pytest.mark.parametrize("module", [*JOBS, *VM, "trainer.commands.submit", "trainer.commands.jobs"])
 def test_jobs_need_neither_tensorflow_nor_beam(module):
     """Not inside functions either: `lazytower plan` asks TensorFlow in a process of its own."""
-    packages = {name.partition(".")[0] for name in imports(SOURCES[f"trainer.{module}"])}
+    packages = {name.partition(".")[0] for name in imports(SOURCES[module])}
     assert not packages & {"tensorflow", "tf_keras", "apache_beam"}
 
 
-@pytest.mark.parametrize("module", ["vm", "vm_files", "vm_log", "vm_slice"])
+@pytest.mark.parametrize("module", VM)
 def test_what_runs_on_a_bare_machine_needs_the_standard_library_only(module):
-    packages = {name.partition(".")[0] for name in imports(SOURCES[f"trainer.{module}"])}
+    packages = {name.partition(".")[0] for name in imports(SOURCES[module])}
     assert packages <= set(sys.stdlib_module_names) | {"trainer"}
 
 
@@ -179,3 +302,22 @@ def test_only_one_file_imports_addons():
         if imported.partition(".")[0] == "tensorflow_addons"
     }
     assert users <= {"trainer.addons"}
+
+
+TESTS = sorted((ROOT / "tests" / "trainer").rglob("test_*.py"))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
+def test_tests_mirror_the_source(path):
+    """tests/trainer/<package>/test_<module>.py, with a suffix or not; test_<package>.py: all of it."""
+    folder = ROOT / path.parent.relative_to(ROOT / "tests")
+    assert folder.is_dir(), f"{path.parent}: there is no such package"
+    names = {file.stem for file in folder.glob("*.py")} | {folder.name}
+    tested = path.stem.removeprefix("test_")
+    assert any(tested == name or tested.startswith(name + "_") for name in names), f"no module of {path.name}"
+
+
+def test_support_is_no_test():
+    for folder in ("support", "end_to_end"):
+        names = {path.name for path in (ROOT / "tests" / folder).glob("*.py")} - {"__init__.py"}
+        assert {name.startswith("test_") for name in names} <= {folder == "end_to_end"}, folder

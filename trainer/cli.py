@@ -19,20 +19,7 @@ from absl.flags import argparse_flags
 from configs import storage
 from configs.errors import Stopped, UserError
 from configs.terminal import bounded, escaped_output, visible
-
-COMMANDS = {
-    "prepare": ("pipelines.prepare", "turn raw interactions into a dataset (Apache Beam)"),
-    "plan": ("trainer.plan", "forecast memory, disk and time of a run"),
-    "train": ("trainer.train", "train a model, or resume a run"),
-    "evaluate": ("trainer.evaluate", "ranking metrics of a checkpoint, beside baselines"),
-    "export": ("trainer.export", "write and verify a SavedModel for serving"),
-    "recommend": ("trainer.recommend", "ask an exported model for items"),
-    "checkpoints": ("trainer.checkpoints", "list, verify and compact the checkpoints of a run"),
-    "doctor": ("trainer.doctor", "check that this machine has what a run needs"),
-    "submit": ("trainer.submit", "run a config as a job, on this machine or on Cloud TPU"),
-    "jobs": ("trainer.jobs", "list, show, follow, supervise and cancel jobs"),
-    "bench": ("trainer.bench", "measure speed and memory beside peers"),
-}
+from trainer.commands import COMMANDS
 
 _MOST_FILES = 1 << 20  # some programs close as many as they may have when they start others
 # Rights, credentials and networks, which are for the user to mend: gcsfs has no errors of Python's own.

@@ -7,7 +7,7 @@ from configs import storage
 from configs.file_lock import FileLock
 from configs.lease import Lease
 
-FILE_NAME = ".lock"
+LOCK_FILE = ".lock"
 
 
 class Lock(Protocol):
@@ -32,7 +32,7 @@ def lock_directory(path: str) -> Lock:
       LeaseHeld: another process holds it; the text names it.
       OSError: it cannot be made or written.
     """
-    name = storage.join(path, FILE_NAME)
+    name = storage.join(path, LOCK_FILE)
     if storage.is_remote(path):
         return Lease(name)
     storage.make_directory(path)

@@ -4,10 +4,10 @@ import os
 
 from configs.chips import spare_metadata_server
 from configs.errors import UserError
-from configs.training import CpuDevice, TpuDevice
+from configs.training import CpuDeviceConfig, TpuDeviceConfig
 
 
-def start_tensorflow(device: CpuDevice | TpuDevice, deterministic: bool = True):
+def start_tensorflow(device: CpuDeviceConfig | TpuDeviceConfig, deterministic: bool = True):
     """Imports TensorFlow with Keras 2, quiet, and set up for `device`; returns the module.
 
     Args:

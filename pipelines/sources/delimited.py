@@ -17,7 +17,7 @@ from configs.errors import DataError
 from pipelines.sources import lines, text
 from pipelines.sources.lines import BOM, MAX_LINE_BYTES
 from pipelines.sources.quoting import REASONS, Quoting, Records
-from pipelines.sources.reader import Piece, Range, wanted_columns
+from pipelines.sources.reader import Range, SourcePiece, wanted_columns
 from pipelines.sources.text import Block
 
 _KEYS = pa.dictionary(pa.int32(), pa.string())
@@ -157,7 +157,7 @@ class Reader(text.TextReader):
             records = Records(*(values[:kept] for values in records[:4]), None)
         return Block(part.path, data, first_row, first_line, part.columns, records), rest
 
-    def parse(self, block: Block) -> Piece:
+    def parse(self, block: Block) -> SourcePiece:
         table = self._parse_typed(block)
         if table is not None:
             return self._piece(block, table, np.arange(table.num_rows), [])
@@ -281,7 +281,7 @@ class Reader(text.TextReader):
             types[wanted.column] = kind if types.get(wanted.column, kind) == kind else pa.string()
         return types
 
-    def _piece(self, block: Block, table: pa.Table, kept: np.ndarray, rejects: list) -> Piece:
+    def _piece(self, block: Block, table: pa.Table, kept: np.ndarray, rejects: list) -> SourcePiece:
         """The rows of a table, repeated headers left out."""
         table = table.combine_chunks()
         headers = self._header_rows(table)

@@ -14,7 +14,7 @@ import pyarrow.json as arrow_json
 from configs.errors import DataError
 from pipelines.sources import text
 from pipelines.sources.lines import MAX_LINE_BYTES
-from pipelines.sources.reader import Piece, Wanted, wanted_columns
+from pipelines.sources.reader import SourcePiece, Wanted, wanted_columns
 from pipelines.sources.text import Block
 
 _FIRST = 20  # lines in which a type is looked for
@@ -66,7 +66,7 @@ class Reader(text.TextReader):
             raise DataError(f"{name}: no column {missing[0]!r}; the first object has: {text.shown(row)}")
         return ()
 
-    def parse(self, block: Block) -> Piece:
+    def parse(self, block: Block) -> SourcePiece:
         table = self._parse_typed(block)
         if table is not None:
             table = table.combine_chunks()
@@ -119,7 +119,7 @@ class Reader(text.TextReader):
                 break
         return pa.schema([(name, types.get(name, pa.string())) for name in self._kinds])
 
-    def _parse_each(self, block: Block) -> Piece:
+    def _parse_each(self, block: Block) -> SourcePiece:
         """Line by line; every value is kept as text."""
         values = {w.name: [] for w in self._wanted}
         kept, rejects = [], []

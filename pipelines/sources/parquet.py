@@ -14,7 +14,7 @@ from pipelines.sources import files, reader
 from pipelines.sources.compression import compression_of, foreign_format, open_file, read_head
 from pipelines.sources.identity import SourceFile, each
 from pipelines.sources.parquet_types import convert, problem
-from pipelines.sources.reader import Piece, Range, wanted_columns
+from pipelines.sources.reader import Range, SourcePiece, wanted_columns
 from pipelines.sources.text import RAW_CHARACTERS
 
 _SHOWN = 50  # columns in a message
@@ -74,7 +74,7 @@ class Reader(reader.Reader):
         with _opened(part.path) as file:
             return file.metadata.row_group(part.start).num_rows if part.start < file.num_row_groups else 0
 
-    def read(self, part: Range, first_row: int, first_line: int) -> Generator[Piece, None, int]:
+    def read(self, part: Range, first_row: int, first_line: int) -> Generator[SourcePiece, None, int]:
         names = list(dict.fromkeys(w.column for w in self._wanted))
         start_row = first_row
         with _opened(part.path) as file:
@@ -87,9 +87,9 @@ class Reader(reader.Reader):
                 first_line += batch.num_rows
         return first_row - start_row
 
-    def _piece(self, batch: pa.RecordBatch, path: str, first_row: int, first_line: int) -> Piece:
+    def _piece(self, batch: pa.RecordBatch, path: str, first_row: int, first_line: int) -> SourcePiece:
         place = np.arange(batch.num_rows)
-        return Piece(
+        return SourcePiece(
             columns={w.name: convert(batch.column(w.column), w.kind) for w in self._wanted},
             rows=first_row + place,
             lines=first_line + place,

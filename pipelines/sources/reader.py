@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from configs.sources import Roles, SourceConfig
-from pipelines.layout import Layout
+from configs.sources import RolesConfig, SourceConfig
+from pipelines.layout import JobLayout
 from pipelines.sources import MODULES
 from pipelines.sources.identity import SourceFile
 
@@ -45,13 +45,13 @@ class Reject(NamedTuple):
     line: int
     """Line or row in the file, from 1."""
     reason: str
-    """One of the reasons in pipelines/validate.py."""
+    """One of the reasons in pipelines/rows/validate.py."""
     text: str
     """What stands there, truncated."""
 
 
 @dataclasses.dataclass
-class Piece:
+class SourcePiece:
     """Rows as the source has them, not validated."""
 
     columns: dict[str, pa.Array]
@@ -73,7 +73,7 @@ class Piece:
 class Reader(abc.ABC):
     """Reads one kind of source."""
 
-    def __init__(self, config: SourceConfig, layout: Layout):
+    def __init__(self, config: SourceConfig, layout: JobLayout):
         self.config = config
         self.layout = layout
 
@@ -97,7 +97,7 @@ class Reader(abc.ABC):
         """Number of lines (the header included) or rows of a range."""
 
     @abc.abstractmethod
-    def read(self, part: Range, first_row: int, first_line: int) -> Generator[Piece, None, int]:
+    def read(self, part: Range, first_row: int, first_line: int) -> Generator[SourcePiece, None, int]:
         """The rows of a range; the generator's value is what `count` says of the range.
 
         Args:
@@ -117,7 +117,7 @@ class Wanted(NamedTuple):
     """key, number, time or split."""
 
 
-def wanted_columns(roles: Roles, features: list) -> list[Wanted]:
+def wanted_columns(roles: RolesConfig, features: list) -> list[Wanted]:
     """All columns the job needs."""
     wanted = [Wanted("user", roles.user, "key"), Wanted("item", roles.item, "key")]
     for name, kind in (("label", "number"), ("timestamp", "time"), ("weight", "number")):
@@ -131,7 +131,7 @@ def wanted_columns(roles: Roles, features: list) -> list[Wanted]:
     return wanted
 
 
-def make_reader(config: SourceConfig, layout: Layout) -> Reader:
+def make_reader(config: SourceConfig, layout: JobLayout) -> Reader:
     """The reader of a source's kind."""
     return importlib.import_module(MODULES[config.kind]).Reader(config, layout)
 

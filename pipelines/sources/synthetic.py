@@ -9,7 +9,7 @@ import pyarrow.compute as compute
 from configs.planted import Planted
 from pipelines.sources import reader
 from pipelines.sources.identity import SourceFile
-from pipelines.sources.reader import Piece, Range
+from pipelines.sources.reader import Range, SourcePiece
 
 
 class Reader(reader.Reader):
@@ -33,10 +33,10 @@ class Reader(reader.Reader):
     def count(self, part: Range) -> int:
         return part.stop - part.start
 
-    def read(self, part: Range, first_row: int, first_line: int) -> Generator[Piece, None, int]:
+    def read(self, part: Range, first_row: int, first_line: int) -> Generator[SourcePiece, None, int]:
         users, items, timestamps = self._planted.rows(part.start, part.stop)
         rows = np.arange(part.start, part.stop)
-        yield Piece(
+        yield SourcePiece(
             columns={
                 "user": _keys(users, "u", self.config.users),
                 "item": _keys(items, "i", self.config.items),

@@ -11,7 +11,7 @@ from pipelines.sources import files, lines
 from pipelines.sources.identity import SourceFile, each
 from pipelines.sources.lines import BOM, MAX_LINE_BYTES
 from pipelines.sources.quoting import Records, line_bounds
-from pipelines.sources.reader import Piece, Range, Reader, Reject
+from pipelines.sources.reader import Range, Reader, Reject, SourcePiece
 
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _BYTES_PER_ROW = 20  # of a short text row; only sizes a job
@@ -76,10 +76,10 @@ class Block:
         line = int(self.lines(np.array([record]))[0])
         return Reject(self.first_row + line, self.path, self.first_line + line, reason, self.raw(record))
 
-    def piece(self, columns: dict, kept: np.ndarray, rejects: list[Reject]) -> Piece:
+    def piece(self, columns: dict, kept: np.ndarray, rejects: list[Reject]) -> SourcePiece:
         """A piece of the records `kept` (int64 indices in this block), in which `columns` were found."""
         places = self.lines(kept)
-        return Piece(
+        return SourcePiece(
             columns=columns,
             rows=self.first_row + places,
             lines=self.first_line + places,
@@ -123,7 +123,7 @@ class TextReader(Reader):
             return sum(map(num_lines, blocks))
         return lines.count_lines(part.path, part.start, part.stop)
 
-    def read(self, part: Range, first_row: int, first_line: int) -> Generator[Piece, None, int]:
+    def read(self, part: Range, first_row: int, first_line: int) -> Generator[SourcePiece, None, int]:
         header, count = part.header, 0
         for block in self.blocks(part, first_row - header, first_line):  # a header line is no row
             count += block.own_lines
@@ -154,7 +154,7 @@ class TextReader(Reader):
         """Looks at a file's first lines; returns its column names. Raises DataError."""
 
     @abc.abstractmethod
-    def parse(self, block: Block) -> Piece:
+    def parse(self, block: Block) -> SourcePiece:
         """Parses whole records."""
 
 

@@ -48,11 +48,16 @@ def test_what_the_user_has_set_stays(tmp_path, monkeypatch):
     assert os.environ[SKIP] == "0"
 
 
-START = "from configs.training import CpuDevice, TpuDevice; from trainer.runtime import start_tensorflow; "
+START = (
+    "from configs.training import CpuDeviceConfig, TpuDeviceConfig; from trainer.runtime "
+    "import start_tensorflow; "
+)
 IMPORTS = {
-    "cpu": START + "start_tensorflow(CpuDevice())",
-    "tpu": START + "start_tensorflow(TpuDevice(kind='tpu', slice='v4-8'))",
-    "hashed ids": "import pyarrow; from pipelines.ids import hash_ids; hash_ids(pyarrow.array(['a']), 10)",
+    "cpu": START + "start_tensorflow(CpuDeviceConfig())",
+    "tpu": START + "start_tensorflow(TpuDeviceConfig(kind='tpu', slice='v4-8'))",
+    "hashed ids": (
+        "import pyarrow; from pipelines.stages.ids import hash_ids; hash_ids(pyarrow.array(['a']), 10)"
+    ),
 }
 
 

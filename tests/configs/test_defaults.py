@@ -4,7 +4,7 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.load import dump_config, load_config, parse_config
-from tests.configs.documents import delimited, document, feature, two_tower
+from tests.support.documents import delimited, document, feature, two_tower
 
 
 def parsed(**sections):

@@ -3,9 +3,9 @@
 import pytest
 
 from configs.errors import ConfigError
-from configs.indexes import BruteForceIndex, ScannIndex
+from configs.indexes import BruteForceIndexConfig, ScannIndexConfig
 from configs.load import dump_config, load_config, parse_config
-from tests.configs.documents import document
+from tests.support.documents import document
 
 
 def index(**keys):
@@ -14,8 +14,8 @@ def index(**keys):
 
 
 def test_an_export_without_index_is_brute_force():
-    assert index() == index(kind="brute_force") == BruteForceIndex()
-    assert index(kind="scann") == ScannIndex(kind="scann")
+    assert index() == index(kind="brute_force") == BruteForceIndexConfig()
+    assert index(kind="scann") == ScannIndexConfig(kind="scann")
 
 
 def test_a_config_with_scann_is_dumped_and_read_again(tmp_path):
@@ -24,7 +24,7 @@ def test_a_config_with_scann_is_dumped_and_read_again(tmp_path):
     path.write_text(dump_config(config))
     assert load_config(str(path)) == config
     assert load_config(str(path), ["export.index.leaves_to_search=30"]).export.index.leaves_to_search == 30
-    assert load_config(str(path), ["export.index.kind=brute_force"]).export.index == BruteForceIndex()
+    assert load_config(str(path), ["export.index.kind=brute_force"]).export.index == BruteForceIndexConfig()
 
 
 @pytest.mark.parametrize(

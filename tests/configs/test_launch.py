@@ -7,7 +7,7 @@ from configs.launch import RUNTIMES, launch_slice, runtime_version
 from configs.load import dump_config, parse_config
 from configs.schema import RunConfig
 from configs.tpu import GENERATIONS
-from tests.configs.documents import document
+from tests.support.documents import document
 
 TPU = {"kind": "tpu", "slice": "v6e-4"}
 

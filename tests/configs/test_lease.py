@@ -9,7 +9,7 @@ import pytest
 from configs import lease as lease_module
 from configs.errors import UserError
 from configs.lease import Lease, LeaseHeld
-from tests.fake_tpu import wait_until
+from tests.support.fake_tpu import wait_until
 
 PATH = "gs://bucket/run/.lock"
 PACE = {"renew_seconds": 0.2, "stale_seconds": 3.0}

@@ -7,7 +7,7 @@ import yaml
 
 from configs.errors import ConfigError
 from configs.load import dump_config, load_config
-from tests.configs.documents import delimited, document, feature
+from tests.support.documents import delimited, document, feature
 
 SHIPPED = sorted(pathlib.Path(__file__).parents[2].glob("configs/*.yaml"))
 

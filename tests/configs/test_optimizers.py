@@ -7,8 +7,8 @@ import yaml
 
 from configs.errors import ConfigError
 from configs.load import dump_config, parse_config
-from configs.optimizers import Adam, DenseOptimizer, TableLazyAdam, TableOptimizer
-from tests.configs.documents import document
+from configs.optimizers import AdamConfig, DenseOptimizer, TableLazyAdamConfig, TableOptimizer
+from tests.support.documents import document
 
 TABLE_KINDS = "'lazy_adam', 'adam', 'adagrad', 'rowwise_adagrad', 'sgd', 'momentum', 'ftrl'"
 SECTIONS = typing.get_args(typing.get_args(TableOptimizer)[0])
@@ -29,10 +29,10 @@ def test_without_kind_tables_have_lazy_adam_and_towers_adam():
     config = parse_config(
         document(optimizer={"beta_1": 0.5}, tables={"user": {"optimizer": {"learning_rate": 0.01}}}), "FILE"
     )
-    assert config.tables["user"].optimizer == TableLazyAdam(learning_rate=0.01)
-    assert config.optimizer == Adam(beta_1=0.5)
-    assert parse().tables["user"].optimizer == TableLazyAdam()
-    assert parse_config(document(), "FILE").optimizer == Adam()
+    assert config.tables["user"].optimizer == TableLazyAdamConfig(learning_rate=0.01)
+    assert config.optimizer == AdamConfig(beta_1=0.5)
+    assert parse().tables["user"].optimizer == TableLazyAdamConfig()
+    assert parse_config(document(), "FILE").optimizer == AdamConfig()
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)

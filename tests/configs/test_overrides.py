@@ -5,7 +5,7 @@ import yaml
 
 from configs.errors import ConfigError
 from configs.load import load_config
-from tests.configs.documents import delimited, document, feature
+from tests.support.documents import delimited, document, feature
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from configs.planted import FIRST_TIMESTAMP, Planted, index_of_key, item_key, user_key
-from configs.sources import SyntheticSource
+from configs.sources import SyntheticSourceConfig
 
 
 def planted(**keys) -> Planted:
     source = {"kind": "synthetic", "rows": 20000, "users": 300, "items": 101, "clusters": 8, "seed": 3}
-    return Planted(SyntheticSource(**{**source, **keys}))
+    return Planted(SyntheticSourceConfig(**{**source, **keys}))
 
 
 # Fewer items than clusters; groups of unequal size; one group; no taste; no popularity.

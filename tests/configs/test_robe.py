@@ -6,9 +6,9 @@ from configs.defaults import USER_STDDEV
 from configs.errors import ConfigError
 from configs.load import dump_config, load_config, parse_config
 from configs.models import TableConfig
-from configs.optimizers import TableLazyAdam
-from configs.robe import RobeZ
-from tests.configs.documents import document
+from configs.optimizers import TableLazyAdamConfig
+from configs.robe import RobeZConfig
+from tests.support.documents import document
 
 
 def tables(**of_user):
@@ -17,10 +17,10 @@ def tables(**of_user):
 
 
 def test_a_section_without_kind_is_a_table():
-    optimizer = TableLazyAdam(learning_rate=0.005)
+    optimizer = TableLazyAdamConfig(learning_rate=0.005)
     expected = TableConfig(dim=32, init_stddev=USER_STDDEV, optimizer=optimizer)
     assert tables() == tables(kind="table") == expected
-    assert isinstance(tables(kind="robe_z", size=64), RobeZ)
+    assert isinstance(tables(kind="robe_z", size=64), RobeZConfig)
 
 
 def test_a_config_with_both_kinds_is_dumped_and_read_again(tmp_path):

@@ -6,7 +6,7 @@ from configs.errors import ConfigError
 from configs.load import parse_config
 from configs.schema import RunConfig
 from configs.sources import RESERVED_NAMES
-from tests.configs.documents import delimited, document, feature, two_tower
+from tests.support.documents import delimited, document, feature, two_tower
 
 AGE, GENRE = feature("age", kind="numeric"), feature("genre", "item")
 LAYERS = {"layers": [16]}

@@ -4,8 +4,8 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.load import parse_config
-from tests.configs.documents import document, two_tower
 from tests.configs.test_load import error_of
+from tests.support.documents import document, two_tower
 
 V4, V6E = ({"kind": "tpu", "slice": name} for name in ("v4-8", "v6e-4"))
 DOT_BIAS = {"kind": "dot_bias", "negatives": 7}

@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from pipelines import hashes, split
 from pipelines.options import beam_options
 from pipelines.prepare import prepare
-from tests.pipelines.reference import Reference, assert_matches, configure, content, read_rows, run
+from pipelines.rows import hashes, split
+from tests.support.prepared import Reference, assert_matches, configure, content, read_rows, run
 
 COLUMNS = ["user", "item", "rating", "timestamp"]
 ROLES = {"label": "rating", "timestamp": "timestamp"}

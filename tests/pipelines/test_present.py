@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 
-from configs.dataset import load_dataset
 from configs.errors import DataError
+from configs.manifest import load_dataset
 from pipelines.prepare import prepare
 from pipelines.present import find_present
-from tests.pipelines.reference import configure
+from tests.support.prepared import configure
 
 TEXT = "user,item\n" + "".join(f"u{i % 7},i{i % 11}\n" for i in range(60))
 

@@ -10,10 +10,10 @@ import time
 import pytest
 import yaml
 
-from configs.dataset import load_dataset
 from configs.errors import DataError
+from configs.manifest import load_dataset
 from pipelines.prepare import prepare
-from tests.pipelines.reference import configure, content, gzip_header, read_rows, run
+from tests.support.prepared import configure, content, gzip_header, read_rows, run
 
 SYNTHETIC = {"kind": "synthetic", "rows": 3000, "users": 50, "items": 40}
 

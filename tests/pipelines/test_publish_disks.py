@@ -8,13 +8,13 @@ import threading
 
 import pytest
 
-from configs.dataset import load_dataset
 from configs.dataset_lock import DatasetLock
 from configs.errors import DataError
 from configs.file_lock import FileLock
+from configs.manifest import load_dataset
 from pipelines.prepare import prepare
 from pipelines.publish import DIRECTORIES, LOCK_NAME, disk_errors, workspace
-from tests.pipelines.reference import configure
+from tests.support.prepared import configure
 
 SYNTHETIC = {"kind": "synthetic", "rows": 3000, "users": 50, "items": 40}
 

@@ -18,8 +18,8 @@ from pipelines import runners
 from pipelines.options import beam_options
 from pipelines.prepare import prepare
 from pipelines.runners import check_runner
-from tests.pipelines.reference import Reference, assert_matches, configure, content
 from tests.pipelines.test_prepare import interactions, write_tsv
+from tests.support.prepared import Reference, assert_matches, configure, content
 
 ROWS = interactions(3000, users=200, items=120, seed=5)
 DATAFLOW = {

@@ -7,8 +7,8 @@ from unittest import mock
 import numpy as np
 
 from configs import tpu_rules
-from configs.dataset import CatalogInfo, Dataset, SplitInfo, TableInfo
 from configs.load import parse_config
+from configs.manifest import CatalogInfo, Dataset, SplitInfo, TableInfo
 from configs.schema import RunConfig
 
 USERS, ITEMS = 25_000_000, 1_000_000

@@ -3,15 +3,15 @@
 import tensorflow as tf
 from tensorflow.python.tpu.tpu_embedding_v3 import PartitionedCsrFormatTensor
 
-from trainer.engines.layout import Layout
-from trainer.engines.sparse_core import SparseCoreEngine
+from trainer.tpu.engines.layout import SparseCoreLayout
+from trainer.tpu.engines.sparse_core import SparseCoreEngine
 
 
 class HandedOver:
     """Rows are arguments, their gradients results: the step without its tables.
 
     Args:
-      tables, strategy: as trainer.engines.base.Engine.
+      tables, strategy: as trainer.tpu.engines.base.Engine.
     """
 
     def __init__(self, tables, strategy):
@@ -66,7 +66,7 @@ class TablesHandedOver(SparseCoreEngine):
         """See Engine.build; allocates nothing."""
         self.strategy = self.strategy.real
         self._embedding = self._make()
-        self._layouts = {n: Layout.of(p) for n, p in self._embedding.embedding_layouts.items()}
+        self._layouts = {n: SparseCoreLayout.of(p) for n, p in self._embedding.embedding_layouts.items()}
         self._arrays = {
             name: {part: _Array(self._layouts[name].chip_shape) for part in self.parts(name)}
             for name in self.tables

@@ -71,7 +71,7 @@ def rows_by_the_tpu(module: ir.Module, told) -> np.ndarray:
             records[row] = [*adam(gradient, weight, m, v, rate), average]
             last[row] = step
     weight, m, v, average = (np.concatenate(column) for column in zip(*records, strict=True))
-    # What trainer/ledger.py adds when a checkpoint is written: the row's last step itself.
+    # What trainer/tpu/ledger.py adds when a checkpoint is written: the row's last step itself.
     average = np.where(last > 0, average + np.float32(1 - DECAY) * (weight - average), average)
     return np.concatenate([weight, m, v, average, last], axis=1)
 

@@ -20,10 +20,10 @@ from tests.tpu_aot.cases import CASES, NUM_STEPS, Case, dataset_of, item_counts,
 from tests.tpu_aot.engines import HandedOver, TablesHandedOver
 from tests.tpu_aot.references import write_references
 from tests.tpu_aot.replica import SliceStandIn
-from trainer.embeddings.engine_table import EngineTable
-from trainer.forecast import TPU_COLUMNS, forecast_tables, slice_bytes
-from trainer.recommender import Recommender
-from trainer.tpu_step import TpuStep
+from trainer.embeddings.engines.tpu import TpuTable
+from trainer.models.recommender import Recommender
+from trainer.resources.forecast import TPU_COLUMNS, forecast_tables, slice_bytes
+from trainer.training.tpu_step import TpuStep
 
 
 class Program:
@@ -39,7 +39,7 @@ class Program:
         self._slice = SliceStandIn(case.slice)
         self.replicas = self._slice.num_replicas_in_sync
         counts = item_counts(self.config)
-        self._recommender = Recommender(self.config, self.dataset, counts, NUM_STEPS, EngineTable)
+        self._recommender = Recommender(self.config, self.dataset, counts, NUM_STEPS, TpuTable)
         engine = TablesHandedOver if case.tables else HandedOver
         self._step = TpuStep(self.config, self._recommender, NUM_STEPS, self._slice, engine)
         self._variables = Arguments(self._state())

@@ -3,12 +3,12 @@
 import numpy as np
 import tensorflow as tf
 
-from configs.optimizers import LazyAdam as LazyAdamConfig
-from trainer.embeddings.addons_table import AddonsTable
-from trainer.embeddings.tables import RecordTable
-from trainer.ledger import Ledger
+from configs.optimizers import LazyAdamConfig
+from trainer.averages import Exponential
+from trainer.embeddings.engines.rows import RecordTable
+from trainer.embeddings.engines.tfa import AddonsTable
 from trainer.optimizers.lazy_adam import LazyAdam
-from trainer.polyak import Exponential
+from trainer.tpu.ledger import Ledger
 
 STEPS, ROWS, IDS, DIM, DECAY = 100, 150, 48, 64, 0.95
 

@@ -6,7 +6,7 @@ from unittest import mock
 from tensorflow.python.distribute import tpu_strategy, tpu_util
 from tensorflow.python.tpu import tpu_function, tpu_replication
 
-from tests.tpu_topology import fake_strategy
+from tests.support.tpu_topology import fake_strategy
 
 
 class SliceStandIn:

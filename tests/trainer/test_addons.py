@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-PRELUDE = "from configs.training import CpuDevice\nfrom trainer.runtime import start_tensorflow\n"
+PRELUDE = "from configs.training import CpuDeviceConfig\nfrom trainer.runtime import start_tensorflow\n"
 
 
 def run(code: str, **environment) -> subprocess.CompletedProcess:
@@ -18,7 +18,7 @@ def run(code: str, **environment) -> subprocess.CompletedProcess:
 
 
 LAZY_ADAM = """
-start_tensorflow(CpuDevice())
+start_tensorflow(CpuDeviceConfig())
 import sys, warnings
 from trainer.addons import import_addons
 addons = import_addons()

@@ -12,6 +12,7 @@ from gcsfs.retry import HttpError
 
 from configs.errors import Stopped, UserError
 from trainer import cli
+from trainer import commands as trainer_commands
 
 SHARED = {"--help", "--helpfull", "--config", "--set"}
 # A new flag needs a reason why it is no key of the config; then it is added here.
@@ -48,7 +49,7 @@ def parser_of(command: str) -> argparse.ArgumentParser:
     return commands.choices[command]
 
 
-@pytest.mark.parametrize("command", [(), *((name,) for name in cli.COMMANDS)], ids=str)
+@pytest.mark.parametrize("command", [(), *((name,) for name in trainer_commands.COMMANDS)], ids=str)
 def test_help_answers_at_once_without_heavy_imports(command):
     seconds = []
     for _ in range(3):
@@ -66,18 +67,18 @@ def test_help_answers_at_once_without_heavy_imports(command):
 
 def test_help_names_every_command():
     text = run("--help").stdout
-    for name, (_, line) in cli.COMMANDS.items():
+    for name, (_, line) in trainer_commands.COMMANDS.items():
         assert name in text and line.split(" (")[0][:30] in " ".join(text.split())
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", trainer_commands.COMMANDS)
 def test_the_flags_are_frozen(command):
     assert flags(parser_of(command)) == FLAGS[command]
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", trainer_commands.COMMANDS)
 def test_descriptions_keep_capitals(command):
-    _, line = cli.COMMANDS[command]
+    _, line = trainer_commands.COMMANDS[command]
     assert parser_of(command).description[1:] == line[1:] + "."
 
 
@@ -164,7 +165,7 @@ def test_errors_of_a_command(monkeypatch, capsys, raised, code, line):
         if raised:
             raise raised
 
-    monkeypatch.setattr("trainer.train.run", command)
+    monkeypatch.setattr("trainer.commands.train.run", command)
     assert cli.run(argparse.Namespace(command="train")) == code
     assert capsys.readouterr().err == line
 
@@ -173,6 +174,6 @@ def test_bugs_keep_their_traceback(monkeypatch):
     def command(args):
         raise KeyError("a bug")
 
-    monkeypatch.setattr("trainer.train.run", command)
+    monkeypatch.setattr("trainer.commands.train.run", command)
     with pytest.raises(KeyError):
         cli.run(argparse.Namespace(command="train"))

@@ -6,9 +6,9 @@ from configs import lease as lease_module
 from configs.errors import UserError
 from configs.lease import Lease
 from configs.load import parse_config
-from tests.tiny_run import planted_document, write_planted
-from trainer.interrupt import Interrupt
-from trainer.session import TrainSession, lock_run
+from tests.support.tiny_run import planted_document, write_planted
+from trainer.training.interrupt import Interrupt
+from trainer.training.session import TrainSession, lock_run
 
 
 @pytest.fixture

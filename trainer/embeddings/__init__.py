@@ -1,7 +1,6 @@
-"""Engines of embedding tables, by name."""
+"""Kinds of embeddings, by the `kind` of their section in the config."""
 
-from trainer.embeddings.addons_table import AddonsTable
-from trainer.embeddings.native_table import NativeTable
-from trainer.embeddings.tables import RecordTable
+from trainer.embeddings.robe_z import RobeZ
+from trainer.embeddings.table import plain_table
 
-ENGINES = {"native": NativeTable, "rows": RecordTable, "tfa": AddonsTable}
+TABLE_KINDS = {"table": plain_table, "robe_z": RobeZ}

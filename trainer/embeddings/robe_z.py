@@ -16,10 +16,11 @@ import numpy as np
 import tensorflow as tf
 
 from configs.errors import ConfigError
-from configs.robe import RobeZ as RobeZConfig
+from configs.robe import RobeZConfig
+from trainer.embeddings.base import CHUNK_ROWS, Lookup
 from trainer.embeddings.block_hash import PRIME, BlockHash
 from trainer.embeddings.blocks import gather_blocks, sum_blocks
-from trainer.embeddings.tables import CHUNK_ROWS, Lookup, RecordTable
+from trainer.embeddings.engines.rows import RecordTable
 
 # Gradients are summed over the whole array up to this many values of it per value that a batch can look up:
 # measured, see docs/decisions.md.
@@ -42,12 +43,12 @@ class RobeLookup(NamedTuple):
 
 
 class RobeZ(tf.Module):
-    """An embedding as trainer.embeddings.tables.Table, compressed.
+    """An embedding as trainer.embeddings.base.Table, compressed.
 
     Args:
       name: of the table.
       rows: of the embedding.
-      options: configs.robe.RobeZ.
+      options: configs.robe.RobeZConfig.
       optimizer: RowOptimizer.
       average: polyak rule or None.
       batch_size: rows of a training batch, to choose between dense and sparse gradients.

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs.errors import ExportError
-from configs.indexes import ScannIndex
+from configs.indexes import ScannIndexConfig
 from trainer.indexes.base import NO_SCORE, BaseIndex
 from trainer.indexes.scann_package import load_scann
 
@@ -23,7 +23,7 @@ _ANISOTROPIC_THRESHOLD = 0.2
 class Index(BaseIndex):
     """See the module's docstring."""
 
-    def __init__(self, config: ScannIndex, vectors: tf.Variable, servable: int):
+    def __init__(self, config: ScannIndexConfig, vectors: tf.Variable, servable: int):
         super().__init__(config, vectors, servable)
         self._ops = load_scann("export.index.kind: scann")
         if servable < _LEAST_ITEMS:

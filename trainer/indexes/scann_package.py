@@ -5,13 +5,13 @@ import os
 
 from configs.errors import ConfigError
 
-INSTALL = "pip install 'scann==1.4.2'"
+INSTALL_SCANN = "pip install 'scann==1.4.2'"
 
 
 def require_scann(what: str) -> None:
     """Raises ConfigError unless scann is installed; `what` needs it. Imports nothing."""
     if importlib.util.find_spec("scann") is None:
-        raise ConfigError(f"{what} needs the package scann, which is not installed: {INSTALL}")
+        raise ConfigError(f"{what} needs the package scann, which is not installed: {INSTALL_SCANN}")
 
 
 def load_scann(what: str):
@@ -28,7 +28,8 @@ def load_scann(what: str):
     except (ImportError, tf.errors.OpError) as error:
         line = str(error).splitlines()[0]
         raise ConfigError(
-            f"{what}: scann's operations do not load into TensorFlow {tf.__version__} ({line}): {INSTALL}"
+            f"{what}: scann's operations do not load into TensorFlow {tf.__version__} ({line}): "
+            f"{INSTALL_SCANN}"
         ) from None
     return scann_ops
 

@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
+from trainer.averages import Exponential
 from trainer.kernels.build import kernels
-from trainer.polyak import Exponential
 
 
 def unique(ids):
@@ -48,7 +48,7 @@ def gather_rows(values, where):
 
 
 def softmax_blocks(user, item, item_ids, log_q, part, scale: float, mask_hits: bool, first):
-    """Loss and its gradients to user and item, as trainer.losses._blocks; kernels must be there."""
+    """Loss and its gradients to user and item, as trainer.models.losses._blocks; kernels must be there."""
     return kernels().lazytower_softmax(
         user=user,
         item=item,

@@ -1,6 +1,6 @@
 // Rows of embedding tables as records, [weight | slots | average | last step]: lookup and update in place.
 //
-// The formulas are those of trainer/optimizers and trainer/polyak.py, which say where they come from. Rows are
+// The formulas are those of trainer/optimizers and trainer/averages.py, which say where they come from. Rows are
 // split among threads; no sum depends on which thread computes it, so results do not depend on their number.
 
 #include <sys/mman.h>

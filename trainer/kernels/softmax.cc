@@ -1,4 +1,4 @@
-// In-batch softmax: loss and both gradients in one pass over blocks of rows; trainer/losses.py has the formula.
+// In-batch softmax: loss and both gradients in one pass over blocks of rows; trainer/models/losses.py has the formula.
 //
 // A block of rows goes over the items tile by tile, so that what is multiplied stays in a core's cache however many
 // items there are. Exponentials are taken relative to the largest logit so far; what came before is scaled when a

@@ -176,7 +176,7 @@ struct Sm3 : Rule {
   void End() { slots[0] = largest; }
 };
 
-// The averages, as in trainer/polyak.py.
+// The averages, as in trainer/averages.py.
 struct Average {
   int kind;  // 0: none, 1: exponential, 2: uniform
   float decay, start, step;

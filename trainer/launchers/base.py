@@ -67,7 +67,7 @@ class Launcher(Slices, Protocol):
     Args:
       config: configs.schema.RunConfig.
       job_path: the job's directory.
-      facts: what was submitted (trainer/job_record.py): `directory`, which the config's local paths are
+      facts: what was submitted (trainer/jobs/record.py): `directory`, which the config's local paths are
         relative to, and `wheel`, the name of the staged file.
     """
 

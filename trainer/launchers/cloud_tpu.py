@@ -7,9 +7,9 @@ from configs.errors import UserError
 from configs.launch import JOB_LABEL, launch_slice, runtime_version
 from configs.storage import is_remote
 from trainer.launchers.base import Exists, LaunchError, SliceState, Unreachable
+from trainer.launchers.startup import startup_script, vm_spec
 from trainer.launchers.tpu_api import TpuApi
 from trainer.launchers.tpu_slices import TpuSlices, slice_name
-from trainer.startup import startup_script, vm_spec
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _MAX_SCRIPT_BYTES = 256 << 10  # of one metadata value

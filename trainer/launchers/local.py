@@ -11,10 +11,10 @@ from configs.errors import UserError
 from configs.processes import START_MODULE, module_command
 from configs.storage import is_remote
 from trainer.launchers.base import Refused, SliceState
+from trainer.launchers.local_state import state_directory
 from trainer.launchers.processes import LocalProcesses, process_mark
-from trainer.local_state import state_directory
-from trainer.startup import vm_spec
-from trainer.vm import PROCESS_MARK
+from trainer.launchers.startup import vm_spec
+from trainer.vm.program import PROCESS_MARK
 
 _MAX_STARTS = 3  # of one attempt; a launcher may be killed between its note and the start
 
@@ -35,7 +35,7 @@ class Local:
         return []
 
     def check_files(self) -> None:
-        """Raises UserError: the job's own files would be in a bucket, closed to trainer/vm.py."""
+        """Raises UserError: the job's own files would be in a bucket, closed to trainer/vm/program.py."""
         staging = self._job_path.rpartition("/")[0]
         if is_remote(staging):
             raise UserError(
@@ -93,7 +93,7 @@ class Local:
     def _command(self, attempt: int) -> list[str]:
         spec = vm_spec(self._config, self._job_path, attempt, os.path.dirname(self._log(attempt)))
         spec |= {"directory": self._directory, "start": START_MODULE}
-        return module_command("trainer.vm", json.dumps(spec))
+        return module_command("trainer.vm.program", json.dumps(spec))
 
     def _log(self, attempt: int) -> str:
         return os.path.join(self._work, f"attempt-{attempt}", "log.txt")

@@ -17,9 +17,9 @@ from absl import logging
 from configs import storage
 from configs.errors import UserError
 from trainer.launchers.base import SliceState, Unreachable
-from trainer.vm import PROCESS_MARK
+from trainer.vm.program import PROCESS_MARK
 
-_STOP_SECONDS = 40.0  # trainer/vm.py gives the trainer 25 to save
+_STOP_SECONDS = 40.0  # trainer/vm/program.py gives the trainer 25 to save
 _GIVE_UP_SECONDS = 60.0  # what outlives SIGKILL so long hangs in the kernel
 _LOOK_SECONDS = 0.1
 
@@ -30,7 +30,7 @@ class Process(NamedTuple):
     pid: int
     attempt: int
     is_machine: bool
-    """Whether it is the job's trainer/vm.py, not something that this has started."""
+    """Whether it is the job's trainer/vm/program.py, not something that this has started."""
 
 
 def process_mark(job_path: str, attempt: int, is_machine: bool = True) -> str:

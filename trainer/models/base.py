@@ -24,8 +24,8 @@ class Model(tf.Module, abc.ABC):
 
     @abc.abstractmethod
     def loss(self, activations: dict, columns: dict, step, share=None):
-        """Training loss, float32 scalar; of one replica's rows when a trainer.replicas.Share is given, whose
-        losses add up to that of the whole batch. `columns`: from the method of that name."""
+        """Training loss, float32 scalar; of one replica's rows when a trainer.training.replicas.Share is
+        given, whose losses add up to that of the whole batch. `columns`: from the method of that name."""
 
     @abc.abstractmethod
     def user_vectors(self, activations: dict, features: dict):

@@ -4,13 +4,13 @@ import tensorflow as tf
 
 from configs.models import DRAWN
 from configs.schema import RunConfig
-from trainer.losses import logistic
 from trainer.models.base import Model, row_weights, split_last
 from trainer.models.drawn import Pool
+from trainer.models.losses import logistic
 
 
 class DotBias(Model):
-    """See configs.models.DotBias for the options.
+    """See configs.models.DotBiasConfig for the options.
 
     Args:
       config: the run.

@@ -5,13 +5,13 @@ import tf_keras
 
 from configs.models import DRAWN
 from configs.schema import RunConfig
-from trainer.losses import in_batch_softmax
 from trainer.models.base import Model, row_weights, split_last
 from trainer.models.drawn import Pool
+from trainer.models.losses import in_batch_softmax
 
 
 class TwoTower(Model):
-    """See configs.models.TwoTower for the options.
+    """See configs.models.TwoTowerConfig for the options.
 
     Args:
       config: the run.

@@ -1,14 +1,16 @@
-"""Optimizers of table rows, by kind; each also stands alone (see trainer.optimizers.rows.RowOptimizer)."""
+"""Optimizers of table rows, by kind; each also stands alone (see trainer.optimizers.base.RowOptimizer)."""
 
 from trainer.optimizers.adagrad import Adagrad
 from trainer.optimizers.adam import Adam
 from trainer.optimizers.ftrl import FTRL
-from trainer.optimizers.keras_shell import KerasShell as KerasShell  # registers it, for saved Keras models
 from trainer.optimizers.lazy_adam import LazyAdam
 from trainer.optimizers.momentum import Momentum
 from trainer.optimizers.rowwise_adagrad import RowwiseAdagrad
 from trainer.optimizers.sgd import SGD
 from trainer.optimizers.sm3 import SM3
+from trainer.optimizers.standalone.keras import (
+    KerasShell as KerasShell,  # registers it, for saved Keras models
+)
 
 ROW_OPTIMIZERS = {
     "lazy_adam": LazyAdam,

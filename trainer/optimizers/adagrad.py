@@ -10,8 +10,8 @@ A row without a gradient has nothing to move: lazy and dense are the same.
 import tensorflow as tf
 import tf_keras
 
-from configs.optimizers import Adagrad as AdagradConfig
-from trainer.optimizers.rows import RowOptimizer
+from configs.optimizers import AdagradConfig
+from trainer.optimizers.base import RowOptimizer
 
 
 class Adagrad(RowOptimizer):

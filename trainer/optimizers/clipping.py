@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from trainer.optimizers.variables import distinct
+from trainer.optimizers.standalone.variables import distinct
 
 
 def clip_by_global_norm(gradients: list, clip_norm: float) -> list:

@@ -11,8 +11,8 @@ The weight is a function of z and n: a row's first update forgets most of its ra
 import tensorflow as tf
 import tf_keras
 
-from configs.optimizers import FTRL as FTRLConfig
-from trainer.optimizers.rows import RowOptimizer
+from configs.optimizers import FTRLConfig
+from trainer.optimizers.base import RowOptimizer
 
 
 class FTRL(RowOptimizer):

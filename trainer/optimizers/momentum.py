@@ -8,8 +8,8 @@ is inside the velocity, so a new rate does not change moves already made):
 
 import tf_keras
 
-from configs.optimizers import Momentum as MomentumConfig
-from trainer.optimizers.rows import RowOptimizer
+from configs.optimizers import MomentumConfig
+from trainer.optimizers.base import RowOptimizer
 
 
 class Momentum(RowOptimizer):

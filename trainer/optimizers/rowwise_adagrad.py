@@ -8,8 +8,8 @@ As EXACT_ROWWISE_ADAGRAD of FBGEMM, which TorchRec trains large tables with:
 import tensorflow as tf
 
 from configs.errors import ConfigError
-from configs.optimizers import RowwiseAdagrad as RowwiseAdagradConfig
-from trainer.optimizers.rows import RowOptimizer
+from configs.optimizers import RowwiseAdagradConfig
+from trainer.optimizers.base import RowOptimizer
 
 
 class RowwiseAdagrad(RowOptimizer):

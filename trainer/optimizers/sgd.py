@@ -3,8 +3,8 @@
 import tensorflow as tf
 import tf_keras
 
-from configs.optimizers import SGD as SGDConfig
-from trainer.optimizers.rows import RowOptimizer
+from configs.optimizers import SGDConfig
+from trainer.optimizers.base import RowOptimizer
 
 
 class SGD(RowOptimizer):

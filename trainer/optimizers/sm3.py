@@ -4,9 +4,9 @@ import tensorflow as tf
 
 import configs.optimizers
 from configs.errors import ConfigError
-from trainer.optimizers.rows import RowOptimizer
+from trainer.optimizers.base import RowOptimizer
 from trainer.optimizers.sm3_maths import decayed, sm3_sparse_update
-from trainer.optimizers.sm3_variables import SM3Variables
+from trainer.optimizers.standalone.sm3 import SM3Variables
 
 
 class SM3(RowOptimizer):
@@ -17,7 +17,7 @@ class SM3(RowOptimizer):
     The table keeps `column_accumulator`, one float a column.
     """
 
-    section = configs.optimizers.SM3
+    section = configs.optimizers.SM3Config
     shared_names = ("column_accumulator",)
 
     @property

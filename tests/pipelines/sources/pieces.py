@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from pipelines.sources.reader import Piece, first_rows
+from pipelines.sources.reader import SourcePiece, first_rows
 
 
-def read_pieces(reader) -> Iterator[Piece]:
+def read_pieces(reader) -> Iterator[SourcePiece]:
     """All pieces of a source; each range has as many lines as were counted."""
     ranges = reader.ranges()
     places = first_rows(ranges, {part.index: reader.count(part) for part in ranges})

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.layout import Job, Layout
+from pipelines.layout import Job, JobLayout
+from pipelines.rows.validate import validate
 from pipelines.sources.reader import make_reader
-from pipelines.validate import validate
-from tests.pipelines.reference import configure
 from tests.pipelines.sources.pieces import read_pieces
+from tests.support.prepared import configure
 
 FEATURES = [
     {"name": "genre", "of": "item", "kind": "categorical"},
@@ -44,7 +44,7 @@ def _parsed(tmp_path, kind: str, data: bytes, careful: bool, chunk: int = 1 << 2
     path.write_bytes(data)
     source = {"kind": kind, "paths": [str(path)], "roles": ROLES, "features": FEATURES} | more
     config = configure(source, {"path": str(tmp_path / "out")})
-    layout = Layout("", "", chunk_bytes=chunk)
+    layout = JobLayout("", "", chunk_bytes=chunk)
     reader = make_reader(config.source, layout)
     if careful:
         reader._parse_typed = lambda block: None
@@ -64,7 +64,7 @@ def _is_typed(tmp_path, kind: str, data: bytes) -> bool:
     path = tmp_path / "x"
     path.write_bytes(data)
     source = {"kind": kind, "paths": [str(path)], "roles": ROLES, "features": FEATURES}
-    reader = make_reader(configure(source, {"path": "/x"}).source, Layout("", ""))
+    reader = make_reader(configure(source, {"path": "/x"}).source, JobLayout("", ""))
     parse = reader._parse_typed
     reader._parse_typed = lambda block: found.append(parse(block)) or found[-1]
     for part in reader.ranges():
@@ -207,8 +207,8 @@ def test_types_of_parquet_mean_the_same(tmp_path):
     parquet.write_table(pa.table(columns), path)
     source = {"kind": "parquet", "paths": [str(path)], "features": [FEATURES[1]]}
     config = configure(source, {"path": str(tmp_path / "out")})
-    reader = make_reader(config.source, Layout("", ""))
+    reader = make_reader(config.source, JobLayout("", ""))
     piece = next(reader.read(reader.ranges()[0], 0, 1))
-    table, rejects = validate(piece, Job(config.source, config.dataset, Layout("", "")))
+    table, rejects = validate(piece, Job(config.source, config.dataset, JobLayout("", "")))
     assert table["user"].to_pylist() == ["u"] and np.isnan(table["price"].to_numpy()).all()
     assert [r.reason for r in rejects] == ["missing_user", "missing_item"]

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from configs.errors import DataError
-from pipelines.layout import Job, Layout
+from pipelines.layout import Job, JobLayout
+from pipelines.rows.validate import validate
 from pipelines.sources.reader import make_reader
-from pipelines.validate import validate
-from tests.pipelines.reference import configure, read_rejected, read_rows, run
 from tests.pipelines.sources.pieces import read_pieces
+from tests.support.prepared import configure, read_rejected, read_rows, run
 
 ROLES = {"label": "rating", "timestamp": "ts"}
 FEATURES = [
@@ -76,7 +76,7 @@ def _write(path, kind: str, table: dict[str, list]) -> dict:
 def _read(source: dict, chunk: int) -> tuple[list, list]:
     """Rows without their place in the source, and reasons of rejects; all that workers run on it."""
     config = configure(source, {"path": "/unused"})
-    layout = Layout("", "", chunk_bytes=chunk, chunk_rows=chunk)
+    layout = JobLayout("", "", chunk_bytes=chunk, chunk_rows=chunk)
     reader = make_reader(config.source, layout)
     rows, reasons, seen = [], [], []
     for piece in read_pieces(reader):

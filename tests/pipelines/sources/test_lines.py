@@ -7,12 +7,12 @@ import tracemalloc
 import pytest
 
 from configs.errors import DataError
-from pipelines.layout import Layout
+from pipelines.layout import JobLayout
 from pipelines.sources import lines
 from pipelines.sources.lines import MAX_LINE_BYTES
 from pipelines.sources.reader import make_reader
-from tests.pipelines.reference import configure
 from tests.pipelines.sources.pieces import read_pieces
+from tests.support.prepared import configure
 
 ROWS = [("u1", "é"), ("u2", "i,2"), ("u3", "日本")]
 TEXT = 'user,item\nu1,é\nu2,"i,2"\nu3,日本\n'
@@ -23,7 +23,7 @@ def read(path, data: bytes, chunk: int = 1 << 21, kind: str = "delimited", **mor
     path.write_bytes(data)
     source = configure({"kind": kind, "paths": [str(path)]} | more, {"path": "/x"}).source
     rows, rejects, headers = [], [], 0
-    for piece in read_pieces(make_reader(source, Layout("", "", chunk_bytes=chunk))):
+    for piece in read_pieces(make_reader(source, JobLayout("", "", chunk_bytes=chunk))):
         rows += zip(*(piece.columns[name].to_pylist() for name in ("user", "item")), strict=True)
         rejects += [(reject.line, reject.reason) for reject in piece.rejects]
         headers += piece.notes["repeated_header"]

@@ -11,10 +11,10 @@ import pyarrow.parquet as parquet
 import pytest
 
 from configs.errors import DataError
-from configs.sources import ParquetSource
-from pipelines.layout import Layout
+from configs.sources import ParquetSourceConfig
+from pipelines.layout import JobLayout
 from pipelines.sources.parquet import Reader
-from tests.pipelines.reference import read_rejected, read_rows, run
+from tests.support.prepared import read_rejected, read_rows, run
 
 DAY = datetime.date(2024, 5, 1)
 MOMENT = datetime.datetime(2024, 5, 1, 12, 30)
@@ -36,8 +36,8 @@ def read(path, kind: str, values: pa.Array) -> pa.Array:
     role = {"key": "user", "number": "label", "time": "timestamp", "split": "split"}[kind]
     columns = {name: pa.array([str(i) for i in range(len(values))]) for name in ("user", "item")}
     name = write(path / "x.parquet", **columns, c=values)
-    source = ParquetSource(kind="parquet", paths=[name], roles={role: "c"})
-    reader = Reader(source, Layout("", ""))
+    source = ParquetSourceConfig(kind="parquet", paths=[name], roles={role: "c"})
+    reader = Reader(source, JobLayout("", ""))
     piece = next(reader.read(reader.ranges()[0], 0, 1))
     found = piece.columns["_split" if kind == "split" else role]
     return found.dictionary_decode() if pa.types.is_dictionary(found.type) else found

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.load import parse_config
-from pipelines.layout import Layout
+from pipelines.layout import JobLayout
 from pipelines.sources.lines import MAX_LINE_BYTES
 from pipelines.sources.quoting import TEXT_AFTER, UNBALANCED, Quoting
 from pipelines.sources.reader import make_reader
@@ -88,7 +88,7 @@ def _read(path, data: bytes, chunk: int, **more) -> tuple[list, list]:
         "train": {"num_steps": 1},
         "output": {"path": "/x"},
     }
-    reader = make_reader(parse_config(sections, "test").source, Layout("", "", chunk_bytes=chunk))
+    reader = make_reader(parse_config(sections, "test").source, JobLayout("", "", chunk_bytes=chunk))
     rows, rejects = [], []
     for piece in read_pieces(reader):
         keys = [piece.columns[name].to_pylist() for name in ("user", "item")]

@@ -10,11 +10,11 @@ import pytest
 
 from configs.errors import DataError
 from configs.planted import Planted, item_key, user_key
-from configs.sources import SyntheticSource
-from pipelines.layout import Layout
+from configs.sources import SyntheticSourceConfig
+from pipelines.layout import JobLayout
 from pipelines.sources.reader import first_rows
 from pipelines.sources.synthetic import Reader
-from tests.pipelines.reference import Reference, assert_matches, read_rows, run
+from tests.support.prepared import Reference, assert_matches, read_rows, run
 
 ROLES = {"label": "rating", "timestamp": "ts", "weight": "w"}
 FEATURES = [
@@ -169,8 +169,8 @@ def test_parquet_schema_is_checked_first(tmp_path):
 
 
 def test_synthetic_keys_and_distribution():
-    source = SyntheticSource(kind="synthetic", rows=200_000, users=3, items=20, clusters=4, seed=7)
-    reader = Reader(source, Layout("", "", chunk_rows=1000))
+    source = SyntheticSourceConfig(kind="synthetic", rows=200_000, users=3, items=20, clusters=4, seed=7)
+    reader = Reader(source, JobLayout("", "", chunk_rows=1000))
     reader.setup()
     planted = Planted(source)
     users, items, _ = planted.rows(5000, 6000)
@@ -187,8 +187,8 @@ def test_synthetic_keys_and_distribution():
 
 
 def test_synthetic_rows_do_not_depend_on_the_range_or_the_cache():
-    small = Planted(SyntheticSource(kind="synthetic", rows=10_000, users=500, items=77, clusters=32))
-    large = Planted(SyntheticSource(kind="synthetic", rows=10_000, users=500, items=77, clusters=32))
+    small = Planted(SyntheticSourceConfig(kind="synthetic", rows=10_000, users=500, items=77, clusters=32))
+    large = Planted(SyntheticSourceConfig(kind="synthetic", rows=10_000, users=500, items=77, clusters=32))
     large._cumulated_tastes = lambda users: (large._cumulate(users), np.arange(len(users)))
     whole = small.rows(0, 10_000)
     parts = [large.rows(start, start + 1250) for start in range(0, 10_000, 1250)]

@@ -7,15 +7,14 @@ import pytest
 import tensorflow as tf
 from pydantic import TypeAdapter
 
-from configs.optimizers import LazyAdam as LazyAdamConfig
-from configs.optimizers import TableOptimizer
-from configs.robe import RobeZ as RobeZConfig
+from configs.optimizers import LazyAdamConfig, TableOptimizer
+from configs.robe import RobeZConfig
+from trainer.averages import Exponential, Uniform
 from trainer.embeddings.block_hash import PRIME, BlockHash
 from trainer.embeddings.blocks import gather_blocks, padded_size, sum_blocks
+from trainer.embeddings.engines.rows import RecordTable
 from trainer.embeddings.robe_z import DENSE_RATIO, RobeZ
-from trainer.embeddings.tables import RecordTable
 from trainer.optimizers import ROW_OPTIMIZERS, LazyAdam
-from trainer.polyak import Exponential, Uniform
 
 ROWS, STEPS = 200, 120
 MODES = ("dense", "sparse")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs.indexes import BruteForceIndex
+from configs.indexes import BruteForceIndexConfig
 from trainer.indexes.base import NO_SCORE, BaseIndex, make_index
 from trainer.indexes.recall import measure_recall
 
@@ -21,7 +21,7 @@ def test_missing_items_are_counted():
     random = np.random.default_rng(0)
     vectors = tf.Variable(random.standard_normal([500, 6]).astype(np.float32))
     users = tf.constant(random.standard_normal([70, 6]), tf.float32)  # more than are asked for at once
-    index = _Forgetful(BruteForceIndex(), vectors, 450)
+    index = _Forgetful(BruteForceIndexConfig(), vectors, 450)
     found = measure_recall(index, users, vectors, 450, [1, 10])
     best = np.argsort(-users.numpy() @ vectors.numpy()[:450].T, axis=1)
     for k in (1, 10):
@@ -31,6 +31,6 @@ def test_missing_items_are_counted():
 
 def test_brute_force_finds_all():
     vectors = tf.Variable(np.random.default_rng(1).standard_normal([90, 3]).astype(np.float32))
-    index = make_index(BruteForceIndex(), vectors, 90)
+    index = make_index(BruteForceIndexConfig(), vectors, 90)
     assert measure_recall(index, vectors[:5], vectors, 90, [3]) == {3: 1.0}
     assert index.facts() == {"kind": "brute_force"} and index.num_bytes() == 0

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from configs.errors import ExportError
-from configs.indexes import ScannIndex
+from configs.indexes import ScannIndexConfig
 from trainer.indexes.base import NO_SCORE, make_index
 from trainer.indexes.brute_force import top_items
 from trainer.indexes.recall import measure_recall
@@ -32,7 +32,7 @@ def users(vectors):
 
 
 def _index(vectors, servable=SERVABLE, **options):
-    return make_index(ScannIndex(kind="scann", **options), vectors, servable)
+    return make_index(ScannIndexConfig(kind="scann", **options), vectors, servable)
 
 
 def _search(index, users, banned, k):

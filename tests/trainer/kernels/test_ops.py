@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import losses
-from trainer.embeddings import ENGINES
+from trainer.embeddings.engines import TABLE_ENGINES
 from trainer.kernels import ops
 from trainer.kernels.build import graph_only, kernels
+from trainer.models import losses
 from trainer.optimizers import LazyAdam
 
 
@@ -76,7 +76,7 @@ def test_shapes_that_do_not_belong_together_are_refused():
             ops.softmax_blocks(three, three, ids, tf.zeros(log_q), tf.ones(part), 1.0, False, 0)
     with pytest.raises(tf.errors.InvalidArgumentError, match="no rows"):
         ops.softmax_blocks(three[:0], three, ids, tf.zeros(3), tf.ones(0), 1.0, False, 0)
-    table = ENGINES["native"]("t", 5, 4, LazyAdam(0.1), None)
+    table = TABLE_ENGINES["native"]("t", 5, 4, LazyAdam(0.1), None)
     for shape in ([1, 4], [3, 20], [3]):
         with pytest.raises(tf.errors.InvalidArgumentError, match="gradients .* of 3 records of 13 values"):
             table.update(table.lookup(tf.range(3, dtype=tf.int64)), tf.ones(shape), tf.constant(1.0), 1.0)
@@ -99,7 +99,7 @@ def test_sums_of_values_that_occur_anywhere():
 def test_a_row_for_each_id_and_the_parts_of_its_gradient():
     rng = np.random.default_rng(0)
     ids, parts = rng.integers(0, 300, 2000), rng.normal(size=(2000, 4)).astype(np.float32)
-    each, distinct = (ENGINES["native"]("t", 300, 4, LazyAdam(0.1), None) for _ in range(2))
+    each, distinct = (TABLE_ENGINES["native"]("t", 300, 4, LazyAdam(0.1), None) for _ in range(2))
     for table in (each, distinct):
         table.initialize(0.1, 0)
     lookup = each.lookup_each(tf.constant(ids))
@@ -113,7 +113,7 @@ def test_a_row_for_each_id_and_the_parts_of_its_gradient():
 
 
 def test_parts_that_belong_to_no_row_are_refused():
-    table = ENGINES["native"]("t", 5, 4, LazyAdam(0.1), None)
+    table = TABLE_ENGINES["native"]("t", 5, 4, LazyAdam(0.1), None)
     lookup = table.lookup_each(tf.constant([3, 3, 1], tf.int64))
     for where, message in (([0, 2, 1], "no row 2"), ([0, -1, 1], "no row -1"), ([0, 1], "2 parts")):
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
@@ -140,9 +140,9 @@ import sys, json, hashlib
 import numpy as np
 import tensorflow as tf
 from trainer.kernels import ops
-from trainer.embeddings import ENGINES
+from trainer.embeddings.engines import TABLE_ENGINES as ENGINES
 from trainer.optimizers import LazyAdam
-from trainer.polyak import Exponential
+from trainer.averages import Exponential
 tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[1]))
 rng = np.random.default_rng(0)
 user, item = (tf.constant(rng.normal(size=(700, 20)), tf.float32) for _ in range(2))

@@ -12,7 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from google.rpc import status_pb2
 
 from configs.errors import UserError
-from tests.fake_tpu import STATES, Fault
+from tests.support.fake_tpu import STATES, Fault
 from trainer.launchers.base import LaunchError, Refused, Unreachable
 from trainer.launchers.cloud_tpu import CloudTpu
 

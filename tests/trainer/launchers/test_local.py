@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from configs.errors import UserError
-from tests.fake_tpu import wait_until
-from tests.tiny_run import planted_document, write_planted
-from trainer.job_record import JobRecord
+from tests.support.fake_tpu import wait_until
+from tests.support.tiny_run import planted_document, write_planted
+from trainer.jobs.record import JobRecord
 from trainer.launchers.local import Local
 
 

@@ -10,15 +10,15 @@ import pytest
 
 from configs.errors import UserError
 from configs.load import dump_config, parse_config
-from tests.configs.documents import document
-from tests.fake_tpu import wait_until
-from trainer.job_record import JobRecord
+from tests.support.documents import document
+from tests.support.fake_tpu import wait_until
+from trainer.jobs.record import JobRecord
+from trainer.jobs.supervise import cancel
 from trainer.launchers import local
 from trainer.launchers.base import Refused
 from trainer.launchers.local import Local
 from trainer.launchers.processes import LocalProcesses, job_processes, process_mark
-from trainer.supervise import cancel
-from trainer.vm import PROCESS_MARK
+from trainer.vm.program import PROCESS_MARK
 
 SLEEP = "import time; time.sleep(600)"
 # Starts a child in a session of its own, says so, and goes on.

@@ -7,8 +7,8 @@ import tensorflow as tf
 from configs.load import parse_config
 from configs.models import DRAWN
 from configs.sources import RESERVED_NAMES
-from trainer.losses import logistic
 from trainer.models import MODELS
+from trainer.models.losses import logistic
 
 RATINGS = {"kind": "delimited", "paths": ["unused"], "roles": {"label": "rating"}}
 COUNTS = np.array([5, 3, 2, 0])
@@ -142,7 +142,7 @@ def test_no_feature_may_stand_in_for_what_the_loss_is_given(model):
     """A numeric feature called log_q would be taken for the correction, without a word."""
     batch = {name: tf.constant([0, 1]) for name in ("user", "item")} | {"label": tf.ones([2])}
     names = {name.removeprefix(DRAWN) for name in make(model).columns(batch, ONE)}
-    assert names and names | {"history_mask"} <= RESERVED_NAMES  # the mask is trainer/tpu_input.py's
+    assert names and names | {"history_mask"} <= RESERVED_NAMES  # the mask is trainer/tpu/batches.py's
 
 
 def test_drawn_items_drop_values_of_their_own():

@@ -10,22 +10,21 @@ from hypothesis import strategies as st
 
 from configs.errors import ConfigError
 from configs.load import parse_config
-from configs.optimizers import SM3 as SM3Config
-from configs.optimizers import LazyAdam as LazyAdamConfig
-from tests.checkpoint_state import newest_state
-from tests.tiny_run import planted_document, write_planted
+from configs.optimizers import LazyAdamConfig, SM3Config
+from tests.support.checkpoint_state import newest_state
+from tests.support.tiny_run import planted_document, write_planted
 from tests.trainer.optimizers.sm3_reference import Reference
-from trainer.checkpoint import CheckpointStore
-from trainer.embeddings import ENGINES
+from trainer.averages import Exponential
+from trainer.checkpoints.store import CheckpointStore
+from trainer.embeddings.engines import TABLE_ENGINES
+from trainer.embeddings.engines.rows import RecordTable
+from trainer.embeddings.engines.stored import StoredTable
 from trainer.embeddings.pooling import of_distinct
-from trainer.embeddings.stored_table import StoredTable
-from trainer.embeddings.tables import RecordTable
-from trainer.metrics import read_metrics
 from trainer.optimizers import SM3
 from trainer.optimizers.lazy_adam import LazyAdam
 from trainer.optimizers.sm3_maths import sm3_accumulators, sm3_update
-from trainer.polyak import Exponential
-from trainer.train import train
+from trainer.report.metrics_file import read_metrics
+from trainer.training.run import train
 
 ROWS, DIM, STEPS, BATCH = 40, 6, 200, 12
 VARIANTS = {
@@ -244,7 +243,7 @@ def test_rows_cannot_be_updated_without_the_columns():
 
 def test_the_addons_engine_refuses_sm3():
     with pytest.raises(ConfigError, match="engine: tfa has no optimizer sm3; use engine: rows"):
-        ENGINES["tfa"]("x", 3, 2, SM3(SM3Config(kind="sm3")), None)
+        TABLE_ENGINES["tfa"]("x", 3, 2, SM3(SM3Config(kind="sm3")), None)
 
 
 def large_table(**options):

@@ -1,0 +1,220 @@
+"""Validation: raw columns become typed columns, and each row at fault a Reject with its first reason.
+
+Reasons: wrong_column_count, unbalanced_quote, text_after_quote, stray_carriage_return, nul_byte,
+line_too_long, not_utf8, invalid_json and wrong_type_<column> from the sources; missing_<role>,
+newline_in_key, bad_<column> (not a number), not_finite_<column>, negative_weight, bad_timestamp,
+timestamp_out_of_range and unknown_split from here.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as compute
+
+from configs.manifest import SPLITS
+from pipelines.layout import Job
+from pipelines.rows.keys import are_null, break_lines, clean_keys
+from pipelines.rows.times import LAST_TIME, to_nanoseconds
+from pipelines.sources.reader import Reject, SourcePiece
+
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^(?i)[+-]?(inf|infinity|nan)$"
+_KEYS = pa.dictionary(pa.int32(), pa.string())
+
+
+class Faults:
+    """The first reason of each row at fault."""
+
+    def __init__(self, rows: int):
+        self._reason = np.zeros(rows, np.int16)
+        self._names = [""]
+
+    def add(self, mask: np.ndarray, reason: str) -> None:
+        """Marks rows (bool [n]) that have no reason yet."""
+        if mask.any():
+            self._names.append(reason)
+            self._reason[mask & (self._reason == 0)] = len(self._names) - 1
+
+    def rows(self) -> np.ndarray:
+        """int64 indices of rows at fault."""
+        return np.flatnonzero(self._reason)
+
+    def reason(self, row: int) -> str:
+        return self._names[self._reason[row]]
+
+
+def validate(piece: SourcePiece, job: Job) -> tuple[pa.Table, list[Reject]]:
+    """Types the columns of a piece.
+
+    Returns:
+      table: of the rows without fault: _row int64; user, item and categorical features
+        dictionary<int32, string>; timestamp int64 nanoseconds; label float32; weight float32 if the source
+        has it; _split int8 if given; numeric features float32, NaN where `missing` stands in. No nulls.
+      rejects: the piece's own and those found here, by row.
+    """
+    faults = Faults(len(piece.rows))
+    columns = {"_row": pa.array(piece.rows)}
+    for name in ("user", "item", *job.categorical):
+        columns[name] = _keys(piece, name, job, faults)
+    columns["timestamp"] = _timestamps(piece, job, faults)
+    for name in ("label", "weight", *job.numeric):
+        if name in piece.columns:
+            columns[name] = _numbers(piece, name, job, faults)
+    if "label" not in columns:
+        columns["label"] = pa.array(np.ones(len(piece.rows), np.float32))
+    if "_split" in piece.columns:
+        columns["_split"] = _splits(piece.columns["_split"], faults)
+    table = pa.table(columns)
+    bad = faults.rows()
+    if not len(bad):
+        return table, piece.rejects
+    found = [
+        Reject(int(piece.rows[i]), piece.path, int(piece.lines[i]), faults.reason(i), piece.raw(int(i)))
+        for i in bad
+    ]
+    keep = np.ones(len(piece.rows), bool)
+    keep[bad] = False
+    return table.filter(pa.array(keep)), sorted(piece.rejects + found)
+
+
+def _keys(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.DictionaryArray:
+    """Text or integers as dictionary; a missing category is the empty key."""
+    values = _as_dictionary(piece.columns[name], faults)
+    codes = values.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    keys, nulls = values.dictionary, getattr(job.source, "nulls", [])
+    if getattr(job.source, "clean_keys", False):
+        keys, *changes = clean_keys(keys)
+        for what, changed in zip(("outer_blanks", "integer_as_float"), changes, strict=True):
+            if changed is not None:
+                piece.notes[f"{what}_{name}"] += int(np.append(changed, False)[codes].sum())
+    null = are_null(keys, nulls)
+    if null is not None:
+        is_null = np.append(null, False)[codes]
+        piece.notes[f"null_{name}"] += int(is_null.sum())
+        codes = np.where(is_null, -1, codes).astype(np.int32)
+    if name in ("user", "item"):
+        empty = np.append(compute.equal(keys, "").to_numpy(zero_copy_only=False).astype(bool), True)
+        faults.add(empty[codes], f"missing_{name}")
+    if (broken := break_lines(keys)) is not None:
+        faults.add(np.append(broken, False)[codes], "newline_in_key")
+    if keys is values.dictionary and null is None and values.null_count == 0:
+        return values
+    distinct = pa.concat_arrays([keys, pa.array([""])]).dictionary_encode()  # two may be equal now
+    return pa.DictionaryArray.from_arrays(pa.array(distinct.indices.to_numpy()[codes]), distinct.dictionary)
+
+
+def _as_dictionary(values: pa.Array, faults: Faults) -> pa.DictionaryArray:
+    if pa.types.is_dictionary(values.type):
+        if values.type == _KEYS and values.dictionary.null_count == 0:
+            return values
+        values = values.dictionary_decode()
+    if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+        values = _decode(values, faults)
+    return values.cast(pa.string()).dictionary_encode()
+
+
+def _decode(values: pa.Array, faults: Faults) -> pa.Array:
+    """Bytes as text; bytes that are no UTF-8 become null."""
+    try:
+        return values.cast(pa.string())
+    except pa.ArrowInvalid:
+        decoded = [None if v is None else _decode_one(v) for v in values.to_pylist()]
+        bad = [d is None and v.is_valid for d, v in zip(decoded, values, strict=True)]
+        faults.add(np.array(bad), "not_utf8")
+        return pa.array(decoded, pa.string())
+
+
+def _decode_one(value: bytes) -> str | None:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def parse_numbers(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [n] and bool [n], where a value is no number (0 there); text is parsed."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+        values = _decode(values, Faults(len(values)))
+    if pa.types.is_boolean(values.type):
+        values = values.cast(pa.int8())
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        values = compute.utf8_trim_whitespace(values.cast(pa.string()))
+        is_number = compute.match_substring_regex(values, _NUMBER).fill_null(False)
+        values = compute.if_else(is_number, values, pa.scalar(None, pa.string()))
+    bad = values.is_null().to_numpy(zero_copy_only=False).astype(bool)
+    numbers = values.cast(pa.float64(), safe=False).fill_null(0.0).to_numpy(zero_copy_only=False)
+    return numbers, bad
+
+
+def _numbers(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.Array:
+    """float32 without nulls; NaN where a feature's key `missing` stands in."""
+    values = _plain(piece.columns[name])
+    numbers, bad = parse_numbers(_booleans_as_numbers(values))
+    excused = np.zeros(len(numbers), bool)
+    if name in job.numeric:
+        empty = _missing(values, numbers, bad, getattr(job.source, "nulls", []))
+        if (
+            name in job.missing
+        ):  # NaN until the catalogs know which values are empty (pipelines/stages/group.py)
+            piece.notes[f"null_{name}"] += int(empty.sum())
+            numbers, bad, excused = np.where(empty, np.nan, numbers), bad & ~empty, empty
+        else:
+            bad |= empty
+    with np.errstate(over="ignore"):
+        numbers = numbers.astype(np.float32)
+    faults.add(bad, f"bad_{name}")
+    faults.add(~(excused | np.isfinite(numbers)), f"not_finite_{name}")
+    if name == "weight":
+        faults.add(numbers < 0, "negative_weight")
+    return pa.array(numbers)
+
+
+def _plain(values: pa.Array) -> pa.Array:
+    """Values that are no dictionary and no bytes; bytes that are not UTF-8 become null."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+        values = _decode(values, Faults(len(values)))
+    return values.cast(pa.string()) if pa.types.is_large_string(values.type) else values
+
+
+def _booleans_as_numbers(values: pa.Array) -> pa.Array:
+    """true and false, as text, as 1 and 0."""
+    if not pa.types.is_string(values.type):
+        return values
+    lower = compute.ascii_lower(compute.utf8_trim_whitespace(values))
+    place = compute.index_in(lower, pa.array(["false", "true"]))
+    if place.null_count == len(place):
+        return values
+    return compute.if_else(place.is_valid(), compute.cast(place, pa.string()), values)
+
+
+def _missing(values: pa.Array, numbers: np.ndarray, bad: np.ndarray, nulls: list[str]) -> np.ndarray:
+    """Where a number is missing, bool [n]: null, NaN, blank text, or one of `nulls` as text or as number."""
+    missing = values.is_null().to_numpy(zero_copy_only=False).astype(bool) | np.isnan(numbers)
+    null_numbers, not_number = parse_numbers(pa.array(nulls, pa.string()))
+    missing |= ~bad & np.isin(numbers, null_numbers[~not_number])
+    if bad.any() and pa.types.is_string(values.type):
+        text = compute.utf8_trim_whitespace(values)
+        found = compute.is_in(text, pa.array(["", *nulls])).to_numpy(zero_copy_only=False)
+        missing |= found.astype(bool)
+    return missing
+
+
+def _timestamps(piece: SourcePiece, job: Job, faults: Faults) -> pa.Array:
+    """int64 nanoseconds; the row number when the source has no time."""
+    if "timestamp" not in piece.columns:
+        return pa.array(piece.rows)
+    times, bad = to_nanoseconds(piece.columns["timestamp"], getattr(job.source, "timestamp_unit", "s"))
+    faults.add(bad, "bad_timestamp")
+    faults.add((times < 0) | (times >= LAST_TIME), "timestamp_out_of_range")
+    return pa.array(times)
+
+
+def _splits(values: pa.Array, faults: Faults) -> pa.Array:
+    values = _as_dictionary(values, faults)
+    names = values.dictionary.to_pylist()
+    known = [SPLITS.index(name) if name in SPLITS else -1 for name in names] + [-1]
+    codes = np.array(known, np.int8)[values.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+    faults.add(codes < 0, "unknown_split")
+    return pa.array(codes)

@@ -1,0 +1,195 @@
+"""Catalogs: users/ with their sequences, items/ with their counts; both with side features as of three times.
+
+configs/manifest.py says which value of a feature stands for whom: the newest known one, and those that the
+evaluation of valid and of test may know.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from configs.manifest import SPLITS, feature_as_of
+from pipelines.layout import Job
+from pipelines.rows.events import by_appearance
+from pipelines.stages.ids import CATALOG_FILE_ROWS, TableIds
+from pipelines.stages.spool import Ref, array, column, read_table
+from pipelines.stages.threads import ThreadedDoFn
+from pipelines.stages.write import STEP_ROWS, BlockWriter, WrittenFile, close_durably, open_staged, take
+
+_DIRECTORY = {"user": "users", "item": "items"}
+_LENGTH_NAMES = {"sequence": "sequence_length", "sequence_split": None}
+_FEATURE = "feature/"  # begins the kind of an item feature's slices
+
+
+class RowFacts(NamedTuple):
+    """What is known of a shard's rows beside their columns, in the order of the columns."""
+
+    starts: np.ndarray
+    """int64 [n], first row of the row's user."""
+    positive: np.ndarray
+    """bool [n]."""
+    known: dict[str, np.ndarray]
+    """By side feature, bool [n]: where it is not empty."""
+    item_keys: np.ndarray
+    """int32 [n], place of the item's key among the shard's."""
+
+
+def user_slices(
+    job: Job, columns: dict[str, np.ndarray], rows_of: RowFacts, tables: dict[str, TableIds]
+) -> Iterator:
+    """((user, file), table of id, sequence, sequence_split and features) of a shard's users.
+
+    Args:
+      columns: final ids and all else of rows sorted by user key, then oldest first.
+    """
+    ids = columns["user"]
+    if job.ids_of("user").kind == "hash":
+        order = np.lexsort((columns["_row"], columns["timestamp"], ids))  # keys that share an id are one user
+    else:
+        order = np.argsort(ids, kind="stable")
+        order = order[: np.searchsorted(ids[order], tables["user"].keys)]  # without the out-of-vocabulary row
+    if not len(order):
+        return
+    ids = ids[order]
+    begin = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
+    positive = rows_of.positive[order]
+    places = np.flatnonzero(positive)  # among `order`
+    offsets = pa.array(np.r_[0, np.cumsum(np.add.reduceat(positive.astype(np.int64), begin))])
+    mine = order[places]
+    items = _told_apart(job, columns["item"][mine], ids[places], rows_of.item_keys[mine], tables)
+    table = {
+        "id": ids[begin],
+        "sequence": pa.LargeListArray.from_arrays(offsets, pa.array(items)),
+        "sequence_split": pa.LargeListArray.from_arrays(offsets, pa.array(columns["_split"][mine])),
+    }
+    whose = np.repeat(np.arange(len(begin)), np.diff(np.r_[begin, len(ids)]))
+    ends = np.r_[begin[1:], len(ids)] - 1
+    whens = {
+        name: _first_rows(columns["_split"][order], positive, number, begin, ends)
+        for number, name in enumerate(SPLITS[1:], 1)
+    }
+    for feature in job.source.features:
+        if feature.of == "user":
+            values, known = columns[feature.name][order], rows_of.known[feature.name][order]
+            newest = _newest_known(known, whose)
+            table[feature.name] = values[newest[ends]]
+            table |= {feature_as_of(feature.name, name): values[newest[rows]] for name, rows in whens.items()}
+    yield from _files("user", pa.table(table))
+
+
+def _told_apart(job: Job, items: np.ndarray, owners: np.ndarray, keys: np.ndarray, tables) -> np.ndarray:
+    """Item ids, where those on the out-of-vocabulary row are numbered from it on, by key and owner."""
+    if job.ids_of("item").kind == "hash":
+        return items
+    cold = np.flatnonzero(items == tables["item"].keys)
+    # One type for all shards, with room for the numbers beyond the table.
+    result = items.astype(np.int32 if tables["item"].rows < 2**30 else np.int64)
+    result[cold] += by_appearance(owners[cold], keys[cold]).astype(result.dtype)
+    return result
+
+
+def _first_rows(splits: np.ndarray, positive: np.ndarray, number: int, begin: np.ndarray, ends: np.ndarray):
+    """int64 [users]: each user's first positive row of a split, or the last of all."""
+    n = len(splits)
+    first = np.minimum.reduceat(np.where(positive & (splits == number), np.arange(n), n), begin)
+    return np.where(first < n, first, ends)
+
+
+def _newest_known(known: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """int64 [n]: for each row the newest known one of its owner not later than it; itself when there is none.
+
+    Args:
+      owners: int64 [n], equal ones side by side, their rows oldest first.
+    """
+    rows = np.arange(len(known))
+    newest = np.maximum.accumulate(np.where(known, rows, -1))
+    there = (newest >= 0) & (owners[newest] == owners)
+    return np.where(there, newest, rows)
+
+
+def item_slices(
+    job: Job, columns: dict[str, np.ndarray], known: dict[str, np.ndarray], items: TableIds
+) -> Iterator:
+    """((item, file), kind, table) of each item feature: of each item and split the shard's newest row with a
+    known value, or its newest row when there is none: id, timestamp, _row, split, known and value."""
+    for feature in job.source.features:
+        if feature.of != "item":
+            continue
+        ids, splits = columns["item"], columns["_split"]
+        order = np.lexsort((columns["_row"], columns["timestamp"], known[feature.name], splits, ids))
+        if job.ids_of("item").kind == "vocab":
+            order = order[: np.searchsorted(ids[order], items.keys)]
+        differs = (ids[order][1:] != ids[order][:-1]) | (splits[order][1:] != splits[order][:-1])
+        last = order[np.r_[differs, True][: len(order)]]
+        if not len(last):
+            continue
+        table = {"id": ids[last], "split": splits[last], "known": known[feature.name][last]}
+        table |= {name: columns[name][last] for name in ("timestamp", "_row")}
+        for key, slice_ in _files("item", pa.table(table | {"value": columns[feature.name][last]})):
+            yield key, _FEATURE + feature.name, slice_
+
+
+def _files(table: str, rows: pa.Table) -> Iterator[tuple[tuple[str, int], pa.Table]]:
+    """Cuts rows with ascending `id` into catalog files."""
+    files = column(rows, "id") // CATALOG_FILE_ROWS
+    begin = np.flatnonzero(np.r_[True, files[1:] != files[:-1]])
+    for start, stop in itertools.pairwise([*begin.tolist(), len(files)]):
+        yield (table, int(files[start])), rows.slice(start, stop - start)
+
+
+class WriteCatalog(ThreadedDoFn):
+    """((table, file), [(keys | rows | feature/<name>, part, ref)]) to WrittenFile, ids ascending."""
+
+    def work(self, element: tuple[tuple[str, int], Iterable[tuple[str, int, Ref]]]) -> Iterator[WrittenFile]:
+        (table, number), slices = element
+        by_kind: dict[str, list[Ref]] = {}
+        for kind, _, ref in sorted(slices):
+            by_kind.setdefault(kind, []).append(ref)
+        whole = {kind: _concatenated(refs) for kind, refs in by_kind.items()}
+        keys, rows = whole["keys"], whole.get("rows")
+        written = WrittenFile(_DIRECTORY[table], number, {})
+        file = open_staged(self._job.layout.staging, written.directory, written.name)
+        writer = BlockWriter(file, self._job.block_rows)
+        order = np.argsort(column(keys, "id"), kind="stable")
+        features = {}
+        for kind, values in whole.items():
+            if kind.startswith(_FEATURE):
+                features |= _as_of_each(kind.removeprefix(_FEATURE), values)
+        if rows is not None:
+            of_users = np.argsort(column(rows, "id"), kind="stable")  # one row each
+            rows = rows.drop_columns(["id"])
+        names = array(keys["key"]).cast(pa.binary())
+        for start in range(0, len(order), STEP_ROWS):
+            step = order[start : start + STEP_ROWS]
+            columns = {
+                "id": column(keys, "id")[step],
+                "count": column(keys, "count")[step],
+                "key": names.take(pa.array(step)).to_pylist(),
+            }
+            columns |= {name: values[start : start + STEP_ROWS] for name, values in features.items()}
+            if rows is not None:
+                columns |= take(rows, of_users[start : start + STEP_ROWS], _LENGTH_NAMES)
+            writer.add(columns)
+        info = writer.close()
+        close_durably(file)
+        yield written._replace(info=info)
+
+
+def _concatenated(refs: list[Ref]) -> pa.Table:
+    return pa.concat_tables([read_table(ref) for ref in refs]).combine_chunks()
+
+
+def _as_of_each(name: str, rows: pa.Table) -> dict[str, np.ndarray]:
+    """An item feature and its values as of valid and test, ids ascending, from the slices of all shards."""
+    ids, splits, known, times, numbers = (
+        column(rows, n) for n in ("id", "split", "known", "timestamp", "_row")
+    )
+    found = {}
+    for number, split in enumerate((*SPLITS[1:], ""), 1):  # rows of earlier splits; at last all rows
+        order = np.lexsort((numbers, times, known, splits < number, ids))
+        last = order[np.r_[ids[order][1:] != ids[order][:-1], True][: len(ids)]]
+        found[feature_as_of(name, split) if split else name] = column(rows, "value")[last]
+    return found

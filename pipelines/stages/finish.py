@@ -1,0 +1,126 @@
+"""Third stage: ids and histories go into the rows of a part of the users; rows go to their files."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from configs.manifest import SPLITS
+from pipelines.layout import RECORDS
+from pipelines.rows import split
+from pipelines.rows.hashes import hash_rows
+from pipelines.rows.history import gather_ranges, history_ranges
+from pipelines.stages.catalog import RowFacts, item_slices, user_slices
+from pipelines.stages.group import known_column, starts
+from pipelines.stages.ids import TableIds, id_type
+from pipelines.stages.plan import Plan
+from pipelines.stages.spool import Ref, SpoolWriter, column, partition, read_table
+from pipelines.stages.threads import ThreadedDoFn
+
+_STREAM = 2  # of hash_rows; split.py uses another
+
+
+class FinishRows(ThreadedDoFn):
+    """(user shard, rows and maps) to ((directory, file), (bucket, ref)), with outputs `catalog`, `counts`."""
+
+    def work(self, element: tuple[int, Iterable], plan: Plan, tables: dict[str, TableIds]) -> Iterator:
+        shard, parts = element
+        parts = sorted(parts)
+        rows = next(read_table(ref) for kind, _, _, ref in parts if kind == "rows")
+        columns = {name: column(rows, name) for name in rows.column_names}
+        rows_of = RowFacts(
+            starts(columns["user"]),
+            self._job.dataset.is_positive(columns["label"]),
+            {f.name: columns.pop(known_column(f.name)) for f in self._job.source.features},
+            columns["item"],
+        )
+        for table in self._job.tables:
+            columns[table] = _map_ids(parts, table, tables[table].rows)[columns[table]]
+        output = [beam.pvalue.TaggedOutput("counts", self._left_out(columns, rows_of, tables["user"]))]
+        with SpoolWriter(self._job.layout.spool, "records", rows.num_rows) as spool:
+            for key, slice_ in user_slices(self._job, columns, rows_of, tables):
+                output.append(beam.pvalue.TaggedOutput("catalog", (key, ("rows", shard, spool.add(slice_)))))
+            for key, name, slice_ in item_slices(self._job, columns, rows_of.known, tables["item"]):
+                output.append(beam.pvalue.TaggedOutput("catalog", (key, (name, shard, spool.add(slice_)))))
+            for key, bucket, slice_ in self._rows(columns, rows_of, plan, tables["item"]):
+                output.append((key, (bucket, spool.add(slice_))))
+        yield from output
+
+    def _left_out(self, columns: dict[str, np.ndarray], rows_of: RowFacts, users: TableIds) -> Counter:
+        """Users, and their positive rows, of held-out splits whom evaluation cannot take: see SplitInfo."""
+        owner = columns["user"].astype(np.int64)
+        if self._job.ids_of("user").kind == "vocab":  # users without a row of their own differ by key
+            owner = np.where(owner < users.keys, -1, rows_of.starts)
+        mine = np.flatnonzero(rows_of.positive & (owner >= 0))
+        _, owner = np.unique(owner[mine], return_inverse=True)
+        rows = np.zeros((len(SPLITS), int(owner.max(initial=-1)) + 1), np.int64)
+        np.add.at(rows, (columns["_split"][mine], owner), 1)
+        counts = Counter()
+        for number, name in enumerate(SPLITS[1:], 1):
+            for kind, whom in (("cold", rows[0] == 0), ("rare", rows[0] > 0)):
+                if kind == "rare" and self._job.ids_of("user").kind == "hash":
+                    continue
+                held_out = rows[number][whom & (rows[number] > 0)]
+                counts[f"{name}/{kind}_users"] += len(held_out)
+                counts[f"{name}/{kind}_user_rows"] += int(held_out.sum())
+        return counts
+
+    def _rows(
+        self, columns: dict[str, np.ndarray], rows_of: RowFacts, plan: Plan, items: TableIds
+    ) -> Iterator:
+        """Rows by directory, file and bucket: the hash of the row number decides its file and place there."""
+        place = hash_rows(columns["_row"], self._job.dataset.seed, _STREAM)
+        files = np.array([self._job.num_files(s) for s in range(len(RECORDS))], np.uint64)
+        base = np.cumsum(files) - files
+        row, which = np.arange(len(place)), columns["_split"].astype(np.int64)
+        if not plan.all_positive:
+            again = np.flatnonzero((which == split.TRAIN) & rows_of.positive)
+            row, which = np.r_[row, again], np.r_[which, np.full(len(again), RECORDS.index("positives"))]
+        bucket_bits = plan.buckets.bit_length() - 1
+        bucket = place[row] >> np.uint64(64 - bucket_bits) if bucket_bits else np.uint64(0)
+        part = ((base[which] + place[row] % files[which]) << np.uint64(bucket_bits)) + bucket
+        order, bounds = partition(part.astype(np.int64), int(files.sum()) << bucket_bits)
+        histories = self._history_ranges(columns, rows_of, items)
+        names = [name for name in columns if name not in ("_row", "_split")]
+        for index in np.flatnonzero(np.diff(bounds)):
+            file = int(index) >> bucket_bits
+            s = int(np.searchsorted(base, file, side="right")) - 1
+            chosen = row[order[bounds[index] : bounds[index + 1]]]
+            table = pa.table({"_place": place[chosen]} | {name: columns[name][chosen] for name in names})
+            if histories:
+                table = table.append_column("history", _lists(*histories, chosen))
+            yield (s, file - int(base[s])), int(index) & (plan.buckets - 1), table
+
+    def _history_ranges(self, columns: dict, rows_of: RowFacts, items: TableIds) -> tuple:
+        """Members int [m] and first, last int64 [n]: the history of row r is members[first[r]:last[r]]; empty
+        without histories."""
+        length = self._job.dataset.history_length
+        if not length:
+            return ()
+        known = columns["item"] < items.keys if self._job.ids_of("item").kind == "vocab" else True
+        is_test = columns["_split"] == split.TEST
+        train = (columns["_split"] == split.TRAIN) & known & rows_of.positive
+        later = ~is_test & known & rows_of.positive
+        members = np.concatenate([columns["item"][train], columns["item"][later]])
+        first, last = history_ranges(rows_of.starts, train, length)
+        test_first, test_last = history_ranges(rows_of.starts, later, length)
+        shift = int(train.sum())
+        first, last = np.where(is_test, test_first + shift, first), np.where(is_test, test_last + shift, last)
+        return members, first, last
+
+
+def _lists(members: np.ndarray, first: np.ndarray, last: np.ndarray, rows: np.ndarray) -> pa.Array:
+    """The histories of some rows, spelled out: all of a shard's would not fit, were one user most of it."""
+    first, last = first[rows], last[rows]
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(last - first, out=offsets[1:])
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(gather_ranges(members, first, last)))
+
+
+def _map_ids(parts: list, table: str, rows: int) -> np.ndarray:
+    """Final ids of the shard's keys of a table, in byte order of the keys."""
+    refs: list[Ref] = [ref for kind, name, _, ref in parts if kind == "map" and name == table]
+    ids = np.concatenate([column(read_table(ref), "id") for ref in refs])
+    return ids.astype(id_type(rows))

@@ -1,0 +1,119 @@
+"""Second stage: all rows of a part of the users together; order in time, splits, counts of keys."""
+
+import collections
+from collections.abc import Iterable, Iterator
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from pipelines.rows import split
+from pipelines.rows.events import best_of_each, events
+from pipelines.stages.ids import hash_ids, rank_keys, send_keys
+from pipelines.stages.plan import Plan
+from pipelines.stages.spool import Ref, SpoolWriter, array, column, read_tables, stable_order
+from pipelines.stages.threads import ThreadedDoFn
+
+
+class GroupUsers(ThreadedDoFn):
+    """(user shard, [(first row, ref)]) to (user shard, ("rows", "", 0, ref)), with outputs `keys`, `counts`.
+
+    Rows are sorted by user, then oldest first (ties by row number); tables are int32 places among the
+    shard's distinct keys in byte order. A bool column known_column(name) says of each side feature where it
+    is not empty. `keys` holds ((table, part), (user shard, ref)), `counts` what left the dataset or stays out
+    of its held-out splits.
+    """
+
+    def work(self, element: tuple[int, Iterable[tuple[int, Ref]]], plan: Plan) -> Iterator:
+        if plan.failed:
+            return
+        shard, refs = element
+        rows = read_tables(ref for _, ref in sorted(refs))  # ascending row numbers
+        keys, columns = {}, {}
+        for table in self._job.tables:
+            keys[table], columns[table] = rank_keys(array(rows[table]))
+        for name in rows.column_names:
+            if name not in columns:
+                columns[name] = column(rows, name)
+        self._mark_known(columns, keys)
+        counts = collections.Counter()
+        columns = self._assign_splits(*self._without_duplicates(self._sort(columns), counts), plan, counts)
+        output = [beam.pvalue.TaggedOutput("counts", counts)]
+        with SpoolWriter(self._job.layout.spool, "group", rows.num_rows) as spool:
+            output.append((shard, ("rows", "", 0, spool.add(pa.table(columns)))))
+            for table in self._job.tables:
+                output += self._send(shard, table, keys[table], columns, plan, spool)
+        yield from output
+
+    def _mark_known(self, columns: dict[str, np.ndarray], keys: dict[str, pa.StringArray]) -> None:
+        """Adds the columns of known_column, and gives empty numeric features their value."""
+        for name in self._job.categorical:
+            empty = len(keys[name]) > 0 and keys[name][0].as_py() == ""  # the first in byte order
+            columns[known_column(name)] = columns[name] > 0 if empty else np.ones(len(columns[name]), bool)
+        for name in self._job.numeric:
+            known = ~np.isnan(columns[name])
+            columns[known_column(name)] = known
+            if not known.all():
+                columns[name] = np.where(known, columns[name], np.float32(self._job.missing[name]))
+
+    def _without_duplicates(
+        self, columns: dict[str, np.ndarray], counts: collections.Counter
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The rows that stay, and their events."""
+        if self._job.source.roles.timestamp is None:  # each row is an instant of its own
+            return columns, np.arange(len(columns["user"]))
+        event = events(columns["user"], columns["timestamp"], columns["item"])
+        counts["duplicates"] += int(np.count_nonzero(event != np.arange(len(event))))
+        if not counts["duplicates"] or self._job.dataset.duplicates == "keep":
+            return columns, event
+        keep = best_of_each(event, columns["label"])
+        columns = {name: values[keep] for name, values in columns.items()}
+        return columns, np.arange(len(columns["user"]))
+
+    def _assign_splits(
+        self, columns: dict[str, np.ndarray], event: np.ndarray, plan: Plan, counts: collections.Counter
+    ) -> dict[str, np.ndarray]:
+        found, short = split.assign(
+            self._job.dataset.split,
+            self._job.dataset.seed,
+            plan.cuts,
+            columns
+            | {
+                "starts": starts(columns["user"]),
+                "event": event,
+                "positive": self._job.dataset.is_positive(columns["label"]),
+            },
+        )
+        counts["short_users"] += short
+        return columns | {"_split": found}
+
+    def _sort(self, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """By user, then time; rows come in ascending row number, which stays the order of ties."""
+        time = columns["timestamp"]
+        if (time[1:] >= time[:-1]).all():
+            order = stable_order(columns["user"])
+        else:
+            order = np.lexsort((time, columns["user"]))
+        return {name: values[order] for name, values in columns.items()}
+
+    def _send(self, shard: int, table: str, keys: pa.StringArray, columns, plan: Plan, spool) -> Iterator:
+        counted = (columns["_split"] == split.TRAIN) & self._job.dataset.is_positive(columns["label"])
+        train = columns[table][counted]
+        counts = np.bincount(train, minlength=len(keys)).astype(np.int64)
+        config, ids = self._job.ids_of(table), None
+        if config.kind == "hash":
+            ids = hash_ids(keys, config.rows)
+            yield shard, ("map", table, 0, spool.add(pa.table({"id": ids})))
+        for part, slice_ in send_keys(self._job, plan, table, keys, counts, ids):
+            yield beam.pvalue.TaggedOutput("keys", ((table, part), (shard, spool.add(slice_))))
+
+
+def known_column(name: str) -> str:
+    """Of the column that says where a side feature is not empty."""
+    return f"_known_{name}"
+
+
+def starts(users: np.ndarray) -> np.ndarray:
+    """int64 [n]: first row of each row's user, for sorted users."""
+    begin = np.flatnonzero(np.r_[True, users[1:] != users[:-1]][: len(users)])
+    return np.repeat(begin, np.diff(np.r_[begin, len(users)]))

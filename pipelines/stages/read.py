@@ -1,0 +1,148 @@
+"""First stage: read, validate, and send each user's rows to one part of the users."""
+
+import json
+from collections.abc import Iterator
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from configs.errors import DataError
+from pipelines.layout import Job
+from pipelines.rows.hashes import hash_keys
+from pipelines.rows.validate import validate
+from pipelines.sources.identity import check_range
+from pipelines.sources.reader import Place, Range, Reject, SourcePiece, make_reader
+from pipelines.stages.ids import hash_ids
+from pipelines.stages.spool import Ref, SpoolWriter, array, column, partition
+from pipelines.stages.stats import Stats
+from pipelines.stages.threads import ThreadedDoFn
+
+
+class CountRows(beam.DoFn):
+    """Range to (index, lines); 0 for a range that cannot be read, which reading then reports."""
+
+    def __init__(self, job: Job):
+        self._job = job
+
+    def setup(self):
+        self._reader = make_reader(self._job.source, self._job.layout)
+
+    def process(self, part: Range) -> Iterator[tuple[int, int]]:
+        try:
+            yield part.index, self._reader.count(part)
+        except (DataError, OSError):
+            yield part.index, 0
+
+
+class ReadRows(ThreadedDoFn):
+    """Range to (user shard, (first row, reference)), with outputs `stats` and `rejected`.
+
+    A piece's rows go to the spool in one slice per user shard, keys as dictionaries of that slice.
+    """
+
+    def setup(self):
+        super().setup()
+        self._reader = make_reader(self._job.source, self._job.layout)
+        self._reader.setup()
+
+    def work(self, part: Range, places: dict[int, Place]) -> Iterator:
+        stats = Stats()
+        try:
+            for piece in self._pieces(part, places[part.index]):
+                table, rejects = validate(piece, self._job)
+                stats.rows += len(piece.rows) + len(piece.rejects)
+                stats.add_rejects(rejects)
+                stats.notes.update(piece.notes)
+                yield from self._write_rejects(part.index, rejects)
+                table = self._filter(table, stats)
+                if table.num_rows:
+                    self._observe(table, stats)
+                    yield from self._write_rows(table)
+        except DataError as error:
+            stats.fatal = str(error)
+        yield beam.pvalue.TaggedOutput("stats", stats)
+
+    def _pieces(self, part: Range, place: Place) -> Iterator[SourcePiece]:
+        """Raises DataError: the range cannot be read, or is not what was listed and counted."""
+        check_range(part.path, part.version)
+        try:
+            count = yield from self._reader.read(part, place.row, place.line)
+        except (DataError, OSError) as error:
+            check_range(part.path, part.version)  # that the file has changed says more
+            if isinstance(error, DataError):
+                raise
+            what = error.strerror or str(error).partition("\n")[0]
+            raise DataError(f"{part.path}: cannot be read ({what}); nothing is published") from None
+        check_range(part.path, part.version)
+        if count != place.count:
+            raise DataError(
+                f"{part.path}: has changed while it was read (a part had {place.count:,} lines or rows, then "
+                f"{count:,}); nothing is published. Run the same command when nothing writes to the source"
+            )
+
+    def _filter(self, table: pa.Table, stats: Stats) -> pa.Table:
+        """Leaves out rows under dataset.min_label."""
+        limit = self._job.dataset.min_label
+        if limit is not None:
+            kept = table.filter(pa.array(column(table, "label") >= np.float32(limit)))
+            stats.filtered += table.num_rows - kept.num_rows
+            table = kept
+        return table
+
+    def _observe(self, table: pa.Table, stats: Stats) -> None:
+        labels = column(table, "label")
+        stats.add_labels(labels, self._job.dataset.is_positive(labels))
+        if self._job.dataset.split.kind == "temporal":
+            stats.histogram.add(column(table, "timestamp"))
+        if self._job.layout.key_shards > 1:
+            for name in self._job.tables:
+                stats.add_sample(name, array(table[name]).dictionary)
+
+    def _write_rows(self, table: pa.Table) -> Iterator[tuple[int, tuple[int, Ref]]]:
+        num_shards = self._job.layout.user_shards
+        users = array(table["user"])
+        shard = self._user_shards(users.dictionary)[users.indices.to_numpy()]
+        order, bounds = partition(shard, num_shards)
+        table = table.take(pa.array(order)).combine_chunks()
+        output = []
+        with SpoolWriter(self._job.layout.spool, "read", table.num_rows) as spool:
+            for part in np.flatnonzero(np.diff(bounds)):
+                slice_ = _compact(table.slice(bounds[part], bounds[part + 1] - bounds[part]))
+                output.append((int(part), (slice_["_row"][0].as_py(), spool.add(slice_))))
+        yield from output
+
+    def _user_shards(self, keys: pa.StringArray) -> np.ndarray:
+        """Shard of each key. Under hashed ids keys with one id stay together, as they are one user."""
+        ids = self._job.ids_of("user")
+        values = hash_ids(keys, ids.rows) if ids.kind == "hash" else hash_keys(keys)
+        return values % values.dtype.type(self._job.layout.user_shards)
+
+    def _write_rejects(self, index: int, rejects: list[Reject]) -> Iterator:
+        if not rejects:
+            return
+        lines = (
+            json.dumps(
+                {"reason": r.reason, "file": r.path, "line": r.line, "text": r.text}, ensure_ascii=False
+            )
+            for r in rejects
+        )
+        with SpoolWriter(self._job.layout.spool, "rejected") as spool:
+            ref = spool.add_bytes(("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
+        yield beam.pvalue.TaggedOutput("rejected", (0, (rejects[0].row, ref)))
+
+
+def _compact(table: pa.Table) -> pa.Table:
+    """The same rows with dictionaries of the keys in use only."""
+    columns = {}
+    for name in table.column_names:
+        values = array(table[name])
+        if pa.types.is_dictionary(values.type):
+            codes = values.indices.to_numpy()
+            used = np.zeros(len(values.dictionary), bool)
+            used[codes] = True
+            new = np.cumsum(used, dtype=np.int32) - np.int32(1)
+            keys = values.dictionary.take(pa.array(np.flatnonzero(used)))
+            values = pa.DictionaryArray.from_arrays(pa.array(new[codes]), keys)
+        columns[name] = values
+    return pa.table(columns)

@@ -1,0 +1,115 @@
+"""What is known of the source after reading it: counts, rejects, histogram of time, samples of keys."""
+
+import collections
+import heapq
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from pipelines.rows.hashes import hash_keys
+from pipelines.rows.histogram import TimeHistogram
+from pipelines.sources.reader import Reject
+
+_SAMPLE = 1024  # keys per table; they only balance the parts of a table
+
+
+class Stats:
+    """Facts about any part of the rows; parts merge in any order to the same whole."""
+
+    def __init__(self):
+        self.rows = 0
+        self.kept = 0
+        self.positives = 0
+        self.label_range: tuple[float, float] | None = None
+        self.filtered = 0
+        self.counts = (
+            collections.Counter()
+        )  # of pipelines/stages/group.py and pipelines/stages/finish.py, once all rows are done
+        self.rejected = collections.Counter()
+        self.notes = collections.Counter()
+        self.first_reject: Reject | None = None
+        self.fatal: str | None = None
+        self.histogram = TimeHistogram()
+        self.samples: dict[str, list[tuple[int, str]]] = {}
+
+    def add_labels(self, labels: np.ndarray, positive: np.ndarray) -> None:
+        """Counts kept rows: float32 [n], n > 0, and bool [n]."""
+        self.kept += len(labels)
+        self.positives += int(np.count_nonzero(positive))
+        self._widen(float(labels.min()), float(labels.max()))
+
+    def _widen(self, lowest: float, highest: float) -> None:
+        low, high = self.label_range or (lowest, highest)
+        self.label_range = min(low, lowest), max(high, highest)
+
+    def add_rejects(self, rejects: list[Reject]) -> None:
+        self.rejected.update(reject.reason for reject in rejects)
+        self._first(min(rejects, default=None))
+
+    def add_sample(self, table: str, keys: pa.Array) -> None:
+        """Keeps the keys with the smallest hashes: a uniform sample of distinct keys."""
+        hashes = hash_keys(keys)
+        best = np.argsort(hashes, kind="stable")[:_SAMPLE]
+        pairs = zip(hashes[best].tolist(), keys.take(pa.array(best)).to_pylist(), strict=True)
+        self._merge_sample(table, list(pairs))
+
+    def merge(self, other: "Stats") -> None:
+        self.rows += other.rows
+        self.kept += other.kept
+        self.positives += other.positives
+        if other.label_range:
+            self._widen(*other.label_range)
+        self.filtered += other.filtered
+        self.counts.update(other.counts)
+        self.rejected.update(other.rejected)
+        self.notes.update(other.notes)
+        self._first(other.first_reject)
+        self.fatal = min(filter(None, (self.fatal, other.fatal)), default=None)
+        self.histogram.merge(other.histogram)
+        for table, pairs in other.samples.items():
+            self._merge_sample(table, pairs)
+
+    def _first(self, reject: Reject | None) -> None:
+        self.first_reject = min(filter(None, (self.first_reject, reject)), default=None)
+
+    def _merge_sample(self, table: str, pairs: list) -> None:
+        self.samples[table] = heapq.nsmallest(_SAMPLE, {*self.samples.get(table, ()), *pairs})
+
+
+class MergeStats(beam.CombineFn):
+    """Merges Stats."""
+
+    def create_accumulator(self):
+        return Stats()
+
+    def add_input(self, accumulator, element):
+        accumulator.merge(element)
+        return accumulator
+
+    def merge_accumulators(self, accumulators):
+        accumulators = iter(accumulators)
+        first = next(accumulators)
+        for other in accumulators:
+            first.merge(other)
+        return first
+
+    def extract_output(self, accumulator):
+        return accumulator
+
+
+class MergeCounts(beam.CombineFn):
+    """Sums Counters."""
+
+    def create_accumulator(self):
+        return collections.Counter()
+
+    def add_input(self, accumulator, element):
+        accumulator.update(element)
+        return accumulator
+
+    def merge_accumulators(self, accumulators):
+        return sum(accumulators, collections.Counter())
+
+    def extract_output(self, accumulator):
+        return accumulator

@@ -1,0 +1,159 @@
+"""Whole runs whose tables are in an emulated TPU: checkpoints, resumes elsewhere, evaluation, export."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from configs.errors import UserError
+from configs.load import parse_config
+from tests.support.checkpoint_state import newest_state
+from tests.support.tiny_run import planted_document, write_planted
+from tests.support.tpu_emulator import emulated_tpu
+from trainer.evaluation.scorer import evaluate_recommender
+from trainer.evaluation.trained import open_trained
+from trainer.serving.export import export
+from trainer.training.run import train
+
+MODELS = {
+    "two_tower": {
+        "kind": "two_tower",
+        "user_tower": {"inputs": ["user", "history"], "layers": [12, 8]},
+        "item_tower": {"inputs": ["item"], "layers": [12, 8]},
+        "normalize": True,
+        "loss": {"temperature": 0.2},
+    },
+    "dot_bias": {"kind": "dot_bias", "negatives": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> str:
+    made = str(tmp_path_factory.mktemp("tpu"))
+    write_planted(made)
+    return made
+
+
+def document(root: str, run: str, device: dict, model: str = "two_tower", **sections) -> dict:
+    made = planted_document(root)
+    made["model"] = MODELS[model]
+    made["output"]["path"] = f"{root}/{run}"
+    made["device"] = device
+    for name, keys in sections.items():
+        made[name] = made.get(name, {}) | keys
+    return made
+
+
+def run(root, name, slice_=None, **sections):
+    """Trains or resumes; the config. `slice_` None: on the CPU."""
+    device = {} if slice_ is None else {"kind": "tpu", "slice": slice_}
+    config = parse_config(document(root, name, device, **sections), name)
+    with emulated_tpu():
+        train(config)
+    return config
+
+
+def assert_close(got: dict, expected: dict) -> None:
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=2e-5, atol=3e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("slice_", ["v4-32", "v6e-4"])
+def test_a_run_is_that_of_the_cpu_and_its_checkpoints_serve(root, slice_, caplog):
+    cpu = run(root, "cpu")
+    tpu = run(root, f"run-{slice_}", slice_, checkpoint={"every_steps": 20, "keep": 9})
+    assert_close(newest_state(tpu.output.path), newest_state(cpu.output.path))
+    kinds = {path.parent.name for path in pathlib.Path(tpu.output.path).glob("checkpoints/*/COMMITTED")}
+    assert len(kinds) == 3
+    # Evaluation while it trained, from the emulated chips' rows, and afterwards on the CPU, from the files.
+    lines = [
+        json.loads(line) for line in pathlib.Path(tpu.output.path, "metrics.jsonl").read_text().splitlines()
+    ]
+    during = [e for e in lines if e["kind"] == "evaluate" and e["step"] == 60 and e["scorer"] == "model"]
+    trained = open_trained(tpu)
+    after = evaluate_recommender(trained.recommender, trained.dataset, trained.items, 60, "valid")[0]
+    assert during[0]["ndcg@5"] == pytest.approx(after["ndcg@5"], abs=1e-6)
+    assert during[0]["weights"] == "average"
+    assert pathlib.Path(export(tpu), "saved_model.pb").exists()
+
+
+def test_a_run_moves_from_slice_to_slice_and_to_the_cpu(root):
+    expected = newest_state(run(root, "still").output.path)
+    for number, place in zip((20, 40, 60), ("v4-32", "v5p-8", None), strict=True):
+        stops = {"train": {"num_steps": 60}, "checkpoint": {"every_steps": 20, "keep": 1}}
+        with pytest.MonkeyPatch.context() as patch:
+            _stop_after(patch, number)
+            try:
+                run(root, "moving", place, **stops)
+            except _Enough:
+                assert number < 60
+    assert_close(newest_state(f"{root}/moving"), expected)
+
+
+class _Enough(BaseException):
+    """The machine is gone."""
+
+
+def _stop_after(patch, step: int) -> None:
+    """Ends a run right after the checkpoint of a step, as a pre-emption would."""
+    from trainer.training.session import TrainSession
+
+    save = TrainSession._save
+
+    def stop(self, at):
+        save(self, at)
+        if at == step and at < self.num_steps:
+            self._wait_for_checkpoint()
+            raise _Enough
+
+    patch.setattr(TrainSession, "_save", stop)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_step(root):
+    sections = {"optimizer": {"learning_rate": 1e38}, "tables": {"user": {"dim": 8}, "item": {"dim": 8}}}
+    with pytest.raises(
+        UserError, match=r"^step \d+: not finite: .*learning rates \(in another output.path\)$"
+    ):
+        run(root, "wild", "v4-8", **sections)
+
+
+def test_tables_that_do_not_fit_are_refused_before_anything_is_connected(root):
+    wide = {"tables": {"user": {"dim": 4096}, "item": {"dim": 4096}}}
+    model = {
+        "user_tower": {"inputs": ["user"], "layers": [8]},
+        "item_tower": {"inputs": ["item"], "layers": [8]},
+    }
+    made = document(root, "wide", {"kind": "tpu", "slice": "v6e-4"}, **wide)
+    made["model"] = {"kind": "two_tower", **model}
+    config = parse_config(made, "wide")
+    with pytest.MonkeyPatch.context() as patch:
+        from trainer.resources import forecast
+
+        patch.setattr(forecast, "tpu_slice", lambda name: _tiny(name))
+        with pytest.raises(UserError, match="device.slice: v6e-4 has 0.0 GB on each chip, the tables need"):
+            train(config)
+
+
+def _tiny(name):
+    from configs.tpu import tpu_slice
+
+    return tpu_slice(name)._replace(bytes_per_chip=1000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("slice_", ["v3-8", "v6e-4"])
+def test_four_replicas_are_one(root, tmp_path, model, slice_):
+    """Global negatives, sums over replicas and averages: losses and weights to float32's rounding."""
+    expected = newest_state(run(root, f"one-{model}", model=model).output.path)
+    made = document(root, f"four-{model}-{slice_}", {"kind": "tpu", "slice": slice_}, model)
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps(made))
+    command = [sys.executable, "-m", "tests.support.tpu_emulator", "4", "train", "--config", str(path)]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert_close(newest_state(made["output"]["path"]), expected)

@@ -1,0 +1,111 @@
+"""COMMITTED forged with its own checksum right: one line, no file elsewhere is read."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+
+from trainer.checkpoints import files
+from trainer.checkpoints.files import DamagedCheckpoint, RecordPiece, read_manifest, write_checkpoint
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> str:
+    path = str(tmp_path / "checkpoints" / "step-000000001")
+    layout = {"rows": 2, "parts": [["w", 2]], "pieces": [2]}
+    head = {"step": 1, "kind": "full", "id": "a", "base": None, "identity": {}, "tables": {"user": layout}}
+    piece = RecordPiece("user", 0, None, np.zeros((2, 2), np.float32))
+    write_checkpoint(path, head, iter([piece]), {"step": np.int64(1)}, 4)
+    return path
+
+
+def forge(path: str, change) -> None:
+    """Writes a changed manifest with a checksum of its own."""
+    with open(f"{path}/COMMITTED", encoding="utf-8") as file:
+        manifest = json.load(file)
+    manifest.pop("crc32c")
+    manifest = copy.deepcopy(manifest)
+    change(manifest)
+    checksum = files._checksum(manifest)
+    with open(f"{path}/COMMITTED", "w", encoding="utf-8") as file:
+        json.dump({**manifest, "crc32c": checksum}, file)
+
+
+def at(*path, value):
+    def change(manifest):
+        inner = manifest
+        for part in path[:-1]:
+            inner = inner[part]
+        inner[path[-1]] = value
+
+    return change
+
+
+CHANGES = [
+    *(
+        at("files", name, value={"bytes": 1, "crc32c": "0" * 8})
+        for name in ("/etc/passwd", "../x", "a/../../b")
+    ),
+    *(
+        at("tables", name, value={"rows": 1, "parts": [], "pieces": []})
+        for name in ("..", "../../x", "/x", "")
+    ),
+    at("step", value="1"),
+    at("step", value=-1),
+    at("step", value=10**30),
+    at("step", value=True),
+    at("kind", value="other"),
+    at("kind", value="increment"),
+    at("base", value={"step": 0, "id": "x"}),
+    at("base", value=[1]),
+    at("identity", value=None),
+    at("time", value="now"),
+    at("files", value=[]),
+    at("files", "dense.npz", value=None),
+    at("files", "dense.npz", "bytes", value=1e300),
+    at("tables", "user", "pieces", value=[-1]),
+    at("tables", "user", "parts", value=[["w"]]),
+    lambda manifest: manifest.pop("id"),
+    lambda manifest: manifest.pop("tables"),
+]
+
+
+def test_one_that_is_as_written_is_read(checkpoint):
+    forge(checkpoint, lambda manifest: manifest.update(later_version="key"))
+    assert read_manifest(checkpoint)["step"] == 1
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=range(len(CHANGES)))
+def test_a_forged_one_is_damage_in_one_line(checkpoint, change):
+    forge(checkpoint, change)
+    with pytest.raises(DamagedCheckpoint) as caught:
+        read_manifest(checkpoint)
+    assert str(caught.value).startswith(f"{checkpoint}/COMMITTED: cannot be read (")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b"null", b"[]", b"", b"\xff", b"9" * 10_000], ids=range(6)
+)
+def test_what_is_no_manifest_is_damage_in_one_line(checkpoint, content):
+    with open(f"{checkpoint}/COMMITTED", "wb") as file:
+        file.write(content)
+    with pytest.raises(DamagedCheckpoint, match="COMMITTED: cannot be read"):
+        read_manifest(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["dense.npz", "tables/user/00000.npy"])
+@pytest.mark.parametrize(
+    "content", [b"x" * 300, b"PK\x03\x04" + b"x" * 300, b"\x93NUMPY\x01\x00" + b"\xff" * 300]
+)
+def test_a_forged_array_is_damage(checkpoint, name, content):
+    with open(f"{checkpoint}/{name}", "wb") as file:
+        file.write(content)
+    checksum = files.google_crc32c.Checksum(content).hexdigest().decode()
+    forge(checkpoint, at("files", name, value={"bytes": len(content), "crc32c": checksum}))
+    manifest = read_manifest(checkpoint)
+    readers = [files.read_array, files.map_array]
+    for read in [files.read_dense] if name == "dense.npz" else readers:
+        with pytest.raises(DamagedCheckpoint, match="holds no array of a checkpoint"):
+            read(*((checkpoint, manifest) if name == "dense.npz" else (checkpoint, manifest, name)))

@@ -1,0 +1,139 @@
+"""The report of the doctor: on this machine, for a run, and when something is wrong."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from google.cloud import tpu_v2 as tpu
+
+from configs.load import parse_config
+from tests.support.fake_tpu import FakeTpu
+from tests.support.tiny_run import planted_document, write_planted
+from trainer.commands import doctor
+from trainer.preflight import doctor as preflight_doctor
+from trainer.preflight.checks import Result
+
+
+def lazytower(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "trainer.cli", "doctor", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
+
+
+def document(tmp_path, **changes) -> str:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(planted_document(str(tmp_path)) | changes))
+    return str(path)
+
+
+def test_this_machine_for_a_prepared_run(tmp_path):
+    write_planted(str(tmp_path))
+    done = lazytower("--config", document(tmp_path), "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and report["failed"] == [], done.stdout
+    found = {check["name"]: check for check in report["checks"]}
+    assert found["TensorFlow"]["found"].startswith("2.")
+    assert found["dataset"]["found"] == f"{tmp_path}/dataset: 4,800 rows in train"
+    assert str(tmp_path) in found["disk"]["found"]
+    assert found["XLA on the CPU"]["found"] == "compiles"
+    assert {check["status"] for check in report["checks"]} <= {"ok", "warn"}
+
+
+def test_what_fails_is_an_error_after_the_report(tmp_path):
+    done = lazytower("--config", document(tmp_path), "--set", "output.path=/sys/kernel/run")
+    assert done.returncode == 2
+    assert done.stderr.endswith("checks failed: disk\n")
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines if "disk:" in line] == ["fail"]
+    assert [line for line in lines if line.startswith("warn  dataset:") and "not prepared yet" in line]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--set", "a=b"), "lazytower doctor: error: --set: changes a config, give it with --config\n"),
+        (("--gcs", "bucket"), "lazytower doctor: error: argument --gcs: bucket does not start with gs://"),
+        (("--config", "none.yaml"), "lazytower doctor: error: none.yaml: no such config file\n"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    done = lazytower(*arguments)
+    assert done.returncode == 2 and done.stderr.startswith(message) and done.stderr.count("\n") == 1
+
+
+def test_a_bucket(bucket):
+    report = json.loads(bucket.lazytower("doctor", "--gcs", bucket.url, "--json"))
+    [found] = [check for check in report["checks"] if check["name"] == "bucket"]
+    assert found["status"] == "ok" and bucket.names() == []
+
+
+def test_lines():
+    assert doctor.format_result(Result("disk", "ok", "5 GB")) == "ok    disk:             5 GB"
+    line = doctor.format_result(Result("disk", "warn", "5 GB", "make room"))
+    assert line == "warn  disk:             5 GB; make room"
+
+
+def config(tmp_path, **changes):
+    return parse_config(planted_document(str(tmp_path)) | changes, "test")
+
+
+def test_probes_of_a_run(tmp_path):
+    local = preflight_doctor._probes(config(tmp_path), [])
+    assert local == [("tensorflow", ""), ("beam", ""), ("dataset", f"{tmp_path}/dataset")]
+    remote = config(tmp_path, output={"path": "gs://b/run"}, export={"path": "gs://c/models"})
+    assert preflight_doctor._probes(remote, ["gs://b"])[3:] == [
+        ("bucket", "gs://b"),
+        ("bucket", "gs://c/models"),
+    ]
+    tables = {"item": {"kind": "robe_z", "dim": 8, "size": 64, "block": 8}}
+    assert preflight_doctor._probes(config(tmp_path, tables=tables), [])[0] == ("tensorflow", "item")
+
+
+TPU = {"kind": "tpu", "slice": "v4-8"}
+NAMED = {"name": "mine", "zone": "us-east5-b", "project": "shop"}
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "asked"),
+    [
+        ({"kind": "cpu"}, False, False),
+        (TPU, True, False),
+        (TPU | NAMED, False, True),
+        (TPU | {"name": "grpc://10.0.0.2:8470"}, False, True),
+    ],
+)
+def test_only_a_run_on_this_machines_tpu_wants_chips(tmp_path, device, wanted, asked):
+    run = config(tmp_path, device=device)
+    assert preflight_doctor._machine(run).chip_wanted == wanted
+    assert ("named_tpu" in [group for group, _ in preflight_doctor._probes(run, [])]) == asked
+
+
+def test_a_run_on_a_tpu_that_is_not_here(tmp_path):
+    write_planted(str(tmp_path))
+    done = lazytower("--config", document(tmp_path, device=TPU), "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 2 and report["failed"] == ["TensorFlow wheel", "TPU chip"]
+    found = {check["name"]: check for check in report["checks"]}
+    assert "only tensorflow-tpu drives chips" in found["TensorFlow wheel"]["fix"]
+    assert found["TPU chip"]["found"] == "none" and "run on a TPU VM" in found["TPU chip"]["fix"]
+
+
+def test_a_run_on_a_tpu_of_another_machine(tmp_path, monkeypatch):
+    write_planted(str(tmp_path))
+    service = FakeTpu(tmp_path, {})
+    monkeypatch.setenv("TPU_EMULATOR_HOST", service.address)
+    name = "projects/shop/locations/us-east5-b/nodes/mine"
+    service.nodes[name] = tpu.Node(
+        state=tpu.Node.State.READY, network_endpoints=[tpu.NetworkEndpoint(ip_address="10.0.0.2")]
+    )
+    try:
+        path = document(tmp_path, device=TPU | NAMED)
+        done = lazytower("--config", path)
+        assert done.returncode == 0 and "ok    named TPU:        mine: grpc://10.0.0.2:8470\n" in done.stdout
+        service.nodes[name].state = tpu.Node.State.CREATING
+        done = lazytower("--config", path)
+        assert done.returncode == 2 and done.stderr.endswith("checks failed: named TPU\n")
+        assert "device.name: TPU mine in projects/shop/locations/us-east5-b is still CREATING" in done.stdout
+    finally:
+        service.close()

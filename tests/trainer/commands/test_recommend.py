@@ -1,0 +1,109 @@
+"""The recommend command: what it prints, and what it says when it cannot."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.tiny_run import tiny_export, tiny_run
+from trainer.cli import parse, run
+
+
+def _recommend(capsys, *flags):
+    """(exit code, standard output, standard error)."""
+    code = run(parse(["lazytower", "recommend", *flags]))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_export("plain")
+
+
+def test_table_shows_rank_item_and_score_of_named_users(model, capsys):
+    code, out, _ = _recommend(capsys, "--model", model, "--users", "ü3,ü5", "--k", "4")
+    assert code == 0
+    blocks = out.strip().split("\n\n")
+    assert "step 20, average weights; seen items left out" in blocks[0]
+    assert [block.splitlines()[0] for block in blocks[1:]] == ["user ü3", "user ü5"]
+    assert [line.split()[0] for line in blocks[1].splitlines()[1:]] == ["rank", "1", "2", "3", "4"]
+
+
+def test_unknown_users_are_said_to_be_unknown(model, capsys):
+    _, out, _ = _recommend(capsys, "--model", model, "--users", "somebody")
+    assert "user somebody (not seen in training: answered from the row that all unknown users share)" in out
+
+
+def test_jsonl_gives_one_line_per_user_and_honours_the_flags(model, capsys):
+    flags = ("--model", model, "--users", "ü1,x", "--k", "40", "--format", "jsonl")
+    every = [json.loads(line) for line in _recommend(capsys, *flags, "--include_seen")[1].splitlines()]
+    assert [(line["user"], line["known"]) for line in every] == [("ü1", True), ("x", False)]
+    best = [entry["item"] for entry in every[0]["items"]]
+    unseen = [json.loads(line) for line in _recommend(capsys, *flags)[1].splitlines()]
+    seen = {row.item.decode() for row in tiny_run("plain").rows if row.user == "ü1".encode()}
+    assert [entry["item"] for entry in unseen[0]["items"]] == [item for item in best if item not in seen]
+    without = _recommend(capsys, *flags, "--include_seen", "--exclude", f"{best[0]},{best[2]}")[1]
+    left = [entry["item"] for entry in json.loads(without.splitlines()[0])["items"]]
+    assert left == [best[1], *best[3:]]
+
+
+def test_example_users_and_the_newest_version_are_the_defaults(capsys, model):
+    code, out, _ = _recommend(capsys, "--model", os.path.dirname(model), "--num_users", "2")
+    assert code == 0 and out.count("\nuser ") == 2 and "not seen" not in out
+    assert out.startswith(model)
+
+
+def test_users_come_from_a_file(model, capsys, tmp_path):
+    path = tmp_path / "users.txt"
+    for written in ("ü1\nü2\n", "\ufeffü1\r\n\r\nü2"):
+        path.write_bytes(written.encode())
+        _, out, _ = _recommend(capsys, "--model", model, "--users_file", str(path), "--format", "jsonl")
+        assert [json.loads(line)["user"] for line in out.splitlines()] == ["ü1", "ü2"]
+
+
+def test_mistakes_are_one_line(model, capsys, tmp_path):
+    (tmp_path / "incomplete-3").mkdir()
+    (tmp_path / "2").mkdir()
+    for flags, message in [
+        (("--model", "/no/such"), "/no/such: no such directory"),
+        (("--model", str(tmp_path)), "holds no exported version"),
+        (("--model", model, "--k", "0"), "--k 0: must be 1 to 1000"),
+        (("--model", model, "--k", "1001"), "--k 1001: must be 1 to 1000"),
+        (("--model", model, "--users", ","), "no users to ask for"),
+        (("--model", model, "--users_file", "/no/file"), "--users_file /no/file: cannot be read"),
+        (("--model", model, "--num_users", "21"), "--num_users 21: the model names 1 to 20 example users"),
+        (("--model", model, "--num_users", "0"), "--num_users 0: the model names 1 to 20 example users"),
+        (("--model", model, "--set", "export.path=x"), "--set export.path=x: changes a config; give"),
+    ]:
+        code, out, err = _recommend(capsys, *flags)
+        assert code == 2 and out == ""
+        assert err.startswith("lazytower recommend: error: ") and message in err and err.count("\n") == 1
+
+
+def test_config_finds_the_run_and_no_trainer_code_but_the_command_is_loaded(model, tmp_path):
+    config = os.path.join(tiny_run("plain").config.output.path, "config.yaml")
+    program = (
+        "import sys; from trainer.cli import parse, run; "
+        f"code = run(parse(['lazytower', 'recommend', '--config', {config!r}, '--users', 'ü1'])); "
+        "print(sorted(n for n in sys.modules if n.startswith('trainer.') and 'trainer' in n)); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "user ü1" in done.stdout
+    loaded = set(eval(done.stdout.splitlines()[-1]))
+    assert loaded <= {
+        f"trainer.{n}"
+        for n in (
+            "cli",
+            "commands",
+            "commands.recommend",
+            "run_lock",
+            "runtime",
+            "serving",
+            "serving.client",
+            "serving.versions",
+        )
+    }

@@ -1,0 +1,67 @@
+"""The reader: every row once an epoch, and any step equal to the one reached by reading on."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from configs.errors import DataError
+from tests.support.tiny_dataset import Row, write_dataset
+from trainer.data.batches import FILES_AT_ONCE, WINDOW_BLOCKS, TrainData
+
+ROWS = 3001
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """3,001 train rows in 11 files of uneven blocks: more than one group of files, more than one window."""
+    rows = [Row(b"u%d" % (i % 97), b"i%d" % (i % 53), "train") for i in range(ROWS)]
+    path = str(tmp_path_factory.mktemp("dataset"))
+    dataset = write_dataset(path, rows, history_length=3, block_rows=16, num_files=11)
+    assert len(dataset.splits["train"].files) > FILES_AT_ONCE
+    assert ROWS / 16 > 2 * WINDOW_BLOCKS
+    return dataset
+
+
+def read(dataset, batch_size, seed, start, count):
+    batches = TrainData(dataset, batch_size, seed).batches(start)
+    return list(itertools.islice(batches.as_numpy_iterator(), count))
+
+
+def test_an_epoch_holds_every_row_once(dataset):
+    batches = read(dataset, 50, seed=1, start=0, count=2 * (ROWS // 50))
+    for epoch in range(2):
+        times = np.concatenate(
+            [batch["timestamp"] for batch in batches[epoch * (ROWS // 50) : (epoch + 1) * (ROWS // 50)]]
+        )
+        assert len(np.unique(times)) == len(times) == ROWS // 50 * 50
+    assert not np.array_equal(batches[0]["timestamp"], batches[ROWS // 50]["timestamp"])
+
+
+def test_columns_belong_to_their_row(dataset):
+    rows = [Row(b"u%d" % (i % 97), b"i%d" % (i % 53), "train") for i in range(ROWS)]
+    batch = read(dataset, 64, seed=5, start=7, count=1)[0]
+    base = min(file["timestamp"].min() for file in read(dataset, 50, 1, 0, ROWS // 50))
+    keys = {}
+    for time, user, item in zip(batch["timestamp"], batch["user"], batch["item"], strict=True):
+        row = rows[time - base]
+        assert keys.setdefault(row.user, user) == user and keys.setdefault(row.item, item) == item
+    assert batch["history"].shape == (64, 3) and batch["label"].dtype == np.float32
+
+
+@pytest.mark.parametrize("start", [0, 1, 5, 30, 58, 59, 60, 61, 100, 119, 120, 137])
+def test_any_step_can_be_the_start(dataset, start):
+    expected = read(dataset, 50, 9, 0, start + 2)[start:]
+    for got, wanted in zip(read(dataset, 50, 9, start, 2), expected, strict=True):
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(got[name], value)
+
+
+def test_the_seed_chooses_the_order(dataset):
+    a, b = (read(dataset, 50, seed, 0, 1)[0]["timestamp"] for seed in (1, 2))
+    assert not np.array_equal(a, b)
+
+
+def test_a_batch_larger_than_the_split_is_refused(dataset):
+    with pytest.raises(DataError, match="3,001 train rows are fewer than train.batch_size 4,000"):
+        TrainData(dataset, 4000, 0)

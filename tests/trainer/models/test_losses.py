@@ -1,0 +1,155 @@
+"""The blockwise softmax against the whole matrix in float64."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.kernels.build import graph_only
+from trainer.models.losses import in_batch_softmax, logistic
+from trainer.training.replicas import Share
+
+
+def reference(user, item, ids, log_q, weight, temperature, mask):
+    """Loss and gradients from the whole matrix of logits, in float64 NumPy."""
+    user, item, log_q, weight = (np.asarray(x, np.float64) for x in (user, item, log_q, weight))
+    share = weight / weight.sum()
+    logits = user @ item.T / temperature - log_q
+    if mask:
+        logits[(ids[:, None] == ids[None]) & ~np.eye(len(ids), dtype=bool)] = -np.inf
+    top = logits.max(1, keepdims=True)
+    p = np.exp(logits - top)
+    total = p.sum(1, keepdims=True)
+    loss = share @ (np.log(total[:, 0]) + top[:, 0] - np.diag(logits))
+    slope = share[:, None] * (p / total - np.eye(len(ids))) / temperature
+    return loss, slope @ item, slope.T @ user
+
+
+@pytest.fixture(params=["graph", "native"])
+def implementation(request):
+    """Under TensorFlow's ops, and under the kernels."""
+    with graph_only() if request.param == "graph" else contextlib.nullcontext():
+        yield
+
+
+@pytest.mark.parametrize("batch", [1, 7, 256, 300, 1000, 2600])  # 2600: three tiles of the kernel
+@pytest.mark.parametrize("mask", [True, False])
+def test_loss_and_gradients_equal_the_whole_matrix(implementation, batch, mask):
+    rng = np.random.default_rng(batch)
+    user, item = (rng.normal(size=(batch, 6)).astype(np.float32) for _ in range(2))
+    ids = rng.integers(0, max(batch // 3, 1), batch)
+    log_q = np.log(rng.random(batch)).astype(np.float32)
+    weight = rng.random(batch).astype(np.float32)
+
+    @tf.function
+    def run(user, item):
+        with tf.GradientTape() as tape:
+            tape.watch([user, item])
+            loss = 2.0 * in_batch_softmax(user, item, tf.constant(ids), log_q, weight, 0.3, mask)
+        return loss, *tape.gradient(loss, [user, item])
+
+    got = run(tf.constant(user), tf.constant(item))
+    for value, expected in zip(got, reference(user, item, ids, log_q, weight, 0.3, mask), strict=True):
+        np.testing.assert_allclose(value, 2 * expected, rtol=2e-5, atol=2e-6)
+
+
+def test_extra_candidates_are_negatives_of_all_rows(implementation):
+    """As rows of weight 0, which are candidates and nothing else."""
+    rng = np.random.default_rng(2)
+    batch, extra = 300, 50
+    every = rng.normal(size=(batch + extra, 6)).astype(np.float32)
+    user = rng.normal(size=(batch + extra, 6)).astype(np.float32)
+    ids = rng.integers(0, 90, batch + extra)
+    log_q = np.log(rng.random(batch + extra)).astype(np.float32)
+    weight = np.where(np.arange(batch + extra) < batch, rng.random(batch + extra), 0).astype(np.float32)
+    own, more, item = tf.constant(user[:batch]), tf.constant(every[batch:]), tf.constant(every[:batch])
+    with tf.GradientTape() as tape:
+        tape.watch([own, item, more])
+        further = (more, ids[batch:], log_q[batch:])
+        loss = in_batch_softmax(
+            own, item, ids[:batch], log_q[:batch], weight[:batch], 0.3, True, extra=further
+        )
+    expected, to_user, to_item = reference(user, every, ids, log_q, weight, 0.3, True)
+    np.testing.assert_allclose(loss, expected, rtol=2e-5)
+    gradients = tape.gradient(loss, [own, item, more])
+    rights = (to_user[:batch], to_item[:batch], to_item[batch:])
+    for value, right in zip(gradients, rights, strict=True):
+        np.testing.assert_allclose(value, right, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(("batch", "extra"), [(7, 0), (300, 0), (300, 40)])
+def test_xla_compiles_a_replicas_share(batch, extra):
+    """As on a TPU: which share it is is known only when the program runs."""
+    rng = np.random.default_rng(batch)
+    rows, items = 3 * batch, 3 * (batch + extra)
+    # Rows of weight 0 are candidates and nothing else, as those beyond the batch are.
+    user, item = (rng.normal(size=(items, 6)).astype(np.float32) for _ in range(2))
+    ids = rng.integers(0, batch, items).astype(np.int32)
+    log_q = np.log(rng.random(items)).astype(np.float32)
+    weight = np.where(np.arange(items) < rows, rng.random(items), 0).astype(np.float32)
+
+    @tf.function(jit_compile=True)
+    def run(index, user, item):
+        with tf.GradientTape() as tape:
+            tape.watch([user, item])
+            whole = [item, *map(tf.constant, (ids, log_q, weight))]
+            further = [value[rows:] for value in whole[:3]] if extra else []
+            whole = [value[:rows] for value in whole]
+            gathered = iter([*whole, *further])
+            share = Share(index, 3, lambda own: next(gathered))
+            own = [share.rows_of(value) for value in (user[:rows], *whole)]
+            more = tuple(share.rows_of(value) for value in further) or None
+            loss = in_batch_softmax(*own, 0.3, True, share, more)
+        return loss, *tape.gradient(loss, [user, item])
+
+    with graph_only():
+        shares = [run(tf.constant(i), tf.constant(user), tf.constant(item)) for i in range(3)]
+    expected = reference(user, item, ids, log_q, weight, 0.3, True)
+    for values, whole in zip(zip(*shares, strict=True), expected, strict=True):
+        np.testing.assert_allclose(np.sum(values, axis=0), whole, rtol=2e-5, atol=2e-6)
+
+
+def test_logq_raises_the_relative_score_of_rare_items():
+    """The sign: a candidate drawn often competes less, so its correction lowers its logit."""
+    user = tf.ones([2, 1])
+    item = tf.zeros([2, 1])
+    ids, weight = tf.constant([0, 1], tf.int64), tf.constant([1.0, 0.0])
+    log_q = tf.math.log([0.9, 0.1])
+    loss = in_batch_softmax(user, item, ids, log_q, weight, 1.0, True)
+    np.testing.assert_allclose(loss, -np.log((1 / 0.9) / (1 / 0.9 + 1 / 0.1)), rtol=1e-6)
+
+
+def test_logistic_is_the_weighted_mean():
+    logits, labels, weight = (np.array(x, np.float32) for x in ([0.3, -2, 1], [1, 0, 0.5], [1, 3, 0]))
+    p = 1 / (1 + np.exp(-logits))
+    each = -labels * np.log(p) - (1 - labels) * np.log(1 - p)
+    np.testing.assert_allclose(logistic(logits, labels, weight), (each * weight).sum() / 4, rtol=1e-6)
+
+
+def test_rows_of_no_weight_give_no_loss_and_no_gradient():
+    user, zero = tf.constant([[1.0], [2.0]]), tf.zeros([2])
+    with tf.GradientTape() as tape:
+        tape.watch(user)
+        loss = in_batch_softmax(user, user, tf.constant([0, 1], tf.int64), zero, zero, 1.0, True)
+        loss += logistic(user[:, 0], zero, zero)
+    assert float(loss) == 0.0 and not np.any(tape.gradient(loss, user))
+
+
+def test_logits_that_grow_and_hits_of_whole_tiles(implementation):
+    """The largest logit of a row comes late, and whole stretches of items are masked hits of it."""
+    rng = np.random.default_rng(5)
+    batch = 3000
+    user = rng.normal(size=(batch, 6)).astype(np.float32)
+    item = (rng.normal(size=(batch, 6)) * np.linspace(0.1, 8, batch)[:, None]).astype(np.float32)
+    ids, zero = np.zeros(batch, np.int64), np.zeros(batch, np.float32)
+    ids[2500:] = np.arange(500)  # the first 2,500 are hits of each other, and of row 2,500
+    weight = rng.random(batch).astype(np.float32)
+    user, item = tf.constant(user), tf.constant(item)
+    with tf.GradientTape() as tape:
+        tape.watch([user, item])
+        loss = in_batch_softmax(user, item, tf.constant(ids), zero, weight, 1.0, True)
+    got = (loss, *tape.gradient(loss, [user, item]))
+    expected = reference(user, item, ids, zero, weight, 1.0, True)
+    for value, right in zip(got, expected, strict=True):
+        np.testing.assert_allclose(value, right, rtol=2e-4, atol=1e-6)

@@ -1,0 +1,191 @@
+"""The TPU's step traced for slices that do not exist: where its ops are, and what the engines are told.
+
+Golden files are written anew by `LAZYTOWER_GOLDEN=1 pytest tests/trainer/training/test_tpu_step_trace.py`;
+read their diff.
+"""
+
+import collections
+import os
+import pathlib
+from unittest import mock
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow.core.protobuf.tpu import tpu_embedding_configuration_pb2
+from tensorflow.python.ops import while_v2
+from tensorflow.python.tpu.ops import tpu_ops
+
+from configs.load import parse_config
+from configs.tpu import tpu_slice
+from tests.support.tpu_topology import fake_strategy
+from trainer.data.bare_dataset import bare_dataset
+from trainer.embeddings.engines.tpu import TpuTable
+from trainer.models.recommender import Recommender
+from trainer.tpu.engines import TPU_ENGINES
+from trainer.training.tpu_step import TpuStep
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+USERS, ITEMS, DIM, SHARE, LENGTH = 25_000_000, 1_000_000, 64, 16, 5
+EXTRA = 256
+TOWER = {"layers": [32, 16], "dropout": 0.1}
+SCORES = {"kind": "two_tower", "normalize": False, "history": {"pooling": "mean"}}
+MODELS = {
+    "two_tower": {
+        **SCORES,
+        "user_tower": {"inputs": ["user", "history"], **TOWER},
+        "item_tower": {"inputs": ["item"], **TOWER},
+    },
+    "mixed": {
+        **SCORES,
+        "user_tower": {"inputs": ["user"], **TOWER},
+        "item_tower": {"inputs": ["item"], **TOWER},
+        "loss": {"extra_negatives": EXTRA},
+    },
+    "dot_bias": {"kind": "dot_bias", "negatives": 3},
+}
+
+
+def config_of(name: str, model: str):
+    sections = {
+        "source": {"kind": "synthetic", "rows": 10, "users": 5, "items": 5},
+        "dataset": {"path": "unused", "history_length": LENGTH},
+        "model": MODELS[model],
+        "tables": {n: {"dim": DIM, "optimizer": {"learning_rate": 0.005}} for n in ("user", "item")},
+        "schedule": {"cooldown_fraction": 0},
+        "polyak": {"decay": 0.999, "start_fraction": 0},
+        "train": {"num_steps": 60, "batch_size": SHARE * tpu_slice(name).replicas},
+        "device": {"kind": "tpu", "slice": name},
+        "output": {"path": "unused"},
+    }
+    return parse_config(sections, "test")
+
+
+def batch_of(step: TpuStep, model: str) -> dict:
+    """A batch's specs, as the input of the step gives them."""
+    plan, real, ids = step._plan, tf.float32, {}
+    for table in plan.inputs:
+        ids[table] = [plan.replicas, plan.ids_of_share(table)]
+    columns = {"label": real} if model == "dot_bias" else {"item": tf.int32, "log_q": real}
+    columns = {name: tf.TensorSpec([plan.replicas, SHARE], kind) for name, kind in columns.items()}
+    columns["weight"] = tf.TensorSpec([plan.replicas, SHARE], real)
+    if model == "two_tower":
+        columns["history_mask"] = tf.TensorSpec([plan.replicas, SHARE, LENGTH], real)
+    if model == "mixed":
+        drawn = [plan.replicas, EXTRA // plan.replicas]
+        columns |= {"negative/item": tf.TensorSpec(drawn, tf.int32), "negative/log_q": tf.TensorSpec(drawn)}
+    return {
+        "step": tf.TensorSpec([], tf.int64),
+        "ids": {name: tf.TensorSpec(shape, tf.int32) for name, shape in ids.items()},
+        "shares": {f"{name}_average": tf.TensorSpec(shape, real) for name, shape in ids.items()},
+        "columns": columns,
+    }
+
+
+def traced(name: str, model: str):
+    """(step, graph of one step inside the loop) of a run on a slice."""
+    config = config_of(name, model)
+    with (
+        tf.Graph().as_default(),
+        mock.patch.object(tpu_ops, "is_tpu_embedding_initialized", lambda *_: False),
+    ):
+        strategy = fake_strategy(name)
+        dataset = bare_dataset({"user": USERS, "item": ITEMS})
+        with strategy.scope():
+            counts = np.ones(ITEMS, np.int64)
+            recommender = Recommender(config, dataset, counts, 60, TpuTable)
+        step = TpuStep(config, recommender, 60, strategy, TPU_ENGINES[tpu_slice(name).engine])
+
+        @tf.function
+        def loop(batch, steps):
+            done, total = tf.constant(0), tf.constant(0.0)
+            while done < steps:
+                loss, _ = step(batch)
+                total += loss
+                done += 1
+            return total
+
+        graph = loop.get_concrete_function(batch_of(step, model), tf.TensorSpec([], tf.int32)).graph
+        [body] = [op for op in graph.get_operations() if op.type == "While"]
+        return step, while_v2._get_graph(body, "body", "_body_graph")
+
+
+def kinds_of(graph) -> collections.Counter:
+    return collections.Counter(op.type for op in graph.get_operations())
+
+
+def compare(path: pathlib.Path, text: str) -> None:
+    if os.environ.get("LAZYTOWER_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text(), f"{path.name} is not what the step makes now"
+
+
+def initializers(step: TpuStep) -> str:
+    """How rows begin in the engine, as text; the product writes its own before the first step."""
+    lines = []
+    for name, feature in step._engine.features().items():
+        table = feature.table
+        slots = zip(table.optimizer._slot_names(), table.optimizer._slot_initializers(), strict=True)
+        kinds = [("parameters", table.initializer), *slots]
+        lines += [f"# {name}: {part} from {type(made).__name__} {made.get_config()}" for part, made in kinds]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", ["v3-8", "v4-32"])
+def test_the_first_engine(name, model):
+    step, graph = traced(name, model)
+    slice_, kinds = tpu_slice(name), kinds_of(graph)
+    # Ids leave each host for its own cores.
+    enqueued = [op for op in graph.get_operations() if op.type == "EnqueueTPUEmbeddingArbitraryTensorBatch"]
+    per_host = slice_.replicas // slice_.hosts
+    job = "localhost" if slice_.hosts == 1 else "worker"
+    assert sorted((op.device, op.get_attr("device_ordinal")) for op in enqueued) == sorted(
+        (f"/job:{job}/replica:0/task:{host}/device:CPU:0", core)
+        for host in range(slice_.hosts)
+        for core in range(per_host)
+    )
+    # Once in the program that is replicated, with gradients for all that was received.
+    assert kinds["RecvTPUEmbeddingActivations"] == kinds["SendTPUEmbeddingGradients"] == 1
+    [metadata] = [op for op in graph.get_operations() if op.type == "TPUReplicateMetadata"]
+    assert metadata.get_attr("num_replicas") == slice_.replicas
+    inside = {"RecvTPUEmbeddingActivations", "SendTPUEmbeddingGradients", "CrossReplicaSum"}
+    assert all(op.get_attr("_tpu_replicate") for op in graph.get_operations() if op.type in inside)
+    [sent] = [op for op in graph.get_operations() if op.type == "SendTPUEmbeddingGradients"]
+    assert sent.get_attr("N") == 4 and sent.get_attr("NN") == 1, "one learning rate changes"
+    config = tpu_embedding_configuration_pb2.TPUEmbeddingConfiguration.FromString(sent.get_attr("config"))
+    compare(GOLDEN / f"{name}-{model}.txt", initializers(step) + text_format.MessageToString(config))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", ["v5p-8", "v6e-4"])
+def test_sparse_cores(name, model):
+    step, graph = traced(name, model)
+    slice_, kinds = tpu_slice(name), kinds_of(graph)
+    # Two tables and their averages, each looked up and updated once in the program.
+    assert kinds["XlaSparseDenseMatmulWithStaticBufferSize"] == 4
+    assert kinds["XlaSparseDenseMatmulGradWithAdamAndStaticBufferSize"] == 2
+    assert kinds["XlaSparseDenseMatmulGradWithSgdAndStaticBufferSize"] == 2
+    assert kinds["SortListOfSparseCoreCooTensors"] == 4 * slice_.sparse_cores
+    on_host = {"ConvertToListOfSparseCoreCooTensors", "ConvertToSparseCoreCsrWrappedCooTensor"}
+    for op in graph.get_operations():
+        if op.type in on_host:
+            assert op.get_attr("_xla_outside_compilation"), "the chips have no such op"
+        if op.type.startswith("XlaSparseDenseMatmul"):
+            share = step._plan.ids_of_share(op.get_attr("table_name").decode().removesuffix("_average"))
+            assert op.get_attr("max_ids_per_sparse_core") == share // slice_.sparse_cores
+        if op.type == "XlaSparseDenseMatmulGradWithAdamAndStaticBufferSize":
+            assert not op.get_attr("use_sum_inside_sqrt")
+    layouts = step._engine._embedding.embedding_layouts
+    text = "".join(f"table {name}\n{layouts[name]}" for name in sorted(layouts))
+    compare(GOLDEN / f"{name}-{model}.txt", initializers(step) + text)
+
+
+def test_nothing_that_is_gathered_is_wider_than_32_bits():
+    """Sums over replicas know no int64; gathers of it would take a slower way."""
+    _, graph = traced("v4-32", "two_tower")
+    assert "AllToAll" not in kinds_of(graph)
+    summed = {op.inputs[0].dtype for op in graph.get_operations() if op.type == "CrossReplicaSum"}
+    assert summed == {tf.float32, tf.int32}

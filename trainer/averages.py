@@ -1,0 +1,170 @@
+"""Polyak averages of weights, dense, and exact and lazy for the rows of embedding tables.
+
+Exponential: avg_t = d avg_{t-1} + (1 - d) w_t (Polyak & Juditsky 1992 with a forgetting factor). Uniform:
+the mean of w_{s+1} .. w_t. Until the start step s the average is the weight itself.
+
+A lazy optimizer leaves untouched rows where they are, and over k steps of constant w both averages have a
+closed form: w + d^k (avg - w), and (n avg + k w) / (n + k). So a row keeps its average as of the last step
+that touched it, `catch_up` brings it to any later step, and the result equals the average of the whole
+table taken at every step, at the cost of the touched rows.
+
+All functions are elementwise TensorFlow on float32; steps are float32 scalars or [n, 1], counted from 1,
+exact up to 2^24.
+"""
+
+import math
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from configs.training import PolyakConfig
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """avg_t = decay avg_{t-1} + (1 - decay) w_t for t > start_step; avg_t = w_t before."""
+
+    decay: float
+    start_step: int = 0
+
+    def catch_up(self, average, weight, last, step):
+        """The average as of `step`, given that as of `last` <= step and that `weight` has not moved since.
+
+        Args:
+          average, weight: float32 [n, d].
+          last: float32 [n, 1], last step that touched the row; 0: never.
+          step: float32 scalar.
+
+        Returns:
+          float32 [n, d].
+        """
+        since = _steps_since(last, step, self.start_step)
+        # The logarithm is taken in float64: float32 cannot tell 0.9999 from a decay 0.02 % off.
+        log_decay = math.log(max(self.decay, 1e-30))
+        return weight + tf.exp(since * log_decay) * (average - weight)
+
+    def share(self, last, step):
+        """How much of `weight - average` catching up from `last` <= `step` adds to the average.
+
+        Unlike in `catch_up`, the average need not be the weight until start_step: it may stand at an older
+        weight then. For averages that somebody else moves (trainer/tpu/ledger.py).
+
+        Args:
+          last: float32 [n], steps that the average includes.
+          step: float32 scalar.
+
+        Returns:
+          float32 [n], 0 to 1.
+        """
+        log_decay = math.log(max(self.decay, 1e-30))
+        return _from_start(last, self.start_step, -tf.math.expm1((step - last) * log_decay))
+
+    def include(self, average, weight, step):
+        """The average as of `step` from that as of `step - 1` and the weight after `step`; float32 [n, d]."""
+        share = tf.where(step > self.start_step, 1.0 - self.decay, 1.0)
+        return average + share * (weight - average)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """avg_t = mean of w_{start_step + 1} .. w_t (Polyak-Ruppert, tail average); avg_t = w_t before."""
+
+    start_step: int = 0
+
+    def catch_up(self, average, weight, last, step):
+        """As Exponential.catch_up."""
+        since = _steps_since(last, step, self.start_step)
+        seen = tf.maximum(last - self.start_step, 0.0)
+        return average + (weight - average) * tf.math.divide_no_nan(since, seen + since)
+
+    def share(self, last, step):
+        """As Exponential.share."""
+        averaged = tf.math.divide_no_nan(step - last, step - self.start_step)
+        return _from_start(last, self.start_step, averaged)
+
+    def include(self, average, weight, step):
+        """As Exponential.include."""
+        return average + (weight - average) / tf.maximum(step - self.start_step, 1.0)
+
+
+def _steps_since(last, step, start_step):
+    """Steps in (last, step] that are averaged."""
+    return tf.maximum(step - tf.maximum(last, float(start_step)), 0.0)
+
+
+def _from_start(last, start_step, share):
+    """`share` for averages that reach into the averaged steps; others become the weight."""
+    return tf.where(last < start_step, 1.0, share)
+
+
+def make_average(config: PolyakConfig, num_steps: int) -> Exponential | Uniform | None:
+    """The average that a run of `num_steps` steps keeps at each of them; None: it keeps none.
+
+    The initial weights have no part in it unless `start_fraction` is 0: the average is the weight itself up
+    to its start step, and what it holds then is forgotten or left behind.
+    """
+    if not config.at_each_step:
+        return None
+    start = None if config.start_fraction is None else int(config.start_fraction * num_steps)
+    if config.kind == "uniform":
+        return Uniform(num_steps - _horizon_steps(config, num_steps) if start is None else start)
+    decay = config.decay
+    if decay is None:
+        decay = 1.0 - 1.0 / _horizon_steps(config, num_steps)
+    if start is None:
+        start = min(round(1.0 / (1.0 - decay)), num_steps // 2)
+    return Exponential(decay, start)
+
+
+def _horizon_steps(config: PolyakConfig, num_steps: int) -> int:
+    return max(1, round(config.horizon * num_steps))
+
+
+LONG_HORIZON = 0.25
+"""Share of the steps from which on an average lags behind what the run ends with."""
+
+
+def horizon_finding(config: PolyakConfig, num_steps: int) -> str | None:
+    """A sentence for the log and the report when the configured average looks back too far for the run.
+
+    Averages over a share of the steps, the default, never do.
+    """
+    rule = make_average(config, num_steps)
+    if isinstance(rule, Uniform) and config.start_fraction is not None and config.start_fraction < 0.5:
+        return (
+            f"polyak.start_fraction {config.start_fraction:g} averages all weights since step "
+            f"{rule.start_step:,} of {num_steps:,}, early ones too; leave it out, or raise it to 0.8"
+        )
+    if not isinstance(rule, Exponential) or config.decay is None:
+        return None
+    steps = 1.0 / (1.0 - rule.decay)
+    if steps <= LONG_HORIZON * num_steps:
+        return None
+    return (
+        f"polyak.decay {rule.decay:g} averages over some {steps:,.0f} steps, the run has {num_steps:,}: "
+        "the average lags behind the weights; leave polyak.decay out, and it follows the length of the run"
+    )
+
+
+class DenseAverages(tf.Module):
+    """Averages of dense variables, moved at every step."""
+
+    def __init__(self, average, variables):
+        super().__init__(name="dense_averages")
+        self._rule = average
+        self._variables = list(variables)
+        self.shadows = [tf.Variable(v, trainable=False, name=f"average_{i}") for i, v in enumerate(variables)]
+
+    def update(self, step):
+        """Takes in the weights after `step`, a float32 scalar."""
+        for shadow, variable in zip(self.shadows, self._variables, strict=True):
+            shadow.assign(self._rule.include(shadow, variable, step))
+
+    def update_all(self, strategy, step):
+        """As `update`, of variables that every replica has a copy of; to be given to merge_call."""
+
+        def move(shadow, variable, step):
+            return shadow.assign(self._rule.include(shadow, variable, step))
+
+        for shadow, variable in zip(self.shadows, self._variables, strict=True):
+            strategy.extended.update(shadow, move, args=(variable, step))

@@ -1,0 +1,180 @@
+"""Part `towers` of `bench peers`: a step of one two-tower model (trainer/bench/cases/towers.py) by each peer.
+
+For every batch size each peer first trains alone in a process of its own, from the same weights on the same
+batches: the losses of its first steps, which must agree to TOLERANCE, and its memory, the process's peak less
+what it was with the libraries loaded, so that tables, slots and averages count. Then all that fit into memory
+together take turns, step by step, in one more process; `ms` is from there, `interleaved` says so. What does
+not fit keeps the times of its own process. Ratios are to lazytower.
+"""
+
+import argparse
+import contextlib
+import re
+import statistics
+import time
+from concurrent.futures.process import BrokenProcessPool
+
+import numpy as np
+from absl import logging
+
+from trainer.bench.parts.rows import KILLED, draw, first_line
+from trainer.bench.timing import (
+    GIB,
+    WARMUP_STEPS,
+    NotMeasured,
+    in_fresh_process,
+    need_memory,
+    positive,
+    start_bench,
+)
+
+_BATCHES = (1_024, 4_096, 8_192, 16_384, 32_768)
+NAMES = ("lazytower", "tfrs_tfa", "torch")
+COLUMNS = (
+    *("batch", "by", "ms", "iqr", "x_lazytower", "interleaved", "memory_mb", "x_memory", "losses"),
+    *("loss_gap", "equal", "reason"),
+)
+COMPARED_STEPS = 5
+TOLERANCE = 1e-3
+# Matrices of batch x batch float32 that are alive at a time, and more of them with --corrected; measured at
+# 8,192, rounded up: a process without memory takes others with it.
+_MATRICES = {"lazytower": 0.1, "tfrs_tfa": 10.5, "torch": 5.0}
+_CORRECTED = {"lazytower": 0.0, "tfrs_tfa": 6.5, "torch": 0.5}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the part."""
+    parser.add_argument("--users", type=positive, default=1_000_000, help="rows of the towers' user table")
+    parser.add_argument("--items", type=positive, default=200_000, help="rows of their item table")
+    parser.add_argument("--tower_dim", type=positive, default=32, help="width of both tables")
+    parser.add_argument("--layers", nargs="*", type=positive, default=[64, 32], help="widths of dense layers")
+    parser.add_argument("--tower_batches", nargs="+", type=positive, default=_BATCHES, help="rows of a step")
+    parser.add_argument("--tower_peers", nargs="+", choices=NAMES, default=NAMES, help="by whom")
+    parser.add_argument(
+        "--corrected", action="store_true", help="logQ correction and masked accidental hits, in all of them"
+    )
+
+
+def measure(args: argparse.Namespace) -> list[dict]:
+    """Rows of COLUMNS; those without figures have a reason."""
+    rows = []
+    for batch in args.tower_batches:
+        alone = {name: _in_process([name], batch, args)[name] for name in args.tower_peers}
+        able = [name for name in alone if "reason" not in alone[name]]
+        turns = [_in_process(able, batch, args) for _ in range(args.turns)] if len(able) > 1 else []
+        found = [_row(batch, name, alone, turns) for name in alone]
+        logging.info("towers, batch %s: %s", f"{batch:,}", {row["by"]: row.get("ms") for row in found})
+        rows += found
+    return rows
+
+
+def tower_batches(args: argparse.Namespace, batch: int, number: int):
+    """(users, items) of so many steps, int64 [batch]: Zipf users, each with an item of its own."""
+    generator = np.random.default_rng(3)
+    item_of_user = _item_of_user(args)
+    for _ in range(number):
+        users = draw("zipf", args.users, batch, 1.05, generator)
+        yield users, item_of_user[users]
+
+
+def _item_of_user(args) -> np.ndarray:
+    return draw("zipf", args.items, args.users, 1.05, np.random.default_rng(4))
+
+
+def _in_process(names: list[str], batch: int, args) -> dict[str, dict]:
+    try:
+        return in_fresh_process(_measure, names, batch, args)
+    except BrokenProcessPool:
+        return dict.fromkeys(names, {"reason": KILLED})
+
+
+def _measure(names: list[str], batch: int, args: argparse.Namespace) -> dict[str, dict]:
+    """By name: seconds and losses of all steps, bytes of memory (of all together), or the reason.
+
+    With several names that do not fit into memory together: reasons only.
+    """
+    import psutil
+
+    start_bench(args.threads)
+    import tensorflow_recommenders  # noqa: F401  # belongs to what is there before, for every peer
+
+    from trainer.addons import import_addons
+    from trainer.bench.cases.torch import import_torch
+    from trainer.bench.cases.towers import TOWERS, initial_weights
+
+    import_addons()
+    with contextlib.suppress(NotMeasured):
+        import_torch(args.threads)
+    try:
+        need_memory(sum(_gigabytes(name, batch, args) for name in names) + 1)
+    except NotMeasured as reason:
+        return {name: {"reason": str(reason)} for name in names}
+    weights = initial_weights({"user": args.users, "item": args.items}, args.tower_dim, args.layers)
+    # Above TFRS's floor of 1e-6 for the probability of an item.
+    counts = np.bincount(_item_of_user(args), minlength=args.items) + -(-args.users // args.items)
+    steps = list(tower_batches(args, batch, WARMUP_STEPS + max(args.steps, COMPARED_STEPS - WARMUP_STEPS)))
+    before = psutil.Process().memory_info().rss
+    found, cases = {name: {"ms": [], "losses": []} for name in names}, {}
+    for name in names:
+        try:
+            cases[name] = TOWERS[name](weights, args.corrected, counts, args.threads)
+        except Exception as error:  # whatever breaks a peer, its neighbours are measured
+            found[name] = {"reason": str(error) if isinstance(error, NotMeasured) else first_line(error)}
+    for users, items in steps:
+        for name, case in cases.items():
+            time.sleep(0.01)  # threads of the library before spin on for a moment
+            started = time.perf_counter()
+            loss = case.step(users, items)
+            found[name]["ms"].append(1000 * (time.perf_counter() - started))
+            found[name]["losses"].append(loss)
+    for name in cases:
+        found[name]["bytes"] = _peak_bytes() - before
+    return found
+
+
+def _gigabytes(name: str, batch: int, args: argparse.Namespace) -> float:
+    """GiB that a peer needs: tables with slots and averages, and its matrices of scores."""
+    tables = 4 * (args.users + args.items) * args.tower_dim * 5
+    matrices = _MATRICES[name] + args.corrected * _CORRECTED[name]
+    return (tables + 4 * matrices * batch * batch) / GIB
+
+
+def _peak_bytes() -> int:
+    """Largest resident set of this process so far (unlike ru_maxrss, not that of who started it)."""
+    with open("/proc/self/status", encoding="utf-8") as status:
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status.read()).group(1))
+
+
+def _row(batch: int, name: str, alone: dict[str, dict], turns: list[dict[str, dict]]) -> dict:
+    """A row of COLUMNS."""
+    row, mine = {"batch": batch, "by": name}, alone[name]
+    ours = alone.get("lazytower", {"reason": "left out"})
+    if "reason" in mine:
+        return row | {"reason": mine["reason"]}
+    together = [turn for turn in turns if not any("reason" in result for result in turn.values())]
+    times = [_timed(turn[name]) for turn in together] or [_timed(mine)]
+    losses = mine["losses"][:COMPARED_STEPS]
+    row |= {
+        "ms": round(statistics.median(ms for turn in times for ms in turn), 3),
+        "iqr": round(float(np.subtract(*np.percentile(np.concatenate(times), [75, 25]))), 3),
+        "interleaved": "yes" if together else "no",
+        "memory_mb": round(mine["bytes"] / 1e6),
+        "losses": " ".join(f"{loss:.6f}" for loss in losses),
+        "reason": "",
+    }
+    if "reason" in ours:
+        return row
+    pairs = [(turn[name], turn["lazytower"]) for turn in together] or [(mine, ours)]
+    ratios = [statistics.median(_timed(peer)) / statistics.median(_timed(us)) for peer, us in pairs]
+    gap = max(abs(loss - own) for loss, own in zip(losses, ours["losses"], strict=False))
+    equal = "yes" if gap <= TOLERANCE else "NO"
+    return row | {
+        "x_lazytower": round(statistics.median(ratios), 2),
+        "x_memory": round(mine["bytes"] / ours["bytes"], 2),
+        "loss_gap": f"{gap:.1e}",
+        "equal": equal,
+    }
+
+
+def _timed(result: dict) -> list[float]:
+    return result["ms"][WARMUP_STEPS:]

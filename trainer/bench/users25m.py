@@ -1,0 +1,188 @@
+"""`lazytower bench users25m`: the whole chain at scale, stage by stage, each in a process of its own.
+
+    lazytower bench users25m                        about 40 minutes on 2 cores; wants 18 GiB of free memory
+    lazytower bench users25m --stages restore export
+
+Stages are the commands that a user runs: prepare (skipped when the dataset is there), train, train again (it
+restores the last checkpoint and finds nothing to do), evaluate, export, recommend. Their seconds are those of
+the process, imports included; peak memory is the largest resident set, pages of mapped files included. Then
+steps: one training step of the same model on the same batches with the user table as it is and with
+`--few_rows` rows (user ids modulo the rows), one process each, in turns.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import time
+
+import numpy as np
+from absl import logging
+
+from configs.processes import module_command
+from trainer.bench.page import write_plain_csv
+from trainer.bench.timing import in_fresh_process, positive
+
+CONFIG = "configs/users25m_cpu.yaml"
+STAGES = ("prepare", "train", "restore", "evaluate", "export", "recommend", "steps")
+_WARMUP_STEPS = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the benchmark."""
+    parser.add_argument("--config", default=CONFIG, metavar="RUN.yaml", help="the run (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--few_rows", type=positive, default=1_000_000, help="rows of the smaller user table")
+    parser.add_argument(
+        "--steps", type=positive, default=40, help="timed steps of a turn, after 5 of warm-up"
+    )
+    parser.add_argument("--turns", type=positive, default=2, help="turns of each size of table")
+    parser.add_argument("--output", default="bench_results", metavar="DIR", help="where users25m.csv goes")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the stages, prints their figures, writes users25m.csv."""
+    from configs.load import load_config
+
+    config = load_config(args.config, args.overrides)
+    figures = []
+    for stage in args.stages:
+        for name, value in _STAGES[stage](args, config):
+            logging.info("%s: %s %s", stage, name, value)
+            figures.append({"stage": stage, "figure": name, "value": value})
+    width = [max(len(row[key]) for row in figures) for key in ("stage", "figure")]
+    for row in figures:
+        print(f"{row['stage'].ljust(width[0])}  {row['figure'].ljust(width[1])}  {row['value']}")
+    path = os.path.join(args.output, "users25m.csv")
+    write_plain_csv(path, figures)
+    print(f"written: {path}")
+    return 0
+
+
+def _command(args, *command: str) -> list[tuple[str, str]]:
+    """Runs `lazytower command` on the config: its seconds and peak memory."""
+    line = module_command("trainer.cli", *command)
+    if "--model" not in command:
+        line += ["--config", args.config, *(f"--set={override}" for override in args.overrides)]
+    started = time.monotonic()
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
+    # Unlike RUSAGE_CHILDREN, the usage of this child alone.
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(process.returncode)  # the command has said why
+    seconds = f"{time.monotonic() - started:.1f}"
+    return [("seconds", seconds), ("peak memory GB", f"{usage.ru_maxrss * 1024 / 1e9:.2f}")]
+
+
+def _prepare(args, config) -> list[tuple[str, str]]:
+    if os.path.exists(os.path.join(config.dataset.path, "dataset.json")):
+        return [("skipped", "the dataset is there")]
+    return [*_command(args, "prepare"), ("dataset GB", _gigabytes(config.dataset.path))]
+
+
+def _train(args, config) -> list[tuple[str, str]]:
+    from trainer.report.metrics_file import read_metrics
+
+    if os.path.exists(os.path.join(config.output.path, "metrics.jsonl")):
+        logging.info("removing %s, left by an earlier benchmark", config.output.path)
+        shutil.rmtree(config.output.path)
+    figures = _command(args, "train")
+    lines = read_metrics(config.output.path)
+    rates = [line["examples_per_second"] for line in lines if line["kind"] == "train"][1:]
+    rate = statistics.median(rates) if rates else float("nan")
+    tables = next(line["table_bytes"] for line in lines if line.get("event") == "start")
+    peak = max(line.get("peak_rss_bytes", 0) for line in lines)
+    figures += [
+        ("table GB", f"{tables / 1e9:.2f}"),
+        ("peak memory / tables", f"{peak / tables:.2f}"),
+        ("median examples/s", f"{rate:,.0f}"),
+        ("median steps/s", f"{rate / config.train.batch_size:.2f}"),
+    ]
+    saved = [line for line in lines if line.get("event") == "checkpoint"]
+    for kind in ("full", "increment"):
+        mine = [line for line in saved if line["checkpoint"] == kind]
+        if mine:
+            seconds = statistics.median(line["written_seconds"] for line in mine)
+            size = statistics.median(line["bytes"] for line in mine) / 1e9
+            modes = sorted({line["mode"] for line in mine})
+            figures.append(
+                (f"{kind} checkpoint", f"{seconds:.1f} s, {size:.2f} GB, {len(mine)} {'/'.join(modes)}")
+            )
+    return figures
+
+
+def _restore(args, config) -> list[tuple[str, str]]:
+    from trainer.report.metrics_file import read_metrics
+
+    figures = _command(args, "train")
+    line = [line for line in read_metrics(config.output.path) if line.get("event") == "resume"][-1]
+    return [*figures, ("restore", f"{line['restore_seconds']:.1f} s, {line['bytes'] / 1e9:.2f} GB read")]
+
+
+def _export(args, config) -> list[tuple[str, str]]:
+    from trainer.serving.versions import versions
+
+    figures = _command(args, "export")
+    path = os.path.join(config.export_path, str(max(versions(config.export_path))))
+    return [*figures, ("SavedModel GB", _gigabytes(path))]
+
+
+def _steps(args, config) -> list[tuple[str, str]]:
+    from configs.manifest import load_dataset
+
+    rows = load_dataset(config.dataset.path).table_rows("user")
+    times: dict[int, list[float]] = {args.few_rows: [], rows: []}
+    distinct: dict[int, float] = {}
+    for _ in range(args.turns):
+        for size, mine in times.items():
+            turn, distinct[size] = in_fresh_process(_time_steps, config, size, args.steps)
+            mine += turn
+    medians = {size: 1000 * statistics.median(mine) for size, mine in times.items()}
+    figures = [
+        (f"{size:,} user rows", f"{medians[size]:.1f} ms a step, {distinct[size]:,.0f} distinct users in it")
+        for size in times
+    ]
+    return [*figures, ("ratio", f"{medians[rows] / medians[args.few_rows]:.2f}")]
+
+
+def _time_steps(config, user_rows: int, steps: int) -> tuple[list[float], float]:
+    """(seconds of each step, mean number of distinct user rows) with a user table of so many rows."""
+    from trainer.runtime import start_tensorflow
+
+    tf = start_tensorflow(config.device)
+    from configs.manifest import load_dataset
+    from trainer.training.build import build_training
+
+    dataset = load_dataset(config.dataset.path)
+    user = dataset.tables["user"].model_copy(update={"rows": user_rows})
+    dataset = dataset.model_copy(update={"tables": {**dataset.tables, "user": user}})
+    training = build_training(config, dataset)
+    training.recommender.initialize()
+    train_step = tf.function(training.step, reduce_retracing=True)
+    seconds, distinct = [], []
+    for batch in training.data.batches(0).take(_WARMUP_STEPS + steps):
+        batch["user"] %= user_rows
+        distinct.append(len(np.unique(batch["user"])))
+        started = time.perf_counter()
+        train_step(batch)
+        seconds.append(time.perf_counter() - started)
+    return seconds[_WARMUP_STEPS:], float(np.mean(distinct[_WARMUP_STEPS:]))
+
+
+def _gigabytes(path: str) -> str:
+    size = sum(os.path.getsize(os.path.join(f, name)) for f, _, names in os.walk(path) for name in names)
+    return f"{size / 1e9:.2f}"
+
+
+_STAGES = {
+    "prepare": _prepare,
+    "train": _train,
+    "restore": _restore,
+    "evaluate": lambda args, config: _command(args, "evaluate"),
+    "export": _export,
+    "recommend": lambda args, config: _command(args, "recommend", "--model", config.export_path),
+    "steps": _steps,
+}

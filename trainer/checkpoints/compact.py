@@ -1,0 +1,91 @@
+"""Merges the newest checkpoint and its increments into a full one. Without TensorFlow."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from absl import logging
+
+from configs.errors import CheckpointError
+from configs.load import load_config
+from configs.storage import join
+from trainer.checkpoints.chain import Checkpoint, CheckpointDirectory, directory_name, prune, table_width
+from trainer.checkpoints.files import (
+    DamagedCheckpoint,
+    RecordPiece,
+    errors_of,
+    in_flight,
+    read_dense,
+    verify_checkpoint_file,
+    write_checkpoint,
+)
+
+
+def compact(run_directory: str, directory: str, check: Callable[[], None] = lambda: None) -> str | None:
+    """Writes the newest restorable step as a full checkpoint, then deletes what `checkpoint.keep` lets go.
+
+    Chunk by chunk, by NumPy alone. Killed at any point, it leaves the increments, a restorable run: the full
+    checkpoint counts when its COMMITTED is there, and only then are increments deleted.
+
+    Args:
+      run_directory: with config.yaml, which says how many steps are kept.
+      directory: of its checkpoints.
+      check: raises when the run is no longer held by this process.
+
+    Returns:
+      Path of the full checkpoint; None when the newest is one already.
+
+    Raises:
+      CheckpointError: no checkpoint verifies, or the full one cannot be written.
+    """
+    keep = load_config(join(run_directory, "config.yaml")).checkpoint.keep
+    found = CheckpointDirectory(directory)
+    for step in found.steps()[::-1]:
+        for chain in found.chains(step):
+            try:
+                if isinstance(chain, DamagedCheckpoint):
+                    raise chain
+                path = _compacted(directory, chain, keep, check)
+            except DamagedCheckpoint as error:
+                logging.warning("step %d: %s; trying the checkpoint before it", step, error)
+                continue
+            return path
+    raise CheckpointError(f"{directory}: no checkpoint verifies, there is nothing to compact")
+
+
+def _compacted(directory: str, chain: list[Checkpoint], keep: int, check) -> str | None:
+    """Writes the full checkpoint of a chain. Raises DamagedCheckpoint before anything is written."""
+    from trainer.checkpoints.rows import StoredRows
+
+    newest, started = chain[-1], time.monotonic()
+    if len(chain) == 1:
+        for name in newest.manifest["files"]:
+            verify_checkpoint_file(newest.path, newest.manifest, name)
+        logging.info("step %d: is a full checkpoint already", newest.step)
+        return None
+    dense = read_dense(newest.path, newest.manifest)
+    rows = {name: StoredRows(chain, name) for name in newest.manifest["tables"]}
+    layouts = chain[0].manifest["tables"]
+    keys = ("step", "id", "identity")
+    head = {key: newest.manifest[key] for key in keys} | {"kind": "full", "base": None, "tables": layouts}
+    path = join(directory, directory_name(newest.step, "full"))
+    sizes = [4 * table_width(layout) * max(layout["pieces"], default=0) for layout in layouts.values()]
+    most = in_flight(max(sizes, default=0))
+    written = Checkpoint(path, write_checkpoint(path, head, _pieces(rows, layouts), dense, most, check))
+    with errors_of(directory, "cleaned"):
+        removed = prune(directory, [written], keep, check=check)
+    logging.info(
+        "step %d: %d checkpoints merged into %s, %.1f MB, %.1f s; removed: %s",
+        *(newest.step, len(chain), path, written.bytes / 1e6, time.monotonic() - started),
+        ", ".join(removed) or "nothing",
+    )
+    return path
+
+
+def _pieces(rows: dict, layouts: dict) -> Iterator[RecordPiece]:
+    for name, layout in layouts.items():
+        start = 0
+        for number, size in enumerate(layout["pieces"]):
+            records = rows[name].read(np.arange(start, start + size, dtype=np.int64))
+            yield RecordPiece(name, number, None, records)
+            start += size

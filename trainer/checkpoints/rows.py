@@ -1,0 +1,66 @@
+"""Rows of one table read from a checkpoint on disk: a full one under its increments. Without TensorFlow.
+
+Arrays are mapped into memory, so that only what is asked for is held, and what the operating system cares to
+cache. Files of object stores are copied to temporary files first, which end with the process.
+"""
+
+import numpy as np
+
+from trainer.checkpoints.chain import Checkpoint, table_width
+from trainer.checkpoints.files import map_array, release
+
+
+class StoredRows:
+    """The records of a table as of the last checkpoint of a chain; of each row, the newest.
+
+    Args:
+      chain: a full checkpoint and increments in order.
+      table: name.
+
+    Raises:
+      DamagedCheckpoint: a file is not as it was written; all are read once, here.
+    """
+
+    def __init__(self, chain: list[Checkpoint], table: str):
+        full, *increments = (_Layer(checkpoint, table) for checkpoint in chain)
+        self._layers = [*increments[::-1], full]
+        self.width = table_width(chain[0].manifest["tables"][table])
+
+    def read(self, ids: np.ndarray) -> np.ndarray:
+        """Records, float32 [n, width], of ids int64 [n] in any order."""
+        records = np.empty([len(ids), self.width], np.float32)
+        left = np.arange(len(ids))
+        for layer in self._layers:
+            found = layer.read_into(records, left, ids[left])
+            left = left[~found]
+        return records
+
+
+class _Layer:
+    """One checkpoint's rows."""
+
+    def __init__(self, checkpoint: Checkpoint, table: str):
+        pieces = checkpoint.pieces(table)
+        path, manifest = checkpoint.path, checkpoint.manifest
+        self._records = [map_array(path, manifest, name) for _, name, _ in pieces]
+        self._ids = [map_array(path, manifest, name) for _, _, name in pieces if name is not None]
+        starts = np.cumsum([0] + [n for n, _, _ in pieces])[:-1]
+        self._first = np.array([ids[0] for ids in self._ids], np.int64) if self._ids else starts
+
+    def read_into(self, records: np.ndarray, places: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Fills records[places] with the rows that are here; returns which are, bool [n]."""
+        held = np.zeros(len(ids), bool)
+        piece = np.searchsorted(self._first, ids, side="right") - 1
+        for i in np.unique(piece[piece >= 0]):
+            asked = np.flatnonzero(piece == i)
+            if not self._ids:
+                row, here = ids[asked] - self._first[i], asked
+            else:
+                row = np.searchsorted(self._ids[i], ids[asked])
+                there = row < len(self._ids[i])
+                there[there] = self._ids[i][row[there]] == ids[asked][there]
+                row, here = row[there], asked[there]
+            records[places[here]] = self._records[i][row]
+            held[here] = True
+            release(self._records[i])
+        return held

@@ -1,0 +1,67 @@
+"""`polyak.kind: tail_average`: the mean of the weights of a run's newest checkpoints, taken when it is read.
+
+The fall-back where averages beside the weights cost too much memory: coarse, because it is made of as many
+steps as there are checkpoints, but the same for tables and towers, on every device.
+"""
+
+import numpy as np
+from absl import logging
+
+from configs.errors import CheckpointError
+from trainer.checkpoints.chain import Checkpoint, CheckpointDirectory
+from trainer.checkpoints.files import DamagedCheckpoint, read_dense
+from trainer.checkpoints.rows import StoredRows
+
+
+def open_tail(recommender, directory: str, step: int, number: int) -> list[int]:
+    """Gives a recommender of StoredTables the averages of its checkpoints.
+
+    Args:
+      recommender: trainer.models.recommender.Recommender, whose newest checkpoint is open.
+      directory: of the run's checkpoints.
+      step: of the newest one; later ones are left out, and those of less than half of its steps.
+      number: how many to average, or as many as there are; damaged ones are passed over.
+
+    Returns:
+      Their steps, newest first.
+
+    Raises:
+      CheckpointError: none can be read.
+    """
+    found = CheckpointDirectory(directory)
+    steps, rows, dense = [], {name: [] for name in recommender.storages}, []
+    # Weights of the first half are those of a model that was still learning, or of the random start.
+    late = [s for s in found.steps() if step / 2 <= s <= step]
+    for other in sorted(late, reverse=True):
+        if len(steps) == number:
+            break
+        for chain in found.chains(other):
+            try:
+                stored, values = _read(chain, recommender)
+            except DamagedCheckpoint as error:
+                logging.warning("step %d is not averaged: %s", other, error)
+                continue
+            steps.append(other)
+            dense.append(values)
+            for name, table in stored.items():
+                rows[name].append(table)
+            break
+    if not steps:
+        raise CheckpointError(f"{directory}: no checkpoint can be read to be averaged")
+    level = logging.INFO if len(steps) == number else logging.WARNING
+    logging.log(level, "averages of %d checkpoints of %d asked for: steps %s", len(steps), number, steps)
+    for name, table in recommender.storages.items():
+        table.open_tail(rows[name])
+    recommender.dense_tail = [
+        np.mean(values, axis=0, dtype=np.float64) for values in zip(*dense, strict=True)
+    ]
+    return steps
+
+
+def _read(chain: list[Checkpoint] | DamagedCheckpoint, recommender) -> tuple[dict, list[np.ndarray]]:
+    """(rows by table, dense weights) of a checkpoint."""
+    if isinstance(chain, DamagedCheckpoint):
+        raise chain
+    values = read_dense(chain[-1].path, chain[-1].manifest)
+    names = [name for name in recommender.dense_state if name.startswith("dense/")]
+    return {name: StoredRows(chain, name) for name in recommender.storages}, [values[n] for n in names]

@@ -1,0 +1,15 @@
+"""Sub-commands of `lazytower` by name; see trainer/cli.py."""
+
+COMMANDS = {
+    "prepare": ("pipelines.prepare", "turn raw interactions into a dataset (Apache Beam)"),
+    "plan": ("trainer.commands.plan", "forecast memory, disk and time of a run"),
+    "train": ("trainer.commands.train", "train a model, or resume a run"),
+    "evaluate": ("trainer.commands.evaluate", "ranking metrics of a checkpoint, beside baselines"),
+    "export": ("trainer.commands.export", "write and verify a SavedModel for serving"),
+    "recommend": ("trainer.commands.recommend", "ask an exported model for items"),
+    "checkpoints": ("trainer.commands.checkpoints", "list, verify and compact the checkpoints of a run"),
+    "doctor": ("trainer.commands.doctor", "check that this machine has what a run needs"),
+    "submit": ("trainer.commands.submit", "run a config as a job, on this machine or on Cloud TPU"),
+    "jobs": ("trainer.commands.jobs", "list, show, follow, supervise and cancel jobs"),
+    "bench": ("trainer.commands.bench", "measure speed and memory beside peers"),
+}

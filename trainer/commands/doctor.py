@@ -1,0 +1,63 @@
+"""`lazytower doctor`: does this machine have what a run needs? One line per check, with what to do."""
+
+import argparse
+import dataclasses
+import json
+
+from configs.arguments import add_override_argument
+from configs.errors import ConfigError, UserError
+from trainer.preflight.checks import FAIL, Result
+from trainer.preflight.doctor import diagnose
+
+# The probe finds modules where we find them, whatever the directory.
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the sub-command."""
+    parser.add_argument("--config", metavar="RUN.yaml", help="also check what this run needs")
+    add_override_argument(parser)
+    parser.add_argument(
+        "--gcs",
+        action="append",
+        default=[],
+        type=_bucket_url,
+        metavar="gs://BUCKET",
+        help="also write, read and delete a small object there; repeatable",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _bucket_url(text: str) -> str:
+    if not text.startswith("gs://"):
+        raise argparse.ArgumentTypeError(f"{text} does not start with gs://")
+    return text
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the report; failed checks are an error after it."""
+    config = None
+    if args.config:
+        from configs.load import load_config
+
+        config = load_config(args.config, args.overrides)
+    elif args.overrides:
+        raise ConfigError("--set: changes a config, give it with --config")
+    results = diagnose(config, args.gcs)
+    failed = [result.name for result in results if result.status == FAIL]
+    if args.json:
+        print(
+            json.dumps(
+                {"checks": [dataclasses.asdict(result) for result in results], "failed": failed}, indent=1
+            )
+        )
+    else:
+        print("\n".join(format_result(result) for result in results))
+    if failed:
+        raise UserError(f"{len(failed)} of {len(results)} checks failed: {', '.join(failed)}")
+    return 0
+
+
+def format_result(result: Result) -> str:
+    """A line: status, name, what was found, what to do."""
+    fix = f"; {result.fix}" if result.fix else ""
+    return f"{result.status:4}  {result.name + ':':17} {result.found}{fix}"

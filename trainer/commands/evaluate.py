@@ -1,0 +1,61 @@
+"""`lazytower evaluate`: ranking metrics of the newest checkpoint, beside baselines."""
+
+import json
+
+from absl import logging
+
+from configs.arguments import add_config_arguments
+from configs.load import load_config
+from configs.storage import join, write_bytes
+from trainer.evaluation.scorer import evaluate_recommender
+from trainer.report.findings import evaluation_findings
+
+
+def add_arguments(parser) -> None:
+    """Flags of the sub-command."""
+    add_config_arguments(parser)
+    parser.add_argument("--split", choices=["valid", "test"], default="test", help="what to predict")
+
+
+def run(args) -> int:
+    """Evaluates, prints a table, and keeps the figures in the run directory and its report."""
+    from trainer.evaluation.trained import open_trained
+    from trainer.report.metrics_file import MetricsWriter
+    from trainer.report.statistics import write_run_report
+
+    config = load_config(args.config, args.overrides)
+    trained = open_trained(config)
+    logging.info("evaluating step %d on %s", trained.step, args.split)
+    lines = evaluate_recommender(
+        trained.recommender, trained.dataset, trained.items, trained.step, args.split
+    )
+    path = join(config.output.path, f"evaluate-{args.split}.json")
+    write_bytes(path, json.dumps({"step": trained.step, "results": lines}, indent=1).encode())
+    with MetricsWriter(config.output.path, None) as metrics:
+        for line in lines:
+            metrics.write("evaluate", trained.step, line)
+    write_run_report(config, trained.dataset, trained.recommender, trained.step)
+    print("\n".join([format_results(lines), *("\n" + text for text in evaluation_findings(lines))]))
+    return 0
+
+
+def format_results(lines: list[dict]) -> str:
+    """The protocol and a table of the metrics, for people."""
+    from trainer.report.left_out import reasons
+
+    names = [name for name in lines[0] if "@" in name or name == "mrr"]
+    models = [line for line in lines if line["scorer"] == "model"]
+    rows = [["", *names]]
+    for line in lines:
+        weights = f", {line['weights']}" if len(models) > 1 and line["scorer"] == "model" else ""
+        rows.append([line["scorer"] + weights, *(f"{line[name]:.4f}" for name in names)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    table = [
+        row[0].ljust(widths[0]) + "".join("  " + v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
+    first = lines[0]
+    counts = f"{first['users']:,} users, {first['targets']:,} targets ({first['cold_targets']:,} cold)"
+    left_out = reasons(first)
+    lines = [f"{first['split']}: {counts}", *([f"left out: {'; '.join(left_out)}"] if left_out else [])]
+    return "\n".join([*table, "", *lines, first["protocol"]])

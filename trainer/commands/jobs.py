@@ -1,0 +1,203 @@
+"""`lazytower jobs`: lists, shows, follows, supervises and cancels jobs, from what their directories hold."""
+
+import argparse
+import contextlib
+import sys
+import time
+
+from absl import logging
+
+from configs.arguments import add_override_argument
+from configs.errors import UserError
+from configs.terminal import unescaped
+
+_POLL_SECONDS = 2.0
+_CANCELLED = 130  # as an interrupted process
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One sub-command for each thing to do with jobs."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, (_, help_line) in _ACTIONS.items():
+        child = actions.add_parser(
+            name, help=help_line, description=f"{help_line[0].upper()}{help_line[1:]}."
+        )
+        if name != "list":
+            child.add_argument("job", metavar="ID", help="the job's id, or its directory")
+        child.add_argument(
+            "--config",
+            metavar="RUN.yaml",
+            help="the run whose job it is; else jobs submitted from here",
+        )
+        add_override_argument(child)
+        if name == "logs":
+            child.add_argument("--follow", action="store_true", help="go on until the job ends")
+        if name == "watch":
+            child.add_argument(
+                "--resume", action="store_true", help="supervise too: queue again what is preempted"
+            )
+
+
+def run(args) -> int:
+    """Runs the chosen action."""
+    return _ACTIONS[args.action][0](args)
+
+
+def _list(args) -> int:
+    from trainer.jobs.record import JobRecord, find_jobs
+    from trainer.jobs.text import format_list
+    from trainer.launchers.local_state import remembered
+
+    staging = _staging(args)
+    records = find_jobs(staging) if staging else [JobRecord(path) for path in remembered()]
+    print(format_list(records))
+    return 0
+
+
+def _show(args) -> int:
+    from trainer.jobs.text import format_job
+
+    print(format_job(_record(args)))
+    return 0
+
+
+def _logs(args) -> int:
+    from trainer.jobs.logs import LogReader
+
+    record = _record(args)
+    reader = LogReader(record)
+    while True:
+        over = _is_over(record)  # before reading, or the last lines could be missed
+        for text in reader.new():
+            sys.stdout.write(text)
+        sys.stdout.flush()
+        if over or not args.follow:
+            return 0
+        time.sleep(_POLL_SECONDS)
+
+
+def _cancel(args) -> int:
+    from trainer.jobs.config import JobConfig
+    from trainer.jobs.supervise import cancel
+
+    record = _record(args)
+    config = JobConfig(record)
+    try:
+        state = cancel(record.path)
+    except KeyboardInterrupt:
+        logging.warning("interrupted: %s may not be ended; rerun the same command", record.id)
+        raise
+    left = "no process is left" if config.section["kind"] == "local" else "no slice is left"
+    if state.unseen:
+        left = (
+            "whether a slice is left could not be seen; `gcloud compute tpus queued-resources list` shows it"
+        )
+    print(f"{record.id}: {state.state}; {left}")
+    return 0
+
+
+def _watch(args) -> int:
+    record = _record(args)
+    view = _View(record)
+    if args.resume:
+        _supervised(record.path, view.show)
+    while not _is_over(record):
+        view.show()
+        time.sleep(_POLL_SECONDS)
+    view.show()
+    return _exit_code(record)
+
+
+class _View:
+    """A job on a terminal, drawn again and again; elsewhere, a line for each event."""
+
+    def __init__(self, record):
+        self._record, self._shown = record, 0
+
+    def show(self) -> None:
+        from trainer.jobs.text import format_event, format_job
+
+        if sys.stdout.isatty():
+            unescaped(sys.stdout).write("\x1b[H\x1b[2J")
+            print(format_job(self._record), flush=True)
+            return
+        events = self._record.events()
+        for event in events[self._shown :]:
+            print(format_event(event), flush=True)
+        self._shown = len(events)
+
+
+def _wait(args) -> int:
+    record = _record(args)
+    while not _is_over(record):
+        time.sleep(_POLL_SECONDS)
+    return _exit_code(record)
+
+
+def _supervise(args) -> int:
+    record = _record(args)
+    _supervised(record.path, lambda: None)
+    return _exit_code(record)
+
+
+def _supervised(path: str, tick) -> None:
+    from configs.lease import LeaseHeld
+    from trainer.jobs.supervise import supervise
+
+    try:
+        supervise(path, tick=tick)
+    except LeaseHeld as holder:
+        raise UserError(f"{path}: supervised already ({holder}); `lazytower jobs watch` shows it") from None
+
+
+def _record(args):
+    """The job that is meant. Raises UserError: there is none."""
+    from trainer.jobs.record import JobRecord, UnreadableFacts
+    from trainer.launchers.local_state import job_path
+
+    record = JobRecord(job_path(args.job, _staging(args)))
+    with contextlib.suppress(UnreadableFacts):
+        record.facts  # noqa: B018 - raises when there is no such job
+    return record
+
+
+def _staging(args) -> str | None:
+    if not args.config:
+        if args.overrides:
+            raise UserError(f"--set {args.overrides[0]}: changes a config, give it with --config")
+        return None
+    from configs.load import load_config
+
+    return load_config(args.config, args.overrides).jobs_path
+
+
+def _is_over(record) -> bool:
+    from trainer.jobs.record import FINAL
+    from trainer.jobs.supervise import is_passing
+
+    try:
+        return record.state().state in FINAL
+    except Exception as error:
+        if not is_passing(error):
+            raise
+        logging.warning("%s: %s; asking again", record.id, " ".join(str(error).split()))
+        return False
+
+
+def _exit_code(record) -> int:
+    """0: succeeded; else the trainer's own code, 1 when it has none, 130 when the job was cancelled."""
+    job = record.state()
+    if job.state == "succeeded":
+        return 0
+    return _CANCELLED if job.state == "cancelled" else job.exit_code or 1
+
+
+_ACTIONS = {
+    "list": (_list, "a line for each job"),
+    "show": (_show, "state, progress, cost and history of a job"),
+    "logs": (_logs, "what the job's machines logged"),
+    "cancel": (_cancel, "end a job and delete its slice"),
+    "watch": (_watch, "show a job until it ends"),
+    "wait": (_wait, "wait for a job's end; the exit code is the job's"),
+    "supervise": (_supervise, "bring a job to its end: queue again what is preempted, delete what is left"),
+}

@@ -1,0 +1,116 @@
+"""`lazytower recommend`: asks an exported model for items; needs nothing but the SavedModel."""
+
+import json
+
+from configs.arguments import add_override_argument
+from configs.errors import ExportError
+from configs.storage import read_bytes
+from trainer.serving.client import find_version, read_metadata, recommend
+
+_SHOWN = 3  # example users
+
+
+def add_arguments(parser) -> None:
+    """Flags of the sub-command."""
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument(
+        "--model", metavar="DIR", help="export directory, or one version inside it; local or gs://"
+    )
+    model.add_argument("--config", metavar="RUN.yaml", help="the run whose newest export is asked")
+    add_override_argument(parser)
+    users = parser.add_mutually_exclusive_group()
+    users.add_argument("--users", metavar="A,B,C", help="keys of users; keys with commas: --users_file")
+    users.add_argument("--users_file", metavar="FILE", help="keys of users, one a line")
+    users.add_argument(
+        "--num_users", metavar="N", type=int, help=f"example users, at most 20 (default: {_SHOWN})"
+    )
+    parser.add_argument("--k", type=int, default=10, help="items per user (default: 10)")
+    parser.add_argument("--include_seen", action="store_true", help="items that the user knows may return")
+    parser.add_argument("--exclude", metavar="X,Y", default="", help="keys of items to leave out")
+    parser.add_argument("--format", choices=["table", "jsonl"], default="table", help="how to print")
+
+
+def run(args) -> int:
+    """Prints the recommendations."""
+    path = find_version(_directory(args))
+    metadata = read_metadata(path)
+    _check_k(args.k, metadata)
+    users = _users(args, metadata)
+    exclude = [key for key in args.exclude.split(",") if key]
+    answers = recommend(path, users, args.k, metadata["exclude_seen"] and not args.include_seen, exclude)
+    if args.format == "jsonl":
+        for answer in answers:
+            print(json.dumps(answer, ensure_ascii=False))
+        return 0
+    print(_heading(path, metadata, args.include_seen))
+    for answer in answers:
+        print("\n" + format_answer(answer, metadata["users"]["ids"]))
+    return 0
+
+
+def format_answer(answer: dict, ids: str) -> str:
+    """One user's items as a table of rank, item and score.
+
+    Args:
+      answer: from `recommend`.
+      ids: vocab or hash, how the model finds users.
+    """
+    note = ""
+    if not answer["known"]:
+        row = "the row that all unknown users share" if ids == "vocab" else "the row of the key's hash"
+        note = f" (not seen in training: answered from {row})"
+    width = max([len(entry["item"]) for entry in answer["items"]] + [4])
+    lines = [f"user {answer['user']}{note}", f"  rank  {'item':{width}}     score"]
+    for rank, entry in enumerate(answer["items"], 1):
+        lines.append(f"  {rank:4d}  {entry['item']:{width}}  {entry['score']:8.4f}")
+    if not answer["items"]:
+        lines.append("  (no item is left)")
+    return "\n".join(lines)
+
+
+def _heading(path: str, metadata: dict, include_seen: bool) -> str:
+    seen = "seen items left out"
+    if include_seen:
+        seen = "seen items may return"
+    elif not metadata["exclude_seen"]:
+        seen = "seen items may return: exported with export.exclude_seen: false"
+    return f"{path}: {metadata['name']}, step {metadata['step']}, {metadata['weights']} weights; {seen}"
+
+
+def _directory(args) -> str:
+    if args.model:
+        if args.overrides:
+            raise ExportError(f"--set {args.overrides[0]}: changes a config; give --config, not --model")
+        return args.model
+    from configs.load import load_config
+
+    return load_config(args.config, args.overrides).export_path
+
+
+def _check_k(k: int, metadata: dict) -> None:
+    if not 1 <= k <= metadata["max_k"]:
+        raise ExportError(f"--k {k}: must be 1 to {metadata['max_k']}, the model's export.max_k")
+
+
+def _users(args, metadata: dict) -> list[str]:
+    """Keys from the flags, or example users. Raises ExportError when there are none."""
+    if args.users is not None:
+        users = [key for key in args.users.split(",") if key]
+    elif args.users_file:
+        try:
+            # No key holds a line end or starts a file with a byte-order mark: prepare sees to it.
+            lines = read_bytes(args.users_file).decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ExportError(f"--users_file {args.users_file}: cannot be read ({error})") from None
+        users = [line for line in lines if line]
+    else:
+        examples = metadata["example_users"]
+        if args.num_users is not None and not 1 <= args.num_users <= len(examples):
+            raise ExportError(
+                f"--num_users {args.num_users}: the model names 1 to {len(examples)} example users; "
+                "name others with --users"
+            )
+        users = examples[: args.num_users or _SHOWN]
+    if not users:
+        raise ExportError("no users to ask for; name some with --users or --users_file")
+    return users

@@ -1,0 +1,48 @@
+"""`lazytower train`: trains the config's model; the same command run again resumes."""
+
+import argparse
+import threading
+
+from configs.arguments import add_config_arguments
+from configs.load import load_config
+from trainer.training.interrupt import Interrupt
+from trainer.training.run import train
+
+
+def add_arguments(parser) -> None:
+    """Flags of the sub-command."""
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--max_seconds",
+        type=_seconds,
+        metavar="N",
+        help="save and exit with code 75 after so many seconds unless done; run again to resume",
+    )
+    parser.add_argument("--explain", action=_Explain, nargs=0, help="print every key of the config, and stop")
+
+
+class _Explain(argparse.Action):
+    """Answers like --help: before other flags are asked for."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from configs.explain import explain
+
+        print(explain())
+        parser.exit()
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
+    if not 0 < value < threading.TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError(f"{text} is no time above 0")
+    return value
+
+
+def run(args) -> int:
+    """Loads the config and trains; see `train`."""
+    with Interrupt(args.max_seconds) as interrupt:
+        train(load_config(args.config, args.overrides), interrupt)
+    return 0

@@ -1,0 +1,29 @@
+"""Whether a dataset was prepared for what the config asks."""
+
+from configs.errors import DataError
+from configs.manifest import Dataset
+from configs.schema import RunConfig
+
+
+def check_dataset(config: RunConfig, dataset: Dataset) -> None:
+    """Refuses a dataset that was prepared for something else than the config asks.
+
+    Raises:
+      DataError: names the key and the fix.
+    """
+    prepared = dataset.dataset
+    wanted = config.dataset.model_dump(mode="json")
+    keys = "user_ids item_ids feature_ids split history_length min_label positive duplicates".split()
+    for key in keys:
+        if prepared.get(key) != wanted[key]:
+            raise DataError(
+                f"{dataset.path}: prepared with dataset.{key} {prepared.get(key)}, the config says "
+                f"{wanted[key]}; run `lazytower prepare --overwrite`, or mend the config"
+            )
+    for feature in config.source.features:
+        found = dataset.features.get(feature.name)
+        if found is None or (found.of, found.kind) != (feature.of, feature.kind):
+            raise DataError(
+                f"{dataset.path}: has no {feature.kind} {feature.of} feature {feature.name!r}; "
+                "run `lazytower prepare --overwrite`"
+            )

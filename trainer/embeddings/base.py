@@ -1,0 +1,165 @@
+"""The table interface, and its implementation on row records.
+
+A row is one record, `[weight | slots | average | last step]`: one place in memory, so that a training step
+is one gather and one scatter of records with pure row mathematics between (see docs/decisions.md). The last
+step that updated the row is always there: it tells checkpoints which rows to write.
+"""
+
+import abc
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+# Rows are initialised, read and written in pieces of this many, so that nothing doubles a table in memory:
+# a few pieces of 129 float32 in flight, 34 MB each, stay far below 512 MB.
+CHUNK_ROWS = 1 << 16
+
+
+class Lookup(NamedTuple):
+    """Rows fetched for one step."""
+
+    ids: tf.Tensor
+    """int64 [u], distinct."""
+    weight: tf.Tensor
+    """float32 [u, dim]: what the model differentiates; [n, dim] from `lookup_each`."""
+    record: tf.Tensor | None
+    """float32 [u, width] under `rows`, None under other engines."""
+    where: tf.Tensor | None = None
+    """int32 [n], from `lookup_each`: places in `ids` of the ids that were asked for."""
+
+
+class Table(tf.Module, abc.ABC):
+    """An embedding table with its optimizer's slots and its average.
+
+    Attributes:
+      rows, dim: shape of the weights.
+      optimizer: RowOptimizer.
+      shared: its state that all rows share, variables by name.
+      average: polyak rule or None.
+      takes_repeats: whether there is `lookup_each`.
+    """
+
+    engine: str
+    takes_repeats = False
+
+    def __init__(self, name, rows, dim, optimizer, average):
+        super().__init__(name=f"table_{name}")
+        self.label, self.rows, self.dim = name, rows, dim
+        self.optimizer, self.average = optimizer, average
+        self.parts = [("weight", dim), *zip(optimizer.slot_names, optimizer.slot_widths(dim), strict=True)]
+        if average is not None:
+            self.parts.append(("average", dim))
+        self.parts.append(("last_step", 1))
+        self.width = sum(width for _, width in self.parts)
+        self.shared = {
+            part: tf.Variable(value, trainable=False, name=f"{name}_{part}")
+            for part, value in zip(optimizer.shared_names, optimizer.initial_shared(dim), strict=True)
+        }
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of weights, optimizer state, average and last step."""
+        average = 0 if self.average is None else self.dim
+        return self.rows * (self.dim + average + 1) * 4 + self.optimizer_bytes
+
+    @property
+    def optimizer_bytes(self) -> int:
+        """Bytes of the optimizer's state: slots of all rows and what they share."""
+        slots = self.rows * sum(self.optimizer.slot_widths(self.dim))
+        return 4 * (slots + sum(variable.shape.num_elements() for variable in self.shared.values()))
+
+    @property
+    def storage(self) -> "Table":
+        """The table whose records are saved: this one, unless its rows are made of others."""
+        return self
+
+    def served(self, weights, ids):
+        """Rows float32 [n, dim] of ids int64 [n], given the weights [storage rows, storage dim] to serve."""
+        return tf.gather(weights, ids)
+
+    @abc.abstractmethod
+    def lookup(self, ids) -> Lookup:
+        """Fetches distinct rows, ids int64 [u], for training."""
+
+    def lookup_each(self, ids) -> Lookup:
+        """Fetches a row for each of ids int64 [n], which may repeat; `update` sums their gradients."""
+        raise NotImplementedError(f"engine {self.engine} looks up distinct ids only")
+
+    @abc.abstractmethod
+    def update(self, lookup: Lookup, gradient, step, multiplier) -> None:
+        """One optimizer step on looked-up rows.
+
+        Args:
+          lookup: from `lookup` or `lookup_each`, of this step.
+          gradient: float32, in the shape of `lookup.weight`.
+          step: float32 scalar from 1.
+          multiplier: float32 scalar from the schedule.
+        """
+
+    @abc.abstractmethod
+    def read_records(self, ids):
+        """Records, float32 [n, width], of ids int64 [n]: the engine-independent form, in `parts` order."""
+
+    @abc.abstractmethod
+    def write_records(self, start: int, records) -> None:
+        """Overwrites rows start .. start + n with records float32 [n, width]."""
+
+    @abc.abstractmethod
+    def write_rows(self, ids, records) -> None:
+        """Overwrites the rows of distinct ids int64 [n] with records float32 [n, width]."""
+
+    def touched_since(self, step: int) -> np.ndarray:
+        """Rows that a step after `step` updated, int64 ids ascending; whole records are not read.
+
+        Args:
+          step: steps done at the time in question; 0: rows updated at all.
+        """
+        found = [np.zeros(0, np.int64)]
+        for start, stop in self.chunks():
+            last = np.asarray(self.last_steps(tf.range(start, stop, dtype=tf.int64)))
+            found.append(start + np.flatnonzero(last > step))
+        return np.concatenate(found)
+
+    def last_steps(self, ids):
+        """The last step that updated each row, float32 [n], 0: none, of ids int64 [n]."""
+        return self.read_records(ids)[:, -1]
+
+    def read_weights(self, ids, averaged: bool, step):
+        """Weights, float32 [n, dim], of ids int64 [n]; averaged: as of `step`, a float32 scalar."""
+        records = self.read_records(ids)
+        if averaged and self.average is not None:
+            return self.average_of(records, step)
+        return tf.convert_to_tensor(records[:, : self.dim])
+
+    def average_of(self, records, step):
+        """Averages as of `step` (float32 scalar), float32 [n, dim], of records float32 [n, width]."""
+        average, last = records[:, -1 - self.dim : -1], records[:, -1:]
+        return self.average.catch_up(average, records[:, : self.dim], last, step)
+
+    def chunks(self):
+        """(start, stop) of consecutive row ranges of at most CHUNK_ROWS."""
+        return [(a, min(a + CHUNK_ROWS, self.rows)) for a in range(0, self.rows, CHUNK_ROWS)]
+
+    def initialize(self, stddev: float, seed: int, zero_row: int | None = None) -> None:
+        """Normal weights from a stateless generator: equal for equal seed and name, whatever the engine.
+
+        `zero_row` starts at zero: the out-of-vocabulary row, which training may never touch, so that unknown
+        users and items are scored by what is known of the other side, not by noise.
+        """
+        key = int.from_bytes(hashlib.sha256(self.label.encode()).digest()[:4], "big")
+        for start, stop in self.chunks():
+            chunk_seed = [seed + key, start]
+            weight = stddev * tf.random.stateless_normal([stop - start, self.dim], seed=chunk_seed)
+            if zero_row is not None and start <= zero_row < stop:
+                weight = tf.tensor_scatter_nd_update(weight, [[zero_row - start]], tf.zeros([1, self.dim]))
+            parts = [weight, *self.optimizer.initial_slots(weight)]
+            if self.average is not None:
+                parts.append(weight)
+            parts.append(tf.zeros([stop - start, 1]))
+            self.write_records(start, tf.concat(parts, axis=1))
+        for variable, value in zip(
+            self.shared.values(), self.optimizer.initial_shared(self.dim), strict=True
+        ):
+            variable.assign(value)

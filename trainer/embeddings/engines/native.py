@@ -1,0 +1,50 @@
+"""`engine: native`: row records under compiled kernels; the same numbers as `rows`, to rounding."""
+
+import tensorflow as tf
+
+from configs.errors import ConfigError
+from trainer.embeddings.base import Lookup, Table
+from trainer.embeddings.engines.rows import RecordTable
+from trainer.kernels import ops
+from trainer.kernels.build import kernels
+
+
+def available(optimizer) -> bool:
+    """Whether there are kernels here, and one for an optimizer."""
+    return optimizer.native is not None and kernels() is not None
+
+
+class NativeTable(RecordTable):
+    """One variable of records on huge pages, looked up and updated in place."""
+
+    engine = "native"
+    takes_repeats = True
+
+    def __init__(self, name, rows, dim, optimizer, average):
+        Table.__init__(self, name, rows, dim, optimizer, average)
+        if optimizer.native is None:
+            raise ConfigError(
+                f"tables.{name}: engine: native has no optimizer {optimizer.config.kind}; use engine: rows"
+            )
+        if kernels() is None:
+            raise ConfigError(f"tables.{name}: engine: native needs a C++ compiler (g++); use engine: auto")
+        # Its rows are allocated by the kernels: TensorFlow would hold the initial value beside the variable.
+        shape = tf.TensorShape([None, self.width])
+        empty = tf.zeros([0, self.width])
+        self.records = tf.Variable(empty, shape=shape, trainable=False, name=f"{name}_records")
+        ops.allocate(self.records, rows, self.width)
+
+    def lookup(self, ids) -> Lookup:
+        return Lookup(ids, ops.lookup(self.records, ids, self.dim), None)
+
+    def lookup_each(self, ids) -> Lookup:
+        distinct, where = ops.unique(ids)
+        return Lookup(distinct, ops.lookup(self.records, ids, self.dim), None, where)
+
+    def update(self, lookup, gradient, step, multiplier) -> None:
+        rate = self.optimizer.learning_rate * multiplier
+        shared = list(self.shared.values())
+        ops.update(
+            *(self.records, shared, lookup.ids, gradient, lookup.where),
+            *(step, rate, self.optimizer, self.average),
+        )

@@ -1,0 +1,74 @@
+"""Ranks of targets among scores, and the metrics of ranks.
+
+Rank of a target: 1 + (number of items scored higher) + (number of other items scored equal) / 2, the mean
+place under random breaking of ties, so a constant scorer gains nothing. With ranks r, T targets of a user
+and binary gains:
+  HR@k      any r <= k
+  Recall@k  number of r <= k / T
+  NDCG@k    sum of 1/log2(r + 1) over r <= k, divided by sum of 1/log2(i + 1) for i = 1..min(k, T)
+            (Jarvelin and Kekalainen, TOIS 2002)
+  MRR       1 / the smallest r, not cut off
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from trainer.data.ragged import Ragged
+
+
+def full_ranks(scores: np.ndarray, targets: Ragged, top: int) -> np.ndarray:
+    """Ranks of targets among all finite scores of their rows.
+
+    Exact up to `top` and for each row's best target; any other target beyond `top` may get inf, which no
+    metric can tell from its rank. One partial sort and three passes a row, however many targets it has.
+
+    Args:
+      scores: float32 [n, items]; -inf for items that are not ranked; targets are finite.
+      targets: columns of `scores`.
+
+    Returns:
+      float64 [total].
+    """
+    import tensorflow as tf
+
+    rows = targets.row_of_value
+    score = scores[rows, targets.values]
+    highest = tf.math.top_k(scores, min(top, scores.shape[1]), sorted=False).values.numpy()
+    bar = highest.min(axis=1)
+    greater = (highest[rows] > score[:, None]).sum(axis=1)
+    equal = (highest[rows] == score[:, None]).sum(axis=1)
+    at_bar = np.unique(rows[score == bar[rows]])  # their ties may go on below the partial sort
+    ties = np.zeros(len(scores), np.int64)
+    ties[at_bar] = np.count_nonzero(scores[at_bar] == bar[at_bar, None], axis=1)
+    equal = np.where(score == bar[rows], ties[rows], equal)
+    ranks = np.where(score >= bar[rows], 1 + greater + (equal - 1) / 2, np.inf)
+    best = np.full(len(scores), -np.inf, np.float32)
+    np.maximum.at(best, rows, score)
+    first = 1 + np.count_nonzero(scores > best[:, None], axis=1)
+    first = first + (np.count_nonzero(scores == best[:, None], axis=1) - 1) / 2
+    return np.where(score == best[rows], first[rows], ranks)
+
+
+def user_metrics(ranks: Ragged, number: np.ndarray, cutoffs: Sequence[int]) -> dict[str, np.ndarray]:
+    """The metrics of this module's head, one value per row.
+
+    Args:
+      ranks: float64 ranks of each row's targets; inf is a miss.
+      number: int64 [n], targets of each row, those without a rank included.
+
+    Returns:
+      hr@k, recall@k, ndcg@k for each k of `cutoffs`, and mrr; float64 [n]; 0 for rows of no targets.
+    """
+    rows, result, at_least_one = ranks.row_of_value, {}, np.maximum(number, 1)
+    for k in cutoffs:
+        hit = ranks.values <= k
+        hits = np.bincount(rows[hit], minlength=len(ranks))
+        gain = np.bincount(rows[hit], 1 / np.log2(ranks.values[hit] + 1), minlength=len(ranks))
+        ideal = np.cumsum(1 / np.log2(np.arange(2, k + 2)))
+        result[f"hr@{k}"] = (hits > 0).astype(np.float64)
+        result[f"recall@{k}"] = hits / at_least_one
+        result[f"ndcg@{k}"] = gain / ideal[np.minimum(at_least_one, k) - 1]
+    first = np.full(len(ranks), np.inf)
+    np.minimum.at(first, rows, ranks.values)
+    return result | {"mrr": 1 / first}

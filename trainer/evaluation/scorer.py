@@ -1,0 +1,112 @@
+"""A trained recommender as a scorer, and its ranking metrics beside those of baselines."""
+
+from collections.abc import Callable
+
+import numpy as np
+from absl import logging
+
+from trainer.report.findings import evaluation_findings
+
+
+def log_findings(lines: list[dict]) -> None:
+    """Logs what one evaluation's figures mean (trainer/report/findings.py)."""
+    for text in evaluation_findings(lines):
+        logging.warning("%s", text)
+
+
+class TrainedScorer:
+    """A recommender as trainer.evaluation.ranking.Scorer: dot products of its users' and items' vectors.
+
+    Args:
+      recommender: trainer.models.recommender.Recommender.
+      items: catalog.
+      averaged: score with averaged weights as of `step`, or raw ones.
+      step: steps done.
+      check: called before every block of users; what it raises ends the evaluation.
+
+    Attributes:
+      name: average or raw, the weights that it scores with.
+    """
+
+    def __init__(
+        self, recommender, items, averaged: bool, step: int, check: Callable[[], None] = lambda: None
+    ):
+        self.name = "average" if averaged else "raw"
+        self._recommender, self._averaged, self._step = recommender, averaged, float(step)
+        self._check = check
+        with recommender.averaged_dense(averaged):
+            self._item_vectors = item_vectors(recommender, items, averaged, step)
+
+    def scores(self, users, items):
+        """float32 [n, items of the table], or [n, m] for candidates int64 [n, m]."""
+        self._check()
+        inputs = {"user": users.ids, "history": users.history, **users.features}
+        inputs = {name: inputs[name] for name in self._recommender.model.user_inputs}
+        with self._recommender.averaged_dense(self._averaged):
+            vectors = self._recommender.user_vectors(inputs, self._averaged, self._step).numpy()
+        if items is None:
+            return vectors @ self._item_vectors.T
+        return np.einsum("nd,nmd->nm", vectors, self._item_vectors[items])
+
+
+def item_vectors(recommender, items, averaged: bool, step: int, chunk: int = 1 << 16) -> np.ndarray:
+    """Vectors of all rows of the item table, float32 [rows, dim]; dense weights as they stand."""
+    vectors = None
+    for start in range(0, items.rows, chunk):
+        ids = np.arange(start, min(start + chunk, items.rows), dtype=np.int64)
+        columns = {"item": ids, **{name: values[ids] for name, values in items.features.items()}}
+        inputs = {name: columns[name] for name in recommender.model.item_inputs}
+        part = recommender.item_vectors(inputs, averaged, float(step)).numpy()
+        if vectors is None:
+            vectors = np.empty((items.rows, part.shape[1]), part.dtype)
+        vectors[start : start + len(part)] = part
+    return vectors
+
+
+def evaluate_recommender(
+    recommender, dataset, items, step: int, split: str, check: Callable[[], None] = lambda: None
+) -> list[dict]:
+    """The model, averaged and raw, beside popularity and, for planted data, the best reachable ranking.
+
+    Args:
+      recommender: trainer.models.recommender.Recommender.
+      dataset: manifest.
+      items: its catalog; side features are taken as of the split.
+      step: steps done.
+      split: valid or test.
+      check: called now and then; what it raises ends the evaluation.
+
+    Returns:
+      A dict per scorer, two of scorer "model" when evaluate.weights is both, averaged weights first: scorer,
+      split, weights, protocol, metrics (see trainer.evaluation.ranking.evaluate_scorers).
+    """
+    from trainer.data.catalog import Users
+    from trainer.evaluation.baselines import BestReachable, Popularity
+    from trainer.evaluation.ranking import evaluate_scorers
+
+    options, items = recommender.config.evaluate, items.as_of(split)
+    models = [
+        TrainedScorer(recommender, items, weights == "average", step, check)
+        for weights in _weights(options.weights, recommender.has_averages)
+    ]
+    scorers = [*models, Popularity(items)]
+    if BestReachable.available(dataset):
+        scorers.append(BestReachable(dataset, items))
+    results = evaluate_scorers(scorers, Users(dataset, items), options, split)
+    names = [scorer.name for scorer in models]
+    return [
+        {
+            "scorer": "model" if name in names else name,
+            "split": split,
+            "weights": name if name in names else names[0],
+            **figures,
+        }
+        for name, figures in results.items()
+    ]
+
+
+def _weights(wanted: str, has_averages: bool) -> list[str]:
+    """Weights to evaluate, those that are served first; raw where there are no averages."""
+    if not has_averages:
+        return ["raw"]
+    return ["average", "raw"] if wanted == "both" else [wanted]

@@ -1,0 +1,60 @@
+"""Opens a run's newest checkpoint for evaluation and export, tables left on disk."""
+
+from dataclasses import dataclass
+
+from configs.dataset_lock import DatasetLock
+from configs.errors import CheckpointError
+from configs.manifest import Dataset, load_dataset
+from configs.schema import RunConfig
+from configs.storage import join
+from trainer.data.catalog import Items
+from trainer.runtime import start_tensorflow
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model with what it was trained on."""
+
+    config: RunConfig
+    dataset: Dataset
+    items: Items
+    recommender: "trainer.models.recommender.Recommender"  # noqa: F821 - importing it here would load TensorFlow
+    step: int
+    """Steps done."""
+    reading: DatasetLock
+    """Held as long as this is used."""
+
+
+def open_trained(config: RunConfig) -> Trained:
+    """The newest checkpoint of the config's run that verifies.
+
+    Raises:
+      DataError: the dataset is missing or not what the config asks for.
+      CheckpointError: there is no checkpoint, none verifies, or they belong to another run.
+    """
+    start_tensorflow(config.device)
+    from trainer.checkpoints.identity import checkpoint_identity
+    from trainer.checkpoints.store import CheckpointStore
+    from trainer.checkpoints.tail_average import open_tail
+    from trainer.data.batches import steps_per_epoch
+    from trainer.data.checks import check_dataset
+    from trainer.data.run_length import run_steps
+    from trainer.embeddings.engines.stored import StoredTable
+    from trainer.models.recommender import Recommender
+
+    reading = DatasetLock(config.dataset.path)
+    dataset = load_dataset(config.dataset.path)
+    check_dataset(config, dataset)
+    directory = join(config.output.path, "checkpoints")
+    per_epoch = steps_per_epoch(dataset, config.train.batch_size, config.model.trains_on_positives)
+    num_steps = run_steps(config, per_epoch)
+    identity = checkpoint_identity(config, dataset.fingerprint, num_steps)
+    items = Items.load(dataset)
+    recommender = Recommender(config, dataset, items.counts, num_steps, StoredTable)
+    store = CheckpointStore(directory, config.checkpoint.keep, identity)
+    step = store.open_newest(recommender.storages, recommender.dense_state)
+    if step is None:
+        raise CheckpointError(f"{directory}: no complete checkpoint; run `lazytower train` with this config")
+    if config.polyak.tail:
+        open_tail(recommender, directory, step, config.polyak.tail)
+    return Trained(config, dataset, items, recommender, step, reading)

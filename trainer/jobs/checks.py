@@ -1,0 +1,131 @@
+"""What is looked at before a job costs anything: dataset, memory, output directory, bucket, service."""
+
+import concurrent.futures
+import json
+import os
+import subprocess
+import tempfile
+
+from configs import storage
+from configs.errors import UserError
+from configs.launch import launch_slice
+from configs.load import dump_config
+from configs.manifest import Dataset, load_dataset
+from configs.processes import module_command
+from configs.schema import RunConfig
+from trainer.checkpoints.files import COMMITTED
+from trainer.checkpoints.identity import checkpoint_identity, first_difference
+from trainer.data.catalog import verify_dataset_file
+from trainer.jobs.output_claim import check_unclaimed
+from trainer.launchers import LAUNCHERS
+
+_THREADS = 8
+
+
+def check_all(config: RunConfig) -> list[str]:
+    """Looks at everything; what the user should know, a line each.
+
+    Raises:
+      UserError: the job could not run; nothing has been spent or written.
+    """
+    launcher = LAUNCHERS[config.launch.kind](
+        config, f"{config.jobs_path}/new", {"directory": "", "wheel": None}
+    )
+    launcher.check_files()
+    dataset = load_dataset(config.dataset.path)
+    check_files(dataset)
+    check_output(config, dataset)
+    check_plan(config)
+    warnings = launcher.check()
+    if config.launch.kind == "cloud_tpu":
+        warnings += region_warnings(config)
+    return warnings
+
+
+def check_files(dataset: Dataset) -> None:
+    """Compares every file of the dataset with its manifest. Raises DataError: one is gone or damaged."""
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(lambda info: verify_dataset_file(dataset, info), dataset.record_files):
+            pass
+
+
+def check_output(config: RunConfig, dataset: Dataset) -> None:
+    """Raises UserError: another job writes there, or another run's checkpoints are there."""
+    check_unclaimed(config.output.path, config.jobs_path)
+    directory = storage.join(config.output.path, "checkpoints")
+    for name in reversed(storage.names(directory)):
+        try:
+            manifest = json.loads(storage.read_bytes(storage.join(directory, name, COMMITTED)))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            continue  # unfinished or damaged: the trainer does not use it either
+        steps = manifest["identity"].get("number of steps")  # of epochs: only training counts them
+        different = first_difference(
+            manifest["identity"], checkpoint_identity(config, dataset.fingerprint, steps)
+        )
+        if different:
+            raise UserError(
+                f"output.path: {config.output.path} holds checkpoints of a run with another {different[0]}; "
+                "use another output.path"
+            )
+        return
+
+
+def check_plan(config: RunConfig) -> None:
+    """Asks `lazytower plan`, in a process of its own because it needs TensorFlow, whether the run fits.
+
+    Raises:
+      UserError: it does not fit the slice, or this machine; or the dataset is not what the config asks for.
+    """
+    on_slice = config.launch.kind == "cloud_tpu"
+    slices = ["--tpu", launch_slice(config).name] if on_slice and config.device.kind == "tpu" else []
+    with tempfile.TemporaryDirectory(prefix="lazytower-plan-") as directory:
+        path = os.path.join(directory, "run.yaml")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(dump_config(config))
+        command = module_command("trainer.cli", "plan", "--config", path, "--probe_steps", "0")
+        done = subprocess.run([*command, "--json", *slices], capture_output=True, text=True)
+    try:
+        problems = json.loads(done.stdout)["problems"]
+    except ValueError:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise UserError(f"plan: {last.removeprefix('lazytower plan: error: ')}") from None
+    if on_slice and not slices:
+        return  # memory and disk are those of another machine
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def region_warnings(config: RunConfig) -> list[str]:
+    """A line for each bucket that is not where the slice is: its traffic costs money and time."""
+    region = config.launch.zone.rpartition("-")[0]
+    paths = {"dataset.path": config.dataset.path, "output.path": config.output.path}
+    warnings = []
+    for key, path in paths.items():
+        place = bucket_location(path)
+        if place is None:
+            warnings.append(f"{key}: where the bucket of {path} is could not be found out")
+        elif place != region and place != region.partition("-")[0] and not _dual(place, region):
+            warnings.append(
+                f"{key}: the bucket is in {place}, the slice in {region}: reading and writing across regions "
+                "costs money and time"
+            )
+    return warnings
+
+
+def _dual(place: str, region: str) -> bool:
+    """Whether a multi-region (us, eu, asia) or a predefined pair holds the region."""
+    pairs = {"nam4": ("us-central1", "us-east1"), "eur4": ("europe-north1", "europe-west4")}
+    return place == "eu" and region.startswith("europe-") or region in pairs.get(place, ())
+
+
+def bucket_location(path: str) -> str | None:
+    """Where the bucket of a gs:// path is, in lower case; None when we may not know."""
+    fs, place = storage.filesystem(path)
+    try:
+        found = fs.call("GET", "b/{}", place.partition("/")[0], json_out=True)
+    except Exception as error:  # gcsfs has no errors of Python's own
+        if not isinstance(error, OSError) and not type(error).__module__.startswith("gcsfs"):
+            raise
+        return None
+    location = found.get("location")
+    return location.lower() if location else None

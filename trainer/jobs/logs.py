@@ -1,0 +1,57 @@
+"""The log of a job, put together from the pieces that its machines copied."""
+
+from collections.abc import Iterator
+
+from configs import storage
+from trainer.jobs.record import JobRecord
+from trainer.vm.log import CHUNK_BYTES
+
+
+class LogReader:
+    """Reads on where it stopped: pieces are only ever appended to, the last one by being replaced."""
+
+    def __init__(self, record: JobRecord):
+        self._record = record
+        self._read: dict[str, int] = {}  # bytes that were read of each piece
+
+    def new(self) -> Iterator[str]:
+        """What came since the last call, of all attempts and workers, a head before each change of those."""
+        for attempt in range(1, self._record.state().attempt + 1):
+            directory = f"{self._record.attempt_path(attempt)}/log"
+            before = None
+            for name in storage.names(directory):
+                if name.endswith(".txt"):
+                    yield from self._piece(f"{directory}/{name}", attempt, name, before)
+                    before = name
+
+    def _piece(self, path: str, attempt: int, name: str, before: str | None) -> Iterator[str]:
+        seen = self._read.get(path, 0)
+        if seen >= CHUNK_BYTES:  # it can grow no more
+            return
+        try:
+            content = storage.read_bytes(path)
+        except FileNotFoundError:  # of the middle of a long log, and gone since it was listed
+            return
+        if len(content) > seen:
+            if not seen:
+                yield from _head(attempt, name, before)
+            self._read[path] = len(content)
+            yield content[seen:].decode(errors="replace")
+
+
+def _head(attempt: int, name: str, before: str | None) -> Iterator[str]:
+    """What stands before a piece: whose log begins, or how much of it is missing."""
+    worker, number = _place(name)
+    if number == 0:
+        yield f"--- attempt {attempt}, worker {worker}\n"
+    elif before is not None and _place(before)[0] == worker:
+        missing = number - _place(before)[1] - 1
+        if missing > 0:
+            size = missing * CHUNK_BYTES / 2**20
+            yield f"--- {missing} pieces of the log, {size:.1f} MB, were not kept\n"
+
+
+def _place(name: str) -> tuple[str, int]:
+    """(worker, number) of a piece."""
+    worker, _, number = name.removeprefix("worker-").removesuffix(".txt").partition("-")
+    return worker, int(number) if number.isdigit() else 0

@@ -1,0 +1,85 @@
+"""One living job per output directory, whichever staging directory the jobs are kept in.
+
+  <output.path>/claims/000001.json      names a job that writes there; the last one counts
+
+A claim is made under the number after the last, and only if there is none of that number yet, so of two jobs
+that are submitted at once one learns of the other.
+"""
+
+import json
+import os
+import uuid
+
+from absl import logging
+
+from configs import storage
+from configs.errors import UserError
+from trainer.jobs.record import FINAL, JobRecord, find_jobs
+
+
+def check_unclaimed(output: str, staging: str) -> None:
+    """Raises UserError: a job that has not ended writes there."""
+    _, holder = _last_claim(output)
+    living = [JobRecord(holder)] if holder else []
+    for job in living + find_jobs(staging):
+        if _is_alive(job) and (job.path == holder or _writes(job, output)):
+            raise _taken(job, output)
+
+
+def claim_output(output: str, record: JobRecord) -> None:
+    """Gives the output directory to a job that was just made.
+
+    Raises:
+      UserError: another job that has not ended was faster; this one is cancelled.
+      OSError: the place cannot be written.
+    """
+    while True:
+        number, holder = _last_claim(output)
+        if holder and holder != record.path and _is_alive(other := JobRecord(holder)):
+            record.append("cancelled", 0, f"job {other.id} writes {output}")
+            raise _taken(other, output)
+        directory = storage.join(output, "claims")
+        storage.make_directory(directory)
+        content = {"job": record.path, "token": uuid.uuid4().hex}
+        try:
+            return storage.create_bytes(f"{directory}/{number + 1:06}.json", json.dumps(content).encode())
+        except FileExistsError:
+            logging.info("%s: another job was submitted at the same time", output)
+
+
+def _taken(job: JobRecord, output: str) -> UserError:
+    return UserError(
+        f"output.path: job {job.id} writes {output}; wait for it, cancel it, or use another output.path"
+    )
+
+
+def _last_claim(output: str) -> tuple[int, str | None]:
+    """(its number, directory of its job); (0, None) when there is none."""
+    directory = storage.join(output, "claims")
+    names = [name for name in storage.names(directory) if name.removesuffix(".json").isdigit()]
+    if not names:
+        return 0, None
+    try:
+        job = json.loads(storage.read_bytes(f"{directory}/{names[-1]}"))["job"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        logging.warning("%s/%s: unreadable (%s); taken for absent", directory, names[-1], error)
+        job = None
+    return int(names[-1].removesuffix(".json")), job if isinstance(job, str) else None
+
+
+def _is_alive(job: JobRecord) -> bool:
+    try:
+        job.facts  # noqa: B018 - raises when there is no such job, or nothing of it can be read
+    except UserError as error:
+        logging.debug("%s", error)
+        return False
+    return job.state().state not in FINAL
+
+
+def _writes(job: JobRecord, output: str) -> bool:
+    """Whether a job's output is this directory; local paths are relative to where it was submitted."""
+    theirs = str(job.facts.get("output", ""))
+    if storage.is_remote(theirs) or storage.is_remote(output):
+        return theirs.rstrip("/") == output.rstrip("/")
+    directory = str(job.facts.get("directory", ""))
+    return os.path.realpath(os.path.join(directory, theirs)) == os.path.realpath(output)

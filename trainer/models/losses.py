@@ -1,0 +1,133 @@
+"""Losses with gradients that never hold a batch x batch matrix."""
+
+import tensorflow as tf
+
+from trainer.kernels.build import kernels
+from trainer.kernels.ops import softmax_blocks
+
+BLOCK_ROWS = 256
+_MASKED = -1e30  # exp underflows to exactly 0, and unlike -inf never makes a NaN
+
+
+def in_batch_softmax(
+    user, item, item_ids, log_q, weight, temperature: float, mask_hits: bool, share=None, extra=None
+):
+    """Mean in-batch sampled softmax loss with logQ correction, blockwise.
+
+    Row i's positive is item i; all items of the batch are candidates, with logit
+    s_ij = user_i . item_j / temperature - log_q_j (Yi et al. 2019, Sampling-Bias-Corrected Neural Modeling,
+    eq. 3; the correction is on the positive too). With `mask_hits`, candidate j != i with item j == item i is
+    left out. Extra candidates are negatives of all rows. Loss and both gradients are computed in one pass
+    over blocks of rows, so memory is O(candidates x BLOCK_ROWS).
+
+    Args:
+      user, item: float32 [batch, dim].
+      item_ids: int64 [batch].
+      log_q: float32 [batch], log of each item's probability of being drawn as a candidate.
+      weight: float32 [batch], weight of each row; the loss is 0 when all are 0.
+      temperature: divides the dot products.
+      mask_hits: leave accidental hits out.
+      share: trainer.training.replicas.Share when the rows are those of one replica: the items of all replicas
+        are candidates; None when the batch is whole.
+      extra: (vectors [m, dim], ids [m], log_q [m]) of m further candidates, of the replica's share of them;
+        None: there are none.
+
+    Returns:
+      float32 scalar, sum(weight_i loss_i) / sum(weight_i), the lower sum over all replicas' rows.
+    """
+    first, total = 0, weight
+    if share is not None:
+        first = share.first_row(user)
+        item, item_ids, log_q, total = (share.gather(value) for value in (item, item_ids, log_q, weight))
+        extra = extra and tuple(share.gather(value) for value in extra)
+    if extra is not None:
+        both = zip((item, item_ids, log_q), extra, strict=True)
+        item, item_ids, log_q = (tf.concat(pair, axis=0) for pair in both)
+    part = tf.math.divide_no_nan(weight, tf.reduce_sum(total))
+
+    blocks = _blocks if kernels() is None else softmax_blocks
+
+    @tf.custom_gradient
+    def loss_of(user, item):
+        loss, user_gradient, item_gradient = blocks(
+            user, item, item_ids, log_q, part, 1.0 / temperature, mask_hits, first
+        )
+        return loss, lambda up: (up * user_gradient, up * item_gradient)
+
+    return loss_of(user, item)
+
+
+def _blocks(user, item, item_ids, log_q, share, scale, mask_hits, first):
+    """Loss and its gradients to user and item; see in_batch_softmax. Row i's positive is item first + i."""
+    batch, dim = tf.shape(user)[0], user.shape[-1]
+    # Blocks of one size, the last one filled up with rows of weight 0: XLA, which compiles for TPUs, has no
+    # slices of changing size.
+    count = (batch + BLOCK_ROWS - 1) // BLOCK_ROWS
+    positive_item = tf.slice(item, [first, 0], [batch, dim])
+    columns = (user, positive_item, tf.slice(item_ids, [first], [batch]), share)
+    user_rows, positive_rows, own_ids, part_rows = (_fill(c, count * BLOCK_ROWS - batch) for c in columns)
+
+    def body(block, loss, item_gradient, user_gradient):
+        start = block * BLOCK_ROWS
+        rows, part = _rows(user_rows, start), _rows(part_rows, start)
+        own_item = _rows(positive_rows, start)
+        logits = tf.matmul(rows * scale, item, transpose_b=True) - log_q
+        # Beyond the batch: a place that is there; these rows weigh nothing.
+        place = tf.minimum(first + start + tf.range(BLOCK_ROWS), tf.shape(item)[0] - 1)
+        if mask_hits:
+            hit = tf.equal(_rows(own_ids, start)[:, None], item_ids[None, :])
+            own = tf.equal(place[:, None], tf.range(tf.shape(item)[0])[None, :])
+            logits = tf.where(hit & ~own, _MASKED, logits)
+        positive = tf.gather(logits, place, axis=1, batch_dims=1)
+        top = tf.reduce_max(logits, axis=1, keepdims=True)
+        exp = tf.exp(logits - top)
+        total = tf.reduce_sum(exp, axis=1, keepdims=True)
+        loss += tf.reduce_sum(part * (tf.math.log(total[:, 0]) + top[:, 0] - positive))
+        row_scale = part[:, None] * scale
+        inverse = row_scale / total
+        user_gradient = user_gradient.write(block, tf.matmul(exp, item) * inverse - own_item * row_scale)
+        item_gradient += tf.matmul(exp, rows * inverse, transpose_a=True)
+        return block + 1, loss, item_gradient, user_gradient
+
+    pieces = tf.TensorArray(tf.float32, size=count, element_shape=[BLOCK_ROWS, dim])
+    _, loss, item_gradient, pieces = tf.while_loop(
+        lambda block, *_: block < count,
+        body,
+        (tf.constant(0), tf.constant(0.0), tf.zeros_like(item), pieces),
+        parallel_iterations=1,
+    )
+    user_gradient = tf.ensure_shape(pieces.concat()[:batch], user.shape)
+    own = user * (share[:, None] * scale)
+    if isinstance(first, int):
+        item_gradient -= tf.pad(own, [[0, tf.shape(item)[0] - batch], [0, 0]])
+    else:
+        places = first + tf.range(batch)
+        item_gradient = tf.tensor_scatter_nd_sub(item_gradient, places[:, None], own)
+    return loss, user_gradient, item_gradient
+
+
+def _rows(column, start):
+    """A block of a column [n, ...] whose n is a multiple of BLOCK_ROWS."""
+    rank = column.shape.rank
+    sizes = [BLOCK_ROWS, *column.shape[1:]]
+    return tf.slice(column, [start] + [0] * (rank - 1), sizes)
+
+
+def _fill(column, rows):
+    """A column [n, ...] with so many more rows of zeros."""
+    return tf.pad(column, [[0, rows]] + [[0, 0]] * (column.shape.rank - 1))
+
+
+def logistic(logits, labels, weight, share=None):
+    """Weighted mean logistic loss.
+
+    Args:
+      logits, labels, weight: float32, same shape; labels in 0..1.
+      share: as in_batch_softmax; the mean is over the rows of all replicas.
+
+    Returns:
+      float32 scalar.
+    """
+    loss = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits)
+    total = weight if share is None else share.gather(weight)
+    return tf.math.divide_no_nan(tf.reduce_sum(loss * weight), tf.reduce_sum(total))

@@ -1,0 +1,115 @@
+"""All checks of `lazytower doctor`, in the order of its report."""
+
+import json
+import signal
+import subprocess
+
+from configs.processes import module_command
+from trainer.preflight.checks import CHECKS, FAIL, CheckedMachine, Result
+from trainer.preflight.probes import GROUPS, ProbeStep
+
+_SECONDS = 300  # a probe may take: imports of TensorFlow from a cold disk, on a busy machine, take minutes
+
+
+def diagnose(config=None, buckets: list[str] = (), machine: CheckedMachine | None = None) -> list[Result]:
+    """All results, in the order of the report.
+
+    Args:
+      config: RunConfig whose needs are checked too, or None.
+      buckets: gs:// URLs to try.
+      machine: in place of this one.
+    """
+    machine = machine or _machine(config)
+    probes = [_Probe(group, argument) for group, argument in _probes(config, buckets)]
+    return [check(machine) for check in CHECKS] + [result for probe in probes for result in probe.results()]
+
+
+def _machine(config) -> CheckedMachine:
+    if config is None:
+        return CheckedMachine()
+    # A named TPU is elsewhere: this machine only asks for it.
+    local_tpu = config.device.kind == "tpu" and config.device.name is None
+    return CheckedMachine(output=config.output.path, chip_wanted=local_tpu)
+
+
+def _probes(config, buckets: list[str]) -> list[tuple[str, str]]:
+    """(group, argument) of the processes to start."""
+    from configs.storage import is_remote
+
+    urls = list(buckets)
+    if config is None:
+        return [("tensorflow", ""), ("beam", ""), *(("bucket", url) for url in urls)]
+    urls += [path for path in (config.output.path, config.export_path) if is_remote(path)]
+    urls = [url for url in dict.fromkeys(urls) if not any(url.startswith(f"{other}/") for other in urls)]
+    tables = sorted(set(config.table_of_input.values()))
+    compressed = [name for name in tables if config.table(name).kind == "robe_z"]
+    named = config.device.kind == "tpu" and config.device.name is not None
+    return [
+        ("tensorflow", ",".join(compressed)),
+        ("beam", ""),
+        ("dataset", config.dataset.path),
+        *([("named_tpu", config.device.model_dump_json())] if named else []),
+        *(("bucket", url) for url in urls),
+    ]
+
+
+class _Probe:
+    """A group of steps in a process that may die or hang."""
+
+    def __init__(self, group: str, argument: str):
+        self._steps = GROUPS[group]
+        self._process = subprocess.Popen(
+            module_command("trainer.preflight.probes", group, argument),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+
+    def results(self) -> list[Result]:
+        """Waits for the end; a result for every step."""
+        end = ""
+        try:
+            output, errors = self._process.communicate(timeout=_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            output, errors = self._process.communicate()
+            end = f"no answer in {_SECONDS} s"
+        lines = [json.loads(line) for line in output.splitlines() if line.startswith('{"step"')]
+        told = {line.pop("step"): line for line in lines}
+        if not end and self._process.returncode:
+            end = f"the process died ({_code(self._process.returncode)}): {_last_line(errors)}"
+        return complete(self._steps, told, end)
+
+
+def complete(steps: tuple[ProbeStep, ...], told: dict[str, dict], end: str) -> list[Result]:
+    """A result for every step of a group.
+
+    Args:
+      steps: of the group, in order.
+      told: by name of a step, the fields of its result.
+      end: why the process told no more, when it did not end well.
+    """
+    results, broken = [], ""
+    for step in steps:
+        if step.name in told:
+            result = Result(step.name, **told[step.name])
+        elif broken:
+            result = Result(step.name, FAIL, "not tried", f"mend {broken} first")
+        else:
+            result = Result(step.name, FAIL, end or "no answer", step.fix)
+        if result.status == FAIL:
+            broken = broken or step.name
+        results.append(result)
+    return results
+
+
+def _code(code: int) -> str:
+    """An exit code in words; negative ones are signals."""
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it said nothing"

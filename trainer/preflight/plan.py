@@ -1,0 +1,143 @@
+"""The plan of a run: figures of memory, disk, time and TPU slices, and what cannot fit."""
+
+import os
+import shutil
+
+from configs.manifest import MANIFEST_FILE, Dataset, load_dataset
+from configs.schema import RunConfig
+from configs.storage import exists, is_remote, join
+from configs.tpu import Slice
+from trainer.resources import forecast, machine
+from trainer.text import size_text
+
+
+def make_plan(config: RunConfig, slices: list[Slice], probe_steps: int) -> dict:
+    """All figures, in bytes and seconds; None where they are not known.
+
+    Args:
+      config: the run.
+      slices: TPU slices to compare with.
+      probe_steps: steps to time; none are when the memory does not suffice.
+
+    Raises:
+      DataError: the dataset is not what the config asks for.
+      UserError: output.path cannot be written.
+    """
+    free, limit = machine.free_memory()  # before TensorFlow takes its part
+    from trainer.runtime import start_tensorflow
+
+    start_tensorflow(config.device)
+    from trainer.data.batches import steps_per_epoch
+    from trainer.data.checks import check_dataset
+    from trainer.data.run_length import run_steps
+
+    dataset = _dataset(config)
+    per_epoch = None
+    if dataset is not None:
+        check_dataset(config, dataset)
+        per_epoch = steps_per_epoch(dataset, config.train.batch_size, config.model.trains_on_positives)
+    tables = forecast.forecast_tables(config, dataset)
+    known = [table.total for table in tables if table.total is not None]
+    complete = len(known) == len(tables)
+    total = sum(known)
+    peak = forecast.peak_bytes(config, total)
+    steps = run_steps(config, per_epoch) if per_epoch or config.train.num_steps else None
+    seconds = None
+    if dataset is not None and probe_steps and peak <= free and config.device.kind == "cpu":
+        from trainer.preflight.trial import probe
+
+        seconds = probe(config, dataset, probe_steps)
+    return {
+        "name": config.name,
+        "dataset": config.dataset.path,
+        "prepared": dataset is not None,
+        "tables": [_table(table) for table in tables],
+        "complete": complete,
+        "table_bytes": total,
+        "memory": {"peak_bytes": peak, "free_bytes": free, "limit": limit},
+        "checkpoints": _checkpoints(config, total, steps),
+        "steps": steps,
+        "steps_per_epoch": per_epoch,
+        "batch_size": config.train.batch_size,
+        "step_seconds": seconds,
+        "slices": [_slice(slice_, tables) for slice_ in slices],
+    }
+
+
+def _dataset(config: RunConfig) -> Dataset | None:
+    if not exists(join(config.dataset.path, MANIFEST_FILE)):
+        return None
+    return load_dataset(config.dataset.path)
+
+
+def _table(table: forecast.TableForecast) -> dict:
+    names = ("name", "rows", "dim", "weight", "slots", "average", "last_step", "total")
+    return {name: getattr(table, name) for name in names}
+
+
+def _checkpoints(config: RunConfig, table_bytes: int, steps: int | None) -> dict:
+    """Size, number and time of full checkpoints; disk figures are None in an object store."""
+    size = table_bytes + forecast.dense_bytes(config)
+    options = config.checkpoint
+    # What was the oldest goes when the new one is complete. A full one with its increments counts as one.
+    most = 2 + options.compact_at if options.incremental else options.keep + 1
+    facts = {"bytes": size, "most": most, "number": None}
+    facts |= {"existing_bytes": None, "free_bytes": None, "bytes_per_second": None, "seconds_each": None}
+    if steps is not None:
+        facts["number"] = -(-steps // config.checkpoint.every_steps)
+    if not is_remote(config.output.path):
+        parent = machine.existing_parent(config.output.path)
+        facts["existing_bytes"] = machine.directory_bytes(os.path.join(config.output.path, "checkpoints"))
+        facts["free_bytes"] = shutil.disk_usage(parent).free
+        if facts["free_bytes"] > 2 * machine.PROBE_BYTES:
+            facts["bytes_per_second"] = machine.disk_speed(parent)
+            facts["seconds_each"] = size / facts["bytes_per_second"]
+    return facts
+
+
+def _slice(slice_: Slice, tables: list[forecast.TableForecast]) -> dict:
+    """Tables sharded evenly over a slice's chips."""
+    facts = {"name": slice_.name, "chips": slice_.chips, "bytes_per_chip": slice_.bytes_per_chip}
+    lacks = "; ".join(f"tables.{table.name}: {table.tpu_lacks}" for table in tables if table.tpu_lacks)
+    if lacks:
+        return facts | {"needed_per_chip": None, "fits": False, "reason": lacks}
+    needed, complete = forecast.slice_bytes(tables, slice_)
+    fits = needed <= slice_.bytes_per_chip
+    if fits and not complete:
+        reason = "what is known fits; rows of other tables are not known yet"
+        return facts | {"needed_per_chip": needed, "fits": None, "reason": reason}
+    return facts | {"needed_per_chip": needed, "fits": fits, "reason": ""}
+
+
+def find_problems(config: RunConfig, plan: dict, named: set[str]) -> list[str]:
+    """What cannot fit, a clause each. Tables for a TPU need not fit this machine's memory.
+
+    Args:
+      config: the run.
+      plan: from make_plan.
+      named: slices that must hold the tables for certain; the config's own may have rows yet unknown.
+    """
+    problems, memory, disk = [], plan["memory"], plan["checkpoints"]
+    here = config.device.kind == "cpu"
+    own = None if here else config.device.slice
+    if memory["peak_bytes"] > memory["free_bytes"] and here and not named:
+        problems.append(
+            f"memory: the run needs {size_text(memory['peak_bytes'])}, {size_text(memory['free_bytes'])} are "
+            f"there ({memory['limit']}); use smaller tables, or a compressed one (kind: robe_z)"
+        )
+    if disk["free_bytes"] is not None and here:
+        wanted = disk["most"] * disk["bytes"] - disk["existing_bytes"]
+        if wanted > disk["free_bytes"]:
+            problems.append(
+                f"disk: {disk['most']:g} full checkpoints need {size_text(wanted)} more, "
+                f"{size_text(disk['free_bytes'])} are free at {config.output.path}; lower "
+                "checkpoint.compact_at (or checkpoint.keep), or use another output.path"
+            )
+    for facts in plan["slices"]:
+        name, fits = facts["name"], facts["fits"]
+        if (name in named and not fits) or (name == own and fits is False):
+            needed = f"{size_text(facts['needed_per_chip'])} on each chip, which has "
+            needed += size_text(facts["bytes_per_chip"])
+            verdict = "does not fit" if fits is False else "cannot be judged yet"
+            problems.append(f"{name}: {verdict} ({facts['reason'] or needed})")
+    return problems

@@ -1,0 +1,68 @@
+"""The plan of a run as text."""
+
+from trainer.text import aligned, size_text
+
+
+def format_plan(plan: dict) -> str:
+    """Tables, memory, checkpoints, time and slices, for people; see trainer.preflight.plan.make_plan."""
+    parts = [_tables(plan), _facts(plan)]
+    if plan["slices"]:
+        parts.append(_slices(plan["slices"]))
+    if not plan["prepared"]:
+        parts.append(f"{plan['dataset']}: no dataset yet; `lazytower prepare` makes what is not known")
+    return "\n\n".join(parts)
+
+
+def _tables(plan: dict) -> str:
+    names = ("weight", "slots", "average", "last_step", "total")
+    rows = [["table", "rows", "dim", *(name.replace("_", " ") for name in names)]]
+    for table in plan["tables"]:
+        count = "?" if table["rows"] is None else f"{table['rows']:,}"
+        sizes = [size_text(table[name]) for name in names]
+        rows.append([table["name"], count, str(table["dim"]), *sizes])
+    columns = [[table[name] for table in plan["tables"]] for name in names]
+    sums = (None if None in values else sum(values) for values in columns)
+    rows.append(["all", "", "", *map(size_text, sums)])
+    return aligned(rows)
+
+
+def _facts(plan: dict) -> str:
+    memory, saved, least = plan["memory"], plan["checkpoints"], "" if plan["complete"] else "at least "
+    text = f"{least}{size_text(memory['peak_bytes'])} at the peak"
+    lines = [["memory", f"{text}, {size_text(memory['free_bytes'])} are there ({memory['limit']})"]]
+    text = f"{least}{size_text(saved['bytes'])} each when full, room for {saved['most']:g} of them"
+    if saved["free_bytes"] is not None:
+        text += f", {size_text(saved['free_bytes'])} of disk are free"
+    if saved["seconds_each"] is not None:
+        text += f"; {saved['seconds_each']:,.1f} s each at {saved['bytes_per_second'] / 1e6:,.0f} MB/s"
+    lines.append(["checkpoints", text])
+    if plan["steps"] is not None:
+        per_epoch = f", {plan['steps_per_epoch']:,} per epoch" if plan["steps_per_epoch"] else ""
+        lines.append(["steps", f"{plan['steps']:,} of {plan['batch_size']:,} rows{per_epoch}"])
+    if plan["step_seconds"] is not None:
+        lines += _time(plan)
+    return "\n".join(f"{name:<13}{text}" for name, text in lines)
+
+
+def _time(plan: dict) -> list[list[str]]:
+    seconds, saved = plan["step_seconds"], plan["checkpoints"]
+    rate = plan["batch_size"] / seconds
+    lines = [["speed", f"{rate:,.0f} examples/s, {1000 * seconds:,.1f} ms per step"]]
+    text = f"{_span(plan['steps'] * seconds)} of training"
+    if saved["seconds_each"] is not None:
+        text += f", {_span(saved['number'] * saved['seconds_each'])} for {saved['number']:,} checkpoints"
+    return [*lines, ["time", f"{text}; evaluations come on top"]]
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 3600:,.2f} h" if seconds >= 3600 else f"{seconds / 60:,.1f} min"
+
+
+def _slices(slices: list[dict]) -> str:
+    rows = [["slice", "chips", "needed per chip", "a chip has", ""]]
+    for facts in slices:
+        verdict = {True: "fits", False: "does not fit", None: "not known"}[facts["fits"]]
+        verdict += f": {facts['reason']}" if facts["reason"] else ""
+        sizes = [size_text(facts["needed_per_chip"]), size_text(facts["bytes_per_chip"])]
+        rows.append([facts["name"], f"{facts['chips']:,}", *sizes, verdict])
+    return aligned(rows, last_is_text=True)

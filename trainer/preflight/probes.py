@@ -1,0 +1,188 @@
+"""Checks of `lazytower doctor` that may crash or hang, so they run in processes of their own.
+
+A process does the steps of one group and prints a JSON line as each ends: {"step": name, "status": ...,
+"found": text, "fix": text}. What is not printed was not reached.
+"""
+
+import json
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Callable
+from typing import NamedTuple
+
+from trainer.preflight.checks import INSTALL_LAZYTOWER
+
+_ROLE = "roles/storage.objectUser on the bucket"
+
+
+class ProbeStep(NamedTuple):
+    """One check."""
+
+    name: str
+    work: Callable[[str], str]
+    """Takes the group's argument, returns what was found, raises when it does not work."""
+    fix: str
+
+
+class Broken(Exception):
+    """Something does not work, and it is known why.
+
+    Args:
+      found: what was found.
+      fix: what to do.
+      status: fail, or warn when one can do without it.
+    """
+
+    def __init__(self, found: str, fix: str, status: str = "fail"):
+        super().__init__(found)
+        self.fix, self.status = fix, status
+
+
+def _tensorflow(_: str) -> str:
+    from configs.training import CpuDeviceConfig
+    from trainer.runtime import start_tensorflow
+
+    return start_tensorflow(CpuDeviceConfig()).__version__
+
+
+def _keras(_: str) -> str:
+    import tensorflow as tf
+    import tf_keras
+
+    module = tf.keras.layers.Layer.__module__
+    if not module.startswith("tf_keras."):
+        raise Broken(f"tf.keras is Keras 3 ({module})", "unset TF_USE_LEGACY_KERAS, or set it to 1")
+    return f"tf_keras {tf_keras.__version__}"
+
+
+def _addons(_: str) -> str:
+    from trainer.addons import import_addons
+
+    addons = import_addons()
+    addons.optimizers.LazyAdam(0.1)
+    return addons.__version__
+
+
+def _recommenders(_: str) -> str:
+    import tensorflow_recommenders
+
+    return tensorflow_recommenders.__version__
+
+
+def _xla(needed: str) -> str:
+    """Compiles and runs; `needed` is empty when no table of the run asks for it."""
+    import tensorflow as tf
+
+    from trainer.embeddings.blocks import gather_blocks
+
+    try:
+        found = gather_blocks(tf.range(8.0), tf.constant([2]), 4).numpy().tolist()
+    except tf.errors.OpError as error:
+        fix = "tables of kind robe_z need the plain tensorflow wheel; other tables do not"
+        reason = error.message.partition(" [Op:")[0]
+        raise Broken(reason, fix, "fail" if needed else "warn") from None
+    if found != [[2, 3, 4, 5]]:
+        raise Broken(f"wrong numbers: {found}", INSTALL_LAZYTOWER)
+    return "compiles"
+
+
+def _beam(_: str) -> str:
+    logging.disable(logging.WARNING)  # it remarks on Google packages that are not needed
+    import apache_beam
+
+    return apache_beam.__version__
+
+
+def _dataset(path: str) -> str:
+    from configs.manifest import MANIFEST_FILE, load_dataset
+    from configs.storage import exists, join
+
+    if not exists(join(path, MANIFEST_FILE)):
+        raise Broken(f"{path}: not prepared yet", "lazytower prepare with this config", "warn")
+    return f"{path}: {load_dataset(path).splits['train'].rows:,} rows in train"
+
+
+def _named_tpu(device: str) -> str:
+    """`device` is the config's section as JSON. Asks where the TPU is, does not connect to it."""
+    from configs.errors import UserError
+    from configs.training import TpuDeviceConfig
+    from trainer.tpu.address import tpu_address
+
+    named = TpuDeviceConfig.model_validate_json(device)
+    # What is still coming up is told at once.
+    try:
+        return f"{named.name}: {tpu_address(named, wait_seconds=0)}"
+    except UserError as error:
+        raise Broken(str(error), "see docs/tpu.md") from None
+
+
+def _bucket(url: str) -> str:
+    from gcsfs.retry import HttpError
+    from google.auth.exceptions import GoogleAuthError
+
+    from configs.storage import join, read_bytes, remove, write_bytes
+
+    name, content = join(url, f".lazytower-doctor-{uuid.uuid4().hex}"), os.urandom(1000)
+    try:
+        write_bytes(name, content)
+        found = read_bytes(name)
+        remove(name)
+    except FileNotFoundError as error:
+        raise Broken(f"{url}: {_line(error)}", "make the bucket, or correct its name") from None
+    except (HttpError, GoogleAuthError, PermissionError) as error:
+        raise Broken(f"{url}: {_line(error)}", _credentials(getattr(error, "code", None))) from None
+    if found != content:
+        raise Broken(f"{url}: what was read is not what was written", "report it to the store's provider")
+    return f"{url}: written, read, deleted"
+
+
+def _credentials(code: int | None) -> str:
+    """What to do about a refusal, by its HTTP code."""
+    if code == 403:
+        return f"give this account {_ROLE}"
+    return (
+        "no valid credentials: gcloud auth application-default login, GOOGLE_APPLICATION_CREDENTIALS or a "
+        f"machine with a service account; the account needs {_ROLE}"
+    )
+
+
+GROUPS = {
+    "tensorflow": (
+        ProbeStep("TensorFlow", _tensorflow, INSTALL_LAZYTOWER),
+        ProbeStep("Keras 2", _keras, INSTALL_LAZYTOWER),
+        ProbeStep("TF-Addons", _addons, INSTALL_LAZYTOWER),
+        ProbeStep("TFRS", _recommenders, INSTALL_LAZYTOWER),
+        ProbeStep("XLA on the CPU", _xla, INSTALL_LAZYTOWER),
+    ),
+    "beam": (ProbeStep("Apache Beam", _beam, INSTALL_LAZYTOWER),),
+    "dataset": (
+        ProbeStep("dataset", _dataset, "prepare it again with --overwrite, or correct dataset.path"),
+    ),
+    "named_tpu": (ProbeStep("named TPU", _named_tpu, "see docs/tpu.md"),),
+    "bucket": (ProbeStep("bucket", _bucket, "look at the network, the bucket's name and the credentials"),),
+}
+
+
+def main(group: str, argument: str) -> None:
+    """Does the steps of a group; the first failure ends it, because the others build on it."""
+    for step in GROUPS[group]:
+        try:
+            result = {"status": "ok", "found": step.work(argument), "fix": ""}
+        except Broken as broken:
+            result = {"status": broken.status, "found": str(broken), "fix": broken.fix}
+        except Exception as error:  # whatever stops the step is what the report is about
+            result = {"status": "fail", "found": f"{type(error).__name__}: {_line(error)}", "fix": step.fix}
+        print(json.dumps({"step": step.name} | result), flush=True)
+        if result["status"] == "fail":
+            return
+
+
+def _line(error: Exception) -> str:
+    """An error's text in one line."""
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

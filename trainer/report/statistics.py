@@ -1,0 +1,55 @@
+"""Facts about trained tables, and the run's report with them."""
+
+import numpy as np
+
+from configs.load import dump_config
+from configs.manifest import Dataset
+from configs.schema import RunConfig
+from trainer.report.document import write_report
+
+
+def write_run_report(config: RunConfig, dataset: Dataset, recommender, step: int) -> str:
+    """Writes <output.path>/report.html from the run's metrics and tables as of `step`; returns its path."""
+    facts = []
+    for name, table in recommender.tables.items():
+        # Evaluation reads tables from disk; the report names what trained them.
+        options = config.table(name)
+        engine = options.engine if options.kind == "table" else options.kind
+        trained_by = {"engine": "rows" if engine == "auto" else engine}
+        facts.append(table_statistics(table, step) | trained_by)
+    return write_report(config.output.path, dataset.model_dump(mode="json"), facts, dump_config(config))
+
+
+def table_statistics(table, step: int) -> dict:
+    """Facts about a table, read chunk by chunk.
+
+    Args:
+      table: trainer.embeddings.base.Table; norms are those of its storage's rows.
+      step: steps done, to which averages are caught up.
+    """
+    storage = table.storage
+    norms, distances, touched = [], [], 0
+    for start, stop in storage.chunks():
+        ids = np.arange(start, stop, dtype=np.int64)
+        records = np.asarray(storage.read_records(ids))
+        weight = records[:, : storage.dim]
+        norms.append(np.linalg.norm(weight, axis=1))
+        touched += int(np.count_nonzero(records[:, -1]))
+        if table.average is not None:
+            average = np.asarray(storage.average_of(records, float(step)))
+            distances.append(np.linalg.norm(average - weight, axis=1))
+    norms = np.concatenate(norms)
+    facts = {
+        "name": table.label,
+        "rows": table.rows,
+        "dim": table.dim,
+        "engine": table.engine,
+        "optimizer": table.optimizer.config.kind,
+        "table_bytes": table.bytes,
+        "weight_norm_mean": float(norms.mean()),
+        "weight_norm_p99": float(np.quantile(norms, 0.99)),
+        "touched_rows_share": touched / storage.rows,
+    }
+    if table.average is not None:
+        facts["average_to_weight_distance_mean"] = float(np.concatenate(distances).mean())
+    return facts

@@ -1,0 +1,110 @@
+"""What a run will take, computed before it runs: bytes of tables, towers, memory at the peak."""
+
+from dataclasses import dataclass
+
+from configs.errors import ConfigError
+from configs.manifest import Dataset
+from configs.schema import RunConfig
+from configs.tpu import Slice, tpu_slice
+from configs.tpu_rules import tpu_lacks
+
+MARGIN = 1.05  # of the tables: pieces of them that are read, written and initialised
+BASE_BYTES = 1_500_000_000  # TensorFlow, the input's windows, a step's activations
+TPU_COLUMNS = 8  # rows in a TPU's memory are padded to a multiple of so many values
+
+
+@dataclass(frozen=True)
+class TableForecast:
+    """Bytes of one table; None for what its rows are needed for, while they are not known."""
+
+    name: str
+    rows: int | None
+    """As the model sees them."""
+    dim: int
+    weight: int | None
+    slots: int | None
+    """Of the optimizer, what rows share included."""
+    average: int | None
+    last_step: int | None
+    tpu: int | None
+    """On a TPU: weights, the optimizer's slots there, and a second table for the average; rows padded."""
+    tpu_lacks: str = ""
+    """Why there is no such table on a TPU."""
+
+    @property
+    def total(self) -> int | None:
+        """All bytes on this machine."""
+        if self.weight is None:
+            return None
+        return self.weight + self.slots + self.average + self.last_step
+
+
+def forecast_tables(config: RunConfig, dataset: Dataset | None) -> list[TableForecast]:
+    """Bytes of all tables; rows come from the dataset, or for hashed ids from the config."""
+    return [_forecast(config, dataset, name) for name in sorted(set(config.table_of_input.values()))]
+
+
+def _forecast(config: RunConfig, dataset: Dataset | None, name: str) -> TableForecast:
+    from trainer.optimizers import ROW_OPTIMIZERS
+
+    options, ids = config.table(name), config.ids_of(name)
+    rows = dataset.table_rows(name) if dataset else ids.rows if ids.kind == "hash" else None
+    optimizer = ROW_OPTIMIZERS[options.optimizer.kind](options.optimizer)
+    stored, dim = rows, options.dim
+    if options.kind == "robe_z":
+        stored, dim = options.size // options.block, options.block
+    averaged = config.polyak.at_each_step
+    lacks = tpu_lacks(options)
+    if stored is None:
+        return TableForecast(name, rows, options.dim, None, None, None, None, None, lacks)
+    shared = sum(int(value.shape.num_elements()) for value in optimizer.initial_shared(dim))
+    copies = 1 + len(optimizer.slot_names) + averaged
+    padded = -(-dim // TPU_COLUMNS) * TPU_COLUMNS
+    return TableForecast(
+        name,
+        rows,
+        options.dim,
+        weight=4 * stored * dim,
+        slots=4 * (stored * sum(optimizer.slot_widths(dim)) + shared),
+        average=4 * stored * dim * averaged,
+        last_step=4 * stored,
+        tpu=None if lacks else 4 * stored * padded * copies,
+        tpu_lacks=lacks,
+    )
+
+
+def slice_bytes(tables: list[TableForecast], slice_: Slice) -> tuple[int, bool]:
+    """(bytes on each chip of the tables whose rows are known, sharded evenly; whether these are all)."""
+    known = [table.tpu for table in tables if table.tpu is not None]
+    return -(-sum(known) // slice_.chips), len(known) == len(tables)
+
+
+def check_slice_memory(config: RunConfig, dataset: Dataset) -> None:
+    """Raises ConfigError when the tables do not fit in the memory of the config's TPU slice."""
+    slice_ = tpu_slice(config.device.slice)
+    needed, _ = slice_bytes(forecast_tables(config, dataset), slice_)
+    if needed > slice_.bytes_per_chip:
+        raise ConfigError(
+            f"device.slice: {slice_.name} has {slice_.bytes_per_chip / 1e9:.1f} GB on each chip, the tables "
+            f"need {needed / 1e9:.1f}; use a larger slice, a smaller dim, or polyak.kind: tail_average (no "
+            "second table)"
+        )
+
+
+def dense_bytes(config: RunConfig) -> int:
+    """Bytes of the towers' weights, at most two slots each, and their averages."""
+    if config.model.kind != "two_tower":
+        return 0
+    values = 0
+    for tower in (config.model.user_tower, config.model.item_tower):
+        widths = [config.input_width(name) for name in tower.inputs]
+        width = widths[0] if tower.combine == "sum" else sum(widths)
+        for units in tower.layers:
+            values, width = values + (width + 1) * units, units
+    return 4 * values * (3 + config.polyak.at_each_step)
+
+
+def peak_bytes(config: RunConfig, tables: int) -> int:
+    """Peak memory of a run on this machine whose tables take so many bytes."""
+    copy = config.checkpoint.async_memory_mb << 20  # of what is written while training goes on
+    return int(tables * MARGIN) + BASE_BYTES + min(copy, tables)

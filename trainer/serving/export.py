@@ -1,0 +1,139 @@
+"""`lazytower export`: a verified SavedModel of the newest checkpoint, versioned for TensorFlow Serving.
+
+The model is written to a local disk, asked golden questions in a fresh process without the project's code,
+and only then published; see trainer.serving.versions.
+"""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+
+from absl import logging
+
+from configs.errors import ExportError
+from trainer.serving.versions import is_pattern, loadable, locked, new_version, publish
+
+# Nothing of the working directory; PYTHONPATH stays, which may be where TensorFlow is.
+_ALONE = "import sys\nsys.path[:] = [path for path in sys.path if path]\n"
+
+
+def export(config) -> str:
+    """Writes, verifies and publishes the next version.
+
+    Args:
+      config: configs.schema.RunConfig of a run with a checkpoint.
+
+    Returns:
+      The version's directory, <config.export_path>/<version>.
+
+    Raises:
+      ExportError: it cannot be written, does not answer as the trained model does, or another export into
+        the same directory is running. Nothing is published, and earlier versions stay.
+      ConfigError: the index needs a package that is not installed.
+      DataError, CheckpointError: as trainer.evaluation.trained.open_trained.
+    """
+    from trainer.evaluation.trained import open_trained
+    from trainer.indexes.scann_package import require_scann
+
+    if config.export.index.kind == "scann":
+        require_scann("export.index.kind: scann")
+    directory = config.export_path.rstrip("/")
+    if is_pattern(directory):
+        logging.warning(
+            "%s: TensorFlow takes [ and \\ in a path for a pattern: `lazytower recommend` asks the model "
+            "there, but TensorFlow Serving and tf.saved_model.load need it copied to another path",
+            directory,
+        )
+    started = time.monotonic()
+    trained = open_trained(config)
+    _log_weights(trained)
+    with locked(directory) as lock:
+        try:
+            with new_version(directory) as (version, scratch):
+                model = os.path.join(scratch, "model")
+                _write_and_verify(trained, model, version, scratch)
+                size = _bytes(model)
+                lock.check()
+                path = publish(model, directory, version, lock.check)
+        except OSError as error:
+            raise ExportError(f"{directory}: cannot be written ({error.strerror or error})") from None
+    logging.info("step %d, %.1f MB, %.1f s", trained.step, size / 1e6, time.monotonic() - started)
+    return path
+
+
+def _log_weights(trained) -> None:
+    """Says which weights are exported, and what the step's evaluations say of raw and averaged ones."""
+    from trainer.report.facts import comparable, grouped, without_repeats
+    from trainer.report.findings import compared_weights, evaluation_findings
+    from trainer.report.metrics_file import read_metrics
+    from trainer.serving.saved_model import averaged
+
+    logging.info("step %d, %s weights", trained.step, "averaged" if averaged(trained) else "raw")
+    found = [
+        line
+        for line in read_metrics(trained.config.output.path)
+        if line.get("kind") == "evaluate" and line.get("step") == trained.step
+    ]
+    compared = False
+    for lines in grouped(without_repeats(found), comparable).values():
+        if text := compared_weights(lines):
+            compared = True
+            logging.info("%s", text)
+        for finding in evaluation_findings(lines):
+            logging.warning("%s", finding)
+    if trained.recommender.has_averages and not compared:
+        logging.info(
+            "no evaluation of this step has raw and averaged weights; `lazytower evaluate` compares them"
+        )
+
+
+def _write_and_verify(trained, model: str, version: int, scratch: str) -> None:
+    import tensorflow as tf
+
+    from trainer.kernels.build import graph_only
+    from trainer.serving.golden import golden_examples
+    from trainer.serving.saved_model import averaged, write_saved_model
+
+    with trained.recommender.averaged_dense(averaged(trained)):
+        try:
+            with graph_only():  # a server has TensorFlow's ops and no others
+                write_saved_model(trained, model, version)
+        except tf.errors.OpError as error:
+            raise ExportError(f"{model}: cannot be written ({error.message.splitlines()[0]})") from None
+        # Graphs refer to themselves: without this the weights would stay while the replay loads its own.
+        gc.collect()
+        golden = golden_examples(trained)
+    path = os.path.join(scratch, "golden.json")
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(golden, file)
+    replay_golden(model, path)
+
+
+def replay_golden(model: str, golden: str) -> None:
+    """Runs trainer.serving.replay on a SavedModel in a fresh process that sees TensorFlow and NumPy alone.
+
+    Raises:
+      ExportError: the model cannot be loaded or answers otherwise than expected.
+    """
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "replay.py")
+    with open(source, encoding="utf-8") as file:
+        program = file.read()
+    started = time.monotonic()
+    with loadable(model) as path:
+        done = subprocess.run(
+            [sys.executable, "-c", _ALONE + program, path, golden],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
+    if done.returncode != 0 or done.stdout.strip() != "ok":
+        lines = (done.stdout.strip() or done.stderr.strip() or f"exit code {done.returncode}").splitlines()
+        raise ExportError(f"the SavedModel does not answer as the trained model: {lines[-1]}")
+    logging.info("golden examples replayed in a fresh process, %.1f s", time.monotonic() - started)
+
+
+def _bytes(path: str) -> int:
+    return sum(os.path.getsize(os.path.join(f, name)) for f, _, names in os.walk(path) for name in names)

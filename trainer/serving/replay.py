@@ -1,0 +1,128 @@
+"""Replays golden examples on a SavedModel with TensorFlow and NumPy alone; see trainer.serving.golden.
+
+Run as `python -I -c "$(cat replay.py)" MODEL_DIR GOLDEN.json`: export does so in a fresh process, and so may
+anyone who serves the model. Prints `ok` and exits with 0, or names the first difference and exits with 1.
+"""
+
+import json
+import sys
+
+PROJECT = ("trainer", "configs", "pipelines")
+
+
+class RefuseProject:
+    """Import hook: serving must not need the project, even where it happens to be installed."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] in PROJECT:
+            raise ImportError(f"the SavedModel needs {name}, which a server does not have")
+        return None
+
+
+class Difference(Exception):
+    """The model does not answer as it should."""
+
+
+def replay(model_dir, golden):
+    """Asks all golden questions. Raises Difference."""
+    import numpy as np
+    import tensorflow as tf
+
+    approximate = golden["approximate"]
+    if approximate:
+        tf.load_op_library(approximate["op_library"])
+    signatures = tf.saved_model.load(model_dir).signatures
+
+    def ask(name, **inputs):
+        return {key: value.numpy() for key, value in signatures[name](**inputs).items()}
+
+    def keys(texts):
+        return tf.constant([text.encode("latin-1") for text in texts], tf.string)
+
+    users = keys(golden["users"])
+    same("user_embedding", ask("user_embedding", user=users)["embedding"], golden["user_vectors"])
+    items = ask("item_embedding", item=keys(golden["items"]))["embedding"]
+    same("item_embedding", items, golden["item_vectors"])
+    pairs_of_users, pairs_of_items, scores = zip(*golden["scores"])  # noqa: B905 - runs on any Python 3
+    found = ask("score", user=keys(pairs_of_users), item=keys(pairs_of_items))["score"]
+    same("score", found, scores)
+    recalls = []
+    for request in golden["recommend"]:
+        answers = request["answers"]
+        width = max(len(answer["exclude"]) for answer in answers)
+        exclude = [answer["exclude"] + [""] * (width - len(answer["exclude"])) for answer in answers]
+        found = ask(
+            "recommend",
+            user=users,
+            k=tf.constant(request["k"]),
+            exclude_seen=tf.constant(request["exclude_seen"]),
+            exclude=tf.reshape(keys(text for row in exclude for text in row), [len(answers), width]),
+        )
+        for i, answer in enumerate(answers):
+            what = f"recommend, k {request['k']}, user {golden['users'][i]!r}"
+            lists = found["items"][i], found["scores"][i]
+            recalls.append(check_list(what, *lists, request["k"], answer, exact=not approximate))
+    if approximate and np.mean(recalls) < approximate["least_recall"]:
+        raise Difference(f"recommend: finds {np.mean(recalls):.3f} of the best items")
+
+
+def same(what, found, expected):
+    """Compares float32 arrays up to rounding; Difference names the first place that differs."""
+    import numpy as np
+
+    expected = np.asarray(expected, np.float32)
+    if found.shape != expected.shape:
+        raise Difference(f"{what}: shape {found.shape}, expected {expected.shape}")
+    limit = 1e-4 * np.abs(expected) + 1e-5 * max(1.0, np.abs(expected).max(initial=0))
+    wrong = ~(np.abs(found - expected) <= limit)
+    if wrong.any():
+        place = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise Difference(f"{what}: {found[place]} at {place}, expected {expected[place]}")
+
+
+def check_list(what, items, scores, k, answer, exact):
+    """One user's list against the expected one; items may trade places when their scores are equal.
+
+    Unless it has to be `exact`, items may be missing. Returns the share of the best items that it holds.
+    """
+    expected, best = dict(answer["extended"]), [score for _, score in answer["extended"]]
+    items = [item.decode("latin-1") for item in items]
+    most = min(k, len(expected))
+    number = most if exact else min(most, sum(map(bool, items)))
+    if len(items) != k or any(items[number:]) or not all(items[:number]):
+        raise Difference(f"{what}: {sum(map(bool, items))} items of {len(items)}, expected {most} of {k}")
+    if len(set(items[:number])) != number or set(items) & set(answer["banned"]):
+        raise Difference(f"{what}: an item twice, or one that is excluded: {items}")
+    if exact:
+        same(what, scores[:number], best[:number])
+    elif any(scores[i] < scores[i + 1] for i in range(number - 1)):
+        raise Difference(f"{what}: scores rise: {scores}")
+    for place, item in enumerate(items[:number]):
+        # An item beyond the extended list ties with its last; its score was compared by its place.
+        if item in expected:
+            same(f"{what}, item {item!r}", scores[place : place + 1], [expected[item]])
+        elif best and scores[place] > best[-1] + 1e-4 * abs(best[-1]) + 1e-5:
+            raise Difference(f"{what}, item {item!r}: {scores[place]} would be among the best")
+    return len(set(items[:number]) & {item for item, _ in answer["extended"][:most]}) / most if most else 1.0
+
+
+def main(argv):
+    """Exit code of the replay."""
+    sys.meta_path.insert(0, RefuseProject)
+    with open(argv[2], encoding="utf-8") as file:
+        golden = json.load(file)
+    try:
+        replay(argv[1], golden)
+    except Difference as difference:
+        print(difference)
+        return 1
+    if any(name.split(".")[0] in PROJECT for name in sys.modules):
+        print("the SavedModel imported the project's code")
+        return 1
+    print("ok")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,272 @@
+"""From a checkpoint to the files of a SavedModel, at the cost of one copy of the weights in memory."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from configs.errors import ExportError
+from trainer.data.catalog import read_blocks
+from trainer.embeddings.engines.rows import assign_rows
+from trainer.embeddings.pooling import of_distinct
+from trainer.evaluation.trained import Trained
+from trainer.indexes.base import NO_SCORE, make_index
+from trainer.indexes.recall import measure_recall
+from trainer.indexes.scann_package import INSTALL_SCANN
+from trainer.serving.keys import KeyTable
+from trainer.serving.model import DEFAULT_K, ServingModel, UserState
+from trainer.serving.user_rows import UserRows, load_user_rows
+from trainer.serving.warmup import write_warmup_requests
+
+METADATA = "assets.extra/lazytower.json"
+_ITEM_CHUNK = 1 << 16
+_EXAMPLES = 20
+_WARMUP_BATCHES = (1, 8)
+_RECALL_USERS = 256
+_RECALL_AT = (10, 100)
+
+
+def write_saved_model(trained: Trained, path: str, version: int) -> None:
+    """Writes the SavedModel, its warm-up requests and lazytower.json.
+
+    Args:
+      trained: the open checkpoint, dense weights already as they shall be served.
+      path: directory to make.
+      version: its number, for lazytower.json.
+
+    Raises:
+      ExportError: weights are not finite, or keys cannot be exported.
+      DataError: the dataset cannot be read.
+    """
+    history_length = trained.dataset.history_length if _reads(trained, "history") else 0
+    users = load_user_rows(
+        trained.dataset,
+        trained.items,
+        history_length,
+        seen=trained.config.export.exclude_seen,
+        features=[n for n in trained.recommender.model.user_inputs if n in trained.dataset.features],
+    )
+    model, index = _serving_model(trained, users, history_length)
+    size = sum(int(np.prod(v.shape)) * v.dtype.size for v in model.variables if v.dtype != tf.string)
+    logging.info("writing the SavedModel: %.2f GB of weights and lists", size / 1e9)
+    with _quiet():
+        # Without the towers' own gradients: nobody trains a served model.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(model, path, signatures=model.signatures(), options=options)
+    examples = _example_users(trained, users.known)
+    write_warmup_requests(path, _warmup_requests(trained, examples))
+    with open(os.path.join(path, METADATA), "w", encoding="utf-8") as file:
+        json.dump(_metadata(trained, version, examples, index), file, indent=1)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """TensorFlow reports every renamed graph input and internal timing at the level of information."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def averaged(trained: Trained) -> bool:
+    """Whether the export holds averaged weights."""
+    return trained.config.export.weights == "average" and trained.recommender.has_averages
+
+
+def _reads(trained: Trained, name: str) -> bool:
+    return name in trained.recommender.model.user_inputs
+
+
+def _serving_model(trained: Trained, users: UserRows, history_length: int) -> tuple[ServingModel, dict]:
+    """The model, and what lazytower.json says of its index."""
+    recommender, items = trained.recommender, trained.items
+    # Those that may be recommended come first, so that no request has to tell them from the others.
+    order = np.argsort(~items.known, kind="stable")
+    vectors = _item_vectors(trained, order)
+    index = make_index(trained.config.export.index, vectors, len(items.ids))
+    names = {recommender.config.table_of_input.get(name) for name in recommender.model.user_inputs}
+    tables = {name: _table_weights(trained, name) for name in sorted(names - {None})}
+    user_tower = _user_tower(recommender, tables)
+    model = ServingModel(
+        user_keys=_key_table(trained, "user"),
+        item_keys=_key_table(trained, "item"),
+        users=UserState(users.known, users.features, users.history, history_length, users.seen),
+        item_order=order,
+        item_vectors=vectors,
+        item_names=items.keys[order],
+        index=index,
+        user_tower=user_tower,
+        weights=[*tables.values(), *_tower_weights(trained, user_tower)],
+        max_k=trained.config.export.max_k,
+    )
+    facts = index.facts()
+    if trained.config.export.index.kind != "brute_force":
+        facts |= _recall(trained, model, index, vectors, users.known)
+        logging.info("index: %s", ", ".join(f"{name} {value}" for name, value in facts.items()))
+    return model, facts
+
+
+def _recall(trained: Trained, model: ServingModel, index, vectors: tf.Variable, known: np.ndarray) -> dict:
+    """recall@k by name, and its users; ExportError when it is too low."""
+    rows = np.flatnonzero(known) if known.any() else np.arange(len(known))
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, _RECALL_USERS).astype(int))]
+    most = min(trained.config.export.max_k, len(trained.items.ids))
+    ks = sorted({min(k, most) for k in _RECALL_AT})
+    users = model.user_vectors(tf.constant(rows, tf.int64))
+    found = measure_recall(index, users, vectors, len(trained.items.ids), ks)
+    if found[ks[0]] < (least := trained.config.export.index.min_recall):
+        raise ExportError(
+            f"the index finds {found[ks[0]]:.3f} of the exact best {ks[0]} items, export.index.min_recall is "
+            f"{least}: raise export.index.leaves_to_search or reorder"
+        )
+    return {f"recall@{k}": round(share, 4) for k, share in found.items()} | {"recall_users": len(rows)}
+
+
+def _user_tower(recommender, tables: dict[str, tf.Variable]):
+    """The model's own user tower, fed from serving tables: training and serving share its code."""
+
+    def fetch(table, ids, each):
+        return of_distinct(ids, lambda distinct: table.served(tables[table.label], distinct))
+
+    def user_tower(inputs):
+        inputs = {name: inputs[name] for name in recommender.model.user_inputs}
+        activations = recommender.activations(inputs, fetch, trains=False)
+        return recommender.model.user_vectors(activations, inputs)
+
+    return user_tower
+
+
+def _tower_weights(trained: Trained, user_tower) -> list[tf.Variable]:
+    """The dense weights that the user tower reads, found by watching it run for one user."""
+    features = trained.dataset.features
+    inputs = {"user": tf.zeros([1], tf.int64), "history": tf.zeros([1, 1], tf.int64)}
+    for name in trained.recommender.model.user_inputs:
+        if name in features:
+            numeric = features[name].kind == "numeric"
+            inputs[name] = tf.zeros([1], tf.float32 if numeric else tf.int64)
+    with tf.GradientTape() as tape:
+        user_tower(inputs)
+    return list(tape.watched_variables())
+
+
+def _table_weights(trained: Trained, name: str) -> tf.Variable:
+    """Served weights of a table, read chunk by chunk."""
+    table = trained.recommender.storages[name]
+    weights = tf.Variable(tf.zeros([table.rows, table.dim]), trainable=False, name=f"table_{name}")
+    for start, stop in table.chunks():
+        ids = np.arange(start, stop, dtype=np.int64)
+        chunk = table.read_weights(ids, averaged(trained), float(trained.step))
+        _write_rows(weights, start, chunk, f"table {name}")
+    return weights
+
+
+def _item_vectors(trained: Trained, order: np.ndarray) -> tf.Variable:
+    """Vectors of all rows of the item table, in this order of the rows."""
+    items, recommender, vectors = trained.items, trained.recommender, None
+    for start in range(0, items.rows, _ITEM_CHUNK):
+        ids = order[start : start + _ITEM_CHUNK]
+        columns = {"item": ids, **{name: values[ids] for name, values in items.features.items()}}
+        inputs = {name: columns[name] for name in recommender.model.item_inputs}
+        chunk = recommender.item_vectors(inputs, averaged(trained), float(trained.step))
+        if vectors is None:
+            vectors = tf.Variable(
+                tf.zeros([items.rows, chunk.shape[1]]), trainable=False, name="item_vectors"
+            )
+        _write_rows(vectors, start, chunk, "item vectors")
+    return vectors
+
+
+def _write_rows(variable: tf.Variable, start: int, chunk: tf.Tensor, what: str) -> None:
+    """Overwrites rows of a variable from `start`; ExportError when the values are not finite."""
+    if not np.isfinite(chunk.numpy()).all():
+        raise ExportError(f"{what}: holds values that are not finite; the run diverged, see its loss")
+    assign_rows(variable, start, chunk)
+
+
+def _key_table(trained: Trained, name: str) -> KeyTable:
+    """The KeyTable of users or items."""
+
+    def fill(fingerprints):
+        if name == "item":
+            ids = trained.items.ids
+            fingerprints.add(ids, trained.items.keys[ids])
+            return
+        for block in read_blocks(trained.dataset, trained.dataset.users.files, ["id", "key"]):
+            fingerprints.add(block["id"], block["key"])
+
+    return KeyTable(trained.dataset.tables[name], fill, name)
+
+
+def _example_users(trained: Trained, known: np.ndarray) -> list[bytes]:
+    """Keys of a few users with train rows, spread over the table."""
+    ids = np.flatnonzero(known)
+    ids = ids[np.unique(np.linspace(0, len(ids) - 1, _EXAMPLES).astype(int))] if len(ids) else ids
+    found = {}
+    for block in read_blocks(trained.dataset, trained.dataset.users.files, ["id", "key"]):
+        for i in np.flatnonzero(np.isin(block["id"], ids)):
+            found[int(block["id"][i])] = block["key"][i]
+        if len(found) == len(ids):
+            break
+    return [found[i] for i in sorted(found)]
+
+
+def _warmup_requests(trained: Trained, examples: list[bytes]) -> list[tuple[str, dict]]:
+    """Each signature once per batch size; `recommend` with and without its optional inputs."""
+    item = trained.items.keys[trained.items.ids[:1]].tolist()
+    requests = []
+    for batch in _WARMUP_BATCHES if examples and item else ():
+        users = [examples[i % len(examples)] for i in range(batch)]
+        k = np.int32(min(DEFAULT_K, trained.config.export.max_k))
+        seen = np.bool_(trained.config.export.exclude_seen)
+        requests += [
+            ("serving_default", {"user": users}),
+            ("recommend", {"user": users}),
+            ("recommend", {"user": users, "k": k, "exclude_seen": seen, "exclude": [item] * batch}),
+            ("user_embedding", {"user": users}),
+            ("item_embedding", {"item": item * batch}),
+            ("score", {"user": users, "item": item * batch}),
+        ]
+    return requests
+
+
+def _metadata(trained: Trained, version: int, examples: list[bytes], index: dict) -> dict:
+    config, dataset = trained.config, trained.dataset
+    return {
+        "name": config.name,
+        "version": version,
+        "exported_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "model": config.model.kind,
+        "step": trained.step,
+        "weights": "average" if averaged(trained) else "raw",
+        "dataset_fingerprint": dataset.fingerprint,
+        "users": dataset.tables["user"].model_dump(),
+        "items": dataset.tables["item"].model_dump(),
+        "max_k": config.export.max_k,
+        "exclude_seen": config.export.exclude_seen,
+        "index": index | _needs(config.export.index.kind),
+        "no_score": NO_SCORE,
+        # Keys are UTF-8; anything else survives the round trip as surrogates.
+        "example_users": [key.decode("utf-8", "surrogateescape") for key in examples],
+        "versions": {
+            "lazytower": importlib.metadata.version("lazytower"),
+            "tensorflow": tf.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _needs(kind: str) -> dict:
+    """What a server has to load before the model, beside TensorFlow."""
+    return (
+        {"needs": f"the TensorFlow operations of the package scann: {INSTALL_SCANN}"}
+        if kind == "scann"
+        else {}
+    )

@@ -1,0 +1,98 @@
+"""What a served model knows of each user row: past items, features; from the user catalog."""
+
+import dataclasses
+
+import numpy as np
+
+from configs.manifest import Dataset
+from trainer.data.catalog import Items, UserBlock, Users, unknown_feature
+from trainer.data.ragged import Ragged
+
+
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    """One list per row of a table, one after the other."""
+
+    splits: np.ndarray
+    """int64 [rows + 1]; list i is values[splits[i] : splits[i + 1]]."""
+    values: np.ndarray
+    """All lists."""
+
+
+@dataclasses.dataclass(frozen=True)
+class UserRows:
+    """By row of the user table; rows without a user have empty lists and unknown features."""
+
+    known: np.ndarray
+    """Whether the row has positive train rows, bool [rows]."""
+    features: dict[str, np.ndarray]
+    """Side features [rows]; where unknown, the feature's out-of-vocabulary id, or 0."""
+    history: Lists | None
+    """The last items of all splits, oldest first, int32; None when not asked for."""
+    seen: Lists | None
+    """Distinct items of all splits, int32; None when not asked for."""
+
+
+def load_user_rows(
+    dataset: Dataset, items: Items, history_length: int, seen: bool, features: list[str]
+) -> UserRows:
+    """Reads the user catalog twice, first for lengths, so that nothing is in memory twice.
+
+    Args:
+      dataset: manifest.
+      items: its item catalog; items outside it appear in no list.
+      history_length: most items of a history; 0: none.
+      seen: whether to collect seen items.
+      features: names of the user features to collect.
+
+    Raises:
+      DataError: as trainer.data.catalog.read_blocks.
+    """
+    rows = dataset.table_rows("user")
+    wanted = {"history": history_length > 0, "seen": seen}
+    builders = {name: _ListsBuilder(rows) for name, is_wanted in wanted.items() if is_wanted}
+    known = np.zeros(rows, bool)
+    columns = {name: np.full(rows, *unknown_feature(dataset, name)) for name in features}
+    users = Users(dataset, items)
+    for block in users.blocks():
+        known[block.ids] = block.counts > 0
+        for name, column in columns.items():
+            column[block.ids] = block.features[name]
+        for name, builder in builders.items():
+            builder.count(block.ids, _lists_of(block, name, items, history_length).lengths)
+    for block in users.blocks():
+        for name, builder in builders.items():
+            builder.place(block.ids, _lists_of(block, name, items, history_length))
+    lists = {name: builders[name].lists() if name in builders else None for name in wanted}
+    return UserRows(known, columns, **lists)
+
+
+def _lists_of(block: UserBlock, name: str, items: Items, history_length: int) -> Ragged:
+    past = block.sequence.keep(items.knows(block.sequence.values))
+    if name == "seen":
+        return past.distinct(items.rows)
+    return past.keep(past.place_in_row >= np.repeat(past.lengths - history_length, past.lengths))
+
+
+class _ListsBuilder:
+    """Lists whose rows come in any order: all lengths first, then all values."""
+
+    def __init__(self, rows: int):
+        self._splits = np.zeros(rows + 1, np.int64)
+        self._values: np.ndarray | None = None
+
+    def count(self, ids: np.ndarray, lengths: np.ndarray) -> None:
+        self._splits[ids + 1] = lengths
+
+    def place(self, ids: np.ndarray, lists: Ragged) -> None:
+        values = self._allocated()
+        values[np.repeat(self._splits[ids], lists.lengths) + lists.place_in_row] = lists.values
+
+    def lists(self) -> Lists:
+        return Lists(splits=self._splits, values=self._allocated())
+
+    def _allocated(self) -> np.ndarray:
+        if self._values is None:
+            np.cumsum(self._splits, out=self._splits)
+            self._values = np.empty(self._splits[-1], np.int32)
+        return self._values

@@ -1,0 +1,48 @@
+"""Says which rows of the data a batch was made of, for batches that training could not use."""
+
+import itertools
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.data.batches import TrainData
+
+MOST_ROWS, MOST_FILES = 3, 8  # that are spelled out
+
+
+def blame(data: TrainData, step: int) -> str:
+    """Where the batch of a step (1: the first) came from, as one clause.
+
+    Rows that hold a value that is not finite are named; when none does, the blocks that its rows came from.
+    Files are those of the dataset's directory; blocks and rows count from 0.
+    """
+    try:
+        [batch] = itertools.islice(data.batches(step - 1).as_numpy_iterator(), 1)
+    except tf.errors.OpError as error:
+        return f"its rows cannot be read again to be named ({error.message.splitlines()[0]})"
+    places = data.origin(step - 1)
+    names = [file.path for file in data.split.files]
+    rows = []
+    for column, values in batch.items():
+        if values.dtype.kind == "f":
+            for i in np.flatnonzero(~np.isfinite(values)):
+                file, block, row = places[i]
+                rows.append(f"row {row} of block {block} of {names[file]} ({column} is {values[i]})")
+    if rows:
+        return f"its data is not finite: {_some(rows, MOST_ROWS)}"
+    return f"its data is finite; it holds rows of {_some(_blocks(names, places), MOST_FILES)}"
+
+
+def _blocks(names: list[str], places: np.ndarray) -> list[str]:
+    """The blocks that rows are from, a text per file."""
+    found = []
+    for file in dict.fromkeys(places[:, 0]):
+        blocks = np.unique(places[places[:, 0] == file, 1])
+        word = "block" if len(blocks) == 1 else "blocks"
+        found.append(f"{word} {', '.join(map(str, blocks))} of {names[file]}")
+    return sorted(found, key=lambda text: text.rpartition(" of ")[2])
+
+
+def _some(texts: list[str], most: int) -> str:
+    more = len(texts) - most
+    return "; ".join(texts[:most] + ([f"and {more:,} more"] if more > 0 else []))

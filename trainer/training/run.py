@@ -1,0 +1,41 @@
+"""A whole training run, from its config to its report."""
+
+import resource
+import time
+
+from absl import logging
+
+from trainer.training.interrupt import Interrupt
+
+
+def train(config, interrupt: Interrupt | None = None) -> str:
+    """Trains to the configured end, from the newest checkpoint if there is one.
+
+    Args:
+      config: configs.schema.RunConfig.
+      interrupt: what may stop the run before; None: SIGTERM and SIGINT, when in the main thread.
+
+    Returns:
+      Path of the report.
+
+    Raises:
+      Stopped: a signal or the time limit ended it early; what was trained is saved.
+      DataError: the dataset is missing, torn, or not what the config asks for.
+      CheckpointError: the run directory holds checkpoints of another run, or none that verifies.
+    """
+    if interrupt is None:
+        with Interrupt() as interrupt:
+            return train(config, interrupt)
+    from trainer.training.session import TrainSession
+
+    logging.info("run %s: dataset %s, output %s", config.name, config.dataset.path, config.output.path)
+    started = time.monotonic()
+    with TrainSession(config, interrupt) as session:
+        session.run()
+    logging.info(
+        "done in %.0f s, peak memory %.2f GB; report: %s",
+        time.monotonic() - started,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        session.report_path,
+    )
+    return session.report_path

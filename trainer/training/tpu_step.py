@@ -1,0 +1,172 @@
+"""The training step on a TPU: tables in its embedding engine, towers and loss on its TensorCores.
+
+Every replica trains on its share of the batch, scores its rows against the items of all replicas, and holds a
+copy of the towers. The numbers are those of the CPU's step, up to the rounding of sums in another order.
+"""
+
+import contextlib
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from configs.errors import ConfigError
+from configs.schema import RunConfig
+from configs.tpu_rules import MAX_ROWS
+from trainer.kernels.build import graph_only
+from trainer.models.recommender import Recommender
+from trainer.tpu.batches import InputPlan, prepared
+from trainer.tpu.engines.base import AVERAGE, Engine, EngineTableSpec
+from trainer.tpu.ledger import Ledger
+from trainer.training.replicas import Share
+from trainer.training.step import Step
+
+
+class TpuStep(Step):
+    """See Step; what `batches` gives is prepared by trainer.tpu.batches.
+
+    Args:
+      config: the run.
+      recommender: what is trained, made in the scope of the strategy, of trainer.embeddings.engines.tpu.
+      num_steps: steps of the run.
+      strategy: tf.distribute.TPUStrategy.
+      make_engine: class of the engine.
+
+    Raises:
+      ConfigError: a table has more rows than int32 can name.
+    """
+
+    # The host would wait for the chips at every step.
+    looks_each_step = False
+
+    def __init__(
+        self,
+        config: RunConfig,
+        recommender: Recommender,
+        num_steps: int,
+        strategy: tf.distribute.Strategy,
+        make_engine: Callable[[dict[str, EngineTableSpec], tf.distribute.Strategy], Engine],
+    ):
+        super().__init__(config, recommender, num_steps, strategy.scope())
+        self._strategy = strategy
+        rows = {name: table.rows for name, table in recommender.tables.items()}
+        self._plan = InputPlan.of(config, rows, strategy.num_replicas_in_sync)
+        # Of the step being traced, float32 scalar on a replica: learning rates read it.
+        self._now = None
+        self._engine = make_engine(self._engine_tables(config), strategy)
+        self._engine.build()
+        stored = {name: self._plan.stored_rows(name) for name in rows}
+        average = recommender.average
+        # One of the steps that are done, one of those whose input is prepared ahead of them.
+        self._ledger = Ledger(stored, average)
+        self._ledger_ahead = None if average is None else Ledger(stored, average)
+        for name, table in recommender.tables.items():
+            table.attach(self._engine, self._ledger, None if average is None else name + AVERAGE)
+
+    def _engine_tables(self, config: RunConfig) -> dict[str, EngineTableSpec]:
+        optimizers: dict[str, object] = {}
+        sgd = tf.tpu.experimental.embedding.SGD(1.0, use_gradient_accumulation=True)
+        found = {}
+        for name, table in self._recommender.tables.items():
+            rows, ids = self._plan.stored_rows(name), self._plan.ids_of_share(name)
+            if rows > MAX_ROWS:
+                raise ConfigError(f"tables.{name}: {rows:,} rows, a TPU's ids reach to {MAX_ROWS:,}")
+            key = table.optimizer.config.model_dump_json()
+            if key not in optimizers:
+                optimizers[key] = table.optimizer.tpu(lambda: self._now, self._multiplier)
+            found[name] = EngineTableSpec(rows, table.dim, optimizers[key], ids)
+            if table.average is not None:
+                found[name + AVERAGE] = EngineTableSpec(rows, table.dim, sgd, ids)
+        return found
+
+    @contextlib.contextmanager
+    def rows_at_hand(self):
+        """See Step."""
+        self._engine.retrieve()
+        try:
+            yield
+        finally:
+            self._engine.release()
+
+    def send_rows(self):
+        """See Step."""
+        for name, table in self._recommender.tables.items():
+            if self._plan.stored_rows(name) > table.rows:
+                table.write_padding(table.rows)
+        self._engine.load()
+        self._ledger.start(int(self.step))
+        if self._ledger_ahead is not None:
+            self._ledger_ahead.copy(self._ledger)
+
+    def batches(self, data, start_step):
+        """See Step."""
+        model = self._recommender.model
+        return prepared(data.batches(start_step), start_step, model, self._plan, self._ledger_ahead)
+
+    def __call__(self, batch: dict):
+        """As Step; a batch that is not finite has been applied, and the run must go back to a checkpoint."""
+        self.step.assign_add(1)
+        for name, ids in batch["ids"].items():
+            self._ledger.touch(name, tf.reshape(ids, [-1]), tf.cast(self.step, tf.int32))
+        ids = {name: batch["ids"][name.removesuffix(AVERAGE)] for name in self._engine.tables}
+        fed = self._engine.feed(self._shares(ids))
+        own = self._shares({"columns": batch["columns"], "shares": batch["shares"]})
+        values = self._strategy.run(self._replica, args=(own, fed, tf.cast(self.step, tf.float32)))
+        loss, bad = (self._strategy.experimental_local_results(value)[0] for value in values)
+        return loss, self.guard.note(bad)
+
+    def _shares(self, values: dict):
+        """The structure of [replicas, ...] with each replica's own in its place."""
+        return self._strategy.experimental_distribute_values_from_function(
+            lambda context: tf.nest.map_structure(lambda v: v[context.replica_id_in_sync_group], values)
+        )
+
+    def _replica(self, own: dict, fed, step):
+        """One replica's part: (loss of the whole batch, what of it is not finite, bool [1 + parts])."""
+        with graph_only():
+            return self._traced(own, fed, step)
+
+    def _traced(self, own: dict, fed, step):
+        self._now = step
+        names, dense = list(self._plan.inputs), self._recommender.dense_variables
+        rows, looked_up = self._engine.lookup(fed)
+        weights = [rows[name] for name in names]
+        loss, gradients = self._differentiated(dict(zip(names, weights, strict=True)), own["columns"], dense)
+        by_table = dict(zip(names, gradients, strict=False))
+        for name, factor in own["shares"].items():
+            by_table[name] = (rows[name] - rows[name.removesuffix(AVERAGE)]) * factor[:, None]
+        self._engine.apply(by_table, looked_up)
+        return self._finish(loss, gradients[: len(names)], gradients[len(names) :])
+
+    def _differentiated(self, rows: dict, columns: dict, dense: list):
+        """(this share's part of the loss, its gradients to rows by table and then to dense variables)."""
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            arranged = self._plan.arranged(rows)
+            activations = self._recommender.pooled_activations(arranged, columns.get("history_mask"))
+            share = Share.here()
+            step = tf.cast(self._now, tf.int64)
+            loss = self._recommender.model.loss(activations, columns, step, share)
+        zero = tf.UnconnectedGradients.ZERO
+        return loss, tape.gradient(loss, [*rows.values(), *dense], unconnected_gradients=zero)
+
+    def _finish(self, loss, rows: list, dense: list):
+        """Sums over replicas, moves towers and their averages; as `_replica`."""
+        context = tf.distribute.get_replica_context()
+        total, *dense = context.all_reduce(tf.distribute.ReduceOp.SUM, [loss, *dense])
+        averages = self._recommender.dense_averages
+        if dense:
+            variables = self._recommender.dense_variables
+            context.merge_call(self._set_rate, args=(self._rate * self._multiplier(self._now),))
+            pairs = zip(dense, variables, strict=True)
+            self._optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
+            if averages is not None:
+                context.merge_call(averages.update_all, args=(self._now,))
+        bad = tf.stack([~tf.reduce_all(tf.math.is_finite(value)) for value in (total, *rows, *dense)])
+        seen = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(bad, tf.float32))
+        return total, seen > 0
+
+    def _set_rate(self, strategy, rate) -> None:
+        """Assigned at every step: a restored rate must not override the configured one."""
+        strategy.extended.update(
+            self._optimizer.learning_rate, lambda v, value: v.assign(value), args=(rate,)
+        )
