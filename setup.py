@@ -45,6 +45,12 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.8",
             "ruff",
+            "mypy",
+            "types-PyYAML",
+            "types-protobuf",
+            "types-psutil",
+            "types-tqdm",
+            "codespell",
             "polars",
             "hypothesis",
             "zstandard",  # writes what the sources read
