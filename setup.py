@@ -18,7 +18,13 @@ setup(
     # TF-Addons is at its end of life and has no wheels past 3.11.
     python_requires=">=3.10,<3.12",
     packages=find_packages(include=["configs*", "pipelines*", "trainer*"]),
-    package_data={"configs": ["*.yaml"], "trainer.bench.cases": ["*.cc"], "trainer.kernels": ["*.cc", "*.h"]},
+    package_data={
+        "configs": ["*.yaml", "py.typed"],
+        "pipelines": ["py.typed"],
+        "trainer": ["py.typed"],
+        "trainer.bench.cases": ["*.cc"],
+        "trainer.kernels": ["*.cc", "*.h"],
+    },
     install_requires=[
         "tensorflow==2.20.0",  # newest that tensorflow-tpu wheels exist for
         "tf-keras==2.20.1",  # Keras 2, which TFRS and TF-Addons need; follows TensorFlow's version

@@ -7,6 +7,7 @@ from absl import logging
 from configs.arguments import add_config_arguments
 from configs.load import load_config
 from configs.system.storage import join, write_bytes
+from trainer.evaluation.metrics import UNCUT
 from trainer.evaluation.scorer import evaluate_recommender
 from trainer.report.findings import evaluation_findings
 
@@ -43,7 +44,7 @@ def format_results(lines: list[dict]) -> str:
     """The protocol and a table of the metrics, for people."""
     from trainer.report.left_out import reasons
 
-    names = [name for name in lines[0] if "@" in name or name == "mrr"]
+    names = [name for name in lines[0] if "@" in name or name in UNCUT]
     models = [line for line in lines if line["scorer"] == "model"]
     rows = [["", *names]]
     for line in lines:
