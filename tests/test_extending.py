@@ -287,7 +287,7 @@ def test_an_index(tmp_path, monkeypatch, write_file, capsys):
     lazytower("train", "--config", config)
     lazytower("export", "--config", config)
     capsys.readouterr()
-    lazytower("recommend", "--config", config, "--num_users", "2", "--k", "3", "--format", "jsonl")
+    lazytower("recommend", "--config", config, "--num_users=2", "--k=3", "--include_seen", "--format=jsonl")
     assert [len(json.loads(line)["items"]) for line in capsys.readouterr().out.splitlines()] == [3, 3]
 
 
