@@ -1,6 +1,6 @@
 """Every command of README.md is run, on small planted data, in the order of the page.
 
-What needs a cloud, Docker or an hour is checked as far as it can be without. A command that is in no list below
+What needs a cloud, Docker or an hour is checked as far as possible. A command that is in no list below
 fails: say here how it is tested.
 """
 
@@ -81,7 +81,7 @@ def quickstart_commands() -> list[list[str]]:
 
 
 def lazytower(directory, words: list[str]) -> str:
-    """Output of a command; it must succeed."""
+    """Output and log of a command; it must succeed."""
     done = subprocess.run(
         [sys.executable, "-m", "trainer", *words[1:]],
         cwd=directory,
@@ -91,7 +91,7 @@ def lazytower(directory, words: list[str]) -> str:
         timeout=900,
     )
     assert done.returncode == 0, f"{line(words)}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def write_events(directory: pathlib.Path) -> None:
