@@ -177,8 +177,8 @@ def documented_variables() -> set[str]:
     return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
 
 
-# Of the shell and of Python, or set by a script for its own commands only.
-_OF_THE_SYSTEM = {"HOME", "PATH", "PWD", "BASH_SOURCE", "SECONDS", "VIRTUAL_ENV"}
+# Of the shell, of Python and of pyenv.
+_OF_THE_SYSTEM = {"PYENV_ROOT", "HOME", "PATH", "PWD", "BASH_SOURCE", "SECONDS", "VIRTUAL_ENV"}
 
 
 def python_variables() -> set[str]:
@@ -215,15 +215,11 @@ def _names(node: ast.AST, constants: dict) -> set[str]:
 
 
 def script_variables() -> set[str]:
-    """${NAME:-default} and ${NAME} of scripts, but for names that they assign themselves."""
-    found = set()
-    for path in SCRIPTS:
-        text = re.sub(r"^\s*#.*$", "", path.read_text(), flags=re.MULTILINE)
-        optional = set(re.findall(r"\$\{([A-Z][A-Z_0-9]+):?[-+]", text))
-        used = set(re.findall(r"\$\{?([A-Z][A-Z_0-9]+)", text))
-        assigned = set(re.findall(r"\b([A-Z][A-Z_0-9]+)=", text))
-        found |= optional | (used - assigned)
-    return found
+    """${NAME:-default} and ${NAME} of scripts, but for names that scripts assign."""
+    text = "\n".join(re.sub(r"^\s*#.*$", "", path.read_text(), flags=re.MULTILINE) for path in SCRIPTS)
+    optional = set(re.findall(r"\$\{([A-Z][A-Z_0-9]+):?[-+]", text))
+    used = set(re.findall(r"\$\{?([A-Z][A-Z_0-9]+)", text))
+    return optional | (used - set(re.findall(r"\b([A-Z][A-Z_0-9]+)=", text)))
 
 
 def image_variables() -> set[str]:
@@ -277,6 +273,8 @@ def test_ci_runs_the_scripts():
     [job] = workflow["jobs"].values()
     runs = [step["run"] for step in job["steps"] if "run" in step]
     assert runs == ["scripts/test.sh"]
+    newest = int(re.search(r'python_requires=">=3.\d+,<3.(\d+)"', (ROOT / "setup.py").read_text())[1]) - 1
+    assert job["strategy"]["matrix"]["python"] == list(dict.fromkeys(["3.11", f"3.{newest}"]))
     for form in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
         assert {"name", "description", "body"} <= set(yaml.safe_load(form.read_text()))
     assert "lazytower doctor --json" in (ROOT / ".github" / "ISSUE_TEMPLATE" / "bug_report.yml").read_text()
