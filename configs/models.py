@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from configs.optimizers import LazyAdamConfig, TableLazyAdamConfig, TableOptimizer, of_kind
+from configs.pythons import missing_addons
 from configs.section import Section
 
 
@@ -24,7 +25,8 @@ class TableConfig(Section):
     """Optimizer of the rows."""
     engine: Literal["auto", "native", "rows", "tfa"] = "auto"
     """rows: one record per row; native: the same under compiled kernels; tfa: plain variable and
-    tfa.optimizers.LazyAdam; auto: native where there is a compiler and a kernel, else rows."""
+    tfa.optimizers.LazyAdam (Python 3.10 and 3.11); auto: native where there is a compiler and a kernel, else
+    rows."""
 
     @model_validator(mode="after")
     def _addons_has_it(self):
@@ -34,6 +36,11 @@ class TableConfig(Section):
             lacks = optimizer.addons_lacks if known else f"optimizer {optimizer.kind}"
             if lacks:
                 raise ValueError(f"engine: tfa has no {lacks}; use engine: rows")
+            if reason := missing_addons():
+                raise ValueError(
+                    f"engine: tfa: {reason}; use engine: native (rows if there is no C++ compiler), "
+                    "or Python 3.10 or 3.11"
+                )
         return self
 
 

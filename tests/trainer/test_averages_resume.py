@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from configs.optimizers import LazyAdamConfig
+from tests.support.addons import skipping_tfa
 from trainer.averages import Exponential, Uniform
 from trainer.checkpoints.store import CheckpointStore
 from trainer.embeddings.engines import TABLE_ENGINES
@@ -21,7 +22,9 @@ def batches():
         yield ids, rng.normal(size=(len(ids), DIM)).astype(np.float32)
 
 
-@pytest.mark.parametrize("engines", [("rows", "rows"), ("rows", "tfa"), ("tfa", "rows")], ids="-".join)
+@pytest.mark.parametrize(
+    "engines", skipping_tfa([("rows", "rows"), ("rows", "tfa"), ("tfa", "rows")]), ids="-".join
+)
 @pytest.mark.parametrize("start", [0, 40, 120])
 @pytest.mark.parametrize("kind", [Exponential, Uniform])
 def test_average_over_a_restore(tmp_path, engines, start, kind):

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from configs.errors import ConfigError
+from tests.support.addons import needs_addons
 from trainer.addons import import_addons
 from trainer.optimizers import ROW_OPTIMIZERS, SGD, Adagrad, LazyAdam
 from trainer.optimizers.clipping import clip_by_global_norm
@@ -118,6 +119,7 @@ def fitted(optimizer):
     return model
 
 
+@needs_addons
 def test_a_keras_model_trains_as_with_addons():
     ours = fitted(LazyAdam(learning_rate=0.01).keras())
     theirs = fitted(import_addons().optimizers.LazyAdam(0.01))
