@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # Sourced by the other scripts: makes the project's own virtual environment once, and again when the requirements
-# change. PYTHON chooses the interpreter (3.10 to 3.13), VENV the directory. By default the interpreter is 3.11 where
-# there is one, else the newest; its environment is .venv, that of another version .venv-3.13 and the like.
+# change. PYTHON chooses the interpreter (a path, or a version from 3.10 to 3.13), VENV the directory. By default the
+# interpreter is 3.11 where there is one, else the newest; its environment is .venv, that of another .venv-3.13 and
+# the like.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/interpreters.sh
@@ -9,10 +10,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 make_environment() {
   local version python preferred wanted venv stamp
   if [ -n "${PYTHON:-}" ]; then
-    version=$(given_version)
+    python=$(given_python)
+    version=${python%% *} python=${python#* }
     preferred=$(preferred_version 2> /dev/null) || preferred=$version
-    python=$(probe "$PYTHON")
-    python=${python#* }
   else
     version=$(preferred_version)
     preferred=$version

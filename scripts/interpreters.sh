@@ -74,9 +74,14 @@ is_supported() {
   [[ " ${SUPPORTED[*]} " == *" $1 "* ]]
 }
 
-# given_version: of $PYTHON, or one line on standard error and exit code 1.
-given_version() {
-  local found version
+# given_python: version and path of $PYTHON, which is a command, a path or a version such as 3.13; or one line on
+# standard error and exit code 1.
+given_python() {
+  local found version=${PYTHON#python}
+  if is_supported "$version" && found=$(interpreter "$version"); then
+    echo "$version $found"
+    return
+  fi
   found=$(probe "$PYTHON")
   version=${found%% *}
   if [ -z "$found" ]; then
@@ -86,7 +91,7 @@ given_version() {
   elif [ "$found" = "$version -" ]; then
     echo "PYTHON=$PYTHON cannot make virtual environments; on Debian and Ubuntu: apt install python$version-venv" >&2
   else
-    echo "$version"
+    echo "$found"
     return
   fi
   return 1

@@ -1,4 +1,4 @@
-"""Which Python the scripts take, and where its environment lies. The interpreters are a few lines of shell."""
+"""Which Python the scripts take, and where its environment lies; the interpreters are stubs in shell."""
 
 import os
 import pathlib
@@ -125,6 +125,9 @@ def test_a_shim_that_does_not_start_hides_no_interpreter(checkout, place, name):
     checkout.add("3.12", place, name)
     path = f"{checkout.bin}:{checkout.bin.parent / 'later'}"
     assert checkout.enter(PATH=path) == installed(".venv", "3.12")
+    checkout.add("3.11")
+    assert checkout.enter(PATH=path, PYTHON="3.12") == installed(".venv-3.12", "3.12")
+    assert checkout.enter(PATH=path, PYTHON="python3.12") == (0, ["active: .venv-3.12 3.12"])
 
 
 def test_one_without_ensurepip_is_passed_over(checkout):
@@ -135,8 +138,8 @@ def test_one_without_ensurepip_is_passed_over(checkout):
 
 NO_VENV = "cannot make virtual environments; on Debian and Ubuntu: apt install python3.13-venv"
 NONE = (
-    "no Python from 3.10 to 3.13 found; install one (Debian, Ubuntu: apt install python3 python3-venv) or set "
-    "PYTHON to its path"
+    "no Python from 3.10 to 3.13 found; install one (Debian, Ubuntu: apt install python3 python3-venv) or "
+    "set PYTHON to its path"
 )
 REFUSALS = [
     ([], {}, NONE),
