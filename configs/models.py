@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from configs.optimizers import LazyAdamConfig, TableLazyAdamConfig, TableOptimizer, of_kind
-from configs.pythons import missing_addons
 from configs.section import Section
 
 
@@ -36,11 +35,6 @@ class TableConfig(Section):
             lacks = optimizer.addons_lacks if known else f"optimizer {optimizer.kind}"
             if lacks:
                 raise ValueError(f"engine: tfa has no {lacks}; use engine: rows")
-            if reason := missing_addons():
-                raise ValueError(
-                    f"engine: tfa: {reason}; use engine: native (rows if there is no C++ compiler), "
-                    "or Python 3.10 or 3.11"
-                )
         return self
 
 

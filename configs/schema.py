@@ -7,6 +7,7 @@ from configs.defaults import complete_bias, complete_dataset, complete_model, co
 from configs.launch import Launch, LocalLaunchConfig, check_launch
 from configs.models import DRAWN, DotBiasConfig, ModelConfig, TwoTowerConfig
 from configs.optimizers import AdamConfig, DenseOptimizer
+from configs.pythons import missing_addons
 from configs.robe import EmbeddingConfig
 from configs.section import Section
 from configs.sources import SourceConfig
@@ -169,6 +170,16 @@ class RunConfig(Section):
             check_tpu(self)
         elif odd := self.uneven(self.device.replicas):
             raise ValueError(f"{odd} is no multiple of device.replicas {self.device.replicas}")
+        return self
+
+    @model_validator(mode="after")
+    def _engines_exist(self):
+        for name, table in self.tables.items():
+            if getattr(table, "engine", None) == "tfa" and (reason := missing_addons()):
+                raise ValueError(
+                    f"tables.{name}.engine: tfa: {reason}; use native (rows if there is no C++ compiler), or "
+                    "Python 3.10 or 3.11"
+                )
         return self
 
     @model_validator(mode="after")
