@@ -15,7 +15,7 @@ import types
 import warnings
 
 from configs.errors import UserError
-from configs.pythons import missing_addons
+from configs.system.pythons import missing_addons
 
 
 def import_addons():

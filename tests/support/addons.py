@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs.pythons import missing_addons
+from configs.system.pythons import missing_addons
 
 needs_addons = pytest.mark.skipif(missing_addons() is not None, reason=f"{missing_addons()}")
 

@@ -9,7 +9,9 @@ from configs.errors import UserError
 from tests.support.addons import needs_addons
 from trainer import addons
 
-PRELUDE = "from configs.training import CpuDeviceConfig\nfrom trainer.runtime import start_tensorflow\n"
+PRELUDE = (
+    "from configs.sections.devices import CpuDeviceConfig\nfrom trainer.runtime import start_tensorflow\n"
+)
 
 
 def run(code: str, **environment) -> subprocess.CompletedProcess:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from configs import storage
+from configs.system import storage
 from trainer.checkpoints.files import (
     COMMITTED,
     DENSE,

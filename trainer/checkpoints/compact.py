@@ -8,7 +8,7 @@ from absl import logging
 
 from configs.errors import CheckpointError
 from configs.load import load_config
-from configs.storage import join
+from configs.system.storage import join
 from trainer.checkpoints.chain import Checkpoint, CheckpointDirectory, directory_name, prune, table_width
 from trainer.checkpoints.files import (
     DamagedCheckpoint,

@@ -9,7 +9,7 @@
     tables/<name>/00000.npy      their records, float32 [n, width]
     dense.npz, COMMITTED         as above: dense state is always whole
 
-Without TensorFlow, and through configs.storage, so directories may be in object stores. Every array is
+Without TensorFlow, and through configs.system.storage, so directories may be in object stores. Every array is
 checked on the very bytes that are used.
 """
 
@@ -33,9 +33,9 @@ import google_crc32c
 import numpy as np
 from absl import logging
 
-from configs import storage
 from configs.errors import CheckpointError, UserError
-from configs.terminal import bounded
+from configs.system import storage
+from configs.system.terminal import bounded
 from trainer.checkpoints.file_map import forget, map_file
 from trainer.checkpoints.manifest import check_manifest
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from configs.storage import inner_path
+from configs.system.storage import inner_path
 
 Count = Annotated[int, Field(ge=0, lt=2**48, strict=True)]
 InnerPath = Annotated[str, AfterValidator(inner_path)]

@@ -8,18 +8,18 @@ from absl import logging
 
 from configs.dataset_lock import DatasetLock
 from configs.errors import DataError, Stopped, UserError
-from configs.lease import LeaseHeld
 from configs.load import dump_config
 from configs.manifest import load_dataset
 from configs.schema import RunConfig
-from configs.storage import join, make_directory, write_bytes
+from configs.system.lease import LeaseHeld
+from configs.system.storage import join, make_directory, write_bytes
+from configs.text import size_text
 from trainer.data.catalog import verify_dataset_file
 from trainer.report.findings import loss_findings
 from trainer.report.metrics_file import MetricsWriter, read_metrics
 from trainer.report.statistics import write_run_report
 from trainer.run_lock import Lock, lock_directory
 from trainer.runtime import start_tensorflow
-from trainer.text import size_text
 from trainer.training.interrupt import Interrupt
 from trainer.training.progress import Progress
 

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from configs.errors import UserError
-from configs.pythons import missing_addons
+from configs.system.pythons import missing_addons
 from tests.support.addons import skipping_tfa
 from tests.trainer.bench.test_optimizers import bench_run, parsed
 from trainer import cli

@@ -6,7 +6,7 @@ import re
 import psutil
 import pytest
 
-from configs.pythons import missing_addons
+from configs.system.pythons import missing_addons
 from tests.support.addons import skipping_tfa
 from tests.trainer.bench.test_optimizers import assert_stands_alone, bench_run, parsed
 from trainer import cli

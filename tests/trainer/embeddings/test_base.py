@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from configs.errors import ConfigError
-from configs.optimizers import LazyAdamConfig
-from configs.pythons import missing_addons
+from configs.sections.optimizers import LazyAdamConfig
+from configs.system.pythons import missing_addons
 from tests.support.addons import needs_addons, skipping_tfa
 from trainer.averages import Exponential, Uniform
 from trainer.embeddings.base import CHUNK_ROWS

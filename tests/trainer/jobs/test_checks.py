@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from configs import storage
 from configs.errors import DataError, UserError
 from configs.manifest import load_dataset
+from configs.system import storage
 from trainer.jobs import checks
 from trainer.jobs import output_claim as module
 from trainer.jobs.output_claim import check_unclaimed, claim_output

@@ -80,7 +80,7 @@ def test_refusals_name_what_to_do(monkeypatch, capsys, code, words):
     def refused(path, content):
         raise HttpError({"code": code, "message": "refused"})
 
-    monkeypatch.setattr("configs.storage.write_bytes", refused)
+    monkeypatch.setattr("configs.system.storage.write_bytes", refused)
     probes.main("bucket", "gs://bucket")
     [result] = lines(capsys)
     assert result["status"] == "fail" and words in result["fix"] and "refused" in result["found"]
@@ -88,13 +88,15 @@ def test_refusals_name_what_to_do(monkeypatch, capsys, code, words):
 
 def test_a_python_without_addons_does_without(monkeypatch, capsys):
     """Nothing but `engine: tfa` needs TF-Addons, so what comes after it is still tried."""
-    monkeypatch.setattr("configs.pythons.missing_addons", lambda: "TF-Addons has no release for Python 3.13")
+    monkeypatch.setattr(
+        "configs.system.pythons.missing_addons", lambda: "TF-Addons has no release for Python 3.13"
+    )
     steps = [step for step in GROUPS["tensorflow"] if step.name in ("TF-Addons", "TFRS")]
     monkeypatch.setitem(GROUPS, "tensorflow", tuple(steps))
     probes.main("tensorflow", "")
     first, second = lines(capsys)
     assert first["status"] == second["status"] == "ok" and first["fix"] == ""
-    assert first["found"] == "none: TF-Addons has no release for Python 3.13; only engine: tfa needs it"
+    assert first["found"] == f"none: {reason}; only engine: tfa needs it"
 
 
 def test_keras_3_is_noticed():

@@ -93,7 +93,7 @@ class Served:
     def __init__(self, data: Data, kind: str, exclude_seen: bool = False):
         import tensorflow as tf
 
-        from configs.indexes import BruteForceIndexConfig, ScannIndexConfig
+        from configs.sections.export import BruteForceIndexConfig, ScannIndexConfig
         from trainer.indexes.base import make_index
 
         config = BruteForceIndexConfig() if kind == "brute_force" else ScannIndexConfig(kind="scann")

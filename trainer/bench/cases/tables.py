@@ -10,7 +10,7 @@ lazytower has no kernel that does both: compare totals.
 
 import tensorflow as tf
 
-from configs.pythons import missing_addons
+from configs.system.pythons import missing_addons
 from trainer.bench.timing import GIB, NotMeasured, need_memory
 from trainer.embeddings import TABLE_KINDS
 from trainer.embeddings.base import CHUNK_ROWS
@@ -93,7 +93,7 @@ class PlainCase(_Case):
     Args:
       rows, dim: of the embedding.
       make: makes the optimizer.
-      robe: configs.robe.RobeZConfig, or None for the full table.
+      robe: configs.sections.tables.RobeZConfig, or None for the full table.
       tables: memory needed, in sizes of the weights: slots and what a dense pass holds for a moment.
     """
 

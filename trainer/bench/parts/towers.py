@@ -17,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 from absl import logging
 
-from configs.pythons import missing_addons
+from configs.system.pythons import missing_addons
 from trainer.bench.parts.rows import KILLED, draw, first_line
 from trainer.bench.timing import (
     GIB,

@@ -9,9 +9,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from configs import pythons
+from configs.system import pythons
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 SUPPORTED = [f"3.{minor}" for minor in range(pythons.OLDEST[1], pythons.NEWEST[1] + 1)]
 Version = namedtuple("Version", ["major", "minor", "micro", "releaselevel", "serial"])
 

@@ -1,41 +1,10 @@
-"""The `model` and `tables` sections."""
+"""The `model` section: towers, inputs and losses."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from configs.optimizers import LazyAdamConfig, TableLazyAdamConfig, TableOptimizer, of_kind
-from configs.section import Section
-
-
-class TableConfig(Section):
-    """One embedding table; its rows come from the dataset."""
-
-    kind: Literal["table"] = "table"
-    """Kind of embedding."""
-    dim: int | None = Field(None, ge=1, le=4096)
-    """Width of a row in float32 values. When not given, what makes the towers agree: vectors as wide as the
-    document says elsewhere, or of 128 values, 64 under dot_bias, and one more in rows that end in a bias;
-    side features 32."""
-    init_stddev: float = Field(0.05, ge=0)
-    """Standard deviation of the normal initial weights; when not given, 0.005 in the user table if
-    model.normalize is on and its rows are the vector or are added to the history."""
-    optimizer: TableOptimizer = TableLazyAdamConfig()
-    """Optimizer of the rows."""
-    engine: Literal["auto", "native", "rows", "tfa"] = "auto"
-    """rows: one record per row; native: the same under compiled kernels; tfa: plain variable and
-    tfa.optimizers.LazyAdam (Python 3.10 and 3.11); auto: native where there is a compiler and a kernel, else
-    rows."""
-
-    @model_validator(mode="after")
-    def _addons_has_it(self):
-        if self.engine == "tfa":
-            optimizer = self.optimizer
-            known = isinstance(optimizer, LazyAdamConfig)
-            lacks = optimizer.addons_lacks if known else f"optimizer {optimizer.kind}"
-            if lacks:
-                raise ValueError(f"engine: tfa has no {lacks}; use engine: rows")
-        return self
+from configs.sections.base import Section, of_kind
 
 
 class HistoryConfig(Section):
