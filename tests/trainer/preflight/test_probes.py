@@ -88,9 +88,8 @@ def test_refusals_name_what_to_do(monkeypatch, capsys, code, words):
 
 def test_a_python_without_addons_does_without(monkeypatch, capsys):
     """Nothing but `engine: tfa` needs TF-Addons, so what comes after it is still tried."""
-    monkeypatch.setattr(
-        "configs.system.pythons.missing_addons", lambda: "TF-Addons has no release for Python 3.13"
-    )
+    reason = "TF-Addons has no release for Python 3.13"
+    monkeypatch.setattr("configs.system.pythons.missing_addons", lambda: reason)
     steps = [step for step in GROUPS["tensorflow"] if step.name in ("TF-Addons", "TFRS")]
     monkeypatch.setitem(GROUPS, "tensorflow", tuple(steps))
     probes.main("tensorflow", "")
