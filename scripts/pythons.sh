@@ -2,7 +2,7 @@
 # Runs the quickstart and the fast tests on every Python from 3.10 to 3.13 that this machine has, each in an environment
 # of its own (3 GB), and ends with one line for each. Fails if one of them fails.
 #   scripts/pythons.sh [--lean] [3.12 3.13 ...]
-# --lean leaves out the tests marked `numerics`: arithmetic of compiled code, which is the same under every Python.
+# --lean leaves out the tests marked `any_python`: arithmetic of compiled code, and rules of the source.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/interpreters.sh
@@ -10,7 +10,7 @@ unset PYTHONPATH VENV
 
 chosen='not slow and not torture'
 if [ "${1:-}" = --lean ]; then
-  chosen+=' and not numerics'
+  chosen+=' and not any_python'
   shift
 fi
 if [ $# -eq 0 ]; then
@@ -25,7 +25,7 @@ done
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT
 
-# on VERSION: everything, in a process of its own: a directory of its own too, so that no run of the user is touched.
+# on VERSION: quickstart and tests, in directories of their own, so that no run of yours is touched.
 on() {
   PYTHON=$(interpreter "$1") || { echo "no Python $1 that can make environments found"; return 1; }
   export PYTHON

@@ -8,7 +8,10 @@ import subprocess
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-TOOLS = ("bash", "cat", "chmod", "dirname", "mkdir", "rm", "sh", "sha256sum", "sort")
+TOOLS = (
+    *("awk", "bash", "cat", "chmod", "dirname", "grep", "mkdir", "mktemp", "rm", "sh", "sha256sum", "sort"),
+    *("tail", "tee", "tr"),
+)
 # Answers what scripts/interpreters.sh asks, and makes environments of two files.
 PYTHON = """#!/bin/sh
 case "$1" in
@@ -47,9 +50,13 @@ class Checkout:
 
     def enter(self, **environment) -> tuple[int, list[str]]:
         """Exit code and lines of a script that sources environment.sh."""
+        return self.run("-c", ". scripts/environment.sh", **environment)
+
+    def run(self, *arguments: str, **environment) -> tuple[int, list[str]]:
+        """Exit code and lines of bash."""
         machine = {"PATH": str(self.bin), "HOME": str(self.bin.parent), **environment}
         done = subprocess.run(
-            [self.bin / "bash", "-c", ". scripts/environment.sh"],
+            [self.bin / "bash", *arguments],
             cwd=self.root,
             env=machine,
             stdout=subprocess.PIPE,
@@ -166,3 +173,76 @@ def test_one_line_says_what_to_install(checkout, found, environment, line):
     code, lines = checkout.enter(**environment)
     assert (code, lines) == (1, [line.replace("BIN", str(checkout.bin))])
     assert not os.path.exists(checkout.root / ".venv")
+
+
+QUICKSTART = """#!/usr/bin/env bash
+. scripts/environment.sh
+echo "$@" | grep -q -- '--set output.path=/'
+echo 'model, average  0.2514     0.1425   0.0944  0.3421     0.2062   0.1131  0.1232'
+"""
+PYTEST = """case "$*" in *'-m not slow and not torture{more}') ;; *) exit 9 ;; esac
+echo '12 {outcome}, 3 skipped in 4.56s (0:00:04)'
+exit {code}
+"""
+
+
+def with_tests(checkout: Checkout, version: str, outcome: str = "passed", more: str = "") -> None:
+    """An interpreter whose environments hold a `python` that is a run of the tests with this outcome."""
+    path = checkout.add(version)
+    program = checkout.bin.parent / f"pytest-{version}"
+    program.write_text(PYTEST.format(outcome=outcome, code=int(outcome == "failed"), more=more))
+    lines = f'echo "python() {{ sh {program} \\"\\$@\\"; }}" >> "$3/bin/activate"\n    ;;'
+    path.write_text(path.read_text().replace(";;\nesac", f"{lines}\nesac"))
+
+
+@pytest.fixture
+def several(checkout) -> Checkout:
+    shutil.copy(ROOT / "scripts/pythons.sh", checkout.root / "scripts")
+    (checkout.root / "scripts/quickstart.sh").write_text(QUICKSTART)
+    return checkout
+
+
+def outcome(version: str, word: str, tests: str) -> str:
+    figures = "quickstart Recall@20 0.2062, NDCG@10 0.0944"
+    return f"Python {version}: {word}, {figures}, tests {tests}, 3 skipped in 4.56s"
+
+
+def test_every_python_has_its_line_and_one_failure_is_one_of_all(several):
+    with_tests(several, "3.11")
+    with_tests(several, "3.13", "failed")
+    with_tests(several, "3.12")
+    code, lines = several.run("scripts/pythons.sh")
+    assert code == 1
+    for line, wanted in zip(
+        lines[-3:],
+        [
+            outcome("3.11", "ok", "12 passed"),
+            outcome("3.12", "ok", "12 passed"),
+            outcome("3.13", "FAILED", "12 failed"),
+        ],
+        strict=True,
+    ):
+        assert line.startswith(wanted), lines
+    assert sorted(path.name for path in several.root.glob(".venv*")) == [".venv", ".venv-3.12", ".venv-3.13"]
+
+
+def test_one_python_and_fewer_tests(several):
+    with_tests(several, "3.11")
+    with_tests(several, "3.13", more=" and not any_python")
+    code, lines = several.run("scripts/pythons.sh", "--lean", "3.13")
+    assert code == 0 and lines[-1].startswith(outcome("3.13", "ok", "12 passed"))
+    assert not (several.root / ".venv").exists()
+
+
+def test_a_quickstart_that_fails_is_a_failure(several):
+    with_tests(several, "3.12")
+    (several.root / "scripts/quickstart.sh").write_text("echo broken; exit 3")
+    code, lines = several.run("scripts/pythons.sh")
+    assert code == 1
+    assert lines[-1].startswith("Python 3.12: FAILED, quickstart has no figures, tests did not run, ")
+
+
+@pytest.mark.parametrize("version", ["3.9", "4", "--all"])
+def test_other_pythons_are_refused(several, version):
+    code, lines = several.run("scripts/pythons.sh", version)
+    assert (code, lines) == (2, [f"scripts/pythons.sh: {version}: not one of 3.11 3.13 3.12 3.10"])

@@ -11,6 +11,8 @@ from trainer.checkpoints.store import CheckpointStore
 from trainer.embeddings.engines import TABLE_ENGINES
 from trainer.optimizers import LazyAdam
 
+pytestmark = pytest.mark.any_python
+
 ROWS, DIM, STEPS, SAVED = 80, 3, 200, 90
 
 

@@ -16,6 +16,8 @@ from trainer.embeddings.pooling import of_distinct
 from trainer.optimizers import LazyAdam
 from trainer.optimizers.base import RowOptimizer
 
+pytestmark = pytest.mark.any_python
+
 ROWS, DIM, STEPS, BATCH = 300, 8, 220, 64
 HYPER = LazyAdamConfig(learning_rate=0.01)
 

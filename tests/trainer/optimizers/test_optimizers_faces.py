@@ -26,6 +26,8 @@ from trainer.averages import Exponential
 from trainer.optimizers import SGD
 from trainer.optimizers.schedules import warm_up
 
+pytestmark = pytest.mark.any_python
+
 DENSE = [case for case in CASES if case[0] in ("adam", "adagrad", "sgd", "momentum", "ftrl")]
 TPU = [
     ("lazy_adam", {}),

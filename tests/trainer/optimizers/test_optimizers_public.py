@@ -15,6 +15,8 @@ from trainer.addons import import_addons
 from trainer.optimizers import ROW_OPTIMIZERS, SGD, Adagrad, LazyAdam
 from trainer.optimizers.clipping import clip_by_global_norm
 
+pytestmark = pytest.mark.any_python
+
 RATE = tf_keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
 
 
