@@ -20,6 +20,7 @@ PAGES = sorted(
 )
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
+pytestmark = pytest.mark.any_python
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 # Stands for the rest of a command.
 _ELLIPSIS = {"...", "…"}

@@ -12,6 +12,7 @@ CHECKED = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "setup.py", "pyproject.toml", ".github"),
     *("configs", "docker", "docs", "pipelines", "scripts", "tests", "trainer"),
 )
+pytestmark = pytest.mark.any_python
 SUFFIXES = (".py", ".md", ".sh", ".yaml", ".yml", ".cc", ".h", ".c", ".Dockerfile")
 # What to write instead, by pattern.
 WRONG = {
