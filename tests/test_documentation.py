@@ -185,6 +185,23 @@ def test_the_tree_names_what_is_there():
         assert named == there, package
 
 
+# docs/extending.md
+
+
+def test_recipes_name_registries_and_unions():
+    text = (ROOT / "docs" / "extending.md").read_text()
+    rows = re.findall(r"^\| an? [^|]+ \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE)
+    assert len(rows) == 8
+    for written, registries, section in rows:
+        path = ROOT / re.search(r"`([^`]+\.py)`", written)[1]
+        registry_file = path if path.exists() else path.parent / "__init__.py"
+        for registry in re.findall(r"`(\w+)`", registries):
+            assert re.search(rf"^{registry} = {{", registry_file.read_text(), re.MULTILINE), registry
+        if section != "none":
+            file, union = re.findall(r"`([^`]+)`", section)
+            assert re.search(rf"^{union} = Annotated\[", (ROOT / file).read_text(), re.MULTILINE), union
+
+
 # docs/environment.md
 
 

@@ -25,7 +25,6 @@ WRONG = {
     r"tells? of": "reports",
     r"at hand": "available",
     r"in vain": "without success",
-    r"of old": "old",
     r"thereof|wherein": "of it, in which",
     r"made anew": "recreated",
     r"is out of (its|their) reach of": "cannot reach",
