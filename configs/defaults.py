@@ -1,37 +1,38 @@
 """Defaults that follow from other keys: what the user tower reads, whether items have a bias, the
 temperature, the widths of tables.
 
-A document may leave any of them out; what it says stays as it is. `RunConfig` is validated with them filled
-in, and a saved config holds the values.
+Values that the document sets are kept. `RunConfig` is validated with the defaults filled in, and a saved
+config contains them.
 """
 
 from configs.sections.models import DotBiasConfig, TowerConfig, TwoTowerConfig
 from configs.sections.tables import TableConfig
 
 WIDTH = 128
-"""Of the vectors of two towers whose dot product is the score, less the bias."""
+"""Width of the vectors of two towers, without the bias."""
 DOT_BIAS_WIDTH = 64
-"""As WIDTH, of the rows of dot_bias, less theirs."""
+"""Width of the rows of dot_bias, without their bias."""
 FEATURE_WIDTH = 32
-"""Of the rows of side features, and of rows that a tower's layers mix."""
+"""Width of the rows of side features."""
 COSINE_TEMPERATURE = 0.15
-"""Under normalize, where scores lie in -1..1; without it scores have no bounds, and it is 1."""
+"""Temperature with normalize, where scores lie in -1..1; without it they are unbounded, and it is 1."""
 HISTORY_TEMPERATURE = 0.1
-"""As COSINE_TEMPERATURE, where the user tower reads the history: it overfits less."""
+"""As COSINE_TEMPERATURE, if the user tower reads the history: such a model overfits less."""
 HISTORY_LENGTH = 50
-"""Items kept with each row where the model reads the user's history."""
+"""Length of histories if the model reads them."""
 USER_STDDEV = 0.005
-"""Of the initial weights of user rows that are the vector, or are added to the history: normalised, the noise
-of an ordinary start would outweigh the first updates of a user with few rows."""
+"""Standard deviation of initial user rows that are the whole vector or are added to the history: once
+normalized, the usual noise would outweigh the first updates of a user with few rows."""
 RATE_BESIDE_HISTORY = 0.002
-"""Of lazy_adam on user rows that are added to the history, which knows more of a user with few rows."""
+"""Learning rate of lazy_adam on user rows that are added to the history, which describes users with few rows
+better."""
 
 
 def complete_model(config) -> TwoTowerConfig | DotBiasConfig:
-    """The model section without open values, but for item_bias.
+    """The model section with all defaults filled in but item_bias.
 
     Args:
-      config: configs.schema.RunConfig, its tables as the document has them.
+      config: configs.schema.RunConfig, its tables as in the document.
     """
     model = config.model
     if isinstance(model, DotBiasConfig):
@@ -51,15 +52,15 @@ def complete_model(config) -> TwoTowerConfig | DotBiasConfig:
 
 
 def _reads_history(dataset) -> bool:
-    """Whether the user tower reads the history by default: where it is kept, or where the split leaves each
-    user a past. A temporal or random split does not: measured, histories did harm or nothing there."""
+    """Whether the user tower reads the history by default: if histories are stored, or if the split gives
+    held-out rows a past in train. With temporal and random splits histories measured no better or worse."""
     if dataset.history_length is not None:
         return dataset.history_length > 0
     return dataset.split.kind in ("leave_last_out", "given")
 
 
 def complete_dataset(config):
-    """The dataset section without open values; the config's model is complete."""
+    """The dataset section with all defaults filled in; the config's model must be complete."""
     if config.dataset.history_length is not None:
         return config.dataset
     length = HISTORY_LENGTH if "history" in config.model.inputs else 0
@@ -67,7 +68,8 @@ def complete_dataset(config):
 
 
 def complete_bias(config) -> TwoTowerConfig | DotBiasConfig:
-    """The model section with item_bias, as far as the tables' widths allow; its towers are complete."""
+    """The model section with item_bias filled in: true if the tables' widths allow it. Its towers must be
+    complete."""
     model = config.model
     if isinstance(model, DotBiasConfig) or model.item_bias is not None:
         return model
@@ -75,13 +77,13 @@ def complete_bias(config) -> TwoTowerConfig | DotBiasConfig:
 
 
 def complete_tables(config) -> dict:
-    """All tables that the model reads, each with its width.
+    """All tables that the model reads, with their widths filled in.
 
     Args:
       config: configs.schema.RunConfig, its model complete.
 
     Raises:
-      ValueError: a table has no width that agrees with what the document gives.
+      ValueError: no width of a table agrees with the widths in the document.
     """
     names = sorted(set(config.table_of_input.values()))
     tables = config.tables | {name: config.tables.get(name, TableConfig()) for name in names}
@@ -101,7 +103,8 @@ def complete_tables(config) -> dict:
 
 
 def _user_rows(model: TwoTowerConfig, tables: dict) -> dict:
-    """The user's table, if any, with what the document leaves open of USER_STDDEV and RATE_BESIDE_HISTORY."""
+    """The user's table, with USER_STDDEV and RATE_BESIDE_HISTORY where the document sets nothing; {}: no
+    change."""
     tower, table = model.user_tower, tables.get("user")
     alone, added = tower.inputs == ["user"], sorted(tower.inputs) == ["history", "user"]
     if not (alone or (added and tower.combine == "sum")) or tower.layers or not model.normalize:
@@ -115,16 +118,18 @@ def _user_rows(model: TwoTowerConfig, tables: dict) -> dict:
 
 def _with_width(name: str, table, width: int | None):
     if width is None or not 1 <= width <= 4096:
-        raise ValueError(f"tables.{name}.dim: no width makes the two towers agree; change the other widths")
+        raise ValueError(
+            f"tables.{name}.dim: no width makes the two towers equally wide; change the other widths"
+        )
     if table.kind == "robe_z" and table.block > width:
         raise ValueError(
-            f"tables.{name}.block: {table.block} is more than dim, {width}; lower it, or give a larger dim"
+            f"tables.{name}.block: {table.block} is larger than dim {width}; lower it, or set a larger dim"
         )
     return table.model_copy(update={"dim": width})
 
 
 def _leaves_room_for_bias(config) -> bool:
-    """Whether the widths that the document gives let the item's vector be one longer than the user's."""
+    """Whether the widths in the document let the item's vector be one longer than the user's."""
     tower = config.model.item_tower
     if not tower.layers and tower.combine == "concat" and tower.inputs[-1] != "item":
         return False
@@ -136,11 +141,11 @@ def _leaves_room_for_bias(config) -> bool:
 
 
 class _Widths:
-    """Widths of the rows that two towers read, some of them open.
+    """Widths of the rows that two towers read; some are not known yet.
 
     Args:
       config: the run.
-      dims: by table; None, or no entry: open.
+      dims: width by table; None or no entry: not known yet.
     """
 
     def __init__(self, config, dims: dict[str, int | None]):
@@ -148,17 +153,17 @@ class _Widths:
         self._carried = int(bool(config.item_rows_carry_bias))
 
     def of(self, tower: TowerConfig) -> int | None:
-        """Width of a tower's vector; None: open."""
+        """Width of a tower's vector; None: not known yet."""
         if tower.layers:
             return tower.layers[-1]
         widths = {name: self._input(name) for name in tower.inputs}
-        if tower.combine == "sum":  # numbers have no place in one; the schema says so
+        if tower.combine == "sum":  # the schema refuses numeric inputs in a sum
             rows = [width for name, width in widths.items() if name in self._tables]
             return next((width for width in rows if width is not None), None)
         return None if None in widths.values() else sum(widths.values())
 
     def fill(self) -> None:
-        """Gives every open table a width, so that the towers agree where that is possible."""
+        """Gives every open table a width that makes the towers equally wide, if there is one."""
         bias = int(self._model.item_bias)
         user, item = self._model.user_tower, self._model.item_tower
         for tower in (user, item):
@@ -173,7 +178,7 @@ class _Widths:
         self._fit(item, self.of(user) + bias)
 
     def _fit(self, tower: TowerConfig, target: int | None) -> None:
-        """Sets the open inputs of a tower; a target of None leaves its width open too."""
+        """Sets the widths of a tower's open inputs; with a target of None its width may be any."""
         unset = [name for name in tower.inputs if self._input(name) is None]
         if target is None or (tower.combine == "concat" and len(unset) > 1):
             self._set(unset, WIDTH)
@@ -185,7 +190,7 @@ class _Widths:
 
     def _input(self, name: str) -> int | None:
         table = self._tables.get(name)
-        if table is None:  # a number
+        if table is None:  # a numeric input
             return 1
         dim = self._dims.get(table)
         return dim if dim is None else dim - self._bias_of(name)

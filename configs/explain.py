@@ -1,4 +1,4 @@
-"""Prints every configuration key with its default and its description, as --explain does."""
+"""Every configuration key with its default and its description, as text."""
 
 import typing
 

@@ -1,4 +1,4 @@
-"""The whole run in one document: every key a YAML may hold."""
+"""The whole run in one document: every key that a YAML may contain."""
 
 from pydantic import Field, model_validator
 
@@ -27,35 +27,35 @@ class RunConfig(Section):
     """One run, from raw interactions to a served model."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9_.-]+$")
-    """Name shown in reports."""
+    """Name of the run, shown in reports."""
     source: SourceConfig
-    """Where raw interactions are."""
+    """Where raw interactions come from."""
     dataset: DatasetConfig
-    """How they become shards, and where."""
+    """How raw interactions become a dataset, and where it is kept."""
     model: ModelConfig = TwoTowerConfig()
-    """What is trained."""
+    """The model."""
     tables: dict[str, EmbeddingConfig] = {}
-    """Embedding tables by name: user, item, history, or a categorical side feature."""
+    """Embedding tables by name: user, item, history, or the name of a categorical side feature."""
     optimizer: DenseOptimizer = AdamConfig()
     """Optimizer of the towers' dense weights."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning rates over the run."""
     polyak: PolyakConfig = PolyakConfig()
-    """Averaging of weights."""
+    """Averaging of weights (Polyak)."""
     train: TrainConfig
-    """Length and pace."""
+    """Length of the run, its batches and its seed."""
     checkpoint: CheckpointConfig = CheckpointConfig()
-    """Saving."""
+    """Checkpoints."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Ranking metrics."""
     export: ExportConfig = ExportConfig()
-    """Serving."""
+    """The served model."""
     device: DeviceConfig = CpuDeviceConfig()
-    """Where it trains."""
+    """Where the run trains."""
     launch: LaunchConfig = LocalLaunchConfig()
-    """Where `lazytower submit` runs it."""
+    """Where `lazytower submit` runs the job."""
     output: OutputConfig
-    """Where results go."""
+    """Where results are kept."""
 
     def table(self, name: str) -> EmbeddingConfig:
         """The configuration of a table that the model reads."""
@@ -72,14 +72,15 @@ class RunConfig(Section):
 
     @property
     def table_of_input(self) -> dict[str, str]:
-        """Table name of each of the model's inputs that is looked up; numeric features are absent."""
+        """Table of each model input that is looked up in one; numeric features are absent."""
         numeric = {f.name for f in self.source.features if f.kind == "numeric"}
         history = self.model.history.table if isinstance(self.model, TwoTowerConfig) else "history"
         return {n: history if n == "history" else n for n in self.model.inputs if n not in numeric}
 
     @property
     def ids_of_batch(self) -> dict[str, dict[str, tuple[int, ...]]]:
-        """Shapes of the ids that a training batch looks up, by table and input; `negative/` where drawn."""
+        """Shapes of the ids that a training batch looks up, by table and input; sampled negatives begin with
+        DRAWN."""
         batch, found = self.train.batch_size, {}
         for name, table in self.table_of_input.items():
             shape = (batch, self.dataset.history_length) if name == "history" else (batch,)
@@ -90,16 +91,17 @@ class RunConfig(Section):
         return found
 
     def uneven(self, parts: int) -> str:
-        """The key, with its value, of what cannot be cut into so many equal parts; empty: all can."""
+        """A key and its value that is not divisible by `parts`, as text; empty: all are divisible."""
         sizes = {"train.batch_size": self.train.batch_size}
         if isinstance(self.model, TwoTowerConfig):
             sizes["model.loss.extra_negatives"] = self.model.loss.extra_negatives
-        return next((f"{key} {size}" for key, size in sizes.items() if size % parts), "")
+        return next((f"{key}: {size}" for key, size in sizes.items() if size % parts), "")
 
     @model_validator(mode="before")
     @classmethod
     def _split_follows_time(cls, values):
-        # Only here is the source known. The default is written into the section, so a saved config has it.
+        # Only the whole run knows its source. The default is written into the section, so that a saved config
+        # has it.
         if not isinstance(values, dict):
             return values
         source, dataset = values.get("source"), values.get("dataset")
@@ -112,7 +114,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _model_follows(self):
-        # Sections are frozen for everyone else; here the document is still being read.
+        # Sections are frozen once they are read; this document is still being read.
         self.__dict__["model"] = complete_model(self)
         self.__dict__["dataset"] = complete_dataset(self)
         return self
@@ -123,14 +125,17 @@ class RunConfig(Section):
         known = {"user", "item", "history", *sides}
         for name in self.model.inputs:
             if name not in known:
-                raise ValueError(f"model input {name!r} is no feature; known: {', '.join(sorted(known))}")
+                raise ValueError(f"model input {name!r} is not a feature; known: {', '.join(sorted(known))}")
         if isinstance(self.model, TwoTowerConfig):
             for side, tower in (("user", self.model.user_tower), ("item", self.model.item_tower)):
                 for name in tower.inputs:
                     if sides.get(name, side) != side:
-                        raise ValueError(f"{side}_tower.inputs holds {name!r}, a feature of the other side")
+                        raise ValueError(
+                            f"model.{side}_tower.inputs: {name!r} is not a feature of the {side}; move it to "
+                            "the other tower"
+                        )
         if "history" in self.model.inputs and self.dataset.history_length == 0:
-            raise ValueError("a tower reads history: set dataset.history_length above 0")
+            raise ValueError("dataset.history_length: 0, but a tower reads history; set it above 0")
         return self
 
     @model_validator(mode="after")
@@ -139,7 +144,7 @@ class RunConfig(Section):
         for name in self.tables:
             if name not in used:
                 in_use = ", ".join(sorted(used))
-                raise ValueError(f"tables.{name} is read by no tower; tables in use: {in_use}")
+                raise ValueError(f"tables.{name}: no tower reads it; rename or remove it (in use: {in_use})")
         return self
 
     @model_validator(mode="after")
@@ -153,13 +158,19 @@ class RunConfig(Section):
         categorical = {f.name for f in self.source.features if f.kind == "categorical"}
         for name in self.dataset.feature_ids:
             if name not in categorical:
-                raise ValueError(f"dataset.feature_ids.{name} names no categorical feature of the source")
+                raise ValueError(
+                    f"dataset.feature_ids.{name}: not a categorical feature of the source; remove it"
+                )
         if (self.dataset.split.kind == "given") != (self.source.roles.split is not None):
-            raise ValueError("dataset.split.kind: given and source.roles.split go together")
+            raise ValueError(
+                "dataset.split.kind: given and source.roles.split require each other; set both or neither"
+            )
         if self.dataset.min_label is not None and self.source.roles.label is None:
-            raise ValueError("dataset.min_label needs source.roles.label")
+            raise ValueError("dataset.min_label requires source.roles.label; set that or remove min_label")
         if isinstance(self.dataset.positive, float) and self.source.roles.label is None:
-            raise ValueError("dataset.positive: a number needs source.roles.label")
+            raise ValueError(
+                "dataset.positive: a number requires source.roles.label; set that or use above_zero"
+            )
         return self
 
     @model_validator(mode="after")
@@ -167,15 +178,17 @@ class RunConfig(Section):
         if self.device.kind == "tpu":
             check_tpu(self)
         elif odd := self.uneven(self.device.replicas):
-            raise ValueError(f"{odd} is no multiple of device.replicas {self.device.replicas}")
+            raise ValueError(
+                f"{odd} is not divisible by device.replicas {self.device.replicas}; use a multiple of it"
+            )
         return self
 
     @model_validator(mode="after")
     def _tail_is_kept(self):
         if self.polyak.tail > self.checkpoint.keep:
             raise ValueError(
-                f"polyak: tail_average needs {self.polyak.tail} checkpoints, checkpoint.keep is "
-                f"{self.checkpoint.keep}: raise it, or lower polyak.checkpoints"
+                f"checkpoint.keep: {self.checkpoint.keep} is less than the {self.polyak.tail} checkpoints of "
+                "polyak.kind tail_average; raise it, or lower polyak.checkpoints"
             )
         return self
 
@@ -192,7 +205,7 @@ class RunConfig(Section):
             and self.source.roles.label is None
         ):
             raise ValueError(
-                "model: dot_bias on rows without labels sees positives only: give source.roles.label, or set "
+                "model: dot_bias without labels sees positives only; set source.roles.label, or set "
                 "model.negatives above 0"
             )
         return self
@@ -202,12 +215,17 @@ class RunConfig(Section):
         if isinstance(self.model, DotBiasConfig):
             dims = {self.table(n).dim for n in ("user", "item")}
             if len(dims) > 1 or min(dims) < 2:
-                raise ValueError("dot_bias needs tables.user.dim == tables.item.dim >= 2 (last column: bias)")
+                raise ValueError(
+                    "dot_bias: tables.user.dim and tables.item.dim must be equal and at least 2 (the last "
+                    "column is the bias)"
+                )
         else:
             user, item = (self.tower_width(t) for t in (self.model.user_tower, self.model.item_tower))
             if user + int(self.model.item_bias) != item:
                 more = " + 1 (item_bias)" if self.model.item_bias else ""
-                raise ValueError(f"user tower gives {user} values{more}, item tower {item}: they must agree")
+                raise ValueError(
+                    f"the user tower is {user} wide{more}, the item tower {item}; make them equal"
+                )
         return self
 
     def tower_width(self, tower) -> int:
@@ -217,12 +235,12 @@ class RunConfig(Section):
         widths = [self.input_width(name) for name in tower.inputs]
         if tower.combine == "sum":
             if len(set(widths)) > 1:
-                raise ValueError(f"combine: sum needs equal widths, inputs {tower.inputs} have {widths}")
+                raise ValueError(f"combine: sum requires equal widths; inputs {tower.inputs} have {widths}")
             return widths[0]
         return sum(widths)
 
     def input_width(self, name: str) -> int:
-        """Width of one input of a tower: its table's dim (less a shared item bias), 1 when numeric."""
+        """Width of one input of a tower: its table's dim (less a shared item bias), or 1 if numeric."""
         table = self.table_of_input.get(name)
         if table is None:
             return 1

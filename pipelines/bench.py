@@ -63,7 +63,7 @@ def _write_csv(path: str, args: argparse.Namespace) -> None:
     import pyarrow.csv as arrow_csv
 
     from configs.sections.sources import SyntheticSourceConfig
-    from pipelines.layout import JobLayout
+    from pipelines.job import JobLayout
     from pipelines.sources.synthetic import Reader
 
     source = SyntheticSourceConfig(kind="synthetic", rows=args.rows, users=args.users, items=args.items)

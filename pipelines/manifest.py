@@ -16,11 +16,12 @@ from configs.manifest import (
     TableInfo,
 )
 from configs.sections.sources import SideFeatureConfig
-from pipelines.layout import Job
+from pipelines.job import Job
+from pipelines.rows.moments import Moments
 from pipelines.sources.identity import SourceFile
+from pipelines.stages.files import WrittenFile
 from pipelines.stages.ids import TableIds
 from pipelines.stages.stats import Stats
-from pipelines.stages.write import Moments, WrittenFile
 
 
 def source_fingerprint(source: dict, files: list[SourceFile]) -> str:

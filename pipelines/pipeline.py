@@ -4,7 +4,7 @@ import apache_beam as beam
 import fsspec
 from apache_beam.pvalue import AsIter, AsSingleton
 
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.sources.reader import Place, Range, first_rows
 from pipelines.stages.catalog import WriteCatalog
 from pipelines.stages.finish import FinishRows

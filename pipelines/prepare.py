@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
       ConfigError, DataError: one line that says what is wrong; nothing has been published then.
     """
     from configs.load import load_config
-    from pipelines.options import beam_options
+    from pipelines.runners.options import beam_options
 
     config = load_config(args.config, args.overrides)
     options = beam_options(args.runner, args.beam_args)
@@ -56,24 +56,26 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
     """
     import dataclasses
 
-    from pipelines.options import beam_options, import_beam, worker_threads
+    from pipelines.runners.options import beam_options, import_beam, worker_threads
 
     import_beam()
-    from pipelines.layout import Job, plan_layout
+    from pipelines.existing import find_existing
+    from pipelines.job import Job, plan_layout
     from pipelines.manifest import build_manifest
-    from pipelines.present import find_present
     from pipelines.progress import Progress
-    from pipelines.publish import publish, workspace
-    from pipelines.runners import check_runner
+    from pipelines.publish import publish
+    from pipelines.report import log_report
+    from pipelines.runners.checks import check_runner
     from pipelines.sources.identity import check_unchanged, each, with_content
     from pipelines.sources.reader import make_reader
+    from pipelines.workspace import workspace
 
     options = options or beam_options(None, [])
     check_runner(options, source, dataset)
     target = dataset.path.rstrip("/")
     reader = make_reader(source, plan_layout("", "", 0))
     source_files = reader.files()
-    if not overwrite and (present := find_present(target, source, source_files, dataset)):
+    if not overwrite and (present := find_existing(target, source, source_files, dataset)):
         logging.info("%s: already prepared from this source with these settings", target)
         return present
     job = Job(source, dataset, plan_layout("", "", reader.estimated_rows()))
@@ -91,7 +93,7 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
         manifest = build_manifest(job, source_files, *found)
         check()
         publish(target, layout.staging, manifest, found[2])
-    _report(manifest, dataset, target, progress)
+    log_report(manifest, dataset, target, progress)
     return manifest
 
 
@@ -110,8 +112,8 @@ def _run_pipeline(job, ranges, options, check_source):
 
     from configs.errors import DataError
     from pipelines.pipeline import build
-    from pipelines.row_account import split_line
-    from pipelines.runners import make_runner, run_to_end, template_location
+    from pipelines.report import split_line
+    from pipelines.runners.running import make_runner, run_to_end, template_location
     from pipelines.summary import FILE_NAME, load_summary
 
     if "://" not in job.layout.spool:
@@ -147,48 +149,3 @@ def _run_pipeline(job, ranges, options, check_source):
             "check dataset.split and dataset.positive"
         )
     return stats, tables, files
-
-
-def _report(manifest, dataset, target: str, progress) -> None:
-    """The last lines: what was made of what, how fast, in how much memory."""
-    from pipelines.row_account import date, row_lines
-
-    logging.info("%s: prepared", target)
-    splits = ", ".join(f"{name} {info.rows:,}" for name, info in manifest.splits.items())
-    logging.info("rows read %s; %s", f"{manifest.source_rows:,}", splits)
-    if manifest.source.get("roles", {}).get("timestamp"):
-        # A wrong source.timestamp_unit often shows in nothing else.
-        for name, info in manifest.splits.items():
-            if info.rows:
-                logging.info("%s: %s to %s UTC", name, date(info.min_timestamp), date(info.max_timestamp))
-    for name, table in manifest.tables.items():
-        logging.info(
-            "table %s: %s rows, %s keys in train (%s)", name, f"{table.rows:,}", f"{table.keys:,}", table.ids
-        )
-    for name, info in manifest.splits.items():
-        if not info.rows:
-            logging.warning("split %s is empty", name)
-    for reason, count in manifest.rejected.items():
-        logging.info("rejected %s: %s, see %s/rejected", reason, f"{count:,}", target)
-    for line in row_lines(manifest, dataset):
-        logging.info("%s", line)
-    for reason, count in manifest.notes.items():
-        logging.info("%s: %s", _note(reason), f"{count:,}")
-    logging.info(
-        "%.1f s, %s rows/s, peak memory %.0f MB on this machine",
-        progress.seconds,
-        f"{manifest.source_rows / progress.seconds:,.0f}",
-        progress.peak_bytes / 1e6,
-    )
-
-
-def _note(reason: str) -> str:
-    """A reason of Dataset.notes in words."""
-    forms = {
-        "repeated_header": "repeated header lines, which are no rows",
-        "null": "missing values of {}, empty or as source.nulls spells them",
-        "outer_blanks": "keys of {} that lost outer blanks (source.clean_keys)",
-        "integer_as_float": "keys of {} such as 17.0 read as 17 (source.clean_keys)",
-    }
-    form = next(form for form in forms if reason.startswith(form))
-    return forms[form].format(reason[len(form) + 1 :])

@@ -15,10 +15,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from configs.errors import DataError
 from configs.system.terminal import shown
+from pipelines.stages.files import DIRECTORIES, WrittenFile
 from pipelines.stages.ids import TableIds
 from pipelines.stages.plan import Plan
 from pipelines.stages.stats import Stats
-from pipelines.stages.write import DIRECTORIES, WrittenFile
 
 FILE_NAME = "summary.json"
 # Needed while the job runs, and large.

@@ -49,17 +49,17 @@ ORDER = {
         "pipelines.prepare",
         "pipelines.pipeline",
         "pipelines.publish",
-        "pipelines.present",
-        "pipelines.row_account",
+        "pipelines.workspace",
+        "pipelines.existing",
+        "pipelines.report",
         "pipelines.summary",
         "pipelines.progress",
         "pipelines.runners",
-        "pipelines.options",
         "pipelines.manifest",
         "pipelines.stages",
         "pipelines.rows",
         "pipelines.sources",
-        "pipelines.layout",
+        "pipelines.job",
     ),
     "configs": (
         "configs.arguments",
@@ -82,7 +82,7 @@ ROOT_MODULES = {
     "trainer": {"__init__", "__main__", "addons", "averages", "cli", "run_lock", "runtime"},
     "configs": {"__init__", *(name.partition(".")[2] for name in ORDER["configs"])} - {"sections", "system"},
     "pipelines": {"__init__", *(name.partition(".")[2] for name in ORDER["pipelines"])}
-    - {"stages", "rows", "sources"},
+    - {"runners", "stages", "rows", "sources"},
 }
 MOST_MODULES = 14
 # What may import more, or less, than its place in the order says.

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as compute
 
 from configs.manifest import SPLITS
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.rows.keys import are_null, break_lines, clean_keys
 from pipelines.rows.times import LAST_TIME, to_nanoseconds
 from pipelines.sources.reader import Reject, SourcePiece

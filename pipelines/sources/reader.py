@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs.sections.sources import RolesConfig, SourceConfig
-from pipelines.layout import JobLayout
+from pipelines.job import JobLayout
 from pipelines.sources import MODULES
 from pipelines.sources.identity import SourceFile
 

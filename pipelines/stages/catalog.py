@@ -12,12 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from configs.manifest import SPLITS, feature_as_of
-from pipelines.layout import Job
+from pipelines.job import Job
+from pipelines.rows.blocks import BlockWriter
 from pipelines.rows.events import by_appearance
+from pipelines.stages.files import WrittenFile, close_durably, open_staged
 from pipelines.stages.ids import CATALOG_FILE_ROWS, TableIds
 from pipelines.stages.spool import Ref, array, column, read_table
 from pipelines.stages.threads import ThreadedDoFn
-from pipelines.stages.write import STEP_ROWS, BlockWriter, WrittenFile, close_durably, open_staged, take
+from pipelines.stages.write import STEP_ROWS, take
 
 _DIRECTORY = {"user": "users", "item": "items"}
 _LENGTH_NAMES = {"sequence": "sequence_length", "sequence_split": None}

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs.manifest import SPLITS
-from pipelines.layout import RECORDS
+from pipelines.job import RECORDS
 from pipelines.rows import split
 from pipelines.rows.hashes import hash_rows
 from pipelines.rows.history import gather_ranges, history_ranges

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs.system.chips import spare_metadata_server
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.stages.plan import Plan, key_bounds, sort_keys
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, partition, read_table
 from pipelines.stages.threads import ThreadedDoFn

@@ -6,7 +6,7 @@ import dataclasses
 import pyarrow as pa
 import pyarrow.compute as compute
 
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.rows import histogram
 from pipelines.stages.stats import Stats
 

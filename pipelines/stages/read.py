@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs.errors import DataError
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.rows.hashes import hash_keys
 from pipelines.rows.validate import validate
 from pipelines.sources.identity import check_range

@@ -14,7 +14,7 @@ import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipelines.layout import Job
+from pipelines.job import Job
 
 
 class ThreadedDoFn(beam.DoFn):

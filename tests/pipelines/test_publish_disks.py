@@ -13,7 +13,8 @@ from configs.errors import DataError
 from configs.manifest import load_dataset
 from configs.system.file_lock import FileLock
 from pipelines.prepare import prepare
-from pipelines.publish import DIRECTORIES, LOCK_NAME, disk_errors, workspace
+from pipelines.stages.files import DIRECTORIES
+from pipelines.workspace import LOCK_NAME, disk_errors, workspace
 from tests.support.prepared import configure
 
 SYNTHETIC = {"kind": "synthetic", "rows": 3000, "users": 50, "items": 40}

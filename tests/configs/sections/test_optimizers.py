@@ -58,8 +58,8 @@ def test_every_kind_loads_and_dumps(section):
         ({"kind": "ftrl", "weight_decay": 0.1}, ".weight_decay: unknown key; known: "),
         ({"bias_correction": "row"}, ".bias_correction: Input should be 'global', 'per_row' or 'none'"),
         ({"kind": "sgd", "clip_value": True}, ".clip_value: true and false "),
-        (5, ": a mapping of keys is needed, found 5"),
-        ("sgd", ": a mapping of keys is needed, found 'sgd'"),
+        (5, ": must be a mapping of keys, found 5"),
+        ("sgd", ": must be a mapping of keys, found 'sgd'"),
     ],
 )
 def test_mistakes_are_named(optimizer, message):
@@ -94,4 +94,7 @@ def test_addons_has_global_lazy_adam_only(optimizer, lacks):
 
 def test_a_constant_rate_decays_to_nothing():
     message = error_of(lambda: parse_config(document(schedule={"decay_to": 0.5}), "FILE"))
-    assert message == "schedule: decay_to belongs to decay: cosine or exponential, this is constant"
+    assert (
+        message == "schedule: decay_to requires decay: cosine or exponential, found constant; "
+        "remove it or change decay"
+    )

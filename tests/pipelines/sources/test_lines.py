@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 
 from configs.errors import DataError
-from pipelines.layout import JobLayout
+from pipelines.job import JobLayout
 from pipelines.sources import lines
 from pipelines.sources.lines import MAX_LINE_BYTES
 from pipelines.sources.reader import make_reader

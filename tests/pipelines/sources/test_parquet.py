@@ -12,7 +12,7 @@ import pytest
 
 from configs.errors import DataError
 from configs.sections.sources import ParquetSourceConfig
-from pipelines.layout import JobLayout
+from pipelines.job import JobLayout
 from pipelines.sources.parquet import Reader
 from tests.support.prepared import read_rejected, read_rows, run
 

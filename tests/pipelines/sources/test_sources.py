@@ -11,7 +11,7 @@ import pytest
 from configs.errors import DataError
 from configs.planted import Planted, item_key, user_key
 from configs.sections.sources import SyntheticSourceConfig
-from pipelines.layout import JobLayout
+from pipelines.job import JobLayout
 from pipelines.sources.reader import first_rows
 from pipelines.sources.synthetic import Reader
 from tests.support.prepared import Reference, assert_matches, read_rows, run

@@ -137,7 +137,7 @@ def test_what_has_no_form_on_a_tpu(tmp_path, fast_disk):
     tables = {"user": {"dim": 32, "optimizer": {"kind": "rowwise_adagrad"}}, "item": {"dim": 32}}
     config, figures = made(tmp_path, [plan.tpu_slice("v5p-8")], tables=tables)
     assert figures["slices"][0]["fits"] is False
-    assert "tables.user: optimizer rowwise_adagrad has no TPU form" in figures["slices"][0]["reason"]
+    assert "tables.user: optimizer rowwise_adagrad is not available on TPUs" in figures["slices"][0]["reason"]
 
 
 def test_unknown_rows_are_said_to_be_unknown(tmp_path, fast_disk):

@@ -7,7 +7,7 @@ import pytest
 from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 
 from configs.errors import ConfigError
-from pipelines.options import beam_options, worker_threads
+from pipelines.runners.options import beam_options, worker_threads
 
 
 @pytest.mark.parametrize("name", [None, "DirectRunner", "directrunner", "FnApiRunner"])

@@ -1,4 +1,7 @@
-"""How big the parts of a job are. None of these numbers can be seen in the dataset."""
+"""What every stage knows of its job: the sections of the config, and the sizes of the job's parts.
+
+The sizes never show in the dataset.
+"""
 
 import dataclasses
 import math

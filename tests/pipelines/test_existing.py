@@ -8,8 +8,8 @@ import pytest
 
 from configs.errors import DataError
 from configs.manifest import load_dataset
+from pipelines.existing import find_existing
 from pipelines.prepare import prepare
-from pipelines.present import find_present
 from tests.support.prepared import configure
 
 TEXT = "user,item\n" + "".join(f"u{i % 7},i{i % 11}\n" for i in range(60))
@@ -100,14 +100,14 @@ def test_a_damaged_dataset_is_made_again(world, damage, directory, caplog):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 2}', b"\xff"])
 def test_a_torn_document_is_no_dataset(tmp_path, content, caplog):
     (tmp_path / "dataset.json").write_bytes(content)
-    assert find_present(str(tmp_path), None, [], None) is None
+    assert find_existing(str(tmp_path), None, [], None) is None
     assert "preparing the dataset again" in caplog.text
 
 
 def test_a_dataset_of_another_version_is_not_replaced_unasked(tmp_path):
     (tmp_path / "dataset.json").write_text('{"format": 99}')
     with pytest.raises(DataError, match="format 99, this one writes .*give --overwrite"):
-        find_present(str(tmp_path), None, [], None)
+        find_existing(str(tmp_path), None, [], None)
 
 
 def test_a_bucket_knows_generations_and_checksums(bucket):

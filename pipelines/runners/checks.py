@@ -1,23 +1,18 @@
 """What a runner needs before a job starts: flags of its own, and workers that see the files.
 
 The driver, which is this process, lists the source and plans its ranges, holds the target against other
-jobs, waits for the job, and publishes. Workers read the source and write inside the target. So both must
-reach both.
+jobs, waits for the job, and publishes. Workers read the source and write inside the target. Both must reach
+both.
 """
 
 import importlib.util
 import ipaddress
 import json
-import shlex
 import socket
-from logging import INFO, getLogger
 
-from absl import logging
-
-from configs.errors import ConfigError, DataError
-from configs.system.processes import module_command
+from configs.errors import ConfigError
 from configs.system.storage import is_remote
-from pipelines.options import DEFAULT_RUNNER
+from pipelines.runners.running import on_dataflow
 from pipelines.sources.files import scheme_problem
 
 _IMAGE = "an image that holds lazytower: docker/pipelines.Dockerfile makes one"
@@ -30,29 +25,11 @@ _NOT_WAITING = {
 }
 
 
-def on_dataflow(options) -> bool:
-    """Whether the job is for Google's Dataflow."""
-    from apache_beam.options.pipeline_options import StandardOptions
-
-    return options.view_as(StandardOptions).runner.rpartition(".")[2].lower() in (
-        "dataflowrunner",
-        "dataflow",
-        "testdataflowrunner",
-    )
-
-
-def template_location(options) -> str | None:
-    """Where the job is written down in place of being run, which only Dataflow does; None: it runs."""
-    from apache_beam.options.pipeline_options import GoogleCloudOptions
-
-    return options.view_as(GoogleCloudOptions).template_location if on_dataflow(options) else None
-
-
 def check_runner(options, source, dataset) -> None:
     """Refuses what cannot end well, before the source is read or anything is written.
 
     Args:
-      options: PipelineOptions, as pipelines.options.beam_options makes them.
+      options: PipelineOptions, as pipelines.runners.options.beam_options makes them.
       source, dataset: sections of a RunConfig.
 
     Raises:
@@ -69,80 +46,6 @@ def check_runner(options, source, dataset) -> None:
         _validated(options)  # last, because it looks at the bucket of --temp_location
     else:
         _check_paths(_place_of_workers(options, _validated(options)), source, dataset)
-
-
-def make_runner(options):
-    """The runner, when it is not enough to name it to Beam; else None.
-
-    Beam starts worker processes by `python -m`, which imports from the working directory; see
-    configs/system/processes.py.
-    """
-    from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
-
-    if options.view_as(DirectOptions).direct_running_mode != "multi_processing":
-        return None
-    if options.view_as(StandardOptions).runner != DEFAULT_RUNNER:
-        return None
-    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-    from apache_beam.transforms.environments import SubprocessSDKEnvironment
-
-    command = shlex.join(module_command("apache_beam.runners.worker.sdk_worker_main"))
-
-    class WorkerProcesses(FnApiRunner):
-        """Beam's, which sets this attribute anew when it runs."""
-
-        _default_environment = property(
-            lambda self: SubprocessSDKEnvironment.from_command_string(command_string=command),
-            lambda self, value: None,
-        )
-
-    return WorkerProcesses()
-
-
-def run_to_end(pipeline, options) -> None:
-    """Runs a pipeline, or writes its template; cancels the job when this process is interrupted.
-
-    Raises:
-      DataError: somebody else ended the job.
-    """
-    from apache_beam.runners.runner import PipelineState
-
-    if on_dataflow(options):  # states and messages of the job
-        getLogger("apache_beam.runners.dataflow.dataflow_runner").setLevel(INFO)
-    result = pipeline.run()
-    try:
-        _show_address(result, options)
-        state = result.wait_until_finish()
-    except BaseException:
-        _cancel(result)
-        raise
-    if state not in (PipelineState.DONE, None):
-        raise DataError(f"the job ended as {state}; nothing is published. Run the same command again")
-
-
-def _show_address(result, options) -> None:
-    from apache_beam.options.pipeline_options import GoogleCloudOptions
-
-    if on_dataflow(options) and result.has_job:
-        google = options.view_as(GoogleCloudOptions)
-        logging.info(
-            "the job: https://console.cloud.google.com/dataflow/jobs/%s/%s?project=%s",
-            google.region,
-            result.job_id(),
-            google.project,
-        )
-
-
-def _cancel(result) -> None:
-    """It costs money, and nobody would publish what it writes."""
-    from apache_beam.runners.runner import PipelineState
-
-    try:
-        if not PipelineState.is_terminal(result.state):
-            logging.warning("cancelling the job, because this process ends")
-            result.cancel()
-    except Exception as error:  # whatever made waiting fail; that error is the one to show
-        logging.warning("the job may still run, stop it yourself: %s", error)
 
 
 def _check_dataflow(options) -> None:

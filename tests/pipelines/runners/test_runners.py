@@ -14,10 +14,10 @@ import yaml
 from configs.errors import ConfigError, DataError
 from configs.system.processes import module_command
 from configs.system.storage import is_remote
-from pipelines import runners
-from pipelines.options import beam_options
 from pipelines.prepare import prepare
-from pipelines.runners import check_runner
+from pipelines.runners import checks, running
+from pipelines.runners.checks import check_runner
+from pipelines.runners.options import beam_options
 from tests.pipelines.test_prepare import interactions, write_tsv
 from tests.support.prepared import Reference, assert_matches, configure, content
 
@@ -214,7 +214,7 @@ def test_a_job_server_must_be_there():
     ],
 )
 def test_who_sees_the_files(monkeypatch, server, flags, place):
-    monkeypatch.setattr(runners, "_check_endpoint", lambda endpoint: None)
+    monkeypatch.setattr(checks, "_check_endpoint", lambda endpoint: None)
     options = beam_options("PortableRunner", [f"--job_endpoint={server}", *flags.split()])
     check_runner(options, *sections())
     for path in ("gs://b/x", "/data/x", "x"):
@@ -233,7 +233,7 @@ def test_a_job_that_others_ended_publishes_nothing():
             return Result()
 
     with pytest.raises(DataError, match="the job ended as CANCELLED; nothing is published"):
-        runners.run_to_end(Pipeline(), beam_options(None, []))
+        running.run_to_end(Pipeline(), beam_options(None, []))
 
 
 def test_worker_processes_import_nothing_from_the_working_directory(tmp_path):

@@ -19,8 +19,8 @@ from apache_beam.options.pipeline_options_validator import PipelineOptionsValida
 from apache_beam.portability.api import beam_runner_api_pb2 as api
 
 from configs.errors import ConfigError
-from pipelines.options import beam_options
 from pipelines.prepare import prepare
+from pipelines.runners.options import beam_options
 from tests.support.fake_dataflow import FakeDataflow
 from tests.support.prepared import configure, content, run
 from tests.support.service_account import PROJECT, service_account

@@ -11,7 +11,7 @@ from pipelines.manifest import source_fingerprint
 from pipelines.sources.identity import SourceFile, each, look, with_content
 
 
-def find_present(target: str, source, files: list[SourceFile], dataset) -> Dataset | None:
+def find_existing(target: str, source, files: list[SourceFile], dataset) -> Dataset | None:
     """The dataset at the target when it is the one asked for; None when there is none or it is damaged.
 
     Args:

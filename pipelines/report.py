@@ -1,6 +1,8 @@
-"""What `prepare` says of rows and users at its end: which are positive, and what fell away, and why."""
+"""What `prepare` logs at its end: splits, tables, rejected rows, what was left out and why, time, memory."""
 
 import datetime
+
+from absl import logging
 
 from configs.manifest import SPLITS, Dataset
 from configs.sections.dataset import DatasetConfig
@@ -65,3 +67,46 @@ def date(nanoseconds: int) -> str:
     """A time to the minute, UTC."""
     moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=nanoseconds // _PER_SECOND)
     return f"{moment:%Y-%m-%d %H:%M}"
+
+
+def log_report(manifest, dataset, target: str, progress) -> None:
+    """The last lines: what was made of what, how fast, in how much memory."""
+    logging.info("%s: prepared", target)
+    splits = ", ".join(f"{name} {info.rows:,}" for name, info in manifest.splits.items())
+    logging.info("rows read %s; %s", f"{manifest.source_rows:,}", splits)
+    if manifest.source.get("roles", {}).get("timestamp"):
+        # A wrong source.timestamp_unit often shows in nothing else.
+        for name, info in manifest.splits.items():
+            if info.rows:
+                logging.info("%s: %s to %s UTC", name, date(info.min_timestamp), date(info.max_timestamp))
+    for name, table in manifest.tables.items():
+        logging.info(
+            "table %s: %s rows, %s keys in train (%s)", name, f"{table.rows:,}", f"{table.keys:,}", table.ids
+        )
+    for name, info in manifest.splits.items():
+        if not info.rows:
+            logging.warning("split %s is empty", name)
+    for reason, count in manifest.rejected.items():
+        logging.info("rejected %s: %s, see %s/rejected", reason, f"{count:,}", target)
+    for line in row_lines(manifest, dataset):
+        logging.info("%s", line)
+    for reason, count in manifest.notes.items():
+        logging.info("%s: %s", _note(reason), f"{count:,}")
+    logging.info(
+        "%.1f s, %s rows/s, peak memory %.0f MB on this machine",
+        progress.seconds,
+        f"{manifest.source_rows / progress.seconds:,.0f}",
+        progress.peak_bytes / 1e6,
+    )
+
+
+def _note(reason: str) -> str:
+    """A reason of Dataset.notes in words."""
+    forms = {
+        "repeated_header": "repeated header lines, which are no rows",
+        "null": "missing values of {}, empty or as source.nulls spells them",
+        "outer_blanks": "keys of {} that lost outer blanks (source.clean_keys)",
+        "integer_as_float": "keys of {} such as 17.0 read as 17 (source.clean_keys)",
+    }
+    form = next(form for form in forms if reason.startswith(form))
+    return forms[form].format(reason[len(form) + 1 :])

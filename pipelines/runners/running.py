@@ -1,0 +1,102 @@
+"""Running a job: the runner, waiting for its end, cancelling it."""
+
+import shlex
+from logging import INFO, getLogger
+
+from absl import logging
+
+from configs.errors import DataError
+from configs.system.processes import module_command
+from pipelines.runners.options import DEFAULT_RUNNER
+
+
+def on_dataflow(options) -> bool:
+    """Whether the job is for Google's Dataflow."""
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    return options.view_as(StandardOptions).runner.rpartition(".")[2].lower() in (
+        "dataflowrunner",
+        "dataflow",
+        "testdataflowrunner",
+    )
+
+
+def template_location(options) -> str | None:
+    """Where the job is written down in place of being run, which only Dataflow does; None: it runs."""
+    from apache_beam.options.pipeline_options import GoogleCloudOptions
+
+    return options.view_as(GoogleCloudOptions).template_location if on_dataflow(options) else None
+
+
+def make_runner(options):
+    """The runner, when it is not enough to name it to Beam; else None.
+
+    Beam starts worker processes by `python -m`, which imports from the working directory; see
+    configs/system/processes.py.
+    """
+    from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
+
+    if options.view_as(DirectOptions).direct_running_mode != "multi_processing":
+        return None
+    if options.view_as(StandardOptions).runner != DEFAULT_RUNNER:
+        return None
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+    command = shlex.join(module_command("apache_beam.runners.worker.sdk_worker_main"))
+
+    class WorkerProcesses(FnApiRunner):
+        """Beam's, which sets this attribute anew when it runs."""
+
+        _default_environment = property(
+            lambda self: SubprocessSDKEnvironment.from_command_string(command_string=command),
+            lambda self, value: None,
+        )
+
+    return WorkerProcesses()
+
+
+def run_to_end(pipeline, options) -> None:
+    """Runs a pipeline, or writes its template; cancels the job when this process is interrupted.
+
+    Raises:
+      DataError: somebody else ended the job.
+    """
+    from apache_beam.runners.runner import PipelineState
+
+    if on_dataflow(options):  # states and messages of the job
+        getLogger("apache_beam.runners.dataflow.dataflow_runner").setLevel(INFO)
+    result = pipeline.run()
+    try:
+        _show_address(result, options)
+        state = result.wait_until_finish()
+    except BaseException:
+        _cancel(result)
+        raise
+    if state not in (PipelineState.DONE, None):
+        raise DataError(f"the job ended as {state}; nothing is published. Run the same command again")
+
+
+def _show_address(result, options) -> None:
+    from apache_beam.options.pipeline_options import GoogleCloudOptions
+
+    if on_dataflow(options) and result.has_job:
+        google = options.view_as(GoogleCloudOptions)
+        logging.info(
+            "the job: https://console.cloud.google.com/dataflow/jobs/%s/%s?project=%s",
+            google.region,
+            result.job_id(),
+            google.project,
+        )
+
+
+def _cancel(result) -> None:
+    """It costs money, and nobody would publish what it writes."""
+    from apache_beam.runners.runner import PipelineState
+
+    try:
+        if not PipelineState.is_terminal(result.state):
+            logging.warning("cancelling the job, because this process ends")
+            result.cancel()
+    except Exception as error:  # whatever made waiting fail; that error is the one to show
+        logging.warning("the job may still run, stop it yourself: %s", error)
