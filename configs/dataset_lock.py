@@ -59,13 +59,13 @@ class DatasetLock:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def __del__(self):
+    def __del__(self) -> None:
         self.close()
 
     def __enter__(self) -> "DatasetLock":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -8,6 +8,7 @@ import typing
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from configs.errors import ConfigError
 from configs.schema import RunConfig
@@ -24,7 +25,7 @@ class _StrictLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key written twice in one mapping."""
 
 
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict:
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[typing.Any, typing.Any]:
     seen = set()
     for key, _ in node.value:
         if not isinstance(key, yaml.ScalarNode):
@@ -65,7 +66,7 @@ def load_config(path: str, overrides: typing.Sequence[str] = ()) -> RunConfig:
     return parse_config(document, path)
 
 
-def parse_config(document: dict, origin: str) -> RunConfig:
+def parse_config(document: dict[str, typing.Any], origin: str) -> RunConfig:
     """Validates a plain document; `origin` is named in errors. Raises ConfigError."""
     try:
         return RunConfig.model_validate(document)
@@ -82,7 +83,7 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _read(path: str) -> dict:
+def _read(path: str) -> dict[str, typing.Any]:
     try:
         content = storage.read_bytes(path)
     except FileNotFoundError:
@@ -101,7 +102,7 @@ def _read(path: str) -> dict:
     return document
 
 
-def _parse(text: str, origin: str):
+def _parse(text: str, origin: str) -> typing.Any:
     """The one YAML document of `text`. Raises ValueError: one line that names `origin`, line and column."""
     stream = io.StringIO(text)
     stream.name = origin
@@ -159,7 +160,7 @@ def _kinds_first(overrides: typing.Sequence[str]) -> list[str]:
     return ordered
 
 
-def _apply(document: dict, override: str) -> None:
+def _apply(document: dict[str, typing.Any], override: str) -> None:
     """Sets one dotted key in place, creating sections on the way."""
     key, equals, value = override.partition("=")
     if not equals or not key:
@@ -189,7 +190,7 @@ def _apply(document: dict, override: str) -> None:
         node[last] = value
 
 
-def _index(node: list, part: str, override: str) -> int:
+def _index(node: list[typing.Any], part: str, override: str) -> int:
     if not (part.isascii() and part.isdigit() and len(part) < 10) or int(part) >= len(node):
         raise ConfigError(
             f"--set {override}: {part!r} is not an index of a list of {len(node)}; count from 0"
@@ -197,7 +198,7 @@ def _index(node: list, part: str, override: str) -> int:
     return int(part)
 
 
-def _explain(error: dict) -> str:
+def _explain(error: ErrorDetails) -> str:
     """One line for one pydantic error: the key, what is wrong, and similar names for an unknown key."""
     location = [str(part) for part in error["loc"]]
     key = ".".join(_without_tags(location)) or "(whole document)"
@@ -247,7 +248,7 @@ def _fields_at(location: list[str]) -> list[str]:
 
 def _sections_at(location: list[str]) -> list[type[BaseModel]]:
     """Sections possible at `location`; the name of a kind selects it from a union."""
-    candidates: list = [RunConfig]
+    candidates: list[type[BaseModel]] = [RunConfig]
     for part in location:
         step = []
         for model in candidates:
@@ -260,7 +261,7 @@ def _sections_at(location: list[str]) -> list[type[BaseModel]]:
     return candidates
 
 
-def section_types(annotation) -> list:
+def section_types(annotation: typing.Any) -> list[type[BaseModel]]:
     """Section classes inside an annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]

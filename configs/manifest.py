@@ -38,7 +38,7 @@ FEATURES IN CATALOGS  feature: the newest known value, for serving. feature@vali
 """
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -183,15 +183,15 @@ class Dataset(Section):
     notes: dict[str, int] = {}
     """Counts of values that were not taken literally, and of lines that were not rows: repeated_header,
     null_<column>, outer_blanks_<column>, integer_as_float_<column>."""
-    source: dict
+    source: dict[str, Any]
     """The source section as run."""
-    dataset: dict
+    dataset: dict[str, Any]
     """The dataset section as run."""
     path: str = Field("", exclude=True)
     """Directory it was read from; not written."""
 
     @model_validator(mode="after")
-    def _is_whole(self):
+    def _is_whole(self) -> "Dataset":
         for field, names in (("splits", SPLITS), ("tables", ("user", "item"))):
             for name in names:
                 if name not in getattr(self, field):
@@ -206,7 +206,8 @@ class Dataset(Section):
     def record_files(self) -> list[FileInfo]:
         """All files with rows, users or items; rejected rows are not part of the content."""
         splits = [*self.splits.values(), *filter(None, [self.positives])]
-        return [info for part in (*splits, self.users, self.items) for info in part.files]
+        parts: list[SplitInfo | CatalogInfo] = [*splits, self.users, self.items]
+        return [info for part in parts for info in part.files]
 
     def table_rows(self, name: str) -> int:
         """Rows of table `name`; a separate table for history has the items' rows."""

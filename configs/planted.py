@@ -12,6 +12,8 @@ Groups are drawn from the cumulative p(c | u) in float32, computed without a mat
 would depend on how many users are computed together.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from configs.sections.sources import SyntheticSourceConfig
@@ -59,7 +61,7 @@ class Planted:
         self._cdf = [np.cumsum(weights[: self._small + extra]) for extra in (0, 1)]
         self._totals = [cdf[-1] for cdf in self._cdf]
         self._cdf = [cdf / cdf[-1] for cdf in self._cdf]
-        self._all_tastes = None
+        self._all_tastes: np.ndarray | None = None
 
     def users(self, rows: np.ndarray) -> np.ndarray:
         """User index int64 [n] of each row index: every user at least once if there are enough rows, the rest
@@ -160,6 +162,6 @@ def item_key(index: np.ndarray) -> np.ndarray:
     return np.char.add(b"i", index.astype("S"))
 
 
-def index_of_key(keys) -> np.ndarray:
+def index_of_key(keys: Iterable[bytes]) -> np.ndarray:
     """Indices int64 of raw keys (bytes such as b"u17")."""
     return np.array([int(key[1:]) for key in keys], dtype=np.int64)

@@ -1,15 +1,17 @@
 """The whole run in one document: every key that a YAML may contain."""
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from configs.defaults import complete_bias, complete_dataset, complete_model, complete_tables
 from configs.sections.base import Section
-from configs.sections.dataset import DatasetConfig, VocabIdsConfig
+from configs.sections.dataset import DatasetConfig, IdsConfig, VocabIdsConfig
 from configs.sections.devices import CpuDeviceConfig, DeviceConfig
 from configs.sections.evaluation import EvaluateConfig
 from configs.sections.export import ExportConfig
 from configs.sections.launch import LaunchConfig, LocalLaunchConfig, check_launch
-from configs.sections.models import DRAWN, DotBiasConfig, ModelConfig, TwoTowerConfig
+from configs.sections.models import DRAWN, DotBiasConfig, ModelConfig, TowerConfig, TwoTowerConfig
 from configs.sections.optimizers import AdamConfig, DenseOptimizer
 from configs.sections.sources import SourceConfig
 from configs.sections.tables import EmbeddingConfig
@@ -81,13 +83,14 @@ class RunConfig(Section):
     def ids_of_batch(self) -> dict[str, dict[str, tuple[int, ...]]]:
         """Shapes of the ids that a training batch looks up, by table and input; sampled negatives begin with
         DRAWN."""
-        batch, found = self.train.batch_size, {}
+        batch = self.train.batch_size
+        found: dict[str, dict[str, tuple[int, ...]]] = {}
         for name, table in self.table_of_input.items():
-            shape = (batch, self.dataset.history_length) if name == "history" else (batch,)
-            found.setdefault(table, {})[name] = shape
+            history = (self.dataset.history_length or 0,) if name == "history" else ()
+            found.setdefault(table, {})[name] = (batch, *history)
         for name, shape in self.model.drawn(batch).items():
-            if table := self.table_of_input.get(name):
-                found[table][DRAWN + name] = shape
+            if name in self.table_of_input:
+                found[self.table_of_input[name]][DRAWN + name] = shape
         return found
 
     def uneven(self, parts: int) -> str:
@@ -99,7 +102,7 @@ class RunConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _split_follows_time(cls, values):
+    def _split_follows_time(cls, values: Any) -> Any:
         # Only the whole run knows its source. The default is written into the section, so that a saved config
         # has it.
         if not isinstance(values, dict):
@@ -113,21 +116,21 @@ class RunConfig(Section):
         return values | {"dataset": dataset | {"split": {"kind": kind}}}
 
     @model_validator(mode="after")
-    def _model_follows(self):
+    def _model_follows(self) -> "RunConfig":
         # Sections are frozen once they are read; this document is still being read.
         self.__dict__["model"] = complete_model(self)
         self.__dict__["dataset"] = complete_dataset(self)
         return self
 
     @model_validator(mode="after")
-    def _inputs_exist(self):
+    def _inputs_exist(self) -> "RunConfig":
         sides = {f.name: f.of for f in self.source.features}
         known = {"user", "item", "history", *sides}
         for name in self.model.inputs:
             if name not in known:
                 raise ValueError(f"model input {name!r} is not a feature; known: {', '.join(sorted(known))}")
         if isinstance(self.model, TwoTowerConfig):
-            for side, tower in (("user", self.model.user_tower), ("item", self.model.item_tower)):
+            for side, tower in zip(("user", "item"), self._towers(self.model), strict=True):
                 for name in tower.inputs:
                     if sides.get(name, side) != side:
                         raise ValueError(
@@ -139,7 +142,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _tables_are_used(self):
+    def _tables_are_used(self) -> "RunConfig":
         used = set(self.table_of_input.values())
         for name in self.tables:
             if name not in used:
@@ -148,13 +151,13 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _tables_follow(self):
+    def _tables_follow(self) -> "RunConfig":
         self.__dict__["model"] = complete_bias(self)
         self.__dict__["tables"] = complete_tables(self)
         return self
 
     @model_validator(mode="after")
-    def _ids_fit(self):
+    def _ids_fit(self) -> "RunConfig":
         categorical = {f.name for f in self.source.features if f.kind == "categorical"}
         for name in self.dataset.feature_ids:
             if name not in categorical:
@@ -174,7 +177,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _device_can(self):
+    def _device_can(self) -> "RunConfig":
         if self.device.kind == "tpu":
             check_tpu(self)
         elif odd := self.uneven(self.device.replicas):
@@ -184,7 +187,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _tail_is_kept(self):
+    def _tail_is_kept(self) -> "RunConfig":
         if self.polyak.tail > self.checkpoint.keep:
             raise ValueError(
                 f"checkpoint.keep: {self.checkpoint.keep} is less than the {self.polyak.tail} checkpoints of "
@@ -193,12 +196,12 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _launch_fits(self):
+    def _launch_fits(self) -> "RunConfig":
         check_launch(self)
         return self
 
     @model_validator(mode="after")
-    def _labels_exist(self):
+    def _labels_exist(self) -> "RunConfig":
         if (
             isinstance(self.model, DotBiasConfig)
             and not self.model.negatives
@@ -211,25 +214,37 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _widths_fit(self):
+    def _widths_fit(self) -> "RunConfig":
         if isinstance(self.model, DotBiasConfig):
-            dims = {self.table(n).dim for n in ("user", "item")}
+            dims = {self._dim(name) for name in ("user", "item")}
             if len(dims) > 1 or min(dims) < 2:
                 raise ValueError(
                     "dot_bias: tables.user.dim and tables.item.dim must be equal and at least 2 (the last "
                     "column is the bias)"
                 )
         else:
-            user, item = (self.tower_width(t) for t in (self.model.user_tower, self.model.item_tower))
-            if user + int(self.model.item_bias) != item:
+            user, item = map(self.tower_width, self._towers(self.model))
+            if user + int(bool(self.model.item_bias)) != item:
                 more = " + 1 (item_bias)" if self.model.item_bias else ""
                 raise ValueError(
                     f"the user tower is {user} wide{more}, the item tower {item}; make them equal"
                 )
         return self
 
-    def tower_width(self, tower) -> int:
-        """Width of a tower's vector; ValueError when `sum` joins unequal widths."""
+    @staticmethod
+    def _towers(model: TwoTowerConfig) -> tuple[TowerConfig, TowerConfig]:
+        """User and item tower."""
+        assert model.user_tower is not None, "complete_model fills it in"
+        return model.user_tower, model.item_tower
+
+    def _dim(self, table: str) -> int:
+        """Width of the rows of a table."""
+        dim = self.table(table).dim
+        assert dim is not None, "complete_tables fills it in"
+        return dim
+
+    def tower_width(self, tower: TowerConfig) -> int:
+        """Width of a tower's vector; ValueError if `sum` combines unequal widths."""
         if tower.layers:
             return tower.layers[-1]
         widths = [self.input_width(name) for name in tower.inputs]
@@ -245,14 +260,15 @@ class RunConfig(Section):
         if table is None:
             return 1
         bias = name == "history" and table == "item" and self.item_rows_carry_bias
-        return self.table(table).dim - int(bias)
+        return self._dim(table) - int(bias)
 
     @property
     def item_rows_carry_bias(self) -> bool:
         """Whether the last column of the item table is the bias (no layers between row and score)."""
-        return self.model.kind == "two_tower" and self.model.item_bias and not self.model.item_tower.layers
+        model = self.model
+        return isinstance(model, TwoTowerConfig) and bool(model.item_bias) and not model.item_tower.layers
 
-    def ids_of(self, name: str):
+    def ids_of(self, name: str) -> IdsConfig:
         """The ids section of a table: user_ids, item_ids (also for history) or the feature's."""
         if name == "user":
             return self.dataset.user_ids

@@ -2,9 +2,15 @@
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError
+from configs.sections.devices import TpuDeviceConfig
+from configs.sections.tables import EmbeddingConfig, TableConfig
 from configs.system.tpu import Slice, tpu_slice
+
+if TYPE_CHECKING:
+    from configs.schema import RunConfig
 
 MAX_ROWS = 2**31 - 1  # ids travel to the chips as int32
 # For one table in one step. The buffers of a lookup are sized for the worst case, in which all ids of one
@@ -13,7 +19,7 @@ MAX_ROWS = 2**31 - 1  # ids travel to the chips as int32
 MAX_IDS_PER_SPARSE_CORE = 4096
 
 
-def tpu_lacks(table) -> str:
+def tpu_lacks(table: EmbeddingConfig) -> str:
     """Why a TPU cannot hold a table, given its section of the config; empty: it can."""
     if table.kind != "table":
         return f"kind {table.kind} is not available on TPUs; use kind: table"
@@ -22,8 +28,10 @@ def tpu_lacks(table) -> str:
     return ""
 
 
-def check_tpu(config) -> None:
+def check_tpu(config: "RunConfig") -> None:
     """Raises ValueError, naming keys, if the TPU of a run does not support its settings."""
+    if not isinstance(config.device, TpuDeviceConfig):
+        return
     try:
         slice_ = tpu_slice(config.device.slice)
     except ConfigError as error:
@@ -33,12 +41,12 @@ def check_tpu(config) -> None:
         raise ValueError(f"device {slice_.name}: {'; '.join(problems)}")
 
 
-def _unlike_the_cpu(config) -> Iterator[str]:
+def _unlike_the_cpu(config: "RunConfig") -> Iterator[str]:
     for name in sorted(set(config.table_of_input.values())):
         table = config.table(name)
         if lacks := tpu_lacks(table):
             yield f"tables.{name}: {lacks}"
-        elif table.engine != "auto":
+        elif isinstance(table, TableConfig) and table.engine != "auto":
             yield f"tables.{name}.engine: {table.engine} runs on CPUs only; remove it"
     if config.train.clip_norm is not None:
         yield (
@@ -52,7 +60,7 @@ def _unlike_the_cpu(config) -> Iterator[str]:
         )
 
 
-def _odd_shares(config, slice_: Slice) -> Iterator[str]:
+def _odd_shares(config: "RunConfig", slice_: Slice) -> Iterator[str]:
     if odd := config.uneven(slice_.replicas):
         yield f"{odd} is not divisible by its {slice_.replicas} replicas; use a multiple of them"
         return

@@ -42,7 +42,7 @@ class Read(beam.PTransform):
 
 
 def _first_rows(counts: dict[int, int], ranges: list[Range]) -> dict[int, Place]:
-    # A lambda would be pickled whole, with the path of this file on the machine that starts the job.
+    # A lambda would be pickled by value, with the path of this file on the machine that starts the job.
     return first_rows(ranges, counts)
 
 
@@ -74,7 +74,7 @@ class Ids(beam.PTransform):
 
 
 def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range]) -> None:
-    """Adds all stages of the job to a pipeline; they leave the file of pipelines.summary in the spool."""
+    """Adds all stages of the job to a pipeline; the last one writes the summary file into the spool."""
     rows, rejected, stats = pipeline | "Read" >> Read(job, ranges)
     plan = AsSingleton(stats | "MakePlan" >> beam.Map(make_plan, job))
     grouped = (
@@ -119,7 +119,7 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range]) -> None:
 
 
 def _summarize(spool: str, stats, counts, plan, tables, files) -> None:
-    """Leaves what the caller needs to know in the spool, which any runner can write."""
+    """Writes the job's summary into the spool, which workers of any runner can write."""
     stats.counts = counts
     with fsspec.open(f"{spool}/{FILE_NAME}", "wb") as file:
         file.write(dump_summary(stats, plan, tables, files))

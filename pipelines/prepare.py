@@ -1,4 +1,4 @@
-"""`lazytower prepare`: turns raw interactions into a dataset, as the run's source and dataset sections say.
+"""`lazytower prepare`: turns raw interactions into a dataset, as configured in `source` and `dataset`.
 
 lazytower prepare --config configs/quickstart.yaml
 """
@@ -11,22 +11,22 @@ from configs.arguments import add_config_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of the sub-command; all others go to Apache Beam."""
+    """Adds the flags of the sub-command; all others are passed to Apache Beam."""
     add_config_arguments(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is already there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
     parser.add_argument(
         "--runner",
         metavar="NAME",
-        help="Apache Beam runner (default: FnApiRunner, on this machine); further flags go to Beam, "
+        help="Apache Beam runner (default: FnApiRunner, on this machine); other flags are passed to Beam, "
         "such as --direct_running_mode=multi_processing --direct_num_workers=8; see docs/prepare.md",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepares the dataset that args.config describes.
+    """Prepares the dataset of args.config.
 
     Raises:
-      ConfigError, DataError: one line that says what is wrong; nothing has been published then.
+      ConfigError, DataError: one line that says what is wrong; nothing is published.
     """
     from configs.load import load_config
     from pipelines.runners.options import beam_options
@@ -38,21 +38,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
-    """Writes the dataset unless it is there already.
+    """Writes the dataset unless it exists already.
 
     Args:
       source, dataset: sections of a RunConfig.
-      options: Beam's PipelineOptions; the local runner when None. With a template_location Dataflow's job
-        is written down there, and neither run nor published.
-      overwrite: replace a dataset that is there; it stays valid until the new one is complete.
+      options: Beam's PipelineOptions; None: the local runner. With a template_location only a template of the
+        Dataflow job is written.
+      overwrite: replace an existing dataset, which stays valid until the new one is complete.
       sizes: replace fields of Layout.
 
     Returns:
-      The Dataset, as dataset.json holds it; None when only a template was written.
+      The Dataset, as in dataset.json; None: only a template was written.
 
     Raises:
-      ConfigError: the runner lacks an option, or its workers would not see the files.
-      DataError: what is wrong with the source or the target; nothing has been published then.
+      ConfigError: the runner lacks an option, or its workers could not access the files.
+      DataError: the source or the target has a problem; nothing is published.
     """
     import dataclasses
 
@@ -83,7 +83,7 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
         sizes = {"threads": worker_threads(options)} | sizes
         layout = dataclasses.replace(job.layout, spool=f"{path}/spool", staging=f"{path}/staging", **sizes)
         job = dataclasses.replace(job, layout=layout)
-        reader.layout = layout  # the files stay those that were listed
+        reader.layout = layout  # keeps the files that were listed
         ranges = reader.ranges()
         source_files = each(with_content, source_files)
         with Progress(layout.spool) as progress:
@@ -98,12 +98,12 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
 
 
 def _run_pipeline(job, ranges, options, check_source):
-    """Runs the pipeline and returns what it left: Stats, TableIds by table, written files.
+    """Runs the pipeline and returns its Stats, TableIds by table and written files.
 
-    None when only a template was written.
+    None: only a template was written.
 
     Args:
-      check_source: raises DataError when the source has changed, which says more than what came of it.
+      check_source: raises DataError if the source has changed, which explains other errors.
     """
     import os
 
@@ -124,8 +124,8 @@ def _run_pipeline(job, ranges, options, check_source):
     run_to_end(pipeline, options)
     if template := template_location(options):
         logging.info(
-            "%s: the job's template; nothing has run, nothing is published. The same command without "
-            "--template_location runs the job and publishes",
+            "%s: template written; nothing has run, nothing is published. Rerun the command without "
+            "--template_location to run the job and publish",
             template,
         )
         return None
@@ -135,14 +135,14 @@ def _run_pipeline(job, ranges, options, check_source):
             stats, plan, tables, files = load_summary(file.read(), name)
     except FileNotFoundError:
         raise DataError(
-            f"{job.dataset.path}: the job ended well, but what its workers wrote is not here: they have "
-            "another disk; put dataset.path in gs://"
+            f"{job.dataset.path}: the job succeeded, but its workers wrote to another disk, "
+            "so the dataset is not here; use gs:// in dataset.path"
         ) from None
     check_source()
     if plan.failed:
         raise DataError(plan.failed)
     if not any(file.directory == "train" for file in files):
-        raise DataError("no row falls into train; check dataset.split")
+        raise DataError("no row is in train; check dataset.split")
     if not any(file.positives for file in files if file.directory == "train"):
         raise DataError(
             f"no row of train is positive ({job.dataset.positive_rule}); "

@@ -1,4 +1,4 @@
-"""How a complete dataset becomes visible at once.
+"""How a complete dataset becomes visible atomically.
 
 Files are moved out of the workspace (pipelines/workspace.py) to names that hold the content's digest,
 dataset.json replaces its predecessor in one step, and files that it does not list are removed.
@@ -16,15 +16,15 @@ from pipelines.manifest import published_name
 from pipelines.stages.files import DIRECTORIES, WrittenFile
 
 PREVIOUS = "dataset.previous.json"
-"""In an object store, the manifest of the dataset that was replaced last."""
+"""In an object store, the manifest of the last dataset that was replaced."""
 _OUR_FILE = re.compile(r"[0-9a-f]{8}-\d{5}\.(tfrecord\.gz|jsonl)")
 
 
 def publish(target: str, staging: str, dataset: Dataset, files: list[WrittenFile]) -> None:
-    """Moves staged files into the target, writes dataset.json last, and removes what it does not list.
+    """Moves staged files into the target, writes dataset.json last, and removes files that it does not list.
 
-    In an object store, where readers cannot be seen, the files of the dataset that is replaced stay, and its
-    manifest as PREVIOUS, until the next one is published.
+    In an object store readers are not visible, so the files of the replaced dataset, and its manifest as
+    PREVIOUS, are kept until the next dataset is published.
     """
     names = {published_name(file, dataset.fingerprint): file for file in files}
     text = dataset.model_dump_json(indent=1).encode()
@@ -55,7 +55,7 @@ def _publish_remotely(target: str, staging: str, names: dict[str, WrittenFile], 
     if previous is not None and not listed <= set(names):
         filesystem.pipe_file(f"{root}/{PREVIOUS}", previous)
         logging.info(
-            "%s: the files of the dataset that is replaced stay, for runs that read it, until the next "
+            "%s: the files of the replaced dataset are kept, for runs that read it, until the next "
             "`lazytower prepare` here; %s is its manifest",
             *(target, PREVIOUS),
         )
@@ -64,7 +64,7 @@ def _publish_remotely(target: str, staging: str, names: dict[str, WrittenFile], 
 
 
 def _manifest_files(target: str) -> tuple[bytes | None, set[str]]:
-    """The manifest that is there, and the files it lists; None and nothing when there is no readable one."""
+    """The existing manifest and the files it lists; None and an empty set if there is no readable one."""
     try:
         content = storage.read_bytes(f"{target}/{MANIFEST_FILE}")
         found = load_dataset(target)
@@ -74,7 +74,7 @@ def _manifest_files(target: str) -> tuple[bytes | None, set[str]]:
 
 
 def _remove_others(filesystem, root: str, keep: set[str]) -> None:
-    """Removes files of older datasets, and of jobs that were killed while they published."""
+    """Removes files of older datasets, and of jobs killed while publishing."""
     for directory in DIRECTORIES:
         try:
             found = filesystem.ls(f"{root}/{directory}", detail=False)

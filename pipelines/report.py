@@ -11,14 +11,14 @@ _PER_SECOND = 10**9
 
 
 def split_line(dataset: DatasetConfig) -> str:
-    """The split in words: the default follows the source, so it is said which one it is."""
+    """The split in words, which is worth a log line because its default depends on the source."""
     options = dataset.split.model_dump(exclude={"kind"})
     text = ", ".join(f"{name} {value:g}" for name, value in options.items())
     return f"dataset.split: {dataset.split.kind}" + (f" ({text})" if text else "")
 
 
 def row_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:
-    """Of all rows that were read, which are in the dataset and what became of the others."""
+    """What became of the rows that were read: positive, left out or duplicate."""
     lines = []
     rows = sum(info.rows for info in manifest.splits.values())
     positives = {name: info.positives for name, info in manifest.splits.items()}
@@ -27,7 +27,9 @@ def row_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:
         others = rows - sum(positives.values())
         text = f"positive rows ({dataset.positive_rule}): {each}"
         if others:
-            text += f"; {others:,} others: no targets, seen items or popularity, only dot_bias trains on them"
+            text += (
+                f"; {others:,} others, on which only dot_bias trains: no targets, seen items or popularity"
+            )
         lines.append(text)
     if manifest.filtered:
         lines.append(f"left out by dataset.min_label: {manifest.filtered:,} rows")
@@ -35,7 +37,7 @@ def row_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:
         what = {"drop": "left out", "keep": "kept"}[dataset.duplicates]
         lines.append(
             f"{what} by dataset.duplicates {dataset.duplicates}: {manifest.duplicates:,} rows "
-            "that repeat the user, item and instant of another"
+            "with the user, item and instant of another row"
         )
     return lines + _user_lines(manifest, dataset)
 
@@ -70,12 +72,12 @@ def date(nanoseconds: int) -> str:
 
 
 def log_report(manifest, dataset, target: str, progress) -> None:
-    """The last lines: what was made of what, how fast, in how much memory."""
+    """Logs the result: rows, tables, rejects, what was left out, time and memory."""
     logging.info("%s: prepared", target)
     splits = ", ".join(f"{name} {info.rows:,}" for name, info in manifest.splits.items())
     logging.info("rows read %s; %s", f"{manifest.source_rows:,}", splits)
     if manifest.source.get("roles", {}).get("timestamp"):
-        # A wrong source.timestamp_unit often shows in nothing else.
+        # Often the only sign of a wrong source.timestamp_unit.
         for name, info in manifest.splits.items():
             if info.rows:
                 logging.info("%s: %s to %s UTC", name, date(info.min_timestamp), date(info.max_timestamp))
@@ -87,7 +89,7 @@ def log_report(manifest, dataset, target: str, progress) -> None:
         if not info.rows:
             logging.warning("split %s is empty", name)
     for reason, count in manifest.rejected.items():
-        logging.info("rejected %s: %s, see %s/rejected", reason, f"{count:,}", target)
+        logging.info("rejected for %s: %s, see %s/rejected", reason, f"{count:,}", target)
     for line in row_lines(manifest, dataset):
         logging.info("%s", line)
     for reason, count in manifest.notes.items():
@@ -101,11 +103,11 @@ def log_report(manifest, dataset, target: str, progress) -> None:
 
 
 def _note(reason: str) -> str:
-    """A reason of Dataset.notes in words."""
+    """A key of Dataset.notes in words."""
     forms = {
-        "repeated_header": "repeated header lines, which are no rows",
-        "null": "missing values of {}, empty or as source.nulls spells them",
-        "outer_blanks": "keys of {} that lost outer blanks (source.clean_keys)",
+        "repeated_header": "repeated header lines, which are not rows",
+        "null": "missing values of {} (empty or in source.nulls)",
+        "outer_blanks": "keys of {} stripped of outer blanks (source.clean_keys)",
         "integer_as_float": "keys of {} such as 17.0 read as 17 (source.clean_keys)",
     }
     form = next(form for form in forms if reason.startswith(form))

@@ -1,4 +1,4 @@
-"""Where a dataset is written before it is complete: a temporary directory inside the target, under a lock.
+"""Where a dataset is written before it is complete: a temporary directory inside the locked target.
 
 Inside the target it is on the same disk, even where the target is a mount or a link.
 """
@@ -23,9 +23,9 @@ from pipelines.stages.files import DIRECTORIES
 
 LOCK_NAME = ".prepare.lock"
 _STAGING = ".prepare-"
-_TRACEBACKS = ("common", "portability.local_job_service")  # loggers that print them on their way here
+_TRACEBACKS = ("common", "portability.local_job_service")  # loggers that print tracebacks of workers
 _STALE_AFTER = datetime.timedelta(days=1)
-# The last line of a traceback that Beam brings from a worker.
+# The last line of a traceback that Beam forwards from a worker.
 _WORKER_ERROR = re.compile(r"Error: \[Errno (\d+)\] [^\n:']*(?:: '([^\n']*)')?")
 
 
@@ -35,18 +35,18 @@ class Workspace(NamedTuple):
     path: str
     """Temporary directory."""
     check: Callable[[], None]
-    """Raises UserError when another job may have taken over the target."""
+    """Raises UserError if another job may have taken over the target."""
 
 
 @contextlib.contextmanager
 def workspace(target: str) -> Iterator[Workspace]:
-    """A fresh temporary directory for a job that writes `target`; gone afterwards.
+    """A new temporary directory for a job that writes `target`, removed afterwards.
 
-    What killed jobs left behind is removed. A lock tells a killed job from a running one: of files on a disk,
-    a lease in gs://, and in other object stores, which have none, its age does.
+    Leftovers of killed jobs are removed. To tell killed jobs from running ones, a local disk has a file lock
+    and gs:// a lease; other object stores have neither, so there the age of the files decides.
 
     Raises:
-      DataError: another job is writing this target, or the place cannot be written.
+      DataError: another job is writing this target, or it cannot be written.
     """
     if storage.is_remote(target):
         with _remote_workspace(target) as place:
@@ -68,29 +68,30 @@ def workspace(target: str) -> Iterator[Workspace]:
 
 @contextlib.contextmanager
 def _directory(target: str, root: str) -> Iterator[FileLock]:
-    """Holds the directory, made when missing, against other jobs by whatever name; an empty one goes again.
+    """Locks the directory, created if missing, against other jobs under any of its names; removes it if
+    empty.
 
     Raises:
-      DataError: another job holds it, or it cannot be written.
+      DataError: another job has locked it, or it cannot be written.
     """
     new = not os.path.exists(root)
     try:
         lock = _locked(root, target)
     except OSError as error:
         if os.path.exists(root) and not os.path.isdir(root):
-            raise DataError(f"{target}: is a file; dataset.path must be a directory") from None
+            raise DataError(f"{target}: is a file; set dataset.path to a directory") from None
         raise DataError(
             f"{target}: cannot write there ({error.strerror}); choose another dataset.path"
         ) from None
     try:
         yield lock
     finally:
-        # Under the lock: who waits for the file finds another one, or none, in its place.
+        # While holding the lock: a job that waits for the file will find another one, or none, in its place.
         with contextlib.suppress(OSError):
             os.unlink(f"{root}/{LOCK_NAME}")
         lock.close()
         if new:
-            with contextlib.suppress(OSError):  # it holds the dataset
+            with contextlib.suppress(OSError):  # it contains the dataset
                 os.rmdir(root)
 
 
@@ -101,24 +102,24 @@ def _locked(root: str, target: str) -> FileLock:
             lock = FileLock(f"{root}/{LOCK_NAME}")
         except LeaseHeld as holder:
             raise DataError(
-                f"{target}: another `lazytower prepare` is writing it ({holder}); wait for it"
+                f"{target}: another `lazytower prepare` is writing it ({holder}); wait until it ends"
             ) from None
-        except FileNotFoundError:  # its last owner has just removed the directory
+        except FileNotFoundError:  # the previous job has just removed the directory
             continue
         if lock.is_at(f"{root}/{LOCK_NAME}"):
             return lock
-        lock.close()  # its last owner removed the file between our open and our lock
+        lock.close()  # the previous job removed the file between open and lock
 
 
 def _remove_staging(root: str) -> None:
-    """What killed jobs left; the lock proves that none of them writes any more."""
+    """Removes leftovers of killed jobs; the lock proves that none of them is still running."""
     for entry in os.scandir(root):
         if entry.name.startswith(_STAGING) and entry.name != LOCK_NAME:
             shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def _check_renames(root: str, staging: str) -> None:
-    """Raises DataError, before any work, where a finished file could not be moved to its place at once."""
+    """Raises DataError, before any work, if finished files could not be moved to their place atomically."""
     for directory in DIRECTORIES:
         place = f"{root}/{directory}"
         if not os.path.lexists(place):
@@ -134,16 +135,16 @@ def _check_renames(root: str, staging: str) -> None:
                 os.unlink(probe)
             raise DataError(
                 f"{place}: files cannot be moved there from {root} ({error.strerror}); make it an ordinary "
-                "directory of the same disk, or choose another dataset.path"
+                "directory on the same disk, or choose another dataset.path"
             ) from None
 
 
 @contextlib.contextmanager
 def disk_errors(path: str) -> Iterator[None]:
-    """Turns a disk's refusal, of this process or of a worker, into a DataError of one line.
+    """Turns a disk error, in this process or a worker, into a DataError of one line.
 
     Args:
-      path: named when the refusal names no file.
+      path: named if the error names no file.
     """
     loggers = [logging_.getLogger(f"apache_beam.runners.{name}") for name in _TRACEBACKS]
     for logger in loggers:
@@ -151,10 +152,10 @@ def disk_errors(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # of an object store
+        if error.errno is None:  # from an object store
             raise
         raise DataError(_refusal(error.errno, error.filename or path)) from None
-    except RuntimeError as error:  # of Beam, with the worker's traceback as its text
+    except RuntimeError as error:  # from Beam, with the worker's traceback as its text
         found = _WORKER_ERROR.findall(str(error))
         if not found:
             raise
@@ -178,7 +179,7 @@ def _remote_workspace(target: str) -> Iterator[Workspace]:
     filesystem, root = storage.filesystem(target)
     name = f"{_STAGING}{uuid.uuid4().hex[:8]}"
     with _lease(target) as lease:
-        # Listed, not globbed: the path may hold the marks of a pattern.
+        # Listed, not globbed: the path may contain characters of a pattern.
         for old in (f"{root}/{found}" for found in names(target) if found.startswith(_STAGING)):
             if lease or _is_old(filesystem, old):
                 filesystem.rm(old, recursive=True)
@@ -191,7 +192,7 @@ def _remote_workspace(target: str) -> Iterator[Workspace]:
 
 @contextlib.contextmanager
 def _lease(target: str) -> Iterator[Lease | None]:
-    """Holds a target in gs:// against other jobs; yields None, and holds nothing, in other stores."""
+    """Locks a target in gs:// against other jobs; yields None, without a lock, in other stores."""
     if not target.startswith("gs://"):
         yield None
         return
@@ -199,7 +200,7 @@ def _lease(target: str) -> Iterator[Lease | None]:
         lease = Lease(f"{target}/{LOCK_NAME}")
     except LeaseHeld as holder:
         raise DataError(
-            f"{target}: another `lazytower prepare` is writing it ({holder}); wait for it"
+            f"{target}: another `lazytower prepare` is writing it ({holder}); wait until it ends"
         ) from None
     except OSError as error:
         raise DataError(f"{target}: cannot write there ({error}); choose another dataset.path") from None

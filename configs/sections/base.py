@@ -1,7 +1,7 @@
 """The base of every configuration section: frozen, refuses unknown keys, strict about booleans."""
 
 import os
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     AfterValidator,
@@ -46,7 +46,7 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _booleans_are_not_numbers(cls, values):
+    def _booleans_are_not_numbers(cls, values: Any) -> Any:
         # Pydantic accepts true as 1, and YAML reads yes and on as true.
         if isinstance(values, dict):
             wrong = [
@@ -65,7 +65,7 @@ _NO_BOOLEAN = PydanticCustomError(
 )
 
 
-def of_kind(default: str):
+def of_kind(default: str) -> BeforeValidator:
     """Marks a union of sections: one that names no kind is of the default kind."""
     return BeforeValidator(
         lambda value: {"kind": default, **value} if isinstance(value, dict) else value,

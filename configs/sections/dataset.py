@@ -1,11 +1,12 @@
 """The `dataset` section: ids, splits, history and the files that `prepare` writes."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+import numpy as np
+from pydantic import Field, field_validator, model_validator
 
-from configs.sections.base import Path, Section, Seed
+from configs.sections.base import Path, Section, Seed, of_kind
 
 
 class VocabIdsConfig(Section):
@@ -27,13 +28,7 @@ class HashIdsConfig(Section):
     """Number of rows of the table."""
 
 
-def _vocab_by_default(value):
-    return {"kind": "vocab", **value} if isinstance(value, dict) else value
-
-
-IdsConfig = Annotated[
-    VocabIdsConfig | HashIdsConfig, Field(discriminator="kind"), BeforeValidator(_vocab_by_default)
-]
+IdsConfig = Annotated[VocabIdsConfig | HashIdsConfig, Field(discriminator="kind"), of_kind("vocab")]
 
 
 class FractionSplitConfig(Section):
@@ -45,7 +40,7 @@ class FractionSplitConfig(Section):
     """Fraction of rows in test."""
 
     @model_validator(mode="after")
-    def _something_is_left(self):
+    def _something_is_left(self) -> "FractionSplitConfig":
         if self.valid_fraction + self.test_fraction >= 1:
             raise ValueError("valid_fraction + test_fraction leave no rows to train on; lower one of them")
         return self
@@ -91,7 +86,7 @@ SplitConfig = Annotated[
 def rule_text(positive: str | float) -> str:
     """dataset.positive in words."""
     rules = {"all": "every row", "above_zero": "label > 0"}
-    return rules.get(positive) or f"label >= {positive:g}"
+    return rules[positive] if isinstance(positive, str) else f"label >= {positive:g}"
 
 
 class DatasetConfig(Section):
@@ -129,19 +124,19 @@ class DatasetConfig(Section):
 
     @field_validator("positive", mode="before")
     @classmethod
-    def _rule_is_known(cls, value):
+    def _rule_is_known(cls, value: Any) -> Any:
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if value in ("above_zero", "all") or is_number:
             return value
         raise ValueError(f"must be above_zero, all or a number, found {value!r}")
 
-    def is_positive(self, labels):
+    def is_positive(self, labels: np.ndarray) -> np.ndarray:
         """Which rows are positive: NumPy bool [n]; labels: float32 [n]."""
         if self.positive == "all":
-            return labels == labels  # none is NaN
-        if self.positive == "above_zero":
-            return labels > 0
-        return labels >= self.positive
+            return np.ones(len(labels), bool)
+        if isinstance(self.positive, str):  # above_zero
+            return np.asarray(labels > 0)
+        return np.asarray(labels >= self.positive)
 
     @property
     def positive_rule(self) -> str:

@@ -48,10 +48,10 @@ class TpuDeviceConfig(_Device):
     """Give up if the TPU does not answer within this time."""
 
     @model_validator(mode="after")
-    def _place_of_a_name(self):
+    def _place_of_a_name(self) -> "TpuDeviceConfig":
         if self.name is None and (self.zone or self.project):
             raise ValueError("zone and project require name; set name or remove them")
-        if self.has_address:
+        if self.name is not None and self.has_address:
             if self.zone or self.project:
                 raise ValueError(f"name: {self.name} is an address; remove zone and project")
             if not re.fullmatch(_ADDRESSES, self.name):

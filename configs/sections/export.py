@@ -30,7 +30,7 @@ class ScannIndexConfig(Section):
     """Publish nothing if the index finds a smaller share of the exact top 10, measured on 256 users."""
 
     @model_validator(mode="after")
-    def _leaves_fit(self):
+    def _leaves_fit(self) -> "ScannIndexConfig":
         if self.leaves and (self.leaves_to_search or 0) > self.leaves:
             raise ValueError(
                 f"leaves_to_search: {self.leaves_to_search} exceeds leaves {self.leaves}; lower it"

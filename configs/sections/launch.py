@@ -1,13 +1,16 @@
 """The `launch` section: where `lazytower submit` runs a job. Prices may be in any currency."""
 
 import re
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from configs.errors import ConfigError
 from configs.sections.base import KeptAt, Path, Section, of_kind
 from configs.system.tpu import Slice, tpu_slice
+
+if TYPE_CHECKING:
+    from configs.schema import RunConfig
 
 # Software of a TPU's machines by generation: bare Ubuntu, in which the pinned packages are installed.
 RUNTIMES = {
@@ -58,7 +61,7 @@ class CommonLaunchConfig(Section):
     fails."""
 
     @model_validator(mode="after")
-    def _beats_before_the_timeout(self):
+    def _beats_before_the_timeout(self) -> "CommonLaunchConfig":
         if self.heartbeat_timeout_seconds < 2 * self.heartbeat_seconds:
             raise ValueError("heartbeat_timeout_seconds is less than twice heartbeat_seconds; raise it")
         return self
@@ -114,7 +117,7 @@ class CloudTpuLaunchConfig(CommonLaunchConfig):
     constraints-cpu.txt if device.kind is cpu."""
 
     @model_validator(mode="after")
-    def _runtime_is_known(self):
+    def _runtime_is_known(self) -> "CloudTpuLaunchConfig":
         if self.slice is not None:
             try:
                 tpu_slice(self.slice)
@@ -132,10 +135,10 @@ LaunchConfig = Annotated[
 ]
 
 
-def launch_slice(config) -> Slice:
+def launch_slice(config: "RunConfig") -> Slice:
     """The slice of a run with launch.kind cloud_tpu. Raises ValueError, naming keys, when there is none."""
     named = config.device.slice if config.device.kind == "tpu" else None
-    wanted = config.launch.slice or named
+    wanted = (config.launch.slice if config.launch.kind == "cloud_tpu" else None) or named
     if wanted is None:
         raise ValueError("launch.slice: missing; device.kind is cpu, so set the slice here")
     if named is not None and wanted != named:
@@ -143,9 +146,10 @@ def launch_slice(config) -> Slice:
     return tpu_slice(wanted)
 
 
-def runtime_version(config) -> str:
+def runtime_version(config: "RunConfig") -> str:
     """Software of the slice's machines. Raises ValueError when it is made for another generation."""
-    slice_, given = launch_slice(config), config.launch.runtime_version
+    slice_ = launch_slice(config)
+    given = config.launch.runtime_version if config.launch.kind == "cloud_tpu" else None
     if given is None:
         return RUNTIMES[slice_.generation]
     others = set(RUNTIMES.values()) - {RUNTIMES[slice_.generation]} | {"v2-alpha-tpuv5-lite"}
@@ -157,7 +161,7 @@ def runtime_version(config) -> str:
     return given
 
 
-def check_launch(config) -> None:
+def check_launch(config: "RunConfig") -> None:
     """Raises ValueError, naming keys, when the launch section does not fit the rest of the run."""
     if config.launch.kind == "cloud_tpu":
         runtime_version(config)

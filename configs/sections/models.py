@@ -32,7 +32,7 @@ class TowerConfig(Section):
     """Fraction of the combined inputs set to zero in training."""
 
     @model_validator(mode="after")
-    def _inputs_differ(self):
+    def _inputs_differ(self) -> "TowerConfig":
         for name in self.inputs:
             if self.inputs.count(name) > 1:
                 raise ValueError(f"inputs names {name!r} twice; name it once")
@@ -94,7 +94,7 @@ class TwoTowerConfig(Section):
         return dict.fromkeys(self.item_tower.inputs, (extra,)) if extra else {}
 
     @model_validator(mode="after")
-    def _sides(self):
+    def _sides(self) -> "TwoTowerConfig":
         if self.user_tower and "item" in self.user_tower.inputs:
             raise ValueError("user_tower.inputs must not contain item; remove it")
         for name in ("user", "history"):

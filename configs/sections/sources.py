@@ -59,7 +59,7 @@ class SideFeatureConfig(Section):
         return self.column or self.name
 
     @model_validator(mode="after")
-    def _keys_have_no_missing(self):
+    def _keys_have_no_missing(self) -> "SideFeatureConfig":
         if self.kind == "categorical" and self.missing is not None:
             raise ValueError(
                 "missing applies to numeric features only; remove it, since an empty category is a category"
@@ -92,7 +92,7 @@ class FileSourceConfig(Section):
     """Largest fraction of rejected rows; above it the job fails and publishes nothing."""
 
     @model_validator(mode="after")
-    def _feature_names_differ(self):
+    def _feature_names_differ(self) -> "FileSourceConfig":
         names = [feature.name for feature in self.features]
         for name in names:
             if names.count(name) > 1 or name in RESERVED_NAMES:
@@ -131,7 +131,7 @@ class DelimitedSourceConfig(FileSourceConfig):
         )
 
     @model_validator(mode="after")
-    def _special_characters_differ(self):
+    def _special_characters_differ(self) -> "DelimitedSourceConfig":
         for name in ("quote", "escape"):
             value = getattr(self, name)
             if value is not None and (value in self.delimiter or not value.isascii() or value in "\r\n"):
@@ -143,7 +143,7 @@ class DelimitedSourceConfig(FileSourceConfig):
         return self
 
     @model_validator(mode="after")
-    def _columns_are_known(self):
+    def _columns_are_known(self) -> "DelimitedSourceConfig":
         if not self.header and not self.columns:
             raise ValueError("header: false requires columns: [names, left to right]")
         if self.header and self.columns:

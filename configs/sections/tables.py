@@ -1,6 +1,6 @@
 """The `tables` section: embedding tables by name, each of one kind."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -27,11 +27,12 @@ class TableConfig(Section):
     else rows."""
 
     @model_validator(mode="after")
-    def _addons_has_it(self):
+    def _addons_has_it(self) -> "TableConfig":
         if self.engine == "tfa":
             optimizer = self.optimizer
-            known = isinstance(optimizer, LazyAdamConfig)
-            lacks = optimizer.addons_lacks if known else f"optimizer {optimizer.kind}"
+            lacks: str | None = f"optimizer {optimizer.kind}"
+            if isinstance(optimizer, LazyAdamConfig):
+                lacks = optimizer.addons_lacks
             if lacks:
                 raise ValueError(f"engine: tfa has no {lacks}; use engine: rows")
         return self
@@ -61,7 +62,7 @@ class RobeZConfig(Section):
     the faster one by size."""
 
     @model_validator(mode="after")
-    def _sizes_fit(self):
+    def _sizes_fit(self) -> "RobeZConfig":
         if self.dim is not None and self.block > self.dim:
             raise ValueError(f"block: {self.block} is larger than dim {self.dim}; use at most {self.dim}")
         if self.size % self.block:
@@ -70,9 +71,10 @@ class RobeZConfig(Section):
         return self
 
 
-def _kind_of(section) -> str:
+def _kind_of(section: Any) -> str:
     """The section's kind; `table` when it names none."""
-    return section.get("kind", "table") if isinstance(section, dict) else getattr(section, "kind", "table")
+    found = section.get("kind", "table") if isinstance(section, dict) else getattr(section, "kind", "table")
+    return str(found)
 
 
 EmbeddingConfig = Annotated[

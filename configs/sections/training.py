@@ -28,12 +28,14 @@ class ScheduleConfig(Section):
     warm-up leaves, with decay constant; to 0 with the other decays."""
 
     @model_validator(mode="after")
-    def _fractions_fit(self):
-        if self.cooldown_fraction is None:
+    def _fractions_fit(self) -> "ScheduleConfig":
+        cooldown = self.cooldown_fraction
+        if cooldown is None:
             # Sections are frozen once they are read; this one is still being read.
             falls = self.decay != "constant"
-            self.__dict__["cooldown_fraction"] = 0.0 if falls else min(0.5, 1.0 - self.warmup_fraction)
-        if self.warmup_fraction + self.cooldown_fraction > 1:
+            cooldown = 0.0 if falls else min(0.5, 1.0 - self.warmup_fraction)
+            self.__dict__["cooldown_fraction"] = cooldown
+        if self.warmup_fraction + cooldown > 1:
             raise ValueError("warmup_fraction + cooldown_fraction exceeds 1; lower one of them")
         if self.decay_to is not None and self.decay == "constant":
             raise ValueError(
@@ -64,7 +66,7 @@ class PolyakConfig(Section):
     to 5. Not allowed with other kinds."""
 
     @model_validator(mode="after")
-    def _keys_are_used(self):
+    def _keys_are_used(self) -> "PolyakConfig":
         if self.decay is not None and self.kind != "exponential":
             raise ValueError(f"decay requires kind: exponential, found {self.kind}; remove it")
         if self.checkpoints is not None and self.kind != "tail_average":
@@ -123,7 +125,7 @@ class TrainConfig(Section):
     """Seed of initial weights, order of the data, dropout and sampled negatives."""
 
     @model_validator(mode="after")
-    def _one_length(self):
+    def _one_length(self) -> "TrainConfig":
         if (self.num_steps is None) == (self.num_epochs is None):
             raise ValueError("set exactly one of num_steps and num_epochs")
         return self

@@ -16,7 +16,7 @@ _GENERATIONS = {
 
 def find_chips(root: str = "/") -> dict[str, int]:
     """Number of chips on the PCI bus, by generation; `root` is the directory that contains /sys."""
-    kinds = collections.Counter()
+    kinds: collections.Counter[str] = collections.Counter()
     for device in glob.glob(os.path.join(root, "sys/bus/pci/devices/*")):
         kind = _GENERATIONS.get(_read(f"{device}/device"))
         if kind and _read(f"{device}/vendor") == _GOOGLE:

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import uuid
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 
@@ -32,10 +32,10 @@ class LeaseHeld(Exception):
 class _Held(NamedTuple):
     """The object's content and generation."""
 
-    holder: dict
+    holder: dict[str, Any]
     generation: str
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"host {self.holder.get('host')}, pid {self.holder.get('pid')}"
 
 
@@ -135,7 +135,7 @@ class Lease:
                 logging.info("%s: held by %s; waiting to see whether that process is alive", self._path, held)
             time.sleep(min(2.0, self._stale_seconds / 10))
 
-    def _is_dead(self, holder: dict) -> bool:
+    def _is_dead(self, holder: dict[str, Any]) -> bool:
         """Whether the holder is a process of this machine that has ended."""
         if not self._identity["machine"] or holder.get("machine") != self._identity["machine"]:
             return False
@@ -207,13 +207,13 @@ class _Object:
             data=content,
             json_out=True,
         )
-        return written["generation"]
+        return str(written["generation"])
 
     def delete(self, generation: str) -> None:
         self._fs.call("DELETE", "b/{}/o/{}", self._bucket, self._key, ifGenerationMatch=generation)
 
 
-def _parse(content: bytes) -> dict:
+def _parse(content: bytes) -> dict[str, Any]:
     try:
         holder = json.loads(content)
     except ValueError:

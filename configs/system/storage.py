@@ -43,8 +43,10 @@ _PIECE_BYTES = 32 << 20  # of an upload; each is one request
 def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """(fsspec file system, path inside it) of a path or URL."""
     if is_remote(path):
-        return fsspec.url_to_fs(path, use_listings_cache=False)
-    return fsspec.url_to_fs(os.path.abspath(path.removeprefix("file://")))
+        fs, place = fsspec.url_to_fs(path, use_listings_cache=False)
+    else:
+        fs, place = fsspec.url_to_fs(os.path.abspath(path.removeprefix("file://")))
+    return fs, place
 
 
 def is_remote(path: str) -> bool:
@@ -126,7 +128,8 @@ def read_bytes(path: str) -> bytes:
     """Content of a file. Raises FileNotFoundError."""
     fs, place = filesystem(path)
     if not isinstance(fs, LocalFileSystem):
-        return fs.cat_file(place)  # one request, whereas an open file requests blocks
+        content: bytes = fs.cat_file(place)  # one request, whereas an open file requests blocks
+        return content
     with open(place, "rb") as file:
         return file.read()
 
@@ -134,7 +137,8 @@ def read_bytes(path: str) -> bytes:
 def reading(path: str) -> BinaryIO:
     """An open file, which the caller must close. Raises FileNotFoundError."""
     fs, place = filesystem(path)
-    return fs.open(place, "rb")
+    file: BinaryIO = fs.open(place, "rb")
+    return file
 
 
 @contextlib.contextmanager

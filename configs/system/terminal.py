@@ -10,8 +10,8 @@ import json
 import re
 import reprlib
 import sys
-from collections.abc import Iterator
-from typing import TextIO
+from collections.abc import Iterable, Iterator
+from typing import Any, TextIO
 
 # C0 without tab and newline, DEL and C1; marks that change the direction of text; line separators that only
 # some programs treat as newlines; surrogate halves, which no encoding can write.
@@ -74,12 +74,12 @@ class _Escaping:
         self.inner.write(text.encode(encoding, "lazytower.json").decode(encoding))
         return len(text)
 
-    def writelines(self, lines) -> None:
+    def writelines(self, lines: Iterable[str]) -> None:
         """Writes lines, as files do."""
         for line in lines:
             self.write(line)
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
 
@@ -98,12 +98,13 @@ class _Brief(reprlib.Repr):
         return super().repr_int(value, level)
 
 
-def _escape(match: re.Match) -> str:
+def _escape(match: re.Match[str]) -> str:
     code = ord(match.group())
     return f"\\x{code:02x}" if code < 0x20 else f"\\u{code:04x}"
 
 
 def _as_json(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
     return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 

@@ -64,8 +64,8 @@ def tpu_slice(name: str) -> Slice:
       ConfigError: there is no such slice, or it does not shard tables.
     """
     match = re.fullmatch(r"([a-z0-9]+)-([1-9]\d{0,5})", name)
-    generation = _ALIASES.get(match.group(1), match.group(1)) if match else None
-    if generation not in GENERATIONS:
+    generation = _ALIASES.get(match.group(1), match.group(1)) if match else ""
+    if match is None or generation not in GENERATIONS:
         raise ConfigError(
             f"{name}: not a TPU slice; write a generation ({', '.join(GENERATIONS)}), a dash and a number, "
             "such as v5p-8"

@@ -17,7 +17,7 @@ class Lists(NamedTuple):
     offsets: np.ndarray
     """int64 [n + 1]: list i is values[offsets[i]:offsets[i + 1]]."""
     length_name: str | None
-    """Column for the lengths; None when another column of lists has the same."""
+    """Column for the lengths; None: another column of lists has the same lengths."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -38,7 +38,7 @@ class Lists(NamedTuple):
 
 
 def lists(values: pa.LargeListArray, length_name: str | None) -> Lists:
-    """The column of lists that an Arrow array holds."""
+    """A column of lists from an Arrow array."""
     return Lists(values.values.to_numpy(), values.offsets.to_numpy(), length_name)
 
 

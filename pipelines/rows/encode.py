@@ -1,6 +1,7 @@
 """Columnar tf.train.Example blocks in TFRecord frames, encoded with NumPy.
 
-TensorFlow would cost every worker half a gigabyte, and building messages value by value most of the time.
+TensorFlow would cost every worker half a gigabyte, and building messages value by value would take most of
+the time.
 """
 
 import zlib
@@ -24,7 +25,7 @@ def varints(values: np.ndarray) -> bytes:
     else:
         values = values.astype(np.uint64, copy=False)
     groups = np.empty((len(values), width), np.uint8)
-    keep = np.empty((len(values), width), bool)  # groups that belong to their number
+    keep = np.empty((len(values), width), bool)  # bytes that belong to their number
     keep[:, 0] = True
     rest = values
     for i in range(width):
@@ -34,7 +35,7 @@ def varints(values: np.ndarray) -> bytes:
             np.not_equal(rest, 0, out=keep[:, i + 1])
     groups[:, :-1] &= 127
     groups[:, :-1] |= keep[:, 1:].view(np.uint8) << 7
-    if _varint_bytes(values.min()) == width:  # as timestamps: nothing to leave out
+    if _varint_bytes(values.min()) == width:  # all equally long, as timestamps are
         return groups.tobytes()
     return groups[keep].tobytes()
 
@@ -65,7 +66,7 @@ def record(data: bytes) -> bytes:
 class RecordFile:
     """GZIP TFRecords of columnar blocks, written to a binary file, with row count, size and checksum.
 
-    The bytes depend on the rows only: the gzip header holds no time and no name.
+    The bytes depend only on the rows: the gzip header has no time and no name.
     """
 
     def __init__(self, file, block_rows: int):
@@ -82,7 +83,7 @@ class RecordFile:
         self._write(self._gzip.compress(record(example(columns))))
 
     def close(self) -> dict:
-        """Ends the stream; returns rows, bytes and crc32c as dataset.json holds them."""
+        """Ends the stream; returns rows, bytes and crc32c as stored in dataset.json."""
         self._write(self._gzip.flush())
         return {"rows": self.rows, "bytes": self.bytes, "crc32c": f"{self._crc:08x}"}
 

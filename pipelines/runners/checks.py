@@ -1,4 +1,4 @@
-"""What a runner needs before a job starts: flags of its own, and workers that see the files.
+"""Checks before a job starts: that the runner's flags are complete, and that its workers can see the files.
 
 The driver, which is this process, lists the source and plans its ranges, holds the target against other
 jobs, waits for the job, and publishes. Workers read the source and write inside the target. Both must reach
@@ -15,18 +15,18 @@ from configs.system.storage import is_remote
 from pipelines.runners.running import on_dataflow
 from pipelines.sources.files import scheme_problem
 
-_IMAGE = "an image that holds lazytower: docker/pipelines.Dockerfile makes one"
+_IMAGE = "an image with lazytower; build one with docker/pipelines.Dockerfile"
 _CONNECT_SECONDS = 5.0
-# What Beam would do without a word: end at once, before there is anything to publish.
+# Flags with which Beam would silently return before there is anything to publish.
 _NOT_WAITING = {
-    "no_wait_until_finish": "prepare publishes when the job has ended",
-    "dry_run": "it runs nothing; --template_location writes the job down without running it",
-    "output_executable_path": "it runs nothing, and prepare publishes what a job has written",
+    "no_wait_until_finish": "prepare must wait for the job in order to publish",
+    "dry_run": "it runs nothing; use --template_location to write a template",
+    "output_executable_path": "it runs nothing, so there would be nothing to publish",
 }
 
 
 def check_runner(options, source, dataset) -> None:
-    """Refuses what cannot end well, before the source is read or anything is written.
+    """Refuses jobs that would fail, before the source is read or anything is written.
 
     Args:
       options: PipelineOptions, as pipelines.runners.options.beam_options makes them.
@@ -39,11 +39,11 @@ def check_runner(options, source, dataset) -> None:
         raise ConfigError(f"dataset.path: {dataset.path}: {problem}")
     for flag, reason in _NOT_WAITING.items():
         if options.get_all_options()[flag]:
-            raise ConfigError(f"--{flag} does not go with prepare: {reason}; leave it out")
+            raise ConfigError(f"--{flag} cannot be used with prepare: {reason}; remove it")
     if on_dataflow(options):
         _check_dataflow(options)
         _check_paths("elsewhere", source, dataset)
-        _validated(options)  # last, because it looks at the bucket of --temp_location
+        _validated(options)  # last, because it accesses the bucket of --temp_location
     else:
         _check_paths(_place_of_workers(options, _validated(options)), source, dataset)
 
@@ -51,18 +51,18 @@ def check_runner(options, source, dataset) -> None:
 def _check_dataflow(options) -> None:
     from apache_beam.options.pipeline_options import GoogleCloudOptions, SetupOptions, WorkerOptions
 
-    # Without the second Beam goes on without credentials.
+    # Without the second one Beam silently uses no credentials.
     if not all(importlib.util.find_spec(name) for name in ("google.cloud.dataflow", "google_auth_httplib2")):
-        raise ConfigError("--runner DataflowRunner needs Google's clients; pip install 'lazytower[gcp]'")
+        raise ConfigError("--runner DataflowRunner needs Google's clients; run pip install 'lazytower[gcp]'")
     google = options.view_as(GoogleCloudOptions)
     for flag, what in (
-        ("project", "the project that pays"),
+        ("project", "the project that is billed"),
         ("region", "the region of the workers, such as europe-west4"),
         ("temp_location", "a gs:// directory for Dataflow's own files"),
     ):
         if not getattr(google, flag):
-            raise ConfigError(f"--{flag} is missing: --runner DataflowRunner needs {what}")
-    # Beam makes a bucket of its own when these are no places in one.
+            raise ConfigError(f"--{flag} is missing; set {what}")
+    # If these are not in a bucket, Beam creates one.
     for flag in ("temp_location", "staging_location", "template_location"):
         path = getattr(google, flag)
         if path and not path.startswith("gs://"):
@@ -97,10 +97,10 @@ def _place_of_workers(options, runner) -> str:
         return "here"
     portable = options.view_as(PortableOptions)
     kind = portable.environment_type
-    if not kind:  # Beam would take containers, and an image without lazytower
+    if not kind:  # Beam would use containers of an image without lazytower
         raise ConfigError(
-            "--environment_type is missing: LOOPBACK (workers in this process), EXTERNAL (a worker pool), "
-            "PROCESS or DOCKER"
+            "--environment_type is missing; set LOOPBACK (workers in this process), EXTERNAL (a worker "
+            "pool), PROCESS or DOCKER"
         )
     image = portable.environment_config or portable.lookup_environment_option("docker_container_image")
     if kind == "DOCKER" and not image:
@@ -108,10 +108,12 @@ def _place_of_workers(options, runner) -> str:
     if portable.job_endpoint:
         _check_endpoint(portable.job_endpoint)
     elif type(runner) is PortableRunner:
-        raise ConfigError("--job_endpoint is missing: --runner PortableRunner needs a job server's HOST:PORT")
+        raise ConfigError(
+            "--job_endpoint is missing; set HOST:PORT of a job server for --runner PortableRunner"
+        )
     if kind == "LOOPBACK":
         return "here"
-    # A job server elsewhere starts workers elsewhere, or finds a pool beside each of them.
+    # A remote job server starts remote workers, or uses a worker pool on each of their machines.
     on_this_machine = _is_loopback(portable.job_endpoint or "")
     if kind == "EXTERNAL":
         on_this_machine = on_this_machine and _is_loopback(_pool_address(portable))
@@ -119,16 +121,19 @@ def _place_of_workers(options, runner) -> str:
 
 
 def _check_endpoint(endpoint: str) -> None:
-    """Asks whether somebody listens; Beam would wait for five minutes."""
+    """Checks that a server is listening; Beam would wait for five minutes."""
     if endpoint == "embed":  # a job server inside this process
         return
     host, _, port = endpoint.rpartition(":")
     if not host or not port.isdigit():
-        raise ConfigError(f"--job_endpoint {endpoint}: must be HOST:PORT of a job server")
+        raise ConfigError(f"--job_endpoint {endpoint}: not HOST:PORT of a job server; correct it")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
     except OSError as error:
-        raise ConfigError(f"--job_endpoint {endpoint}: no job server answers there ({error})") from None
+        raise ConfigError(
+            f"--job_endpoint {endpoint}: no job server answers there ({error}); start it, or correct "
+            "the address"
+        ) from None
 
 
 def _pool_address(portable) -> str:
@@ -152,9 +157,9 @@ def _check_paths(place: str, source, dataset) -> None:
         if place == "here" or is_remote(path):
             continue
         if place == "elsewhere":
-            raise ConfigError(f"{key}: {path} is on this machine, where workers cannot reach it; use gs://")
+            raise ConfigError(f"{key}: {path} is on this machine, but the workers are not; use gs://")
         if not path.startswith("/"):
             raise ConfigError(
-                f"{key}: {path} is relative to this process's directory, and workers have another; "
-                "begin it with /"
+                f"{key}: {path} is relative to this process's directory, which workers do not share; "
+                "use an absolute path"
             )

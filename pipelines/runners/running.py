@@ -22,16 +22,16 @@ def on_dataflow(options) -> bool:
 
 
 def template_location(options) -> str | None:
-    """Where the job is written down in place of being run, which only Dataflow does; None: it runs."""
+    """Where the job's template is written instead of running the job (Dataflow only); None: the job runs."""
     from apache_beam.options.pipeline_options import GoogleCloudOptions
 
     return options.view_as(GoogleCloudOptions).template_location if on_dataflow(options) else None
 
 
 def make_runner(options):
-    """The runner, when it is not enough to name it to Beam; else None.
+    """The runner if Beam needs an object; None: its name is enough.
 
-    Beam starts worker processes by `python -m`, which imports from the working directory; see
+    Beam starts worker processes with `python -m`, which imports from the working directory; see
     configs/system/processes.py.
     """
     from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
@@ -46,7 +46,7 @@ def make_runner(options):
     command = shlex.join(module_command("apache_beam.runners.worker.sdk_worker_main"))
 
     class WorkerProcesses(FnApiRunner):
-        """Beam's, which sets this attribute anew when it runs."""
+        """Beam's runner with a fixed environment, which it would otherwise reset when it runs."""
 
         _default_environment = property(
             lambda self: SubprocessSDKEnvironment.from_command_string(command_string=command),
@@ -60,11 +60,11 @@ def run_to_end(pipeline, options) -> None:
     """Runs a pipeline, or writes its template; cancels the job when this process is interrupted.
 
     Raises:
-      DataError: somebody else ended the job.
+      DataError: the job was ended from outside.
     """
     from apache_beam.runners.runner import PipelineState
 
-    if on_dataflow(options):  # states and messages of the job
+    if on_dataflow(options):  # logs the job's states and messages
         getLogger("apache_beam.runners.dataflow.dataflow_runner").setLevel(INFO)
     result = pipeline.run()
     try:
@@ -74,7 +74,7 @@ def run_to_end(pipeline, options) -> None:
         _cancel(result)
         raise
     if state not in (PipelineState.DONE, None):
-        raise DataError(f"the job ended as {state}; nothing is published. Run the same command again")
+        raise DataError(f"the job ended as {state}; nothing is published. Rerun the same command")
 
 
 def _show_address(result, options) -> None:
@@ -83,7 +83,7 @@ def _show_address(result, options) -> None:
     if on_dataflow(options) and result.has_job:
         google = options.view_as(GoogleCloudOptions)
         logging.info(
-            "the job: https://console.cloud.google.com/dataflow/jobs/%s/%s?project=%s",
+            "Dataflow job: https://console.cloud.google.com/dataflow/jobs/%s/%s?project=%s",
             google.region,
             result.job_id(),
             google.project,
@@ -91,12 +91,12 @@ def _show_address(result, options) -> None:
 
 
 def _cancel(result) -> None:
-    """It costs money, and nobody would publish what it writes."""
+    """Cancels a job that would still cost money although its result cannot be published."""
     from apache_beam.runners.runner import PipelineState
 
     try:
         if not PipelineState.is_terminal(result.state):
-            logging.warning("cancelling the job, because this process ends")
+            logging.warning("cancelling the job because this process is ending")
             result.cancel()
-    except Exception as error:  # whatever made waiting fail; that error is the one to show
-        logging.warning("the job may still run, stop it yourself: %s", error)
+    except Exception as error:  # the error that interrupted waiting matters more
+        logging.warning("cannot cancel the job (%s); check whether it still runs, and stop it", error)

@@ -1,6 +1,6 @@
 """JSON lines: pyarrow.json when all lines of a block agree on types, Python's json otherwise.
 
-Both give every value the same meaning (tests/pipelines/sources/test_sources_agreement.py).
+Both interpret every value alike (tests/pipelines/sources/test_sources_agreement.py).
 """
 
 import decimal
@@ -17,13 +17,13 @@ from pipelines.sources.lines import MAX_LINE_BYTES
 from pipelines.sources.reader import SourcePiece, Wanted, wanted_columns
 from pipelines.sources.text import Block
 
-_FIRST = 20  # lines in which a type is looked for
-_MAX_NESTED = 500  # brackets of a line that Python's parser surely takes
+_FIRST = 20  # lines searched for a type
+_MAX_NESTED = 500  # brackets of a line that Python's parser surely handles
 _MAX_DIGITS = 30  # of an integer key written as a float
 
 
 class _Number(str):
-    """A number as it is written."""
+    """A number as written in the file."""
 
 
 class _Fraction(_Number):
@@ -56,9 +56,9 @@ class Reader(text.TextReader):
         if not isinstance(row, dict):
             what = "check source.kind"
             if first.lstrip().startswith("["):
-                what = "an array of objects has to be written as one object a line (jq -c '.[]')"
+                what = "write the array as one object per line (jq -c '.[]')"
             elif first.strip() == "{":
-                what = "each object has to be on one line (jq -c .)"
+                what = "write each object on one line (jq -c .)"
             raise DataError(f"{name}: the first line is not a JSON object; {what}: {first[:80]!r}")
         required = (self.config.roles.user, self.config.roles.item)
         missing = [w.column for w in self._wanted if w.column not in row and w.column in required]
@@ -75,7 +75,7 @@ class Reader(text.TextReader):
         return self._parse_each(block)
 
     def _parse_typed(self, block: Block) -> pa.Table | None:
-        """All lines with the types of the first, or None when they differ or any line has a fault."""
+        """All lines with the types of the first; None if they differ or any line has a fault."""
         if not self._is_plain(block):
             return None
         try:
@@ -90,7 +90,8 @@ class Reader(text.TextReader):
         return table if table.num_rows == block.num_lines else None
 
     def _is_plain(self, block: Block) -> bool:
-        """Whether each line begins and ends as an object, and holds nothing that parsers differ in."""
+        """Whether each line begins and ends like an object and contains nothing that parsers treat
+        differently."""
         data = block.data
         starts, ends = block.bounds
         array = np.frombuffer(data, np.uint8)
@@ -107,7 +108,8 @@ class Reader(text.TextReader):
         return True
 
     def _schema(self, block: Block) -> pa.Schema:
-        """Types of the wanted columns' first values; KeyError sends the block to the careful path."""
+        """Types of the wanted columns' first values; a KeyError means that lines must be parsed one by
+        one."""
         starts, ends = block.bounds
         types = {}
         for start, end in zip(starts[:_FIRST], ends[:_FIRST], strict=True):
@@ -120,7 +122,7 @@ class Reader(text.TextReader):
         return pa.schema([(name, types.get(name, pa.string())) for name in self._kinds])
 
     def _parse_each(self, block: Block) -> SourcePiece:
-        """Line by line; every value is kept as text."""
+        """Parses line by line, keeping every value as text."""
         values = {w.name: [] for w in self._wanted}
         kept, rejects = [], []
         starts, ends = block.bounds
@@ -139,7 +141,7 @@ class Reader(text.TextReader):
         return block.piece(columns, np.array(kept, np.int64), rejects)
 
     def _parse_one(self, data: bytes) -> tuple[dict | None, str | None]:
-        """Values by name as text or None, or the reason why there are none."""
+        """Values by name as text or None; or the reason for rejecting the line."""
         if len(data) > MAX_LINE_BYTES:
             return None, "line_too_long"
         try:
@@ -162,7 +164,7 @@ class Reader(text.TextReader):
 
 
 def _as_text(value, wanted: Wanted) -> str | None:
-    """A value as CSV would have it. TypeError: it cannot be one of its column's."""
+    """A value as CSV would have it. Raises TypeError: not a value of this column."""
     if value is None:
         return None
     if isinstance(value, bool) and wanted.kind == "number":
@@ -176,7 +178,7 @@ def _as_text(value, wanted: Wanted) -> str | None:
 
 
 def _as_key(number: _Number) -> str | None:
-    """An integer as its digits; NaN is missing, as pandas means it."""
+    """An integer as its digits; NaN is missing, as in pandas."""
     if number == "NaN":
         return None
     if isinstance(number, _Constant):
@@ -192,10 +194,10 @@ def _as_key(number: _Number) -> str | None:
 
 
 def _type(value, kinds: set[str]) -> pa.DataType:
-    """Arrow type of a first value; KeyError sends the block to the careful path."""
+    """Arrow type of a first value; a KeyError means that lines must be parsed one by one."""
     if isinstance(value, bool) and kinds == {"number"}:
         return pa.bool_()
-    if type(value) is _Fraction and not kinds & {"key", "time"}:  # of these every digit counts
+    if type(value) is _Fraction and not kinds & {"key", "time"}:  # in keys and times every digit counts
         return pa.float64()
     return {str: pa.string(), _Number: pa.int64()}[type(value)]
 

@@ -53,7 +53,7 @@ class Reader(reader.Reader):
         """Rows of each row group of a file.
 
         Raises:
-          DataError: no Parquet, or columns are missing, stand twice, or have a type without a meaning.
+          DataError: it is not Parquet, or columns are missing, duplicate, or have an unusable type.
         """
         with _opened(name) as file:
             schema, metadata = file.schema_arrow, file.metadata
@@ -64,7 +64,7 @@ class Reader(reader.Reader):
         for wanted in self._wanted:
             if schema.names.count(wanted.column) > 1:
                 raise DataError(
-                    f"{name}: column {wanted.column!r} stands twice in: {_listed(schema.names)}; rename one"
+                    f"{name}: duplicate column {wanted.column!r} in: {_listed(schema.names)}; rename one"
                 )
             if what := problem(wanted, schema.field(wanted.column).type):
                 raise DataError(f"{name}: {what}")
@@ -100,7 +100,7 @@ class Reader(reader.Reader):
 
 @contextlib.contextmanager
 def _opened(name: str) -> Iterator[parquet.ParquetFile]:
-    """An open file. Raises DataError: it is no Parquet, or is broken, here or inside the block."""
+    """An open file. Raises DataError: it is not Parquet, or broken; also when reading inside the block."""
     with open_file(name) as raw:
         try:
             with parquet.ParquetFile(raw, pre_buffer=False) as file:
@@ -108,7 +108,7 @@ def _opened(name: str) -> Iterator[parquet.ParquetFile]:
         except (pa.ArrowException, OSError, IndexError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the data
                 raise
-            raise DataError(f"{name}: not a whole Parquet file ({_what(name, error)})") from None
+            raise DataError(f"{name}: incomplete or broken Parquet file ({_what(name, error)})") from None
 
 
 def _what(name: str, error: Exception) -> str:
@@ -116,9 +116,9 @@ def _what(name: str, error: Exception) -> str:
     if head.startswith(b"PAR1"):
         return f"{str(error).splitlines()[0]}; write it again"
     if packed := compression_of(head):
-        return f"it is compressed by {packed}; unpack it"
-    what = foreign_format(head) or f"something else, beginning with {head[:16]!r}; check source.kind"
-    return f"it holds {what}"
+        return f"it is compressed with {packed}; decompress it"
+    what = foreign_format(head) or f"unknown data, beginning with {head[:16]!r}; check source.kind"
+    return f"it contains {what}"
 
 
 def _listed(names: list[str]) -> str:
@@ -132,7 +132,7 @@ def _raw(batch: pa.RecordBatch, index: int) -> str:
 
 
 def _shown(value: pa.Scalar):
-    """A value for messages; times that Python cannot hold and broken text as Arrow shows them."""
+    """A value for messages; times that Python cannot represent and broken text as Arrow prints them."""
     try:
         return value.as_py()
     except UnicodeDecodeError:

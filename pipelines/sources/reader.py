@@ -1,4 +1,4 @@
-"""What a source is: ranges that can be counted and read anywhere, and the pieces that come out."""
+"""The interface of a source: ranges that any worker can count and read, and the pieces it reads."""
 
 import abc
 import collections
@@ -20,7 +20,7 @@ class Range(NamedTuple):
     """A part of a source."""
 
     index: int
-    """Place among all ranges, which is the order of rows."""
+    """Index among all ranges, in the order of rows."""
     path: str
     """File; empty for a source without files."""
     start: int
@@ -32,11 +32,12 @@ class Range(NamedTuple):
     columns: tuple[str, ...] = ()
     """Names of the file's columns, left to right, for delimited text."""
     version: str = ""
-    """Of the file when it was listed (pipelines/sources/identity.py); empty for a source without files."""
+    """Version of the file when it was listed (pipelines/sources/identity.py); empty for a source without
+    files."""
 
 
 class Reject(NamedTuple):
-    """A refused row."""
+    """A rejected row."""
 
     row: int
     """Global row number."""
@@ -47,12 +48,12 @@ class Reject(NamedTuple):
     reason: str
     """One of the reasons in pipelines/rows/validate.py."""
     text: str
-    """What stands there, truncated."""
+    """Text of the row, truncated."""
 
 
 @dataclasses.dataclass
 class SourcePiece:
-    """Rows as the source has them, not validated."""
+    """Rows as read from the source, not validated."""
 
     columns: dict[str, pa.Array]
     """By role (user, item, label, timestamp, weight, _split) or feature name: any Arrow type."""
@@ -67,7 +68,8 @@ class SourcePiece:
     rejects: list[Reject] = dataclasses.field(default_factory=list)
     """Rows that could not even be parsed."""
     notes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    """What was left out or read as something else, and refused nothing: counts by reason."""
+    """Counts, by reason, of values that were not taken literally and lines left out, without rejecting a
+    row."""
 
 
 class Reader(abc.ABC):
@@ -82,15 +84,15 @@ class Reader(abc.ABC):
 
     @abc.abstractmethod
     def files(self) -> list[SourceFile]:
-        """The source's files in order. Raises DataError: missing or empty."""
+        """The source's files in order. Raises DataError: one is missing or empty."""
 
     @abc.abstractmethod
     def estimated_rows(self) -> int:
-        """About how many rows there are; cheap."""
+        """A cheap estimate of the number of rows."""
 
     @abc.abstractmethod
     def ranges(self) -> list[Range]:
-        """All ranges, after a first look at each file. Raises DataError for what can be seen early."""
+        """All ranges, after a first check of each file. Raises DataError for what can be detected early."""
 
     @abc.abstractmethod
     def count(self, part: Range) -> int:
@@ -98,7 +100,7 @@ class Reader(abc.ABC):
 
     @abc.abstractmethod
     def read(self, part: Range, first_row: int, first_line: int) -> Generator[SourcePiece, None, int]:
-        """The rows of a range; the generator's value is what `count` says of the range.
+        """The rows of a range; the generator returns the same number as `count`.
 
         Args:
           first_row: global number of its first row.
@@ -137,14 +139,14 @@ def make_reader(config: SourceConfig, layout: JobLayout) -> Reader:
 
 
 class Place(NamedTuple):
-    """Where a range stands in the source."""
+    """Position of a range in the source."""
 
     row: int
     """Global number of its first row."""
     line: int
     """Number in its file, from 1, of its first line."""
     count: int
-    """Its lines or rows."""
+    """Number of its lines or rows."""
 
 
 def first_rows(ranges: list[Range], counts: dict[int, int]) -> dict[int, Place]:

@@ -9,7 +9,7 @@ from pipelines.job import RECORDS
 from pipelines.rows.moments import Moments
 
 DIRECTORIES = (*RECORDS, "users", "items", "rejected")
-"""Of a dataset's files."""
+"""Directories of a dataset's files."""
 
 
 class WrittenFile(NamedTuple):
@@ -18,13 +18,13 @@ class WrittenFile(NamedTuple):
     directory: str
     """train, valid, test, positives, users, items or rejected."""
     number: int
-    """Place among the directory's files."""
+    """Index among the directory's files."""
     info: dict
     """rows, bytes, crc32c."""
     min_timestamp: int | None = None
     max_timestamp: int | None = None
     moments: dict[str, Moments] = {}
-    """Of numeric features, by name."""
+    """Moments of numeric features, by name."""
     positives: int = 0
     """Positive rows."""
 
@@ -44,7 +44,7 @@ def open_staged(staging: str, directory: str, name: str):
 
 
 def close_durably(file) -> None:
-    """Closes a file; a local one is on disk then."""
+    """Closes a file; a local file is synced to disk."""
     try:
         descriptor = file.fileno()
     except (AttributeError, OSError):

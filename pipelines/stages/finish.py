@@ -1,4 +1,4 @@
-"""Third stage: ids and histories go into the rows of a part of the users; rows go to their files."""
+"""Third stage: adds ids and histories to the rows of a user shard and sends rows to their files."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -49,9 +49,12 @@ class FinishRows(ThreadedDoFn):
         yield from output
 
     def _left_out(self, columns: dict[str, np.ndarray], rows_of: RowFacts, users: TableIds) -> Counter:
-        """Users, and their positive rows, of held-out splits whom evaluation cannot take: see SplitInfo."""
+        """Counts users, and their positive rows, in held-out splits that evaluation leaves out; see
+        SplitInfo."""
         owner = columns["user"].astype(np.int64)
-        if self._job.ids_of("user").kind == "vocab":  # users without a row of their own differ by key
+        if (
+            self._job.ids_of("user").kind == "vocab"
+        ):  # users without a row of their own are distinguished by key
             owner = np.where(owner < users.keys, -1, rows_of.starts)
         mine = np.flatnonzero(rows_of.positive & (owner >= 0))
         _, owner = np.unique(owner[mine], return_inverse=True)
@@ -70,7 +73,7 @@ class FinishRows(ThreadedDoFn):
     def _rows(
         self, columns: dict[str, np.ndarray], rows_of: RowFacts, plan: Plan, items: TableIds
     ) -> Iterator:
-        """Rows by directory, file and bucket: the hash of the row number decides its file and place there."""
+        """Rows by directory, file and bucket; the hash of a row's number determines its file and position."""
         place = hash_rows(columns["_row"], self._job.dataset.seed, _STREAM)
         files = np.array([self._job.num_files(s) for s in range(len(RECORDS))], np.uint64)
         base = np.cumsum(files) - files
@@ -112,7 +115,7 @@ class FinishRows(ThreadedDoFn):
 
 
 def _lists(members: np.ndarray, first: np.ndarray, last: np.ndarray, rows: np.ndarray) -> pa.Array:
-    """The histories of some rows, spelled out: all of a shard's would not fit, were one user most of it."""
+    """The histories of some rows as lists; those of a whole shard might not fit in memory."""
     first, last = first[rows], last[rows]
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(last - first, out=offsets[1:])

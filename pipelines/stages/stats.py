@@ -1,4 +1,4 @@
-"""What is known of the source after reading it: counts, rejects, histogram of time, samples of keys."""
+"""Statistics of the source after reading it: counts, rejects, histogram of times, samples of keys."""
 
 import collections
 import heapq
@@ -11,11 +11,11 @@ from pipelines.rows.hashes import hash_keys
 from pipelines.rows.histogram import TimeHistogram
 from pipelines.sources.reader import Reject
 
-_SAMPLE = 1024  # keys per table; they only balance the parts of a table
+_SAMPLE = 1024  # keys per table, used only to balance the parts of a table
 
 
 class Stats:
-    """Facts about any part of the rows; parts merge in any order to the same whole."""
+    """Statistics of some rows; merging parts in any order gives the same result."""
 
     def __init__(self):
         self.rows = 0

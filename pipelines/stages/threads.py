@@ -1,8 +1,8 @@
-"""A DoFn that works on several elements at once.
+"""A DoFn that processes several elements at once.
 
-The local runner gives a stage its elements one after the other in one thread, while nearly all of our time
-is spent in NumPy, Arrow and zlib, which leave the interpreter to others. Threads share what one process
-holds; a second worker process would double it.
+The local runner passes elements to a stage one by one in one thread, but nearly all time is spent in NumPy,
+Arrow and zlib, which release the interpreter lock. Threads share the memory of one process; a second worker
+process would double it.
 """
 
 import collections
@@ -38,7 +38,7 @@ class ThreadedDoFn(beam.DoFn):
             yield from self.work(element, *side_inputs)
             return
         self._running.append(self._pool.submit(lambda: list(self.work(element, *side_inputs))))
-        while len(self._running) > self._job.layout.threads:  # one waits, so that no thread does
+        while len(self._running) > self._job.layout.threads:  # one more than threads, so that none is idle
             yield from self._running.popleft().result()
 
     def finish_bundle(self) -> Iterator:
@@ -53,7 +53,7 @@ class ThreadedDoFn(beam.DoFn):
 
 
 def _in_global_window(output):
-    """As finish_bundle must yield it."""
+    """An output in the form that finish_bundle must yield."""
     window = GlobalWindow()
     if isinstance(output, beam.pvalue.TaggedOutput):
         value = WindowedValue(output.value, window.max_timestamp(), (window,))

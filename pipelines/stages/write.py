@@ -1,4 +1,4 @@
-"""Last stage of rows: one file of one split, rows in the order of their hash."""
+"""Last stage: writes a file of a split, with rows in the order of their hash."""
 
 from collections.abc import Iterable, Iterator
 
@@ -13,8 +13,8 @@ from pipelines.stages.files import WrittenFile, close_durably, open_staged
 from pipelines.stages.spool import Ref, array, column, read_bytes, read_table
 from pipelines.stages.threads import ThreadedDoFn
 
-STEP_ROWS = 1 << 14  # taken at once into the order of a file
-_INTERNAL = ("_place", "_row")  # columns that records do not hold
+STEP_ROWS = 1 << 14  # brought into the order of a file at once
+_INTERNAL = ("_place", "_row")  # columns that records do not have
 
 
 class WriteFile(ThreadedDoFn):
@@ -68,7 +68,7 @@ def take(table: pa.Table, order: np.ndarray, length_names: dict[str, str | None]
 
 
 class WriteRejected(beam.DoFn):
-    """(0, [(first row, ref)]) to WrittenFile: all refused rows in order."""
+    """(0, [(first row, ref)]) to WrittenFile: all rejected rows in order."""
 
     def __init__(self, job: Job):
         self._job = job

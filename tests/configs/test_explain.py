@@ -48,7 +48,7 @@ def test_lines():
     assert line_of("evaluate.protocol").startswith(
         "evaluate.protocol  ['full']  (full | sampled)  full: rank all items"
     )
-    assert line_of("dataset.split(leave_last_out).min_rows").endswith("are train only.")
+    assert line_of("dataset.split(leave_last_out).min_rows").endswith("have all rows in train.")
     assert line_of("tables(table).*.optimizer(lazy_adam).beta_1").startswith(
         "tables(table).*.optimizer(lazy_adam).beta_1  [0.9]  (float, >= 0, < 1)"
     )

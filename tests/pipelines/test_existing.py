@@ -51,7 +51,7 @@ def test_an_edit_of_the_same_size_is_another_source(world):
     before = os.stat(path)
     path.write_text(TEXT.replace("u3,", "u4,"))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as `cp -p` or rsync would leave it
-    assert f"another content of {path}, which has changed since; give --overwrite" in world.refusal()
+    assert f"other content of {path}, which has changed since; give --overwrite" in world.refusal()
     before = load_dataset(str(world.out)).fingerprint
     assert world.prepare(overwrite=True).fingerprint != before
     assert not world.made_again()
@@ -71,7 +71,7 @@ def test_what_differs_is_named(world):
     assert f"other files: {world.path}/c.csv is new; give --overwrite" in world.refusal()
     os.remove(world.path / "c.csv")
     os.rename(world.path / "b.csv", world.path / "b")
-    assert f"other files: {world.path}/b.csv is not among them now" in world.refusal()
+    assert f"other files: {world.path}/b.csv is missing now" in world.refusal()
     os.rename(world.path / "b", world.path / "b.csv")
     assert "another source (source.quote differs)" in world.refusal(quote="'")
     assert not world.made_again()
@@ -121,7 +121,7 @@ def test_a_bucket_knows_generations_and_checksums(bucket):
     prepare(config.source, config.dataset)
     assert bucket.read("out/dataset.json") == document
     bucket.write("raw/a.csv", TEXT.replace("u3,", "u4,").encode())
-    with pytest.raises(DataError, match="another content of gs://bucket/raw/a.csv, which has changed since"):
+    with pytest.raises(DataError, match="other content of gs://bucket/raw/a.csv, which has changed since"):
         prepare(config.source, config.dataset)
     bucket.write("raw/a.csv", TEXT.encode())
     name = bucket.names("out/train/")[0]

@@ -63,7 +63,7 @@ def test_failed_overwrite_leaves_the_old_dataset(tmp_path):
 
 def test_target_is_a_file(tmp_path):
     (tmp_path / "out").write_text("x")
-    with pytest.raises(DataError, match="is a file; dataset.path must be a directory"):
+    with pytest.raises(DataError, match="is a file; set dataset.path to a directory"):
         run(SYNTHETIC, dataset_section(tmp_path))
 
 

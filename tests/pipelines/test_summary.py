@@ -73,7 +73,9 @@ def changed(*path, value) -> bytes:
     ids=range(13),
 )
 def test_what_is_torn_or_forged_is_one_line(torn):
-    with pytest.raises(DataError, match=r"^gs://b/summary.json: is not what .*run the command again$"):
+    with pytest.raises(
+        DataError, match=r"^gs://b/summary.json: not a valid job summary .*rerun the same command$"
+    ):
         load_summary(torn, "gs://b/summary.json")
 
 

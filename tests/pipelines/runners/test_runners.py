@@ -178,7 +178,7 @@ def test_nothing_is_written_when_the_runner_is_refused(tmp_path):
     "flag", ["--no_wait_until_finish", "--dry_run=True", "--output_executable_path=x.jar"]
 )
 def test_prepare_must_wait(flag):
-    refused(f"{flag.partition('=')[0]} does not go with prepare", "FnApiRunner", [flag])
+    refused(f"{flag.partition('=')[0]} cannot be used with prepare", "FnApiRunner", [flag])
 
 
 def test_a_job_server_must_be_there():

@@ -95,7 +95,7 @@ def test_template(bucket, account, tmp_path):
                            "--max_num_workers=7", "--label=team=ranking")  # fmt: skip
     _, log = process.communicate(timeout=900)
     assert process.returncode == 0, log
-    assert "gs://bucket/templates/prepare: the job's template; nothing has run, nothing is published" in log
+    assert "gs://bucket/templates/prepare: template written; nothing has run, nothing is published" in log
     assert account.given == 1
     left = [n for n in bucket.names() if not n.startswith("tmp/") and n not in before]
     assert left == ["templates/prepare"], "no dataset, and no lock or temporary file beside it"

@@ -103,7 +103,7 @@ def test_damaged_ones_are_passed_over(trained_run, tmp_path, monkeypatch):
         ({"polyak": {"checkpoints": 2}}, "checkpoints requires kind: tail_average, found exponential"),
         (
             {"polyak": {"kind": "tail_average", "checkpoints": 2, "start_fraction": 0.1}},
-            "start_fraction belongs to kind: exponential or uniform",
+            "start_fraction requires kind: exponential or uniform",
         ),
     ],
 )

@@ -236,11 +236,11 @@ def test_the_tpu_face_makes_tables(kind, options):
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("lazy_adam", {"bias_correction": "per_row"}, "keeps no count of a row's updates"),
-        ("lazy_adam", {"clip_value": 1.0}, "what clip_value asks for"),
+        ("lazy_adam", {"bias_correction": "per_row"}, "does not count a row's updates"),
+        ("lazy_adam", {"clip_value": 1.0}, "SparseCore ignores or refuses clip_value"),
         ("lazy_adam", {"amsgrad": True}, "does not keep the largest second moment; remove amsgrad"),
         ("ftrl", {"l2_shrinkage": 0.1}, "FTRL has no shrinkage; remove l2_shrinkage or use l2"),
-        ("sgd", {"weight_decay": 0.1}, "what weight_decay asks for"),
+        ("sgd", {"weight_decay": 0.1}, "SparseCore ignores or refuses weight_decay"),
         ("adam", {}, "SparseCore updates touched rows only; use lazy_adam"),
         (
             "adagrad",
