@@ -71,10 +71,9 @@ class RobeZConfig(Section):
         return self
 
 
-def _kind_of(section: Any) -> str:
+def _kind_of(section: Any) -> Any:
     """The section's kind; `table` when it names none."""
-    found = section.get("kind", "table") if isinstance(section, dict) else getattr(section, "kind", "table")
-    return str(found)
+    return section.get("kind", "table") if isinstance(section, dict) else getattr(section, "kind", "table")
 
 
 EmbeddingConfig = Annotated[
