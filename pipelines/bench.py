@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 from configs.system.processes import module_command
 from configs.text import aligned
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sections(case: str, directory: str, args: argparse.Namespace) -> tuple[dict, dict]:
+def _sections(case: str, directory: str, args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     if case == "synthetic":
         source = {"kind": "synthetic", "rows": args.rows, "users": args.users, "items": args.items}
     else:
@@ -102,7 +103,7 @@ def _run_case(case: str, directory: str, args: argparse.Namespace) -> tuple[floa
             pass
         time.sleep(0.05)
     seconds = time.monotonic() - start
-    if child.returncode:
+    if child.returncode and child.stderr:
         raise RuntimeError(f"{case} failed:\n{child.stderr.read().decode()}")
     return seconds, peak, _cpu_of_children() - used
 

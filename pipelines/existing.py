@@ -6,12 +6,16 @@ from absl import logging
 
 from configs.errors import DataError
 from configs.manifest import MANIFEST_FILE, Dataset, FileInfo, SourceFileInfo, load_dataset
+from configs.sections.dataset import DatasetConfig
+from configs.sections.sources import SourceConfig
 from configs.system import storage
 from pipelines.manifest import source_fingerprint
 from pipelines.sources.identity import SourceFile, each, look, with_content
 
 
-def find_existing(target: str, source, files: list[SourceFile], dataset) -> Dataset | None:
+def find_existing(
+    target: str, source: SourceConfig, files: list[SourceFile], dataset: DatasetConfig
+) -> Dataset | None:
     """The dataset at the target if it is the requested one; None: there is none, or it is damaged.
 
     Args:
@@ -60,7 +64,9 @@ def _load(target: str) -> Dataset | None:
         return None
 
 
-def _difference(found: Dataset, source, files: list[SourceFile], dataset) -> str | None:
+def _difference(
+    found: Dataset, source: SourceConfig, files: list[SourceFile], dataset: DatasetConfig
+) -> str | None:
     """How a dataset differs from the requested one; None: it does not."""
     section = source.model_dump(mode="json")
     if keys := [key for key in {**found.source, **section} if found.source.get(key) != section.get(key)]:

@@ -7,7 +7,7 @@ import dataclasses
 import math
 
 from configs.manifest import BLOCK_ROWS, SPLITS
-from configs.sections.dataset import DatasetConfig, VocabIdsConfig
+from configs.sections.dataset import DatasetConfig, IdsConfig, VocabIdsConfig
 from configs.sections.sources import SourceConfig
 
 RECORDS = (*SPLITS, "positives")
@@ -71,7 +71,7 @@ class Job:
         """Names of all tables."""
         return ["user", "item", *self.categorical]
 
-    def ids_of(self, table: str):
+    def ids_of(self, table: str) -> IdsConfig:
         """The ids section of a table."""
         if table in ("user", "item"):
             return self.dataset.user_ids if table == "user" else self.dataset.item_ids

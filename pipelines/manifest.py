@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import math
+from typing import Any
 
 from configs.manifest import (
     SPLITS,
@@ -24,7 +25,7 @@ from pipelines.stages.ids import TableIds
 from pipelines.stages.stats import Stats
 
 
-def source_fingerprint(source: dict, files: list[SourceFile]) -> str:
+def source_fingerprint(source: dict[str, Any], files: list[SourceFile]) -> str:
     """SHA-256 over the source section and its files' names, sizes and contents, in order.
 
     Args:
@@ -115,12 +116,12 @@ def _feature(feature: SideFeatureConfig, files: list[WrittenFile]) -> FeatureInf
     return info.model_copy(update={"mean": float(f"{whole.mean:.7g}"), "stddev": stddev})
 
 
-def _rows(infos: list[FileInfo], files: list[WrittenFile]) -> dict:
+def _rows(infos: list[FileInfo], files: list[WrittenFile]) -> dict[str, Any]:
     return {
         "rows": sum(info.rows for info in infos),
         "files": infos,
-        "min_timestamp": min((f.min_timestamp for f in files), default=None),
-        "max_timestamp": max((f.max_timestamp for f in files), default=None),
+        "min_timestamp": min((f.min_timestamp for f in files if f.min_timestamp is not None), default=None),
+        "max_timestamp": max((f.max_timestamp for f in files if f.max_timestamp is not None), default=None),
         "positives": sum(f.positives for f in files),
     }
 

@@ -1,5 +1,8 @@
 """The whole job as one Beam pipeline: from ranges of the source to files in the staging directory."""
 
+import collections
+from collections.abc import Sequence
+
 import apache_beam as beam
 import fsspec
 from apache_beam.pvalue import AsIter, AsSingleton
@@ -7,12 +10,13 @@ from apache_beam.pvalue import AsIter, AsSingleton
 from pipelines.job import Job
 from pipelines.sources.reader import Place, Range, first_rows
 from pipelines.stages.catalog import WriteCatalog
+from pipelines.stages.files import WrittenFile
 from pipelines.stages.finish import FinishRows
 from pipelines.stages.group import GroupUsers
-from pipelines.stages.ids import AssignIds, CountKeys, plan_ids
-from pipelines.stages.plan import make_plan
+from pipelines.stages.ids import AssignIds, CountKeys, TableIds, plan_ids
+from pipelines.stages.plan import Plan, make_plan
 from pipelines.stages.read import CountRows, ReadRows
-from pipelines.stages.stats import MergeCounts, MergeStats
+from pipelines.stages.stats import MergeCounts, MergeStats, Stats
 from pipelines.stages.write import WriteFile, WriteRejected
 from pipelines.summary import FILE_NAME, dump_summary
 
@@ -24,7 +28,7 @@ class Read(beam.PTransform):
         super().__init__()
         self._job, self._ranges = job, ranges
 
-    def expand(self, pipeline):
+    def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection, beam.PCollection, beam.PCollection]:
         ranges = (
             pipeline | "Ranges" >> beam.Create(self._ranges, reshuffle=False) | "Spread" >> beam.Reshuffle()
         )
@@ -53,7 +57,7 @@ class Ids(beam.PTransform):
         super().__init__()
         self._job = job
 
-    def expand(self, keys):
+    def expand(self, keys: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection, beam.PCollection]:
         counted = (
             keys
             | "ByKeyRange" >> beam.GroupByKey()
@@ -118,7 +122,14 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range]) -> None:
     )
 
 
-def _summarize(spool: str, stats, counts, plan, tables, files) -> None:
+def _summarize(
+    spool: str,
+    stats: Stats,
+    counts: collections.Counter[str],
+    plan: Plan,
+    tables: dict[str, TableIds],
+    files: Sequence[WrittenFile],
+) -> None:
     """Writes the job's summary into the spool, which workers of any runner can write."""
     stats.counts = counts
     with fsspec.open(f"{spool}/{FILE_NAME}", "wb") as file:

@@ -4,10 +4,24 @@ lazytower prepare --config configs/quickstart.yaml
 """
 
 import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from absl import logging
 
 from configs.arguments import add_config_arguments
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from configs.manifest import Dataset
+    from configs.sections.dataset import DatasetConfig
+    from configs.sections.sources import SourceConfig
+    from pipelines.job import Job
+    from pipelines.sources.reader import Range
+    from pipelines.stages.files import WrittenFile
+    from pipelines.stages.ids import TableIds
+    from pipelines.stages.stats import Stats
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +51,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
+def prepare(
+    source: "SourceConfig",
+    dataset: "DatasetConfig",
+    options: "PipelineOptions | None" = None,
+    overwrite: bool = False,
+    **sizes: int,
+) -> "Dataset | None":
     """Writes the dataset unless it exists already.
 
     Args:
@@ -45,7 +65,7 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
       options: Beam's PipelineOptions; None: the local runner. With a template_location only a template of the
         Dataflow job is written.
       overwrite: replace an existing dataset, which stays valid until the new one is complete.
-      sizes: replace fields of Layout.
+      sizes: replace fields of JobLayout.
 
     Returns:
       The Dataset, as in dataset.json; None: only a template was written.
@@ -97,7 +117,9 @@ def prepare(source, dataset, options=None, overwrite: bool = False, **sizes):
     return manifest
 
 
-def _run_pipeline(job, ranges, options, check_source):
+def _run_pipeline(
+    job: "Job", ranges: "list[Range]", options: "PipelineOptions", check_source: Callable[[], None]
+) -> "tuple[Stats, dict[str, TableIds], list[WrittenFile]] | None":
     """Runs the pipeline and returns its Stats, TableIds by table and written files.
 
     None: only a template was written.

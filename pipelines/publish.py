@@ -8,6 +8,7 @@ import os
 import re
 
 from absl import logging
+from fsspec import AbstractFileSystem
 
 from configs.errors import DataError
 from configs.manifest import MANIFEST_FILE, Dataset, load_dataset
@@ -73,7 +74,7 @@ def _manifest_files(target: str) -> tuple[bytes | None, set[str]]:
     return content, {file.path for file in found.record_files}
 
 
-def _remove_others(filesystem, root: str, keep: set[str]) -> None:
+def _remove_others(filesystem: AbstractFileSystem, root: str, keep: set[str]) -> None:
     """Removes files of older datasets, and of jobs killed while publishing."""
     for directory in DIRECTORIES:
         try:

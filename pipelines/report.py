@@ -5,7 +5,8 @@ import datetime
 from absl import logging
 
 from configs.manifest import SPLITS, Dataset
-from configs.sections.dataset import DatasetConfig
+from configs.sections.dataset import DatasetConfig, LeaveLastOutSplitConfig, VocabIdsConfig
+from pipelines.progress import Progress
 
 _PER_SECOND = 10**9
 
@@ -44,7 +45,7 @@ def row_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:
 
 def _user_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:
     lines = []
-    if manifest.short_users:
+    if manifest.short_users and isinstance(dataset.split, LeaveLastOutSplitConfig):
         lines.append(
             f"train only: {manifest.short_users:,} users with fewer than dataset.split.min_rows "
             f"{dataset.split.min_rows} positive events"
@@ -56,7 +57,7 @@ def _user_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:
                 f"{name}: {info.cold_users:,} users without positive train rows are not evaluated "
                 f"({info.cold_user_rows:,} rows)"
             )
-        if info.rare_users:
+        if info.rare_users and isinstance(dataset.user_ids, VocabIdsConfig):
             lines.append(
                 f"{name}: {info.rare_users:,} users with fewer than dataset.user_ids.min_count "
                 f"{dataset.user_ids.min_count} positive train rows are not evaluated "
@@ -71,7 +72,7 @@ def date(nanoseconds: int) -> str:
     return f"{moment:%Y-%m-%d %H:%M}"
 
 
-def log_report(manifest, dataset, target: str, progress) -> None:
+def log_report(manifest: Dataset, dataset: DatasetConfig, target: str, progress: Progress) -> None:
     """Logs the result: rows, tables, rejects, what was left out, time and memory."""
     logging.info("%s: prepared", target)
     splits = ", ".join(f"{name} {info.rows:,}" for name, info in manifest.splits.items())
@@ -79,7 +80,7 @@ def log_report(manifest, dataset, target: str, progress) -> None:
     if manifest.source.get("roles", {}).get("timestamp"):
         # Often the only sign of a wrong source.timestamp_unit.
         for name, info in manifest.splits.items():
-            if info.rows:
+            if info.min_timestamp is not None and info.max_timestamp is not None:
                 logging.info("%s: %s to %s UTC", name, date(info.min_timestamp), date(info.max_timestamp))
     for name, table in manifest.tables.items():
         logging.info(

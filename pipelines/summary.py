@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -87,7 +87,7 @@ def _like(before: object, value: object) -> object:
     return TypeAdapter(str | int | None if before is None else type(before)).validate_python(value)
 
 
-def _without(document: dict, left_out: Sequence[str]) -> dict:
+def _without(document: dict[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
     return {key: value for key, value in document.items() if key not in left_out}
 
 

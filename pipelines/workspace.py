@@ -13,6 +13,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from fsspec import AbstractFileSystem
+
 from configs.dataset_lock import DatasetLock
 from configs.errors import DataError
 from configs.system import storage
@@ -210,7 +212,7 @@ def _lease(target: str) -> Iterator[Lease | None]:
         lease.close()
 
 
-def _is_old(filesystem, directory: str) -> bool:
+def _is_old(filesystem: AbstractFileSystem, directory: str) -> bool:
     files = filesystem.find(directory, detail=True).values()
     ages = [info.get("mtime") or info.get("updated") for info in files]
     now = datetime.datetime.now(datetime.timezone.utc)

@@ -128,6 +128,9 @@ def imports(path: pathlib.Path, top_only: bool = False) -> set[str]:
     """Modules a file imports, with the imported name appended where it is a module of the project."""
     tree = ast.parse(path.read_text())
     found = set()
+    # What is imported for types alone is no dependency of the program.
+    for_types = [node for node in tree.body if isinstance(node, ast.If) and _names_type_checking(node.test)]
+    tree.body = [node for node in tree.body if node not in for_types]
     for node in tree.body if top_only else ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
@@ -136,6 +139,10 @@ def imports(path: pathlib.Path, top_only: bool = False) -> set[str]:
             inside = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= (inside & set(SOURCES)) or {node.module}
     return found
+
+
+def _names_type_checking(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
 
 
 def within(module: str, package: str) -> bool:

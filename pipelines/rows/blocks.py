@@ -1,11 +1,11 @@
 """Columns of any length, cut into the blocks of a record file."""
 
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from pipelines.rows.encode import RecordFile
+from pipelines.rows.encode import Column, RecordFile
 from pipelines.rows.history import gather_ranges
 
 
@@ -42,15 +42,19 @@ def lists(values: pa.LargeListArray, length_name: str | None) -> Lists:
     return Lists(values.values.to_numpy(), values.offsets.to_numpy(), length_name)
 
 
+Columns = dict[str, Any]
+"""By name: an array, a list of bytes or Lists, all of one length."""
+
+
 class BlockWriter:
     """Collects columns of any length and writes full blocks."""
 
-    def __init__(self, file, block_rows: int):
+    def __init__(self, file: BinaryIO, block_rows: int):
         self._records = RecordFile(file, block_rows)
         self._block_rows = block_rows
-        self._rest: dict | None = None
+        self._rest: Columns | None = None
 
-    def add(self, columns: dict) -> None:
+    def add(self, columns: Columns) -> None:
         """Appends rows: arrays, lists of bytes or Lists, all of one length."""
         columns = columns if self._rest is None else _join(self._rest, columns)
         rows = _num_rows(columns)
@@ -59,14 +63,14 @@ class BlockWriter:
             self._write(_slice(columns, start, start + self._block_rows))
         self._rest = _slice(columns, whole, rows)
 
-    def close(self) -> dict:
+    def close(self) -> dict[str, Any]:
         """Writes the last block; returns rows, bytes and crc32c."""
         if self._rest is not None and _num_rows(self._rest):
             self._write(self._rest)
         return self._records.close()
 
-    def _write(self, columns: dict) -> None:
-        block = {}
+    def _write(self, columns: Columns) -> None:
+        block: dict[str, Column] = {}
         for name, values in columns.items():
             if isinstance(values, Lists):
                 block[name] = values.values
@@ -77,19 +81,19 @@ class BlockWriter:
         self._records.write_block(block, _num_rows(columns))
 
 
-def _num_rows(columns: dict) -> int:
+def _num_rows(columns: Columns) -> int:
     return len(next(iter(columns.values())))
 
 
-def _slice(columns: dict, start: int, stop: int) -> dict:
+def _slice(columns: Columns, start: int, stop: int) -> Columns:
     return {
         name: values.slice(start, stop) if isinstance(values, Lists) else values[start:stop]
         for name, values in columns.items()
     }
 
 
-def _join(first: dict, second: dict) -> dict:
-    joined = {}
+def _join(first: Columns, second: Columns) -> Columns:
+    joined: Columns = {}
     for name, values in second.items():
         if isinstance(values, Lists):
             joined[name] = first[name].join(values)

@@ -5,11 +5,12 @@ the time.
 """
 
 import zlib
+from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
 
-Column = np.ndarray | list
+Column = np.ndarray | list[bytes]
 """int64/int32 values >= 0, float32 values, or a list of bytes."""
 
 
@@ -40,7 +41,7 @@ def varints(values: np.ndarray) -> bytes:
     return groups[keep].tobytes()
 
 
-def _varint_bytes(value) -> int:
+def _varint_bytes(value: int) -> int:
     return max(1, (int(value).bit_length() + 6) // 7)
 
 
@@ -69,7 +70,7 @@ class RecordFile:
     The bytes depend only on the rows: the gzip header has no time and no name.
     """
 
-    def __init__(self, file, block_rows: int):
+    def __init__(self, file: BinaryIO, block_rows: int):
         self._file = file
         self._block_rows = block_rows
         self._gzip = zlib.compressobj(1, zlib.DEFLATED, 31)
@@ -82,7 +83,7 @@ class RecordFile:
         self.rows += rows
         self._write(self._gzip.compress(record(example(columns))))
 
-    def close(self) -> dict:
+    def close(self) -> dict[str, Any]:
         """Ends the stream; returns rows, bytes and crc32c as stored in dataset.json."""
         self._write(self._gzip.flush())
         return {"rows": self.rows, "bytes": self.bytes, "crc32c": f"{self._crc:08x}"}

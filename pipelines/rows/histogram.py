@@ -6,6 +6,7 @@ whole, so the order of merging does not matter. With fewer distinct times than `
 """
 
 import bisect
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class TimeHistogram:
         self._fold()
         return self._buckets[0] << self._shift, self._counts[0]
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         self._fold()
         return self.__dict__
 

@@ -3,6 +3,7 @@
 Every function works on the distinct keys of a piece.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -79,7 +80,9 @@ def _drop_fraction(keys: pa.StringArray) -> pa.StringArray:
     return compute.if_else(compute.equal(whole, "-0"), "0", whole)
 
 
-def _replace(keys: pa.StringArray, suspects: np.ndarray, change) -> tuple[pa.StringArray, np.ndarray | None]:
+def _replace(
+    keys: pa.StringArray, suspects: np.ndarray, change: Callable[[pa.StringArray], pa.StringArray]
+) -> tuple[pa.StringArray, np.ndarray | None]:
     """Keys with `change` applied to some, and where it made a difference."""
     if not len(suspects):
         return keys, None

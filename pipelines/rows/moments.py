@@ -8,7 +8,7 @@ import numpy as np
 class Moments(NamedTuple):
     """Count, mean and summed squared distance from it, of float64 values."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which no one calls
     mean: float
     spread: float
 

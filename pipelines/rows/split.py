@@ -66,7 +66,7 @@ def random(rows: np.ndarray, seed: int, valid_fraction: float, test_fraction: fl
 
 
 def assign(
-    config: SplitConfig, seed: int, cuts: tuple[int, int] | None, columns: dict
+    config: SplitConfig, seed: int, cuts: tuple[int, int] | None, columns: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, int]:
     """int8 [n] split of rows sorted by user, then oldest first, and the number of users whom leave_last_out
     keeps in train.
@@ -77,9 +77,11 @@ def assign(
     """
     match config.kind:
         case "temporal":
+            assert cuts is not None
             return temporal(columns["timestamp"], *cuts), 0
         case "leave_last_out":
-            return leave_last_out(*(columns[n] for n in ("starts", "event", "positive")), config.min_rows)
+            event, positive = columns["event"], columns["positive"]
+            return leave_last_out(columns["starts"], event, positive, config.min_rows)
         case "random":
             # By the event's first row, so that repeated deliveries are in one split.
             rows = columns["_row"][columns["event"]]

@@ -141,7 +141,7 @@ def _matches(text: pa.Array, pattern: str) -> np.ndarray:
     return found.to_numpy(zero_copy_only=False).astype(bool)
 
 
-def _where_all(text: pa.Array, left: np.ndarray, pattern: str):
+def _where_all(text: pa.Array, left: np.ndarray, pattern: str) -> list[np.ndarray]:
     """A list with the indices of the rows of `left` that match; empty if none does."""
     rows = np.flatnonzero(left)
     if len(rows):
@@ -209,13 +209,13 @@ class _Iso:
             value = value * 10 + digit
         return np.where(right, value, 0), right
 
-    def _date(self):
+    def _date(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         (year, a), (month, b), (day, c) = (self._number(*where) for where in ((4, 0), (2, 5), (2, 8)))
         right = a & b & c & (self._byte(4) == ord("-")) & (self._byte(7) == ord("-"))
         self._at = self._at + _DATE
         return year, month, day, right
 
-    def _clock(self):
+    def _clock(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Seconds of the day, nanoseconds, and whether this is a time of day; moves `at` past it."""
         right = np.isin(self._byte(), np.frombuffer(b"Tt ", np.uint8)) & (self._byte(3) == ord(":"))
         (hour, a), (minute, b) = self._number(2, 1), self._number(2, 4)

@@ -9,11 +9,18 @@ import importlib.util
 import ipaddress
 import json
 import socket
+from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError
+from configs.sections.dataset import DatasetConfig
+from configs.sections.sources import SourceConfig
 from configs.system.storage import is_remote
 from pipelines.runners.running import on_dataflow
 from pipelines.sources.files import scheme_problem
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
+    from apache_beam.runners.runner import PipelineRunner
 
 _IMAGE = "an image with lazytower; build one with docker/pipelines.Dockerfile"
 _CONNECT_SECONDS = 5.0
@@ -25,7 +32,7 @@ _NOT_WAITING = {
 }
 
 
-def check_runner(options, source, dataset) -> None:
+def check_runner(options: "PipelineOptions", source: SourceConfig, dataset: DatasetConfig) -> None:
     """Refuses jobs that would fail, before the source is read or anything is written.
 
     Args:
@@ -48,7 +55,7 @@ def check_runner(options, source, dataset) -> None:
         _check_paths(_place_of_workers(options, _validated(options)), source, dataset)
 
 
-def _check_dataflow(options) -> None:
+def _check_dataflow(options: "PipelineOptions") -> None:
     from apache_beam.options.pipeline_options import GoogleCloudOptions, SetupOptions, WorkerOptions
 
     # Without the second one Beam silently uses no credentials.
@@ -72,7 +79,7 @@ def _check_dataflow(options) -> None:
         raise ConfigError(f"--sdk_container_image is missing: workers run in {_IMAGE}")
 
 
-def _validated(options):
+def _validated(options: "PipelineOptions") -> "PipelineRunner":
     """The runner, after Beam's own checks of its options."""
     from apache_beam.options.pipeline_options import StandardOptions
     from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
@@ -88,7 +95,7 @@ def _validated(options):
     return runner
 
 
-def _place_of_workers(options, runner) -> str:
+def _place_of_workers(options: "PipelineOptions", runner: "PipelineRunner") -> str:
     """here (this process and its children), other processes (of this machine) or elsewhere."""
     from apache_beam.options.pipeline_options import PortableOptions
     from apache_beam.runners.portability.portable_runner import PortableRunner
@@ -136,7 +143,7 @@ def _check_endpoint(endpoint: str) -> None:
         ) from None
 
 
-def _pool_address(portable) -> str:
+def _pool_address(portable: "PortableOptions") -> str:
     config = portable.environment_config
     if config and config.lstrip().startswith("{"):
         return json.loads(config).get("url", "")
@@ -151,7 +158,7 @@ def _is_loopback(address: str) -> bool:
         return host in ("localhost", "embed")
 
 
-def _check_paths(place: str, source, dataset) -> None:
+def _check_paths(place: str, source: SourceConfig, dataset: DatasetConfig) -> None:
     paths = [("source.paths", path) for path in getattr(source, "paths", [])]
     for key, path in [*paths, ("dataset.path", dataset.path)]:
         if place == "here" or is_remote(path):

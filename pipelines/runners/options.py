@@ -5,8 +5,12 @@ import importlib
 import io
 import logging
 import os
+from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 DEFAULT_RUNNER = "FnApiRunner"
 _MOST_THREADS = 8  # each holds a chunk in memory
@@ -32,7 +36,7 @@ def import_beam() -> None:
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
 
 
-def beam_options(runner: str | None, flags: list[str]):
+def beam_options(runner: str | None, flags: list[str]) -> "PipelineOptions":
     """PipelineOptions for a runner and Beam's own flags.
 
     Raises:
@@ -50,7 +54,7 @@ def beam_options(runner: str | None, flags: list[str]):
     return options
 
 
-def worker_threads(options) -> int:
+def worker_threads(options: "PipelineOptions") -> int:
     """Elements that a worker processes at once: one per core if the local runner has one worker, which is
     faster and needs less memory than several workers; 1 if the runner itself works in parallel."""
     from apache_beam.options.pipeline_options import DirectOptions, StandardOptions

@@ -2,6 +2,7 @@
 
 import shlex
 from logging import INFO, getLogger
+from typing import TYPE_CHECKING
 
 from absl import logging
 
@@ -9,8 +10,14 @@ from configs.errors import DataError
 from configs.system.processes import module_command
 from pipelines.runners.options import DEFAULT_RUNNER
 
+if TYPE_CHECKING:
+    from apache_beam import Pipeline
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    from apache_beam.runners.runner import PipelineResult
 
-def on_dataflow(options) -> bool:
+
+def on_dataflow(options: "PipelineOptions") -> bool:
     """Whether the job is for Google's Dataflow."""
     from apache_beam.options.pipeline_options import StandardOptions
 
@@ -21,14 +28,14 @@ def on_dataflow(options) -> bool:
     )
 
 
-def template_location(options) -> str | None:
+def template_location(options: "PipelineOptions") -> str | None:
     """Where the job's template is written instead of running the job (Dataflow only); None: the job runs."""
     from apache_beam.options.pipeline_options import GoogleCloudOptions
 
     return options.view_as(GoogleCloudOptions).template_location if on_dataflow(options) else None
 
 
-def make_runner(options):
+def make_runner(options: "PipelineOptions") -> "FnApiRunner | None":
     """The runner if Beam needs an object; None: its name is enough.
 
     Beam starts worker processes with `python -m`, which imports from the working directory; see
@@ -56,7 +63,7 @@ def make_runner(options):
     return WorkerProcesses()
 
 
-def run_to_end(pipeline, options) -> None:
+def run_to_end(pipeline: "Pipeline", options: "PipelineOptions") -> None:
     """Runs a pipeline, or writes its template; cancels the job when this process is interrupted.
 
     Raises:
@@ -77,7 +84,7 @@ def run_to_end(pipeline, options) -> None:
         raise DataError(f"the job ended as {state}; nothing is published. Rerun the same command")
 
 
-def _show_address(result, options) -> None:
+def _show_address(result: "PipelineResult", options: "PipelineOptions") -> None:
     from apache_beam.options.pipeline_options import GoogleCloudOptions
 
     if on_dataflow(options) and result.has_job:
@@ -90,7 +97,7 @@ def _show_address(result, options) -> None:
         )
 
 
-def _cancel(result) -> None:
+def _cancel(result: "PipelineResult") -> None:
     """Cancels a job that would still cost money although its result cannot be published."""
     from apache_beam.runners.runner import PipelineState
 

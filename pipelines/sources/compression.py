@@ -12,7 +12,7 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
@@ -140,14 +140,14 @@ def _checked_compression(path: str, head: bytes) -> str | None:
 class _Streams(io.RawIOBase):
     """All streams of a bzip2 or xz file. Python's own readers stop silently at a broken later stream."""
 
-    def __init__(self, raw: BinaryIO, decompressor: Callable):
+    def __init__(self, raw: BinaryIO, decompressor: Callable[[], Any]):
         super().__init__()
         self._raw, self._rest, self._make, self._decompressor = raw, b"", decompressor, decompressor()
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         while True:
             if self._decompressor.eof:
                 self._rest = self._next_stream(self._decompressor.unused_data)
@@ -181,11 +181,8 @@ def _open_zip(raw: BinaryIO) -> Iterator[BinaryIO]:
             raise zipfile.BadZipFile(f"must contain one file, found {len(names)}; extract it")
         try:
             with archive.open(names[0]) as member:
-                yield member
-        except (
-            RuntimeError,
-            NotImplementedError,
-        ) as error:  # a password, or a method that Python does not support
+                yield cast(BinaryIO, member)
+        except (RuntimeError, NotImplementedError) as error:  # a password, or an unsupported method
             raise zipfile.BadZipFile(str(error)) from None
 
 
@@ -198,7 +195,7 @@ def _open_zstd(raw: BinaryIO) -> BinaryIO:
     return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
 
 
-_OPENERS = {
+_OPENERS: dict[str, Callable[[BinaryIO], contextlib.AbstractContextManager[Any]]] = {
     "gzip": lambda raw: gzip.GzipFile(fileobj=raw),
     "bzip2": lambda raw: io.BufferedReader(_Streams(raw, bz2.BZ2Decompressor)),
     "xz": lambda raw: io.BufferedReader(_Streams(raw, lzma.LZMADecompressor)),

@@ -6,7 +6,7 @@ text, after the records that would break the parse have been removed. Both parse
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +14,12 @@ import pyarrow.compute as compute
 import pyarrow.csv as csv
 
 from configs.errors import DataError
+from configs.sections.sources import DelimitedSourceConfig
+from pipelines.job import JobLayout
 from pipelines.sources import lines, text
 from pipelines.sources.lines import BOM, MAX_LINE_BYTES
 from pipelines.sources.quoting import REASONS, Quoting, Records
-from pipelines.sources.reader import Range, SourcePiece, wanted_columns
+from pipelines.sources.reader import Range, Reject, SourcePiece, wanted_columns
 from pipelines.sources.text import Block
 
 _KEYS = pa.dictionary(pa.int32(), pa.string())
@@ -32,7 +34,9 @@ _STAND_INS = [bytes([code]) for code in (31, 30, 29, 28, *range(1, 9), *range(14
 class Reader(text.TextReader):
     """Reads delimited text."""
 
-    def __init__(self, config, layout):
+    config: DelimitedSourceConfig
+
+    def __init__(self, config: DelimitedSourceConfig, layout: JobLayout):
         super().__init__(config, layout)
         self.header = config.header
         self._wanted = wanted_columns(config.roles, config.features)
@@ -154,7 +158,8 @@ class Reader(text.TextReader):
             if kept < len(records.starts):
                 end = int(records.starts[kept])
             data, rest = data[:end], data[end:]
-            records = Records(*(values[:kept] for values in records[:4]), None)
+            starts, ends, numbers, faults, _ = records
+            records = Records(starts[:kept], ends[:kept], numbers[:kept], faults[:kept], None)
         return Block(part.path, data, first_row, first_line, part.columns, records), rest
 
     def parse(self, block: Block) -> SourcePiece:
@@ -178,7 +183,7 @@ class Reader(text.TextReader):
             table = self._read(data, block.columns, self._types)
         except pa.ArrowInvalid:
             return None
-        return table if table is not None and table.num_rows == block.num_records else None
+        return table if table.num_rows == block.num_records else None
 
     def _holds_odd_numbers(self, data: bytes) -> bool:
         """Whether a cell may begin like text that only Arrow reads as a number, such as 0x1f and nan(1)."""
@@ -190,7 +195,7 @@ class Reader(text.TextReader):
                 return True
         return b"(" in data and b"nan(" in data.lower()
 
-    def _screen(self, block: Block) -> tuple[np.ndarray, list]:
+    def _screen(self, block: Block) -> tuple[np.ndarray, list[Reject]]:
         """Records that Arrow can parse, int64 [good], and rejects; blank lines are neither."""
         starts, ends = block.bounds
         reasons = {}
@@ -198,13 +203,13 @@ class Reader(text.TextReader):
             faults = block.records.faults
             reasons = {int(i): REASONS[int(faults[i])] for i in np.flatnonzero(faults)}
         array = np.frombuffer(block.data, np.uint8)
-        for i in np.flatnonzero(_count_in(np.flatnonzero(array == 13), starts, ends)):
+        for i in np.flatnonzero(_count_in(np.flatnonzero(array == 13), starts, ends)).tolist():
             if self._quoting.has_bare_return(block.data[starts[i] : ends[i]]):
-                reasons.setdefault(int(i), "stray_carriage_return")
-        for i in np.flatnonzero(_count_in(np.flatnonzero(array == 0), starts, ends)):
-            reasons.setdefault(int(i), "nul_byte")
-        for i in np.flatnonzero(ends - starts > MAX_LINE_BYTES):
-            reasons[int(i)] = "line_too_long"
+                reasons.setdefault(i, "stray_carriage_return")
+        for i in np.flatnonzero(_count_in(np.flatnonzero(array == 0), starts, ends)).tolist():
+            reasons.setdefault(i, "nul_byte")
+        for i in np.flatnonzero(ends - starts > MAX_LINE_BYTES).tolist():
+            reasons[i] = "line_too_long"
         if not _is_utf8(block.data):
             for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
                 record = block.data[start:end]
@@ -214,20 +219,21 @@ class Reader(text.TextReader):
                         reasons[i] = "wrong_column_count"
         good = np.ones(len(starts), bool)
         good[list(reasons)] = False
-        strip = (
-            None if self.config.delimiter.strip() else b""
-        )  # if blanks are delimiters, a blank line has cells
-        for i in np.flatnonzero(good & (ends - starts < 100)):
+        # If blanks are delimiters, a blank line has cells.
+        strip = None if self.config.delimiter.strip() else b""
+        for i in np.flatnonzero(good & (ends - starts < 100)).tolist():
             good[i] = bool(block.data[starts[i] : ends[i]].strip(strip))
         return np.flatnonzero(good), [block.reject(i, reason) for i, reason in reasons.items()]
 
-    def _parse_text(self, block: Block, good: np.ndarray, rejects: list) -> tuple[pa.Table, np.ndarray]:
+    def _parse_text(
+        self, block: Block, good: np.ndarray, rejects: list[Reject]
+    ) -> tuple[pa.Table, np.ndarray]:
         """Parses records as text; appends to `rejects`. Returns the table and its records, int64 [rows]."""
         starts, ends = block.bounds
         data = b"\n".join(block.data[a:b] for a, b in zip(starts[good], ends[good], strict=True))
-        wrong = []
+        wrong: list[int] = []
 
-        def note(row) -> str:
+        def note(row: csv.InvalidRow) -> str:
             wrong.append(row.number - 1)
             return "skip"
 
@@ -243,7 +249,13 @@ class Reader(text.TextReader):
         rejects += [block.reject(i, "not_utf8") for i in good[bad]]
         return pa.table(columns).filter(pa.array(~bad)), good[~bad]
 
-    def _read(self, data: bytes, columns: tuple, types: dict, handler=None) -> pa.Table | None:
+    def _read(
+        self,
+        data: bytes,
+        columns: tuple[str, ...],
+        types: dict[str, pa.DataType],
+        handler: Callable[[csv.InvalidRow], str] | None = None,
+    ) -> pa.Table:
         if not data.endswith(b"\n"):
             data += b"\n"  # so that an open quote means the same at the end of a block as inside it
         if data == b"\n":
@@ -275,7 +287,7 @@ class Reader(text.TextReader):
 
     def _column_types(self) -> dict[str, pa.DataType]:
         """Arrow type of each column in the typed parse; text if two roles need different types."""
-        types = {}
+        types: dict[str, pa.DataType] = {}
         for wanted in self._wanted:
             kind = {"key": _KEYS, "split": _KEYS, "number": pa.float64()}.get(wanted.kind)
             if kind is None:
@@ -283,7 +295,7 @@ class Reader(text.TextReader):
             types[wanted.column] = kind if types.get(wanted.column, kind) == kind else pa.string()
         return types
 
-    def _piece(self, block: Block, table: pa.Table, kept: np.ndarray, rejects: list) -> SourcePiece:
+    def _piece(self, block: Block, table: pa.Table, kept: np.ndarray, rejects: list[Reject]) -> SourcePiece:
         """The rows of a table without repeated headers."""
         table = table.combine_chunks()
         headers = self._header_rows(table)

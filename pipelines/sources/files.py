@@ -15,7 +15,7 @@ from configs.errors import DataError
 from configs.system.storage import is_remote
 from pipelines.sources.compression import compression_of, open_stream, read_head
 from pipelines.sources.identity import SourceFile
-from pipelines.sources.patterns import expand
+from pipelines.sources.patterns import Expansion, expand
 
 _SHOWN = 3  # names per log line
 _EMPTY_INSIDE_BYTES = 256  # larger compressed files are not empty
@@ -75,7 +75,7 @@ def scheme_problem(path: str) -> str | None:
     return None
 
 
-def _expand(pattern: str):
+def _expand(pattern: str) -> Expansion:
     try:
         return expand(pattern)
     except OSError as error:
@@ -93,7 +93,7 @@ def is_empty(file: SourceFile) -> bool:
         return not stream.read(1)
 
 
-def _key(name: str):
+def _key(name: str) -> object:
     """A key that is equal for all names of one file."""
     if is_remote(name):
         return name

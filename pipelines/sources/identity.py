@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import google_crc32c
 
@@ -18,6 +18,8 @@ from configs.errors import DataError
 from configs.system.storage import filesystem, is_remote
 
 _CHUNK_BYTES = 4 << 20
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 _THREADS = 16  # requests to a store
 _TICK_NANOSECONDS = 2_000_000_000
 
@@ -47,7 +49,7 @@ def _is_recent(stat: os.stat_result) -> bool:
     return time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) < _TICK_NANOSECONDS
 
 
-def remote_file(name: str, info: dict) -> SourceFile:
+def remote_file(name: str, info: dict[str, Any]) -> SourceFile:
     """A SourceFile from fsspec's info.
 
     Raises:
@@ -103,7 +105,7 @@ def with_content(file: SourceFile) -> SourceFile:
     return file._replace(content=f"crc32c {checksum.hexdigest().decode()}")
 
 
-def each(function: Callable, files: Sequence) -> list:
+def each(function: Callable[[_Item], _Result], files: Sequence[_Item]) -> list[_Result]:
     """Results of a function that waits for disks or stores, computed in threads, in order."""
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(function, files))

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.json as arrow_json
 
 from configs.errors import DataError
+from configs.sections.sources import JsonlSourceConfig
+from pipelines.job import JobLayout
 from pipelines.sources import text
 from pipelines.sources.lines import MAX_LINE_BYTES
 from pipelines.sources.reader import SourcePiece, Wanted, wanted_columns
@@ -40,10 +42,12 @@ _parse = json.JSONDecoder(parse_int=_Number, parse_float=_Fraction, parse_consta
 class Reader(text.TextReader):
     """Reads JSON lines."""
 
-    def __init__(self, config, layout):
+    config: JsonlSourceConfig
+
+    def __init__(self, config: JsonlSourceConfig, layout: JobLayout):
         super().__init__(config, layout)
         self._wanted = wanted_columns(config.roles, config.features)
-        self._kinds = {}
+        self._kinds: dict[str, set[str]] = {}
         for wanted in self._wanted:
             self._kinds.setdefault(wanted.column, set()).add(wanted.kind)
 
@@ -111,7 +115,7 @@ class Reader(text.TextReader):
         """Types of the wanted columns' first values; a KeyError means that lines must be parsed one by
         one."""
         starts, ends = block.bounds
-        types = {}
+        types: dict[str, pa.DataType] = {}
         for start, end in zip(starts[:_FIRST], ends[:_FIRST], strict=True):
             row = _parse(block.data[start:end].decode())
             for name, kinds in self._kinds.items():
@@ -123,7 +127,7 @@ class Reader(text.TextReader):
 
     def _parse_each(self, block: Block) -> SourcePiece:
         """Parses line by line, keeping every value as text."""
-        values = {w.name: [] for w in self._wanted}
+        values: dict[str, list[str | None]] = {w.name: [] for w in self._wanted}
         kept, rejects = [], []
         starts, ends = block.bounds
         for line in range(len(starts)):
@@ -131,7 +135,7 @@ class Reader(text.TextReader):
             if not data.strip():
                 continue
             row, reason = self._parse_one(data)
-            if reason:
+            if row is None:
                 rejects.append(block.reject(line, reason))
                 continue
             kept.append(line)
@@ -140,7 +144,7 @@ class Reader(text.TextReader):
         columns = {name: pa.array(column, pa.string()) for name, column in values.items()}
         return block.piece(columns, np.array(kept, np.int64), rejects)
 
-    def _parse_one(self, data: bytes) -> tuple[dict | None, str | None]:
+    def _parse_one(self, data: bytes) -> tuple[dict[str, str | None] | None, str]:
         """Values by name as text or None; or the reason for rejecting the line."""
         if len(data) > MAX_LINE_BYTES:
             return None, "line_too_long"
@@ -160,10 +164,10 @@ class Reader(text.TextReader):
                 return None, f"wrong_type_{wanted.name}"
             except UnicodeEncodeError:  # half of a surrogate pair
                 return None, "not_utf8"
-        return result, None
+        return result, ""
 
 
-def _as_text(value, wanted: Wanted) -> str | None:
+def _as_text(value: object, wanted: Wanted) -> str | None:
     """A value as CSV would have it. Raises TypeError: not a value of this column."""
     if value is None:
         return None
@@ -173,8 +177,9 @@ def _as_text(value, wanted: Wanted) -> str | None:
         raise TypeError
     if isinstance(value, _Number) and wanted.kind == "key":
         return _as_key(value)
-    value.encode()
-    return str(value)
+    text_ = str(value)
+    text_.encode()
+    return text_
 
 
 def _as_key(number: _Number) -> str | None:
@@ -188,18 +193,19 @@ def _as_key(number: _Number) -> str | None:
             value = decimal.Decimal(number)
             if value.adjusted() >= _MAX_DIGITS or value != value.to_integral_value():
                 raise TypeError
-            number = f"{value:f}"
-        number = number.partition(".")[0]
+            number = _Number(f"{value:f}")
+        number = _Number(number.partition(".")[0])
     return "0" if number == "-0" else str(number)
 
 
-def _type(value, kinds: set[str]) -> pa.DataType:
+def _type(value: object, kinds: set[str]) -> pa.DataType:
     """Arrow type of a first value; a KeyError means that lines must be parsed one by one."""
     if isinstance(value, bool) and kinds == {"number"}:
         return pa.bool_()
     if type(value) is _Fraction and not kinds & {"key", "time"}:  # in keys and times every digit counts
         return pa.float64()
-    return {str: pa.string(), _Number: pa.int64()}[type(value)]
+    types: dict[type, pa.DataType] = {str: pa.string(), _Number: pa.int64()}
+    return types[type(value)]
 
 
 def _brackets(data: bytes) -> int:

@@ -83,7 +83,8 @@ def stream_lines(path: str, chunk_bytes: int) -> Iterator[bytes]:
     Raises:
       DataError: the compressed data is incomplete, or the text contradicts its byte order mark.
     """
-    rest, size = [], 0
+    rest: list[bytes] = []
+    size = 0
     for piece in _stream_text(path, chunk_bytes):
         end = piece.rfind(b"\n") + 1
         if end:
@@ -128,7 +129,7 @@ def _stream_text(path: str, chunk_bytes: int) -> Iterator[bytes]:
     """The bytes of a file in chunks, decompressed, as UTF-8 with newlines as line ends."""
     with open_stream(path) as file:
         head = _read_head(file)
-        pieces = itertools.chain([head], iter(lambda: _read(file, chunk_bytes), b""))
+        pieces: Iterator[bytes] = itertools.chain([head], iter(lambda: _read(file, chunk_bytes), b""))
         if encoding := _encoding(head):
             pieces = _transcode(path, pieces, encoding)
             head = next(pieces, b"")

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from configs.errors import DataError
+from configs.sections.sources import ParquetSourceConfig
+from pipelines.job import JobLayout
 from pipelines.sources import files, reader
 from pipelines.sources.compression import compression_of, foreign_format, open_file, read_head
 from pipelines.sources.identity import SourceFile, each
@@ -23,7 +25,9 @@ _SHOWN = 50  # columns in a message
 class Reader(reader.Reader):
     """Reads Parquet."""
 
-    def __init__(self, config, layout):
+    config: ParquetSourceConfig
+
+    def __init__(self, config: ParquetSourceConfig, layout: JobLayout):
         super().__init__(config, layout)
         self._wanted = wanted_columns(config.roles, config.features)
 
@@ -35,7 +39,7 @@ class Reader(reader.Reader):
         return sum(rows for groups in self._groups() for rows in groups)
 
     def ranges(self) -> list[Range]:
-        ranges = []
+        ranges: list[Range] = []
         for file, groups in zip(self.files(), self._groups(), strict=True):
             for group in range(len(groups)):
                 ranges.append(Range(len(ranges), file.name, group, group + 1, version=file.version))
@@ -59,8 +63,8 @@ class Reader(reader.Reader):
             schema, metadata = file.schema_arrow, file.metadata
         missing = [w.column for w in self._wanted if w.column not in schema.names]
         if missing:
-            wanted = ", ".join(map(repr, dict.fromkeys(missing)))
-            raise DataError(f"{name}: no column {wanted}; the file has: {_listed(schema.names)}")
+            names = ", ".join(map(repr, dict.fromkeys(missing)))
+            raise DataError(f"{name}: no column {names}; the file has: {_listed(schema.names)}")
         for wanted in self._wanted:
             if schema.names.count(wanted.column) > 1:
                 raise DataError(
@@ -131,7 +135,7 @@ def _raw(batch: pa.RecordBatch, index: int) -> str:
     return json.dumps(row, default=str, ensure_ascii=False)[:RAW_CHARACTERS]
 
 
-def _shown(value: pa.Scalar):
+def _shown(value: pa.Scalar) -> object:
     """A value for messages; times that Python cannot represent and broken text as Arrow prints them."""
     try:
         return value.as_py()

@@ -9,8 +9,8 @@ compared as numbers.
 import fnmatch
 import os
 import re
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from configs.errors import DataError
 from configs.system.storage import filesystem, is_remote
@@ -32,12 +32,12 @@ class Expansion(NamedTuple):
     """Files left out because of their names."""
 
 
-def natural(path: str) -> tuple:
+def natural(path: str) -> tuple[object, ...]:
     """Key of the natural order of paths, part by part; ties by their text."""
     return [_numbers_apart(part) for part in path.split("/")], path
 
 
-def _numbers_apart(name: str) -> list:
+def _numbers_apart(name: str) -> list[str | int]:
     """Text and numbers of a name, alternating."""
     return [int(piece) if i % 2 else piece for i, piece in enumerate(re.split("([0-9]+)", name))]
 
@@ -82,7 +82,7 @@ def _nothing(path: str, kind: str | None) -> str:
     return f"no file matches{hint}"
 
 
-def _glob(fs, path: str, clutter: list[str]) -> list[str]:
+def _glob(fs: Any, path: str, clutter: list[str]) -> list[str]:
     """Files and directories that match a pattern."""
     parts = path.split("/")
     first = next(i for i, part in enumerate(parts) if has_magic(part))
@@ -95,7 +95,7 @@ def _glob(fs, path: str, clutter: list[str]) -> list[str]:
     return found
 
 
-def _matching(fs, base: str, part: str, clutter: list[str]) -> Iterator[str]:
+def _matching(fs: Any, base: str, part: str, clutter: list[str]) -> Iterator[str]:
     """Entries of a directory that match one part of a pattern."""
     if "*" not in part and "?" not in part and fs.kind(_join(base, part)):
         yield _join(base, part)
@@ -109,7 +109,7 @@ def _matching(fs, base: str, part: str, clutter: list[str]) -> Iterator[str]:
             yield _join(base, name)
 
 
-def _names(fs, directory: str) -> list[str]:
+def _names(fs: Any, directory: str) -> list[str]:
     names = fs.names(directory)
     if found := next((name for name in names if name in _TABLES), None):
         raise DataError(
@@ -118,7 +118,9 @@ def _names(fs, directory: str) -> list[str]:
     return names
 
 
-def _directories(fs, directory: str, clutter: list[str], above: tuple = ()) -> Iterator[str]:
+def _directories(
+    fs: Any, directory: str, clutter: list[str], above: tuple[object, ...] = ()
+) -> Iterator[str]:
     """A directory and all directories below it."""
     identity = fs.identity(directory)
     if identity in above:  # a link to a directory above, which is visited already
@@ -133,7 +135,7 @@ def _directories(fs, directory: str, clutter: list[str], above: tuple = ()) -> I
                 yield from _directories(fs, place, clutter, (*above, identity))
 
 
-def _files_of(fs, path: str, clutter: list[str], above: tuple = ()) -> Iterator[str]:
+def _files_of(fs: Any, path: str, clutter: list[str], above: tuple[object, ...] = ()) -> Iterator[str]:
     """A file itself, or all files in a directory and below it."""
     if fs.kind(path) != "directory":
         yield path
@@ -174,7 +176,7 @@ class _LocalFiles:
         except OSError as error:
             raise DataError(f"{directory}: cannot be listed ({error.strerror}); check source.paths") from None
 
-    def identity(self, directory: str):
+    def identity(self, directory: str) -> object:
         stat = os.stat(directory or ".")
         return stat.st_dev, stat.st_ino
 
@@ -201,7 +203,7 @@ class _RemoteFiles:
         self._pattern = pattern
         self._fs, path = filesystem(pattern)
         self.path = path.rstrip("/")
-        self._infos: dict[str, dict | None] = {}
+        self._infos: dict[str, dict[str, Any] | None] = {}
         self._names: dict[str, list[str]] = {}
 
     def kind(self, path: str) -> str | None:
@@ -220,14 +222,14 @@ class _RemoteFiles:
             self._names[directory] = [name.removeprefix(start) for name in infos]
         return self._names[directory]
 
-    def identity(self, directory: str):
+    def identity(self, directory: str) -> object:
         return directory
 
     def file(self, path: str) -> SourceFile:
         self.kind(path)
-        return remote_file(self._fs.unstrip_protocol(path), self._infos[path])
+        return remote_file(self._fs.unstrip_protocol(path), self._infos[path] or {})
 
-    def _ask(self, method, path: str, **options):
+    def _ask(self, method: Callable[..., Any], path: str, **options: Any) -> Any:
         """A driver's answer; None: not found."""
         try:
             return method(path, **options)

@@ -90,7 +90,7 @@ class Quoting:
         """Whether some record of these lines may span several lines or have a fault; False is certain."""
         if self.escape and self.escape in data:
             return True
-        return bool(self.quote) and self.quote in data and not self._encloses_cells(data)
+        return self.quote is not None and self.quote in data and not self._encloses_cells(data)
 
     def records(self, data: bytes, final: bool) -> Records:
         """Records of whole lines, the first of which begins a record.
@@ -171,7 +171,7 @@ class Quoting:
         values = []
         for start, closed, end in self._spans(record):
             value = record[start:end]
-            if closed > start:
+            if self.quote and closed > start:
                 inside = record[start + 1 : closed - 1].replace(self.quote * 2, self.quote)
                 value = inside + record[closed:end]
             values.append(self._unescaped(value, rb"\1"))
@@ -228,6 +228,7 @@ class Quoting:
 
     def _close(self, data: bytes, at: int, stop: int, fault: int) -> tuple[int, int]:
         """Position after the quote that closes the value around `at`, or _OPEN or _STRAY; and the fault."""
+        assert self.quote is not None
         begin = at
         while True:
             found = data.find(self.quote, at, stop)
@@ -248,6 +249,7 @@ class Quoting:
                 fault = TEXT_AFTER
 
     def _is_escaped(self, data: bytes, at: int, begin: int) -> bool:
+        assert self.escape is not None
         count = at
         while count > begin and data.startswith(self.escape, count - 1):
             count -= 1
@@ -257,6 +259,7 @@ class Quoting:
         """Whether the quotes just enclose whole cells of one line; False is not certain."""
         if len(self.delimiter) > 1:
             return not len(self._odd_lines(data, *line_bounds(data)))
+        assert self.quote is not None
         array = np.frombuffer(data, np.uint8)
         quote = self.quote[0]
         places = np.flatnonzero((array == quote) | (array == 10))

@@ -5,12 +5,12 @@ import collections
 import dataclasses
 import importlib
 from collections.abc import Callable, Generator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from configs.sections.sources import RolesConfig, SourceConfig
+from configs.sections.sources import RolesConfig, SideFeatureConfig, SourceConfig
 from pipelines.job import JobLayout
 from pipelines.sources import MODULES
 from pipelines.sources.identity import SourceFile
@@ -19,7 +19,7 @@ from pipelines.sources.identity import SourceFile
 class Range(NamedTuple):
     """A part of a source."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which no one calls
     """Index among all ranges, in the order of rows."""
     path: str
     """File; empty for a source without files."""
@@ -67,7 +67,7 @@ class SourcePiece:
     """Text of the i-th row."""
     rejects: list[Reject] = dataclasses.field(default_factory=list)
     """Rows that could not even be parsed."""
-    notes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    notes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     """Counts, by reason, of values that were not taken literally and lines left out, without rejecting a
     row."""
 
@@ -76,7 +76,7 @@ class Reader(abc.ABC):
     """Reads one kind of source."""
 
     def __init__(self, config: SourceConfig, layout: JobLayout):
-        self.config = config
+        self.config: Any = config  # sub-classes narrow it to the section of their kind
         self.layout = layout
 
     def setup(self) -> None:  # noqa: B027 - most need none
@@ -119,7 +119,7 @@ class Wanted(NamedTuple):
     """key, number, time or split."""
 
 
-def wanted_columns(roles: RolesConfig, features: list) -> list[Wanted]:
+def wanted_columns(roles: RolesConfig, features: list[SideFeatureConfig]) -> list[Wanted]:
     """All columns the job needs."""
     wanted = [Wanted("user", roles.user, "key"), Wanted("item", roles.item, "key")]
     for name, kind in (("label", "number"), ("timestamp", "time"), ("weight", "number")):
@@ -135,7 +135,8 @@ def wanted_columns(roles: RolesConfig, features: list) -> list[Wanted]:
 
 def make_reader(config: SourceConfig, layout: JobLayout) -> Reader:
     """The reader of a source's kind."""
-    return importlib.import_module(MODULES[config.kind]).Reader(config, layout)
+    reader: Reader = importlib.import_module(MODULES[config.kind]).Reader(config, layout)
+    return reader
 
 
 class Place(NamedTuple):
@@ -145,7 +146,7 @@ class Place(NamedTuple):
     """Global number of its first row."""
     line: int
     """Number in its file, from 1, of its first line."""
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which no one calls
     """Number of its lines or rows."""
 
 

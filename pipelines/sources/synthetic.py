@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as compute
 
 from configs.planted import Planted
+from configs.sections.sources import SyntheticSourceConfig
 from pipelines.sources import reader
 from pipelines.sources.identity import SourceFile
 from pipelines.sources.reader import Range, SourcePiece
@@ -14,6 +15,8 @@ from pipelines.sources.reader import Range, SourcePiece
 
 class Reader(reader.Reader):
     """Draws interactions."""
+
+    config: SyntheticSourceConfig
 
     def setup(self) -> None:
         self._planted = Planted(self.config)

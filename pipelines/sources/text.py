@@ -6,7 +6,9 @@ import functools
 from collections.abc import Collection, Generator, Iterator
 
 import numpy as np
+import pyarrow as pa
 
+from configs.sections.sources import FileSourceConfig
 from pipelines.sources import files, lines
 from pipelines.sources.identity import SourceFile, each
 from pipelines.sources.lines import BOM, MAX_LINE_BYTES
@@ -76,7 +78,7 @@ class Block:
         line = int(self.lines(np.array([record]))[0])
         return Reject(self.first_row + line, self.path, self.first_line + line, reason, self.raw(record))
 
-    def piece(self, columns: dict, kept: np.ndarray, rejects: list[Reject]) -> SourcePiece:
+    def piece(self, columns: dict[str, pa.Array], kept: np.ndarray, rejects: list[Reject]) -> SourcePiece:
         """A piece with the records `kept` (int64 indices in this block) and their `columns`."""
         places = self.lines(kept)
         return SourcePiece(
@@ -92,6 +94,7 @@ class Block:
 class TextReader(Reader):
     """Reads lines; a sub-class parses them."""
 
+    config: FileSourceConfig
     header = False
 
     @functools.cache  # noqa: B019 - a reader lives as long as its job
@@ -104,7 +107,7 @@ class TextReader(Reader):
         return sum(sizes) // _BYTES_PER_ROW
 
     def ranges(self) -> list[Range]:
-        ranges = []
+        ranges: list[Range] = []
         for file, (columns, cut) in zip(self.files(), each(self._look, self.files()), strict=True):
             step = self.layout.chunk_bytes if cut else file.size
             for start in range(0, file.size, step):
@@ -138,7 +141,7 @@ class TextReader(Reader):
         if part.stop < 0:
             chunks = lines.stream_lines(part.path, self.layout.chunk_bytes)
         else:
-            chunks = [lines.read_lines(part.path, part.start, part.stop)[1]]
+            chunks = iter([lines.read_lines(part.path, part.start, part.stop)[1]])
         for number, data in enumerate(chunks):
             own_lines = num_lines(data)
             if part.start == 0 and number == 0:

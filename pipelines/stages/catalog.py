@@ -6,7 +6,7 @@ and of test may use.
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +41,7 @@ class RowFacts(NamedTuple):
 
 def user_slices(
     job: Job, columns: dict[str, np.ndarray], rows_of: RowFacts, tables: dict[str, TableIds]
-) -> Iterator:
+) -> Iterator[Any]:
     """((user, file), table of id, sequence, sequence_split and features) of a shard's users.
 
     Args:
@@ -82,7 +82,9 @@ def user_slices(
     yield from _files("user", pa.table(table))
 
 
-def _told_apart(job: Job, items: np.ndarray, owners: np.ndarray, keys: np.ndarray, tables) -> np.ndarray:
+def _told_apart(
+    job: Job, items: np.ndarray, owners: np.ndarray, keys: np.ndarray, tables: dict[str, TableIds]
+) -> np.ndarray:
     """Item ids; items on the out-of-vocabulary row are numbered from its id on, by key, for each owner."""
     if job.ids_of("item").kind == "hash":
         return items
@@ -93,7 +95,9 @@ def _told_apart(job: Job, items: np.ndarray, owners: np.ndarray, keys: np.ndarra
     return result
 
 
-def _first_rows(splits: np.ndarray, positive: np.ndarray, number: int, begin: np.ndarray, ends: np.ndarray):
+def _first_rows(
+    splits: np.ndarray, positive: np.ndarray, number: int, begin: np.ndarray, ends: np.ndarray
+) -> np.ndarray:
     """int64 [users]: each user's first positive row in a split, or else the user's last row."""
     n = len(splits)
     first = np.minimum.reduceat(np.where(positive & (splits == number), np.arange(n), n), begin)
@@ -114,7 +118,7 @@ def _newest_known(known: np.ndarray, owners: np.ndarray) -> np.ndarray:
 
 def item_slices(
     job: Job, columns: dict[str, np.ndarray], known: dict[str, np.ndarray], items: TableIds
-) -> Iterator:
+) -> Iterator[Any]:
     """((item, file), kind, table) of each item feature. The table has, for each item and split, the shard's
     newest row with a known value, or else its newest row: id, timestamp, _row, split, known and value."""
     for feature in job.source.features:
@@ -156,7 +160,7 @@ class WriteCatalog(ThreadedDoFn):
         file = open_staged(self._job.layout.staging, written.directory, written.name)
         writer = BlockWriter(file, self._job.block_rows)
         order = np.argsort(column(keys, "id"), kind="stable")
-        features = {}
+        features: dict[str, np.ndarray] = {}
         for kind, values in whole.items():
             if kind.startswith(_FEATURE):
                 features |= _as_of_each(kind.removeprefix(_FEATURE), values)

@@ -1,7 +1,7 @@
 """Files of a dataset in the staging directory."""
 
 import os
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import fsspec
 
@@ -19,7 +19,7 @@ class WrittenFile(NamedTuple):
     """train, valid, test, positives, users, items or rejected."""
     number: int
     """Index among the directory's files."""
-    info: dict
+    info: dict[str, Any]
     """rows, bytes, crc32c."""
     min_timestamp: int | None = None
     max_timestamp: int | None = None
@@ -34,7 +34,7 @@ class WrittenFile(NamedTuple):
         return f"{self.number:05d}.{suffix}"
 
 
-def open_staged(staging: str, directory: str, name: str):
+def open_staged(staging: str, directory: str, name: str) -> BinaryIO:
     """A new file under the staging directory, for writing bytes."""
     path = f"{staging}/{directory}"
     if "://" in staging:
@@ -43,7 +43,7 @@ def open_staged(staging: str, directory: str, name: str):
     return open(f"{path}/{name}", "wb")
 
 
-def close_durably(file) -> None:
+def close_durably(file: BinaryIO) -> None:
     """Closes a file; a local file is synced to disk."""
     try:
         descriptor = file.fileno()

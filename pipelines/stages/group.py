@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -24,7 +25,7 @@ class GroupUsers(ThreadedDoFn):
     the dataset or of its held-out splits.
     """
 
-    def work(self, element: tuple[int, Iterable[tuple[int, Ref]]], plan: Plan) -> Iterator:
+    def work(self, element: tuple[int, Iterable[tuple[int, Ref]]], plan: Plan) -> Iterator[Any]:
         if plan.failed:
             return
         shard, refs = element
@@ -36,7 +37,7 @@ class GroupUsers(ThreadedDoFn):
             if name not in columns:
                 columns[name] = column(rows, name)
         self._mark_known(columns, keys)
-        counts = collections.Counter()
+        counts: collections.Counter[str] = collections.Counter()
         columns = self._assign_splits(*self._without_duplicates(self._sort(columns), counts), plan, counts)
         output = [beam.pvalue.TaggedOutput("counts", counts)]
         with SpoolWriter(self._job.layout.spool, "group", rows.num_rows) as spool:
@@ -57,7 +58,7 @@ class GroupUsers(ThreadedDoFn):
                 columns[name] = np.where(known, columns[name], np.float32(self._job.missing[name]))
 
     def _without_duplicates(
-        self, columns: dict[str, np.ndarray], counts: collections.Counter
+        self, columns: dict[str, np.ndarray], counts: collections.Counter[str]
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The rows that stay, and their events."""
         if self._job.source.roles.timestamp is None:  # each row has an instant of its own
@@ -71,7 +72,7 @@ class GroupUsers(ThreadedDoFn):
         return columns, np.arange(len(columns["user"]))
 
     def _assign_splits(
-        self, columns: dict[str, np.ndarray], event: np.ndarray, plan: Plan, counts: collections.Counter
+        self, columns: dict[str, np.ndarray], event: np.ndarray, plan: Plan, counts: collections.Counter[str]
     ) -> dict[str, np.ndarray]:
         found, short = split.assign(
             self._job.dataset.split,
@@ -96,7 +97,15 @@ class GroupUsers(ThreadedDoFn):
             order = np.lexsort((time, columns["user"]))
         return {name: values[order] for name, values in columns.items()}
 
-    def _send(self, shard: int, table: str, keys: pa.StringArray, columns, plan: Plan, spool) -> Iterator:
+    def _send(
+        self,
+        shard: int,
+        table: str,
+        keys: pa.StringArray,
+        columns: dict[str, np.ndarray],
+        plan: Plan,
+        spool: SpoolWriter,
+    ) -> Iterator[Any]:
         counted = (columns["_split"] == split.TRAIN) & self._job.dataset.is_positive(columns["label"])
         train = columns[table][counted]
         counts = np.bincount(train, minlength=len(keys)).astype(np.int64)

@@ -10,12 +10,13 @@ import collections
 import itertools
 import os
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
+from configs.sections.dataset import HashIdsConfig, VocabIdsConfig
 from configs.system.chips import spare_metadata_server
 from pipelines.job import Job
 from pipelines.stages.plan import Plan, key_bounds, sort_keys
@@ -90,12 +91,21 @@ def send_keys(
         bounds = key_bounds(keys, plan.splitters.get(table, []))
         whole = pa.table({"key": keys, "count": counts})
     else:
-        parts = ids * job.layout.key_shards // job.ids_of(table).rows
-        order, bounds = partition(parts, job.layout.key_shards)
+        config = job.ids_of(table)
+        assert isinstance(config, HashIdsConfig)
+        order, begins = partition(ids * job.layout.key_shards // config.rows, job.layout.key_shards)
+        bounds = begins.tolist()
         whole = pa.table({"key": keys.take(pa.array(order)), "count": counts[order], "id": ids[order]})
     for part, (start, stop) in enumerate(itertools.pairwise(bounds)):
         if stop > start:
             yield part, whole.slice(start, stop - start)
+
+
+def _min_count(job: Job, table: str) -> int:
+    """Train rows that a key of a vocabulary needs."""
+    ids = job.ids_of(table)
+    assert isinstance(ids, VocabIdsConfig)
+    return ids.min_count
 
 
 class CountKeys(ThreadedDoFn):
@@ -104,7 +114,7 @@ class CountKeys(ThreadedDoFn):
     Output `histogram` holds a CountHistogram per part.
     """
 
-    def work(self, element: tuple[tuple[str, int], Iterable[tuple[int, Ref]]]) -> Iterator:
+    def work(self, element: tuple[tuple[str, int], Iterable[tuple[int, Ref]]]) -> Iterator[Any]:
         (table, part), slices = element
         slices = sorted(slices)
         pieces = [read_table(ref) for _, ref in slices]
@@ -128,7 +138,7 @@ class CountKeys(ThreadedDoFn):
         yield beam.pvalue.TaggedOutput("histogram", histogram)
 
     def _histogram(self, table: str, part: int, counts: np.ndarray) -> CountHistogram:
-        admitted = counts[counts >= self._job.ids_of(table).min_count]
+        admitted = counts[counts >= _min_count(self._job, table)]
         values, numbers = np.unique(admitted, return_counts=True)
         others = len(counts) - len(admitted)
         return CountHistogram(table, part, values[::-1].copy(), numbers[::-1].copy(), others)
@@ -193,15 +203,13 @@ class AssignIds(ThreadedDoFn):
     Catalog slices are ((table, file), ("keys", part, ref of id, key, count)), for users and items.
     """
 
-    def work(self, element, tables: dict[str, TableIds]) -> Iterator:
+    def work(self, element: tuple[Any, ...], tables: dict[str, TableIds]) -> Iterator[Any]:
         (table, part), keys_ref, refs = element
         whole = read_table(keys_ref).combine_chunks()
         output = []
         with SpoolWriter(self._job.layout.spool, "ids") as spool:
             if self._job.ids_of(table).kind == "vocab":
-                ids = dense_ids(
-                    column(whole, "count"), self._job.ids_of(table).min_count, part, tables[table]
-                )
+                ids = dense_ids(column(whole, "count"), _min_count(self._job, table), part, tables[table])
                 whole = whole.append_column("id", pa.array(ids))
                 for shard, ref in refs:
                     found = pa.table({"id": ids[column(read_table(ref), "rank")]})

@@ -3,6 +3,7 @@
 import bisect
 import dataclasses
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
 
@@ -52,7 +53,7 @@ def make_plan(stats: Stats, job: Job) -> Plan:
     failed = stats.fatal or _too_many_rejects(stats, job)
     if not failed and not stats.kept:
         failed = "no rows are left after validation and dataset.min_label; check source and dataset.min_label"
-    if not failed and not stats.positives:
+    if not failed and not stats.positives and stats.label_range:
         lowest, highest = stats.label_range
         failed = (
             f"no row is positive: dataset.positive requires {job.dataset.positive_rule}, the labels range "
@@ -65,17 +66,17 @@ def make_plan(stats: Stats, job: Job) -> Plan:
         cuts = histogram.cuts(stats.histogram, split.valid_fraction, split.test_fraction)
     splitters = {table: _splitters(pairs, job.layout.key_shards) for table, pairs in stats.samples.items()}
     per_file = stats.kept // job.dataset.num_shards
-    rows = min(job.layout.bucket_rows, max(1, _BUCKET_ITEMS // max(1, job.dataset.history_length)))
+    rows = min(job.layout.bucket_rows, max(1, _BUCKET_ITEMS // max(1, job.dataset.history_length or 0)))
     buckets = 1 << max(0, (per_file // rows).bit_length())
     return Plan(None, cuts, splitters, buckets, stats.kept, stats.positives == stats.kept)
 
 
 def _too_many_rejects(stats: Stats, job: Job) -> str | None:
     rejected, limit = sum(stats.rejected.values()), job.source.max_rejected_fraction
-    if rejected <= limit * stats.rows:
+    first = stats.first_reject
+    if first is None or rejected <= limit * stats.rows:
         return None
     reasons = ", ".join(f"{count} {reason}" for reason, count in stats.rejected.most_common())
-    first = stats.first_reject
     hint = _hint(stats.rejected.most_common(1)[0][0], job)
     return (
         f"{rejected} of {stats.rows} rows are rejected, more than source.max_rejected_fraction {limit:g} "
@@ -91,7 +92,8 @@ def _hint(reason: str, job: Job) -> str:
     if reason in {f"bad_{name}" for name in job.numeric}:
         return "; it must be a number; set the feature's missing to accept empty values"
     hint = _HINTS.get(reason)
-    return f"; {hint.format(unit=job.source.timestamp_unit)}" if hint else ""
+    unit = getattr(job.source, "timestamp_unit", "s")  # the synthetic source has none
+    return f"; {hint.format(unit=unit)}" if hint else ""
 
 
 def _splitters(pairs: list[tuple[int, str]], parts: int) -> list[str]:
@@ -108,6 +110,6 @@ def key_bounds(keys: pa.StringArray, splitters: list[str]) -> list[int]:
     return [0, *places, len(keys)]
 
 
-def sort_keys(keys: pa.StringArray):
+def sort_keys(keys: pa.StringArray) -> np.ndarray:
     """Order int64 [n] of keys by their bytes."""
     return compute.sort_indices(keys).to_numpy()

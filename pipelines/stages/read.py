@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -25,7 +26,7 @@ class CountRows(beam.DoFn):
     def __init__(self, job: Job):
         self._job = job
 
-    def setup(self):
+    def setup(self) -> None:
         self._reader = make_reader(self._job.source, self._job.layout)
 
     def process(self, part: Range) -> Iterator[tuple[int, int]]:
@@ -41,12 +42,12 @@ class ReadRows(ThreadedDoFn):
     A piece's rows go to the spool in one slice per user shard, keys as dictionaries of that slice.
     """
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         self._reader = make_reader(self._job.source, self._job.layout)
         self._reader.setup()
 
-    def work(self, part: Range, places: dict[int, Place]) -> Iterator:
+    def work(self, part: Range, places: dict[int, Place]) -> Iterator[Any]:
         stats = Stats()
         try:
             for piece in self._pieces(part, places[part.index]):
@@ -119,7 +120,7 @@ class ReadRows(ThreadedDoFn):
         values = hash_ids(keys, ids.rows) if ids.kind == "hash" else hash_keys(keys)
         return values % values.dtype.type(self._job.layout.user_shards)
 
-    def _write_rejects(self, index: int, rejects: list[Reject]) -> Iterator:
+    def _write_rejects(self, index: int, rejects: list[Reject]) -> Iterator[Any]:
         if not rejects:
             return
         lines = (

@@ -8,6 +8,7 @@ leaves an orphan.
 import os
 import uuid
 from collections.abc import Iterable
+from typing import BinaryIO
 
 import fsspec
 import numpy as np
@@ -27,7 +28,7 @@ class SpoolWriter:
 
     def __init__(self, directory: str, stage: str, rows: int = 0):
         self._path = f"{directory}/{stage}-{rows}-{uuid.uuid4().hex}"
-        self._file = None
+        self._file: BinaryIO | None = None
         self._offset = 0
 
     def add(self, table: pa.Table) -> Ref:
@@ -37,7 +38,7 @@ class SpoolWriter:
             stream.write_table(table)
         return self.add_bytes(sink.getvalue())
 
-    def add_bytes(self, data) -> Ref:
+    def add_bytes(self, data: bytes | pa.Buffer) -> Ref:
         """Appends plain bytes."""
         if self._file is None:
             self._file = _open_new(self._path)
@@ -50,7 +51,7 @@ class SpoolWriter:
     def __enter__(self) -> "SpoolWriter":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is not None:
             with naming(self._path):
                 self._file.close()
@@ -122,7 +123,7 @@ def stable_order(values: np.ndarray) -> np.ndarray:
     return np.argsort(values, kind="stable")
 
 
-def _open_new(path: str):
+def _open_new(path: str) -> BinaryIO:
     if "://" in path:
         return fsspec.open(path, "wb").open()
     return open(path, "xb")

@@ -7,7 +7,8 @@ process would double it.
 
 import collections
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -23,17 +24,17 @@ class ThreadedDoFn(beam.DoFn):
     def __init__(self, job: Job):
         self._job = job
 
-    def setup(self):
+    def setup(self) -> None:
         threads = self._job.layout.threads
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
-    def start_bundle(self):
-        self._running = collections.deque()
+    def start_bundle(self) -> None:
+        self._running: collections.deque[Future[list[Any]]] = collections.deque()
 
-    def work(self, element, *side_inputs) -> Iterator:
+    def work(self, element: Any, *side_inputs: Any) -> Iterator[Any]:
         raise NotImplementedError
 
-    def process(self, element, *side_inputs) -> Iterator:
+    def process(self, element: Any, *side_inputs: Any) -> Iterator[Any]:
         if self._pool is None:
             yield from self.work(element, *side_inputs)
             return
@@ -41,18 +42,18 @@ class ThreadedDoFn(beam.DoFn):
         while len(self._running) > self._job.layout.threads:  # one more than threads, so that none is idle
             yield from self._running.popleft().result()
 
-    def finish_bundle(self) -> Iterator:
+    def finish_bundle(self) -> Iterator[Any]:
         while self._running:
             for output in self._running.popleft().result():
                 yield _in_global_window(output)
         pa.default_memory_pool().release_unused()
 
-    def teardown(self):
+    def teardown(self) -> None:
         if self._pool is not None:
             self._pool.shutdown()
 
 
-def _in_global_window(output):
+def _in_global_window(output: Any) -> Any:
     """An output in the form that finish_bundle must yield."""
     window = GlobalWindow()
     if isinstance(output, beam.pvalue.TaggedOutput):

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.job import RECORDS, Job
-from pipelines.rows.blocks import BlockWriter, lists
+from pipelines.rows.blocks import BlockWriter, Columns, lists
 from pipelines.rows.moments import Moments
 from pipelines.stages.files import WrittenFile, close_durably, open_staged
 from pipelines.stages.spool import Ref, array, column, read_bytes, read_table
@@ -29,7 +29,10 @@ class WriteFile(ThreadedDoFn):
         file = open_staged(self._job.layout.staging, written.directory, written.name)
         writer = BlockWriter(file, self._job.block_rows)
         numeric = [f.name for f in self._job.source.features if f.kind == "numeric"]
-        oldest, newest, moments, positives = [], [], {}, 0
+        oldest: list[int] = []
+        newest: list[int] = []
+        moments: dict[str, Moments] = {}
+        positives = 0
         for bucket in sorted(buckets):
             table = pa.concat_tables([read_table(ref) for ref in buckets[bucket]]).combine_chunks()
             oldest.append(int(column(table, "timestamp").min()))
@@ -52,13 +55,13 @@ class WriteFile(ThreadedDoFn):
         )
 
 
-def take(table: pa.Table, order: np.ndarray, length_names: dict[str, str | None]) -> dict:
+def take(table: pa.Table, order: np.ndarray, length_names: dict[str, str | None]) -> Columns:
     """Some rows of a table as columns for BlockWriter.
 
     Args:
       length_names: Lists.length_name of each column of lists.
     """
-    columns = {}
+    columns: Columns = {}
     for name in table.column_names:
         if pa.types.is_large_list(table[name].type):
             columns[name] = lists(array(table[name]), length_names[name]).take(order)
