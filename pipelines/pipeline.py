@@ -1,7 +1,8 @@
 """The whole job as one Beam pipeline: from ranges of the source to files in the staging directory."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import Any
 
 import apache_beam as beam
 import fsspec
@@ -28,7 +29,8 @@ class Read(beam.PTransform):
         super().__init__()
         self._job, self._ranges = job, ranges
 
-    def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection, beam.PCollection, beam.PCollection]:
+    # Beam reads annotations, and has none for tuples of collections.
+    def expand(self, pipeline: Any) -> Any:
         ranges = (
             pipeline | "Ranges" >> beam.Create(self._ranges, reshuffle=False) | "Spread" >> beam.Reshuffle()
         )
@@ -57,7 +59,8 @@ class Ids(beam.PTransform):
         super().__init__()
         self._job = job
 
-    def expand(self, keys: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection, beam.PCollection]:
+    # Beam reads annotations, and has none for tuples of collections.
+    def expand(self, keys: Any) -> Any:
         counted = (
             keys
             | "ByKeyRange" >> beam.GroupByKey()
@@ -128,7 +131,7 @@ def _summarize(
     counts: collections.Counter[str],
     plan: Plan,
     tables: dict[str, TableIds],
-    files: Sequence[WrittenFile],
+    files: Iterable[WrittenFile],
 ) -> None:
     """Writes the job's summary into the spool, which workers of any runner can write."""
     stats.counts = counts

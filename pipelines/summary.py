@@ -7,7 +7,7 @@ process, so it is not a pickle, and its content is validated.
 import collections
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +41,7 @@ class Summary(NamedTuple):
 
 
 def dump_summary(
-    stats: Stats, plan: Plan, tables: dict[str, TableIds], files: Sequence[WrittenFile]
+    stats: Stats, plan: Plan, tables: dict[str, TableIds], files: Iterable[WrittenFile]
 ) -> bytes:
     """The summary as JSON."""
     document = {
