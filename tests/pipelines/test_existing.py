@@ -51,7 +51,7 @@ def test_an_edit_of_the_same_size_is_another_source(world):
     before = os.stat(path)
     path.write_text(TEXT.replace("u3,", "u4,"))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as `cp -p` or rsync would leave it
-    assert f"other content of {path}, which has changed since; give --overwrite" in world.refusal()
+    assert f"other content of {path}, which has changed since; pass --overwrite" in world.refusal()
     before = load_dataset(str(world.out)).fingerprint
     assert world.prepare(overwrite=True).fingerprint != before
     assert not world.made_again()
@@ -68,7 +68,7 @@ def test_the_same_content_is_the_same_source(world):
 
 def test_what_differs_is_named(world):
     (world.path / "c.csv").write_text(TEXT)
-    assert f"other files: {world.path}/c.csv is new; give --overwrite" in world.refusal()
+    assert f"other files: {world.path}/c.csv is new; pass --overwrite" in world.refusal()
     os.remove(world.path / "c.csv")
     os.rename(world.path / "b.csv", world.path / "b")
     assert f"other files: {world.path}/b.csv is missing now" in world.refusal()
@@ -106,7 +106,7 @@ def test_a_torn_document_is_no_dataset(tmp_path, content, caplog):
 
 def test_a_dataset_of_another_version_is_not_replaced_unasked(tmp_path):
     (tmp_path / "dataset.json").write_text('{"format": 99}')
-    with pytest.raises(DataError, match="format 99, this one writes .*give --overwrite"):
+    with pytest.raises(DataError, match="format 99, this one writes .*pass --overwrite"):
         find_existing(str(tmp_path), None, [], None)
 
 

@@ -164,7 +164,7 @@ STOPS = {
     "rejects": (HEADER.encode() + GOOD.encode() * 8 + b"u1,i1,x,1000,1\nu1,i1\n",
                 {"max_rejected_fraction": 0.1},
                 "2 of 10 rows are rejected, more than source.max_rejected_fraction 0.1 allows: 1 "),
-    "no_gzip": (b"user,item\n", {"paths": ["{dir}/x.csv.gz"]}, "x.csv.gz: not a whole gzip file"),
+    "no_gzip": (b"user,item\n", {"paths": ["{dir}/x.csv.gz"]}, "x.csv.gz: incomplete or broken gzip file"),
     "no_json": (b"user,item\n", {"kind": "jsonl"}, "the first line is not a JSON object"),
     "json_column": (b'{"user": 1, "items": 2}\n', {"kind": "jsonl"},
                     "no column 'item'; the first object has: user"),
@@ -221,7 +221,7 @@ def test_torn_gzip_stops_the_job(tmp_path):
     path = tmp_path / "x.csv.gz"
     whole = gzip.compress((HEADER + "".join(f"u{i},i{i * 7},3,{i},1\n" for i in range(30_000))).encode())
     path.write_bytes(whole[:-1000])
-    with pytest.raises(DataError, match="not a whole gzip file"):
+    with pytest.raises(DataError, match="incomplete or broken gzip file"):
         run(section(path), dataset_section(tmp_path))
     assert os.listdir(tmp_path) == ["x.csv.gz"]
 

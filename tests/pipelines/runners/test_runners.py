@@ -183,11 +183,11 @@ def test_prepare_must_wait(flag):
 
 def test_a_job_server_must_be_there():
     endpoint = "--job_endpoint=localhost:1"  # below all that programs are given; nobody listens there
-    refused("^--environment_type is missing: LOOPBACK", "PortableRunner", [])
-    refused("^--environment_type is missing: LOOPBACK", "FlinkRunner", [])
+    refused("^--environment_type is missing; set LOOPBACK", "PortableRunner", [])
+    refused("^--environment_type is missing; set LOOPBACK", "FlinkRunner", [])
     loopback = "--environment_type=LOOPBACK"
     refused("^--job_endpoint is missing", "PortableRunner", [loopback])
-    refused("must be HOST:PORT", "PortableRunner", [loopback, "--job_endpoint=x"])
+    refused("not HOST:PORT", "PortableRunner", [loopback, "--job_endpoint=x"])
     refused("no job server answers there", "PortableRunner", [loopback, endpoint])
     refused("^--environment_config is missing", "PortableRunner", ["--environment_type=DOCKER", endpoint])
     refused(

@@ -49,7 +49,7 @@ def test_a_name_with_brackets_that_exists_is_that_file(place):
     make("ev[1].csv", "ev1.csv", "d[2]/x.csv", "q?.csv")
     assert names("ev[1].csv") == ["ev[1].csv"]
     assert names("d[2]/*.csv") == ["d[2]/x.csv"]
-    with pytest.raises(DataError, match=r"\[\[\] stands for a bracket"):
+    with pytest.raises(DataError, match=r"write \[\[\] for a bracket"):
         names("no[3]*.csv")
 
 
@@ -111,7 +111,7 @@ def test_nothing_left_is_an_error(place):
         names("x.csv")
     os.mkdir("none")
     for pattern, message in (
-        ("none", "holds no file"),
+        ("none", "contains no files"),
         ("none/*", "no file matches"),
         ("no", "no such file"),
     ):

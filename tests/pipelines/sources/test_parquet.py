@@ -92,7 +92,7 @@ def test_timestamps_are_instants(tmp_path, zone, seconds, unit):
 
 
 REFUSED = [
-    ("key", pa.array([1.5]), "is double; a key is text or an integer, .*: write the column as integers"),
+    ("key", pa.array([1.5]), "is double; a key must be text, an integer, .*: write the column as integers"),
     ("key", pa.array([1.5], pa.float32()), "is float; .*Int64"),
     ("key", pa.array([D("1.5")]), r"is decimal128\(2, 1\); .*without fraction digits"),
     ("key", pa.array([MOMENT]), "is timestamp.*: write the column as text"),
@@ -107,10 +107,10 @@ REFUSED = [
     (
         "time",
         pa.array([1], pa.duration("s")),
-        "is duration.*no point in time; write a timestamp",
+        "is duration.*not a point in time; write a timestamp",
     ),
-    ("time", pa.array([1], pa.time64("us")), r"is time64\[us\].*no point in time"),
-    ("time", pa.array([True]), "is bool; .*no point in time"),
+    ("time", pa.array([1], pa.time64("us")), r"is time64\[us\].*not a point in time"),
+    ("time", pa.array([True]), "is bool; .*not a point in time"),
     ("split", pa.array([1]), "is int64; must be text: write the column as text"),
 ]
 
@@ -170,9 +170,9 @@ def test_refused_rows_are_shown_whatever_they_hold(tmp_path):
 @pytest.mark.parametrize("data, message", [
     (b"", "the file is empty"),
     (b"\x1f\x8b\x08" + bytes(300), "it is compressed with gzip; decompress it"),
-    (b"PARE", "it holds encrypted Parquet; decrypt it first"),
-    (b"ORC", "it holds ORC; convert it to Parquet"),
-    (b"user,item\n1,2\n", "it holds unknown data, beginning with b'user,item.*; check source.kind"),
+    (b"PARE", "it contains encrypted Parquet; decrypt it first"),
+    (b"ORC", "it contains ORC; convert it to Parquet"),
+    (b"user,item\n1,2\n", "it contains unknown data, beginning with b'user,item.*; check source.kind"),
     (b"PAR1" + bytes(40) + b"PAR1", "incomplete or broken Parquet file .*; write it again"),
 ])  # fmt: skip
 def test_other_files_than_parquet(tmp_path, data, message):
