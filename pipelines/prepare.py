@@ -5,7 +5,7 @@ lazytower prepare --config configs/quickstart.yaml
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
@@ -74,8 +74,6 @@ def prepare(
       ConfigError: the runner lacks an option, or its workers could not access the files.
       DataError: the source or the target has a problem; nothing is published.
     """
-    import dataclasses
-
     from pipelines.runners.options import beam_options, import_beam, worker_threads
 
     import_beam()
@@ -100,21 +98,27 @@ def prepare(
         return present
     job = Job(source, dataset, plan_layout("", "", reader.estimated_rows()))
     with workspace(target) as (path, check):
-        sizes = {"threads": worker_threads(options)} | sizes
-        layout = dataclasses.replace(job.layout, spool=f"{path}/spool", staging=f"{path}/staging", **sizes)
-        job = dataclasses.replace(job, layout=layout)
-        reader.layout = layout  # keeps the files that were listed
+        job = _placed(job, path, {"threads": worker_threads(options)} | sizes)
+        reader.layout = job.layout  # keeps the files that were listed
         ranges = reader.ranges()
         source_files = each(with_content, source_files)
-        with Progress(layout.spool) as progress:
+        with Progress(job.layout.spool) as progress:
             found = _run_pipeline(job, ranges, options, lambda: check_unchanged(source_files))
         if found is None:
             return None
         manifest = build_manifest(job, source_files, *found)
         check()
-        publish(target, layout.staging, manifest, found[2])
+        publish(target, job.layout.staging, manifest, found[2])
     log_report(manifest, dataset, target, progress)
     return manifest
+
+
+def _placed(job: "Job", path: str, sizes: dict[str, Any]) -> "Job":
+    """The job with its directories in a workspace, and other sizes."""
+    import dataclasses
+
+    layout = dataclasses.replace(job.layout, spool=f"{path}/spool", staging=f"{path}/staging")
+    return dataclasses.replace(job, layout=dataclasses.replace(layout, **sizes))
 
 
 def _run_pipeline(
