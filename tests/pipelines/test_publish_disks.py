@@ -184,6 +184,6 @@ def test_what_is_no_fault_of_a_disk_stays_what_it_is():
                 raise error
         assert caught.value is error
     worker = "Traceback ...\nOSError: [Errno 5] Input/output error: '/raw/a.csv' [while running 'Read']"
-    with pytest.raises(DataError, match="^/raw/a.csv: Input/output error; the disk fails"):
+    with pytest.raises(DataError, match="^/raw/a.csv: Input/output error; the disk is failing"):
         with disk_errors("/out"):
             raise RuntimeError(worker)

@@ -101,8 +101,8 @@ def test_arrays_of_maps_cannot_be_written(checkpoint):
     ("number", "advice"),
     [
         (errno.EMFILE, "raise the limit of open files of this process (ulimit -n)"),
-        (errno.ENFILE, "raise the machine's limit of open files"),
-        (errno.EACCES, "give this user the right"),
+        (errno.ENFILE, "raise the limit of open files of this machine"),
+        (errno.EACCES, "give this user permission"),
         (errno.EIO, "or delete its checkpoint to go on from the one before"),
     ],
 )
