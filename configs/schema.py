@@ -22,6 +22,7 @@ from configs.sections.training import (
     ScheduleConfig,
     TrainConfig,
 )
+from configs.system.pythons import missing_addons
 from configs.tpu_rules import check_tpu
 
 
@@ -184,6 +185,16 @@ class RunConfig(Section):
             raise ValueError(
                 f"{odd} is not divisible by device.replicas {self.device.replicas}; use a multiple of it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _engines_exist(self) -> "RunConfig":
+        for name, table in self.tables.items():
+            if getattr(table, "engine", None) == "tfa" and (reason := missing_addons()):
+                raise ValueError(
+                    f"tables.{name}.engine: tfa: {reason}; use native (rows if there is no C++ compiler), or "
+                    "Python 3.10 or 3.11"
+                )
         return self
 
     @model_validator(mode="after")

@@ -23,8 +23,8 @@ class TableConfig(Section):
     """Optimizer of the rows."""
     engine: Literal["auto", "native", "rows", "tfa"] = "auto"
     """rows: weights and optimizer state of a row in one record; native: the same, with compiled kernels;
-    tfa: a plain variable and tfa.optimizers.LazyAdam; auto: native where there is a compiler and a kernel,
-    else rows."""
+    tfa: a plain variable and tfa.optimizers.LazyAdam (Python 3.10 and 3.11); auto: native where there is a
+    compiler and a kernel, else rows."""
 
     @model_validator(mode="after")
     def _addons_has_it(self) -> "TableConfig":
