@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from configs.errors import ConfigError
-from configs.system.tpu import Slice, tpu_slice
+from configs.system.tpu import Slice
 
 MAX_ROWS = 2**31 - 1  # ids travel to the chips as int32
 # Of one table in one step. The buffers of a lookup are sized for the worst case, all ids of a SparseCore
@@ -25,7 +25,7 @@ def tpu_lacks(table) -> str:
 def check_tpu(config) -> None:
     """Raises ValueError, naming keys, when a run's device is a TPU that cannot do what the run asks for."""
     try:
-        slice_ = tpu_slice(config.device.slice)
+        slice_ = config.device.slice_type
     except ConfigError as error:
         raise ValueError(f"device.slice: {error}") from None
     problems = [*_unlike_the_cpu(config), *_odd_shares(config, slice_)]

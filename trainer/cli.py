@@ -19,7 +19,9 @@ from absl.flags import argparse_flags
 from configs.errors import Stopped, UserError
 from configs.system import storage
 from configs.system.terminal import bounded, escaped_output, visible
+from lazytower_entry import stop_if_shadowed
 from trainer.commands import COMMANDS
+from trainer.version import VERSION
 
 _MOST_FILES = 1 << 20  # some programs close as many as they may have when they start others
 # Rights, credentials and networks, which are for the user to mend: gcsfs has no errors of Python's own.
@@ -31,6 +33,7 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="lazytower", description="Train two-tower and ranking models with huge embedding tables."
     )
+    parser.add_argument("--version", action="version", version=f"lazytower {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, help_line) in COMMANDS.items():
         text = help_line[0].upper() + help_line[1:] + "."
@@ -137,7 +140,8 @@ class _Plain(logging.PythonFormatter):
 
 
 def main() -> None:
-    """Entry point of the console command."""
+    """Parses and runs the command line; lazytower_entry.py calls it."""
+    stop_if_shadowed()  # also of `python -m trainer.cli`, which does not pass there
     app.run(run, flags_parser=parse)
 
 

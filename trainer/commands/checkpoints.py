@@ -6,6 +6,7 @@ import time
 
 from configs.errors import CheckpointError
 from configs.system.storage import join
+from configs.text import aligned
 from trainer.checkpoints.chain import CheckpointDirectory
 from trainer.checkpoints.compact import compact
 from trainer.checkpoints.listing import listed
@@ -58,5 +59,4 @@ def _table(rows: list[dict]) -> str:
         lines.append(
             (str(row["step"]), row["kind"], base, size, str(row.get("files", "-")), stamp, row["status"])
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(_COLUMNS) - 1)]
-    return "\n".join("  ".join([*map(str.rjust, line, widths), line[-1]]) for line in lines)
+    return aligned(lines, left=(-1,))

@@ -7,6 +7,7 @@ from absl import logging
 from configs.arguments import add_config_arguments
 from configs.load import load_config
 from configs.system.storage import join, write_bytes
+from configs.text import aligned
 from trainer.evaluation.scorer import evaluate_recommender
 from trainer.report.findings import evaluation_findings
 
@@ -49,13 +50,8 @@ def format_results(lines: list[dict]) -> str:
     for line in lines:
         weights = f", {line['weights']}" if len(models) > 1 and line["scorer"] == "model" else ""
         rows.append([line["scorer"] + weights, *(f"{line[name]:.4f}" for name in names)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    table = [
-        row[0].ljust(widths[0]) + "".join("  " + v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True))
-        for row in rows
-    ]
     first = lines[0]
     counts = f"{first['users']:,} users, {first['targets']:,} targets ({first['cold_targets']:,} cold)"
     left_out = reasons(first)
     lines = [f"{first['split']}: {counts}", *([f"left out: {'; '.join(left_out)}"] if left_out else [])]
-    return "\n".join([*table, "", *lines, first["protocol"]])
+    return "\n".join([aligned(rows), "", *lines, first["protocol"]])

@@ -5,6 +5,7 @@ import json
 from configs.arguments import add_override_argument
 from configs.errors import ExportError
 from configs.system.storage import read_bytes
+from configs.text import aligned
 from trainer.serving.client import find_version, read_metadata, recommend
 
 _SHOWN = 3  # example users
@@ -59,13 +60,13 @@ def format_answer(answer: dict, ids: str) -> str:
     if not answer["known"]:
         row = "the row that all unknown users share" if ids == "vocab" else "the row of the key's hash"
         note = f" (not seen in training: answered from {row})"
-    width = max([len(entry["item"]) for entry in answer["items"]] + [4])
-    lines = [f"user {answer['user']}{note}", f"  rank  {'item':{width}}     score"]
+    rows = [["rank", "item", "   score"]]  # scores of most models in equal columns, user by user
     for rank, entry in enumerate(answer["items"], 1):
-        lines.append(f"  {rank:4d}  {entry['item']:{width}}  {entry['score']:8.4f}")
+        rows.append([str(rank), entry["item"], f"{entry['score']:.4f}"])
+    lines = ["  " + line for line in aligned(rows, left=(1,)).splitlines()]
     if not answer["items"]:
         lines.append("  (no item is left)")
-    return "\n".join(lines)
+    return "\n".join([f"user {answer['user']}{note}", *lines])
 
 
 def _heading(path: str, metadata: dict, include_seen: bool) -> str:

@@ -5,6 +5,7 @@ import time
 from absl import logging
 
 from configs.errors import UserError
+from configs.text import aligned
 from trainer.jobs.record import Event, JobRecord, JobState, UnreadableFacts
 
 
@@ -32,10 +33,7 @@ def format_list(records: list[JobRecord]) -> str:
         except Exception as error:  # of one place, such as a bucket that is closed: others are shown
             logging.warning("%s: %s: %s", record.path, type(error).__name__, " ".join(str(error).split()))
             rows.append([record.id, "unknown", "-", "-", "-", "-"])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return aligned(rows, left=range(len(rows[0])))
 
 
 def format_job(record: JobRecord) -> str:
@@ -52,7 +50,7 @@ def format_job(record: JobRecord) -> str:
     if beat is not None:
         lines.append(("heartbeat", f"{beat['time']}, {beat['stage']}, {beat['restarts']} restarts"))
     lines += [("cost so far", _cost(record, job)), ("output", facts.get("output", "-"))]
-    text = "\n".join(f"{name:<12} {value}" for name, value in lines)
+    text = aligned(lines, left=(0, 1))
     text += "\n\n" + "\n".join(map(format_event, record.events()))
     final = record.final(job.attempt) if job.attempt else None
     if final is not None and final["state"] == "failed":

@@ -1,6 +1,5 @@
 """What a job's machine installs: the wheel of this checkout, and the exact set of packages."""
 
-import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -8,16 +7,17 @@ import sys
 import tempfile
 
 from configs.errors import UserError
+from trainer.version import VERSION
 
 _CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-_SOURCES = ("setup.py", "pyproject.toml", "configs", "pipelines", "trainer")
+_SOURCES = ("setup.py", "pyproject.toml", "lazytower_entry.py", "configs", "pipelines", "trainer")
 
 
 def wheel_name(config) -> str:
     """Name of the wheel that `make_wheel` gives."""
     if config.launch.wheel is not None:
         return os.path.basename(config.launch.wheel)
-    return f"lazytower-{importlib.metadata.version('lazytower')}-py3-none-any.whl"
+    return f"lazytower-{VERSION}-py3-none-any.whl"
 
 
 def make_wheel(config) -> tuple[str, bytes]:

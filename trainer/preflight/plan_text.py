@@ -41,7 +41,7 @@ def _facts(plan: dict) -> str:
         lines.append(["steps", f"{plan['steps']:,} of {plan['batch_size']:,} rows{per_epoch}"])
     if plan["step_seconds"] is not None:
         lines += _time(plan)
-    return "\n".join(f"{name:<13}{text}" for name, text in lines)
+    return aligned(lines, left=(0, 1))
 
 
 def _time(plan: dict) -> list[list[str]]:
