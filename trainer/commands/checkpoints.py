@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args) -> int:
-    """Prints the list, after compaction if asked for; 1 when the newest checkpoint does not verify."""
+    """Prints the list, after compaction if requested; 1 when the newest checkpoint does not verify."""
     directory = join(args.run, "checkpoints")
     if not CheckpointDirectory(directory).names:
         raise CheckpointError(f"{directory}: no checkpoints; is {args.run} the output.path of a run?")
@@ -43,7 +43,7 @@ def run(args) -> int:
 
 
 def _locked(run_directory: str):
-    """Holds the run against trainers, as a trainer does. Raises UserError when one is at work."""
+    """Locks the run against trainers, as a trainer does. Raises UserError: one is running."""
     from trainer.training.session import lock_run
 
     return contextlib.closing(lock_run(run_directory))

@@ -1,4 +1,4 @@
-"""`lazytower doctor`: does this machine have what a run needs? One line per check, with what to do."""
+"""`lazytower doctor`: checks that this machine has what a run needs, a line per check, with what to do."""
 
 import argparse
 import dataclasses
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
         config = load_config(args.config, args.overrides)
     elif args.overrides:
-        raise ConfigError("--set changes a config; name the config with --config")
+        raise ConfigError("--set: changes a config; name the config with --config")
     results = diagnose(config, args.gcs)
     failed = [result.name for result in results if result.status == FAIL]
     if args.json:

@@ -15,11 +15,11 @@ from trainer.report.findings import evaluation_findings
 def add_arguments(parser) -> None:
     """Flags of the sub-command."""
     add_config_arguments(parser)
-    parser.add_argument("--split", choices=["valid", "test"], default="test", help="what to predict")
+    parser.add_argument("--split", choices=["valid", "test"], default="test", help="split to predict")
 
 
 def run(args) -> int:
-    """Evaluates, prints a table, and keeps the figures in the run directory and its report."""
+    """Evaluates, prints a table, and writes the figures to the run directory and its report."""
     from trainer.evaluation.trained import open_trained
     from trainer.report.metrics_file import MetricsWriter
     from trainer.report.statistics import write_run_report
@@ -41,7 +41,7 @@ def run(args) -> int:
 
 
 def format_results(lines: list[dict]) -> str:
-    """The protocol and a table of the metrics, for people."""
+    """The metrics as a table, and the protocol."""
     from trainer.report.left_out import reasons
 
     names = [name for name in lines[0] if "@" in name or name == "mrr"]

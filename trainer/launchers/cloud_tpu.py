@@ -2,13 +2,13 @@
 
 import json
 import uuid
-from typing import Any
+from typing import Any, ClassVar
 
 from configs.errors import UserError
 from configs.schema import RunConfig
 from configs.sections.launch import JOB_LABEL, CloudTpuLaunchConfig, launch_slice, runtime_version
 from configs.system.storage import is_remote
-from trainer.launchers.base import Exists, LaunchError, Unreachable
+from trainer.launchers.base import Exists, LaunchError, Slices, Unreachable
 from trainer.launchers.startup import startup_script, vm_spec
 from trainer.launchers.tpu_api import TpuApi
 from trainer.launchers.tpu_slices import TpuSlices
@@ -20,8 +20,8 @@ _MAX_SCRIPT_BYTES = 256 << 10  # of one metadata value
 class CloudTpu(TpuSlices):
     """See trainer.launchers.base.Launcher."""
 
-    slices = TpuSlices
-    installs_wheel = True  # its machines are bare
+    slices: ClassVar[type[Slices]] = TpuSlices
+    installs_wheel: ClassVar[bool] = True  # its machines are bare
 
     def __init__(self, config: RunConfig, job_path: str, facts: dict[str, Any]) -> None:
         assert isinstance(config.launch, CloudTpuLaunchConfig)
@@ -81,8 +81,8 @@ class CloudTpu(TpuSlices):
             warnings.append(f"device.kind is cpu: the chips of {slice_.name} are billed but stay idle")
         if slice_.hosts > 1:
             warnings.append(
-                f"{slice_.name} has {slice_.hosts} hosts, and lazytower has never been run on more than one; the "
-                "runtime version must start TensorFlow's worker service on each (tpu-vm-tf-...-pod)"
+                f"{slice_.name} has {slice_.hosts} hosts, and lazytower has never been run on more than one; "
+                "the runtime version must start TensorFlow's worker service on each (tpu-vm-tf-...-pod)"
             )
         if self._launch.price_per_chip_hour is None:
             warnings.append("launch.price_per_chip_hour is not set, so `lazytower jobs` shows no cost")

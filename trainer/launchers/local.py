@@ -5,14 +5,14 @@ import os
 import shlex
 import socket
 import subprocess
-from typing import Any
+from typing import Any, ClassVar
 
 from configs.errors import UserError
 from configs.schema import RunConfig
 from configs.system import storage
 from configs.system.processes import START_MODULE, module_command
 from configs.system.storage import is_remote
-from trainer.launchers.base import Refused
+from trainer.launchers.base import Refused, Slices
 from trainer.launchers.local_state import state_directory
 from trainer.launchers.processes import LocalProcesses, process_mark
 from trainer.launchers.startup import vm_spec
@@ -24,8 +24,9 @@ _MAX_STARTS = 3  # of one attempt: a launcher may be killed after its note and b
 class Local(LocalProcesses):
     """See trainer.launchers.base.Launcher."""
 
-    slices = LocalProcesses
-    installs_wheel = installs_packages = False  # runs this installation
+    slices: ClassVar[type[Slices]] = LocalProcesses
+    installs_wheel: ClassVar[bool] = False  # runs this installation
+    installs_packages = False
     region = slice_name = None
 
     def __init__(self, config: RunConfig, job_path: str, facts: dict[str, Any]) -> None:
@@ -47,8 +48,8 @@ class Local(LocalProcesses):
         staging = self._job_path.rpartition("/")[0]
         if is_remote(staging):
             raise UserError(
-                f"launch.staging: {staging} is in a bucket, but launch.kind local keeps its jobs on this disk; "
-                "set it to a local directory (output.path may stay in the bucket)"
+                f"launch.staging: {staging} is in a bucket, but launch.kind local keeps jobs on this disk; "
+                "name a local directory (output.path may stay in the bucket)"
             )
 
     def describe(self, attempt: int) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from absl import logging
 
@@ -66,7 +66,8 @@ def _mark(path: str) -> str:
 class LocalProcesses:
     """See trainer.launchers.base.Slices."""
 
-    noun, list_command = "process", "ps -ef"
+    noun: ClassVar[str] = "process"
+    list_command: ClassVar[str] = "ps -ef"
     # A process is visible as soon as it is started, and no request outlives its sender.
     settle_seconds = 0.0
 

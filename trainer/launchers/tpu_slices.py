@@ -1,6 +1,6 @@
 """Slices of Cloud TPU that a job has: found and deleted by name, and only those that carry its label."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from configs.sections.launch import JOB_LABEL
 from trainer.launchers.base import LaunchError, SliceState
@@ -39,7 +39,8 @@ class TpuSlices:
       LaunchError: the section does not say where the slices are.
     """
 
-    noun, list_command = "slice", "gcloud compute tpus queued-resources list"
+    noun: ClassVar[str] = "slice"
+    list_command: ClassVar[str] = "gcloud compute tpus queued-resources list"
     # A request may arrive at the last retry of its call, and become visible a moment later.
     settle_seconds = CALL_SECONDS + 30.0
 
