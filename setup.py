@@ -11,7 +11,8 @@ ROOT = pathlib.Path(__file__).parent
 def version() -> str:
     """VERSION of trainer/version.py; images install the requirements before the source is there."""
     file = ROOT / "trainer" / "version.py"
-    return re.search(r'^VERSION = "(.+)"$', file.read_text(), re.MULTILINE)[1] if file.exists() else "0"
+    [found] = re.findall(r'^VERSION = "(.+)"$', file.read_text(), re.MULTILINE) if file.exists() else ["0"]
+    return found
 
 
 GOOGLE = [

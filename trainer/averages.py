@@ -117,6 +117,7 @@ def make_average(config: PolyakConfig, num_steps: int) -> Exponential | Uniform 
 
 
 def _horizon_steps(config: PolyakConfig, num_steps: int) -> int:
+    assert config.horizon is not None, "the config has a horizon where it has no decay"
     return max(1, round(config.horizon * num_steps))
 
 

@@ -13,8 +13,9 @@ LOCK_FILE = ".lock"
 class Lock(Protocol):
     """A directory locked against other processes."""
 
-    lost: bool
-    """Whether another process has taken over, so that nothing may be written any more."""
+    @property
+    def lost(self) -> bool:
+        """Whether another process has taken over, so that nothing may be written any more."""
 
     def check(self) -> None:
         """Raises UserError when another process may have taken over; call it before each write."""

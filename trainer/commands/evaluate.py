@@ -53,5 +53,5 @@ def format_results(lines: list[dict]) -> str:
     first = lines[0]
     counts = f"{first['users']:,} users, {first['targets']:,} targets ({first['cold_targets']:,} cold)"
     left_out = reasons(first)
-    lines = [f"{first['split']}: {counts}", *([f"left out: {'; '.join(left_out)}"] if left_out else [])]
-    return "\n".join([aligned(rows), "", *lines, first["protocol"]])
+    notes = [f"{first['split']}: {counts}", *([f"left out: {'; '.join(left_out)}"] if left_out else [])]
+    return "\n".join([aligned(rows), "", *notes, first["protocol"]])

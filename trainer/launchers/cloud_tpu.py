@@ -62,9 +62,7 @@ class CloudTpu(TpuSlices):
             paths["launch.staging"] = config.launch.staging
         for key, path in paths.items():
             if not is_remote(path):
-                raise UserError(
-                    f"{key}: {path} is on this machine, where the slice cannot read it; use gs://"
-                )
+                raise UserError(f"{key}: {path} is on this machine, which the slice cannot reach; use gs://")
 
     def check(self) -> list[str]:
         """Asks the API whether the zone has the slice type and the runtime version."""

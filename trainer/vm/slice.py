@@ -30,7 +30,7 @@ class Slice:
         self._metadata, self._blind = metadata, 0
 
     def delete(self) -> None:
-        """Deletes the slice; returns when it is gone, or is not this job's. Retries after every answer: a slice
+        """Deletes the slice; returns when it is gone, or is not this job's. Retries after any answer: a slice
         left behind is billed until somebody notices."""
         pause = _FIRST_PAUSE
         while True:

@@ -79,7 +79,7 @@ def test_mistakes_are_one_line(model, capsys, tmp_path):
             "--num_users 21: must be 1 to 20, the model's example users",
         ),
         (("--model", model, "--num_users", "0"), "--num_users 0: must be 1 to 20, the model's example users"),
-        (("--model", model, "--set", "export.path=x"), "--set export.path=x: changes a config; give"),
+        (("--model", model, "--set", "export.path=x"), "--set export.path=x: changes a config; replace"),
     ]:
         code, out, err = _recommend(capsys, *flags)
         assert code == 2 and out == ""
@@ -105,6 +105,7 @@ def test_config_finds_the_run_and_no_trainer_code_but_the_command_is_loaded(mode
             "commands.recommend",
             "run_lock",
             "runtime",
+            "version",
             "serving",
             "serving.client",
             "serving.versions",
