@@ -101,7 +101,7 @@ def cloud_section(**keys) -> dict:
 def test_without_a_checkout_a_wheel_must_be_named(monkeypatch, tmp_path):
     monkeypatch.setattr(wheel, "_CHECKOUT", str(tmp_path))
     config = parse_config(document(launch=cloud_section()), "x")
-    with pytest.raises(UserError, match="launch.wheel: lazytower is installed without its checkout"):
+    with pytest.raises(UserError, match="launch.wheel: missing, and lazytower is installed without the"):
         wheel.make_wheel(config)
     with pytest.raises(UserError, match="launch.constraints: .*constraints-cpu.txt cannot be read"):
         wheel.read_constraints(config)
