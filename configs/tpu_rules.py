@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from configs.errors import ConfigError
 from configs.sections.devices import TpuDeviceConfig
 from configs.sections.tables import EmbeddingConfig, TableConfig
-from configs.system.tpu import Slice, tpu_slice
+from configs.system.tpu import Slice
 
 if TYPE_CHECKING:
     from configs.schema import RunConfig
@@ -33,7 +33,7 @@ def check_tpu(config: "RunConfig") -> None:
     if not isinstance(config.device, TpuDeviceConfig):
         return
     try:
-        slice_ = tpu_slice(config.device.slice)
+        slice_ = config.device.slice_type
     except ConfigError as error:
         raise ValueError(f"device.slice: {error}") from None
     problems = [*_unlike_the_cpu(config), *_odd_shares(config, slice_)]

@@ -45,6 +45,7 @@ ORDER = {
         "trainer.run_lock",
         "trainer.averages",
         "trainer.addons",
+        "trainer.version",
     ),
     "pipelines": (
         "pipelines.bench",
@@ -81,7 +82,7 @@ ORDER = {
 }
 # What stands in the roots of the packages beside sub-packages: all of it.
 ROOT_MODULES = {
-    "trainer": {"__init__", "__main__", "addons", "averages", "cli", "run_lock", "runtime"},
+    "trainer": {"__init__", "__main__", "addons", "averages", "cli", "run_lock", "runtime", "version"},
     "configs": {"__init__", *(name.partition(".")[2] for name in ORDER["configs"])} - {"sections", "system"},
     "pipelines": {"__init__", *(name.partition(".")[2] for name in ORDER["pipelines"])}
     - {"runners", "stages", "rows", "sources"},
@@ -170,7 +171,7 @@ def test_imports_go_down(module):
     order = ORDER[top]
     here = floor_of(module, order)
     if module == f"{top}.__init__":
-        assert not imports(SOURCES[module])
+        assert imports(SOURCES[module]) <= {"lazytower_entry"}
         return
     assert here is not None, f"{module} has no place in the order"
     for name in imports(SOURCES[module]):
@@ -279,7 +280,7 @@ def test_keys_of_registries_are_file_names(folder):
     values = [
         node.value
         for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.Assign) and node.targets[0].id == name
+        if isinstance(node, ast.Assign | ast.AnnAssign) and name in _defined(node)
     ]
     assert len(values) == 1, f"{folder} holds one registry, {name}"
     keys = {key.value for key in values[0].keys}
@@ -306,11 +307,32 @@ JOBS = [name for name in SOURCES if within(name, "trainer.jobs") or within(name,
 VM = [name for name in SOURCES if within(name, "trainer.vm")]
 
 
-@pytest.mark.parametrize("module", [*JOBS, *VM, "trainer.commands.submit", "trainer.commands.jobs"])
+LIGHT = [*JOBS, *VM, "trainer.commands.submit", "trainer.commands.jobs"]
+
+
+@pytest.mark.parametrize("module", LIGHT)
 def test_jobs_need_neither_tensorflow_nor_beam(module):
-    """Not inside functions either: `lazytower plan` asks TensorFlow in a process of its own."""
-    packages = {name.partition(".")[0] for name in imports(SOURCES[module])}
-    assert not packages & {"tensorflow", "tf_keras", "apache_beam"}
+    """Neither they nor what they import, not inside functions either: `plan` runs in a process of its own."""
+    assert not heavy_imports(module)
+
+
+def test_a_heavy_import_far_below_is_found():
+    assert heavy_imports("trainer.commands.train") >= {"trainer.runtime imports tensorflow"}
+
+
+def heavy_imports(module: str) -> set[str]:
+    """Imports of TensorFlow or Beam by a module and by all that it imports, lazily or not."""
+    todo, seen, found = {module}, set(), set()
+    while todo:
+        name = todo.pop()
+        seen.add(name)
+        for imported in imports(SOURCES[name]):
+            if imported.partition(".")[0] in ("tensorflow", "tf_keras", "apache_beam"):
+                found.add(f"{name} imports {imported}")
+            parts = imported.split(".")
+            packages = {".".join([*parts[:i], "__init__"]) for i in range(1, len(parts) + 1)}
+            todo |= ({imported} | packages) & set(SOURCES) - seen
+    return found
 
 
 @pytest.mark.parametrize("module", VM)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from configs.sections.base import Section, of_kind
+from configs.system.tpu import Slice, tpu_slice
 
 _ADDRESS = r"grpc://[^\s,:/]+(:\d+)?"  # as TensorFlow splits them; its own port is 8470
 _ADDRESSES = f"{_ADDRESS}(,{_ADDRESS})*"
@@ -61,6 +62,11 @@ class TpuDeviceConfig(_Device):
         elif self.name is not None and self.zone is None:
             raise ValueError(f"zone: missing; set the zone of {self.name}, such as us-east5-b")
         return self
+
+    @property
+    def slice_type(self) -> Slice:
+        """What the name of the slice stands for. Raises ConfigError: there is no such slice."""
+        return tpu_slice(self.slice)
 
     @property
     def has_address(self) -> bool:

@@ -17,6 +17,8 @@ _PROGRAM = (
     "import sys; root, module = sys.argv[1:3]; del sys.argv[1:3]; "
     "sys.path[:] = [path for path in sys.path if path]; "
     "root in sys.path or sys.path.insert(0, root); "
+    "module.partition('.')[0] in ('configs', 'pipelines', 'trainer') "
+    "and __import__('lazytower_entry').stop_if_shadowed(); "
     "import runpy; runpy.run_module(module, run_name='__main__', alter_sys=True)"
 )
 START_MODULE = ["-c", _PROGRAM, ROOT]

@@ -14,7 +14,7 @@ from configs.schema import RunConfig
 from configs.system.lease import LeaseHeld
 from configs.system.storage import join, make_directory, write_bytes
 from configs.text import size_text
-from trainer.data.catalog import verify_dataset_file
+from trainer.data.record_files import verify_dataset_file
 from trainer.report.findings import loss_findings
 from trainer.report.metrics_file import MetricsWriter, read_metrics
 from trainer.report.statistics import write_run_report
