@@ -187,8 +187,10 @@ def test_killed_and_resumed_equals_undisturbed(local, remote, bucket):
     assert bucket.names("run/.lock")
     process = bucket.start("-m", "trainer.cli", "train", "--config", remote.config)
     _, log = process.communicate(timeout=900)
-    assert process.returncode == 0 and "resuming from step" in log and "which is gone" in log, log
-    assert "watching whether it is alive" not in log, "no waiting for a dead process of this machine"
+    assert process.returncode == 0 and "resuming from step" in log and "which has ended" in log, log
+    assert "waiting to see whether that process is alive" not in log, (
+        "no waiting for a dead process of this machine"
+    )
     assert remote.digests() == local.digests()
     assert dict(remote.losses()) == dict(local.losses())
 

@@ -21,7 +21,7 @@ def config(tmp_path):
 def test_a_trainer_that_was_followed_stops_and_writes_nothing_more(bucket, config, monkeypatch):
     monkeypatch.setattr(lease_module, "_machine", lambda: "another")
     monkeypatch.setattr(Lease, "_keep", lambda self: None)  # as if its process were asleep
-    with pytest.raises(UserError, match="took over while this process was not heard of"):
+    with pytest.raises(UserError, match="took over because this process did not renew its lease"):
         with Interrupt() as interrupt, TrainSession(config, interrupt) as session:
             follower = Lease("gs://bucket/run/.lock", stale_seconds=0.5)
             session._lock._confirmed -= 40

@@ -209,7 +209,7 @@ class CheckpointStore:
         except CheckpointError as error:
             last = f"step {self._chain[-1].step}" if self._chain else "none yet"
             raise CheckpointError(
-                f"{error}; last good checkpoint: {last}; mend the cause, then the same command resumes"
+                f"{error}; last good checkpoint: {last}; fix the cause, then rerun the same command to resume"
             ) from error
         self._prune(previous)
         rows = sum(sum(layout["pieces"]) for layout in head["tables"].values())

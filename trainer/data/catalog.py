@@ -8,37 +8,12 @@ users that are evaluated are ever kept.
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
-import google_crc32c
 import numpy as np
 
 from configs.errors import DataError
 from configs.manifest import SPLITS, Dataset, FileInfo, feature_as_of, feature_of_column
-from configs.system.storage import reading
 from trainer.data.ragged import Ragged, hash_ids
-
-_CHUNK_BYTES = 4 << 20
-_AGAIN = "run `lazytower prepare` again"
-
-
-def verify_dataset_file(dataset: Dataset, info: FileInfo) -> None:
-    """Compares one record file with the manifest, in one streaming pass.
-
-    Raises:
-      DataError: the file is gone, or its size or CRC-32C differs.
-    """
-    path = dataset.file_path(info)
-    checksum, size = google_crc32c.Checksum(), 0
-    try:
-        with reading(path) as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                checksum.update(chunk)
-                size += len(chunk)
-    except FileNotFoundError:
-        raise DataError(f"{path}: the file is gone; {_AGAIN}") from None
-    if size != info.bytes:
-        raise DataError(f"{path}: {size} bytes, dataset.json says {info.bytes}; {_AGAIN}")
-    if checksum.digest().hex() != info.crc32c.lower():
-        raise DataError(f"{path}: checksum differs from dataset.json; {_AGAIN}")
+from trainer.data.record_files import PREPARE_AGAIN, verify_dataset_file
 
 
 def read_blocks(
@@ -66,9 +41,11 @@ def read_blocks(
                 rows += len(block[columns[0]])
                 yield block
         except tf.errors.OpError as error:
-            raise DataError(f"{path}: cannot be read ({error.message.splitlines()[0]}); {_AGAIN}") from None
+            raise DataError(
+                f"{path}: cannot be read ({error.message.splitlines()[0]}); {PREPARE_AGAIN}"
+            ) from None
         if rows != info.rows:
-            raise DataError(f"{path}: {rows} rows, dataset.json says {info.rows}; {_AGAIN}")
+            raise DataError(f"{path}: {rows} rows, dataset.json says {info.rows}; {PREPARE_AGAIN}")
 
 
 def _column_type(dataset: Dataset, name: str) -> str:

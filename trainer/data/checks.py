@@ -18,7 +18,7 @@ def check_dataset(config: RunConfig, dataset: Dataset) -> None:
         if prepared.get(key) != wanted[key]:
             raise DataError(
                 f"{dataset.path}: prepared with dataset.{key} {prepared.get(key)}, the config says "
-                f"{wanted[key]}; run `lazytower prepare --overwrite`, or mend the config"
+                f"{wanted[key]}; run `lazytower prepare --overwrite`, or correct the config"
             )
     for feature in config.source.features:
         found = dataset.features.get(feature.name)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from configs.errors import ConfigError
 from configs.manifest import Dataset
 from configs.schema import RunConfig
-from configs.system.tpu import Slice, tpu_slice
+from configs.system.tpu import Slice
 from configs.tpu_rules import tpu_lacks
 
 MARGIN = 1.05  # of the tables: pieces of them that are read, written and initialised
@@ -81,7 +81,7 @@ def slice_bytes(tables: list[TableForecast], slice_: Slice) -> tuple[int, bool]:
 
 def check_slice_memory(config: RunConfig, dataset: Dataset) -> None:
     """Raises ConfigError when the tables do not fit in the memory of the config's TPU slice."""
-    slice_ = tpu_slice(config.device.slice)
+    slice_ = config.device.slice_type
     needed, _ = slice_bytes(forecast_tables(config, dataset), slice_)
     if needed > slice_.bytes_per_chip:
         raise ConfigError(

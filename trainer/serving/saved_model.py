@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
@@ -23,6 +22,7 @@ from trainer.serving.keys import KeyTable
 from trainer.serving.model import DEFAULT_K, ServingModel, UserState
 from trainer.serving.user_rows import UserRows, load_user_rows
 from trainer.serving.warmup import write_warmup_requests
+from trainer.version import VERSION
 
 METADATA = "assets.extra/lazytower.json"
 _ITEM_CHUNK = 1 << 16
@@ -256,7 +256,7 @@ def _metadata(trained: Trained, version: int, examples: list[bytes], index: dict
         # Keys are UTF-8; anything else survives the round trip as surrogates.
         "example_users": [key.decode("utf-8", "surrogateescape") for key in examples],
         "versions": {
-            "lazytower": importlib.metadata.version("lazytower"),
+            "lazytower": VERSION,
             "tensorflow": tf.__version__,
             "python": platform.python_version(),
         },

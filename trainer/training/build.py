@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from configs.manifest import Dataset
 from configs.schema import RunConfig
-from configs.system.tpu import tpu_slice
 from trainer.data.batches import TrainData
 from trainer.data.catalog import Items
 from trainer.data.run_length import run_steps
@@ -60,7 +59,7 @@ def _on_tpu(
     from trainer.tpu.engines import TPU_ENGINES
     from trainer.training.tpu_step import TpuStep
 
-    engine = TPU_ENGINES[tpu_slice(config.device.slice).engine]
+    engine = TPU_ENGINES[config.device.slice_type.engine]
     with strategy.scope():
         features = items.as_of(FIRST_HELD_OUT).features
         recommender = Recommender(config, dataset, items.counts, num_steps, TpuTable, features)

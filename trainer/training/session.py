@@ -14,7 +14,7 @@ from configs.schema import RunConfig
 from configs.system.lease import LeaseHeld
 from configs.system.storage import join, make_directory, write_bytes
 from configs.text import size_text
-from trainer.data.catalog import verify_dataset_file
+from trainer.data.record_files import verify_dataset_file
 from trainer.report.findings import loss_findings
 from trainer.report.metrics_file import MetricsWriter, read_metrics
 from trainer.report.statistics import write_run_report
@@ -153,7 +153,7 @@ class TrainSession:
             )
 
     def _stop(self, step: int) -> None:
-        """Saves what is not saved yet, and raises Stopped. The report waits: whoever stops us may not."""
+        """Saves what is not saved yet and raises Stopped; no report, the process may be killed any moment."""
         if step != self._saved_step:
             self._save(step)
         self._wait_for_checkpoint()

@@ -117,7 +117,7 @@ class TrainStep(Step):
         with tf.GradientTape() as tape:
 
             def fetch(table, ids, each):
-                # A norm is that of summed gradients: whoever clips by it needs them.
+                # Clipping by norm needs the summed gradients.
                 if each and table.takes_repeats and not self._clip_norm:
                     lookup, where = table.lookup_each(ids), None
                 else:

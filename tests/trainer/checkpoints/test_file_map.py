@@ -100,9 +100,9 @@ def test_arrays_of_maps_cannot_be_written(checkpoint):
 @pytest.mark.parametrize(
     ("number", "advice"),
     [
-        (errno.EMFILE, "raise this process's limit of open files (ulimit -n)"),
-        (errno.ENFILE, "raise the machine's limit of open files"),
-        (errno.EACCES, "give this user the right"),
+        (errno.EMFILE, "raise the limit of open files of this process (ulimit -n)"),
+        (errno.ENFILE, "raise the limit of open files of this machine"),
+        (errno.EACCES, "give this user permission"),
         (errno.EIO, "or delete its checkpoint to go on from the one before"),
     ],
 )

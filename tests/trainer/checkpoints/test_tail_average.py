@@ -99,12 +99,13 @@ def test_damaged_ones_are_passed_over(trained_run, tmp_path, monkeypatch):
     [
         (
             {"polyak": {"kind": "tail_average"}},
-            "needs 5 checkpoints, checkpoint.keep is 3: raise it, or lower",
+            "checkpoint.keep: 3 is less than the 5 checkpoints of polyak.kind tail_average; "
+            "raise it, or lower",
         ),
-        ({"polyak": {"checkpoints": 2}}, "checkpoints belongs to kind: tail_average, this is exponential"),
+        ({"polyak": {"checkpoints": 2}}, "checkpoints requires kind: tail_average, found exponential"),
         (
             {"polyak": {"kind": "tail_average", "checkpoints": 2, "start_fraction": 0.1}},
-            "start_fraction belongs to kind: exponential or uniform",
+            "start_fraction requires kind: exponential or uniform",
         ),
     ],
 )

@@ -72,11 +72,14 @@ def test_mistakes_are_one_line(model, capsys, tmp_path):
         (("--model", str(tmp_path)), "holds no exported version"),
         (("--model", model, "--k", "0"), "--k 0: must be 1 to 1000"),
         (("--model", model, "--k", "1001"), "--k 1001: must be 1 to 1000"),
-        (("--model", model, "--users", ","), "no users to ask for"),
+        (("--model", model, "--users", ","), "no users; name some"),
         (("--model", model, "--users_file", "/no/file"), "--users_file /no/file: cannot be read"),
-        (("--model", model, "--num_users", "21"), "--num_users 21: the model names 1 to 20 example users"),
-        (("--model", model, "--num_users", "0"), "--num_users 0: the model names 1 to 20 example users"),
-        (("--model", model, "--set", "export.path=x"), "--set export.path=x: changes a config; give"),
+        (
+            ("--model", model, "--num_users", "21"),
+            "--num_users 21: must be 1 to 20, the model's example users",
+        ),
+        (("--model", model, "--num_users", "0"), "--num_users 0: must be 1 to 20, the model's example users"),
+        (("--model", model, "--set", "export.path=x"), "--set export.path=x: changes a config; replace"),
     ]:
         code, out, err = _recommend(capsys, *flags)
         assert code == 2 and out == ""
@@ -102,6 +105,7 @@ def test_config_finds_the_run_and_no_trainer_code_but_the_command_is_loaded(mode
             "commands.recommend",
             "run_lock",
             "runtime",
+            "version",
             "serving",
             "serving.client",
             "serving.versions",
