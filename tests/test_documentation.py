@@ -155,7 +155,7 @@ THINGS = {
     "What does the report look like?": "def page(",
     "Where is gs:// read and written?": "gs://",
     "What does `prepare` print at its end?": "def row_lines(",
-    "Where is the version?": "VERSION = ",
+    "Where is the version?": "lazytower --version",
 }
 
 
