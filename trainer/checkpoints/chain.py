@@ -7,82 +7,18 @@ from then on there are two ways to that state, the full one first.
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 from configs import storage
-from trainer.checkpoints.files import (
-    COMMITTED,
-    DENSE,
-    DamagedCheckpoint,
-    ids_file,
-    read_manifest,
-    records_file,
-    remove_checkpoint,
-)
+from trainer.checkpoints.files import COMMITTED, DENSE, DamagedCheckpoint, remove_checkpoint
+from trainer.checkpoints.reader import Checkpoint, open_checkpoint
 
 LOOKS = 5  # of a reader at a directory in which a trainer is at work
 _NAME = re.compile(r"^step-(\d{9})(\.increment)?$")
-_ITEM_BYTES = {"ids": 8, "value": 4}
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One complete directory."""
-
-    path: str
-    manifest: dict
-
-    @property
-    def name(self) -> str:
-        """Of the directory."""
-        return self.path.rpartition("/")[2]
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        return self.manifest["step"]
-
-    @property
-    def kind(self) -> str:
-        """full or increment."""
-        return self.manifest["kind"]
-
-    @property
-    def bytes(self) -> int:
-        """Of all files but COMMITTED."""
-        return sum(file["bytes"] for file in self.manifest["files"].values())
-
-    def pieces(self, table: str) -> list[tuple[int, str, str | None]]:
-        """(rows, records file, ids file or None) of each piece of a table, in order of rows."""
-        sizes = self.manifest["tables"][table]["pieces"]
-        full = self.kind == "full"
-        return [
-            (n, records_file(table, i), None if full else ids_file(table, i)) for i, n in enumerate(sizes)
-        ]
 
 
 def directory_name(step: int, kind: str) -> str:
     """Name of a checkpoint's directory; kind: full or increment."""
     return f"step-{step:09d}" + (".increment" if kind == "increment" else "")
-
-
-def table_width(layout: dict) -> int:
-    """Values of a record of a table, from its layout in a manifest."""
-    return sum(width for _, width in layout["parts"])
-
-
-def table_bytes(layouts: dict, ids: bool) -> int:
-    """Bytes of the records, and of the ids if there are any, of tables by their layouts in a manifest."""
-    total = 0
-    for layout in layouts.values():
-        per_row = _ITEM_BYTES["value"] * table_width(layout) + (_ITEM_BYTES["ids"] if ids else 0)
-        total += per_row * sum(layout["pieces"])
-    return total
-
-
-def open_checkpoint(path: str) -> Checkpoint:
-    """A complete checkpoint, its manifest verified. Raises DamagedCheckpoint."""
-    return Checkpoint(path, read_manifest(path))
 
 
 class CheckpointDirectory:
@@ -142,13 +78,12 @@ class CheckpointDirectory:
             except DamagedCheckpoint as error:
                 yield error
                 continue
-            if wanted not in (None, checkpoint.manifest["id"]):
+            if wanted not in (None, checkpoint.manifest.id):
                 yield DamagedCheckpoint(f"{checkpoint.path}: is not the one that later ones build on")
-            elif checkpoint.kind == "full":
+            elif (base := checkpoint.manifest.base) is None:
                 yield [checkpoint]
             else:
-                base = checkpoint.manifest["base"]
-                for found in self.chains(base["step"], base["id"]):
+                for found in self.chains(base.step, base.id):
                     yield [*found, checkpoint] if isinstance(found, list) else found
 
 
@@ -156,7 +91,7 @@ def needed_files(chain: list[Checkpoint]) -> Iterator[tuple[Checkpoint, list[str
     """The files of each checkpoint that restoring the last one of a chain reads."""
     for checkpoint in chain:
         last = checkpoint is chain[-1]
-        yield checkpoint, [name for name in checkpoint.manifest["files"] if last or name != DENSE]
+        yield checkpoint, [name for name in checkpoint.manifest.files if last or name != DENSE]
 
 
 def prune(

@@ -9,16 +9,11 @@ from absl import logging
 from configs.errors import CheckpointError
 from configs.load import load_config
 from configs.storage import join
-from trainer.checkpoints.chain import Checkpoint, CheckpointDirectory, directory_name, prune, table_width
-from trainer.checkpoints.files import (
-    DamagedCheckpoint,
-    RecordPiece,
-    errors_of,
-    in_flight,
-    read_dense,
-    verify_checkpoint_file,
-    write_checkpoint,
-)
+from trainer.checkpoints.chain import CheckpointDirectory, directory_name, prune
+from trainer.checkpoints.files import DamagedCheckpoint, RecordPiece, errors_of, in_flight, write_checkpoint
+from trainer.checkpoints.manifest import CheckpointHead, TableLayout
+from trainer.checkpoints.reader import Checkpoint, read_dense, verify_checkpoint_file
+from trainer.checkpoints.rows import StoredRows
 
 
 def compact(run_directory: str, directory: str, check: Callable[[], None] = lambda: None) -> str | None:
@@ -55,22 +50,21 @@ def compact(run_directory: str, directory: str, check: Callable[[], None] = lamb
 
 def _compacted(directory: str, chain: list[Checkpoint], keep: int, check) -> str | None:
     """Writes the full checkpoint of a chain. Raises DamagedCheckpoint before anything is written."""
-    from trainer.checkpoints.rows import StoredRows
-
     newest, started = chain[-1], time.monotonic()
     if len(chain) == 1:
-        for name in newest.manifest["files"]:
-            verify_checkpoint_file(newest.path, newest.manifest, name)
+        for name in newest.manifest.files:
+            verify_checkpoint_file(newest, name)
         logging.info("step %d: is a full checkpoint already", newest.step)
         return None
-    dense = read_dense(newest.path, newest.manifest)
-    rows = {name: StoredRows(chain, name) for name in newest.manifest["tables"]}
-    layouts = chain[0].manifest["tables"]
-    keys = ("step", "id", "identity")
-    head = {key: newest.manifest[key] for key in keys} | {"kind": "full", "base": None, "tables": layouts}
+    dense = read_dense(newest)
+    rows = {name: StoredRows(chain, name) for name in newest.manifest.tables}
+    layouts = chain[0].manifest.tables
+    merged = newest.manifest
+    head = CheckpointHead(
+        step=merged.step, kind="full", id=merged.id, base=None, identity=merged.identity, tables=layouts
+    )
     path = join(directory, directory_name(newest.step, "full"))
-    sizes = [4 * table_width(layout) * max(layout["pieces"], default=0) for layout in layouts.values()]
-    most = in_flight(max(sizes, default=0))
+    most = in_flight(max((layout.largest_piece_bytes for layout in layouts.values()), default=0))
     written = Checkpoint(path, write_checkpoint(path, head, _pieces(rows, layouts), dense, most, check))
     with errors_of(directory, "cleaned"):
         removed = prune(directory, [written], keep, check=check)
@@ -82,10 +76,10 @@ def _compacted(directory: str, chain: list[Checkpoint], keep: int, check) -> str
     return path
 
 
-def _pieces(rows: dict, layouts: dict) -> Iterator[RecordPiece]:
+def _pieces(rows: dict[str, StoredRows], layouts: dict[str, TableLayout]) -> Iterator[RecordPiece]:
     for name, layout in layouts.items():
         start = 0
-        for number, size in enumerate(layout["pieces"]):
+        for number, size in enumerate(layout.pieces):
             records = rows[name].read(np.arange(start, start + size, dtype=np.int64))
             yield RecordPiece(name, number, None, records)
             start += size

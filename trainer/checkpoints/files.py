@@ -1,4 +1,4 @@
-"""Files of one checkpoint directory: written with checksums, and read back only if they agree.
+"""Files of one checkpoint directory, and how they are written; trainer/checkpoints/reader.py reads them.
 
   step-000001000/              a full one: all rows
     tables/<name>/00000.npy      records of consecutive row ranges, float32 [n, width]
@@ -9,23 +9,16 @@
     tables/<name>/00000.npy      their records, float32 [n, width]
     dense.npz, COMMITTED         as above: dense state is always whole
 
-Without TensorFlow, and through configs.storage, so directories may be in object stores. Every array is
-checked on the very bytes that are used.
+Without TensorFlow, and through configs.storage, so directories may be in object stores.
 """
 
 import collections
 import concurrent.futures
 import contextlib
-import ctypes
-import errno
 import functools
 import io
-import json
-import math
 import os
-import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -35,9 +28,12 @@ from absl import logging
 
 from configs import storage
 from configs.errors import CheckpointError, UserError
-from configs.terminal import bounded
-from trainer.checkpoints.file_map import forget, map_file
-from trainer.checkpoints.manifest import check_manifest
+from trainer.checkpoints.manifest import (
+    CheckpointFile,
+    CheckpointHead,
+    CheckpointManifest,
+    checksum_text,
+)
 
 COMMITTED = "COMMITTED"
 DENSE = "dense.npz"
@@ -114,17 +110,17 @@ def errors_of(path: str, what: str = "written"):
 
 def write_checkpoint(
     path: str,
-    head: dict,
+    head: CheckpointHead,
     pieces: Iterable[RecordPiece],
     dense: dict,
     most: int,
     check: Callable[[], None] = lambda: None,
-) -> dict:
+) -> CheckpointManifest:
     """Writes a complete checkpoint, in place of what is at `path`.
 
     Args:
       path: its directory.
-      head: the manifest without "files"; head["tables"] names the tables.
+      head: the manifest without its time and files.
       pieces: read in the caller's thread while threads write those before.
       dense: arrays by name.
       most: pieces in memory at a time.
@@ -137,12 +133,12 @@ def write_checkpoint(
     Raises:
       CheckpointError: it cannot be written: names file and cause; what was written is removed if possible.
     """
-    files = {}
+    files: dict[str, CheckpointFile] = {}
     check()
     try:
         with errors_of(path):
             remove_checkpoint(path)
-            for name in head["tables"]:
+            for name in head.tables:
                 storage.make_directory(storage.join(path, "tables", name))
             storage.make_directory(path)
         for written in in_order(functools.partial(_write_piece, path), pieces, most):
@@ -152,11 +148,10 @@ def write_checkpoint(
         np.savez(buffer, **dense)
         files[DENSE] = _write(path, DENSE, [buffer.getbuffer()])
         with errors_of(path):
-            _sync_directories(path, head["tables"])
+            _sync_directories(path, head.tables)
             check()
-            manifest = {**head, "time": round(time.time(), 3), "files": files}
-            text = json.dumps({**manifest, "crc32c": _checksum(manifest)}, indent=1)
-            storage.write_bytes(storage.join(path, COMMITTED), text.encode())
+            manifest = CheckpointManifest(**dict(head), time=round(time.time(), 3), files=files)
+            storage.write_bytes(storage.join(path, COMMITTED), manifest.encode())
     except BaseException:
         try:
             check()  # what is there may be another's by now
@@ -173,127 +168,7 @@ def remove_checkpoint(path: str) -> None:
     storage.remove(path)
 
 
-def read_manifest(path: str) -> dict:
-    """COMMITTED of a checkpoint's directory. Raises DamagedCheckpoint."""
-    content = _content(storage.join(path, COMMITTED))
-    try:
-        manifest = json.loads(content)
-        if manifest.pop("crc32c") != _checksum(manifest):
-            raise ValueError("its own checksum differs")
-        check_manifest(manifest)
-    except (ValueError, AttributeError, LookupError, TypeError, RecursionError) as error:
-        # Torn JSON can hold anything.
-        raise DamagedCheckpoint(f"{path}/{COMMITTED}: cannot be read ({bounded(str(error), 200)})") from None
-    return manifest
-
-
-def read_checkpoint_file(path: str, manifest: dict, name: str) -> bytes:
-    """A file's content. Raises DamagedCheckpoint unless it has the size and checksum of the manifest."""
-    full_name, expected = storage.join(path, name), manifest["files"][name]
-    content = _content(full_name)
-    _compare(full_name, expected, len(content), [content])
-    return content
-
-
-def _content(name: str) -> bytes:
-    with _reading(name):
-        return storage.read_bytes(name)
-
-
-@contextlib.contextmanager
-def _reading(name: str):
-    """A missing file is damage. What else keeps it from being read may pass: falling back for it would have
-    the next save delete a good checkpoint."""
-    try:
-        with errors_of(name, "read"):
-            yield
-    except CheckpointError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            raise DamagedCheckpoint(f"{name}: missing") from None
-        if isinstance(error, DamagedCheckpoint):
-            raise
-        # A machine that lacks files, memory or rights says nothing of the checkpoint, which may be the best.
-        number = getattr(error.__cause__, "errno", None)
-        fix = "remove the cause and run again, or delete its checkpoint to go on from the one before"
-        if number in storage.REFUSALS - {errno.EIO}:
-            fix = storage.advice(number)
-        raise CheckpointError(f"{error}; {fix}") from error
-
-
-def read_array(path: str, manifest: dict, name: str) -> np.ndarray:
-    """An .npy file's array, read-only, checked as by read_file."""
-    content = read_checkpoint_file(path, manifest, name)
-    with _as_written(path, name):
-        return _array(content)
-
-
-def read_dense(path: str, manifest: dict) -> dict[str, np.ndarray]:
-    """The arrays of dense.npz by name, checked as by read_file."""
-    content = read_checkpoint_file(path, manifest, DENSE)
-    with _as_written(path, DENSE), np.load(io.BytesIO(content), allow_pickle=False) as values:
-        return {name: values[name] for name in values.files}
-
-
-@contextlib.contextmanager
-def _as_written(path: str, name: str) -> Iterator[None]:
-    """A file that is what its manifest says, and still no array, was written by somebody else."""
-    try:
-        yield
-    except (ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
-        reason = bounded(str(error), 200)
-        raise DamagedCheckpoint(f"{path}/{name}: holds no array of a checkpoint ({reason})") from None
-
-
-def verify_checkpoint_file(path: str, manifest: dict, name: str) -> None:
-    """As read_file, in pieces, keeping nothing."""
-    full_name, size, checksum = storage.join(path, name), 0, google_crc32c.Checksum()
-    with _reading(full_name), storage.reading(full_name) as file:
-        while block := file.read(_BLOCK):
-            size += len(block)
-            checksum.update(block)
-    if {"bytes": size, "crc32c": _hex(checksum)} != manifest["files"][name]:
-        raise DamagedCheckpoint(f"{full_name}: size or checksum differs from {COMMITTED}")
-
-
-def map_array(path: str, manifest: dict, name: str) -> np.ndarray:
-    """An .npy file's array, read-only, mapped into memory and checked through that map.
-
-    The map stays good when a trainer deletes the checkpoint meanwhile. A remote file is checked in memory,
-    and what is mapped is a temporary copy without a name, gone with the process however it ends.
-
-    Raises:
-      DamagedCheckpoint: as read_file.
-    """
-    full_name, expected = storage.join(path, name), manifest["files"][name]
-    if storage.is_remote(path):
-        content = read_checkpoint_file(path, manifest, name)
-        with errors_of(tempfile.gettempdir()), tempfile.TemporaryFile(prefix="lazytower-") as file:
-            file.write(content)
-            file.flush()
-            return _array(map_file(file))
-    with _reading(full_name), storage.reading(full_name) as file:
-        size = os.fstat(file.fileno()).st_size
-        mapped = map_file(file) if size else b""  # nothing cannot be mapped
-    blocks = (mapped[at : at + _BLOCK] for at in range(0, len(mapped), _BLOCK))
-    _compare(full_name, expected, len(mapped), blocks)
-    with _as_written(path, name):
-        array = _array(mapped)
-    release(array)
-    return array
-
-
-def release(array: np.ndarray) -> None:
-    """Lets go of the memory of an array of map_array; what is read again comes from the file, or its cache.
-
-    Without it a process that has read a table once would count as holding all of it.
-    """
-    base = array
-    while not isinstance(base, ctypes.Array):
-        base = base.obj if isinstance(base, memoryview) else base.base
-    forget(base)
-
-
-def _write_piece(path: str, piece: RecordPiece) -> dict:
+def _write_piece(path: str, piece: RecordPiece) -> dict[str, CheckpointFile]:
     """Writes a piece's files; their sizes and checksums by name."""
     arrays = {records_file(piece.table, piece.number): piece.records}
     if piece.ids is not None:
@@ -301,7 +176,7 @@ def _write_piece(path: str, piece: RecordPiece) -> dict:
     return {name: _write(path, name, _npy_parts(array)) for name, array in arrays.items()}
 
 
-def _write(path: str, name: str, parts: Iterable) -> dict:
+def _write(path: str, name: str, parts: Iterable) -> CheckpointFile:
     """Writes buffers into a file; size and checksum of the bytes that were handed over."""
     full_name = storage.join(path, name)
     size, checksum = 0, google_crc32c.Checksum()
@@ -312,7 +187,7 @@ def _write(path: str, name: str, parts: Iterable) -> dict:
                 checksum.update(block)
                 file.write(block)
                 size += len(block)
-    return {"bytes": size, "crc32c": _hex(checksum)}
+    return CheckpointFile(bytes=size, crc32c=checksum_text(checksum))
 
 
 def _npy_parts(array: np.ndarray) -> list:
@@ -320,16 +195,6 @@ def _npy_parts(array: np.ndarray) -> list:
     array = np.ascontiguousarray(array)
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
     return [header.getbuffer(), memoryview(array.reshape(-1).view(np.uint8))]
-
-
-def _array(content) -> np.ndarray:
-    """The array of an .npy file's content, a view of it."""
-    header = io.BytesIO(content[:256])
-    np.lib.format.read_magic(header)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(header)
-    array = np.frombuffer(content, dtype, math.prod(shape), header.tell()).reshape(shape)
-    array.flags.writeable = False
-    return array
 
 
 def _sync_directories(path: str, tables: Iterable[str]) -> None:
@@ -340,21 +205,3 @@ def _sync_directories(path: str, tables: Iterable[str]) -> None:
     outer = [os.path.dirname(path), os.path.dirname(os.path.dirname(path))]
     for name in [*inner, *([storage.join(path, "tables")] if inner else []), path, *outer]:
         storage.sync_directory(name)
-
-
-def _compare(name: str, expected: dict, size: int, blocks: Iterable[bytes]) -> None:
-    checksum = google_crc32c.Checksum()
-    if size == expected["bytes"]:  # else there is no need to read it
-        for block in blocks:
-            checksum.update(block)
-    if {"bytes": size, "crc32c": _hex(checksum)} != expected:
-        raise DamagedCheckpoint(f"{name}: size or checksum differs from {COMMITTED}")
-
-
-def _checksum(manifest: dict) -> str:
-    """CRC-32C of a manifest's content, whatever its layout."""
-    return _hex(google_crc32c.Checksum(json.dumps(manifest, sort_keys=True).encode()))
-
-
-def _hex(checksum) -> str:
-    return checksum.hexdigest().decode()

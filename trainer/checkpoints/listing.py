@@ -1,7 +1,8 @@
 """Lists and verifies every checkpoint of a run. Without TensorFlow."""
 
-from trainer.checkpoints.chain import LOOKS, Checkpoint, CheckpointDirectory, needed_files
-from trainer.checkpoints.files import DamagedCheckpoint, verify_checkpoint_file
+from trainer.checkpoints.chain import LOOKS, CheckpointDirectory, needed_files
+from trainer.checkpoints.files import DamagedCheckpoint
+from trainer.checkpoints.reader import Checkpoint, verify_checkpoint_file
 
 
 def listed(directory: str) -> list[dict]:
@@ -33,10 +34,12 @@ def _facts(found: CheckpointDirectory) -> list[dict]:
             except DamagedCheckpoint as error:
                 rows.append(row | {"status": f"damaged: {error}"})
                 continue
-            facts = {"bytes": checkpoint.bytes, "files": len(checkpoint.manifest["files"])}
-            facts |= {
-                "base": (checkpoint.manifest["base"] or {}).get("step"),
-                "time": checkpoint.manifest["time"],
+            manifest = checkpoint.manifest
+            facts = {
+                "bytes": checkpoint.bytes,
+                "files": len(manifest.files),
+                "base": manifest.base.step if manifest.base else None,
+                "time": manifest.time,
             }
             rows.append(row | facts | {"status": _status(found, checkpoint, checked)})
     return rows
@@ -45,7 +48,7 @@ def _facts(found: CheckpointDirectory) -> list[dict]:
 def _status(found: CheckpointDirectory, checkpoint: Checkpoint, checked: dict) -> str:
     """verified, or damaged and why; `checked` remembers the reason, or None, of every file read."""
     reasons = []
-    for chain in found.chains(checkpoint.step, checkpoint.manifest["id"]):
+    for chain in found.chains(checkpoint.step, checkpoint.manifest.id):
         if isinstance(chain, DamagedCheckpoint):
             reasons.append(chain)
         elif chain[-1] is checkpoint:
@@ -62,7 +65,7 @@ def _damage(checkpoint: Checkpoint, name: str, checked: dict) -> DamagedCheckpoi
     key = (checkpoint.name, name)
     if key not in checked:
         try:
-            verify_checkpoint_file(checkpoint.path, checkpoint.manifest, name)
+            verify_checkpoint_file(checkpoint, name)
             checked[key] = None
         except DamagedCheckpoint as error:
             checked[key] = error

@@ -6,8 +6,7 @@ cache. Files of object stores are copied to temporary files first, which end wit
 
 import numpy as np
 
-from trainer.checkpoints.chain import Checkpoint, table_width
-from trainer.checkpoints.files import map_array, release
+from trainer.checkpoints.reader import Checkpoint, map_array, release
 
 
 class StoredRows:
@@ -24,7 +23,7 @@ class StoredRows:
     def __init__(self, chain: list[Checkpoint], table: str):
         full, *increments = (_Layer(checkpoint, table) for checkpoint in chain)
         self._layers = [*increments[::-1], full]
-        self.width = table_width(chain[0].manifest["tables"][table])
+        self.width = chain[0].manifest.tables[table].width
 
     def read(self, ids: np.ndarray) -> np.ndarray:
         """Records, float32 [n, width], of ids int64 [n] in any order."""
@@ -41,9 +40,8 @@ class _Layer:
 
     def __init__(self, checkpoint: Checkpoint, table: str):
         pieces = checkpoint.pieces(table)
-        path, manifest = checkpoint.path, checkpoint.manifest
-        self._records = [map_array(path, manifest, name) for _, name, _ in pieces]
-        self._ids = [map_array(path, manifest, name) for _, _, name in pieces if name is not None]
+        self._records = [map_array(checkpoint, name) for _, name, _ in pieces]
+        self._ids = [map_array(checkpoint, name) for _, _, name in pieces if name is not None]
         starts = np.cumsum([0] + [n for n, _, _ in pieces])[:-1]
         self._first = np.array([ids[0] for ids in self._ids], np.int64) if self._ids else starts
 

@@ -21,29 +21,13 @@ from absl import logging
 
 from configs import storage
 from configs.errors import CheckpointError
-from trainer.checkpoints.chain import (
-    LOOKS,
-    Checkpoint,
-    CheckpointDirectory,
-    directory_name,
-    prune,
-    table_bytes,
-    table_width,
-)
-from trainer.checkpoints.files import (
-    DENSE,
-    DamagedCheckpoint,
-    RecordPiece,
-    errors_of,
-    in_flight,
-    in_order,
-    read_array,
-    read_dense,
-    write_checkpoint,
-)
-from trainer.checkpoints.identity import first_difference
+from trainer.checkpoints.chain import CheckpointDirectory, directory_name, prune
+from trainer.checkpoints.files import RecordPiece, errors_of, in_flight, write_checkpoint
+from trainer.checkpoints.manifest import CheckpointBase, CheckpointHead, TableLayout, table_bytes
+from trainer.checkpoints.reader import Checkpoint
+from trainer.checkpoints.restoration import dense_values, load_rows, newest_restorable
 from trainer.checkpoints.rows import StoredRows
-from trainer.embeddings.base import CHUNK_ROWS
+from trainer.embeddings.base import CHUNK_ROWS, Table
 
 # A restart opens all files of a chain, so it is cut even when its increments are tiny.
 MAX_INCREMENTS = 100
@@ -146,7 +130,7 @@ class CheckpointStore:
         values = {name: variable.numpy() for name, variable in dense.items()}
         head, ids = self._plan(step, tables)
         pieces = _pieces(tables, ids)
-        size = table_bytes(head["tables"], ids=ids is not None) + sum(v.nbytes for v in values.values())
+        size = table_bytes(head.tables, ids=ids is not None) + sum(v.nbytes for v in values.values())
         if size > asynchronous:
             self._write(head, pieces, values, "blocking", lambda: time.monotonic() - started)
             return
@@ -178,43 +162,46 @@ class CheckpointStore:
             found.append(self._finished.popleft())
         return found
 
-    def _plan(self, step: int, tables: dict) -> tuple[dict, dict[str, np.ndarray] | None]:
-        """The manifest to write, without files, and the touched rows by table; None: all rows."""
-        head = {"step": step, "kind": "full", "id": os.urandom(8).hex(), "base": None}
-        head["identity"] = self._identity
+    def _plan(self, step: int, tables: dict) -> tuple[CheckpointHead, dict[str, np.ndarray] | None]:
+        """What to write, and the touched rows by table; None: all rows."""
+        facts = {"step": step, "id": os.urandom(8).hex(), "identity": self._identity}
         full = {name: _layout(table, table.rows) for name, table in tables.items()}
         if self._compact_at and 0 < len(self._chain) <= MAX_INCREMENTS:
-            base = self._chain[-1].manifest
-            ids = {name: table.touched_since(base["step"]) for name, table in tables.items()}
+            newest = self._chain[-1].manifest
+            ids = {name: table.touched_since(newest.step) for name, table in tables.items()}
             layouts = {name: _layout(table, len(ids[name])) for name, table in tables.items()}
             size, whole = table_bytes(layouts, ids=True), table_bytes(full, ids=False)
-            before = sum(table_bytes(c.manifest["tables"], ids=True) for c in self._chain[1:])
+            before = sum(table_bytes(c.manifest.tables, ids=True) for c in self._chain[1:])
             if size < whole and before + size <= self._compact_at * whole:
-                head |= {"kind": "increment", "base": {"step": base["step"], "id": base["id"]}}
-                return head | {"tables": layouts}, ids
-        return head | {"tables": full}, None
+                base = CheckpointBase(step=newest.step, id=newest.id)
+                return CheckpointHead(**facts, kind="increment", base=base, tables=layouts), ids
+        return CheckpointHead(**facts, kind="full", base=None, tables=full), None
 
     def _write(
-        self, head: dict, pieces: Iterator[RecordPiece], dense: dict, mode: str, blocked: Callable[[], float]
+        self,
+        head: CheckpointHead,
+        pieces: Iterator[RecordPiece],
+        dense: dict[str, np.ndarray],
+        mode: str,
+        blocked: Callable[[], float],
     ) -> None:
-        started, widths = time.monotonic(), map(table_width, head["tables"].values())
-        path = storage.join(self._directory, directory_name(head["step"], head["kind"]))
+        started, layouts = time.monotonic(), head.tables.values()
+        path = storage.join(self._directory, directory_name(head.step, head.kind))
         try:
-            most = in_flight(4 * CHUNK_ROWS * max(widths, default=1))
-            checkpoint = Checkpoint(
-                path, write_checkpoint(path, head, pieces, dense, most, self._check_owner)
-            )
-            previous = self._chain[-1].step if self._chain else None
-            self._chain = [*(self._chain if checkpoint.kind == "increment" else []), checkpoint]
+            most = in_flight(4 * CHUNK_ROWS * max((layout.width for layout in layouts), default=1))
+            manifest = write_checkpoint(path, head, pieces, dense, most, self._check_owner)
         except CheckpointError as error:
             last = f"step {self._chain[-1].step}" if self._chain else "none yet"
             raise CheckpointError(
-                f"{error}; last good checkpoint: {last}; mend the cause, then the same command resumes"
+                f"{error}; last good checkpoint: {last}; fix the cause, then rerun the same command to resume"
             ) from error
+        checkpoint = Checkpoint(path, manifest)
+        previous = self._chain[-1].step if self._chain else None
+        self._chain = [*([] if checkpoint.is_full else self._chain), checkpoint]
         self._prune(previous)
-        rows = sum(sum(layout["pieces"]) for layout in head["tables"].values())
+        rows = sum(layout.num_records for layout in layouts)
         seconds = time.monotonic() - started
-        saved = Saved(head["step"], head["kind"], mode, rows, checkpoint.bytes, blocked(), seconds)
+        saved = Saved(head.step, head.kind, mode, rows, checkpoint.bytes, blocked(), seconds)
         self._finished.append(saved)
 
     def _prune(self, previous: int | None) -> None:
@@ -239,13 +226,13 @@ class CheckpointStore:
         started = time.monotonic()
 
         def load(chain: list[Checkpoint]) -> dict[str, np.ndarray]:
-            values = self._dense_values(chain[-1], dense, partial=False)
+            values = dense_values(chain[-1], dense, partial=False)
             for checkpoint in chain:
                 for name, table in tables.items():
-                    _load_rows(checkpoint, name, table)
+                    load_rows(checkpoint, name, table)
             return values
 
-        found = self._newest(tables, load)
+        found = newest_restorable(self._directory, self._identity, tables, load)
         if found is None:
             return None
         self._chain, values = found
@@ -259,10 +246,10 @@ class CheckpointStore:
         """As restore_newest, for StoredTables, which stay on disk, and a part of the dense variables."""
 
         def load(chain: list[Checkpoint]):
-            values = self._dense_values(chain[-1], dense, partial=True)
+            values = dense_values(chain[-1], dense, partial=True)
             return values, {name: StoredRows(chain, name) for name in tables}
 
-        found = self._newest(tables, load)
+        found = newest_restorable(self._directory, self._identity, tables, load)
         if found is None:
             return None
         chain, (values, rows) = found
@@ -272,73 +259,13 @@ class CheckpointStore:
             variable.assign(values[name])
         return chain[-1].step
 
-    def _newest(self, tables: dict, load: Callable) -> tuple | None:
-        """(chain, load(chain)) of the newest step for which `load` finds no damage."""
-        for attempt in range(LOOKS):
-            with errors_of(self._directory, "read"):
-                directory, reasons = CheckpointDirectory(self._directory), []
-                steps = directory.steps()
-            changed = False
-            for step, chain in ((s, c) for s in steps[::-1] for c in directory.chains(s)):
-                try:
-                    if isinstance(chain, DamagedCheckpoint):
-                        raise chain
-                    self._check(chain, tables)
-                    return chain, load(chain)
-                except DamagedCheckpoint as error:
-                    # A trainer beside us deletes what is too old, and has written newer ones.
-                    changed = attempt < LOOKS - 1 and directory.has_changed()
-                    if changed:
-                        break
-                    logging.warning("step %d: %s; falling back to the checkpoint before it", step, error)
-                    reasons.append(str(error))
-            if not changed:
-                break
-        if reasons:
-            raise CheckpointError(
-                f"no checkpoint verifies ({reasons[0]}); delete {self._directory} to start afresh"
-            )
-        if directory.names:
-            logging.warning("%s: holds no complete checkpoint, only beginnings", self._directory)
-        return None
 
-    def _check(self, chain: list[Checkpoint], tables: dict) -> None:
-        """Identity and layouts must be what the config makes. Raises CheckpointError."""
-        newest = chain[-1]
-        if different := first_difference(newest.manifest["identity"], self._identity):
-            key, saved, value = different
-            raise CheckpointError(
-                f"{newest.path}: saved under {key} = {saved}, the run now says {value}; "
-                "use another output.path, or restore the value "
-                f"(--config {storage.join(os.path.dirname(self._directory), 'config.yaml')} has it)"
-            )
-        for checkpoint in chain:
-            for name, table in tables.items():
-                layout = checkpoint.manifest["tables"].get(name, {})
-                found = {key: layout.get(key) for key in ("rows", "parts")}
-                wanted = {"rows": table.rows, "parts": [list(part) for part in table.parts]}
-                if found != wanted:
-                    raise CheckpointError(
-                        f"{checkpoint.path}: table {name} was saved as {found}, the config makes it "
-                        f"{wanted}; use another output.path or restore the config"
-                    )
-
-    def _dense_values(self, checkpoint: Checkpoint, dense: dict, partial: bool) -> dict[str, np.ndarray]:
-        """Saved arrays by name; names (all, unless partial) and shapes must be those of the variables."""
-        values = read_dense(checkpoint.path, checkpoint.manifest)
-        odd = sorted(set(dense) - set(values) if partial else set(values) ^ set(dense))
-        odd += [n for n, v in dense.items() if n in values and values[n].shape != tuple(v.shape)]
-        if odd:
-            raise CheckpointError(
-                f"{checkpoint.path}/{DENSE}: holds other weights than the config makes: {odd}"
-            )
-        return values
-
-
-def _layout(table, rows: int) -> dict:
+def _layout(table: Table, rows: int) -> TableLayout:
     """A table's layout in the manifest when so many of its rows are written."""
     pieces = [min(CHUNK_ROWS, rows - start) for start in range(0, rows, CHUNK_ROWS)]
-    return {"rows": table.rows, "parts": [list(part) for part in table.parts], "pieces": pieces}
+    # TensorFlow wraps lists of a module in a class whose content pydantic does not see.
+    parts = [(name, width) for name, width in table.parts]
+    return TableLayout(rows=table.rows, parts=parts, pieces=pieces)
 
 
 def _pieces(tables: dict, ids: dict[str, np.ndarray] | None) -> Iterator[RecordPiece]:
@@ -349,21 +276,3 @@ def _pieces(tables: dict, ids: dict[str, np.ndarray] | None) -> Iterator[RecordP
             stop = min(start + CHUNK_ROWS, number)
             rows = np.arange(start, stop, dtype=np.int64) if ids is None else ids[name][start:stop]
             yield RecordPiece(name, i, None if ids is None else rows, np.asarray(table.read_records(rows)))
-
-
-def _load_rows(checkpoint: Checkpoint, name: str, table) -> None:
-    """Writes a checkpoint's rows into a table: threads read and check, this one writes."""
-
-    def read(piece):
-        _, records, ids = piece
-        names = [records] if ids is None else [records, ids]
-        return [read_array(checkpoint.path, checkpoint.manifest, file) for file in names]
-
-    pieces, start = checkpoint.pieces(name), 0
-    largest = max((n for n, _, _ in pieces), default=0)
-    for records, *ids in in_order(read, pieces, in_flight(4 * table.width * largest)):
-        if ids:
-            table.write_rows(ids[0], records)
-        else:
-            table.write_records(start, records)
-            start += len(records)

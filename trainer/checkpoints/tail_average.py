@@ -8,8 +8,9 @@ import numpy as np
 from absl import logging
 
 from configs.errors import CheckpointError
-from trainer.checkpoints.chain import Checkpoint, CheckpointDirectory
-from trainer.checkpoints.files import DamagedCheckpoint, read_dense
+from trainer.checkpoints.chain import CheckpointDirectory
+from trainer.checkpoints.files import DamagedCheckpoint
+from trainer.checkpoints.reader import Checkpoint, read_dense
 from trainer.checkpoints.rows import StoredRows
 
 
@@ -62,6 +63,6 @@ def _read(chain: list[Checkpoint] | DamagedCheckpoint, recommender) -> tuple[dic
     """(rows by table, dense weights) of a checkpoint."""
     if isinstance(chain, DamagedCheckpoint):
         raise chain
-    values = read_dense(chain[-1].path, chain[-1].manifest)
+    values = read_dense(chain[-1])
     names = [name for name in recommender.dense_state if name.startswith("dense/")]
     return {name: StoredRows(chain, name) for name in recommender.storages}, [values[n] for n in names]

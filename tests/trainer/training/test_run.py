@@ -193,7 +193,7 @@ def test_another_run_in_the_same_directory_is_refused(place, trained, sections, 
     before = (trained / "config.yaml").read_text()
     with pytest.raises(CheckpointError) as caught:
         train(configured(place, **sections))
-    assert f"saved under {key}" in str(caught.value) and "use another output.path" in str(caught.value)
+    assert f"saved with {key}" in str(caught.value) and "use another output.path" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert (trained / "config.yaml").read_text() == before, "the config that could resume is gone"
 
@@ -216,7 +216,7 @@ def test_another_dataset_under_the_same_path_is_refused(copy, trained):
     shutil.copytree(trained, dataset.parent / "run")
     change_manifest(dataset, fingerprint="another")
     with pytest.raises(
-        CheckpointError, match="saved under dataset.fingerprint = .*, the run now says another"
+        CheckpointError, match="saved with dataset.fingerprint = .*, but this run has another"
     ):
         train(config())
 
