@@ -1,6 +1,6 @@
 """The `export.index` section: how a served model finds the best items."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,10 @@ from configs.section import Section
 class BruteForceIndexConfig(Section):
     """Every item is scored."""
 
+    exact: ClassVar[bool] = True
+    """Whether the best items are always found."""
+    package: ClassVar[str | None] = None
+    """Package whose TensorFlow operations the index consists of, beside TensorFlow's own."""
     kind: Literal["brute_force"] = "brute_force"
     """Exact, and TensorFlow's own operations alone."""
 
@@ -17,6 +21,8 @@ class BruteForceIndexConfig(Section):
 class ScannIndexConfig(Section):
     """ScaNN: items of a few leaves of a tree are scored roughly, the best of them exactly."""
 
+    exact: ClassVar[bool] = False
+    package: ClassVar[str | None] = "scann"
     kind: Literal["scann"]
     """Approximate; export, `recommend` and servers need the operations of the scann package."""
     leaves: int | None = Field(None, ge=1)
@@ -34,6 +40,12 @@ class ScannIndexConfig(Section):
         if self.leaves and (self.leaves_to_search or 0) > self.leaves:
             raise ValueError(f"leaves_to_search {self.leaves_to_search} exceeds leaves {self.leaves}")
         return self
+
+
+def package_of(kind: str | None) -> str | None:
+    """The package that an index of this kind needs; None: none, or the kind is not known to this version."""
+    sections = {"brute_force": BruteForceIndexConfig, "scann": ScannIndexConfig}
+    return sections[kind].package if kind in sections else None
 
 
 IndexConfig = Annotated[BruteForceIndexConfig | ScannIndexConfig, Field(discriminator="kind")]

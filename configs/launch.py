@@ -1,7 +1,7 @@
 """The launch section: where `lazytower submit` runs a job. Times are in seconds, prices in any currency."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -65,6 +65,8 @@ class CommonLaunchConfig(Section):
 class LocalLaunchConfig(CommonLaunchConfig):
     """A process of this machine, apart from the terminal, from the installation that submits it."""
 
+    remote: ClassVar[bool] = False
+    """Whether jobs run on other machines."""
     kind: Literal["local"] = "local"
     """On this machine."""
 
@@ -72,6 +74,7 @@ class LocalLaunchConfig(CommonLaunchConfig):
 class CloudTpuLaunchConfig(CommonLaunchConfig):
     """A slice of Cloud TPU, asked for as a queued resource, deleted when the job ends."""
 
+    remote: ClassVar[bool] = True
     kind: Literal["cloud_tpu"]
     """On Cloud TPU."""
     project: str = Field(min_length=1)

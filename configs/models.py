@@ -1,6 +1,6 @@
 """The `model` and `tables` sections."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,8 @@ from configs.section import Section
 class TableConfig(Section):
     """One embedding table; its rows come from the dataset."""
 
+    needs_xla: ClassVar[bool] = False
+    """Whether training compiles parts of it with XLA."""
     kind: Literal["table"] = "table"
     """Kind of embedding."""
     dim: int | None = Field(None, ge=1, le=4096)
@@ -25,6 +27,15 @@ class TableConfig(Section):
     engine: Literal["auto", "native", "rows", "tfa"] = "auto"
     """rows: one record per row; native: the same under compiled kernels; tfa: plain variable and
     tfa.optimizers.LazyAdam; auto: native where there is a compiler and a kernel, else rows."""
+
+    @property
+    def trained_by(self) -> str:
+        """What keeps the rows, as reports name it: the compiled kernels of auto count as rows."""
+        return "rows" if self.engine == "auto" else self.engine
+
+    def stored_shape(self, rows: int | None) -> tuple[int | None, int | None]:
+        """(rows, values of a row) that are stored for a table of `rows` rows; None: not known yet."""
+        return rows, self.dim
 
     @model_validator(mode="after")
     def _addons_has_it(self):
@@ -114,6 +125,11 @@ class TwoTowerConfig(Section):
         return (self.user_tower.inputs if self.user_tower else []) + self.item_tower.inputs
 
     @property
+    def towers(self) -> list[TowerConfig]:
+        """Of the user and the item."""
+        return [tower for tower in (self.user_tower, self.item_tower) if tower]
+
+    @property
     def trains_on_positives(self) -> bool:
         """Whether only positive rows train it: every row of a batch is one under the softmax."""
         return True
@@ -150,6 +166,11 @@ class DotBiasConfig(Section):
     @property
     def inputs(self) -> list[str]:
         return ["user", "item"]
+
+    @property
+    def towers(self) -> list[TowerConfig]:
+        """As TwoTowerConfig.towers: the tables' rows are the vectors."""
+        return []
 
     @property
     def trains_on_positives(self) -> bool:

@@ -1,6 +1,6 @@
 """The `tables` section's kind `robe_z`, and the union of all kinds."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -12,6 +12,7 @@ from configs.section import Section, Seed
 class RobeZConfig(Section):
     """A compressed embedding: rows are cut out of one shared array at hashed places (ROBE-Z)."""
 
+    needs_xla: ClassVar[bool] = True
     kind: Literal["robe_z"]
     """Random Offset Block Embedding (Desai, Chou & Shrivastava, MLSys 2022)."""
     dim: int | None = Field(None, ge=1, le=4096)
@@ -28,6 +29,15 @@ class RobeZConfig(Section):
     """Optimizer of the array; its rows are the array's aligned chunks of `block` values."""
     gradient: Literal["auto", "dense", "sparse"] = "auto"
     """How gradients are summed: over the whole array, or its touched chunks; auto: the faster by size."""
+
+    @property
+    def trained_by(self) -> str:
+        """As TableConfig.trained_by."""
+        return self.kind
+
+    def stored_shape(self, rows: int | None) -> tuple[int, int]:
+        """As TableConfig.stored_shape: the array's chunks, however many rows are cut out of it."""
+        return self.size // self.block, self.block
 
     @model_validator(mode="after")
     def _sizes_fit(self):

@@ -208,6 +208,16 @@ class _Device(Section):
     threads: int = Field(0, ge=0)
     """Threads of TensorFlow's kernels; 0: one per core. Bit-for-bit repeats need the same number."""
 
+    @property
+    def needs_local_chip(self) -> bool:
+        """Whether this machine must have a TPU."""
+        return False
+
+    @property
+    def is_named_tpu(self) -> bool:
+        """Whether training connects to a TPU of other machines."""
+        return False
+
 
 class CpuDeviceConfig(_Device):
     """This machine's processor."""
@@ -252,6 +262,14 @@ class TpuDeviceConfig(_Device):
         elif self.name is not None and self.zone is None:
             raise ValueError(f"zone: missing, {self.name} is looked up in a zone such as us-east5-b; give it")
         return self
+
+    @property
+    def needs_local_chip(self) -> bool:
+        return self.name is None
+
+    @property
+    def is_named_tpu(self) -> bool:
+        return self.name is not None
 
     @property
     def has_address(self) -> bool:

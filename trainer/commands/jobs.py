@@ -79,6 +79,7 @@ def _logs(args) -> int:
 def _cancel(args) -> int:
     from trainer.jobs.config import JobConfig
     from trainer.jobs.supervise import cancel
+    from trainer.launchers import LAUNCHERS
 
     record = _record(args)
     config = JobConfig(record)
@@ -87,7 +88,7 @@ def _cancel(args) -> int:
     except KeyboardInterrupt:
         logging.warning("interrupted: %s may not be ended; rerun the same command", record.id)
         raise
-    left = "no process is left" if config.section["kind"] == "local" else "no slice is left"
+    left = f"no {LAUNCHERS[config.section['kind']].machine} is left"
     if state.unseen:
         left = (
             "whether a slice is left could not be seen; `gcloud compute tpus queued-resources list` shows it"

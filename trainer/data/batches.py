@@ -170,7 +170,7 @@ def parse_blocks(dataset: Dataset, blocks) -> dict:
     if dataset.has_weight:
         types["weight"] = tf.float32
     for name, feature in dataset.features.items():
-        types[name] = tf.int64 if feature.kind == "categorical" else tf.float32
+        types[name] = tf.as_dtype(feature.dtype)
     spec = {name: tf.io.RaggedFeature(dtype) for name, dtype in types.items()}
     if dataset.history_length:
         lengths = tf.io.RaggedFeature.RowLengths("history_length")

@@ -73,7 +73,7 @@ def read_blocks(
 
 def _column_type(dataset: Dataset, name: str) -> str:
     feature = dataset.features.get(feature_of_column(name))
-    if name in ("label", "weight") or (feature and feature.kind == "numeric"):
+    if name in ("label", "weight") or (feature and feature.is_numeric):
         return "float32"
     return "string" if name == "key" else "int64"
 
@@ -81,9 +81,8 @@ def _column_type(dataset: Dataset, name: str) -> str:
 def unknown_feature(dataset: Dataset, name: str) -> tuple:
     """(value, dtype) of a side feature of a user or item that the catalog does not hold: the mean of a
     numeric one, the out-of-vocabulary id, or 0, of a categorical one."""
-    if dataset.features[name].kind == "numeric":
-        return dataset.features[name].mean, np.float32
-    return dataset.tables[name].oov or 0, np.int64
+    feature = dataset.features[name]
+    return feature.mean if feature.is_numeric else dataset.tables[name].oov or 0, feature.dtype
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ step that updated the row is always there: it tells checkpoints which rows to wr
 
 import abc
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -30,24 +30,85 @@ class Lookup(NamedTuple):
     """int32 [n], from `lookup_each`: places in `ids` of the ids that were asked for."""
 
 
-class Table(tf.Module, abc.ABC):
-    """An embedding table with its optimizer's slots and its average.
+class Embedding(tf.Module, abc.ABC):
+    """What models see of a table: rows by id, however they are stored.
+
+    Args:
+      name: of the module.
+      label: name of the table.
+      rows, dim: shape of the weights.
+      optimizer: trainer.optimizers.base.RowOptimizer.
+      average: polyak rule (trainer.averages) or None.
 
     Attributes:
-      rows, dim: shape of the weights.
-      optimizer: RowOptimizer.
-      shared: its state that all rows share, variables by name.
-      average: polyak rule or None.
       takes_repeats: whether there is `lookup_each`.
     """
 
     engine: str
     takes_repeats = False
 
-    def __init__(self, name, rows, dim, optimizer, average):
-        super().__init__(name=f"table_{name}")
-        self.label, self.rows, self.dim = name, rows, dim
+    def __init__(self, name: str, label: str, rows: int, dim: int, optimizer, average):
+        super().__init__(name=name)
+        self.label, self.rows, self.dim = label, rows, dim
         self.optimizer, self.average = optimizer, average
+
+    @property
+    @abc.abstractmethod
+    def storage(self) -> "Table":
+        """The table whose records are saved: this one, unless its rows are made of others."""
+
+    @property
+    @abc.abstractmethod
+    def bytes(self) -> int:
+        """Bytes of weights, optimizer state, average and last step."""
+
+    @abc.abstractmethod
+    def initialize(self, stddev: float, seed: int, zero_row: int | None = None) -> None:
+        """Sets the initial weights; `zero_row`, if any, starts at zero if rows have values of their own."""
+
+    @abc.abstractmethod
+    def lookup(self, ids) -> Any:
+        """Fetches distinct rows, ids int64 [u], for training; `weight` of the result is float32 [u, dim]."""
+
+    def lookup_each(self, ids) -> Any:
+        """Fetches a row for each of ids int64 [n], which may repeat; `update` sums their gradients."""
+        raise NotImplementedError(f"engine {self.engine} looks up distinct ids only")
+
+    @abc.abstractmethod
+    def update(self, lookup, gradient, step, multiplier) -> None:
+        """One optimizer step on looked-up rows.
+
+        Args:
+          lookup: from `lookup` or `lookup_each`, of this step.
+          gradient: float32, in the shape of `lookup.weight`.
+          step: float32 scalar from 1.
+          multiplier: float32 scalar from the schedule.
+        """
+
+    @abc.abstractmethod
+    def read_weights(self, ids, averaged: bool, step):
+        """Weights, float32 [n, dim], of ids int64 [n]; averaged: as of `step`, a float32 scalar."""
+
+    @abc.abstractmethod
+    def served(self, weights, ids):
+        """Rows float32 [n, dim] of ids int64 [n], given the weights [storage rows, storage dim] to serve."""
+
+    def chunks(self) -> list[tuple[int, int]]:
+        """(start, stop) of consecutive row ranges of at most CHUNK_ROWS."""
+        return [(a, min(a + CHUNK_ROWS, self.rows)) for a in range(0, self.rows, CHUNK_ROWS)]
+
+
+class Table(Embedding):
+    """An embedding whose rows are records, with its optimizer's slots and its average.
+
+    Attributes:
+      parts: (name, values) of each part of a record, in order.
+      width: values of a record.
+      shared: state of the optimizer that all rows share, variables by name.
+    """
+
+    def __init__(self, name, rows, dim, optimizer, average):
+        super().__init__(f"table_{name}", name, rows, dim, optimizer, average)
         self.parts = [("weight", dim), *zip(optimizer.slot_names, optimizer.slot_widths(dim), strict=True)]
         if average is not None:
             self.parts.append(("average", dim))
@@ -60,7 +121,6 @@ class Table(tf.Module, abc.ABC):
 
     @property
     def bytes(self) -> int:
-        """Bytes of weights, optimizer state, average and last step."""
         average = 0 if self.average is None else self.dim
         return self.rows * (self.dim + average + 1) * 4 + self.optimizer_bytes
 
@@ -72,31 +132,10 @@ class Table(tf.Module, abc.ABC):
 
     @property
     def storage(self) -> "Table":
-        """The table whose records are saved: this one, unless its rows are made of others."""
         return self
 
     def served(self, weights, ids):
-        """Rows float32 [n, dim] of ids int64 [n], given the weights [storage rows, storage dim] to serve."""
         return tf.gather(weights, ids)
-
-    @abc.abstractmethod
-    def lookup(self, ids) -> Lookup:
-        """Fetches distinct rows, ids int64 [u], for training."""
-
-    def lookup_each(self, ids) -> Lookup:
-        """Fetches a row for each of ids int64 [n], which may repeat; `update` sums their gradients."""
-        raise NotImplementedError(f"engine {self.engine} looks up distinct ids only")
-
-    @abc.abstractmethod
-    def update(self, lookup: Lookup, gradient, step, multiplier) -> None:
-        """One optimizer step on looked-up rows.
-
-        Args:
-          lookup: from `lookup` or `lookup_each`, of this step.
-          gradient: float32, in the shape of `lookup.weight`.
-          step: float32 scalar from 1.
-          multiplier: float32 scalar from the schedule.
-        """
 
     @abc.abstractmethod
     def read_records(self, ids):
@@ -127,7 +166,6 @@ class Table(tf.Module, abc.ABC):
         return self.read_records(ids)[:, -1]
 
     def read_weights(self, ids, averaged: bool, step):
-        """Weights, float32 [n, dim], of ids int64 [n]; averaged: as of `step`, a float32 scalar."""
         records = self.read_records(ids)
         if averaged and self.average is not None:
             return self.average_of(records, step)
@@ -137,10 +175,6 @@ class Table(tf.Module, abc.ABC):
         """Averages as of `step` (float32 scalar), float32 [n, dim], of records float32 [n, width]."""
         average, last = records[:, -1 - self.dim : -1], records[:, -1:]
         return self.average.catch_up(average, records[:, : self.dim], last, step)
-
-    def chunks(self):
-        """(start, stop) of consecutive row ranges of at most CHUNK_ROWS."""
-        return [(a, min(a + CHUNK_ROWS, self.rows)) for a in range(0, self.rows, CHUNK_ROWS)]
 
     def initialize(self, stddev: float, seed: int, zero_row: int | None = None) -> None:
         """Normal weights from a stateless generator: equal for equal seed and name, whatever the engine.

@@ -1,9 +1,11 @@
 """From ids to pooled vectors: a table is looked up once per step, whatever the features."""
 
 from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import tensorflow as tf
 
+from trainer.embeddings.base import Embedding
 from trainer.kernels.ops import gather_rows, sum_rows
 from trainer.kernels.ops import unique as unique_ids
 
@@ -13,6 +15,37 @@ _SEGMENT = {
     "sqrtn": tf.sparse.segment_sqrt_n,
 }
 _DIVISOR = {"mean": tf.identity, "sum": tf.ones_like, "sqrtn": tf.sqrt}
+
+
+class Fetched(NamedTuple):
+    """Rows of a table for ids that may repeat."""
+
+    weight: tf.Tensor
+    """float32 [u, dim], a row for each distinct id; or [n, dim], a row for each id."""
+    where: tf.Tensor | None
+    """int32 [n], the place of each id in `weight`; None: there is a row for each id."""
+
+
+class Fetch(Protocol):
+    """Where the rows of tables come from: training, evaluation and serving each have their own."""
+
+    def __call__(self, table: Embedding, ids: tf.Tensor, each: bool) -> Fetched:
+        """Rows of a table.
+
+        Args:
+          table: one of the recommender's.
+          ids: int64 [n], may repeat.
+          each: whether a row for each id may be fetched; otherwise distinct ones are.
+        """
+
+
+def fetch_distinct(weights_of: Callable[[Embedding, tf.Tensor], tf.Tensor]) -> Fetch:
+    """A Fetch of distinct rows; weights_of(table, distinct ids int64 [u]) gives them, float32 [u, dim]."""
+
+    def fetch(table: Embedding, ids: tf.Tensor, each: bool) -> Fetched:
+        return Fetched(*of_distinct(ids, lambda distinct: weights_of(table, distinct)))
+
+    return fetch
 
 
 def joined(ids: dict[str, tf.Tensor]):

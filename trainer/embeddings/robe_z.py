@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from configs.errors import ConfigError
 from configs.robe import RobeZConfig
-from trainer.embeddings.base import CHUNK_ROWS, Lookup
+from trainer.embeddings.base import Embedding, Lookup, Table
 from trainer.embeddings.block_hash import PRIME, BlockHash
 from trainer.embeddings.blocks import gather_blocks, sum_blocks
 from trainer.embeddings.engines.rows import RecordTable
@@ -42,8 +42,8 @@ class RobeLookup(NamedTuple):
     """int32 [2 * pairs]: places in `chunks` of the pairs' left, then right chunks; dense: empty."""
 
 
-class RobeZ(tf.Module):
-    """An embedding as trainer.embeddings.base.Table, compressed.
+class RobeZ(Embedding):
+    """A compressed embedding.
 
     Args:
       name: of the table.
@@ -55,35 +55,31 @@ class RobeZ(tf.Module):
       storage_type: Table class for the array; None: RecordTable.
 
     Attributes:
-      rows, dim: shape of the weights as the model sees them.
-      storage: Table of the array's chunks.
       dense: whether gradients are summed over the whole array.
     """
 
     engine = "robe_z"
-    takes_repeats = False
 
     def __init__(self, name, rows, options: RobeZConfig, optimizer, average, batch_size, storage_type=None):
-        super().__init__(name=f"robe_{name}")
+        super().__init__(f"robe_{name}", name, rows, options.dim, optimizer, average)
         if rows >= PRIME:
             raise ConfigError(f"tables.{name}: robe_z holds fewer than {PRIME:,} rows, not {rows:,}")
-        self.label, self.rows, self.dim = name, rows, options.dim
-        self.optimizer, self.average = optimizer, average
         num_chunks = options.size // options.block
-        self.storage = (storage_type or RecordTable)(name, num_chunks, options.block, optimizer, average)
+        self._array = (storage_type or RecordTable)(name, num_chunks, options.block, optimizer, average)
         self._hash = BlockHash(name, options.seed, options.size, options.dim, options.block)
         looked_up = min(rows, batch_size) * options.dim
         by_size = options.size <= DENSE_RATIO * looked_up
         self.dense = by_size if options.gradient == "auto" else options.gradient == "dense"
 
     @property
+    def storage(self) -> Table:
+        """The array's chunks."""
+        return self._array
+
+    @property
     def bytes(self) -> int:
         """Bytes of the array, its slots and its average."""
         return self.storage.bytes
-
-    def chunks(self):
-        """(start, stop) of consecutive row ranges of at most CHUNK_ROWS."""
-        return [(a, min(a + CHUNK_ROWS, self.rows)) for a in range(0, self.rows, CHUNK_ROWS)]
 
     def initialize(self, stddev: float, seed: int, zero_row: int | None = None) -> None:
         """Normal weights, as Table.initialize, but for the zero row: no row has values of its own."""

@@ -38,7 +38,7 @@ def check_all(config: RunConfig) -> list[str]:
     check_output(config, dataset)
     check_plan(config)
     warnings = launcher.check()
-    if config.launch.kind == "cloud_tpu":
+    if config.launch.remote:
         warnings += region_warnings(config)
     return warnings
 
@@ -79,7 +79,7 @@ def check_plan(config: RunConfig) -> None:
     Raises:
       UserError: it does not fit the slice, or this machine; or the dataset is not what the config asks for.
     """
-    on_slice = config.launch.kind == "cloud_tpu"
+    on_slice = config.launch.remote
     slices = ["--tpu", launch_slice(config).name] if on_slice and config.device.kind == "tpu" else []
     with tempfile.TemporaryDirectory(prefix="lazytower-plan-") as directory:
         path = os.path.join(directory, "run.yaml")

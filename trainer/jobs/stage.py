@@ -76,7 +76,7 @@ def stage(config) -> str:
 def _facts(config, wheel_name) -> dict:
     """What job.json holds."""
     launch = config.launch
-    remote = launch.kind == "cloud_tpu"
+    remote = launch.remote
     return {
         "name": config.name,
         "launcher": launch.kind,

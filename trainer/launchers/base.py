@@ -73,6 +73,8 @@ class Launcher(Slices, Protocol):
 
     slices: type[Slices]
     """Class of the part that needs the launch section alone."""
+    machine: str
+    """What an attempt runs on, in one word of a sentence."""
 
     def __init__(self, config, job_path: str, facts: dict): ...
 

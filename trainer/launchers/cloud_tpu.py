@@ -18,7 +18,7 @@ _MAX_SCRIPT_BYTES = 256 << 10  # of one metadata value
 class CloudTpu:
     """See trainer.launchers.base.Launcher."""
 
-    slices, settle_seconds = TpuSlices, TpuSlices.settle_seconds
+    slices, machine, settle_seconds = TpuSlices, "slice", TpuSlices.settle_seconds
 
     def __init__(self, config, job_path: str, facts: dict):
         self._config, self._launch, self._job_path = config, config.launch, job_path

@@ -22,7 +22,7 @@ _MAX_STARTS = 3  # of one attempt; a launcher may be killed between its note and
 class Local:
     """See trainer.launchers.base.Launcher."""
 
-    chips, slices = 0, LocalProcesses
+    chips, slices, machine = 0, LocalProcesses, "process"
     settle_seconds = LocalProcesses.settle_seconds
 
     def __init__(self, config, job_path: str, facts: dict):

@@ -47,12 +47,10 @@ def forecast_tables(config: RunConfig, dataset: Dataset | None) -> list[TableFor
 def _forecast(config: RunConfig, dataset: Dataset | None, name: str) -> TableForecast:
     from trainer.optimizers import ROW_OPTIMIZERS
 
-    options, ids = config.table(name), config.ids_of(name)
-    rows = dataset.table_rows(name) if dataset else ids.rows if ids.kind == "hash" else None
+    options = config.table(name)
+    rows = dataset.table_rows(name) if dataset else config.ids_of(name).known_rows
     optimizer = ROW_OPTIMIZERS[options.optimizer.kind](options.optimizer)
-    stored, dim = rows, options.dim
-    if options.kind == "robe_z":
-        stored, dim = options.size // options.block, options.block
+    stored, dim = options.stored_shape(rows)
     averaged = config.polyak.at_each_step
     lacks = tpu_lacks(options)
     if stored is None:
@@ -93,10 +91,8 @@ def check_slice_memory(config: RunConfig, dataset: Dataset) -> None:
 
 def dense_bytes(config: RunConfig) -> int:
     """Bytes of the towers' weights, at most two slots each, and their averages."""
-    if config.model.kind != "two_tower":
-        return 0
     values = 0
-    for tower in (config.model.user_tower, config.model.item_tower):
+    for tower in config.model.towers:
         widths = [config.input_width(name) for name in tower.inputs]
         width = widths[0] if tower.combine == "sum" else sum(widths)
         for units in tower.layers:

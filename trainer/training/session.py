@@ -199,7 +199,7 @@ class TrainSession:
         self._wait_for_checkpoint()
         saved = self._saved_step
         intact = f"the checkpoint of step {saved:,} is intact" if saved else "no checkpoint was written yet"
-        more = ", or raise it" if self.config.device.kind == "cpu" else ""
+        more = ", or raise it" if self.train_step.leaves_bad_batches_out else ""
         raise UserError(
             f"{facts}; {intact}. train.skip_nonfinite allows {allowed:,} such batches: look for bad "
             f"labels or weights in the data, lower the learning rates (in another output.path){more}"

@@ -2,12 +2,13 @@
 
 import abc
 import contextlib
+from typing import Any
 
 import tensorflow as tf
 
 from configs.schema import RunConfig
-from trainer.embeddings.base import Lookup
-from trainer.embeddings.pooling import of_distinct
+from trainer.embeddings.base import Embedding, Lookup
+from trainer.embeddings.pooling import Fetched, of_distinct
 from trainer.models.recommender import Recommender
 from trainer.optimizers import ROW_OPTIMIZERS
 from trainer.optimizers.clipping import half_square, scale_to_norm
@@ -29,9 +30,11 @@ class Step(tf.Module, abc.ABC):
       step: steps done, int64 variable.
       guard: trainer.training.guard.Guard.
       looks_each_step: whether the loop may look at each step's outcome before it starts the next.
+      leaves_bad_batches_out: whether a batch with a loss or gradient that is not finite moves no weight.
     """
 
     looks_each_step = True
+    leaves_bad_batches_out = True
 
     def __init__(self, config: RunConfig, recommender: Recommender, num_steps: int, scope=None):
         super().__init__(name="train_step")
@@ -112,25 +115,15 @@ class TrainStep(Step):
 
     def _differentiated(self, batch):
         """(lookups by table, loss, gradients of the looked-up rows and then of the dense variables)."""
-        model, lookups = self._recommender.model, {}
-
+        model = self._recommender.model
         with tf.GradientTape() as tape:
-
-            def fetch(table, ids, each):
-                # A norm is that of summed gradients: whoever clips by it needs them.
-                if each and table.takes_repeats and not self._clip_norm:
-                    lookup, where = table.lookup_each(ids), None
-                else:
-                    lookup, where = of_distinct(ids, table.lookup)
-                lookups[table.label] = lookup
-                tape.watch(lookup.weight)
-                return lookup.weight, where
-
+            # Clipping by norm needs the summed gradient of each row.
+            fetch = _WatchedFetch(tape, distinct=bool(self._clip_norm))
             ids = model.lookups(batch, self.step)
             activations = self._recommender.activations(ids, fetch)
             columns = model.columns(batch, self.step)
             loss = None if self._replicas else model.loss(activations, columns, self.step)
-        lookups = {name: lookups[name] for name in self._recommender.tables}
+        lookups = {name: fetch.lookups[name] for name in self._recommender.tables}
         weights = [lookup.weight for lookup in lookups.values()]
         dense = self._recommender.dense_variables
         if self._replicas is None:
@@ -158,6 +151,31 @@ class TrainStep(Step):
             variables = self._recommender.dense_variables
             self._optimizer.apply_gradients(zip(dense, variables, strict=True))
         return tf.constant(True)
+
+
+class _WatchedFetch:
+    """The trainer.embeddings.pooling.Fetch of training.
+
+    Args:
+      tape: watches the fetched weights.
+      distinct: fetch each row once, even where a row for each id would do.
+
+    Attributes:
+      lookups: what was fetched, by table name.
+    """
+
+    def __init__(self, tape: tf.GradientTape, distinct: bool):
+        self._tape, self._distinct = tape, distinct
+        self.lookups: dict[str, Any] = {}
+
+    def __call__(self, table: Embedding, ids: tf.Tensor, each: bool) -> Fetched:
+        if each and table.takes_repeats and not self._distinct:
+            lookup, where = table.lookup_each(ids), None
+        else:
+            lookup, where = of_distinct(ids, table.lookup)
+        self.lookups[table.label] = lookup
+        self._tape.watch(lookup.weight)
+        return Fetched(lookup.weight, where)
 
 
 def _most_parts(lookups: dict):

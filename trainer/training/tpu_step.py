@@ -37,6 +37,7 @@ class TpuStep(Step):
 
     # The host would wait for the chips at every step.
     looks_each_step = False
+    leaves_bad_batches_out = False
 
     def __init__(
         self,

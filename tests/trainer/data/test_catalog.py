@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import DataError
-from configs.manifest import SPLITS
+from configs.manifest import SPLITS, FeatureInfo
 from tests.support.tiny_dataset import Feature, Row, write_dataset
 from trainer.data.catalog import Items, Users, read_blocks
 from trainer.data.ragged import Ragged, hash_ids
@@ -168,7 +168,7 @@ def test_wrong_row_count_and_wrong_type_are_refused(tmp_path):
     info = dataset.items.files[0]
     with pytest.raises(DataError, match="rows, dataset.json says"):
         list(read_blocks(dataset, [info.model_copy(update={"rows": info.rows + 1})], ["id"]))
-    text_as_number = dataset.model_copy(update={"features": {"key": Feature("item", "numeric", {})}})
+    text_as_number = dataset.model_copy(update={"features": {"key": FeatureInfo(of="item", kind="numeric")}})
     with pytest.raises(DataError, match="cannot be read"):
         list(read_blocks(text_as_number, [info], ["key"]))
 

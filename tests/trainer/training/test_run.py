@@ -177,15 +177,15 @@ def test_the_two_engines_train_alike_in_closed_loop(place):
     [
         (
             {"train": {"num_steps": 70}},
-            "number of steps = 60, the run now says 70",
+            "number of steps = 60, but this run has 70",
         ),
-        ({"train": {"seed": 1}}, "train.seed = 0, the run now says 1"),
-        ({"train": {"clip_norm": 1.0}}, "train.clip_norm = None, the run now says 1.0"),
-        ({"train": {"batch_size": 32}}, "train.batch_size = 64, the run now says 32"),
-        ({"optimizer": {"learning_rate": 0.5}}, "optimizer.learning_rate = 0.01, the run now says 0.5;"),
+        ({"train": {"seed": 1}}, "train.seed = 0, but this run has 1"),
+        ({"train": {"clip_norm": 1.0}}, "train.clip_norm = None, but this run has 1.0"),
+        ({"train": {"batch_size": 32}}, "train.batch_size = 64, but this run has 32"),
+        ({"optimizer": {"learning_rate": 0.5}}, "optimizer.learning_rate = 0.01, but this run has 0.5;"),
         (
             {"polyak": {"kind": "uniform", "decay": None}},
-            "polyak.kind = exponential, the run now says uniform",
+            "polyak.kind = exponential, but this run has uniform",
         ),
     ],
 )
