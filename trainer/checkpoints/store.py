@@ -66,7 +66,7 @@ class Restored:
 
 
 class CheckpointStore:
-    """The checkpoints of one run. One process writes at a time (trainer.training.session.lock_run).
+    """The checkpoints of one run. One process writes at a time (trainer.training.run_directory.lock_run).
 
     Args:
       directory: <run>/checkpoints, local or in an object store; made by the first `save`.

@@ -43,7 +43,7 @@ def run(args) -> int:
 
 def _locked(run_directory: str):
     """Holds the run against trainers, as a trainer does. Raises UserError when one is at work."""
-    from trainer.training.session import lock_run
+    from trainer.training.run_directory import lock_run
 
     return contextlib.closing(lock_run(run_directory))
 

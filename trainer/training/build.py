@@ -16,11 +16,11 @@ from trainer.resources.forecast import check_slice_memory
 from trainer.tpu.connect import connect_tpu
 from trainer.training.step import Step, TrainStep
 
-FIRST_HELD_OUT = "valid"  # what its evaluation may know of items is what train rows say
+FIRST_HELD_OUT = "valid"  # its view of items holds what train rows alone say
 
 
 class Training(NamedTuple):
-    """All of it; weights are made, not initialised."""
+    """What `build_training` makes; variables are allocated, not initialised."""
 
     items: Items
     data: TrainData
@@ -33,13 +33,13 @@ class Training(NamedTuple):
 def build_training(config: RunConfig, dataset: Dataset) -> Training:
     """Connects to the TPU, if any, reads the catalog and allocates the tables.
 
-    Nothing of TensorFlow may run before a TPU is connected: once its context has started, a call that waits
-    for the hosts of another machine stops all of Python's threads.
+    No TensorFlow operation may run before a TPU is connected: once TensorFlow's context has started, a call
+    that waits for the hosts of another machine blocks all Python threads.
 
     Raises:
       DataError: fewer train rows than a batch, or a catalog that cannot be read.
       ConfigError: too many steps, or tables that do not fit in the TPU's memory.
-      UserError: the TPU cannot be had.
+      UserError: the TPU cannot be reached.
     """
     data = TrainData(dataset, config.train.batch_size, config.train.seed, config.model.trains_on_positives)
     num_steps = run_steps(config, data.steps_per_epoch)

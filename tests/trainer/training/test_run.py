@@ -19,7 +19,7 @@ from tests.support.tiny_run import planted_document, write_planted
 from trainer.evaluation.trained import open_trained
 from trainer.report.metrics_file import read_metrics
 from trainer.training.run import train
-from trainer.training.session import lock_run
+from trainer.training.run_directory import lock_run
 
 
 @pytest.fixture(scope="module")
@@ -349,7 +349,7 @@ def test_a_full_disk_ends_the_run_and_a_restart_resumes(place, trained, tmp_path
 
     monkeypatch.setattr(storage, "writing", full)
     with pytest.raises(
-        CheckpointError, match="No space left on device.*last good checkpoint: step 20; .*resumes"
+        CheckpointError, match="No space left on device.*last good checkpoint: step 20; .*to resume"
     ):
         train(configured(place, tmp_path / "run", checkpoint=options))
     monkeypatch.undo()
