@@ -12,10 +12,10 @@ import errno
 import fcntl
 import os
 
-from configs import storage
 from configs.errors import DataError
-from configs.file_lock import holders
 from configs.manifest import MANIFEST_FILE
+from configs.system import storage
+from configs.system.file_lock import holders
 
 # A file system that has no locks is one where nobody can be seen, not one that cannot be read.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL)

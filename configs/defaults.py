@@ -5,7 +5,8 @@ A document may leave any of them out; what it says stays as it is. `RunConfig` i
 in, and a saved config holds the values.
 """
 
-from configs.models import DotBiasConfig, TableConfig, TowerConfig, TwoTowerConfig
+from configs.sections.models import DotBiasConfig, TowerConfig, TwoTowerConfig
+from configs.sections.tables import TableConfig
 
 WIDTH = 128
 """Of the vectors of two towers whose dot product is the score, less the bias."""

@@ -9,10 +9,10 @@ import typing
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from configs import storage
 from configs.errors import ConfigError
 from configs.schema import RunConfig
-from configs.terminal import bounded, shown
+from configs.system import storage
+from configs.system.terminal import bounded, shown
 
 _MOST_ERRORS = 20  # that are shown
 _MOST_VALUES = 100_000  # of a document; more are aliases of aliases, whose error would fill the disk

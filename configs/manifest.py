@@ -44,8 +44,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from configs.errors import DataError
-from configs.section import Section
-from configs.storage import inner_path, read_bytes
+from configs.sections.base import Section
+from configs.system.storage import inner_path, read_bytes
 
 MANIFEST_FILE = "dataset.json"
 SPLITS = ("train", "valid", "test")

@@ -14,7 +14,7 @@ would depend on how many users are computed together.
 
 import numpy as np
 
-from configs.sources import SyntheticSourceConfig
+from configs.sections.sources import SyntheticSourceConfig
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _STREAM = {name: np.uint64(i + 1) for i, name in enumerate(("user", "cluster", "item", "factor", "loading"))}

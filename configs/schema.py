@@ -2,26 +2,25 @@
 
 from pydantic import Field, model_validator
 
-from configs.dataset import DatasetConfig, VocabIdsConfig
 from configs.defaults import complete_bias, complete_dataset, complete_model, complete_tables
-from configs.launch import Launch, LocalLaunchConfig, check_launch
-from configs.models import DRAWN, DotBiasConfig, ModelConfig, TwoTowerConfig
-from configs.optimizers import AdamConfig, DenseOptimizer
-from configs.robe import EmbeddingConfig
-from configs.section import Section
-from configs.sources import SourceConfig
-from configs.tpu_rules import check_tpu
-from configs.training import (
+from configs.sections.base import Section
+from configs.sections.dataset import DatasetConfig, VocabIdsConfig
+from configs.sections.devices import CpuDeviceConfig, DeviceConfig
+from configs.sections.evaluation import EvaluateConfig
+from configs.sections.export import ExportConfig
+from configs.sections.launch import LaunchConfig, LocalLaunchConfig, check_launch
+from configs.sections.models import DRAWN, DotBiasConfig, ModelConfig, TwoTowerConfig
+from configs.sections.optimizers import AdamConfig, DenseOptimizer
+from configs.sections.sources import SourceConfig
+from configs.sections.tables import EmbeddingConfig
+from configs.sections.training import (
     CheckpointConfig,
-    CpuDeviceConfig,
-    Device,
-    EvaluateConfig,
-    ExportConfig,
     OutputConfig,
     PolyakConfig,
     ScheduleConfig,
     TrainConfig,
 )
+from configs.tpu_rules import check_tpu
 
 
 class RunConfig(Section):
@@ -51,9 +50,9 @@ class RunConfig(Section):
     """Ranking metrics."""
     export: ExportConfig = ExportConfig()
     """Serving."""
-    device: Device = CpuDeviceConfig()
+    device: DeviceConfig = CpuDeviceConfig()
     """Where it trains."""
-    launch: Launch = LocalLaunchConfig()
+    launch: LaunchConfig = LocalLaunchConfig()
     """Where `lazytower submit` runs it."""
     output: OutputConfig
     """Where results go."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from configs.errors import ConfigError
-from configs.tpu import Slice, tpu_slice
+from configs.system.tpu import Slice, tpu_slice
 
 MAX_ROWS = 2**31 - 1  # ids travel to the chips as int32
 # Of one table in one step. The buffers of a lookup are sized for the worst case, all ids of a SparseCore

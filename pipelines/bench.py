@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 
-from configs.processes import module_command
+from configs.system.processes import module_command
 
 _CASES = {
     "synthetic": "lazytower prepare, synthetic source",
@@ -62,7 +62,7 @@ def _write_csv(path: str, args: argparse.Namespace) -> None:
     import pyarrow as pa
     import pyarrow.csv as arrow_csv
 
-    from configs.sources import SyntheticSourceConfig
+    from configs.sections.sources import SyntheticSourceConfig
     from pipelines.layout import JobLayout
     from pipelines.sources.synthetic import Reader
 

@@ -3,9 +3,9 @@
 import dataclasses
 import math
 
-from configs.dataset import DatasetConfig, VocabIdsConfig
 from configs.manifest import BLOCK_ROWS, SPLITS
-from configs.sources import SourceConfig
+from configs.sections.dataset import DatasetConfig, VocabIdsConfig
+from configs.sections.sources import SourceConfig
 
 RECORDS = (*SPLITS, "positives")
 """Directories of records, by number."""

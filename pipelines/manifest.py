@@ -15,7 +15,7 @@ from configs.manifest import (
     SplitInfo,
     TableInfo,
 )
-from configs.sources import SideFeatureConfig
+from configs.sections.sources import SideFeatureConfig
 from pipelines.layout import Job
 from pipelines.sources.identity import SourceFile
 from pipelines.stages.ids import TableIds

@@ -4,9 +4,9 @@ import json
 
 from absl import logging
 
-from configs import storage
 from configs.errors import DataError
 from configs.manifest import MANIFEST_FILE, Dataset, FileInfo, SourceFileInfo, load_dataset
+from configs.system import storage
 from pipelines.manifest import source_fingerprint
 from pipelines.sources.identity import SourceFile, each, look, with_content
 

@@ -8,7 +8,7 @@ import time
 import psutil
 from absl import logging
 
-from configs.terminal import unescaped
+from configs.system.terminal import unescaped
 
 _STAGES = {
     "read": "read",

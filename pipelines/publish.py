@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 from absl import logging
 
-from configs import storage
 from configs.dataset_lock import DatasetLock
 from configs.errors import DataError
-from configs.file_lock import FileLock
-from configs.lease import Lease, LeaseHeld
 from configs.manifest import MANIFEST_FILE, Dataset, load_dataset
-from configs.storage import names
+from configs.system import storage
+from configs.system.file_lock import FileLock
+from configs.system.lease import Lease, LeaseHeld
+from configs.system.storage import names
 from pipelines.manifest import published_name
 from pipelines.stages.write import DIRECTORIES, WrittenFile
 

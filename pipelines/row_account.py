@@ -2,8 +2,8 @@
 
 import datetime
 
-from configs.dataset import DatasetConfig
 from configs.manifest import SPLITS, Dataset
+from configs.sections.dataset import DatasetConfig
 
 _PER_SECOND = 10**9
 

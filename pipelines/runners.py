@@ -15,8 +15,8 @@ from logging import INFO, getLogger
 from absl import logging
 
 from configs.errors import ConfigError, DataError
-from configs.processes import module_command
-from configs.storage import is_remote
+from configs.system.processes import module_command
+from configs.system.storage import is_remote
 from pipelines.options import DEFAULT_RUNNER
 from pipelines.sources.files import scheme_problem
 
@@ -75,7 +75,7 @@ def make_runner(options):
     """The runner, when it is not enough to name it to Beam; else None.
 
     Beam starts worker processes by `python -m`, which imports from the working directory; see
-    configs/processes.py.
+    configs/system/processes.py.
     """
     from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from configs.errors import DataError
-from configs.terminal import shown
+from configs.system.terminal import shown
 from pipelines.stages.ids import TableIds
 from pipelines.stages.plan import Plan
 from pipelines.stages.stats import Stats

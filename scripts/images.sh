@@ -111,7 +111,7 @@ check_trainer-cpu() {
 check_trainer-tpu() {
   step "trainer-tpu: complete but for tensorflow" complete trainer-tpu ' requires tensorflow, which is not installed'
   step "trainer-tpu: embedding engines and the Adam proto" at_work trainer-tpu python -c '
-from configs.training import CpuDeviceConfig
+from configs.sections.devices import CpuDeviceConfig
 from trainer.runtime import start_tensorflow
 tf = start_tensorflow(CpuDeviceConfig())
 from tensorflow.core.protobuf.tpu import optimization_parameters_pb2

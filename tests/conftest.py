@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# As configs.storage, which says why; a test may import gcsfs before it.
+# As configs.system.storage, which says why; a test may import gcsfs before it.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 from absl import logging

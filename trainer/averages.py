@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from configs.training import PolyakConfig
+from configs.sections.training import PolyakConfig
 
 
 @dataclass(frozen=True)

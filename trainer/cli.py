@@ -16,9 +16,9 @@ from logging import CRITICAL, WARNING, getLogger
 from absl import app, logging
 from absl.flags import argparse_flags
 
-from configs import storage
 from configs.errors import Stopped, UserError
-from configs.terminal import bounded, escaped_output, visible
+from configs.system import storage
+from configs.system.terminal import bounded, escaped_output, visible
 from trainer.commands import COMMANDS
 
 _MOST_FILES = 1 << 20  # some programs close as many as they may have when they start others

@@ -3,9 +3,9 @@
 import os
 from typing import Protocol
 
-from configs import storage
-from configs.file_lock import FileLock
-from configs.lease import Lease
+from configs.system import storage
+from configs.system.file_lock import FileLock
+from configs.system.lease import Lease
 
 LOCK_FILE = ".lock"
 

@@ -2,9 +2,9 @@
 
 import os
 
-from configs.chips import spare_metadata_server
 from configs.errors import UserError
-from configs.training import CpuDeviceConfig, TpuDeviceConfig
+from configs.sections.devices import CpuDeviceConfig, TpuDeviceConfig
+from configs.system.chips import spare_metadata_server
 
 
 def start_tensorflow(device: CpuDeviceConfig | TpuDeviceConfig, deterministic: bool = True):

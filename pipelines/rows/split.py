@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from configs.dataset import SplitConfig
 from configs.manifest import SPLITS
+from configs.sections.dataset import SplitConfig
 from pipelines.rows.hashes import hash_rows
 
 TRAIN, VALID, TEST = range(len(SPLITS))

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from configs.errors import DataError
-from configs.storage import is_remote, reading
+from configs.system.storage import is_remote, reading
 
 HEAD_BYTES = 512  # enough to recognise every format below
 _SUFFIXES = {

@@ -2,7 +2,7 @@
 
 Blocks without a fault take one typed parse. A block with any fault is parsed again with every column as text,
 after the records that would break the parse were taken out. Both parses give every value the same meaning
-(tests/pipelines/sources/test_agreement.py), so a value never depends on what else its block holds.
+(tests/pipelines/sources/test_sources_agreement.py), so a value never depends on what else its block holds.
 """
 
 import re

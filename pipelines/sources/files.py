@@ -12,7 +12,7 @@ import fsspec
 from absl import logging
 
 from configs.errors import DataError
-from configs.storage import is_remote
+from configs.system.storage import is_remote
 from pipelines.sources.compression import compression_of, open_stream, read_head
 from pipelines.sources.identity import SourceFile
 from pipelines.sources.patterns import expand

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import google_crc32c
 
 from configs.errors import DataError
-from configs.storage import filesystem, is_remote
+from configs.system.storage import filesystem, is_remote
 
 _CHUNK_BYTES = 4 << 20
 _THREADS = 16  # requests to a store

@@ -1,6 +1,6 @@
 """JSON lines: pyarrow.json when all lines of a block agree on types, Python's json otherwise.
 
-Both give every value the same meaning (tests/pipelines/sources/test_agreement.py).
+Both give every value the same meaning (tests/pipelines/sources/test_sources_agreement.py).
 """
 
 import decimal

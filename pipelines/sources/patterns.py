@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from configs.errors import DataError
-from configs.storage import filesystem, is_remote
+from configs.system.storage import filesystem, is_remote
 from pipelines.sources.identity import SourceFile, look, remote_file
 
 # What writes these keeps old versions of rows beside the new ones.

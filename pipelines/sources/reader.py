@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from configs.sources import RolesConfig, SourceConfig
+from configs.sections.sources import RolesConfig, SourceConfig
 from pipelines.layout import JobLayout
 from pipelines.sources import MODULES
 from pipelines.sources.identity import SourceFile

@@ -16,7 +16,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from configs.chips import spare_metadata_server
+from configs.system.chips import spare_metadata_server
 from pipelines.layout import Job
 from pipelines.stages.plan import Plan, key_bounds, sort_keys
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, partition, read_table

@@ -13,7 +13,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from configs.storage import naming
+from configs.system.storage import naming
 
 Ref = tuple[str, int, int]
 """(path, offset, length) of one table in a spool file."""

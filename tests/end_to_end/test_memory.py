@@ -11,7 +11,7 @@ TABLE_BYTES = ROWS * (4 * DIM + 1) * 4
 
 SCRIPT = """
 import json, sys
-from configs.training import CpuDeviceConfig
+from configs.sections.devices import CpuDeviceConfig
 from trainer.runtime import start_tensorflow
 
 tf = start_tensorflow(CpuDeviceConfig())

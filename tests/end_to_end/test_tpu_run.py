@@ -139,7 +139,7 @@ def test_tables_that_do_not_fit_are_refused_before_anything_is_connected(root):
 
 
 def _tiny(name):
-    from configs.tpu import tpu_slice
+    from configs.system.tpu import tpu_slice
 
     return tpu_slice(name)._replace(bytes_per_chip=1000)
 

@@ -8,8 +8,8 @@ import pyarrow.parquet as parquet
 import pytest
 
 from configs.errors import DataError
-from configs.lease import Lease
 from configs.manifest import load_dataset
+from configs.system.lease import Lease
 from pipelines.publish import DIRECTORIES, PREVIOUS, workspace
 from tests.support.prepared import content, run
 

@@ -10,8 +10,8 @@ import pytest
 
 from configs.dataset_lock import DatasetLock
 from configs.errors import DataError
-from configs.file_lock import FileLock
 from configs.manifest import load_dataset
+from configs.system.file_lock import FileLock
 from pipelines.prepare import prepare
 from pipelines.publish import DIRECTORIES, LOCK_NAME, disk_errors, workspace
 from tests.support.prepared import configure

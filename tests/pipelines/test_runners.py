@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from configs.errors import ConfigError, DataError
-from configs.processes import module_command
-from configs.storage import is_remote
+from configs.system.processes import module_command
+from configs.system.storage import is_remote
 from pipelines import runners
 from pipelines.options import beam_options
 from pipelines.prepare import prepare

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from configs.optimizers import LazyAdamConfig
+from configs.sections.optimizers import LazyAdamConfig
 from trainer.averages import Exponential
 from trainer.checkpoints.store import CheckpointStore
 from trainer.embeddings.engines import TABLE_ENGINES

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tensorflow.python.tpu import tpu
 from tensorflow.python.tpu.ops import tpu_ops
 
-from configs.tpu import tpu_slice
+from configs.system.tpu import tpu_slice
 from tests.support.tpu_topology import fake_strategy
 from trainer import cli
 from trainer.tpu.engines import TPU_ENGINES

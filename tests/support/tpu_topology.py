@@ -4,7 +4,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf.tpu import topology_pb2
 from tensorflow.python.tpu import tpu_system_metadata
 
-from configs.tpu import Slice, tpu_slice
+from configs.system.tpu import Slice, tpu_slice
 
 
 class FakeResolver(tf.distribute.cluster_resolver.ClusterResolver):

@@ -14,7 +14,7 @@ import time
 
 import tensorflow as tf
 
-from configs.tpu import tpu_slice
+from configs.system.tpu import tpu_slice
 from tests.tpu_aot.arguments import Arguments
 from tests.tpu_aot.cases import CASES, NUM_STEPS, Case, dataset_of, item_counts, run_config
 from tests.tpu_aot.engines import HandedOver, TablesHandedOver

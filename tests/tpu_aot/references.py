@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from configs.optimizers import LazyAdamConfig
+from configs.sections.optimizers import LazyAdamConfig
 from trainer.averages import Exponential
 from trainer.embeddings.engines.rows import RecordTable
 from trainer.embeddings.engines.tfa import AddonsTable

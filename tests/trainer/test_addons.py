@@ -3,7 +3,9 @@
 import subprocess
 import sys
 
-PRELUDE = "from configs.training import CpuDeviceConfig\nfrom trainer.runtime import start_tensorflow\n"
+PRELUDE = (
+    "from configs.sections.devices import CpuDeviceConfig\nfrom trainer.runtime import start_tensorflow\n"
+)
 
 
 def run(code: str, **environment) -> subprocess.CompletedProcess:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs.training import PolyakConfig
+from configs.sections.training import PolyakConfig
 from trainer.averages import DenseAverages, Exponential, Uniform, horizon_finding, make_average
 
 

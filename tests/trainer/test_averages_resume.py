@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs.optimizers import LazyAdamConfig
+from configs.sections.optimizers import LazyAdamConfig
 from trainer.averages import Exponential, Uniform
 from trainer.checkpoints.store import CheckpointStore
 from trainer.embeddings.engines import TABLE_ENGINES

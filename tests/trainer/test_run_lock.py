@@ -2,10 +2,10 @@
 
 import pytest
 
-from configs import lease as lease_module
 from configs.errors import UserError
-from configs.lease import Lease
 from configs.load import parse_config
+from configs.system import lease as lease_module
+from configs.system.lease import Lease
 from tests.support.tiny_run import planted_document, write_planted
 from trainer.training.interrupt import Interrupt
 from trainer.training.run_directory import lock_run

@@ -98,7 +98,7 @@ def _case(model: str, optimizer: str, peer: str, args: argparse.Namespace):
 
     robe = None if model == "full" else robe_section(int(model[5:-2]), args.dim)
     if peer == "lazytower":
-        from configs.models import TableConfig
+        from configs.sections.tables import TableConfig
 
         options = robe or TableConfig(dim=args.dim)
         return tables.OurCase(args.rows, options, optimizer, args.batch)
@@ -113,7 +113,7 @@ def _case(model: str, optimizer: str, peer: str, args: argparse.Namespace):
 
 def robe_section(mebibytes: int, dim: int):
     """The config of a ROBE-Z embedding with an array of about so many MiB, in blocks of a quarter row."""
-    from configs.robe import RobeZConfig
+    from configs.sections.tables import RobeZConfig
 
     block = max(dim // 4, 1)
     return RobeZConfig(kind="robe_z", dim=dim, block=block, size=mebibytes * (1 << 18) // block * block)

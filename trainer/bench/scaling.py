@@ -96,7 +96,7 @@ def _figures(rows: list[dict]) -> list[str]:
 
 def _case(optimizer: str, rows: int, dim: int, pairs: int):
     """Makes the case, or raises NotMeasured."""
-    from configs.models import TableConfig
+    from configs.sections.tables import TableConfig
     from trainer.averages import Exponential
     from trainer.bench.cases import tables
 

@@ -53,7 +53,7 @@ def start_bench(threads: int) -> None:
     """Starts TensorFlow with so many threads per operation and, when given, no two operations at a time."""
     import psutil
 
-    from configs.training import CpuDeviceConfig
+    from configs.sections.devices import CpuDeviceConfig
     from trainer.runtime import start_tensorflow
 
     global _rss_at_start

@@ -20,7 +20,7 @@ import time
 import numpy as np
 from absl import logging
 
-from configs.processes import module_command
+from configs.system.processes import module_command
 from trainer.bench.page import write_plain_csv
 from trainer.bench.timing import in_fresh_process, positive
 

@@ -8,7 +8,7 @@ from then on there are two ways to that state, the full one first.
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from configs import storage
+from configs.system import storage
 from trainer.checkpoints.files import COMMITTED, DENSE, DamagedCheckpoint, remove_checkpoint
 from trainer.checkpoints.reader import Checkpoint, open_checkpoint
 

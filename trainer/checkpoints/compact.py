@@ -8,7 +8,7 @@ from absl import logging
 
 from configs.errors import CheckpointError
 from configs.load import load_config
-from configs.storage import join
+from configs.system.storage import join
 from trainer.checkpoints.chain import CheckpointDirectory, directory_name, prune
 from trainer.checkpoints.files import DamagedCheckpoint, RecordPiece, errors_of, in_flight, write_checkpoint
 from trainer.checkpoints.manifest import CheckpointHead, TableLayout

@@ -9,7 +9,7 @@
     tables/<name>/00000.npy      their records, float32 [n, width]
     dense.npz, COMMITTED         as above: dense state is always whole
 
-Without TensorFlow, and through configs.storage, so directories may be in object stores.
+Without TensorFlow, and through configs.system.storage, so directories may be in object stores.
 """
 
 import collections
@@ -26,8 +26,8 @@ import google_crc32c
 import numpy as np
 from absl import logging
 
-from configs import storage
 from configs.errors import CheckpointError, UserError
+from configs.system import storage
 from trainer.checkpoints.manifest import (
     CheckpointFile,
     CheckpointHead,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import google_crc32c
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from configs.storage import inner_path
+from configs.system.storage import inner_path
 
 Count = Annotated[int, Field(ge=0, lt=2**48, strict=True)]
 InnerPath = Annotated[str, AfterValidator(inner_path)]

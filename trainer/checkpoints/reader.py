@@ -1,6 +1,6 @@
 """One checkpoint read back: its manifest, and its files, each verified on the very bytes that are used.
 
-Without TensorFlow, and through configs.storage, so directories may be in object stores.
+Without TensorFlow, and through configs.system.storage, so directories may be in object stores.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import google_crc32c
 import numpy as np
 
-from configs import storage
 from configs.errors import CheckpointError
-from configs.terminal import bounded
+from configs.system import storage
+from configs.system.terminal import bounded
 from trainer.checkpoints.file_map import forget, map_file
 from trainer.checkpoints.files import (
     COMMITTED,

@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from configs import storage
 from configs.errors import CheckpointError
+from configs.system import storage
 from trainer.checkpoints.chain import LOOKS, CheckpointDirectory
 from trainer.checkpoints.files import DENSE, DamagedCheckpoint, errors_of, in_flight, in_order
 from trainer.checkpoints.identity import first_difference

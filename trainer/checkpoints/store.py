@@ -19,8 +19,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from configs import storage
 from configs.errors import CheckpointError
+from configs.system import storage
 from trainer.checkpoints.chain import CheckpointDirectory, directory_name, prune
 from trainer.checkpoints.files import RecordPiece, errors_of, in_flight, write_checkpoint
 from trainer.checkpoints.manifest import CheckpointBase, CheckpointHead, TableLayout, table_bytes
@@ -72,7 +72,7 @@ class CheckpointStore:
       directory: <run>/checkpoints, local or in an object store; made by the first `save`.
       keep: newest restorable steps that `save` leaves, with all they build on.
       identity: JSON values that a checkpoint must share with the run that restores it, by config key.
-      incremental, compact_at, async_memory_mb: as configs.training.CheckpointConfig.
+      incremental, compact_at, async_memory_mb: as configs.sections.training.CheckpointConfig.
       check: called before a checkpoint is declared complete; raises when another process owns the run.
 
     Attributes:

@@ -5,7 +5,7 @@ import contextlib
 import time
 
 from configs.errors import CheckpointError
-from configs.storage import join
+from configs.system.storage import join
 from trainer.checkpoints.chain import CheckpointDirectory
 from trainer.checkpoints.compact import compact
 from trainer.checkpoints.listing import listed

@@ -6,7 +6,7 @@ from absl import logging
 
 from configs.arguments import add_config_arguments
 from configs.load import load_config
-from configs.storage import join, write_bytes
+from configs.system.storage import join, write_bytes
 from trainer.evaluation.scorer import evaluate_recommender
 from trainer.report.findings import evaluation_findings
 

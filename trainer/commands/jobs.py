@@ -9,7 +9,7 @@ from absl import logging
 
 from configs.arguments import add_override_argument
 from configs.errors import UserError
-from configs.terminal import unescaped
+from configs.system.terminal import unescaped
 
 _POLL_SECONDS = 2.0
 _CANCELLED = 130  # as an interrupted process
@@ -142,7 +142,7 @@ def _supervise(args) -> int:
 
 
 def _supervised(path: str, tick) -> None:
-    from configs.lease import LeaseHeld
+    from configs.system.lease import LeaseHeld
     from trainer.jobs.supervise import supervise
 
     try:

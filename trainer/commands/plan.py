@@ -6,7 +6,7 @@ import json
 from configs.arguments import add_config_arguments
 from configs.errors import UserError
 from configs.load import load_config
-from configs.tpu import common_slices, tpu_slice
+from configs.system.tpu import common_slices, tpu_slice
 from trainer.preflight.plan import find_problems, make_plan
 from trainer.preflight.plan_text import format_plan
 

@@ -4,7 +4,7 @@ import json
 
 from configs.arguments import add_override_argument
 from configs.errors import ExportError
-from configs.storage import read_bytes
+from configs.system.storage import read_bytes
 from trainer.serving.client import find_version, read_metadata, recommend
 
 _SHOWN = 3  # example users

@@ -13,7 +13,7 @@ import numpy as np
 
 from configs.errors import DataError
 from configs.manifest import SPLITS, Dataset, FileInfo, feature_as_of, feature_of_column
-from configs.storage import reading
+from configs.system.storage import reading
 from trainer.data.ragged import Ragged, hash_ids
 
 _CHUNK_BYTES = 4 << 20

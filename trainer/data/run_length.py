@@ -2,7 +2,7 @@
 
 from configs.errors import ConfigError
 from configs.schema import RunConfig
-from configs.training import MAX_STEPS
+from configs.sections.training import MAX_STEPS
 
 
 def run_steps(config: RunConfig, steps_per_epoch: int) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs.errors import ConfigError
-from configs.robe import RobeZConfig
+from configs.sections.tables import RobeZConfig
 from trainer.embeddings.base import Embedding, Lookup, Table
 from trainer.embeddings.block_hash import PRIME, BlockHash
 from trainer.embeddings.blocks import gather_blocks, sum_blocks
@@ -48,7 +48,7 @@ class RobeZ(Embedding):
     Args:
       name: of the table.
       rows: of the embedding.
-      options: configs.robe.RobeZConfig.
+      options: configs.sections.tables.RobeZConfig.
       optimizer: RowOptimizer.
       average: polyak rule or None.
       batch_size: rows of a training batch, to choose between dense and sparse gradients.

@@ -10,7 +10,7 @@ def plain_table(name, rows, options, optimizer, average, batch_size, storage_typ
     Args:
       name: of the table.
       rows: from the dataset.
-      options: configs.models.TableConfig.
+      options: configs.sections.tables.TableConfig.
       optimizer: RowOptimizer.
       average: polyak rule or None.
       batch_size: unused here; other kinds choose by it.

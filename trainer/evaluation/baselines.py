@@ -5,7 +5,7 @@ import numpy as np
 from configs.errors import DataError
 from configs.manifest import Dataset
 from configs.planted import Planted, index_of_key
-from configs.sources import SyntheticSourceConfig
+from configs.sections.sources import SyntheticSourceConfig
 from trainer.data.catalog import Items
 from trainer.evaluation.ranking import UserBatch
 

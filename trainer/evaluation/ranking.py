@@ -14,10 +14,10 @@ from typing import Protocol
 
 import numpy as np
 
-from configs.dataset import rule_text
 from configs.errors import DataError, UserError
 from configs.manifest import Dataset
-from configs.training import EvaluateConfig
+from configs.sections.dataset import rule_text
+from configs.sections.evaluation import EvaluateConfig
 from trainer.data.catalog import Items, SplitUsers, SplitView, Users, number_bound
 from trainer.data.ragged import Ragged
 from trainer.evaluation.metrics import full_ranks, user_metrics

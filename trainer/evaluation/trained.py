@@ -6,7 +6,7 @@ from configs.dataset_lock import DatasetLock
 from configs.errors import CheckpointError
 from configs.manifest import Dataset, load_dataset
 from configs.schema import RunConfig
-from configs.storage import join
+from configs.system.storage import join
 from trainer.data.catalog import Items
 from trainer.runtime import start_tensorflow
 

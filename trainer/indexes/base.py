@@ -5,7 +5,7 @@ import importlib
 import numpy as np
 import tensorflow as tf
 
-from configs.indexes import IndexConfig
+from configs.sections.export import IndexConfig
 from trainer.indexes import MODULES
 
 # Score of a place that no item fills. Finite, because JSON has no infinity.

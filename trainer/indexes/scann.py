@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs.errors import ExportError
-from configs.indexes import ScannIndexConfig
+from configs.sections.export import ScannIndexConfig
 from trainer.indexes.base import NO_SCORE, BaseIndex
 from trainer.indexes.packages import load_operations
 

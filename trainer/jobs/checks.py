@@ -6,13 +6,13 @@ import os
 import subprocess
 import tempfile
 
-from configs import storage
 from configs.errors import UserError
-from configs.launch import launch_slice
 from configs.load import dump_config
 from configs.manifest import Dataset, load_dataset
-from configs.processes import module_command
 from configs.schema import RunConfig
+from configs.sections.launch import launch_slice
+from configs.system import storage
+from configs.system.processes import module_command
 from trainer.checkpoints.chain import CheckpointDirectory
 from trainer.checkpoints.files import DamagedCheckpoint
 from trainer.checkpoints.identity import checkpoint_identity, first_difference

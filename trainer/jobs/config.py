@@ -7,11 +7,11 @@ import yaml
 from absl import logging
 from pydantic import ValidationError
 
-from configs import storage
 from configs.errors import ConfigError, UserError
-from configs.launch import CommonLaunchConfig
 from configs.load import load_config
 from configs.schema import RunConfig
+from configs.sections.launch import CommonLaunchConfig
+from configs.system import storage
 from trainer.jobs.record import JobRecord, UnreadableFacts
 from trainer.launchers import LAUNCHERS
 from trainer.launchers.base import LaunchError, SliceState

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from configs import storage
+from configs.system import storage
 from trainer.jobs.record import JobRecord
 from trainer.vm.log import CHUNK_BYTES
 

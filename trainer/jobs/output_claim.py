@@ -12,8 +12,8 @@ import uuid
 
 from absl import logging
 
-from configs import storage
 from configs.errors import UserError
+from configs.system import storage
 from trainer.jobs.record import FINAL, JobRecord, find_jobs
 
 

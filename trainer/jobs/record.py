@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 from absl import logging
 
-from configs import storage
 from configs.errors import UserError
+from configs.system import storage
 from trainer.jobs.machine_files import valid_final, valid_heartbeat
 
 FINAL = ("succeeded", "failed", "cancelled")

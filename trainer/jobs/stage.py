@@ -9,8 +9,8 @@ import uuid
 from absl import logging
 
 from configs.errors import UserError
-from configs.processes import module_command
-from configs.storage import is_remote
+from configs.system.processes import module_command
+from configs.system.storage import is_remote
 
 
 def dry_run(config) -> str:
@@ -45,7 +45,7 @@ def stage(config) -> str:
         same time writes the same output.
     """
     from configs.load import dump_config
-    from configs.storage import make_directory, write_bytes
+    from configs.system.storage import make_directory, write_bytes
     from trainer.jobs.output_claim import claim_output
     from trainer.jobs.record import JobRecord
     from trainer.jobs.wheel import make_wheel, read_constraints, wheel_name

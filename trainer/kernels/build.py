@@ -25,8 +25,8 @@ from collections.abc import Sequence
 import tensorflow as tf
 from absl import logging
 
-from configs import storage
-from configs.file_lock import FileLock
+from configs.system import storage
+from configs.system.file_lock import FileLock
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 SOURCES = sorted(pathlib.Path(__file__).parent.glob("*.cc"))

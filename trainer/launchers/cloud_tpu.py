@@ -4,8 +4,8 @@ import json
 import uuid
 
 from configs.errors import UserError
-from configs.launch import JOB_LABEL, launch_slice, runtime_version
-from configs.storage import is_remote
+from configs.sections.launch import JOB_LABEL, launch_slice, runtime_version
+from configs.system.storage import is_remote
 from trainer.launchers.base import Exists, LaunchError, SliceState, Unreachable
 from trainer.launchers.startup import startup_script, vm_spec
 from trainer.launchers.tpu_api import TpuApi

@@ -6,10 +6,10 @@ import shlex
 import socket
 import subprocess
 
-from configs import storage
 from configs.errors import UserError
-from configs.processes import START_MODULE, module_command
-from configs.storage import is_remote
+from configs.system import storage
+from configs.system.processes import START_MODULE, module_command
+from configs.system.storage import is_remote
 from trainer.launchers.base import Refused, SliceState
 from trainer.launchers.local_state import state_directory
 from trainer.launchers.processes import LocalProcesses, process_mark

@@ -6,7 +6,7 @@ Only a bookmark, so that a job can be called by its id alone; the job's own dire
 import os
 
 from configs.errors import UserError
-from configs.storage import write_bytes
+from configs.system.storage import write_bytes
 
 
 def _root() -> str:

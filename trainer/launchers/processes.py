@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from absl import logging
 
-from configs import storage
 from configs.errors import UserError
+from configs.system import storage
 from trainer.launchers.base import SliceState, Unreachable
 from trainer.vm.program import PROCESS_MARK
 

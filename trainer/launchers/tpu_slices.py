@@ -1,6 +1,6 @@
 """Slices of Cloud TPU that a job has: looked at and deleted by name, and only those that carry its label."""
 
-from configs.launch import JOB_LABEL
+from configs.sections.launch import JOB_LABEL
 from trainer.launchers.base import LaunchError, SliceState
 from trainer.launchers.tpu_api import CALL_SECONDS, TpuApi
 

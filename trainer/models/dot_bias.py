@@ -2,15 +2,15 @@
 
 import tensorflow as tf
 
-from configs.models import DRAWN
 from configs.schema import RunConfig
+from configs.sections.models import DRAWN
 from trainer.models.base import Model, row_weights, split_last
 from trainer.models.drawn import Pool
 from trainer.models.losses import logistic
 
 
 class DotBias(Model):
-    """See configs.models.DotBiasConfig for the options.
+    """See configs.sections.models.DotBiasConfig for the options.
 
     Args:
       config: the run.

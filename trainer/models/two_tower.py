@@ -3,15 +3,15 @@
 import tensorflow as tf
 import tf_keras
 
-from configs.models import DRAWN
 from configs.schema import RunConfig
+from configs.sections.models import DRAWN
 from trainer.models.base import Model, row_weights, split_last
 from trainer.models.drawn import Pool
 from trainer.models.losses import in_batch_softmax
 
 
 class TwoTower(Model):
-    """See configs.models.TwoTowerConfig for the options.
+    """See configs.sections.models.TwoTowerConfig for the options.
 
     Args:
       config: the run.
@@ -128,7 +128,7 @@ class Tower(tf.Module):
 
     Args:
       config: the run, for widths.
-      options: configs.models.TowerConfig.
+      options: configs.sections.models.TowerConfig.
       side: user or item.
       seed: of the initial weights and of dropout.
       scales: (mean, standard deviation) of each numeric feature.

@@ -10,7 +10,7 @@ A row without a gradient has nothing to move: lazy and dense are the same.
 import tensorflow as tf
 import tf_keras
 
-from configs.optimizers import AdagradConfig
+from configs.sections.optimizers import AdagradConfig
 from trainer.optimizers.base import RowOptimizer
 
 

@@ -7,7 +7,7 @@ over all rows: it is there to be compared with lazy_adam, not to train 25 millio
 import tensorflow as tf
 import tf_keras
 
-from configs.optimizers import AdamConfig
+from configs.sections.optimizers import AdamConfig
 from trainer.optimizers.base import RowOptimizer
 from trainer.optimizers.schedules import bias_correction_factor
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from pydantic import ValidationError
 
 from configs.errors import ConfigError
-from configs.section import Section
+from configs.sections.base import Section
 from trainer.optimizers.slots import Slots
 from trainer.optimizers.standalone.variables import VariableUpdates, apply_to_variables
 

@@ -11,7 +11,7 @@ The weight is a function of z and n: a row's first update forgets most of its ra
 import tensorflow as tf
 import tf_keras
 
-from configs.optimizers import FTRLConfig
+from configs.sections.optimizers import FTRLConfig
 from trainer.optimizers.base import RowOptimizer
 
 

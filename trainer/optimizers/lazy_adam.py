@@ -16,7 +16,7 @@ t is the run's step (`bias_correction: global`, what TF-Addons does), the number
 import tensorflow as tf
 
 from configs.errors import ConfigError
-from configs.optimizers import LazyAdamConfig
+from configs.sections.optimizers import LazyAdamConfig
 from trainer.optimizers.base import RowOptimizer
 from trainer.optimizers.schedules import bias_correction_factor
 

@@ -8,7 +8,7 @@ is inside the velocity, so a new rate does not change moves already made):
 
 import tf_keras
 
-from configs.optimizers import MomentumConfig
+from configs.sections.optimizers import MomentumConfig
 from trainer.optimizers.base import RowOptimizer
 
 

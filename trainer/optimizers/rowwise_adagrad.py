@@ -8,7 +8,7 @@ As EXACT_ROWWISE_ADAGRAD of FBGEMM, which TorchRec trains large tables with:
 import tensorflow as tf
 
 from configs.errors import ConfigError
-from configs.optimizers import RowwiseAdagradConfig
+from configs.sections.optimizers import RowwiseAdagradConfig
 from trainer.optimizers.base import RowOptimizer
 
 

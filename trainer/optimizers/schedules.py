@@ -7,7 +7,7 @@ import math
 
 import tensorflow as tf
 
-from configs.training import ScheduleConfig
+from configs.sections.training import ScheduleConfig
 
 
 def product(*parts):

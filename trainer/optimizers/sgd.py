@@ -3,7 +3,7 @@
 import tensorflow as tf
 import tf_keras
 
-from configs.optimizers import SGDConfig
+from configs.sections.optimizers import SGDConfig
 from trainer.optimizers.base import RowOptimizer
 
 

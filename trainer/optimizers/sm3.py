@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-import configs.optimizers
+import configs.sections.optimizers
 from configs.errors import ConfigError
 from trainer.optimizers.base import RowOptimizer
 from trainer.optimizers.sm3_maths import decayed, sm3_sparse_update
@@ -17,7 +17,7 @@ class SM3(RowOptimizer):
     The table keeps `column_accumulator`, one float a column.
     """
 
-    section = configs.optimizers.SM3Config
+    section = configs.sections.optimizers.SM3Config
     shared_names = ("column_accumulator",)
 
     @property

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from configs.chips import device_files, find_chips
+from configs.system.chips import device_files, find_chips
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 _TENSORFLOWS = ("tensorflow", "tensorflow-tpu", "tensorflow-cpu")
@@ -191,7 +191,7 @@ def check_free_memory(machine: CheckedMachine) -> Result:
 def check_disk(machine: CheckedMachine) -> Result:
     """Room and speed of the local disk that the run goes to."""
     from configs.errors import UserError
-    from configs.storage import is_remote
+    from configs.system.storage import is_remote
     from trainer.resources import machine as forecast
 
     output = "." if is_remote(machine.output) else machine.output

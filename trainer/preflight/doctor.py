@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 
-from configs.processes import module_command
+from configs.system.processes import module_command
 from trainer.preflight.checks import CHECKS, FAIL, CheckedMachine, Result
 from trainer.preflight.probes import GROUPS, ProbeStep
 
@@ -32,7 +32,7 @@ def _machine(config) -> CheckedMachine:
 
 def _probes(config, buckets: list[str]) -> list[tuple[str, str]]:
     """(group, argument) of the processes to start."""
-    from configs.storage import is_remote
+    from configs.system.storage import is_remote
 
     urls = list(buckets)
     if config is None:

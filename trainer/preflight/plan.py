@@ -5,10 +5,10 @@ import shutil
 
 from configs.manifest import MANIFEST_FILE, Dataset, load_dataset
 from configs.schema import RunConfig
-from configs.storage import exists, is_remote, join
-from configs.tpu import Slice
+from configs.system.storage import exists, is_remote, join
+from configs.system.tpu import Slice
+from configs.text import size_text
 from trainer.resources import forecast, machine
-from trainer.text import size_text
 
 
 def make_plan(config: RunConfig, slices: list[Slice], probe_steps: int) -> dict:

@@ -1,6 +1,6 @@
 """The plan of a run as text."""
 
-from trainer.text import aligned, size_text
+from configs.text import aligned, size_text
 
 
 def format_plan(plan: dict) -> str:
@@ -65,4 +65,4 @@ def _slices(slices: list[dict]) -> str:
         verdict += f": {facts['reason']}" if facts["reason"] else ""
         sizes = [size_text(facts["needed_per_chip"]), size_text(facts["bytes_per_chip"])]
         rows.append([facts["name"], f"{facts['chips']:,}", *sizes, verdict])
-    return aligned(rows, last_is_text=True)
+    return aligned(rows, left=(0, -1))

@@ -41,7 +41,7 @@ class Broken(Exception):
 
 
 def _tensorflow(_: str) -> str:
-    from configs.training import CpuDeviceConfig
+    from configs.sections.devices import CpuDeviceConfig
     from trainer.runtime import start_tensorflow
 
     return start_tensorflow(CpuDeviceConfig()).__version__
@@ -97,7 +97,7 @@ def _beam(_: str) -> str:
 
 def _dataset(path: str) -> str:
     from configs.manifest import MANIFEST_FILE, load_dataset
-    from configs.storage import exists, join
+    from configs.system.storage import exists, join
 
     if not exists(join(path, MANIFEST_FILE)):
         raise Broken(f"{path}: not prepared yet", "lazytower prepare with this config", "warn")
@@ -107,7 +107,7 @@ def _dataset(path: str) -> str:
 def _named_tpu(device: str) -> str:
     """`device` is the config's section as JSON. Asks where the TPU is, does not connect to it."""
     from configs.errors import UserError
-    from configs.training import TpuDeviceConfig
+    from configs.sections.devices import TpuDeviceConfig
     from trainer.tpu.address import tpu_address
 
     named = TpuDeviceConfig.model_validate_json(device)
@@ -122,7 +122,7 @@ def _bucket(url: str) -> str:
     from gcsfs.retry import HttpError
     from google.auth.exceptions import GoogleAuthError
 
-    from configs.storage import join, read_bytes, remove, write_bytes
+    from configs.system.storage import join, read_bytes, remove, write_bytes
 
     name, content = join(url, f".lazytower-doctor-{uuid.uuid4().hex}"), os.urandom(1000)
     try:

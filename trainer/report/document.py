@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from configs.storage import write_bytes
+from configs.system.storage import write_bytes
 from trainer.report.facts import (
     checkpoint_facts,
     comparable,

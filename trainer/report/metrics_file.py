@@ -19,7 +19,7 @@ from typing import Any
 from absl import logging
 
 from configs.errors import DataError
-from configs.storage import filesystem, is_remote, names, read_bytes, write_bytes
+from configs.system.storage import filesystem, is_remote, names, read_bytes, write_bytes
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS = "tensorboard"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from configs.errors import ConfigError
 from configs.manifest import Dataset
 from configs.schema import RunConfig
-from configs.tpu import Slice, tpu_slice
+from configs.system.tpu import Slice, tpu_slice
 from configs.tpu_rules import tpu_lacks
 
 MARGIN = 1.05  # of the tables: pieces of them that are read, written and initialised

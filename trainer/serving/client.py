@@ -3,7 +3,7 @@
 import json
 
 from configs.errors import ExportError
-from configs.storage import exists, join, read_bytes
+from configs.system.storage import exists, join, read_bytes
 
 _METADATA = "assets.extra/lazytower.json"
 _KEYS = {
@@ -49,8 +49,8 @@ def recommend(path: str, users: list[str], k: int, exclude_seen: bool, exclude: 
       ExportError: the SavedModel cannot be loaded.
       ConfigError: its index needs operations of a package that is not installed.
     """
-    from configs.indexes import package_of
-    from configs.training import CpuDeviceConfig
+    from configs.sections.devices import CpuDeviceConfig
+    from configs.sections.export import package_of
     from trainer.runtime import start_tensorflow
     from trainer.serving.versions import loadable
 

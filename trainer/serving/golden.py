@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from configs.indexes import IndexConfig
+from configs.sections.export import IndexConfig
 from trainer.data.catalog import Users, unknown_feature
 from trainer.evaluation.scorer import item_vectors
 from trainer.evaluation.trained import Trained

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 import google_crc32c
 from absl import logging
 
-from configs import storage
 from configs.errors import ExportError
-from configs.lease import LeaseHeld
+from configs.system import storage
+from configs.system.lease import LeaseHeld
 from trainer.run_lock import Lock, lock_directory
 
 # TensorFlow Serving reads directories whose name is a number, and no others.

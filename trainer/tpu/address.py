@@ -4,7 +4,7 @@ import socket
 import time
 
 from configs.errors import UserError
-from configs.training import TpuDeviceConfig
+from configs.sections.devices import TpuDeviceConfig
 from trainer.launchers.base import Refused
 from trainer.launchers.tpu_api import TpuApi, no_credentials
 

@@ -4,10 +4,10 @@ import threading
 
 import tensorflow as tf
 
-from configs.chips import device_files
 from configs.errors import UserError
-from configs.tpu import tpu_slice
-from configs.training import TpuDeviceConfig
+from configs.sections.devices import TpuDeviceConfig
+from configs.system.chips import device_files
+from configs.system.tpu import tpu_slice
 from trainer.tpu.address import LOCAL, tpu_address, wait_for_hosts
 
 # What a failing connection says, and what it means: the first that is found in the error's text.

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from configs.manifest import Dataset
 from configs.schema import RunConfig
-from configs.tpu import tpu_slice
+from configs.system.tpu import tpu_slice
 from trainer.data.batches import TrainData
 from trainer.data.catalog import Items
 from trainer.data.run_length import run_steps

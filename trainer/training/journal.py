@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from absl import logging
 
 from configs.schema import RunConfig
+from configs.text import size_text
 from trainer.averages import horizon_finding
 from trainer.checkpoints.store import Restored, Saved
 from trainer.models.recommender import Recommender
 from trainer.report.findings import loss_findings
 from trainer.report.metrics_file import MetricsWriter
-from trainer.text import size_text
 
 
 class Journal:

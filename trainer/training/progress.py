@@ -9,7 +9,7 @@ from typing import TextIO
 
 from absl import logging
 
-from configs.terminal import unescaped
+from configs.system.terminal import unescaped
 
 WINDOW_SECONDS = 60.0  # long enough to average over checkpoints, short enough to show a slow-down
 REDRAW_SECONDS = 0.2

@@ -1,10 +1,10 @@
 """The directory of a run: held by one trainer at a time, with the config that reproduces the run."""
 
 from configs.errors import UserError
-from configs.lease import LeaseHeld
 from configs.load import dump_config
 from configs.schema import RunConfig
-from configs.storage import join, make_directory, write_bytes
+from configs.system.lease import LeaseHeld
+from configs.system.storage import join, make_directory, write_bytes
 from trainer.run_lock import Lock, lock_directory
 
 

@@ -72,7 +72,7 @@ class TpuStep(Step):
             rows, ids = self._plan.stored_rows(name), self._plan.ids_of_share(name)
             if rows > MAX_ROWS:
                 raise ConfigError(
-                    f"tables.{name}: {rows:,} rows exceed the {MAX_ROWS:,} that a TPU addresses; use fewer rows"
+                    f"tables.{name}: {rows:,} rows exceed the {MAX_ROWS:,} that a TPU addresses; use fewer"
                 )
             key = table.optimizer.config.model_dump_json()
             if key not in optimizers:

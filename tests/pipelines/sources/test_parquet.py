@@ -11,7 +11,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from configs.errors import DataError
-from configs.sources import ParquetSourceConfig
+from configs.sections.sources import ParquetSourceConfig
 from pipelines.layout import JobLayout
 from pipelines.sources.parquet import Reader
 from tests.support.prepared import read_rejected, read_rows, run

@@ -10,7 +10,7 @@ import pytest
 
 from configs.errors import DataError
 from configs.planted import Planted, item_key, user_key
-from configs.sources import SyntheticSourceConfig
+from configs.sections.sources import SyntheticSourceConfig
 from pipelines.layout import JobLayout
 from pipelines.sources.reader import first_rows
 from pipelines.sources.synthetic import Reader

@@ -95,7 +95,7 @@ def test_ours_and_keras_take_the_same_step(model):
     """The gradients that are written out, repeated ids included, against automatic differentiation too."""
     import tensorflow as tf
 
-    from configs.models import TableConfig
+    from configs.sections.tables import TableConfig
     from trainer.bench.cases import tables
     from trainer.bench.optimizers import robe_section
 

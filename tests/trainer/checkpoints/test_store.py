@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from configs.errors import CheckpointError
-from configs.optimizers import LazyAdamConfig
+from configs.sections.optimizers import LazyAdamConfig
 from trainer.averages import Exponential
 from trainer.checkpoints.files import COMMITTED
 from trainer.checkpoints.store import CheckpointStore

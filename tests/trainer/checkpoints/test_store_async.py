@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from configs import storage
 from configs.errors import CheckpointError, UserError
+from configs.system import storage
 from tests.support.checkpoint_cases import Run, assert_state, names, restored, small_pieces, store_at
 from trainer.checkpoints import files
 from trainer.checkpoints.files import in_flight, in_order

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from configs import storage
 from configs.errors import CheckpointError, UserError
+from configs.system import storage
 from tests.support.checkpoint_cases import Run, assert_state, make_tables, restored, small_pieces, store_at
 from trainer.checkpoints import store as store_module
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from configs.errors import CheckpointError
-from configs.optimizers import AdamConfig
+from configs.sections.optimizers import AdamConfig
 from tests.support.checkpoint_cases import (
     ROWS,
     Run,

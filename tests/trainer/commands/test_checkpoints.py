@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
-from configs import storage
 from configs.errors import CheckpointError, UserError
+from configs.system import storage
 from tests.support.checkpoint_cases import Run, assert_state, names, restored, small_pieces, store_at
 from tests.support.tiny_run import planted_document
 from trainer.checkpoints import listing

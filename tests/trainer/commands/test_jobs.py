@@ -26,7 +26,7 @@ def record(tmp_path, monkeypatch) -> JobRecord:
 
 
 def write(record: JobRecord, name: str, text: str) -> None:
-    from configs import storage
+    from configs.system import storage
 
     path = f"{record.attempt_path(1)}/{name}"
     storage.make_directory(path.rpartition("/")[0])

@@ -10,7 +10,7 @@ import pytest
 
 from configs.errors import UserError
 from configs.load import dump_config, parse_config
-from configs.processes import ROOT
+from configs.system.processes import ROOT
 from tests.support.documents import document
 from trainer.commands import submit
 from trainer.jobs import stage, wheel
@@ -84,7 +84,7 @@ def test_the_wheel_is_of_the_checkout_which_stays_as_it_is():
     name, content = wheel.make_wheel(parse_config(document(launch=cloud_section()), "x"))
     assert _names(root) == before
     packed = zipfile.ZipFile(io.BytesIO(content))
-    for module in ("trainer/vm/program.py", "trainer/launchers/cloud_tpu.py", "configs/launch.py"):
+    for module in ("trainer/vm/program.py", "trainer/launchers/cloud_tpu.py", "configs/sections/launch.py"):
         assert packed.read(module) == (root / module).read_bytes()
     assert name.endswith(".whl") and not [n for n in packed.namelist() if n.startswith("tests/")]
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from configs.errors import ConfigError
-from configs.optimizers import LazyAdamConfig
+from configs.sections.optimizers import LazyAdamConfig
 from trainer.averages import Exponential, Uniform
 from trainer.embeddings.base import CHUNK_ROWS
 from trainer.embeddings.engines import TABLE_ENGINES

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 from pydantic import TypeAdapter
 
-from configs.optimizers import LazyAdamConfig, TableOptimizer
-from configs.robe import RobeZConfig
+from configs.sections.optimizers import LazyAdamConfig, TableOptimizer
+from configs.sections.tables import RobeZConfig
 from trainer.averages import Exponential, Uniform
 from trainer.embeddings.block_hash import PRIME, BlockHash
 from trainer.embeddings.blocks import gather_blocks, padded_size, sum_blocks

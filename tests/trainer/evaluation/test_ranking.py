@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import DataError, UserError
-from configs.training import EvaluateConfig
+from configs.sections.evaluation import EvaluateConfig
 from tests.support.tiny_dataset import Row, write_dataset
 from tests.trainer.data.test_catalog import random_rows
 from trainer.data.catalog import Items, Users

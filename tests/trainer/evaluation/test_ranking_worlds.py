@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs.manifest import load_dataset
-from configs.training import EvaluateConfig
+from configs.sections.evaluation import EvaluateConfig
 from tests.pipelines.test_prepare import SMALL, SPLITS, split_function
 from tests.pipelines.test_prepare_semantics import split_of
 from tests.support.prepared import Reference, run

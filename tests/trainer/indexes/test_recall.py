@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs.indexes import BruteForceIndexConfig
+from configs.sections.export import BruteForceIndexConfig
 from trainer.indexes.base import NO_SCORE, BaseIndex, make_index
 from trainer.indexes.recall import measure_recall
 

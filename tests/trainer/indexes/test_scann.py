@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from configs.errors import ExportError
-from configs.indexes import ScannIndexConfig
+from configs.sections.export import ScannIndexConfig
 from trainer.indexes.base import NO_SCORE, make_index
 from trainer.indexes.brute_force import top_items
 from trainer.indexes.recall import measure_recall

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from configs import storage
 from configs.errors import DataError, UserError
 from configs.manifest import load_dataset
+from configs.system import storage
 from trainer.checkpoints.manifest import CheckpointManifest
 from trainer.jobs import checks
 from trainer.jobs import output_claim as module

@@ -6,8 +6,8 @@ import types
 import pytest
 
 from configs.errors import UserError
-from configs.launch import LocalLaunchConfig
 from configs.load import parse_config
+from configs.sections.launch import LocalLaunchConfig
 from tests.support.documents import document
 from trainer.jobs import supervise as module
 from trainer.jobs import watch as job_watch

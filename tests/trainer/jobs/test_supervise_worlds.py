@@ -11,8 +11,8 @@ import types
 import pytest
 import yaml
 
-from configs import storage
 from configs.load import dump_config, parse_config
+from configs.system import storage
 from tests.support.documents import document
 from tests.support.job_worlds import Child, Clock, Process, World, signals_in, threading_in
 from trainer.jobs import record, supervise, watch

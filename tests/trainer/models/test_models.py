@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from configs.load import parse_config
-from configs.models import DRAWN
-from configs.sources import RESERVED_NAMES
+from configs.sections.models import DRAWN
+from configs.sections.sources import RESERVED_NAMES
 from trainer.models import MODELS
 from trainer.models.losses import logistic
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from configs.errors import ConfigError
-from configs.optimizers import TableOptimizer
+from configs.sections.optimizers import TableOptimizer
 from tests.trainer.optimizers.references import UPDATE, Reference
 from trainer.averages import Exponential, Uniform
 from trainer.embeddings.engines import TABLE_ENGINES

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs.training import ScheduleConfig
+from configs.sections.training import ScheduleConfig
 from trainer.optimizers.schedules import (
     bias_correction_factor,
     exponential,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from configs.errors import ConfigError
 from configs.load import parse_config
-from configs.optimizers import LazyAdamConfig, SM3Config
+from configs.sections.optimizers import LazyAdamConfig, SM3Config
 from tests.support.checkpoint_state import newest_state
 from tests.support.tiny_run import planted_document, write_planted
 from tests.trainer.optimizers.sm3_reference import Reference

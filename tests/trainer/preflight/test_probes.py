@@ -80,7 +80,7 @@ def test_refusals_name_what_to_do(monkeypatch, capsys, code, words):
     def refused(path, content):
         raise HttpError({"code": code, "message": "refused"})
 
-    monkeypatch.setattr("configs.storage.write_bytes", refused)
+    monkeypatch.setattr("configs.system.storage.write_bytes", refused)
     probes.main("bucket", "gs://bucket")
     [result] = lines(capsys)
     assert result["status"] == "fail" and words in result["fix"] and "refused" in result["found"]

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from configs import storage
 from configs.errors import ExportError
-from configs.lease import Lease
+from configs.system import storage
+from configs.system.lease import Lease
 from trainer.serving.versions import locked, new_version, publish, versions
 
 EXPORT = "gs://bucket/run/export"

@@ -10,7 +10,7 @@ import pytest
 from google.cloud import tpu_v2 as tpu
 
 from configs.errors import UserError
-from configs.training import TpuDeviceConfig
+from configs.sections.devices import TpuDeviceConfig
 from tests.support.fake_tpu import FakeTpu, Fault
 from trainer.tpu import address as module
 from trainer.tpu.address import tpu_address, wait_for_hosts

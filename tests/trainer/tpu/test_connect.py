@@ -10,7 +10,7 @@ import tensorflow as tf
 import yaml
 
 from configs.errors import UserError
-from configs.training import TpuDeviceConfig
+from configs.sections.devices import TpuDeviceConfig
 from tests.support.tiny_run import planted_document, write_planted
 from tests.support.tpu_topology import fake_strategy
 from trainer.tpu import connect

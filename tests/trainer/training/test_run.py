@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
-from configs import storage
 from configs.errors import CheckpointError, ConfigError, DataError, UserError
 from configs.load import load_config, parse_config
+from configs.system import storage
 from tests.support.checkpoint_state import newest_state
 from tests.support.tiny_run import planted_document, write_planted
 from trainer.evaluation.trained import open_trained

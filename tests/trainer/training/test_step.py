@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from configs.load import parse_config
-from configs.training import ScheduleConfig
+from configs.sections.training import ScheduleConfig
 from trainer.data.bare_dataset import bare_dataset
 from trainer.models.recommender import Recommender, _with_unknown
 from trainer.optimizers.schedules import rate_multiplier

@@ -18,7 +18,7 @@ from tensorflow.python.ops import while_v2
 from tensorflow.python.tpu.ops import tpu_ops
 
 from configs.load import parse_config
-from configs.tpu import tpu_slice
+from configs.system.tpu import tpu_slice
 from tests.support.tpu_topology import fake_strategy
 from trainer.data.bare_dataset import bare_dataset
 from trainer.embeddings.engines.tpu import TpuTable

@@ -94,7 +94,7 @@ class Served:
         import tensorflow as tf
         from pydantic import TypeAdapter
 
-        from configs.indexes import IndexConfig
+        from configs.sections.export import IndexConfig
         from trainer.indexes.base import make_index
 
         config = TypeAdapter(IndexConfig).validate_python({"kind": kind})

@@ -71,7 +71,7 @@ class OurRows(_Rows):
     """
 
     def __init__(self, optimizer: str, decay: float | None, rows: int, dim: int, threads: int):
-        from configs.models import TableConfig
+        from configs.sections.tables import TableConfig
         from trainer.averages import Exponential
         from trainer.embeddings import TABLE_KINDS
         from trainer.optimizers import ROW_OPTIMIZERS

@@ -92,7 +92,7 @@ class PlainCase(_Case):
     Args:
       rows, dim: of the embedding.
       make: makes the optimizer.
-      robe: configs.robe.RobeZConfig, or None for the full table.
+      robe: configs.sections.tables.RobeZConfig, or None for the full table.
       tables: memory needed, in sizes of the weights: slots and what a dense pass holds for a moment.
     """
 

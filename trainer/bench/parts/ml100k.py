@@ -21,7 +21,7 @@ import time
 from absl import logging
 
 from configs.errors import UserError
-from configs.processes import module_command
+from configs.system.processes import module_command
 from trainer.bench.timing import in_fresh_process
 
 COLUMNS = ("by", "epochs", "recall@20", "seconds", "iqr", "x_lazytower")

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 
 from configs.errors import UserError
-from configs.processes import module_command
+from configs.system.processes import module_command
 from trainer.bench.timing import positive
 
 COLUMNS = ("case", "rows", "seconds", "x_lazytower", "cpu_seconds", "peak_mb", "x_memory")

@@ -8,7 +8,7 @@ answer: the first also ignores PYTHONPATH, which installations rely on, the seco
 import os
 import sys
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 """The directory that holds this installation's packages."""
 
 # "" stands for the working directory. `sys` is part of the interpreter: nothing is searched before "" goes.

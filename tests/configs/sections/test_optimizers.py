@@ -7,7 +7,7 @@ import yaml
 
 from configs.errors import ConfigError
 from configs.load import dump_config, parse_config
-from configs.optimizers import AdamConfig, DenseOptimizer, TableLazyAdamConfig, TableOptimizer
+from configs.sections.optimizers import AdamConfig, DenseOptimizer, TableLazyAdamConfig, TableOptimizer
 from tests.support.documents import document
 
 TABLE_KINDS = "'lazy_adam', 'adam', 'adagrad', 'rowwise_adagrad', 'sgd', 'momentum', 'ftrl'"

@@ -3,12 +3,11 @@
 import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from configs.errors import ConfigError
-from configs.section import Path, Section
-from configs.tpu import Slice, tpu_slice
-from configs.training import KeptAt
+from configs.sections.base import KeptAt, Path, Section, of_kind
+from configs.system.tpu import Slice, tpu_slice
 
 # Software of the TPU's machines by generation: bare Ubuntu, into which the pinned packages are installed.
 RUNTIMES = {
@@ -124,10 +123,8 @@ class CloudTpuLaunchConfig(CommonLaunchConfig):
         return self
 
 
-Launch = Annotated[
-    LocalLaunchConfig | CloudTpuLaunchConfig,
-    Field(discriminator="kind"),
-    BeforeValidator(lambda value: {"kind": "local", **value} if isinstance(value, dict) else value),
+LaunchConfig = Annotated[
+    LocalLaunchConfig | CloudTpuLaunchConfig, Field(discriminator="kind"), of_kind("local")
 ]
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from configs.chips import spare_metadata_server
+from configs.system.chips import spare_metadata_server
 
 SKIP = "TPU_SKIP_MDS_QUERY"
 
@@ -49,7 +49,7 @@ def test_what_the_user_has_set_stays(tmp_path, monkeypatch):
 
 
 START = (
-    "from configs.training import CpuDeviceConfig, TpuDeviceConfig; from trainer.runtime "
+    "from configs.sections.devices import CpuDeviceConfig, TpuDeviceConfig; from trainer.runtime "
     "import start_tensorflow; "
 )
 IMPORTS = {
@@ -67,9 +67,8 @@ def test_it_is_settled_before_tensorflow_is_imported(tmp_path, who, chips):
     (tmp_path / "tensorflow.py").write_text(
         f"import os; print(os.environ.get('{SKIP}'), flush=True); os._exit(0)"
     )
-    code = (
-        f"from configs import chips; chips.find_chips = lambda root: {{'v4': {chips}}} if {chips} else {{}}; "
-    )
+    found = {"v4": chips} if chips else {}
+    code = f"from configs.system import chips; chips.find_chips = lambda root: {found}; "
     environment = {key: value for key, value in os.environ.items() if key != SKIP}
     environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *sys.path])
     done = subprocess.run(

@@ -1,10 +1,10 @@
-"""The `export.index` section: how a served model finds the best items."""
+"""The `export` section: what a served model holds, and how it finds the best items."""
 
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from configs.section import Section
+from configs.sections.base import KeptAt, Section
 
 
 class BruteForceIndexConfig(Section):
@@ -49,3 +49,18 @@ def package_of(kind: str | None) -> str | None:
 
 
 IndexConfig = Annotated[BruteForceIndexConfig | ScannIndexConfig, Field(discriminator="kind")]
+
+
+class ExportConfig(Section):
+    """What the SavedModel holds."""
+
+    path: KeptAt | None = None
+    """Directory of versioned SavedModels; <output.path>/export when not given."""
+    weights: Literal["average", "raw"] = "average"
+    """Which weights are served."""
+    exclude_seen: bool = True
+    """Keep each user's items in the model, so that recommend can leave them out."""
+    max_k: int = Field(1000, ge=1)
+    """Largest k that a request may ask for."""
+    index: IndexConfig = BruteForceIndexConfig()
+    """How the best items of a user are found."""

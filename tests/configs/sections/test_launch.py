@@ -3,10 +3,10 @@
 import pytest
 
 from configs.errors import ConfigError
-from configs.launch import RUNTIMES, launch_slice, runtime_version
 from configs.load import dump_config, parse_config
 from configs.schema import RunConfig
-from configs.tpu import GENERATIONS
+from configs.sections.launch import RUNTIMES, launch_slice, runtime_version
+from configs.system.tpu import GENERATIONS
 from tests.support.documents import document
 
 TPU = {"kind": "tpu", "slice": "v6e-4"}

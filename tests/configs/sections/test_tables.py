@@ -5,9 +5,8 @@ import pytest
 from configs.defaults import USER_STDDEV
 from configs.errors import ConfigError
 from configs.load import dump_config, load_config, parse_config
-from configs.models import TableConfig
-from configs.optimizers import TableLazyAdamConfig
-from configs.robe import RobeZConfig
+from configs.sections.optimizers import TableLazyAdamConfig
+from configs.sections.tables import RobeZConfig, TableConfig
 from tests.support.documents import document
 
 

@@ -1,12 +1,51 @@
-"""The `tables` section's kind `robe_z`, and the union of all kinds."""
+"""The `tables` section: embedding tables by name, each of one kind."""
 
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from configs.models import TableConfig
-from configs.optimizers import TableLazyAdamConfig, TableOptimizer
-from configs.section import Section, Seed
+from configs.sections.base import Section, Seed
+from configs.sections.optimizers import LazyAdamConfig, TableLazyAdamConfig, TableOptimizer
+
+
+class TableConfig(Section):
+    """One embedding table; its rows come from the dataset."""
+
+    needs_xla: ClassVar[bool] = False
+    """Whether training compiles parts of it with XLA."""
+    kind: Literal["table"] = "table"
+    """Kind of embedding."""
+    dim: int | None = Field(None, ge=1, le=4096)
+    """Width of a row in float32 values. When not given, what makes the towers agree: vectors as wide as the
+    document says elsewhere, or of 128 values, 64 under dot_bias, and one more in rows that end in a bias;
+    side features 32."""
+    init_stddev: float = Field(0.05, ge=0)
+    """Standard deviation of the normal initial weights; when not given, 0.005 in the user table if
+    model.normalize is on and its rows are the vector or are added to the history."""
+    optimizer: TableOptimizer = TableLazyAdamConfig()
+    """Optimizer of the rows."""
+    engine: Literal["auto", "native", "rows", "tfa"] = "auto"
+    """rows: one record per row; native: the same under compiled kernels; tfa: plain variable and
+    tfa.optimizers.LazyAdam; auto: native where there is a compiler and a kernel, else rows."""
+
+    @property
+    def trained_by(self) -> str:
+        """What keeps the rows, as reports name it: the compiled kernels of auto count as rows."""
+        return "rows" if self.engine == "auto" else self.engine
+
+    def stored_shape(self, rows: int | None) -> tuple[int | None, int | None]:
+        """(rows, values of a row) that are stored for a table of `rows` rows; None: not known yet."""
+        return rows, self.dim
+
+    @model_validator(mode="after")
+    def _addons_has_it(self):
+        if self.engine == "tfa":
+            optimizer = self.optimizer
+            known = isinstance(optimizer, LazyAdamConfig)
+            lacks = optimizer.addons_lacks if known else f"optimizer {optimizer.kind}"
+            if lacks:
+                raise ValueError(f"engine: tfa has no {lacks}; use engine: rows")
+        return self
 
 
 class RobeZConfig(Section):

@@ -5,7 +5,7 @@ import os
 import fsspec
 import pytest
 
-from configs import storage
+from configs.system import storage
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from configs import lease as lease_module
 from configs.errors import UserError
-from configs.lease import Lease, LeaseHeld
+from configs.system import lease as lease_module
+from configs.system.lease import Lease, LeaseHeld
 from tests.support.fake_tpu import wait_until
 
 PATH = "gs://bucket/run/.lock"
@@ -17,7 +17,7 @@ PATIENT = PACE | {"stale_seconds": 10.0}  # for those who meet a holder that is 
 
 _HOLD = """
 import sys, time
-from configs.lease import Lease
+from configs.system.lease import Lease
 lease = Lease(sys.argv[1], renew_seconds=0.2, stale_seconds=3.0)
 print("held", flush=True)
 time.sleep(float(sys.argv[2]))

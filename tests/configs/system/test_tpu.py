@@ -3,7 +3,7 @@
 import pytest
 
 from configs.errors import ConfigError
-from configs.tpu import common_slices, tpu_slice
+from configs.system.tpu import common_slices, tpu_slice
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from configs.terminal import MOST_LETTERS, bounded, escaped_output, shown, unescaped, visible
+from configs.system.terminal import MOST_LETTERS, bounded, escaped_output, shown, unescaped, visible
 
 SEQUENCES = {
     "colour": "\x1b[31m",

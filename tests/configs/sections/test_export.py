@@ -3,8 +3,8 @@
 import pytest
 
 from configs.errors import ConfigError
-from configs.indexes import BruteForceIndexConfig, ScannIndexConfig
 from configs.load import dump_config, load_config, parse_config
+from configs.sections.export import BruteForceIndexConfig, ScannIndexConfig
 from tests.support.documents import document
 
 

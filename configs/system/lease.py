@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from absl import logging
 
-from configs import storage
 from configs.errors import UserError
+from configs.system import storage
 
 RENEW_SECONDS = 15.0
 STALE_SECONDS = 60.0

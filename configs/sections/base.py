@@ -3,7 +3,15 @@
 import os
 from typing import Annotated, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 # Seeds are offset per layer and handed to ops that take int32.
@@ -18,6 +26,17 @@ def _expanded(path: str) -> str:
 
 
 Path = Annotated[str, Field(min_length=1), AfterValidator(_expanded)]
+
+
+def _kept_at(path: str) -> str:
+    """A place that both TensorFlow and fsspec reach; file:// is a longer word for a local path."""
+    path = path.removeprefix("file://")
+    if "://" in path and not path.startswith("gs://"):
+        raise ValueError(f"a local directory or gs://bucket/directory is possible here, {path} is neither")
+    return path
+
+
+KeptAt = Annotated[Path, AfterValidator(_kept_at)]
 
 
 class Section(BaseModel):
@@ -44,3 +63,10 @@ class Section(BaseModel):
 _NO_BOOLEAN = PydanticCustomError(
     "boolean", "true and false (also written yes, no, on, off) are no value here"
 )
+
+
+def of_kind(default: str):
+    """A section without a kind is of the default kind."""
+    return BeforeValidator(
+        lambda value: {"kind": default, **value} if isinstance(value, dict) else value,
+    )

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from configs.processes import START_MODULE, module_command
+from configs.system.processes import START_MODULE, module_command
 
 SHADOWED = ("yaml", "json", "runpy", "pydantic", "configs", "trainer", "pipelines")
 

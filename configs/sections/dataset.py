@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from configs.section import Path, Section, Seed
+from configs.sections.base import Path, Section, Seed
 
 
 class VocabIdsConfig(Section):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from configs.section import Section, Seed
+from configs.sections.base import Section, Seed
 
 # Columns of records and catalogs (configs/manifest.py), and what a model's loss is given beside features.
 RESERVED_NAMES = frozenset(
@@ -76,8 +76,9 @@ class FileSourceConfig(Section):
     features: list[SideFeatureConfig] = []
     """Side features."""
     timestamp_unit: Literal["s", "ms", "us", "ns", "iso8601"] = "s"
-    """Unit of a numeric timestamp, which may have a fraction, or iso8601 text (pipelines/rows/times.py lists
-    its forms). The dataset holds nanoseconds: no order is lost. Rows of one instant keep the source's order."""
+    """Unit of a numeric timestamp, which may have a fraction, or iso8601 text (pipelines/rows/times.py
+    lists its forms). The dataset holds nanoseconds, so no order is lost. Rows of one instant keep the
+    source's order."""
     nulls: list[str] = list(NULLS)
     """Spellings of a missing value, besides nothing at all: such a key is refused, such a category is the
     empty one, a numeric feature takes its `missing`. A label, weight or time is refused as other text is."""

@@ -2,9 +2,9 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from configs.section import Section
+from configs.sections.base import Section, of_kind
 
 
 class _Rate(Section):
@@ -173,13 +173,6 @@ class SM3Config(Section):
     beta: float | None = Field(None, gt=0, lt=1)
     """Decay of a moving average of squared gradients; without it they accumulate."""
     tpu_lacks: ClassVar[str] = "the engine has no such optimizer"
-
-
-def of_kind(default: str):
-    """A section without a kind is of the default kind."""
-    return BeforeValidator(
-        lambda value: {"kind": default, **value} if isinstance(value, dict) else value,
-    )
 
 
 TableOptimizer = Annotated[

@@ -1,30 +1,14 @@
 """Sections of the training run itself."""
 
-import re
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from configs.indexes import BruteForceIndexConfig, IndexConfig
-from configs.section import Path, Section, Seed
+from configs.sections.base import KeptAt, Section, Seed
 
 MAX_STEPS = 2**24  # a record keeps its last step as float32, exact up to here
 DEFAULT_HORIZON = 0.01
 """Share of a run's steps that its averages look back over; docs/decisions.md has the measurements."""
-
-_ADDRESS = r"grpc://[^\s,:/]+(:\d+)?"  # as TensorFlow splits them; its own port is 8470
-_ADDRESSES = f"{_ADDRESS}(,{_ADDRESS})*"
-
-
-def _kept_at(path: str) -> str:
-    """A place that both TensorFlow and fsspec reach; file:// is a longer word for a local path."""
-    path = path.removeprefix("file://")
-    if "://" in path and not path.startswith("gs://"):
-        raise ValueError(f"a local directory or gs://bucket/directory is possible here, {path} is neither")
-    return path
-
-
-KeptAt = Annotated[Path, AfterValidator(_kept_at)]
 
 
 class ScheduleConfig(Section):
@@ -159,129 +143,6 @@ class CheckpointConfig(Section):
     async_memory_mb: int = Field(512, ge=0)
     """Training goes on while a checkpoint is written from a copy in memory, if the copy takes no more MiB
     than this; else it waits. 0: it always waits."""
-
-
-class EvaluateConfig(Section):
-    """The ranking protocol. Every figure is reported with it."""
-
-    every_steps: int = Field(0, ge=0)
-    """Evaluate on valid every so many steps of training; 0: never while training."""
-    protocol: Literal["full", "sampled"] = "full"
-    """full ranks all items; sampled ranks each target among random unseen items."""
-    negatives: int = Field(100, ge=1)
-    """Random items per target under sampled: uniform, distinct, never interacted with by the user."""
-    k: list[Annotated[int, Field(ge=1)]] = Field([10, 20], min_length=1)
-    """Cut-offs of HR, Recall and NDCG."""
-    exclude_seen: bool = True
-    """Items of the user's earlier splits are neither ranked nor targets (full protocol)."""
-    cold_items: Literal["miss", "rank"] = "miss"
-    """Items without an id of their own, under sampled: miss leaves them out of the negatives and counts such
-    targets as misses; rank draws negatives from all items of the data and scores cold ones, targets too, by
-    the out-of-vocabulary row, as published tables of this protocol do. Under full they are misses."""
-    max_users: int | None = Field(None, ge=1)
-    """Evaluate a stable random sample of so many users; null: all."""
-    weights: Literal["both", "average", "raw"] = "both"
-    """Which weights are evaluated: both shows what averaging does, and scores every user twice."""
-    seed: Seed = 0
-    """Seed of the sampled negatives and users."""
-
-
-class ExportConfig(Section):
-    """What the SavedModel holds."""
-
-    path: KeptAt | None = None
-    """Directory of versioned SavedModels; <output.path>/export when not given."""
-    weights: Literal["average", "raw"] = "average"
-    """Which weights are served."""
-    exclude_seen: bool = True
-    """Keep each user's items in the model, so that recommend can leave them out."""
-    max_k: int = Field(1000, ge=1)
-    """Largest k that a request may ask for."""
-    index: IndexConfig = BruteForceIndexConfig()
-    """How the best items of a user are found."""
-
-
-class _Device(Section):
-    """What every device has: a processor in front of it."""
-
-    kind: str = ""
-    threads: int = Field(0, ge=0)
-    """Threads of TensorFlow's kernels; 0: one per core. Bit-for-bit repeats need the same number."""
-
-    @property
-    def needs_local_chip(self) -> bool:
-        """Whether this machine must have a TPU."""
-        return False
-
-    @property
-    def is_named_tpu(self) -> bool:
-        """Whether training connects to a TPU of other machines."""
-        return False
-
-
-class CpuDeviceConfig(_Device):
-    """This machine's processor."""
-
-    kind: Literal["cpu"] = "cpu"
-    """Train on the CPU."""
-    replicas: int = Field(1, ge=1, le=64)
-    """Logical devices that share each batch, to rehearse a run of many; global negatives, so the numbers are
-    those of one up to rounding. train.batch_size must be a multiple."""
-
-
-class TpuDeviceConfig(_Device):
-    """A slice of a Cloud TPU. Evaluation, export and plan of such a run need no TPU."""
-
-    kind: Literal["tpu"]
-    """Train on a TPU: tables in its embedding engine or SparseCores, towers on its TensorCores."""
-    slice: str
-    """Type of the slice, such as v4-8, v5p-8 or v6e-4."""
-    name: str | None = Field(None, min_length=1)
-    """Name of the TPU in its zone, or its hosts' addresses, grpc://ip:port with commas between; when not
-    given, the TPU of the machine that this runs on."""
-    zone: str | None = Field(None, min_length=1)
-    """Zone of the named TPU."""
-    project: str | None = Field(None, min_length=1)
-    """Project of the named TPU; when not given, that of the default credentials."""
-    connect_seconds: float = Field(300, gt=0)
-    """Give up when the TPU does not answer for so long."""
-
-    @model_validator(mode="after")
-    def _place_of_a_name(self):
-        if self.name is None and (self.zone or self.project):
-            raise ValueError("zone and project belong to device.name, which is missing")
-        if self.has_address:
-            if self.zone or self.project:
-                raise ValueError(
-                    f"zone and project belong to a name, {self.name} is an address; leave them out"
-                )
-            if not re.fullmatch(_ADDRESSES, self.name):
-                raise ValueError(
-                    f"name: {self.name} is no address; write grpc://ip:port, with commas between"
-                )
-        elif self.name is not None and self.zone is None:
-            raise ValueError(f"zone: missing, {self.name} is looked up in a zone such as us-east5-b; give it")
-        return self
-
-    @property
-    def needs_local_chip(self) -> bool:
-        return self.name is None
-
-    @property
-    def is_named_tpu(self) -> bool:
-        return self.name is not None
-
-    @property
-    def has_address(self) -> bool:
-        """Whether `name` is an address, which nobody need be asked for."""
-        return self.name is not None and self.name.startswith("grpc://")
-
-
-Device = Annotated[
-    CpuDeviceConfig | TpuDeviceConfig,
-    Field(discriminator="kind"),
-    BeforeValidator(lambda value: {"kind": "cpu", **value} if isinstance(value, dict) else value),
-]
 
 
 class OutputConfig(Section):

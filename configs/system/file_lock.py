@@ -5,7 +5,7 @@ import errno
 import fcntl
 import os
 
-from configs.lease import LeaseHeld
+from configs.system.lease import LeaseHeld
 
 
 class FileLock:
