@@ -134,7 +134,7 @@ def test_tables_that_do_not_fit_are_refused_before_anything_is_connected(root):
         from trainer.resources import forecast
 
         patch.setattr(forecast, "tpu_slice", lambda name: _tiny(name))
-        with pytest.raises(UserError, match="device.slice: v6e-4 has 0.0 GB on each chip, the tables need"):
+        with pytest.raises(UserError, match="device.slice: v6e-4 has 0.0 GB per chip, but the tables need"):
             train(config)
 
 

@@ -17,18 +17,18 @@ from trainer.checkpoints.rows import StoredRows
 
 
 def compact(run_directory: str, directory: str, check: Callable[[], None] = lambda: None) -> str | None:
-    """Writes the newest restorable step as a full checkpoint, then deletes what `checkpoint.keep` lets go.
+    """Writes the newest restorable step as a full checkpoint, then deletes old ones by `checkpoint.keep`.
 
-    Chunk by chunk, by NumPy alone. Killed at any point, it leaves the increments, a restorable run: the full
-    checkpoint counts when its COMMITTED is there, and only then are increments deleted.
+    Works chunk by chunk, with NumPy alone. If it is killed at any point, the run stays restorable: increments
+    are deleted only after COMMITTED of the full checkpoint has been written.
 
     Args:
-      run_directory: with config.yaml, which says how many steps are kept.
+      run_directory: holds config.yaml, which has the number of steps to keep.
       directory: of its checkpoints.
-      check: raises when the run is no longer held by this process.
+      check: raises if another process owns the run.
 
     Returns:
-      Path of the full checkpoint; None when the newest is one already.
+      Path of the full checkpoint; None if the newest one is full already.
 
     Raises:
       CheckpointError: no checkpoint verifies, or the full one cannot be written.
@@ -45,16 +45,16 @@ def compact(run_directory: str, directory: str, check: Callable[[], None] = lamb
                 logging.warning("step %d: %s; trying the checkpoint before it", step, error)
                 continue
             return path
-    raise CheckpointError(f"{directory}: no checkpoint verifies, there is nothing to compact")
+    raise CheckpointError(f"{directory}: no checkpoint verifies, so there is nothing to compact")
 
 
 def _compacted(directory: str, chain: list[Checkpoint], keep: int, check) -> str | None:
-    """Writes the full checkpoint of a chain. Raises DamagedCheckpoint before anything is written."""
+    """Writes the full checkpoint of a chain. Raises DamagedCheckpoint before writing anything."""
     newest, started = chain[-1], time.monotonic()
     if len(chain) == 1:
         for name in newest.manifest.files:
             verify_checkpoint_file(newest, name)
-        logging.info("step %d: is a full checkpoint already", newest.step)
+        logging.info("step %d is a full checkpoint already", newest.step)
         return None
     dense = read_dense(newest)
     rows = {name: StoredRows(chain, name) for name in newest.manifest.tables}

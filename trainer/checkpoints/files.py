@@ -1,13 +1,13 @@
 """Files of one checkpoint directory, and how they are written; trainer/checkpoints/reader.py reads them.
 
-  step-000001000/              a full one: all rows
+  step-000001000/              a full checkpoint: all rows
     tables/<name>/00000.npy      records of consecutive row ranges, float32 [n, width]
     dense.npz                    step, towers, their averages and optimizer
     COMMITTED                    JSON, written last: sizes and CRC-32C of all files, tables' layouts, origin
   step-000002000.increment/    the rows touched since its base, the checkpoint before it
     tables/<name>/00000.ids.npy  int64 [n], ascending over all files
     tables/<name>/00000.npy      their records, float32 [n, width]
-    dense.npz, COMMITTED         as above: dense state is always whole
+    dense.npz, COMMITTED         as above: the dense state is always complete
 
 Without TensorFlow, and through configs.system.storage, so directories may be in object stores.
 """
@@ -39,22 +39,22 @@ COMMITTED = "COMMITTED"
 DENSE = "dense.npz"
 _BLOCK = 1 << 22
 _THREADS = 8
-# Bytes of the pieces that are written, or read, at a time; TensorFlow's copy of each comes on top.
+# Bytes of the pieces being written, or read, at a time; TensorFlow holds a copy of each on top.
 _IN_FLIGHT_BYTES = 200 << 20
 
 
 class DamagedCheckpoint(CheckpointError):
-    """A checkpoint cannot be restored; one before it may be."""
+    """A checkpoint cannot be restored; an earlier one may be."""
 
 
 class RecordPiece(NamedTuple):
-    """Records of one table that one file holds."""
+    """Records of one table in one file."""
 
     table: str
     number: int
-    """Place of the file among those of its table."""
+    """Index of the file among those of its table."""
     ids: np.ndarray | None
-    """int64 [n] ascending; None: the rows after those of the piece before."""
+    """int64 [n] ascending; None: the rows that follow the previous piece's."""
     records: np.ndarray
     """float32 [n, width]."""
 
@@ -70,22 +70,22 @@ def ids_file(table: str, number: int) -> str:
 
 
 def in_flight(piece_bytes: int) -> int:
-    """How many pieces of this size may be in memory together."""
+    """How many pieces of this size may be in memory at a time."""
     return max(1, min(_THREADS, _IN_FLIGHT_BYTES // max(piece_bytes, 1)))
 
 
 def in_order(function: Callable, items: Iterable, most: int) -> Iterator:
-    """function(item) of each item, in order, computed by threads; at most `most` items are under way.
+    """function(item) of each item, in order, computed by threads; at most `most` items at a time.
 
-    `items` is consumed in the caller's thread. What an item raises comes up at its turn; later ones that
-    have not begun are dropped then.
+    `items` is consumed in the caller's thread. An item's exception is raised at its turn; later items that
+    have not been started are dropped then.
     """
     waiting = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(most) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                del item  # or it would be one more in memory
+                del item  # otherwise one more item would stay in memory
                 if len(waiting) == most:
                     yield waiting.popleft().result()
             while waiting:
@@ -97,11 +97,11 @@ def in_order(function: Callable, items: Iterable, most: int) -> Iterator:
 
 @contextlib.contextmanager
 def errors_of(path: str, what: str = "written"):
-    """Turns what storage raises into a CheckpointError that names `path`, `what` cannot be done, and why."""
+    """Turns exceptions of storage into a CheckpointError: `path` cannot be `what` (reason)."""
     try:
         yield
     except Exception as error:
-        # Object stores have errors of their own; on a local disk any other than OSError is a bug.
+        # Object stores have exceptions of their own; on a local disk anything but OSError is a bug.
         if isinstance(error, UserError) or not (isinstance(error, OSError) or storage.is_remote(path)):
             raise
         reason = getattr(error, "strerror", None) or " ".join(f"{type(error).__name__}: {error}".split())
@@ -116,22 +116,22 @@ def write_checkpoint(
     most: int,
     check: Callable[[], None] = lambda: None,
 ) -> CheckpointManifest:
-    """Writes a complete checkpoint, in place of what is at `path`.
+    """Writes a complete checkpoint, replacing whatever is at `path`.
 
     Args:
       path: its directory.
       head: the manifest without its time and files.
-      pieces: read in the caller's thread while threads write those before.
+      pieces: consumed in the caller's thread while other threads write earlier ones.
       dense: arrays by name.
-      most: pieces in memory at a time.
-      check: called before anything is written or deleted, and before COMMITTED; raises UserError when the
-        run is no longer this process's.
+      most: largest number of pieces in memory.
+      check: called before anything is written or deleted, and before COMMITTED; raises UserError if another
+        process owns the run.
 
     Returns:
       The manifest.
 
     Raises:
-      CheckpointError: it cannot be written: names file and cause; what was written is removed if possible.
+      CheckpointError: it cannot be written; names file and cause. What was written is removed if possible.
     """
     files: dict[str, CheckpointFile] = {}
     check()
@@ -154,22 +154,22 @@ def write_checkpoint(
             storage.write_bytes(storage.join(path, COMMITTED), manifest.encode())
     except BaseException:
         try:
-            check()  # what is there may be another's by now
+            check()  # the directory may belong to another process by now
             remove_checkpoint(path)
-        except Exception as error:  # the first error is the one to tell; what is left has no COMMITTED
+        except Exception as error:  # the first error is raised; without COMMITTED the rest is not used
             logging.warning("%s: is incomplete and cannot be removed (%s)", path, error)
         raise
     return manifest
 
 
 def remove_checkpoint(path: str) -> None:
-    """Deletes a checkpoint's directory; killed in the middle it leaves one that is plainly incomplete."""
+    """Deletes a checkpoint's directory, COMMITTED first: a partly deleted one counts as incomplete."""
     storage.remove(storage.join(path, COMMITTED))
     storage.remove(path)
 
 
 def _write_piece(path: str, piece: RecordPiece) -> dict[str, CheckpointFile]:
-    """Writes a piece's files; their sizes and checksums by name."""
+    """Writes a piece's files; returns their sizes and checksums by name."""
     arrays = {records_file(piece.table, piece.number): piece.records}
     if piece.ids is not None:
         arrays[ids_file(piece.table, piece.number)] = piece.ids
@@ -177,13 +177,13 @@ def _write_piece(path: str, piece: RecordPiece) -> dict[str, CheckpointFile]:
 
 
 def _write(path: str, name: str, parts: Iterable) -> CheckpointFile:
-    """Writes buffers into a file; size and checksum of the bytes that were handed over."""
+    """Writes buffers into a file; returns size and checksum of the bytes passed in."""
     full_name = storage.join(path, name)
     size, checksum = 0, google_crc32c.Checksum()
     with errors_of(full_name), storage.writing(full_name) as file:
         for part in parts:
             for at in range(0, len(part), _BLOCK):
-                block = bytes(part[at : at + _BLOCK])  # the checksum takes nothing else
+                block = bytes(part[at : at + _BLOCK])  # the only type that the checksum accepts
                 checksum.update(block)
                 file.write(block)
                 size += len(block)
@@ -198,7 +198,7 @@ def _npy_parts(array: np.ndarray) -> list:
 
 
 def _sync_directories(path: str, tables: Iterable[str]) -> None:
-    """Makes all names durable, up to that of the directory that holds the checkpoints."""
+    """Makes all names durable, up to the name of the directory that holds the checkpoints."""
     if storage.is_remote(path):
         return
     inner = [storage.join(path, "tables", name) for name in tables]

@@ -6,16 +6,16 @@ from trainer.checkpoints.reader import Checkpoint, verify_checkpoint_file
 
 
 def listed(directory: str) -> list[dict]:
-    """Facts about every checkpoint directory, oldest step first; reads every file once.
+    """Facts about every checkpoint directory, oldest step first. Reads every file once.
 
     Returns:
       Dicts of step, kind, base, bytes, files, time (unix seconds) and status: verified, incomplete, or
-      damaged with the file and the reason. An increment is verified when all that it builds on is.
+      damaged with the file and the reason. An increment is verified if everything it builds on is.
     """
     for _ in range(LOOKS):
         found = CheckpointDirectory(directory)
         rows = _facts(found)
-        # A trainer beside us deletes old ones and writes new ones.
+        # A running trainer deletes old checkpoints and writes new ones.
         if all(row["status"] == "verified" for row in rows) or not found.has_changed():
             break
     return rows
@@ -46,7 +46,7 @@ def _facts(found: CheckpointDirectory) -> list[dict]:
 
 
 def _status(found: CheckpointDirectory, checkpoint: Checkpoint, checked: dict) -> str:
-    """verified, or damaged and why; `checked` remembers the reason, or None, of every file read."""
+    """verified, or damaged and why; `checked` caches the damage, or None, of every file read."""
     reasons = []
     for chain in found.chains(checkpoint.step, checkpoint.manifest.id):
         if isinstance(chain, DamagedCheckpoint):

@@ -1,11 +1,11 @@
-"""The checkpoints of a run: what to write, when to wait for it, and how to come back.
+"""The checkpoints of a run: decides what to write, when to wait for it, and restores it.
 
-A save writes the rows touched since the checkpoint before it, or all rows when that is no more; a restart
-reads a full checkpoint and the increments after it. trainer/checkpoints/files.py describes the files,
-trainer/checkpoints/chain.py which build on which.
+A save writes the rows touched since the checkpoint before it, or all rows if that is not more; a restart
+reads a full checkpoint and the increments after it. trainer/checkpoints/files.py describes the files, and
+trainer/checkpoints/chain.py how checkpoints build on each other.
 
-TensorFlow's own checkpoints do not fall back when a file is torn and leave orphans behind; these verify and
-do, and their row ranges can be read one by one (see docs/decisions.md).
+TensorFlow's own checkpoints do not fall back when a file is damaged, and leave orphaned files behind; these
+are verified, fall back, and can be read row range by row range (see docs/decisions.md).
 """
 
 import collections
@@ -29,13 +29,13 @@ from trainer.checkpoints.restoration import dense_values, load_rows, newest_rest
 from trainer.checkpoints.rows import StoredRows
 from trainer.embeddings.base import CHUNK_ROWS, Table
 
-# A restart opens all files of a chain, so it is cut even when its increments are tiny.
+# A restart opens all files of a chain, so its length is limited even if its increments are tiny.
 MAX_INCREMENTS = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """What a save did."""
+    """Facts about a save."""
 
     step: int
     """Steps done."""
@@ -48,14 +48,14 @@ class Saved:
     bytes: int
     """Of all files but COMMITTED."""
     blocked_seconds: float
-    """Time that training stood still, waiting for the save before it included."""
+    """Time that training was blocked, including the wait for the save before."""
     written_seconds: float
-    """Time from the first file to the last deletion of what is no longer kept."""
+    """Time from writing the first file to the last deletion of old checkpoints."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """What a restore read."""
+    """Facts about a restore."""
 
     step: int
     """Steps done."""
@@ -69,14 +69,14 @@ class CheckpointStore:
     """The checkpoints of one run. One process writes at a time (trainer.training.run_directory.lock_run).
 
     Args:
-      directory: <run>/checkpoints, local or in an object store; made by the first `save`.
-      keep: newest restorable steps that `save` leaves, with all they build on.
+      directory: <run>/checkpoints, local or in an object store; created by the first `save`.
+      keep: number of newest restorable steps that `save` keeps, with everything they build on.
       identity: JSON values that a checkpoint must share with the run that restores it, by config key.
       incremental, compact_at, async_memory_mb: as configs.sections.training.CheckpointConfig.
-      check: called before a checkpoint is declared complete; raises when another process owns the run.
+      check: called before a checkpoint is committed; raises if another process owns the run.
 
     Attributes:
-      restored: Restored by this object; None before, or when there was nothing.
+      restored: facts about the restore by this object; None before it, or if there was no checkpoint.
     """
 
     def __init__(
@@ -95,20 +95,20 @@ class CheckpointStore:
         self._async_bytes = async_memory_mb << 20
         self._check_owner = check
         self.restored: Restored | None = None
-        self._chain: list[Checkpoint] = []  # what this process restored or wrote last
+        self._chain: list[Checkpoint] = []  # that this process restored or wrote last
         self._finished: collections.deque[Saved] = collections.deque()
         self._background: threading.Thread | None = None
         self._failure: BaseException | None = None
 
     def steps(self) -> list[int]:
-        """Steps of complete checkpoints, oldest first; incomplete directories are not listed."""
+        """Steps of complete checkpoints, oldest first."""
         return CheckpointDirectory(self._directory).steps()
 
     def save(self, step: int, tables: dict, dense: dict[str, tf.Variable]) -> None:
-        """Writes a checkpoint, then deletes what `keep` does not ask for, later steps and torn ones.
+        """Writes a checkpoint, then deletes old, later and damaged ones as `prune` does.
 
-        When a copy of all that is to be written fits in `async_memory_mb`, a thread writes it and this
-        returns; `wait` waits. A step that is saved already is not saved again.
+        If a copy of everything to be written fits in `async_memory_mb`, a thread writes it and this method
+        returns; `wait` waits for it. A step that is saved already is not saved again.
 
         Args:
           step: steps done.
@@ -116,7 +116,7 @@ class CheckpointStore:
           dense: variables outside the tables, by name.
 
         Raises:
-          CheckpointError: it cannot be written. (One in the background before it that could not is logged.)
+          CheckpointError: it cannot be written. (A failure of the save before, in the background, is logged.)
         """
         started = time.monotonic()
         asynchronous = self._async_bytes
@@ -147,7 +147,7 @@ class CheckpointStore:
         self._background.start()
 
     def wait(self) -> None:
-        """Waits for the save in the background. Raises CheckpointError when it failed."""
+        """Waits for the save in the background. Raises CheckpointError if it failed."""
         if self._background is not None:
             self._background.join()
             self._background = None
@@ -156,14 +156,14 @@ class CheckpointStore:
             raise failure
 
     def finished(self) -> list[Saved]:
-        """The saves that ended since the last call, oldest first."""
+        """The saves completed since the last call, oldest first."""
         found = []
-        while self._finished:  # the writing thread may append meanwhile
+        while self._finished:  # the writing thread may append during the loop
             found.append(self._finished.popleft())
         return found
 
     def _plan(self, step: int, tables: dict) -> tuple[CheckpointHead, dict[str, np.ndarray] | None]:
-        """What to write, and the touched rows by table; None: all rows."""
+        """The head of the checkpoint to write, and the touched rows by table; None: all rows."""
         facts = {"step": step, "id": os.urandom(8).hex(), "identity": self._identity}
         full = {name: _layout(table, table.rows) for name, table in tables.items()}
         if self._compact_at and 0 < len(self._chain) <= MAX_INCREMENTS:
@@ -205,23 +205,23 @@ class CheckpointStore:
         self._finished.append(saved)
 
     def _prune(self, previous: int | None) -> None:
-        """Deletes what is not kept; what cannot be deleted now, a later save may."""
+        """Deletes old checkpoints; after a failure, a later save tries again."""
         try:
             with errors_of(self._directory, "cleaned"):
                 prune(self._directory, self._chain, self._keep, previous, self._check_owner)
         except CheckpointError as error:
-            logging.warning("checkpoints that are no longer kept stay for now: %s", error)
+            logging.warning("old checkpoints stay for now: %s", error)
 
     def restore_newest(self, tables: dict, dense: dict[str, tf.Variable]) -> int | None:
-        """Restores all of the newest checkpoint that verifies; says so when it had to fall back.
+        """Restores the newest checkpoint that verifies; warns if it is not the newest.
 
-        Every file is read once, and checked before it is used. Dense variables are assigned last.
+        Every file is read once, and verified before it is used. Dense variables are assigned last.
 
         Returns:
-          Its step; None when there is no checkpoint at all.
+          Its step; None if there is no checkpoint.
 
         Raises:
-          CheckpointError: there are checkpoints, but none verifies, or they belong to another run.
+          CheckpointError: no checkpoint verifies, or they belong to another run.
         """
         started = time.monotonic()
 
@@ -243,7 +243,7 @@ class CheckpointStore:
         return self.restored.step
 
     def open_newest(self, tables: dict, dense: dict[str, tf.Variable]) -> int | None:
-        """As restore_newest, for StoredTables, which stay on disk, and a part of the dense variables."""
+        """As restore_newest, for StoredTables, which stay on disk, and some of the dense variables."""
 
         def load(chain: list[Checkpoint]):
             values = dense_values(chain[-1], dense, partial=True)
@@ -261,7 +261,7 @@ class CheckpointStore:
 
 
 def _layout(table: Table, rows: int) -> TableLayout:
-    """A table's layout in the manifest when so many of its rows are written."""
+    """A table's layout in the manifest if `rows` of its rows are written."""
     pieces = [min(CHUNK_ROWS, rows - start) for start in range(0, rows, CHUNK_ROWS)]
     # TensorFlow wraps lists of a module in a class whose content pydantic does not see.
     parts = [(name, width) for name, width in table.parts]
@@ -269,7 +269,7 @@ def _layout(table: Table, rows: int) -> TableLayout:
 
 
 def _pieces(tables: dict, ids: dict[str, np.ndarray] | None) -> Iterator[RecordPiece]:
-    """Records of the tables' rows, in the pieces of their layouts; ids None: all rows."""
+    """Records of the tables' rows, in the pieces of their layouts; `ids` None: all rows."""
     for name, table in tables.items():
         number = table.rows if ids is None else len(ids[name])
         for i, start in enumerate(range(0, number, CHUNK_ROWS)):

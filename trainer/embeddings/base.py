@@ -1,8 +1,8 @@
-"""The table interface, and its implementation on row records.
+"""What models see of embedding tables, and the interface of tables of row records.
 
-A row is one record, `[weight | slots | average | last step]`: one place in memory, so that a training step
-is one gather and one scatter of records with pure row mathematics between (see docs/decisions.md). The last
-step that updated the row is always there: it tells checkpoints which rows to write.
+A row is one record, `[weight | slots | average | last step]`, contiguous in memory, so a training step is one
+gather and one scatter of records with pure row mathematics in between (see docs/decisions.md). The last step
+that updated the row is always stored, because checkpoints select rows by it.
 """
 
 import abc
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-# Rows are initialised, read and written in pieces of this many, so that nothing doubles a table in memory:
-# a few pieces of 129 float32 in flight, 34 MB each, stay far below 512 MB.
+# Rows are initialised, read and written in pieces of this size, so no operation needs a table's memory twice:
+# a few pieces of 129 float32 values per row, 34 MB each, stay far below 512 MB.
 CHUNK_ROWS = 1 << 16
 
 
@@ -23,15 +23,15 @@ class Lookup(NamedTuple):
     ids: tf.Tensor
     """int64 [u], distinct."""
     weight: tf.Tensor
-    """float32 [u, dim]: what the model differentiates; [n, dim] from `lookup_each`."""
+    """float32 [u, dim], differentiated by the model; [n, dim] from `lookup_each`."""
     record: tf.Tensor | None
-    """float32 [u, width] under `rows`, None under other engines."""
+    """float32 [u, width] from engine `rows`; None from other engines."""
     where: tf.Tensor | None = None
-    """int32 [n], from `lookup_each`: places in `ids` of the ids that were asked for."""
+    """int32 [n], from `lookup_each`: places of the requested ids in `ids`."""
 
 
 class Embedding(tf.Module, abc.ABC):
-    """What models see of a table: rows by id, however they are stored.
+    """An embedding table as models see it: rows by id, however they are stored.
 
     Args:
       name: of the module.
@@ -55,7 +55,7 @@ class Embedding(tf.Module, abc.ABC):
     @property
     @abc.abstractmethod
     def storage(self) -> "Table":
-        """The table whose records are saved: this one, unless its rows are made of others."""
+        """The table whose records are saved: this one, unless its rows are computed from others."""
 
     @property
     @abc.abstractmethod
@@ -91,7 +91,7 @@ class Embedding(tf.Module, abc.ABC):
 
     @abc.abstractmethod
     def served(self, weights, ids):
-        """Rows float32 [n, dim] of ids int64 [n], given the weights [storage rows, storage dim] to serve."""
+        """Rows float32 [n, dim] of ids int64 [n], from weights [storage rows, storage dim] to serve."""
 
     def chunks(self) -> list[tuple[int, int]]:
         """(start, stop) of consecutive row ranges of at most CHUNK_ROWS."""
@@ -139,7 +139,7 @@ class Table(Embedding):
 
     @abc.abstractmethod
     def read_records(self, ids):
-        """Records, float32 [n, width], of ids int64 [n]: the engine-independent form, in `parts` order."""
+        """Records float32 [n, width] of ids int64 [n]: the form common to all engines, in `parts` order."""
 
     @abc.abstractmethod
     def write_records(self, start: int, records) -> None:
@@ -150,10 +150,10 @@ class Table(Embedding):
         """Overwrites the rows of distinct ids int64 [n] with records float32 [n, width]."""
 
     def touched_since(self, step: int) -> np.ndarray:
-        """Rows that a step after `step` updated, int64 ids ascending; whole records are not read.
+        """Ids of rows that a step after `step` updated, int64 ascending; reads last steps only.
 
         Args:
-          step: steps done at the time in question; 0: rows updated at all.
+          step: 0: all rows that were ever updated.
         """
         found = [np.zeros(0, np.int64)]
         for start, stop in self.chunks():
@@ -162,7 +162,7 @@ class Table(Embedding):
         return np.concatenate(found)
 
     def last_steps(self, ids):
-        """The last step that updated each row, float32 [n], 0: none, of ids int64 [n]."""
+        """The last step that updated each of ids int64 [n], float32 [n]; 0: none."""
         return self.read_records(ids)[:, -1]
 
     def read_weights(self, ids, averaged: bool, step):
@@ -177,9 +177,9 @@ class Table(Embedding):
         return self.average.catch_up(average, records[:, : self.dim], last, step)
 
     def initialize(self, stddev: float, seed: int, zero_row: int | None = None) -> None:
-        """Normal weights from a stateless generator: equal for equal seed and name, whatever the engine.
+        """Normal weights from a stateless generator: equal for equal seed and name under every engine.
 
-        `zero_row` starts at zero: the out-of-vocabulary row, which training may never touch, so that unknown
+        `zero_row`, the out-of-vocabulary row, starts at zero. Training may never touch it, and then unknown
         users and items are scored by what is known of the other side, not by noise.
         """
         key = int.from_bytes(hashlib.sha256(self.label.encode()).digest()[:4], "big")

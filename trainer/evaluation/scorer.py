@@ -1,4 +1,4 @@
-"""A trained recommender as a scorer, and its ranking metrics beside those of baselines."""
+"""A trained recommender as a scorer, and its ranking metrics next to those of baselines."""
 
 from collections.abc import Callable
 
@@ -9,23 +9,23 @@ from trainer.report.findings import evaluation_findings
 
 
 def log_findings(lines: list[dict]) -> None:
-    """Logs what one evaluation's figures mean (trainer/report/findings.py)."""
+    """Logs the findings about one evaluation (trainer/report/findings.py)."""
     for text in evaluation_findings(lines):
         logging.warning("%s", text)
 
 
 class TrainedScorer:
-    """A recommender as trainer.evaluation.ranking.Scorer: dot products of its users' and items' vectors.
+    """A recommender as trainer.evaluation.protocols.Scorer: dot products of its users' and items' vectors.
 
     Args:
       recommender: trainer.models.recommender.Recommender.
       items: catalog.
       averaged: score with averaged weights as of `step`, or raw ones.
       step: steps done.
-      check: called before every block of users; what it raises ends the evaluation.
+      check: called before every block of users; may raise to end the evaluation.
 
     Attributes:
-      name: average or raw, the weights that it scores with.
+      name: average or raw, the weights it scores with.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class TrainedScorer:
 
 
 def item_vectors(recommender, items, averaged: bool, step: int, chunk: int = 1 << 16) -> np.ndarray:
-    """Vectors of all rows of the item table, float32 [rows, dim]; dense weights as they stand."""
+    """Vectors of all rows of the item table, float32 [rows, dim]; uses the current dense weights."""
     vectors = None
     for start in range(0, items.rows, chunk):
         ids = np.arange(start, min(start + chunk, items.rows), dtype=np.int64)
@@ -66,7 +66,7 @@ def item_vectors(recommender, items, averaged: bool, step: int, chunk: int = 1 <
 def evaluate_recommender(
     recommender, dataset, items, step: int, split: str, check: Callable[[], None] = lambda: None
 ) -> list[dict]:
-    """The model, averaged and raw, beside popularity and, for planted data, the best reachable ranking.
+    """Evaluates the model, averaged and raw, popularity and, for planted data, the best reachable ranking.
 
     Args:
       recommender: trainer.models.recommender.Recommender.
@@ -74,11 +74,12 @@ def evaluate_recommender(
       items: its catalog; side features are taken as of the split.
       step: steps done.
       split: valid or test.
-      check: called now and then; what it raises ends the evaluation.
+      check: called before every block of users; may raise to end the evaluation.
 
     Returns:
-      A dict per scorer, two of scorer "model" when evaluate.weights is both, averaged weights first: scorer,
-      split, weights, protocol, metrics (see trainer.evaluation.ranking.evaluate_scorers).
+      A dict per scorer: scorer, split, weights, protocol, metrics (see
+      trainer.evaluation.ranking.evaluate_scorers). With evaluate.weights both, the first two are of scorer
+      "model", averaged weights first.
     """
     from trainer.data.catalog import Users
     from trainer.evaluation.baselines import BestReachable, Popularity
@@ -106,7 +107,7 @@ def evaluate_recommender(
 
 
 def _weights(wanted: str, has_averages: bool) -> list[str]:
-    """Weights to evaluate, those that are served first; raw where there are no averages."""
+    """Weights to evaluate, served ones first; raw ones where there are no averages."""
     if not has_averages:
         return ["raw"]
     return ["average", "raw"] if wanted == "both" else [wanted]

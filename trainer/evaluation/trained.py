@@ -1,4 +1,4 @@
-"""Opens a run's newest checkpoint for evaluation and export, tables left on disk."""
+"""Opens a run's newest checkpoint for evaluation and export; tables stay on disk."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from trainer.runtime import start_tensorflow
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model with what it was trained on."""
+    """A trained model with its config and dataset."""
 
     config: RunConfig
     dataset: Dataset
@@ -22,14 +22,14 @@ class Trained:
     step: int
     """Steps done."""
     reading: DatasetLock
-    """Held as long as this is used."""
+    """Held while the dataset is in use."""
 
 
 def open_trained(config: RunConfig) -> Trained:
     """The newest checkpoint of the config's run that verifies.
 
     Raises:
-      DataError: the dataset is missing or not what the config asks for.
+      DataError: the dataset is missing or was prepared with another config.
       CheckpointError: there is no checkpoint, none verifies, or they belong to another run.
     """
     start_tensorflow(config.device)

@@ -16,7 +16,7 @@ from configs.system.processes import module_command
 from trainer.checkpoints.chain import CheckpointDirectory
 from trainer.checkpoints.files import DamagedCheckpoint
 from trainer.checkpoints.identity import checkpoint_identity, first_difference
-from trainer.data.catalog import verify_dataset_file
+from trainer.data.record_files import verify_dataset_file
 from trainer.jobs.output_claim import check_unclaimed
 from trainer.launchers import LAUNCHERS
 

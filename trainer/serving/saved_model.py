@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from configs.errors import ExportError
-from trainer.data.catalog import read_blocks
+from trainer.data.record_files import read_blocks
 from trainer.embeddings.engines.rows import assign_rows
 from trainer.embeddings.pooling import fetch_distinct
 from trainer.evaluation.trained import Trained

@@ -9,7 +9,7 @@ from configs.errors import DataError, Stopped, UserError
 from configs.manifest import load_dataset
 from configs.schema import RunConfig
 from configs.system.storage import join
-from trainer.data.catalog import verify_dataset_file
+from trainer.data.record_files import verify_dataset_file
 from trainer.report.metrics_file import read_metrics
 from trainer.report.statistics import write_run_report
 from trainer.runtime import start_tensorflow
