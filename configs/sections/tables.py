@@ -33,8 +33,9 @@ class TableConfig(Section):
         """What keeps the rows, as reports name it: the compiled kernels of auto count as rows."""
         return "rows" if self.engine == "auto" else self.engine
 
-    def stored_shape(self, rows: int | None) -> tuple[int | None, int | None]:
+    def stored_shape(self, rows: int | None) -> tuple[int | None, int]:
         """(rows, values of a row) that are stored for a table of `rows` rows; None: not known yet."""
+        assert self.dim is not None, "configs.defaults fills it in"
         return rows, self.dim
 
     @model_validator(mode="after")

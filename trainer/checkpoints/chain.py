@@ -34,13 +34,13 @@ class CheckpointDirectory:
     """
 
     def __init__(self, path: str, known: Iterable[Checkpoint] = ()):
-        self.path, self.names = path, {}
+        self.path = path
         self._opened = {checkpoint.name: checkpoint for checkpoint in known}
-        found = {}
+        found: dict[int, list[str]] = {}
         for name in storage.names(path):
             if match := _NAME.match(name):
                 found.setdefault(int(match.group(1)), []).append(name)
-        self.names = {step: sorted(found[step]) for step in sorted(found)}
+        self.names: dict[int, list[str]] = {step: sorted(found[step]) for step in sorted(found)}
 
     def has_changed(self) -> bool:
         """Whether the directory holds other checkpoints now."""

@@ -20,7 +20,7 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -41,6 +41,10 @@ _BLOCK = 1 << 22
 _THREADS = 8
 # Bytes of the pieces being written, or read, at a time; TensorFlow holds a copy of each on top.
 _IN_FLIGHT_BYTES = 200 << 20
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class DamagedCheckpoint(CheckpointError):
@@ -74,13 +78,13 @@ def in_flight(piece_bytes: int) -> int:
     return max(1, min(_THREADS, _IN_FLIGHT_BYTES // max(piece_bytes, 1)))
 
 
-def in_order(function: Callable, items: Iterable, most: int) -> Iterator:
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], most: int) -> Iterator[Result]:
     """function(item) of each item, in order, computed by threads; at most `most` items at a time.
 
     `items` is consumed in the caller's thread. An item's exception is raised at its turn; later items that
     have not been started are dropped then.
     """
-    waiting = collections.deque()
+    waiting: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(most) as pool:
         try:
             for item in items:
@@ -96,7 +100,7 @@ def in_order(function: Callable, items: Iterable, most: int) -> Iterator:
 
 
 @contextlib.contextmanager
-def errors_of(path: str, what: str = "written"):
+def errors_of(path: str, what: str = "written") -> Iterator[None]:
     """Turns exceptions of storage into a CheckpointError: `path` cannot be `what` (reason)."""
     try:
         yield
@@ -112,7 +116,7 @@ def write_checkpoint(
     path: str,
     head: CheckpointHead,
     pieces: Iterable[RecordPiece],
-    dense: dict,
+    dense: dict[str, Any],
     most: int,
     check: Callable[[], None] = lambda: None,
 ) -> CheckpointManifest:
@@ -176,7 +180,7 @@ def _write_piece(path: str, piece: RecordPiece) -> dict[str, CheckpointFile]:
     return {name: _write(path, name, _npy_parts(array)) for name, array in arrays.items()}
 
 
-def _write(path: str, name: str, parts: Iterable) -> CheckpointFile:
+def _write(path: str, name: str, parts: Iterable[memoryview]) -> CheckpointFile:
     """Writes buffers into a file; returns size and checksum of the bytes passed in."""
     full_name = storage.join(path, name)
     size, checksum = 0, google_crc32c.Checksum()
@@ -190,11 +194,11 @@ def _write(path: str, name: str, parts: Iterable) -> CheckpointFile:
     return CheckpointFile(bytes=size, crc32c=checksum_text(checksum))
 
 
-def _npy_parts(array: np.ndarray) -> list:
+def _npy_parts(array: np.ndarray) -> list[memoryview]:
     header = io.BytesIO()
     array = np.ascontiguousarray(array)
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    return [header.getbuffer(), memoryview(array.reshape(-1).view(np.uint8))]
+    return [header.getbuffer(), array.reshape(-1).view(np.uint8).data]
 
 
 def _sync_directories(path: str, tables: Iterable[str]) -> None:

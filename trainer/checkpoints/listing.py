@@ -4,6 +4,9 @@ from trainer.checkpoints.chain import LOOKS, CheckpointDirectory, needed_files
 from trainer.checkpoints.files import DamagedCheckpoint
 from trainer.checkpoints.reader import Checkpoint, verify_checkpoint_file
 
+# By (directory, file): why a file that was read is damaged; None: it is not.
+_Damages = dict[tuple[str, str], DamagedCheckpoint | None]
+
 
 def listed(directory: str) -> list[dict]:
     """Facts about every checkpoint directory, oldest step first. Reads every file once.
@@ -22,7 +25,8 @@ def listed(directory: str) -> list[dict]:
 
 
 def _facts(found: CheckpointDirectory) -> list[dict]:
-    rows, checked = [], {}
+    rows: list[dict] = []
+    checked: _Damages = {}
     for step, names in found.names.items():
         for name in names:
             row = {"step": step, "kind": "increment" if name.endswith(".increment") else "full"}
@@ -45,23 +49,22 @@ def _facts(found: CheckpointDirectory) -> list[dict]:
     return rows
 
 
-def _status(found: CheckpointDirectory, checkpoint: Checkpoint, checked: dict) -> str:
-    """verified, or damaged and why; `checked` caches the damage, or None, of every file read."""
+def _status(found: CheckpointDirectory, checkpoint: Checkpoint, checked: _Damages) -> str:
+    """verified, or damaged and why; `checked` caches what was found in every file read."""
     reasons = []
     for chain in found.chains(checkpoint.step, checkpoint.manifest.id):
         if isinstance(chain, DamagedCheckpoint):
             reasons.append(chain)
         elif chain[-1] is checkpoint:
-            reason = next(
-                filter(None, (_damage(c, f, checked) for c, fs in needed_files(chain) for f in fs)), 0
-            )
-            if not reason:
+            damages = (_damage(c, file, checked) for c, files in needed_files(chain) for file in files)
+            reason = next(filter(None, damages), None)
+            if reason is None:
                 return "verified"
             reasons.append(reason)
     return f"damaged: {reasons[0]}"
 
 
-def _damage(checkpoint: Checkpoint, name: str, checked: dict) -> DamagedCheckpoint | None:
+def _damage(checkpoint: Checkpoint, name: str, checked: _Damages) -> DamagedCheckpoint | None:
     key = (checkpoint.name, name)
     if key not in checked:
         try:

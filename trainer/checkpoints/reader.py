@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -131,7 +132,7 @@ def map_array(checkpoint: Checkpoint, name: str) -> np.ndarray:
     with _reading(full_name), storage.reading(full_name) as file:
         size = os.fstat(file.fileno()).st_size
         mapped = map_file(file) if size else b""  # an empty file cannot be mapped
-    blocks = (mapped[at : at + _BLOCK] for at in range(0, len(mapped), _BLOCK))
+    blocks = (bytes(mapped[at : at + _BLOCK]) for at in range(0, len(mapped), _BLOCK))
     _compare(full_name, checkpoint.manifest.files[name], len(mapped), blocks)
     with _as_written(checkpoint, name):
         array = _array(mapped)
@@ -144,7 +145,7 @@ def release(array: np.ndarray) -> None:
 
     Without it a process that has read a table once would count as holding all of it.
     """
-    base = array
+    base: Any = array
     while not isinstance(base, ctypes.Array):
         base = base.obj if isinstance(base, memoryview) else base.base
     forget(base)

@@ -13,7 +13,7 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -129,7 +129,7 @@ class CheckpointStore:
             return
         values = {name: variable.numpy() for name, variable in dense.items()}
         head, ids = self._plan(step, tables)
-        pieces = _pieces(tables, ids)
+        pieces: Iterable[RecordPiece] = _pieces(tables, ids)
         size = table_bytes(head.tables, ids=ids is not None) + sum(v.nbytes for v in values.values())
         if size > asynchronous:
             self._write(head, pieces, values, "blocking", lambda: time.monotonic() - started)
@@ -180,7 +180,7 @@ class CheckpointStore:
     def _write(
         self,
         head: CheckpointHead,
-        pieces: Iterator[RecordPiece],
+        pieces: Iterable[RecordPiece],
         dense: dict[str, np.ndarray],
         mode: str,
         blocked: Callable[[], float],

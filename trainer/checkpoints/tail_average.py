@@ -30,7 +30,9 @@ def open_tail(recommender, directory: str, step: int, number: int) -> list[int]:
       CheckpointError: none can be read.
     """
     found = CheckpointDirectory(directory)
-    steps, rows, dense = [], {name: [] for name in recommender.storages}, []
+    steps: list[int] = []
+    rows: dict[str, list[StoredRows]] = {name: [] for name in recommender.storages}
+    dense: list[list[np.ndarray]] = []
     # In the first half the model was still learning, so its weights would distort the average.
     late = [s for s in found.steps() if step / 2 <= s <= step]
     for other in sorted(late, reverse=True):

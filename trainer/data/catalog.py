@@ -44,13 +44,16 @@ class Items:
         """Reads the whole item catalog; DataError as `read_blocks`."""
         rows = dataset.table_rows("item")
         names = [name for name, info in dataset.features.items() if info.of == "item"]
-        columns = {"key": np.full(rows, b"", object), "count": np.zeros(rows, np.int64)}
+        columns: dict[str, np.ndarray] = {
+            "key": np.full(rows, b"", object),
+            "count": np.zeros(rows, np.int64),
+        }
         for name in names:
             for column in (name, *(feature_as_of(name, split) for split in SPLITS[1:])):
                 columns[column] = np.full(rows, *unknown_feature(dataset, name))
         for block in read_blocks(dataset, dataset.items.files, ["id", *columns]):
-            for name, column in columns.items():
-                column[block["id"]] = block[name]
+            for name, values in columns.items():
+                values[block["id"]] = block[name]
         features = {name: columns[name] for name in names}
         earlier = {split: {n: columns[feature_as_of(n, split)] for n in names} for split in SPLITS[1:]}
         cold, ids = dataset.tables["item"].oov_keys, np.flatnonzero(columns["count"])
@@ -98,19 +101,19 @@ class UserBlock:
     def take(self, rows: np.ndarray) -> "UserBlock":
         """The users at positions `rows` (int64)."""
         features = {name: values[rows] for name, values in self.features.items()}
-        parts = (self.ids, self.keys, self.counts)
-        return UserBlock(
-            *(p[rows] for p in parts), self.sequence.take(rows), self.splits.take(rows), features
-        )
+        ids, keys, counts = self.ids[rows], self.keys[rows], self.counts[rows]
+        return UserBlock(ids, keys, counts, self.sequence.take(rows), self.splits.take(rows), features)
 
     @staticmethod
     def join(blocks: list["UserBlock"]) -> "UserBlock":
         """All users of the blocks, in order; at least one block."""
-        arrays = (np.concatenate([getattr(b, name) for b in blocks]) for name in ("ids", "keys", "counts"))
-        ragged = (Ragged.join([getattr(b, name) for b in blocks]) for name in ("sequence", "splits"))
-        names = blocks[0].features
         return UserBlock(
-            *arrays, *ragged, {n: np.concatenate([b.features[n] for b in blocks]) for n in names}
+            np.concatenate([block.ids for block in blocks]),
+            np.concatenate([block.keys for block in blocks]),
+            np.concatenate([block.counts for block in blocks]),
+            Ragged.join([block.sequence for block in blocks]),
+            Ragged.join([block.splits for block in blocks]),
+            {n: np.concatenate([block.features[n] for block in blocks]) for n in blocks[0].features},
         )
 
 
@@ -149,8 +152,11 @@ class Users:
         Args:
           split: valid or test: side features that its evaluation may know; None: the newest known ones.
         """
-        names = [name for name, info in self.dataset.features.items() if info.of == "user"]
-        names = {name: feature_as_of(name, split) if split else name for name in names}
+        names = {
+            name: feature_as_of(name, split) if split else name
+            for name, info in self.dataset.features.items()
+            if info.of == "user"
+        }
         columns = ["id", "key", "count", "sequence", "sequence_split", "sequence_length", *names.values()]
         for block in read_blocks(self.dataset, self.dataset.users.files, columns):
             sequence, splits = (

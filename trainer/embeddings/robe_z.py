@@ -61,6 +61,7 @@ class RobeZ(Embedding):
     engine = "robe_z"
 
     def __init__(self, name, rows, options: RobeZConfig, optimizer, average, batch_size, storage_type=None):
+        assert options.dim is not None, "configs.defaults fills it in"
         super().__init__(f"robe_{name}", name, rows, options.dim, optimizer, average)
         if rows >= PRIME:
             raise ConfigError(

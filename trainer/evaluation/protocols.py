@@ -180,7 +180,10 @@ class SampledRanking:
         )
 
 
-PROTOCOLS = {"full": FullRanking, "sampled": SampledRanking}
+PROTOCOLS: dict[str, type[FullRanking] | type[SampledRanking]] = {
+    "full": FullRanking,
+    "sampled": SampledRanking,
+}
 
 
 def _checked(scorer: Scorer, users: UserBatch, items: np.ndarray | None, shape: tuple) -> np.ndarray:

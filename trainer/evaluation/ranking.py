@@ -70,7 +70,7 @@ class _Tally:
     def __init__(self, names: list[str]):
         self.users = self.targets = self.cold_targets = 0
         self.seen_users = self.seen_targets = self.repeated_rows = 0
-        self._sums = {name: {} for name in names}
+        self._sums: dict[str, dict[str, float]] = {name: {} for name in names}
         self._seconds = dict.fromkeys(names, 0.0)
 
     def count(self, task: RankingTask) -> None:

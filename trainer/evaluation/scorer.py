@@ -1,11 +1,15 @@
 """A trained recommender as a scorer, and its ranking metrics next to those of baselines."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import logging
 
 from trainer.report.findings import evaluation_findings
+
+if TYPE_CHECKING:
+    from trainer.evaluation.protocols import Scorer
 
 
 def log_findings(lines: list[dict]) -> None:
@@ -51,7 +55,7 @@ class TrainedScorer:
 
 def item_vectors(recommender, items, averaged: bool, step: int, chunk: int = 1 << 16) -> np.ndarray:
     """Vectors of all rows of the item table, float32 [rows, dim]; uses the current dense weights."""
-    vectors = None
+    vectors: np.ndarray | None = None
     for start in range(0, items.rows, chunk):
         ids = np.arange(start, min(start + chunk, items.rows), dtype=np.int64)
         columns = {"item": ids, **{name: values[ids] for name, values in items.features.items()}}
@@ -60,6 +64,7 @@ def item_vectors(recommender, items, averaged: bool, step: int, chunk: int = 1 <
         if vectors is None:
             vectors = np.empty((items.rows, part.shape[1]), part.dtype)
         vectors[start : start + len(part)] = part
+    assert vectors is not None, "an item table has rows"
     return vectors
 
 
@@ -90,7 +95,7 @@ def evaluate_recommender(
         TrainedScorer(recommender, items, weights == "average", step, check)
         for weights in _weights(options.weights, recommender.has_averages)
     ]
-    scorers = [*models, Popularity(items)]
+    scorers: list[Scorer] = [*models, Popularity(items)]
     if BestReachable.available(dataset):
         scorers.append(BestReachable(dataset, items))
     results = evaluate_scorers(scorers, Users(dataset, items), options, split)

@@ -1,6 +1,7 @@
 """Opens a run's newest checkpoint for evaluation and export; tables stay on disk."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from configs.dataset_lock import DatasetLock
 from configs.errors import CheckpointError
@@ -10,6 +11,9 @@ from configs.system.storage import join
 from trainer.data.catalog import Items
 from trainer.runtime import start_tensorflow
 
+if TYPE_CHECKING:  # importing it here would load TensorFlow before it is set up
+    from trainer.models.recommender import Recommender
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -18,7 +22,7 @@ class Trained:
     config: RunConfig
     dataset: Dataset
     items: Items
-    recommender: "trainer.models.recommender.Recommender"  # noqa: F821 - importing it here would load TensorFlow
+    recommender: "Recommender"
     step: int
     """Steps done."""
     reading: DatasetLock

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from configs.errors import ConfigError
 from configs.manifest import Dataset
 from configs.schema import RunConfig
+from configs.sections.devices import TpuDeviceConfig
 from configs.system.tpu import Slice, tpu_slice
 from configs.tpu_rules import tpu_lacks
 
@@ -34,9 +35,9 @@ class TableForecast:
     @property
     def total(self) -> int | None:
         """All bytes on this machine."""
-        if self.weight is None:
-            return None
-        return self.weight + self.slots + self.average + self.last_step
+        parts = (self.weight, self.slots, self.average, self.last_step)
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
 
 
 def forecast_tables(config: RunConfig, dataset: Dataset | None) -> list[TableForecast]:
@@ -48,6 +49,7 @@ def _forecast(config: RunConfig, dataset: Dataset | None, name: str) -> TableFor
     from trainer.optimizers import ROW_OPTIMIZERS
 
     options = config.table(name)
+    assert options.dim is not None, "configs.defaults fills it in"
     rows = dataset.table_rows(name) if dataset else config.ids_of(name).known_rows
     optimizer = ROW_OPTIMIZERS[options.optimizer.kind](options.optimizer)
     stored, dim = options.stored_shape(rows)
@@ -77,9 +79,9 @@ def slice_bytes(tables: list[TableForecast], slice_: Slice) -> tuple[int, bool]:
     return -(-sum(known) // slice_.chips), len(known) == len(tables)
 
 
-def check_slice_memory(config: RunConfig, dataset: Dataset) -> None:
-    """Raises ConfigError if the tables do not fit in the memory of the config's TPU slice."""
-    slice_ = tpu_slice(config.device.slice)
+def check_slice_memory(config: RunConfig, device: TpuDeviceConfig, dataset: Dataset) -> None:
+    """Raises ConfigError if the tables do not fit in the memory of the device's slice."""
+    slice_ = tpu_slice(device.slice)
     needed, _ = slice_bytes(forecast_tables(config, dataset), slice_)
     if needed > slice_.bytes_per_chip:
         raise ConfigError(

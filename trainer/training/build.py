@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from configs.manifest import Dataset
 from configs.schema import RunConfig
+from configs.sections.devices import TpuDeviceConfig
 from configs.system.tpu import tpu_slice
 from trainer.data.batches import TrainData
 from trainer.data.catalog import Items
@@ -43,11 +44,12 @@ def build_training(config: RunConfig, dataset: Dataset) -> Training:
     """
     data = TrainData(dataset, config.train.batch_size, config.train.seed, config.model.trains_on_positives)
     num_steps = run_steps(config, data.steps_per_epoch)
-    if config.device.kind == "tpu":
-        check_slice_memory(config, dataset)
+    if isinstance(config.device, TpuDeviceConfig):
+        check_slice_memory(config, config.device, dataset)
         strategy = connect_tpu(config.device)
         items = Items.load(dataset)
-        return Training(items, data, num_steps, *_on_tpu(config, dataset, items, num_steps, strategy))
+        trained = _on_tpu(config, config.device, dataset, items, num_steps, strategy)
+        return Training(items, data, num_steps, *trained)
     items = Items.load(dataset)
     features = items.as_of(FIRST_HELD_OUT).features
     recommender = Recommender(config, dataset, items.counts, num_steps, item_features=features)
@@ -55,12 +57,17 @@ def build_training(config: RunConfig, dataset: Dataset) -> Training:
 
 
 def _on_tpu(
-    config: RunConfig, dataset: Dataset, items: Items, num_steps: int, strategy: tf.distribute.Strategy
+    config: RunConfig,
+    device: TpuDeviceConfig,
+    dataset: Dataset,
+    items: Items,
+    num_steps: int,
+    strategy: tf.distribute.Strategy,
 ) -> tuple[Recommender, Step]:
     from trainer.tpu.engines import TPU_ENGINES
     from trainer.training.tpu_step import TpuStep
 
-    engine = TPU_ENGINES[tpu_slice(config.device.slice).engine]
+    engine = TPU_ENGINES[tpu_slice(device.slice).engine]
     with strategy.scope():
         features = items.as_of(FIRST_HELD_OUT).features
         recommender = Recommender(config, dataset, items.counts, num_steps, TpuTable, features)

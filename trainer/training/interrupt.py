@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from configs.errors import Stopped
 
@@ -36,7 +37,7 @@ class Interrupt:
         self._lock = threading.RLock()
         self._reason: str | None = None
         self._on_request: Callable[[], None] | None = None
-        self._handlers: dict[int, object] = {}
+        self._handlers: dict[int, Any] = {}
         self._thread: threading.Thread | None = None
 
     @property

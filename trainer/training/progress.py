@@ -52,11 +52,11 @@ class Progress:
         self._pauses = 0
         self._points = collections.deque([(clock(), start_step)])
         self._has_start = True  # whether the window still reaches back to the very start
-        self._values = {}
+        self._values: dict[str, float] = {}
         self._bar = _bar(total_steps, start_step, unit, stream) if stream.isatty() else None
         self._every = every_seconds if self._bar is None else REDRAW_SECONDS
         self._shown_at = -float("inf")
-        self._shown_step = None
+        self._shown_step: int | None = None
         self._closed = False
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from configs.schema import RunConfig
+from configs.sections.devices import CpuDeviceConfig
 from trainer.embeddings.base import Embedding, Lookup
 from trainer.embeddings.pooling import Fetched, of_distinct
 from trainer.models.recommender import Recommender
@@ -101,7 +102,8 @@ class TrainStep(Step):
     def __init__(self, config: RunConfig, recommender: Recommender, num_steps: int):
         super().__init__(config, recommender, num_steps)
         self._clip_norm = config.train.clip_norm
-        self._replicas = Replicas(config.device.replicas) if config.device.replicas > 1 else None
+        replicas = config.device.replicas if isinstance(config.device, CpuDeviceConfig) else 1
+        self._replicas = Replicas(replicas) if replicas > 1 else None
 
     def __call__(self, batch: dict):
         """As Step; unless loss and gradients are finite only the step is counted."""

@@ -13,7 +13,8 @@ class StoredTable(Table):
 
     def open(self, stored) -> None:
         """Sets the source of rows: `stored.read(ids int64 [n])` returns records, float32 [n, width]."""
-        self._stored, self._tail = stored, []
+        self._stored = stored
+        self._tail: list = []
 
     def open_tail(self, stored: list) -> None:
         """Sets the rows of several checkpoints, as `open`; averaged weights are their mean."""

@@ -61,7 +61,7 @@ class TpuTable(Table):
     def write_rows(self, ids, records) -> None:
         ids, records = np.asarray(ids, np.int64), np.asarray(records)
         pieces = np.split(records, np.cumsum([width for _, width in self.parts])[:-1], axis=1)
-        places = [(self.label, part) for part in self._engine.parts(self.label)]
+        places: list[tuple[str | None, str]] = [(self.label, part) for part in self._engine.parts(self.label)]
         if self.average is not None:
             places.append((self._averages, "parameters"))
         for (name, part), piece in zip(places, pieces[:-1], strict=True):
