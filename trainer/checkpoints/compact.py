@@ -48,7 +48,7 @@ def compact(run_directory: str, directory: str, check: Callable[[], None] = lamb
     raise CheckpointError(f"{directory}: no checkpoint verifies, so there is nothing to compact")
 
 
-def _compacted(directory: str, chain: list[Checkpoint], keep: int, check) -> str | None:
+def _compacted(directory: str, chain: list[Checkpoint], keep: int, check: Callable[[], None]) -> str | None:
     """Writes the full checkpoint of a chain. Raises DamagedCheckpoint before writing anything."""
     newest, started = chain[-1], time.monotonic()
     if len(chain) == 1:

@@ -18,7 +18,7 @@ _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _FAILED = ctypes.c_void_p(-1).value
 
 
-def map_file(file: BinaryIO) -> ctypes.Array:
+def map_file(file: BinaryIO) -> "ctypes.Array[ctypes.c_char]":
     """The bytes of an open file as a read-only buffer, which stays valid after the file is closed.
 
     Raises:
@@ -36,6 +36,6 @@ def map_file(file: BinaryIO) -> ctypes.Array:
     return buffer
 
 
-def forget(buffer: ctypes.Array) -> None:
+def forget(buffer: "ctypes.Array[ctypes.c_char]") -> None:
     """Frees a map's memory; later reads come from the file, or the page cache."""
     _libc.madvise(ctypes.addressof(buffer), ctypes.sizeof(buffer), mmap.MADV_DONTNEED)

@@ -1,12 +1,14 @@
 """What a run must have in common with the checkpoints it resumes from. Without TensorFlow."""
 
+from typing import Any
+
 from configs.schema import RunConfig
 
 # Keys of optimizers that old checkpoints lack; with these values they have no effect.
 _YOUNGER = {"amsgrad": False, "l2_shrinkage": 0.0}
 
 
-def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int) -> dict:
+def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int) -> dict[str, Any]:
     """JSON values that a run must share with the checkpoints it resumes from, by config key.
 
     Args:
@@ -34,12 +36,12 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int) -> 
     }
 
 
-def _optimizer(section: dict) -> dict:
+def _optimizer(section: dict[str, Any]) -> dict[str, Any]:
     """An optimizer's section without younger keys that have no effect."""
     return {k: v for k, v in section.items() if k not in _YOUNGER or v != _YOUNGER[k]}
 
 
-def first_difference(saved: dict, now: dict) -> tuple[str, object, object] | None:
+def first_difference(saved: dict[str, Any], now: dict[str, Any]) -> tuple[str, object, object] | None:
     """The first dotted config key whose values differ, with both values; None if all are equal.
 
     Args:

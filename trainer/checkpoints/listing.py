@@ -1,5 +1,7 @@
 """Lists and verifies every checkpoint of a run. Without TensorFlow."""
 
+from typing import Any
+
 from trainer.checkpoints.chain import LOOKS, CheckpointDirectory, needed_files
 from trainer.checkpoints.files import DamagedCheckpoint
 from trainer.checkpoints.reader import Checkpoint, verify_checkpoint_file
@@ -8,7 +10,7 @@ from trainer.checkpoints.reader import Checkpoint, verify_checkpoint_file
 _Damages = dict[tuple[str, str], DamagedCheckpoint | None]
 
 
-def listed(directory: str) -> list[dict]:
+def listed(directory: str) -> list[dict[str, Any]]:
     """Facts about every checkpoint directory, oldest step first. Reads every file once.
 
     Returns:
@@ -24,12 +26,15 @@ def listed(directory: str) -> list[dict]:
     return rows
 
 
-def _facts(found: CheckpointDirectory) -> list[dict]:
-    rows: list[dict] = []
+def _facts(found: CheckpointDirectory) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
     checked: _Damages = {}
     for step, names in found.names.items():
         for name in names:
-            row = {"step": step, "kind": "increment" if name.endswith(".increment") else "full"}
+            row: dict[str, Any] = {
+                "step": step,
+                "kind": "increment" if name.endswith(".increment") else "full",
+            }
             if not found.is_complete(name):
                 rows.append(row | {"status": "incomplete"})
                 continue

@@ -88,7 +88,7 @@ class CheckpointHead(_Part):
     """By table name."""
 
     @model_validator(mode="after")
-    def _has_a_base_before_it(self):
+    def _has_a_base_before_it(self) -> "CheckpointHead":
         if (self.kind == "increment") != (self.base is not None):
             raise ValueError("base: required for an increment, not allowed for a full checkpoint")
         if self.base is not None and self.base.step >= self.step:

@@ -131,8 +131,8 @@ def map_array(checkpoint: Checkpoint, name: str) -> np.ndarray:
             return _array(map_file(file))
     with _reading(full_name), storage.reading(full_name) as file:
         size = os.fstat(file.fileno()).st_size
-        mapped = map_file(file) if size else b""  # an empty file cannot be mapped
-    blocks = (bytes(mapped[at : at + _BLOCK]) for at in range(0, len(mapped), _BLOCK))
+        mapped: Any = map_file(file) if size else b""  # an empty file cannot be mapped
+    blocks = (mapped[at : at + _BLOCK] for at in range(0, len(mapped), _BLOCK))
     _compare(full_name, checkpoint.manifest.files[name], len(mapped), blocks)
     with _as_written(checkpoint, name):
         array = _array(mapped)
@@ -191,7 +191,7 @@ def _as_written(checkpoint: Checkpoint, name: str) -> Iterator[None]:
         ) from None
 
 
-def _array(content) -> np.ndarray:
+def _array(content: Any) -> np.ndarray:
     """The array of an .npy file's content, a view of it."""
     header = io.BytesIO(content[:256])
     np.lib.format.read_magic(header)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -21,7 +21,7 @@ Loaded = TypeVar("Loaded")
 
 def newest_restorable(
     directory: str,
-    identity: dict,
+    identity: dict[str, Any],
     tables: dict[str, Table],
     load: Callable[[list[Checkpoint]], Loaded],
 ) -> tuple[list[Checkpoint], Loaded] | None:
@@ -64,7 +64,7 @@ def newest_restorable(
     return None
 
 
-def _check_identity(newest: Checkpoint, identity: dict, directory: str) -> None:
+def _check_identity(newest: Checkpoint, identity: dict[str, Any], directory: str) -> None:
     different = first_difference(newest.manifest.identity, identity)
     if different is None:
         return

@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -83,7 +84,7 @@ class CheckpointStore:
         self,
         directory: str,
         keep: int,
-        identity: dict,
+        identity: dict[str, Any],
         *,
         incremental: bool = True,
         compact_at: float = 1.0,
@@ -104,7 +105,7 @@ class CheckpointStore:
         """Steps of complete checkpoints, oldest first."""
         return CheckpointDirectory(self._directory).steps()
 
-    def save(self, step: int, tables: dict, dense: dict[str, tf.Variable]) -> None:
+    def save(self, step: int, tables: dict[str, Table], dense: dict[str, tf.Variable]) -> None:
         """Writes a checkpoint, then deletes old, later and damaged ones as `prune` does.
 
         If a copy of everything to be written fits in `async_memory_mb`, a thread writes it and this method
@@ -137,7 +138,7 @@ class CheckpointStore:
         pieces = list(pieces)
         blocked = time.monotonic() - started
 
-        def write():
+        def write() -> None:
             try:
                 self._write(head, iter(pieces), values, "async", lambda: blocked)
             except BaseException as error:  # raised by `wait`, in the trainer's thread
@@ -162,7 +163,9 @@ class CheckpointStore:
             found.append(self._finished.popleft())
         return found
 
-    def _plan(self, step: int, tables: dict) -> tuple[CheckpointHead, dict[str, np.ndarray] | None]:
+    def _plan(
+        self, step: int, tables: dict[str, Table]
+    ) -> tuple[CheckpointHead, dict[str, np.ndarray] | None]:
         """The head of the checkpoint to write, and the touched rows by table; None: all rows."""
         facts = {"step": step, "id": os.urandom(8).hex(), "identity": self._identity}
         full = {name: _layout(table, table.rows) for name, table in tables.items()}
@@ -212,7 +215,7 @@ class CheckpointStore:
         except CheckpointError as error:
             logging.warning("old checkpoints stay for now: %s", error)
 
-    def restore_newest(self, tables: dict, dense: dict[str, tf.Variable]) -> int | None:
+    def restore_newest(self, tables: dict[str, Table], dense: dict[str, tf.Variable]) -> int | None:
         """Restores the newest checkpoint that verifies; warns if it is not the newest.
 
         Every file is read once, and verified before it is used. Dense variables are assigned last.
@@ -242,10 +245,10 @@ class CheckpointStore:
         self.restored = Restored(self._chain[-1].step, size, time.monotonic() - started)
         return self.restored.step
 
-    def open_newest(self, tables: dict, dense: dict[str, tf.Variable]) -> int | None:
+    def open_newest(self, tables: dict[str, Table], dense: dict[str, tf.Variable]) -> int | None:
         """As restore_newest, for StoredTables, which stay on disk, and some of the dense variables."""
 
-        def load(chain: list[Checkpoint]):
+        def load(chain: list[Checkpoint]) -> tuple[dict[str, np.ndarray], dict[str, StoredRows]]:
             values = dense_values(chain[-1], dense, partial=True)
             return values, {name: StoredRows(chain, name) for name in tables}
 
@@ -268,7 +271,7 @@ def _layout(table: Table, rows: int) -> TableLayout:
     return TableLayout(rows=table.rows, parts=parts, pieces=pieces)
 
 
-def _pieces(tables: dict, ids: dict[str, np.ndarray] | None) -> Iterator[RecordPiece]:
+def _pieces(tables: dict[str, Table], ids: dict[str, np.ndarray] | None) -> Iterator[RecordPiece]:
     """Records of the tables' rows, in the pieces of their layouts; `ids` None: all rows."""
     for name, table in tables.items():
         number = table.rows if ids is None else len(ids[name])

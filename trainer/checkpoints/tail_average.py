@@ -4,6 +4,8 @@ A fallback where averages beside the weights take too much memory: coarse, becau
 steps as there are checkpoints, but the same for tables and towers, on every device.
 """
 
+from typing import Any, Protocol
+
 import numpy as np
 from absl import logging
 
@@ -12,13 +14,28 @@ from trainer.checkpoints.chain import CheckpointDirectory
 from trainer.checkpoints.files import DamagedCheckpoint
 from trainer.checkpoints.reader import Checkpoint, read_dense
 from trainer.checkpoints.rows import StoredRows
+from trainer.embeddings.engines.stored import StoredTable
 
 
-def open_tail(recommender, directory: str, step: int, number: int) -> list[int]:
+class TailAveraged(Protocol):
+    """What takes the averages: trainer.models.recommender.Recommender."""
+
+    dense_tail: list[np.ndarray] | None
+
+    @property
+    def storages(self) -> dict[str, StoredTable]:
+        """Tables by name."""
+
+    @property
+    def dense_state(self) -> dict[str, Any]:
+        """Variables outside the tables, by name."""
+
+
+def open_tail(recommender: TailAveraged, directory: str, step: int, number: int) -> list[int]:
     """Opens the averages of a run's newest checkpoints in a recommender of StoredTables.
 
     Args:
-      recommender: trainer.models.recommender.Recommender, whose newest checkpoint is open.
+      recommender: its newest checkpoint is open.
       directory: of the run's checkpoints.
       step: of the newest checkpoint; later ones are ignored, and those before half of its steps.
       number: of checkpoints to average; fewer if there are fewer. Damaged ones are skipped.
@@ -56,12 +73,14 @@ def open_tail(recommender, directory: str, step: int, number: int) -> list[int]:
     for name, table in recommender.storages.items():
         table.open_tail(rows[name])
     recommender.dense_tail = [
-        np.mean(values, axis=0, dtype=np.float64) for values in zip(*dense, strict=True)
+        np.asarray(np.mean(values, axis=0, dtype=np.float64)) for values in zip(*dense, strict=True)
     ]
     return steps
 
 
-def _read(chain: list[Checkpoint] | DamagedCheckpoint, recommender) -> tuple[dict, list[np.ndarray]]:
+def _read(
+    chain: list[Checkpoint] | DamagedCheckpoint, recommender: TailAveraged
+) -> tuple[dict[str, StoredRows], list[np.ndarray]]:
     """(rows by table, dense weights) of a checkpoint."""
     if isinstance(chain, DamagedCheckpoint):
         raise chain

@@ -53,7 +53,7 @@ class TrainData:
         later = tf.data.Dataset.range(epoch + 1, np.iinfo(np.int64).max).flat_map(self._epoch)
         return first.concatenate(later).prefetch(4)
 
-    def _order(self, epoch):
+    def _order(self, epoch: tf.Tensor) -> tf.Tensor:
         """File indices of an epoch, in order of reading."""
         files = tf.range(len(self._paths))
         return tf.random.experimental.stateless_shuffle(files, seed=tf.stack([self._seed, epoch]))
@@ -103,7 +103,9 @@ class TrainData:
         order = self._permutation(tf.constant(epoch, tf.int64), tf.constant(window, tf.int64), len(rows))
         return np.array(rows, np.int64)[order.numpy()]
 
-    def _epoch(self, epoch, skip_blocks: int = 0, first_window: int = 0, skip_rows: int = 0):
+    def _epoch(
+        self, epoch: tf.Tensor, skip_blocks: int = 0, first_window: int = 0, skip_rows: int = 0
+    ) -> tf.data.Dataset:
         """Batches of one epoch from a place that `_place` computed."""
         paths = tf.gather(tf.constant(self._paths), self._order(epoch))
         groups = tf.data.Dataset.from_tensor_slices(paths).batch(FILES_AT_ONCE)
@@ -122,7 +124,7 @@ class TrainData:
             windows = cut.concatenate(windows.skip(1))
         return windows.rebatch(self._batch_size, drop_remainder=True)
 
-    def _skippable(self, epoch, blocks: int) -> tuple[int, int]:
+    def _skippable(self, epoch: tf.Tensor, blocks: int) -> tuple[int, int]:
         """(whole groups of files, blocks of the next group) that make up the first `blocks` blocks."""
         order = self._order(epoch).numpy()
         full, groups = self._dataset.block_rows, 0
@@ -133,13 +135,13 @@ class TrainData:
             blocks, groups = blocks - held, groups + 1
         return groups, blocks
 
-    def _window(self, epoch, index, blocks):
+    def _window(self, epoch: tf.Tensor, index: tf.Tensor, blocks: tf.Tensor) -> dict[str, tf.Tensor]:
         """Parses a window of serialized blocks, string [n], and permutes its rows."""
         columns = parse_blocks(self._dataset, blocks)
         order = self._permutation(epoch, index, tf.shape(columns["user"])[0])
         return {name: tf.gather(value, order) for name, value in columns.items()}
 
-    def _permutation(self, epoch, window, rows):
+    def _permutation(self, epoch: tf.Tensor, window: tf.Tensor, rows: int | tf.Tensor) -> tf.Tensor:
         """Order of a window's rows, int32 [rows]; epoch and window: int64 scalars."""
         seed = tf.stack([tf.constant(self._seed, tf.int64), epoch * 2**32 + window])
         return tf.random.experimental.stateless_shuffle(tf.range(rows), seed=seed)
@@ -156,7 +158,7 @@ def steps_per_epoch(dataset: Dataset, batch_size: int, positives_only: bool = Fa
     return rows // batch_size
 
 
-def parse_blocks(dataset: Dataset, blocks) -> dict:
+def parse_blocks(dataset: Dataset, blocks: tf.Tensor) -> dict[str, tf.Tensor]:
     """Columns of serialized record blocks.
 
     Args:
@@ -183,7 +185,7 @@ def parse_blocks(dataset: Dataset, blocks) -> dict:
     return columns
 
 
-def _read_group(paths):
+def _read_group(paths: tf.Tensor) -> tf.data.Dataset:
     """Serialized blocks of some files, one block of each in turn."""
     return tf.data.Dataset.from_tensor_slices(paths).interleave(
         lambda path: tf.data.TFRecordDataset(path, compression_type="GZIP", buffer_size=1 << 20),

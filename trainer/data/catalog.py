@@ -14,7 +14,7 @@ from trainer.data.ragged import Ragged, hash_ids
 from trainer.data.record_files import read_blocks
 
 
-def unknown_feature(dataset: Dataset, name: str) -> tuple:
+def unknown_feature(dataset: Dataset, name: str) -> tuple[float | int, str]:
     """(value, dtype) of a side feature of users or items outside the catalog: the mean of a numeric one, the
     out-of-vocabulary id, or 0, of a categorical one."""
     feature = dataset.features[name]

@@ -32,7 +32,7 @@ class Ragged:
     lengths: np.ndarray
     """int64 [n]; their sum is total."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if int(self.lengths.sum()) != len(self.values):
             raise ValueError(f"lengths sum to {self.lengths.sum()}, but there are {len(self.values)} values")
 

@@ -186,7 +186,9 @@ PROTOCOLS: dict[str, type[FullRanking] | type[SampledRanking]] = {
 }
 
 
-def _checked(scorer: Scorer, users: UserBatch, items: np.ndarray | None, shape: tuple) -> np.ndarray:
+def _checked(
+    scorer: Scorer, users: UserBatch, items: np.ndarray | None, shape: tuple[int, ...]
+) -> np.ndarray:
     """The scores as a writable float32 array of `shape` without -inf, which marks excluded items."""
     scores = np.asarray(scorer.scores(users, items), dtype=np.float32)
     if scores.shape != shape:

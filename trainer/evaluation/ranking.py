@@ -24,12 +24,13 @@ from trainer.evaluation.protocols import (
 )
 from trainer.report.left_out import reasons
 
+Figures = dict[str, float | int | str]
 _MAX_BATCH = 1024
 
 
 def evaluate_scorers(
     scorers: Sequence[Scorer], users: Users, config: EvaluateConfig, split: str
-) -> dict[str, dict[str, float | int | str]]:
+) -> dict[str, Figures]:
     """Evaluates all scorers on the same users, targets and negatives in one pass over the catalog.
 
     Args:
@@ -104,16 +105,15 @@ class _Tally:
             }
         )
 
-    def results(self, averaged_over: str, source: SplitUsers, text: str) -> dict[str, dict]:
+    def results(self, averaged_over: str, source: SplitUsers, text: str) -> dict[str, Figures]:
         """As `evaluate_scorers` returns them."""
         counts = self.counts(source)
         weight = counts[averaged_over]
-        return {
-            name: {metric: total / weight for metric, total in sums.items()}
-            | counts
-            | {"seconds": self._seconds[name], "protocol": text}
-            for name, sums in self._sums.items()
-        }
+        found: dict[str, Figures] = {}
+        for name, sums in self._sums.items():
+            metrics: Figures = {metric: total / weight for metric, total in sums.items()}
+            found[name] = metrics | counts | {"seconds": self._seconds[name], "protocol": text}
+        return found
 
 
 def _population(config: EvaluateConfig, dataset: Dataset) -> str:

@@ -1,18 +1,21 @@
 """A trained recommender as a scorer, and its ranking metrics next to those of baselines."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import logging
 
+from configs.manifest import Dataset
+from trainer.data.catalog import Items
 from trainer.report.findings import evaluation_findings
 
 if TYPE_CHECKING:
-    from trainer.evaluation.protocols import Scorer
+    from trainer.evaluation.protocols import Scorer, UserBatch
+    from trainer.models.recommender import Recommender
 
 
-def log_findings(lines: list[dict]) -> None:
+def log_findings(lines: list[dict[str, Any]]) -> None:
     """Logs the findings about one evaluation (trainer/report/findings.py)."""
     for text in evaluation_findings(lines):
         logging.warning("%s", text)
@@ -33,7 +36,12 @@ class TrainedScorer:
     """
 
     def __init__(
-        self, recommender, items, averaged: bool, step: int, check: Callable[[], None] = lambda: None
+        self,
+        recommender: "Recommender",
+        items: Items,
+        averaged: bool,
+        step: int,
+        check: Callable[[], None] = lambda: None,
     ):
         self.name = "average" if averaged else "raw"
         self._recommender, self._averaged, self._step = recommender, averaged, float(step)
@@ -41,7 +49,7 @@ class TrainedScorer:
         with recommender.averaged_dense(averaged):
             self._item_vectors = item_vectors(recommender, items, averaged, step)
 
-    def scores(self, users, items):
+    def scores(self, users: "UserBatch", items: np.ndarray | None) -> np.ndarray:
         """float32 [n, items of the table], or [n, m] for candidates int64 [n, m]."""
         self._check()
         inputs = {"user": users.ids, "history": users.history, **users.features}
@@ -53,7 +61,9 @@ class TrainedScorer:
         return np.einsum("nd,nmd->nm", vectors, self._item_vectors[items])
 
 
-def item_vectors(recommender, items, averaged: bool, step: int, chunk: int = 1 << 16) -> np.ndarray:
+def item_vectors(
+    recommender: "Recommender", items: Items, averaged: bool, step: int, chunk: int = 1 << 16
+) -> np.ndarray:
     """Vectors of all rows of the item table, float32 [rows, dim]; uses the current dense weights."""
     vectors: np.ndarray | None = None
     for start in range(0, items.rows, chunk):
@@ -69,8 +79,13 @@ def item_vectors(recommender, items, averaged: bool, step: int, chunk: int = 1 <
 
 
 def evaluate_recommender(
-    recommender, dataset, items, step: int, split: str, check: Callable[[], None] = lambda: None
-) -> list[dict]:
+    recommender: "Recommender",
+    dataset: Dataset,
+    items: Items,
+    step: int,
+    split: str,
+    check: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
     """Evaluates the model, averaged and raw, popularity and, for planted data, the best reachable ranking.
 
     Args:
