@@ -43,8 +43,8 @@ _THREADS = 8
 _IN_FLIGHT_BYTES = 200 << 20
 
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 class DamagedCheckpoint(CheckpointError):
@@ -78,13 +78,13 @@ def in_flight(piece_bytes: int) -> int:
     return max(1, min(_THREADS, _IN_FLIGHT_BYTES // max(piece_bytes, 1)))
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], most: int) -> Iterator[Result]:
+def in_order(function: Callable[[_Item], _Result], items: Iterable[_Item], most: int) -> Iterator[_Result]:
     """function(item) of each item, in order, computed by threads; at most `most` items at a time.
 
     `items` is consumed in the caller's thread. An item's exception is raised at its turn; later items that
     have not been started are dropped then.
     """
-    waiting: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
+    waiting: collections.deque[concurrent.futures.Future[_Result]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(most) as pool:
         try:
             for item in items:

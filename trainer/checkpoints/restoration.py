@@ -16,15 +16,15 @@ from trainer.checkpoints.identity import first_difference
 from trainer.checkpoints.reader import Checkpoint, read_array, read_dense
 from trainer.embeddings.base import Table
 
-Loaded = TypeVar("Loaded")
+_Loaded = TypeVar("_Loaded")
 
 
 def newest_restorable(
     directory: str,
     identity: dict[str, Any],
     tables: dict[str, Table],
-    load: Callable[[list[Checkpoint]], Loaded],
-) -> tuple[list[Checkpoint], Loaded] | None:
+    load: Callable[[list[Checkpoint]], _Loaded],
+) -> tuple[list[Checkpoint], _Loaded] | None:
     """(chain, load(chain)) of the newest step for which `load` finds no damage; None without checkpoints.
 
     Args:
