@@ -1,4 +1,4 @@
-"""Whole runs whose tables are in an emulated TPU: checkpoints, resumes elsewhere, evaluation, export."""
+"""Whole runs with tables in an emulated TPU: checkpoints, resuming elsewhere, evaluation, export."""
 
 import json
 import pathlib
@@ -48,7 +48,7 @@ def document(root: str, run: str, device: dict, model: str = "two_tower", **sect
 
 
 def run(root, name, slice_=None, **sections):
-    """Trains or resumes; the config. `slice_` None: on the CPU."""
+    """Trains or resumes; returns the config. `slice_` None: on the CPU."""
     device = {} if slice_ is None else {"kind": "tpu", "slice": slice_}
     config = parse_config(document(root, name, device, **sections), name)
     with emulated_tpu():
@@ -99,7 +99,7 @@ class _Enough(BaseException):
 
 
 def _stop_after(patch, step: int) -> None:
-    """Ends a run right after the checkpoint of a step, as a pre-emption would."""
+    """Ends a run right after the checkpoint of a step, like a pre-emption."""
     from trainer.training.session import TrainSession
 
     save = TrainSession._save
@@ -148,7 +148,7 @@ def _tiny(name):
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("slice_", ["v3-8", "v6e-4"])
 def test_four_replicas_are_one(root, tmp_path, model, slice_):
-    """Global negatives, sums over replicas and averages: losses and weights to float32's rounding."""
+    """Global negatives, sums over replicas and averages: losses and weights agree up to float32 rounding."""
     expected = newest_state(run(root, f"one-{model}", model=model).output.path)
     made = document(root, f"four-{model}-{slice_}", {"kind": "tpu", "slice": slice_}, model)
     path = tmp_path / "run.yaml"

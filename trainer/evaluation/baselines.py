@@ -4,8 +4,7 @@ import numpy as np
 
 from configs.errors import DataError
 from configs.manifest import Dataset
-from configs.planted import Planted, index_of_key
-from configs.sections.sources import SyntheticSourceConfig
+from configs.planted import Planted, index_of_key, planted_source
 from trainer.data.catalog import Items
 from trainer.evaluation.protocols import UserBatch
 
@@ -34,11 +33,12 @@ class BestReachable:
 
     def __init__(self, dataset: Dataset, items: Items):
         """Raises DataError if not `available`."""
-        if not self.available(dataset):
+        source = planted_source(dataset.source)
+        if source is None or not self.available(dataset):
             raise DataError(
                 f"{dataset.path}: the best ranking is known only for synthetic data with ids of kind vocab"
             )
-        self._planted = Planted(SyntheticSourceConfig(**dataset.source))
+        self._planted = Planted(source)
         index = np.zeros(items.rows, np.int64)
         index[items.ids] = index_of_key(items.keys[items.ids])
         self._cluster = index % self._planted.clusters
@@ -51,7 +51,7 @@ class BestReachable:
     def available(dataset: Dataset) -> bool:
         """Whether the data is synthetic and each id is one key (hashed ids merge items)."""
         exact = all(dataset.tables[name].ids == "vocab" for name in ("user", "item"))
-        return dataset.source.get("kind") == "synthetic" and exact
+        return exact and planted_source(dataset.source) is not None
 
     def scores(self, users: UserBatch, items: np.ndarray | None) -> np.ndarray:
         """float32 [n, table rows], or [n, m] for candidates int64 [n, m]; any number outside the catalog."""
