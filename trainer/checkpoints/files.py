@@ -150,7 +150,9 @@ def write_checkpoint(
             files |= written
         buffer = io.BytesIO()
         np.savez(buffer, **dense)
-        files[DENSE] = _write(path, DENSE, [buffer.getbuffer()])
+        # Released also on errors: a view that outlives its buffer's cycle crashes Python 3.12.
+        with buffer.getbuffer() as content:
+            files[DENSE] = _write(path, DENSE, [content])
         with errors_of(path):
             _sync_directories(path, head.tables)
             check()
@@ -180,7 +182,7 @@ def _write_piece(path: str, piece: RecordPiece) -> dict[str, CheckpointFile]:
     return {name: _write(path, name, _npy_parts(array)) for name, array in arrays.items()}
 
 
-def _write(path: str, name: str, parts: Iterable[memoryview]) -> CheckpointFile:
+def _write(path: str, name: str, parts: Iterable[bytes | memoryview]) -> CheckpointFile:
     """Writes buffers into a file; returns size and checksum of the bytes passed in."""
     full_name = storage.join(path, name)
     size, checksum = 0, google_crc32c.Checksum()
@@ -194,11 +196,11 @@ def _write(path: str, name: str, parts: Iterable[memoryview]) -> CheckpointFile:
     return CheckpointFile(bytes=size, crc32c=checksum_text(checksum))
 
 
-def _npy_parts(array: np.ndarray) -> list[memoryview]:
+def _npy_parts(array: np.ndarray) -> list[bytes | memoryview]:
     header = io.BytesIO()
     array = np.ascontiguousarray(array)
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    return [header.getbuffer(), array.reshape(-1).view(np.uint8).data]
+    return [header.getvalue(), array.reshape(-1).view(np.uint8).data]
 
 
 def _sync_directories(path: str, tables: Iterable[str]) -> None:

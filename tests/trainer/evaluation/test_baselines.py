@@ -13,6 +13,8 @@ from trainer.evaluation.baselines import BestReachable, Popularity
 from trainer.evaluation.protocols import UserBatch
 from trainer.evaluation.ranking import evaluate_scorers
 
+pytestmark = pytest.mark.any_python
+
 SOURCE = SyntheticSourceConfig(
     kind="synthetic", rows=12_000, users=600, items=150, clusters=12, sharpness=3.0
 )

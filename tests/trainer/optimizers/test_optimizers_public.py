@@ -10,9 +10,12 @@ import tensorflow as tf
 import tf_keras
 
 from configs.errors import ConfigError
+from tests.support.addons import needs_addons
 from trainer.addons import import_addons
 from trainer.optimizers import ROW_OPTIMIZERS, SGD, Adagrad, LazyAdam
 from trainer.optimizers.clipping import clip_by_global_norm
+
+pytestmark = pytest.mark.any_python
 
 RATE = tf_keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
 
@@ -137,6 +140,7 @@ def fitted(optimizer):
     return model
 
 
+@needs_addons
 def test_a_keras_model_trains_as_with_addons():
     ours = fitted(LazyAdam(learning_rate=0.01).keras())
     theirs = fitted(import_addons().optimizers.LazyAdam(0.01))

@@ -182,8 +182,8 @@ def short(place):
 def kill_once(monkeypatch, owner, name, after, call=2):
     """Sends SIGTERM to ourselves around a call of owner.name, and waits until it was heard."""
     original, calls, heard = getattr(owner, name), [], threading.Event()
-    wish = Interrupt._wish
-    monkeypatch.setattr(Interrupt, "_wish", lambda self, reason: (wish(self, reason), heard.set()))
+    request = Interrupt._request
+    monkeypatch.setattr(Interrupt, "_request", lambda self, reason: (request(self, reason), heard.set()))
 
     def replaced(self, *args):
         calls.append(name)
