@@ -32,7 +32,13 @@ setup(
     classifiers=[f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)],
     packages=find_packages(include=["configs*", "pipelines*", "trainer*"]),
     py_modules=[path.stem for path in ROOT.glob("lazytower_entry.py")],
-    package_data={"configs": ["*.yaml"], "trainer.bench.cases": ["*.cc"], "trainer.kernels": ["*.cc", "*.h"]},
+    package_data={
+        "configs": ["*.yaml", "py.typed"],
+        "pipelines": ["py.typed"],
+        "trainer": ["py.typed"],
+        "trainer.bench.cases": ["*.cc"],
+        "trainer.kernels": ["*.cc", "*.h"],
+    },
     install_requires=[
         "tensorflow==2.20.0",  # newest that tensorflow-tpu wheels exist for
         "tf-keras==2.20.1",  # Keras 2, which TFRS and TF-Addons need; follows TensorFlow's version

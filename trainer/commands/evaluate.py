@@ -8,6 +8,7 @@ from configs.arguments import add_config_arguments
 from configs.load import load_config
 from configs.system.storage import join, write_bytes
 from configs.text import aligned
+from trainer.evaluation.metrics import UNCUT
 from trainer.evaluation.scorer import evaluate_recommender
 from trainer.report.findings import evaluation_findings
 
@@ -44,7 +45,7 @@ def format_results(lines: list[dict]) -> str:
     """The metrics as a table, and the protocol."""
     from trainer.report.left_out import reasons
 
-    names = [name for name in lines[0] if "@" in name or name == "mrr"]
+    names = [name for name in lines[0] if "@" in name or name in UNCUT]
     models = [line for line in lines if line["scorer"] == "model"]
     rows = [["", *names]]
     for line in lines:

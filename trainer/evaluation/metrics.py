@@ -50,6 +50,36 @@ def full_ranks(scores: np.ndarray, targets: Ragged, top: int) -> np.ndarray:
     return np.where(score == best[rows], first[rows], ranks)
 
 
+def hit_rate(ranks: Ragged, number: np.ndarray, k: int) -> np.ndarray:
+    """HR@k of each row; arguments as `user_metrics`."""
+    return (_hits(ranks, k) > 0).astype(np.float64)
+
+
+def recall(ranks: Ragged, number: np.ndarray, k: int) -> np.ndarray:
+    """Recall@k of each row; arguments as `user_metrics`."""
+    return _hits(ranks, k) / np.maximum(number, 1)
+
+
+def ndcg(ranks: Ragged, number: np.ndarray, k: int) -> np.ndarray:
+    """NDCG@k of each row; arguments as `user_metrics`."""
+    hit = ranks.values <= k
+    gain = np.bincount(ranks.row_of_value[hit], 1 / np.log2(ranks.values[hit] + 1), minlength=len(ranks))
+    ideal = np.cumsum(1 / np.log2(np.arange(2, k + 2)))
+    return gain / ideal[np.minimum(np.maximum(number, 1), k) - 1]
+
+
+def reciprocal_rank(ranks: Ragged, number: np.ndarray) -> np.ndarray:
+    """1 / the smallest rank of each row; arguments as `user_metrics`."""
+    first = np.full(len(ranks), np.inf)
+    np.minimum.at(first, ranks.row_of_value, ranks.values)
+    return 1 / first
+
+
+# Functions of (ranks, number, k), and of (ranks, number), by name: float64 [n], 0 for rows without targets.
+AT_CUTOFF = {"hr": hit_rate, "recall": recall, "ndcg": ndcg}
+UNCUT = {"mrr": reciprocal_rank}
+
+
 def user_metrics(ranks: Ragged, number: np.ndarray, cutoffs: Sequence[int]) -> dict[str, np.ndarray]:
     """The metrics defined at the top of this module, one value per row.
 
@@ -58,17 +88,13 @@ def user_metrics(ranks: Ragged, number: np.ndarray, cutoffs: Sequence[int]) -> d
       number: of targets of each row, including those without a rank, int64 [n].
 
     Returns:
-      hr@k, recall@k, ndcg@k for each k of `cutoffs`, and mrr; float64 [n]; 0 for rows without targets.
+      By name@k of AT_CUTOFF, for each k of `cutoffs`, and by name of UNCUT: float64 [n]; 0 for rows without
+      targets.
     """
-    rows, result, at_least_one = ranks.row_of_value, {}, np.maximum(number, 1)
-    for k in cutoffs:
-        hit = ranks.values <= k
-        hits = np.bincount(rows[hit], minlength=len(ranks))
-        gain = np.bincount(rows[hit], 1 / np.log2(ranks.values[hit] + 1), minlength=len(ranks))
-        ideal = np.cumsum(1 / np.log2(np.arange(2, k + 2)))
-        result[f"hr@{k}"] = (hits > 0).astype(np.float64)
-        result[f"recall@{k}"] = hits / at_least_one
-        result[f"ndcg@{k}"] = gain / ideal[np.minimum(at_least_one, k) - 1]
-    first = np.full(len(ranks), np.inf)
-    np.minimum.at(first, rows, ranks.values)
-    return result | {"mrr": 1 / first}
+    result = {f"{name}@{k}": metric(ranks, number, k) for k in cutoffs for name, metric in AT_CUTOFF.items()}
+    return result | {name: metric(ranks, number) for name, metric in UNCUT.items()}
+
+
+def _hits(ranks: Ragged, k: int) -> np.ndarray:
+    """Targets of each row that rank within k, int64 [n]."""
+    return np.bincount(ranks.row_of_value[ranks.values <= k], minlength=len(ranks))

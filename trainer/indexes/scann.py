@@ -72,7 +72,7 @@ class Index(BaseIndex):
             pre_reorder_num_neighbors=fetch,
             leaves_to_search=tf.maximum(needed, self._leaves_to_search),
         )
-        # ScaNN fills lists up with row 0 and a score that is no number.
+        # ScaNN fills lists up with row 0 and a NaN score.
         missing = tf.math.is_nan(guesses) | _among(banned, rows, self._vectors.shape[0])
         rows, guesses = tf.where(missing, self._servable, rows), tf.where(missing, NO_SCORE, guesses)
         _, place = tf.math.top_k(guesses, tf.minimum(keep, tf.shape(guesses)[1]))

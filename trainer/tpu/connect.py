@@ -76,7 +76,7 @@ def resolver_of(address: str) -> tf.distribute.cluster_resolver.TPUClusterResolv
 
 
 def _connect(address: str) -> tf.distribute.Strategy:
-    """What can take for ever, or fail in the runtime's words."""
+    """The part that can take forever, or fail with the runtime's own message."""
     resolver = resolver_of(address)
     if address != LOCAL:
         tf.config.experimental_connect_to_cluster(resolver)

@@ -1,4 +1,4 @@
-"""Leases: one holder at a time, whoever is killed, asleep or unlucky."""
+"""Leases: one holder at a time, even if holders are killed or suspended."""
 
 import json
 import threading

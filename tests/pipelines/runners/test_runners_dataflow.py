@@ -190,7 +190,7 @@ def test_an_interrupted_driver_cancels_the_job(bucket, dataflow):
         dataflow.watched.wait(300)  # prepare waits by then
         os.kill(os.getpid(), signal.SIGINT)
 
-    # Whoever starts tests in the background of a script has them ignore the signal.
+    # A script that starts tests in the background makes them ignore the signal.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         threading.Thread(target=interrupt, daemon=True).start()

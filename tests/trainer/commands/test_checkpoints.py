@@ -231,7 +231,7 @@ def test_memory_is_mapped_not_read(place):
 
 
 def test_beside_a_trainer_that_deletes(place, monkeypatch):
-    """What was listed is gone when it is read: the list is made anew."""
+    """What was listed is gone when it is read: the list is read again."""
     path, run = place
     store = store_at(path / "checkpoints", keep=1, incremental=False)
     assert store.restore_newest(run.tables, run.dense) == 5

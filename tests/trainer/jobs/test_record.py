@@ -1,4 +1,4 @@
-"""A job's record: events are never lost nor overwritten, whoever writes them, and add up to its state."""
+"""A job's record: events are never lost or overwritten by other writers, and add up to its state."""
 
 import threading
 

@@ -51,7 +51,7 @@ def test_the_request_is_the_golden_one(cloud, launcher):
     metadata = found["queuedResource"]["tpu"]["nodeSpec"][0]["node"]["metadata"]
     script = metadata.pop("startup-script")
     assert found == json.loads(GOLDEN.read_text())
-    assert script.startswith("#!/bin/bash\n") and metadata == {}, "nothing else is told the machine"
+    assert script.startswith("#!/bin/bash\n") and metadata == {}, "the machine gets nothing else"
     [(_, shown), (_, shown_script)] = full.describe(1)
     metadata["startup-script"] = "(the script below)"
     assert json.loads(shown) == found and shown_script == script

@@ -34,7 +34,7 @@ def spec(tmp_path, **more) -> dict:
 
 
 def run(told: dict, log: bool = True, **environment: str) -> tuple[int, dict | None, str]:
-    """(exit code, final.json, log) of a machine that is told so."""
+    """(exit code, final.json, log) of a machine with this specification."""
     done = subprocess.run(
         [sys.executable, "-m", "trainer.vm.program", json.dumps(told)],
         env={**os.environ, "GCE_METADATA_HOST": "127.0.0.1:9", **environment},
@@ -205,7 +205,7 @@ def quiet_machine(tmp_path, **more) -> vm.Machine:
 
 
 def test_an_error_of_one_part_leaves_the_others(tmp_path, monkeypatch, capsys):
-    """The heartbeat and the outcome arrive without the log's end, and the error is told."""
+    """The heartbeat and the outcome arrive without the log's end, and the error is reported."""
     machine = quiet_machine(tmp_path)
 
     def fail():

@@ -201,7 +201,7 @@ class Scann:
             raise NotMeasured("needs scann")
         self._searcher, leaves = _scann_searcher(data)
         self._leaves = max(1, round(share * leaves))
-        # As far as it is told: vectors for the last scores, codes of 4 bits for two columns, leaves.
+        # As far as it is documented: vectors for the last scores, codes of 4 bits for two columns, leaves.
         self.num_bytes = data.items.nbytes + len(data.items) * (math.ceil(data.items.shape[1] / 4) + 4)
 
     def ask(self, request: Request) -> np.ndarray:
