@@ -116,6 +116,16 @@ class FeatureInfo(Section):
     stddev: float = 1.0
     """Standard deviation of a numeric feature over train rows; 1 if all are equal."""
 
+    @property
+    def is_numeric(self) -> bool:
+        """Whether its values are numbers; otherwise they are ids."""
+        return self.kind == "numeric"
+
+    @property
+    def dtype(self) -> Literal["float32", "int64"]:
+        """Type of its values in records and catalogs."""
+        return "float32" if self.is_numeric else "int64"
+
 
 class CatalogInfo(Section):
     """One catalog."""

@@ -45,6 +45,11 @@ def _normal(seed: int, stream: str, index: np.ndarray) -> np.ndarray:
     return radius * np.cos(2.0 * np.pi * _uniform(seed, stream, index * 2 + 1))
 
 
+def planted_source(source: dict) -> SyntheticSourceConfig | None:
+    """The source section of a dataset's manifest; None unless its data was drawn from a planted model."""
+    return SyntheticSourceConfig(**source) if source.get("kind") == "synthetic" else None
+
+
 class Planted:
     """Draws interactions and knows their probabilities."""
 

@@ -155,6 +155,7 @@ THINGS = {
     "What does the report look like?": "def page(",
     "Where is gs:// read and written?": "gs://",
     "What does `prepare` print at its end?": "def row_lines(",
+    "What is in `COMMITTED`?": "class CheckpointManifest(",
     "Where is the version?": "lazytower --version",
 }
 

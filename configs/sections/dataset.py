@@ -18,6 +18,11 @@ class VocabIdsConfig(Section):
     min_count: int = Field(1, ge=1)
     """Keys with fewer positive train rows share the out-of-vocabulary row."""
 
+    @property
+    def known_rows(self) -> int | None:
+        """Rows of the table before the dataset is prepared; None: they depend on it."""
+        return None
+
 
 class HashIdsConfig(Section):
     """Hashed ids."""
@@ -26,6 +31,11 @@ class HashIdsConfig(Section):
     """Id = FarmHash Fingerprint64(key as text) mod rows, as tf.strings.to_hash_bucket_fast."""
     rows: int = Field(ge=1)
     """Number of rows of the table."""
+
+    @property
+    def known_rows(self) -> int | None:
+        """As VocabIdsConfig.known_rows."""
+        return self.rows
 
 
 IdsConfig = Annotated[VocabIdsConfig | HashIdsConfig, Field(discriminator="kind"), of_kind("vocab")]

@@ -20,6 +20,16 @@ class _Device(Section):
     """Threads of TensorFlow's kernels; 0: one per core. Bit-for-bit reproducible runs need the same
     number."""
 
+    @property
+    def needs_local_chip(self) -> bool:
+        """Whether this machine must have a TPU."""
+        return False
+
+    @property
+    def is_named_tpu(self) -> bool:
+        """Whether training connects to a TPU of other machines."""
+        return False
+
 
 class CpuDeviceConfig(_Device):
     """This machine's processor."""
@@ -67,6 +77,14 @@ class TpuDeviceConfig(_Device):
     def slice_type(self) -> Slice:
         """What the name of the slice stands for. Raises ConfigError: there is no such slice."""
         return tpu_slice(self.slice)
+
+    @property
+    def needs_local_chip(self) -> bool:
+        return self.name is None
+
+    @property
+    def is_named_tpu(self) -> bool:
+        return self.name is not None
 
     @property
     def has_address(self) -> bool:

@@ -1,6 +1,6 @@
 """The `export` section: what a served model holds, and how it finds the best items."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,10 @@ from configs.sections.base import KeptAt, Section
 class BruteForceIndexConfig(Section):
     """Scores every item."""
 
+    exact: ClassVar[bool] = True
+    """Whether the best items are always found."""
+    package: ClassVar[str | None] = None
+    """Package whose TensorFlow operations the index consists of, beside TensorFlow's own."""
     kind: Literal["brute_force"] = "brute_force"
     """Exact; needs only TensorFlow's own operations."""
 
@@ -17,6 +21,8 @@ class BruteForceIndexConfig(Section):
 class ScannIndexConfig(Section):
     """ScaNN: scores the items of a few leaves of a tree approximately, then the best of them exactly."""
 
+    exact: ClassVar[bool] = False
+    package: ClassVar[str | None] = "scann"
     kind: Literal["scann"]
     """Approximate; `export`, `recommend` and servers need the operations of the scann package."""
     leaves: int | None = Field(None, ge=1)
@@ -36,6 +42,12 @@ class ScannIndexConfig(Section):
                 f"leaves_to_search: {self.leaves_to_search} exceeds leaves {self.leaves}; lower it"
             )
         return self
+
+
+def package_of(kind: str | None) -> str | None:
+    """The package that an index of this kind needs; None: none, or the kind is not known to this version."""
+    sections = {"brute_force": BruteForceIndexConfig, "scann": ScannIndexConfig}
+    return sections[kind].package if kind in sections else None
 
 
 IndexConfig = Annotated[BruteForceIndexConfig | ScannIndexConfig, Field(discriminator="kind")]

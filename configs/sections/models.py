@@ -84,6 +84,11 @@ class TwoTowerConfig(Section):
         return (self.user_tower.inputs if self.user_tower else []) + self.item_tower.inputs
 
     @property
+    def towers(self) -> list[TowerConfig]:
+        """Of the user and the item."""
+        return [tower for tower in (self.user_tower, self.item_tower) if tower]
+
+    @property
     def trains_on_positives(self) -> bool:
         """Whether it trains on positive rows alone: the softmax takes every row of a batch as a positive."""
         return True
@@ -123,6 +128,11 @@ class DotBiasConfig(Section):
     @property
     def inputs(self) -> list[str]:
         return ["user", "item"]
+
+    @property
+    def towers(self) -> list[TowerConfig]:
+        """As TwoTowerConfig.towers: the tables' rows are the vectors."""
+        return []
 
     @property
     def trains_on_positives(self) -> bool:

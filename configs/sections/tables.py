@@ -1,6 +1,6 @@
 """The `tables` section: embedding tables by name, each of one kind."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -11,6 +11,8 @@ from configs.sections.optimizers import LazyAdamConfig, TableLazyAdamConfig, Tab
 class TableConfig(Section):
     """One embedding table; its rows come from the dataset."""
 
+    needs_xla: ClassVar[bool] = False
+    """Whether training compiles parts of it with XLA."""
     kind: Literal["table"] = "table"
     """Kind of embedding."""
     dim: int | None = Field(None, ge=1, le=4096)
@@ -25,6 +27,16 @@ class TableConfig(Section):
     """rows: weights and optimizer state of a row in one record; native: the same, with compiled kernels;
     tfa: a plain variable and tfa.optimizers.LazyAdam (Python 3.10 and 3.11); auto: native where there is a
     compiler and a kernel, else rows."""
+
+    @property
+    def trained_by(self) -> str:
+        """What keeps the rows, as reports name it: the compiled kernels of auto count as rows."""
+        return "rows" if self.engine == "auto" else self.engine
+
+    def stored_shape(self, rows: int | None) -> tuple[int | None, int]:
+        """(rows, values of a row) that are stored for a table of `rows` rows; None: not known yet."""
+        assert self.dim is not None, "configs.defaults fills it in"
+        return rows, self.dim
 
     @model_validator(mode="after")
     def _addons_has_it(self) -> "TableConfig":
@@ -41,6 +53,7 @@ class TableConfig(Section):
 class RobeZConfig(Section):
     """A compressed embedding: rows are read from hashed positions of one shared array (ROBE-Z)."""
 
+    needs_xla: ClassVar[bool] = True
     kind: Literal["robe_z"]
     """Random Offset Block Embedding (Desai, Chou & Shrivastava, MLSys 2022)."""
     dim: int | None = Field(None, ge=1, le=4096)
@@ -60,6 +73,15 @@ class RobeZConfig(Section):
     gradient: Literal["auto", "dense", "sparse"] = "auto"
     """How gradients are summed: over the whole array (dense) or over its touched chunks (sparse); auto picks
     the faster one by size."""
+
+    @property
+    def trained_by(self) -> str:
+        """As TableConfig.trained_by."""
+        return self.kind
+
+    def stored_shape(self, rows: int | None) -> tuple[int, int]:
+        """As TableConfig.stored_shape: the array's chunks, however many rows are cut out of it."""
+        return self.size // self.block, self.block
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "RobeZConfig":

@@ -8,7 +8,8 @@ from configs.system import lease as lease_module
 from configs.system.lease import Lease
 from tests.support.tiny_run import planted_document, write_planted
 from trainer.training.interrupt import Interrupt
-from trainer.training.session import TrainSession, lock_run
+from trainer.training.run_directory import lock_run
+from trainer.training.session import TrainSession
 
 
 @pytest.fixture

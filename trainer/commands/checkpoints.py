@@ -44,7 +44,7 @@ def run(args) -> int:
 
 def _locked(run_directory: str):
     """Locks the run against trainers, as a trainer does. Raises UserError: one is running."""
-    from trainer.training.session import lock_run
+    from trainer.training.run_directory import lock_run
 
     return contextlib.closing(lock_run(run_directory))
 

@@ -1,4 +1,4 @@
-"""Record files of a dataset, compared with dataset.json; without TensorFlow, as jobs need it."""
+"""Compares the record files of a dataset with dataset.json; without TensorFlow, as jobs need it."""
 
 import google_crc32c
 
@@ -6,12 +6,12 @@ from configs.errors import DataError
 from configs.manifest import Dataset, FileInfo
 from configs.system.storage import reading
 
-PREPARE_AGAIN = "run `lazytower prepare` again"
 _CHUNK_BYTES = 4 << 20
+PREPARE_AGAIN = "run `lazytower prepare` again"
 
 
 def verify_dataset_file(dataset: Dataset, info: FileInfo) -> None:
-    """Compares one record file with the manifest, in one streaming pass.
+    """Compares one record file with dataset.json, in one streaming pass.
 
     Raises:
       DataError: the file is missing, or its size or CRC-32C differs.
@@ -24,8 +24,8 @@ def verify_dataset_file(dataset: Dataset, info: FileInfo) -> None:
                 checksum.update(chunk)
                 size += len(chunk)
     except FileNotFoundError:
-        raise DataError(f"{path}: the file is gone; {PREPARE_AGAIN}") from None
+        raise DataError(f"{path}: missing; {PREPARE_AGAIN}") from None
     if size != info.bytes:
-        raise DataError(f"{path}: {size} bytes, dataset.json says {info.bytes}; {PREPARE_AGAIN}")
+        raise DataError(f"{path}: has {size} bytes, but dataset.json says {info.bytes}; {PREPARE_AGAIN}")
     if checksum.digest().hex() != info.crc32c.lower():
-        raise DataError(f"{path}: checksum differs from dataset.json; {PREPARE_AGAIN}")
+        raise DataError(f"{path}: its checksum differs from dataset.json; {PREPARE_AGAIN}")

@@ -1,8 +1,8 @@
 """Ranks of targets among scores, and the metrics of ranks.
 
-Rank of a target: 1 + (number of items scored higher) + (number of other items scored equal) / 2, the mean
-place under random breaking of ties, so a constant scorer gains nothing. With ranks r, T targets of a user
-and binary gains:
+Rank of a target: 1 + (number of items with a higher score) + (number of other items with an equal score) / 2,
+the expected rank if ties are broken at random, so a constant scorer gains nothing. With ranks r, T targets of
+a user and binary gains:
   HR@k      any r <= k
   Recall@k  number of r <= k / T
   NDCG@k    sum of 1/log2(r + 1) over r <= k, divided by sum of 1/log2(i + 1) for i = 1..min(k, T)
@@ -20,11 +20,11 @@ from trainer.data.ragged import Ragged
 def full_ranks(scores: np.ndarray, targets: Ragged, top: int) -> np.ndarray:
     """Ranks of targets among all finite scores of their rows.
 
-    Exact up to `top` and for each row's best target; any other target beyond `top` may get inf, which no
-    metric can tell from its rank. One partial sort and three passes a row, however many targets it has.
+    Exact up to `top` and for each row's best target; any other target beyond `top` may get inf, which gives
+    the same metrics as its rank. One partial sort and three passes per row, however many targets it has.
 
     Args:
-      scores: float32 [n, items]; -inf for items that are not ranked; targets are finite.
+      scores: float32 [n, items]; -inf for excluded items; finite for targets.
       targets: columns of `scores`.
 
     Returns:
@@ -38,7 +38,7 @@ def full_ranks(scores: np.ndarray, targets: Ragged, top: int) -> np.ndarray:
     bar = highest.min(axis=1)
     greater = (highest[rows] > score[:, None]).sum(axis=1)
     equal = (highest[rows] == score[:, None]).sum(axis=1)
-    at_bar = np.unique(rows[score == bar[rows]])  # their ties may go on below the partial sort
+    at_bar = np.unique(rows[score == bar[rows]])  # their ties may continue beyond the partial sort
     ties = np.zeros(len(scores), np.int64)
     ties[at_bar] = np.count_nonzero(scores[at_bar] == bar[at_bar, None], axis=1)
     equal = np.where(score == bar[rows], ties[rows], equal)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from configs.errors import ExportError
 from configs.sections.export import ScannIndexConfig
 from trainer.indexes.base import NO_SCORE, BaseIndex
-from trainer.indexes.scann_package import load_scann
+from trainer.indexes.packages import load_operations
 
 _LEAST_ITEMS = 16  # as many as a quantized pair of columns has values
 # The loss that weighs errors along the vector more than across it; the value of ScaNN's own examples.
@@ -25,7 +25,7 @@ class Index(BaseIndex):
 
     def __init__(self, config: ScannIndexConfig, vectors: tf.Variable, servable: int):
         super().__init__(config, vectors, servable)
-        self._ops = load_scann("export.index.kind: scann")
+        self._ops = load_operations("scann", "export.index.kind: scann")
         if servable < _LEAST_ITEMS:
             raise ExportError(
                 f"export.index.kind: scann needs {_LEAST_ITEMS} items, there are {servable}; use brute_force"

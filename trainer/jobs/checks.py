@@ -12,7 +12,8 @@ from configs.manifest import Dataset, load_dataset
 from configs.schema import RunConfig
 from configs.system import storage
 from configs.system.processes import module_command
-from trainer.checkpoints.files import COMMITTED
+from trainer.checkpoints.chain import CheckpointDirectory
+from trainer.checkpoints.files import DamagedCheckpoint
 from trainer.checkpoints.identity import checkpoint_identity, first_difference
 from trainer.data.record_files import verify_dataset_file
 from trainer.jobs.output_claim import check_unclaimed
@@ -48,18 +49,20 @@ def check_files(dataset: Dataset) -> None:
 
 
 def check_output(config: RunConfig, dataset: Dataset) -> None:
-    """Raises UserError: another job writes output.path, or it holds checkpoints of another run."""
+    """Raises UserError: another job writes there, or it holds checkpoints of another run.
+
+    The newest checkpoint whose manifest verifies decides, as it does when training resumes.
+    """
     check_unclaimed(config.output.path, config.jobs_path)
-    directory = storage.join(config.output.path, "checkpoints")
-    for name in reversed(storage.names(directory)):
+    found = CheckpointDirectory(storage.join(config.output.path, "checkpoints"))
+    newest_first = (name for step in reversed(found.names) for name in found.names[step])
+    for name in filter(found.is_complete, newest_first):
         try:
-            manifest = json.loads(storage.read_bytes(storage.join(directory, name, COMMITTED)))
-        except (FileNotFoundError, NotADirectoryError, ValueError):
-            continue  # unfinished or damaged: the trainer does not use it either
-        steps = manifest["identity"].get("number of steps")  # of epochs: only training counts them
-        different = first_difference(
-            manifest["identity"], checkpoint_identity(config, dataset.fingerprint, steps)
-        )
+            saved = found.open(name).manifest.identity
+        except DamagedCheckpoint:
+            continue  # the trainer does not use it either
+        steps = saved.get("number of steps")  # of epochs: only training counts them
+        different = first_difference(saved, checkpoint_identity(config, dataset.fingerprint, steps))
         if different:
             raise UserError(
                 f"output.path: {config.output.path} holds checkpoints of a run with another {different[0]}; "

@@ -31,9 +31,7 @@ def diagnose(
 def _machine(config: RunConfig | None) -> CheckedMachine:
     if config is None:
         return CheckedMachine()
-    # A named TPU is elsewhere: this machine only connects to it.
-    local_tpu = config.device.kind == "tpu" and config.device.name is None
-    return CheckedMachine(output=config.output.path, chip_wanted=local_tpu)
+    return CheckedMachine(output=config.output.path, chip_wanted=config.device.needs_local_chip)
 
 
 def _probes(config: RunConfig | None, buckets: Sequence[str]) -> list[tuple[str, str]]:
@@ -46,13 +44,12 @@ def _probes(config: RunConfig | None, buckets: Sequence[str]) -> list[tuple[str,
     urls += [path for path in (config.output.path, config.export_path) if is_remote(path)]
     urls = [url for url in dict.fromkeys(urls) if not any(url.startswith(f"{other}/") for other in urls)]
     tables = sorted(set(config.table_of_input.values()))
-    compressed = [name for name in tables if config.table(name).kind == "robe_z"]
-    named = config.device.kind == "tpu" and config.device.name is not None
+    compiled = [name for name in tables if config.table(name).needs_xla]
     return [
-        ("tensorflow", ",".join(compressed)),
+        ("tensorflow", ",".join(compiled)),
         ("beam", ""),
         ("dataset", config.dataset.path),
-        *([("named_tpu", config.device.model_dump_json())] if named else []),
+        *([("named_tpu", config.device.model_dump_json())] if config.device.is_named_tpu else []),
         *(("bucket", url) for url in urls),
     ]
 

@@ -13,7 +13,7 @@ from configs.sections.export import IndexConfig
 from trainer.data.catalog import Users, unknown_feature
 from trainer.evaluation.scorer import item_vectors
 from trainer.evaluation.trained import Trained
-from trainer.indexes.scann_package import op_library
+from trainer.indexes.packages import op_library
 from trainer.serving.saved_model import averaged
 
 _SAMPLE = 32
@@ -60,10 +60,11 @@ def golden_examples(trained: Trained) -> dict:
 
 
 def _approximate(index: IndexConfig) -> dict | None:
-    if index.kind == "brute_force":
+    if index.exact:
         return None
     # Export has measured the recall of more users; this is to tell an index from a broken one.
-    return {"op_library": op_library(), "least_recall": index.min_recall / 2}
+    library = op_library(index.package) if index.package else None
+    return {"op_library": library, "least_recall": index.min_recall / 2}
 
 
 def _requests(trained: Trained, users: list[_User], scores: np.ndarray) -> list[dict]:
@@ -148,8 +149,7 @@ def _user_vectors(trained: Trained, users: list[_User]) -> np.ndarray:
     columns = {"user": np.array([user.id for user in users], np.int64), "history": history}
     for name, info in trained.dataset.features.items():
         if info.of == "user":
-            dtype = np.float32 if info.kind == "numeric" else np.int64
-            columns[name] = np.array([user.features[name] for user in users], dtype)
+            columns[name] = np.array([user.features[name] for user in users], info.dtype)
     inputs = {name: columns[name] for name in trained.recommender.model.user_inputs}
     return trained.recommender.user_vectors(inputs, averaged(trained), float(trained.step)).numpy()
 

@@ -11,13 +11,13 @@ import tensorflow as tf
 from absl import logging
 
 from configs.errors import ExportError
-from trainer.data.catalog import read_blocks
+from trainer.data.blocks import read_blocks
 from trainer.embeddings.engines.rows import assign_rows
-from trainer.embeddings.pooling import of_distinct
+from trainer.embeddings.pooling import fetch_distinct
 from trainer.evaluation.trained import Trained
 from trainer.indexes.base import NO_SCORE, make_index
+from trainer.indexes.packages import INSTALL
 from trainer.indexes.recall import measure_recall
-from trainer.indexes.scann_package import INSTALL_SCANN
 from trainer.serving.keys import KeyTable
 from trainer.serving.model import DEFAULT_K, ServingModel, UserState
 from trainer.serving.user_rows import UserRows, load_user_rows
@@ -108,9 +108,11 @@ def _serving_model(trained: Trained, users: UserRows, history_length: int) -> tu
         max_k=trained.config.export.max_k,
     )
     facts = index.facts()
-    if trained.config.export.index.kind != "brute_force":
+    if not trained.config.export.index.exact:
         facts |= _recall(trained, model, index, vectors, users.known)
         logging.info("index: %s", ", ".join(f"{name} {value}" for name, value in facts.items()))
+    if needed := trained.config.export.index.package:
+        facts |= {"needs": f"the TensorFlow operations of the package {needed}: {INSTALL[needed]}"}
     return model, facts
 
 
@@ -132,9 +134,7 @@ def _recall(trained: Trained, model: ServingModel, index, vectors: tf.Variable, 
 
 def _user_tower(recommender, tables: dict[str, tf.Variable]):
     """The model's own user tower, fed from serving tables: training and serving share its code."""
-
-    def fetch(table, ids, each):
-        return of_distinct(ids, lambda distinct: table.served(tables[table.label], distinct))
+    fetch = fetch_distinct(lambda table, ids: table.served(tables[table.label], ids))
 
     def user_tower(inputs):
         inputs = {name: inputs[name] for name in recommender.model.user_inputs}
@@ -150,8 +150,7 @@ def _tower_weights(trained: Trained, user_tower) -> list[tf.Variable]:
     inputs = {"user": tf.zeros([1], tf.int64), "history": tf.zeros([1, 1], tf.int64)}
     for name in trained.recommender.model.user_inputs:
         if name in features:
-            numeric = features[name].kind == "numeric"
-            inputs[name] = tf.zeros([1], tf.float32 if numeric else tf.int64)
+            inputs[name] = tf.zeros([1], features[name].dtype)
     with tf.GradientTape() as tape:
         user_tower(inputs)
     return list(tape.watched_variables())
@@ -251,7 +250,7 @@ def _metadata(trained: Trained, version: int, examples: list[bytes], index: dict
         "items": dataset.tables["item"].model_dump(),
         "max_k": config.export.max_k,
         "exclude_seen": config.export.exclude_seen,
-        "index": index | _needs(config.export.index.kind),
+        "index": index,
         "no_score": NO_SCORE,
         # Keys are UTF-8; anything else survives the round trip as surrogates.
         "example_users": [key.decode("utf-8", "surrogateescape") for key in examples],
@@ -261,12 +260,3 @@ def _metadata(trained: Trained, version: int, examples: list[bytes], index: dict
             "python": platform.python_version(),
         },
     }
-
-
-def _needs(kind: str) -> dict:
-    """What a server has to load before the model, beside TensorFlow."""
-    return (
-        {"needs": f"the TensorFlow operations of the package scann: {INSTALL_SCANN}"}
-        if kind == "scann"
-        else {}
-    )

@@ -285,4 +285,4 @@ def test_files_are_as_numpy_writes_them(tmp_path):
     facts = files._write(str(tmp_path), "a.npy", files._npy_parts(array))
     np.save(tmp_path / "b.npy", array)
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
-    assert facts["bytes"] == (tmp_path / "a.npy").stat().st_size
+    assert facts.bytes == (tmp_path / "a.npy").stat().st_size

@@ -90,7 +90,7 @@ def test_damaged_ones_are_passed_over(trained_run, tmp_path, monkeypatch):
     warned = []
     monkeypatch.setattr(logging, "warning", lambda text, *values: warned.append(text % values))
     trained = open_trained(trained_run.model_copy(update={"output": output}))
-    assert any("step 50 is not averaged" in text for text in warned)
+    assert any("step 50 is left out of the average" in text for text in warned)
     assert len(trained.recommender.dense_tail) == len(trained.recommender.dense_variables)
 
 

@@ -18,7 +18,7 @@ from tests.support.checkpoint_cases import Run, assert_state, names, restored, s
 from tests.support.tiny_run import planted_document
 from trainer.checkpoints import listing
 from trainer.commands import checkpoints
-from trainer.training.session import lock_run
+from trainer.training.run_directory import lock_run
 
 
 @pytest.fixture(autouse=True)
@@ -195,7 +195,7 @@ def test_increments_stand_in_for_a_damaged_compaction(place):
 def test_object_stores(request, monkeypatch):
     # Leases need gs://, where tests/end_to_end/test_gcs_chain.py has them.
     monkeypatch.setattr(
-        "trainer.training.session.lock_run",
+        "trainer.training.run_directory.lock_run",
         lambda path: SimpleNamespace(check=lambda: None, close=lambda: None),
     )
     path = f"memory://{request.node.name}"

@@ -239,7 +239,7 @@ def test_the_probes_text(tmp_path, planted):
 
 def test_a_dataset_of_another_config_is_refused(tmp_path, planted):
     planted["dataset"]["history_length"] = 5
-    with pytest.raises(DataError, match="prepared with dataset.history_length 4, the config says 5"):
+    with pytest.raises(DataError, match="prepared with dataset.history_length 4, but the config has 5"):
         preflight_plan.make_plan(parse_config(planted, "test"), [], 0)
 
 

@@ -92,11 +92,12 @@ class Served:
 
     def __init__(self, data: Data, kind: str, exclude_seen: bool = False):
         import tensorflow as tf
+        from pydantic import TypeAdapter
 
-        from configs.sections.export import BruteForceIndexConfig, ScannIndexConfig
+        from configs.sections.export import IndexConfig
         from trainer.indexes.base import make_index
 
-        config = BruteForceIndexConfig() if kind == "brute_force" else ScannIndexConfig(kind="scann")
+        config = TypeAdapter(IndexConfig).validate_python({"kind": kind})
         vectors = tf.Variable(data.items, trainable=False)
         index = make_index(config, vectors, len(data.items))
         self.num_bytes = data.items.nbytes + index.num_bytes()
