@@ -10,7 +10,7 @@ import tensorflow as tf
 from configs.errors import ConfigError
 from configs.sections.base import Section
 from trainer.optimizers.arguments import check_rate, is_rate_object, rate_of, validated
-from trainer.optimizers.slots import Slots
+from trainer.optimizers.standalone.slots import Slots
 from trainer.optimizers.standalone.variables import VariableUpdates, apply_to_variables
 
 

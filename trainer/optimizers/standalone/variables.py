@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from trainer.optimizers.arguments import rate_of
 from trainer.optimizers.checks import check_one_copy, checked, range_checks, stored_dtype
-from trainer.optimizers.slots import Slots
+from trainer.optimizers.standalone.slots import Slots
 
 
 class VariableUpdates(Slots):
