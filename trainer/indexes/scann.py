@@ -23,6 +23,8 @@ _ANISOTROPIC_THRESHOLD = 0.2
 class Index(BaseIndex):
     """See the module's docstring."""
 
+    _config: ScannIndexConfig
+
     def __init__(self, config: ScannIndexConfig, vectors: tf.Variable, servable: int):
         super().__init__(config, vectors, servable)
         self._ops = load_operations("scann", "export.index.kind: scann")

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from configs.schema import RunConfig
-from configs.sections.models import DRAWN
+from configs.sections.models import DRAWN, DotBiasConfig
 from trainer.models.base import Model, row_weights, split_last
 from trainer.models.drawn import Pool
 from trainer.models.losses import logistic
@@ -20,6 +20,7 @@ class DotBias(Model):
 
     def __init__(self, config: RunConfig, item_counts, scales: dict, item_features: dict):
         super().__init__(name="dot_bias")
+        assert isinstance(config.model, DotBiasConfig)
         self._options = config.model
         self._pool = Pool(item_counts, config.train.seed)
 

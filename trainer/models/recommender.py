@@ -1,12 +1,14 @@
 """A model with its tables: built from the config and the dataset, the same for training and serving."""
 
 import contextlib
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from configs.manifest import Dataset
 from configs.schema import RunConfig
+from configs.sections.models import TwoTowerConfig
 from trainer.averages import DenseAverages, make_average
 from trainer.embeddings import TABLE_KINDS
 from trainer.embeddings.base import Embedding
@@ -60,7 +62,7 @@ class Recommender(tf.Module):
         options = self.config.table(name)
         optimizer = ROW_OPTIMIZERS[options.optimizer.kind](options.optimizer)
         rows, batch_size = dataset.table_rows(name), self.config.train.batch_size
-        make = TABLE_KINDS[options.kind]
+        make: Callable[..., Embedding] = TABLE_KINDS[options.kind]
         return make(name, rows, options, optimizer, self.average, batch_size, self._table_type)
 
     @property
@@ -125,7 +127,9 @@ class Recommender(tf.Module):
             total = tf.reduce_sum(there, axis=1)
             number = tf.maximum(tf.reduce_sum(history_mask, axis=1, keepdims=True), 1.0)
             divisor = {"sum": 1.0, "mean": number, "sqrtn": tf.sqrt(number)}
-            found["history"] = total / divisor[self._pooling("history")]
+            pooling = self._pooling("history")
+            assert pooling is not None, "only a model that pools its history has a mask"
+            found["history"] = total / divisor[pooling]
         return found
 
     def _by_table(self, names) -> dict[str, list[str]]:
@@ -137,7 +141,8 @@ class Recommender(tf.Module):
         return grouped
 
     def _pooling(self, name: str) -> str | None:
-        return self.config.model.history.pooling if name == "history" else None
+        model = self.config.model
+        return model.history.pooling if name == "history" and isinstance(model, TwoTowerConfig) else None
 
     def user_vectors(self, inputs: dict, averaged: bool, step):
         """Vectors float32 [n, dim] of users.
@@ -162,10 +167,10 @@ class Recommender(tf.Module):
     @contextlib.contextmanager
     def averaged_dense(self, averaged: bool = True):
         """Inside, the towers' weights are their averages (when averaging is on)."""
-        if not averaged or not self.has_averages:
+        values = self.dense_averages.shadows if self.dense_averages else self.dense_tail
+        if not averaged or values is None:
             yield
             return
-        values = self.dense_averages.shadows if self.dense_averages else self.dense_tail
         raw = [variable.numpy() for variable in self.dense_variables]
         try:
             for variable, value in zip(self.dense_variables, values, strict=True):

@@ -4,7 +4,7 @@ import tensorflow as tf
 import tf_keras
 
 from configs.schema import RunConfig
-from configs.sections.models import DRAWN
+from configs.sections.models import DRAWN, TowerConfig, TwoTowerConfig
 from trainer.models.base import Model, row_weights, split_last
 from trainer.models.drawn import Pool
 from trainer.models.losses import in_batch_softmax
@@ -23,14 +23,16 @@ class TwoTower(Model):
 
     def __init__(self, config: RunConfig, item_counts, scales: dict, item_features: dict):
         super().__init__(name="two_tower")
-        self._options, self._scales = config.model, scales
+        options = config.model
+        assert isinstance(options, TwoTowerConfig) and options.user_tower is not None
+        self._options, self._scales = options, scales
         self._bias_in_rows = config.item_rows_carry_bias
-        self._features, self._extra = item_features, config.model.loss.extra_negatives
+        self._features, self._extra = item_features, options.loss.extra_negatives
         seed = config.train.seed
         self._pool = Pool(item_counts, seed)
         self._log_q = self._log_probability(item_counts, config.train.batch_size)
-        self._user = Tower(config, self._options.user_tower, "user", seed, scales)
-        self._item = Tower(config, self._options.item_tower, "item", seed + 100, scales)
+        self._user = Tower(config, options.user_tower, "user", seed, scales)
+        self._item = Tower(config, options.item_tower, "item", seed + 100, scales)
 
     def _log_probability(self, item_counts, batch_size: int):
         """log of the share of each item among the candidates that are to be expected, float32 [rows]: those
@@ -128,13 +130,13 @@ class Tower(tf.Module):
 
     Args:
       config: the run, for widths.
-      options: configs.sections.models.TowerConfig.
+      options: of this tower.
       side: user or item.
       seed: of the initial weights and of dropout.
       scales: (mean, standard deviation) of each numeric feature.
     """
 
-    def __init__(self, config: RunConfig, options, side: str, seed: int, scales: dict):
+    def __init__(self, config: RunConfig, options: TowerConfig, side: str, seed: int, scales: dict):
         super().__init__(name=f"{side}_tower")
         self._options, self._seed, self._scales = options, seed, scales
         width = sum(config.input_width(name) for name in options.inputs)

@@ -69,6 +69,7 @@ def rate_multiplier(config: ScheduleConfig, num_steps: int):
     Returns:
       A function from step (float32 scalar, counted from 1) to float32 scalar in [0, 1].
     """
+    assert config.cooldown_fraction is not None, "reading the section fills in its default"
     warmup = max(int(config.warmup_fraction * num_steps), 1 if config.warmup_fraction > 0 else 0)
     cooldown = int(config.cooldown_fraction * num_steps)
     parts = []

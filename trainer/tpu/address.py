@@ -30,6 +30,7 @@ def tpu_address(device: TpuDeviceConfig, wait_seconds: float) -> str:
         return LOCAL
     if device.has_address:
         return device.name
+    assert device.zone is not None, "the config has a zone where it has the name of a TPU"
     api = TpuApi(device.project or _default_project(), device.zone, device.slice, "", "roles/tpu.viewer")
     endpoints = _ready_node(api, device, wait_seconds).network_endpoints
     if not endpoints:

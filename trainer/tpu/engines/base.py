@@ -6,7 +6,7 @@ each replica, one row each; pooling is left to the model.
 """
 
 import abc
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -14,13 +14,19 @@ import tensorflow as tf
 AVERAGE = "_average"  # appended to the name of a table: its second table
 
 
+class EngineOptimizer(Protocol):
+    """An optimizer from tf.tpu.experimental.embedding."""
+
+    def _slot_names(self) -> list[str]: ...
+
+
 class EngineTableSpec(NamedTuple):
     """One table of an engine."""
 
     rows: int
     dim: int
-    optimizer: object
-    """From tf.tpu.experimental.embedding; tables that share the object share a learning rate."""
+    optimizer: EngineOptimizer
+    """Tables that share the object share a learning rate."""
     ids: int
     """Ids that a replica looks up at each step."""
 
