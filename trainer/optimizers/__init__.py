@@ -1,4 +1,4 @@
-"""Optimizers of table rows, by kind; each also stands alone (see trainer.optimizers.base.RowOptimizer)."""
+"""Optimizers of table rows, by kind; each can also be used alone (see base.RowOptimizer)."""
 
 from trainer.optimizers.adagrad import Adagrad
 from trainer.optimizers.adam import Adam

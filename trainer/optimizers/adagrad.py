@@ -1,10 +1,10 @@
-"""Adagrad: the rate of each weight falls with the sum of its squared gradients.
+"""Adagrad: divides the rate of each weight by the root of the sum of its squared gradients.
 
 Duchi, Hazan & Singer 2011, figure 1 (diagonal), with epsilon inside the root as in tf_keras:
 
     a = a + g^2,    w = w - rate g / sqrt(a + epsilon)
 
-A row without a gradient has nothing to move: lazy and dense are the same.
+A zero gradient changes nothing, so the lazy and the dense form are equal.
 """
 
 import tensorflow as tf
@@ -15,7 +15,7 @@ from trainer.optimizers.base import RowOptimizer
 
 
 class Adagrad(RowOptimizer):
-    """Slot accumulator, the sum of squares."""
+    """Slot accumulator, the sum of squared gradients."""
 
     section = AdagradConfig
     slot_names = ("accumulator",)
@@ -35,7 +35,7 @@ class Adagrad(RowOptimizer):
         return weight - learning_rate * gradient / tf.sqrt(accumulator + self.config.epsilon), [accumulator]
 
     def _tpu(self, step, multiplier):
-        # The engine has no epsilon: its accumulator starts higher by it.
+        # The engine has no epsilon, so the initial accumulator includes it.
         return tf.tpu.experimental.embedding.Adagrad(
             learning_rate=self._tpu_rate(step, multiplier),
             initial_accumulator_value=self.config.initial_accumulator_value + self.config.epsilon,

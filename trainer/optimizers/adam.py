@@ -1,7 +1,7 @@
-"""Adam, dense: every row moves at every step, also those without a gradient.
+"""Dense Adam: every step updates all rows, with or without a gradient.
 
-Kingma & Ba 2015, algorithm 1 in its efficient order, as tf_keras.optimizers.Adam. On a table each step passes
-over all rows: it is there to be compared with lazy_adam, not to train 25 million rows.
+Kingma & Ba 2015, algorithm 1 in its efficient order, as tf_keras.optimizers.Adam. It exists for comparison
+with lazy_adam; on a table of 25 million rows, updating all of them each step is too slow.
 """
 
 import tensorflow as tf
@@ -13,7 +13,7 @@ from trainer.optimizers.schedules import bias_correction_factor
 
 
 class Adam(RowOptimizer):
-    """Slots m and v, first and second moment; with amsgrad v_max, as in lazy_adam. Not lazy."""
+    """Slots m and v, the first and second moment; with amsgrad also v_max, as in lazy_adam."""
 
     section = AdamConfig
     lazy = False
@@ -24,7 +24,7 @@ class Adam(RowOptimizer):
         return ("m", "v", "v_max") if self.config.amsgrad else ("m", "v")
 
     def row_update(self, weight, slots, gradient, step, learning_rate):
-        """See RowOptimizer.row_update; rows without a gradient come with 0."""
+        """See RowOptimizer.row_update; the gradient of the other rows is 0."""
         m, v, *largest = slots
         beta_1, beta_2 = self.config.beta_1, self.config.beta_2
         m = beta_1 * m + (1.0 - beta_1) * gradient

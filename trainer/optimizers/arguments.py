@@ -1,4 +1,4 @@
-"""Arguments of the public optimizers: hyperparameters, and what a learning rate may be beside a number."""
+"""Arguments of the public optimizers: hyperparameters, and learning rates that are not plain numbers."""
 
 import difflib
 import inspect
@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from configs.errors import ConfigError
 from configs.sections.base import Section
 
-# What Keras and TF-Addons call it, and what it is called here.
+# Names in Keras and TF-Addons, and the names here.
 _RENAMED = {
     "lr": "learning_rate",
     "clipvalue": "clip_value",
@@ -30,15 +30,15 @@ _OF_KERAS = (
 
 
 def validated(owner: str, section: type[Section], hyper: dict) -> Section:
-    """The section that hyperparameters make.
+    """Checks hyperparameters and returns them as a config section.
 
     Args:
-      owner: name of the optimizer, for errors.
-      section: class of its config.
-      hyper: values by key; `kind` may be left out.
+      owner: name of the optimizer, for error messages.
+      section: its config class.
+      hyper: values by key; `kind` is optional.
 
     Raises:
-      ConfigError: a key is unknown or a value is out of its bounds.
+      ConfigError: a key is unknown or a value is out of bounds.
     """
     kind = get_args(section.model_fields["kind"].annotation)[0]
     try:
@@ -56,7 +56,7 @@ def _reason(error: ErrorDetails, section: type[Section]) -> str:
     if _RENAMED.get(name) in known:
         return f"{name}: unknown; use {_RENAMED[name]}"
     if name in _OF_KERAS:
-        return f"{name}: unknown; give it to the Keras form, as keras({name}=...)"
+        return f"{name}: unknown; pass it to the Keras form, as keras({name}=...)"
     if name == "decay":
         return "decay: unknown; use a LearningRateSchedule or a function of the step as learning_rate"
     near = difflib.get_close_matches(name, known, n=1)
@@ -64,33 +64,33 @@ def _reason(error: ErrorDetails, section: type[Section]) -> str:
 
 
 def is_rate_object(value) -> bool:
-    """Whether a learning rate is more than a number: a variable, a function of the step or a schedule."""
+    """Whether a learning rate is a variable, a function of the step or a schedule, not a number."""
     return isinstance(value, tf.Variable) or callable(value)
 
 
 def check_rate(owner: str, rate) -> None:
-    """Raises ConfigError for a function that cannot be called with the step alone."""
+    """Raises ConfigError for a function that cannot be called with the step as its only argument."""
     if not is_rate_object(rate) or isinstance(rate, tf.Variable):
         return
     try:
         signature = inspect.signature(rate)
-    except ValueError:  # some built-in functions have none
+    except ValueError:  # some built-in functions have no signature
         return
     try:
         signature.bind(1.0)
     except TypeError:
         raise ConfigError(
-            f"{owner}: learning_rate is a function that does not take the step as its one argument; write "
+            f"{owner}: learning_rate is a function that does not take the step as its only argument; write "
             "lambda step: ..., or use a tf.Variable"
         ) from None
 
 
 def rate_of(rate, step) -> tf.Tensor:
-    """The rate of a step, float32 scalar.
+    """The learning rate at a step, float32 scalar.
 
     Args:
-      rate: a number, a tf.Variable, a function of the step, or a LearningRateSchedule of Keras. The last is
-        given the number of steps done before this one, as int64, which is what Keras gives it.
+      rate: a number, a tf.Variable, a function of the step, or a LearningRateSchedule. A schedule gets the
+        number of completed steps, int64, as in Keras.
       step: float32 scalar, counted from 1.
     """
     if isinstance(rate, tf.Variable) or not callable(rate):
@@ -99,5 +99,5 @@ def rate_of(rate, step) -> tf.Tensor:
 
 
 def _is_schedule(rate) -> bool:
-    # By name: tf_keras and Keras 3 each have a class of their own, and Keras 3 need not be imported.
+    # Compared by name: tf_keras and Keras 3 have separate classes, and Keras 3 may not be imported.
     return any(base.__name__ == "LearningRateSchedule" for base in type(rate).__mro__)

@@ -1,4 +1,4 @@
-"""What every optimizer of table rows offers; `trainer.optimizers.ROW_OPTIMIZERS` lists them by kind."""
+"""Base class of the optimizers of table rows; `trainer.optimizers.ROW_OPTIMIZERS` lists them by kind."""
 
 import abc
 import functools
@@ -15,32 +15,33 @@ from trainer.optimizers.standalone.variables import VariableUpdates, apply_to_va
 
 
 class RowOptimizer(tf.Module, abc.ABC):
-    """Pure mathematics on rows, with three faces and a public one.
+    """An update rule for rows of weights, and its other forms.
 
-    `row_update` is the formula, for embedding tables; `tpu` and `dense` are the same formula in TensorFlow's
-    TPU embedding engine and in Keras. `apply_gradients` and `keras` use the formula on plain variables, in
-    code that knows nothing of lazytower:
+    `row_update` is the formula for embedding tables; `tpu` and `dense` return the same optimizer for
+    TensorFlow's TPU embedding engine and for Keras layers. `apply_gradients` and `keras` apply the formula to
+    plain variables and do not need the rest of lazytower:
 
         optimizer = LazyAdam(learning_rate=1e-3)
         optimizer.apply_gradients([(gradient, variable)])     # dense gradients or tf.IndexedSlices
         model.compile(optimizer=LazyAdam(1e-3).keras(), ...)  # a tf_keras model
 
     Args:
-      config: the optimizer's section of a run's config; or, for public use, the learning rate alone.
-      **hyper: the section's keys instead of `config`. learning_rate may also be a tf.Variable, a function
+      config: the optimizer's section of a run's config, or the learning rate.
+      **hyper: keys of that section, instead of `config`. learning_rate may also be a tf.Variable, a function
         of the step (float32 scalar, counted from 1), or a LearningRateSchedule of Keras, which counts from 0.
 
     Attributes:
       section: the class of `config`.
       slot_names: names of the slots, in the order in which `row_update` takes and returns them.
       shared_names: names of the state that all rows of a table share, in the order of `initial_shared`.
-      native: hyperparameters in the order of this kind's rule in trainer/kernels/update.cc; None: there is
-        no kernel.
-      lazy: rows without a gradient do not move; else every row is updated at every step, with gradient 0.
-      learning_rate: peak rate; schedules multiply it. May be set, unless a tf.function was compiled with it.
+      native: hyperparameters in the order in which this kind's kernel in trainer/kernels/update.cc reads
+        them; None if it has no kernel.
+      lazy: whether only rows with a gradient are updated; otherwise every step updates all rows, with
+        gradient 0 where there is none.
+      learning_rate: peak rate; schedules multiply it. It can be set until a tf.function is traced with it.
 
     Raises:
-      ConfigError: a hyperparameter is unknown or out of its bounds.
+      ConfigError: a hyperparameter is unknown or out of bounds.
     """
 
     section: type[Section]
@@ -65,7 +66,7 @@ class RowOptimizer(tf.Module, abc.ABC):
 
     @property
     def learning_rate(self):
-        """As set: a number, a tf.Variable, a function of the step, or a LearningRateSchedule."""
+        """The number, tf.Variable, function of the step or LearningRateSchedule that was set."""
         if not tf.executing_eagerly():
             self._compiled.rate = True
         return self._learning_rate
@@ -80,7 +81,7 @@ class RowOptimizer(tf.Module, abc.ABC):
         if self._compiled.rate:
             raise ConfigError(
                 f"{owner}: learning_rate is compiled into a tf.function and cannot be changed; "
-                "make the optimizer with a tf.Variable as learning_rate and call its assign()"
+                "create the optimizer with a tf.Variable as learning_rate and call its assign()"
             )
         if not is_rate_object(value):
             self.config = validated(owner, self.section, {**self.config.model_dump(), "learning_rate": value})
@@ -88,39 +89,39 @@ class RowOptimizer(tf.Module, abc.ABC):
         self._learning_rate = value
 
     def slot_widths(self, dim: int) -> list[int]:
-        """Width of each slot of a row of `dim` values; as wide as the row unless overridden."""
+        """Width of each slot of a row of `dim` values; `dim` unless overridden."""
         return [dim] * len(self.slot_names)
 
     def initial_slots(self, weight: tf.Tensor) -> list[tf.Tensor]:
-        """Slots of untouched rows, float32 [n, width] each, for weights [n, dim]; zero unless overridden."""
+        """Initial slots, float32 [n, width] each, of rows with weights [n, dim]; zeros unless overridden."""
         rows = tf.shape(weight)[0]
         return [tf.zeros([rows, width]) for width in self.slot_widths(weight.shape[-1])]
 
     def initial_shared(self, dim: int) -> list[tf.Tensor]:
-        """State shared by all rows of `dim` values before the first step, float32, as `shared_names`."""
+        """Initial state that all rows of a table share, float32, in the order of `shared_names`."""
         return []
 
     @abc.abstractmethod
     def row_update(self, weight, slots, gradient, step, learning_rate):
-        """One step on the touched rows, without clipping and weight decay.
+        """One step on the rows of a batch, without clipping and weight decay.
 
         Args:
           weight: float32 [n, dim].
-          slots: list of float32 [n, width], as `slot_names`.
+          slots: list of float32 [n, width], in the order of `slot_names`.
           gradient: float32 [n, dim], summed over the row's occurrences in the batch.
-          step: float32 scalar, counted from 1 over the run (not the row).
-          learning_rate: float32 scalar of this step.
+          step: float32 scalar, the step of the run (not of the row), counted from 1.
+          learning_rate: float32 scalar, the rate at this step.
 
         Returns:
           (weight, slots) after the step, shapes as given.
         """
 
     def row_update_shared(self, weight, slots, shared, gradient, step, learning_rate):
-        """`row_update` for optimizers with state that rows share: takes and returns it too.
+        """As `row_update`, for optimizers that also keep state shared by all rows.
 
         Args:
           weight, slots, gradient, step, learning_rate: as `row_update`.
-          shared: list of float32 tensors, as `initial_shared`.
+          shared: list of float32 tensors, in the order of `shared_names`.
 
         Returns:
           (weight, slots, shared) after the step, shapes as given.
@@ -128,10 +129,10 @@ class RowOptimizer(tf.Module, abc.ABC):
         return *self.row_update(weight, slots, gradient, step, learning_rate), shared
 
     def step_rows(self, weight, slots, gradient, step, learning_rate, shared=(), decay=True):
-        """`row_update_shared` with the config's clip_value before it and weight_decay beside it.
+        """`row_update_shared` with the config's clip_value and weight_decay.
 
-        Decay is decoupled (Loshchilov & Hutter 2019, algorithm 2) and lazy: only these rows lose
-        learning_rate * weight_decay * weight. Not if `decay` is false.
+        Decay is decoupled (Loshchilov & Hutter 2019, algorithm 2) and lazy: learning_rate * weight_decay *
+        weight is subtracted from these rows only. `decay=False` turns it off.
         """
         clip = getattr(self.config, "clip_value", None)
         decay = decay and getattr(self.config, "weight_decay", None)
@@ -143,35 +144,42 @@ class RowOptimizer(tf.Module, abc.ABC):
         return after, slots, shared
 
     def tpu(self, step=None, multiplier=None):
-        """The same optimizer for tf.tpu.experimental.embedding tables; needs no TPU to be built.
+        """The same optimizer for tf.tpu.experimental.embedding tables; can be created without a TPU.
 
-        Tables that are given the same object share one learning-rate tag of the engine.
+        Tables that use the same object share one learning-rate tag of the engine.
 
         Args:
-          step: function without arguments -> step, float32 scalar counted from 1; for rates that change.
-          multiplier: schedule (function of the step) of the rate; None: constant.
+          step: function without arguments that returns the step, float32 scalar counted from 1; required if
+            the rate changes.
+          multiplier: schedule of the rate, a function of the step; None for a constant rate.
 
         Raises:
-          ConfigError: the engine has none with these semantics; says why.
+          ConfigError: the engine has no equivalent, or `step` is missing.
         """
         if self.config.tpu_lacks:
-            raise ConfigError(f"optimizer {self.config.kind} has no TPU form: {self.config.tpu_lacks}")
+            raise ConfigError(
+                f"optimizer {self.config.kind} is not available on TPUs: {self.config.tpu_lacks}"
+            )
         return self._tpu(step, multiplier)
 
     def _tpu(self, step, multiplier):
-        """`tpu`, for optimizers whose config lacks nothing there."""
-        raise NotImplementedError(f"{type(self).__name__} has no TPU form, and its config must say so")
+        """`tpu`, called only if the config's tpu_lacks is empty."""
+        raise NotImplementedError(
+            f"{type(self).__name__} does not implement _tpu; set tpu_lacks in its config"
+        )
 
     def dense(self):
-        """The same optimizer for towers, from tf_keras, at the peak rate. Raises ConfigError if none."""
-        raise ConfigError(f"optimizer {self.config.kind} is for the rows of tables, not for dense weights")
+        """The tf_keras equivalent for dense layers, at the peak rate. Raises ConfigError if there is none."""
+        raise ConfigError(
+            f"optimizer {self.config.kind} is for rows of tables; choose another for dense weights"
+        )
 
     def variable_slots(self) -> Slots:
-        """New state of plain variables, for `apply_gradients`."""
+        """New step counter and slots for `apply_gradients`."""
         return VariableUpdates(self.initial_slots, self.slot_names)
 
     def build(self, variables) -> None:
-        """Makes the slots of variables before their first step; the first step does it too."""
+        """Creates the slots of variables; otherwise their first step does."""
         if not hasattr(self, "updates"):
             with tf.init_scope():
                 self.updates = self.variable_slots()
@@ -179,13 +187,13 @@ class RowOptimizer(tf.Module, abc.ABC):
 
     @property
     def iterations(self) -> tf.Variable:
-        """Steps done on plain variables, int64."""
+        """Number of `apply_gradients` steps, int64."""
         self.build([])
         return self.updates.iterations
 
     @property
     def variables(self) -> tuple[tf.Variable, ...]:
-        """All state: the steps done first, as in Keras, then the slots of each variable."""
+        """All state: `iterations` first, as in Keras, then the slots of each variable."""
         step = self.updates.iterations if hasattr(self, "updates") else None
         return tuple(sorted(super().variables, key=lambda variable: variable is not step))
 
@@ -195,38 +203,39 @@ class RowOptimizer(tf.Module, abc.ABC):
         return self.updates.get_slot(variable, name)
 
     def apply_gradients(self, grads_and_vars) -> None:
-        """One step on plain variables; slots are made when a variable is first seen.
+        """One step on plain variables; the first step of a variable creates its slots.
 
-        Works eagerly and inside tf.function. tf.train.Checkpoint(optimizer=..., model=...) saves step and
-        slots; a variable finds its slots again in whatever order variables are trained.
+        Works eagerly and inside tf.function. tf.train.Checkpoint(optimizer=..., model=...) saves the step and
+        the slots, and restores them by variable, in whatever order variables are trained.
 
         Args:
-          grads_and_vars: pairs (gradient, tf.Variable). Rows are the first axis; variables of rank 1 have
-            rows of one value. Gradients: dense (touches all rows), tf.IndexedSlices (repeated indices are
-            summed, in float32), or None (skipped). A variable's constraint is applied to all of it.
+          grads_and_vars: pairs (gradient, tf.Variable). Rows are the first axis; the rows of a variable of
+            rank 1 have one value. A gradient is dense (updates all rows), tf.IndexedSlices (values with the
+            same index are summed in float32) or None (skipped). A constraint is applied to the whole
+            variable.
 
         Raises:
           TypeError: a variable is not floating, or a gradient is neither dense nor slices.
-          ValueError: shapes do not fit, a variable occurs twice, there is no gradient at all, or there are
-            several replicas, which only `keras` knows.
-          tf.errors.InvalidArgumentError: an index is not a row of its variable.
+          ValueError: shapes differ, a variable occurs twice, all gradients are None, or there are several
+            replicas, which only `keras` supports.
+          tf.errors.InvalidArgumentError: an index is out of range.
         """
         self.build([])
         apply_to_variables(self, self.updates, grads_and_vars)
 
     def minimize(self, loss, var_list, tape: tf.GradientTape | None = None) -> None:
-        """Differentiates a loss and applies the gradients, as tf_keras.optimizers.Optimizer.minimize.
+        """Computes gradients of a loss and applies them, as tf_keras.optimizers.Optimizer.minimize.
 
         Args:
-          loss: a function without arguments that returns the loss, or the loss itself, with `tape`.
-          var_list: tf.Variables, or a function that returns them once `loss` has run.
-          tape: what recorded `loss`.
+          loss: a function without arguments that returns the loss; or the loss, with `tape`.
+          var_list: tf.Variables, or a function that returns them; it is called after `loss`.
+          tape: the tape that recorded `loss`.
 
         Raises:
-          ValueError: the loss is a tensor and there is no tape; else as `apply_gradients`.
+          ValueError: the loss is a tensor and there is no tape; further as `apply_gradients`.
         """
         if not callable(loss) and tape is None:
-            raise ValueError("minimize needs the tape that recorded the loss, or the loss as a function")
+            raise ValueError("minimize: the loss is a tensor; pass the tape that recorded it, or a function")
         tape = tape or tf.GradientTape()
         if callable(loss):
             with tape:
@@ -249,10 +258,10 @@ class RowOptimizer(tf.Module, abc.ABC):
         return KerasShell(self, name=name or type(self).__name__, **options)
 
     def _tpu_rate(self, step, *multipliers):
-        """Rate for the TPU engine: a number, or a function without arguments when anything multiplies it.
+        """Rate for the TPU engine: a number, or a function without arguments if the rate changes.
 
         Raises:
-          ConfigError: there is no step to schedule by.
+          ConfigError: the rate changes and there is no step.
         """
         peak, multipliers = self.learning_rate, [m for m in multipliers if m is not None]
         if callable(peak) and not isinstance(peak, tf.Variable):
@@ -260,7 +269,9 @@ class RowOptimizer(tf.Module, abc.ABC):
         if not multipliers:
             return peak.read_value if isinstance(peak, tf.Variable) else peak
         if step is None:
-            raise ConfigError(f"optimizer {self.config.kind} on a TPU needs the step for its learning rate")
+            raise ConfigError(
+                f"optimizer {self.config.kind}: its learning rate changes with the step; pass step to tpu()"
+            )
 
         def rate():
             value = tf.convert_to_tensor(peak, tf.float32)

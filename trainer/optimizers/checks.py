@@ -1,49 +1,49 @@
-"""What every optimizer asks of gradients and variables, before anything moves."""
+"""Checks of gradients and variables before an optimizer updates anything."""
 
 import tensorflow as tf
 
 
 @tf.autograph.experimental.do_not_convert
 def checked(grads_and_vars) -> list[tuple]:
-    """Pairs (gradient, variable) that can be applied; pairs without a gradient are left out.
+    """Checks pairs (gradient, variable) and drops those without a gradient.
 
     Args:
       grads_and_vars: pairs (gradient, tf.Variable); gradients are dense, tf.IndexedSlices or None.
 
     Returns:
       Pairs; gradients are float tensors of the variable's shape, or tf.IndexedSlices of integer indices [n]
-      and float values [n, ...]. Shapes known only at run time are looked at then.
+      and float values [n, ...]. Shapes unknown at tracing time are checked when the step runs.
 
     Raises:
       TypeError: a variable is not floating, or a gradient is neither dense, slices nor None.
-      ValueError: shapes do not fit, a variable occurs twice, or there is no gradient at all.
+      ValueError: shapes differ, a variable occurs twice, or all gradients are None.
     """
     pairs, seen = [], set()
     for gradient, variable in grads_and_vars:
         check_variable(variable)
         if variable.ref() in seen:
-            raise ValueError(f"{_name(variable)} occurs twice; sum its gradients and give it once")
+            raise ValueError(f"{_name(variable)} occurs twice; sum its gradients and pass it once")
         seen.add(variable.ref())
         if gradient is not None:
             pairs.append((checked_gradient(gradient, variable), variable))
     if not pairs:
-        raise ValueError("No gradients provided for any variable: the list is empty or each is None")
+        raise ValueError("No gradients provided for any variable: the list is empty or all are None")
     return pairs
 
 
 def check_variable(variable) -> None:
-    """Raises TypeError or ValueError unless a variable is real, floating and of a known shape."""
+    """Raises TypeError or ValueError unless this is a floating tf.Variable of a fully defined shape."""
     if not isinstance(variable, tf.Variable):
         raise TypeError(f"pairs must be (gradient, tf.Variable); found {type(variable).__name__}")
     if not stored_dtype(variable).is_floating:
         kind = stored_dtype(variable).name
         raise TypeError(f"{_name(variable)} is {kind}; only floating variables can be trained")
     if not variable.shape.is_fully_defined():
-        raise ValueError(f"{_name(variable)} has the shape {variable.shape}; it must be known in full")
+        raise ValueError(f"{_name(variable)} has the shape {variable.shape}; it must be fully defined")
 
 
 def check_one_copy(variable) -> None:
-    """Raises ValueError where a variable has copies on several replicas, which would drift apart."""
+    """Raises ValueError if a variable has copies on several replicas, which would diverge."""
     strategies = (tf.distribute.get_strategy(), getattr(variable, "_distribute_strategy", None))
     replicas = max(s.num_replicas_in_sync for s in strategies if s is not None)
     if replicas > 1:
@@ -55,7 +55,7 @@ def check_one_copy(variable) -> None:
 
 @tf.autograph.experimental.do_not_convert
 def checked_gradient(gradient, variable):
-    """A gradient as `checked` returns it; raises as `checked`."""
+    """Checks one gradient; returns and raises as `checked`."""
     if isinstance(gradient, tf.IndexedSlices):
         return _checked_slices(gradient, variable)
     if isinstance(gradient, (tf.SparseTensor, tf.RaggedTensor)):
@@ -66,7 +66,7 @@ def checked_gradient(gradient, variable):
     _check_floating(gradient, variable)
     if not gradient.shape.is_compatible_with(variable.shape):
         raise ValueError(
-            f"{_name(variable)} has the shape {variable.shape}, its gradient {gradient.shape}; "
+            f"{_name(variable)} has the shape {variable.shape} and its gradient {gradient.shape}; "
             "they must be equal"
         )
     return gradient if gradient.shape.is_fully_defined() else tf.ensure_shape(gradient, variable.shape)
@@ -76,7 +76,9 @@ def _checked_slices(gradient, variable):
     values, indices = tf.convert_to_tensor(gradient.values), tf.convert_to_tensor(gradient.indices)
     _check_floating(values, variable)
     if not indices.dtype.is_integer:
-        raise TypeError(f"{_name(variable)}: the indices of its gradient are {indices.dtype.name}")
+        raise TypeError(
+            f"{_name(variable)}: the indices of its gradient are {indices.dtype.name}; they must be integers"
+        )
     given = gradient.dense_shape
     if given is not None and not isinstance(given, tf.TensorShape):
         given = tf.get_static_value(given)
@@ -86,7 +88,7 @@ def _checked_slices(gradient, variable):
     if not (fits and values.shape.is_compatible_with(wanted) and rows.is_compatible_with(variable.shape)):
         raise ValueError(
             f"{_name(variable)} has the shape {variable.shape}; its gradient has indices {indices.shape}, "
-            f"values {values.shape}" + ("" if given is None else f" and is of a variable {rows}")
+            f"values {values.shape}" + ("" if given is None else f" and dense shape {rows}")
         )
     if not values.shape.is_fully_defined():
         values = tf.ensure_shape(values, wanted)
@@ -95,10 +97,10 @@ def _checked_slices(gradient, variable):
 
 @tf.autograph.experimental.do_not_convert
 def range_checks(pairs) -> list:
-    """Looks at the indices of all slices; raises eagerly, else returns ops that updates must wait for.
+    """Checks the indices of all slices: raises if eager, otherwise returns ops that updates must depend on.
 
     Raises:
-      tf.errors.InvalidArgumentError: an index is not a row of its variable.
+      tf.errors.InvalidArgumentError: an index is out of range.
     """
     checks = []
     for gradient, variable in pairs:
@@ -108,7 +110,7 @@ def range_checks(pairs) -> list:
         least, most = tf.reduce_min(gradient.indices), tf.reduce_max(gradient.indices)
         fine = tf.logical_and(least >= 0, most < tf.cast(rows, most.dtype))
         if not tf.executing_eagerly():
-            text = f"{_name(variable)}: an index of its gradient is not in [0, {rows}); least and greatest:"
+            text = f"{_name(variable)}: an index of its gradient is not in [0, {rows}); smallest and largest:"
             checks.append(tf.debugging.Assert(fine, [text, least, most]))
         elif not fine:
             wrong = int(least) if least < 0 else int(most)
@@ -119,13 +121,13 @@ def range_checks(pairs) -> list:
 
 @tf.autograph.experimental.do_not_convert
 def range_checked(pairs) -> list[tuple]:
-    """`pairs` with gradients that wait for `range_checks`."""
+    """`pairs` with gradients that depend on `range_checks`."""
     with tf.control_dependencies(range_checks(pairs)):
         return [(None if g is None else _waiting(g), v) for g, v in pairs]
 
 
 def stored_dtype(variable) -> tf.DType:
-    """The type a variable is stored in; under a mixed-precision policy `dtype` may be what it is read as."""
+    """The dtype of the stored values; under a mixed-precision policy `dtype` may be that of reads."""
     return getattr(variable, "true_dtype", variable.dtype)
 
 

@@ -1,11 +1,11 @@
-"""FTRL-Proximal: keeps the sum of gradients instead of trusting the weight, so that L1 gives exact zeros.
+"""FTRL-Proximal: computes the weight from a sum of gradients, so that L1 gives exact zeros.
 
 McMahan et al. 2013, algorithm 1, in the form of tf_keras and of the TPU engine (p = -learning_rate_power):
 
     n' = n + g^2,    z = z + g + 2 l2_shrinkage w - (n'^p - n^p) / rate w
     w = (clip(z, -l1, l1) - z) / ((n'^p + beta) / rate + 2 l2)
 
-The weight is a function of z and n: a row's first update forgets most of its random initial weight.
+The weight is a function of z and n, so the first update of a row discards most of its random initial weight.
 """
 
 import tensorflow as tf

@@ -1,16 +1,16 @@
-"""Lazy Adam: Adam whose moments and weights move only on rows that have a gradient.
+"""Lazy Adam: updates the moments and weights of rows that have a gradient, and no others.
 
-Kingma & Ba 2015, algorithm 1 in its efficient order (section 2, last paragraph: the bias correction is in
-the rate, epsilon outside the root), applied to touched rows only, as tfa.optimizers.LazyAdam does:
+Kingma & Ba 2015, algorithm 1 in its efficient order (section 2, last paragraph: the bias correction is part
+of the rate, epsilon is outside the root), as in tfa.optimizers.LazyAdam:
 
     m = beta_1 m + (1 - beta_1) g,    v = beta_2 v + (1 - beta_2) g^2
     w = w - rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)
 
-With `amsgrad` (Reddi, Kale & Kumar 2018, algorithm 2, corrected as in tf_keras) the root is of the largest v
-so far, v_max = max(v_max, v).
+With `amsgrad` (Reddi, Kale & Kumar 2018, algorithm 2, with bias correction as in tf_keras) the root is that
+of the largest v so far, v_max = max(v_max, v).
 
-t is the run's step (`bias_correction: global`, what TF-Addons does), the number of the row's own updates
-(`per_row`), or the correction is left out (`none`).
+With `bias_correction: global`, as in TF-Addons, t is the step of the run; with `per_row`, the number of
+updates of the row; with `none` the correction is omitted.
 """
 
 import tensorflow as tf
@@ -22,7 +22,7 @@ from trainer.optimizers.schedules import bias_correction_factor
 
 
 class LazyAdam(RowOptimizer):
-    """Slots m and v, first and second moment; with amsgrad v_max; under per_row `updates`, exact to 2^24."""
+    """Slots m and v, the moments; with amsgrad also v_max; with per_row also `updates`, exact up to 2^24."""
 
     section = LazyAdamConfig
 
@@ -53,7 +53,7 @@ class LazyAdam(RowOptimizer):
         if "v_max" in own:
             own["v_max"] = tf.maximum(own["v_max"], own["v"])
         if "updates" in own:
-            # At 2^24 the counter stands still; the correction has long been 1 by then.
+            # The float32 counter stops at 2^24, long after the correction has become 1.
             step = own["updates"] = own["updates"] + 1.0
         rate = learning_rate
         if self.config.bias_correction != "none":
@@ -62,7 +62,7 @@ class LazyAdam(RowOptimizer):
         return weight - rate * own["m"] / (root + self.config.epsilon), list(own.values())
 
     def _tpu(self, step, multiplier):
-        # The rate carries the bias correction, which the engine does not have.
+        # The engine has no bias correction, so the rate includes it.
         config = self.config
         factor = None
         if config.bias_correction == "global":
@@ -79,14 +79,14 @@ class LazyAdam(RowOptimizer):
 
     def dense(self):
         """See RowOptimizer.dense."""
-        raise ConfigError("optimizer lazy_adam on dense weights, which all move, is adam: use adam")
+        raise ConfigError("optimizer lazy_adam is for rows of tables; use adam for dense weights")
 
     def addons(self):
-        """The same optimizer from TF-Addons, for `engine: tfa`. Raises ConfigError for what that lacks."""
+        """The same optimizer from TF-Addons, for `engine: tfa`. Raises ConfigError if it lacks a setting."""
         from trainer.addons import import_addons
 
         if self.config.addons_lacks:
-            raise ConfigError(f"engine: tfa has no {self.config.addons_lacks}; use engine: rows")
+            raise ConfigError(f"engine: tfa does not support {self.config.addons_lacks}; use engine: rows")
         return import_addons().optimizers.LazyAdam(
             learning_rate=self.config.learning_rate,
             beta_1=self.config.beta_1,

@@ -1,7 +1,7 @@
-"""Gradient descent with momentum, lazy: a row repeats its last move only when it has a gradient.
+"""Gradient descent with lazy momentum: velocity moves a row only at steps where it has a gradient.
 
 Polyak 1964 and, with nesterov, Sutskever et al. 2013, equations 3 and 4, in the form of tf_keras (the rate
-is inside the velocity, so a new rate does not change moves already made):
+is part of the velocity, so a new rate does not rescale the accumulated velocity):
 
     u = momentum u - rate g,    w = w + u    (nesterov: w = w + momentum u - rate g)
 """
@@ -13,7 +13,7 @@ from trainer.optimizers.base import RowOptimizer
 
 
 class Momentum(RowOptimizer):
-    """Slot velocity, the last move."""
+    """Slot velocity."""
 
     section = MomentumConfig
     slot_names = ("velocity",)

@@ -1,6 +1,6 @@
-"""Row-wise Adagrad: one accumulator per row, so that the optimizer's memory is 4 bytes a row.
+"""Row-wise Adagrad: one accumulator per row, 4 bytes of optimizer state.
 
-As EXACT_ROWWISE_ADAGRAD of FBGEMM, which TorchRec trains large tables with:
+As EXACT_ROWWISE_ADAGRAD of FBGEMM, which TorchRec uses for large tables:
 
     a = a + mean(g^2) over the row,    w = w - rate g / (sqrt(a) + epsilon)
 """
@@ -13,7 +13,7 @@ from trainer.optimizers.base import RowOptimizer
 
 
 class RowwiseAdagrad(RowOptimizer):
-    """Slot accumulator of width 1, the sum of mean squares."""
+    """Slot accumulator of width 1, the sum of mean squared gradients."""
 
     section = RowwiseAdagradConfig
     slot_names = ("accumulator",)
@@ -38,4 +38,4 @@ class RowwiseAdagrad(RowOptimizer):
 
     def dense(self):
         """See RowOptimizer.dense."""
-        raise ConfigError("optimizer rowwise_adagrad needs rows of a table; use adagrad for dense weights")
+        raise ConfigError("optimizer rowwise_adagrad is for rows of tables; use adagrad for dense weights")

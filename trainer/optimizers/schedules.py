@@ -1,6 +1,6 @@
 """Learning-rate schedules: functions of the step that multiply every optimizer's peak rate.
 
-Each part is a function from step (float32 scalar, counted from 1) to float32 scalar; `product` joins them.
+Each schedule maps the step (float32 scalar, counted from 1) to a float32 scalar; `product` combines them.
 """
 
 import math
@@ -11,7 +11,7 @@ from configs.sections.training import ScheduleConfig
 
 
 def product(*parts):
-    """The schedule that multiplies schedules; without any, 1."""
+    """The product of schedules; 1 if there are none."""
 
     def schedule(step):
         rate = tf.constant(1.0)
@@ -28,12 +28,12 @@ def warm_up(steps: int, power: float):
 
 
 def cool_down(steps: int, num_steps: int):
-    """1, then linear to 0 over the last `steps` of `num_steps`, reaching it one step after the last."""
+    """1, then linear over the last `steps` of `num_steps` to 0, which it reaches one step after the end."""
     return lambda step: tf.clip_by_value((num_steps + 1 - step) / steps, 0.0, 1.0)
 
 
 def cosine(start: int, stop: int, to: float):
-    """1 up to step `start`, `to` from step `stop`, half a cosine wave between.
+    """1 until step `start`, `to` from step `stop`, half a cosine wave between.
 
     Loshchilov & Hutter 2017, equation 5, without restarts.
     """
@@ -41,21 +41,21 @@ def cosine(start: int, stop: int, to: float):
 
 
 def exponential(start: int, stop: int, to: float):
-    """1 up to step `start`, `to` from step `stop`, by the same factor at each step between."""
+    """1 until step `start`, `to` from step `stop`, falling by a constant factor per step between."""
     return lambda step: tf.exp(math.log(to) * _progress(step, start, stop))
 
 
 def bias_correction_factor(beta_1: float, beta_2: float):
     """Adam's bias correction, sqrt(1 - beta_2^step) / (1 - beta_1^step).
 
-    Kingma & Ba 2015, section 2, last paragraph. Adam on a TPU's embedding engine has no correction: its
-    learning rate carries this factor.
+    Kingma & Ba 2015, section 2, last paragraph. The Adam of the TPU embedding engine has no correction, so
+    its learning rate is multiplied by this factor.
     """
     return lambda step: tf.sqrt(one_minus_power(beta_2, step)) / one_minus_power(beta_1, step)
 
 
 def one_minus_power(beta: float, step):
-    """1 - beta^step, as step's shape, float32; float32 arithmetic on 0.999 itself would be 5e-5 off."""
+    """1 - beta^step, float32 in the shape of `step`; computed directly from float32 0.999 it is 5e-5 off."""
     return -tf.math.expm1(step * math.log(max(beta, 1e-30)))
 
 
@@ -85,5 +85,5 @@ def rate_multiplier(config: ScheduleConfig, num_steps: int):
 
 
 def _progress(step, start: int, stop: int):
-    """How much of the steps start .. stop lies behind, 0 to 1."""
+    """Completed fraction of the steps from `start` to `stop`, 0 to 1."""
     return tf.clip_by_value((step - start) / max(stop - start, 1), 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Gradient descent, w = w - rate g: no memory beside the weights; lazy and dense are the same."""
+"""Gradient descent, w = w - rate g: no optimizer state; the lazy and the dense form are equal."""
 
 import tensorflow as tf
 import tf_keras

@@ -1,4 +1,4 @@
-"""SM3-II on the rows of tables; sm3_maths.py has the formula, its source and its limits."""
+"""SM3-II for rows of tables; sm3_maths.py has the formula, its source and its limits."""
 
 import tensorflow as tf
 
@@ -10,11 +10,11 @@ from trainer.optimizers.standalone.sm3 import SM3Variables
 
 
 class SM3(RowOptimizer):
-    """SM3 on the rows of a table, and by `apply_gradients` on variables of any rank.
+    """SM3 for rows of a table and, by `apply_gradients`, for variables of any rank.
 
-    A row keeps `accumulator`, one float; with `beta` also `accumulator_step`, one float, the last step that
-    touched it; with `momentum` also `momentum`, as wide as the row, which is as much memory as the weights.
-    The table keeps `column_accumulator`, one float a column.
+    A row has `accumulator`, one float; with `beta` also `accumulator_step`, one float, the last step that
+    updated it; with `momentum` also `momentum`, which takes as much memory as the weights. The table has
+    `column_accumulator`, one float per column.
     """
 
     section = configs.sections.optimizers.SM3Config
@@ -22,7 +22,7 @@ class SM3(RowOptimizer):
 
     @property
     def slot_names(self):
-        """accumulator, then what beta and momentum need."""
+        """accumulator, then the slots of beta and momentum."""
         names = {"accumulator": True, "accumulator_step": self.config.beta, "momentum": self.config.momentum}
         return tuple(name for name, present in names.items() if present)
 
@@ -32,12 +32,12 @@ class SM3(RowOptimizer):
         return [self.config.momentum, self.config.beta or 0.0]
 
     def variable_slots(self):
-        """See RowOptimizer.variable_slots; the cover is that of a variable's rank, dense or sparse."""
+        """See RowOptimizer.variable_slots; a variable of any rank has one accumulator for each axis."""
         return SM3Variables(self.config.momentum, self.config.beta)
 
     def keras(self, name=None, **options):
-        """Raises ConfigError: Keras keeps slots by variable, and has no place for state that rows share."""
-        raise ConfigError("optimizer sm3 has no Keras form yet; call apply_gradients in a training loop")
+        """Raises ConfigError: Keras keeps slots per variable, and none for state shared by rows."""
+        raise ConfigError("optimizer sm3 has no Keras form; call apply_gradients in a training loop")
 
     def slot_widths(self, dim):
         """See RowOptimizer.slot_widths."""
@@ -48,8 +48,8 @@ class SM3(RowOptimizer):
         return [tf.zeros([dim])]
 
     def row_update(self, weight, slots, gradient, step, learning_rate):
-        """Not possible: the columns' accumulator belongs to the whole table."""
-        raise NotImplementedError("SM3 has state that rows share; call row_update_shared")
+        """Not available: the column accumulator belongs to the whole table."""
+        raise NotImplementedError("SM3 has state shared by all rows; call row_update_shared")
 
     def row_update_shared(self, weight, slots, shared, gradient, step, learning_rate):
         """See RowOptimizer.row_update_shared."""

@@ -15,7 +15,7 @@ UNKNOWN = {
     "lr": (Adam, "lr: unknown; use learning_rate"),
     "clipvalue": (Adam, "clipvalue: unknown; use clip_value"),
     "l1_regularization_strength": (FTRL, "l1_regularization_strength: unknown; use l1"),
-    "clipnorm": (Adam, r"clipnorm: unknown; give it to the Keras form, as keras\(clipnorm=...\)"),
+    "clipnorm": (Adam, r"clipnorm: unknown; pass it to the Keras form, as keras\(clipnorm=...\)"),
     "decay": (Adam, "decay: unknown; use a LearningRateSchedule or a function of the step as learning_rate"),
     "beta1": (Adam, r"beta1: unknown; did you mean beta_1\?"),
     "centered": (SM3, "centered: unknown; known: learning_rate, momentum, beta"),
@@ -43,7 +43,7 @@ def test_each_wrong_argument_is_named():
 def test_a_rate_takes_the_step_alone(kind, rate):
     """It is refused when it is given, not at the first step, when the step is already counted."""
     name = ROW_OPTIMIZERS[kind].__name__
-    message = f"^{name}: learning_rate is a function that does not take the step as its one argument; write"
+    message = f"^{name}: learning_rate is a function that does not take the step as its only argument; write"
     with pytest.raises(ConfigError, match=message):
         ROW_OPTIMIZERS[kind](rate)
     optimizer = ROW_OPTIMIZERS[kind](0.5)

@@ -1,4 +1,4 @@
-"""What the public optimizers refuse: before anything moves, under both faces, in one sentence."""
+"""What apply_gradients and keras() refuse, before anything is updated."""
 
 import subprocess
 import sys
@@ -22,10 +22,10 @@ def rows(values, indices, dense_shape=None):
 
 
 WRONG = {
-    "transposed": (tf.ones([4, 2]), r"variable v has the shape \(2, 4\), its gradient \(4, 2\)"),
+    "transposed": (tf.ones([4, 2]), r"variable v has the shape \(2, 4\) and its gradient \(4, 2\)"),
     "narrow rows": (rows([[1.0]], [0]), r"shape \(2, 4\); its gradient has indices \(1,\), values \(1, 1\)"),
     "too few indices": (rows([[1.0] * 4] * 2, [0]), r"indices \(1,\), values \(2, 4\)"),
-    "another variable": (rows([[1.0] * 4], [0], tf.constant([9, 4])), r"is of a variable \(9, 4\)"),
+    "another variable": (rows([[1.0] * 4], [0], tf.constant([9, 4])), r"and dense shape \(9, 4\)"),
     "indices of rank 2": (rows([[[1.0] * 4]], [[0]]), r"indices \(1, 1\)"),
     "whole numbers": (tf.ones([2, 4], tf.int32), "its gradient is int32; it must be floating"),
     "complex": (tf.ones([2, 4], tf.complex64), "its gradient is complex64"),
@@ -58,7 +58,7 @@ def test_variables_that_cannot_be_trained(make, dtype):
 
 def test_a_shape_that_grows_is_refused():
     variable = tf.Variable(tf.ones([2, 3]), shape=[None, 3], name="v")
-    with pytest.raises(ValueError, match="variable v has the shape .None, 3.; it must be known in full"):
+    with pytest.raises(ValueError, match="variable v has the shape .None, 3.; it must be fully defined"):
         SGD(0.1).build([variable])
 
 

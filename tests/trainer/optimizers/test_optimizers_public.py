@@ -151,7 +151,7 @@ def test_a_keras_model_trains_as_with_addons():
 
 
 def test_state_that_rows_share_has_no_place_in_keras():
-    with pytest.raises(ConfigError, match="sm3 has no Keras form yet; call apply_gradients"):
+    with pytest.raises(ConfigError, match="sm3 has no Keras form; call apply_gradients"):
         ROW_OPTIMIZERS["sm3"]().keras()
 
 

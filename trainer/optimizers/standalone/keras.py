@@ -1,4 +1,4 @@
-"""Row optimizers as tf_keras optimizers, for `model.compile` and everything else Keras does with one."""
+"""Row optimizers as tf_keras optimizers, for `model.compile` and other Keras APIs."""
 
 import tensorflow as tf
 import tf_keras
@@ -11,23 +11,23 @@ from trainer.optimizers.standalone.variables import distinct, update_variable
 
 @tf_keras.utils.register_keras_serializable("lazytower")
 class KerasShell(tf_keras.optimizers.Optimizer):
-    """Keras keeps step, learning rate and slots; the row optimizer has the mathematics.
+    """A Keras optimizer with the update rule of a row optimizer.
 
-    A step reads and writes the rows that have a gradient, and no others. Keras sums gradients over replicas,
-    sets the rate (schedules, callbacks) and saves the slots with the model.
+    A step reads and writes only the rows that have a gradient. Keras sums gradients over replicas, sets the
+    learning rate (schedules, callbacks), counts the steps and saves the slots with the model.
 
     Args:
-      optimizer: RowOptimizer, or the dict that `get_config` makes of one.
-      learning_rate: number, tf.Variable (its value at each step counts; Keras assigns to it) or tf_keras
-        LearningRateSchedule; the optimizer's own when not given.
+      optimizer: RowOptimizer, or its dict from `get_config`.
+      learning_rate: number, tf.Variable (read at each step; Keras assigns to it) or tf_keras
+        LearningRateSchedule; None for the optimizer's own.
       name: of the Keras optimizer.
-      clipnorm, global_clipnorm, clipvalue: as in tf_keras, of distinct rows with their summed gradients.
-      use_ema, ema_momentum, ema_overwrite_frequency: as in tf_keras: with use_ema each step passes over all
-        weights.
-      jit_compile: as in tf_keras, where it counts on GPUs only.
+      clipnorm, global_clipnorm, clipvalue: as in tf_keras, after gradients of the same row are summed.
+      use_ema, ema_momentum, ema_overwrite_frequency: as in tf_keras; use_ema reads and writes all weights
+        each step.
+      jit_compile: as in tf_keras, where it has an effect on GPUs only.
 
     Raises:
-      ConfigError: an option that Keras does not know, or a function as learning rate.
+      ConfigError: an option is unknown, or the learning rate is a function.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class KerasShell(tf_keras.optimizers.Optimizer):
         **unknown,
     ):
         _refuse(unknown, clipnorm=clipnorm, global_clipnorm=global_clipnorm, clipvalue=clipvalue)
-        # Keras' own weight decay passes over all weights, even at 0; the row optimizer has a lazy one.
+        # Keras' weight decay updates all weights, even at 0; the row optimizer's is lazy.
         super().__init__(
             name=name,
             weight_decay=None,
@@ -73,12 +73,12 @@ class KerasShell(tf_keras.optimizers.Optimizer):
         schedule = isinstance(learning_rate, tf_keras.optimizers.schedules.LearningRateSchedule)
         if callable(learning_rate) and not schedule:
             raise ConfigError(
-                "Keras takes a number, a tf.Variable or a LearningRateSchedule as learning_rate, no function"
+                "keras(): learning_rate is a function; use a number, a tf.Variable or a LearningRateSchedule"
             )
         return super()._build_learning_rate(learning_rate)
 
     def build(self, var_list):
-        """Makes the slots, float32 [rows, width] each, whatever the type of the variable."""
+        """Creates the slots, float32 [rows, width] each, whatever the dtype of the variable."""
         super().build(var_list)
         if getattr(self, "_built", False):
             return
@@ -92,16 +92,16 @@ class KerasShell(tf_keras.optimizers.Optimizer):
     def _add_slot(self, variable, name, value):
         if variable.dtype == tf.float32:
             return self.add_variable_from_reference(variable, name, initial_value=value)
-        # Keras would make it of the variable's type.
+        # Keras would give the slot the variable's dtype.
         with tf.distribute.get_strategy().extended.colocate_vars_with(variable):
             slot = tf.Variable(value, trainable=False, name=f"{name}/{variable._shared_name}")
         self._variables.append(slot)
         return slot
 
     def apply_gradients(self, grads_and_vars, *args, **kwargs):
-        """As in Keras; variables, gradients and indices are checked as RowOptimizer.apply_gradients does."""
+        """As in Keras, with the checks of RowOptimizer.apply_gradients."""
         given = list(grads_and_vars)
-        # While a model is saved, Keras traces a step on what are no variables yet.
+        # When saving a model, Keras traces a step on placeholders instead of variables.
         if all(isinstance(variable, tf.Variable) for _, variable in given):
             for _, variable in given:
                 check_variable(variable)
@@ -126,9 +126,9 @@ class KerasShell(tf_keras.optimizers.Optimizer):
         update_variable(self._rows, gradient, variable, slots, step, rate, decay, is_distinct=True)
 
     def get_config(self):
-        """What `from_config` takes; the row optimizer as its section's keys."""
+        """Arguments for `from_config`; `optimizer` has the keys of its section."""
         config = super().get_config()
-        for name in ("weight_decay", "is_legacy_optimizer"):  # the first is the row optimizer's
+        for name in ("weight_decay", "is_legacy_optimizer"):  # the row optimizer has its own weight_decay
             config.pop(name)
         return config | {
             "optimizer": self._rows.config.model_dump(mode="json"),
@@ -137,10 +137,10 @@ class KerasShell(tf_keras.optimizers.Optimizer):
 
 
 def _refuse(unknown: dict, **clips) -> None:
-    """Raises ConfigError for options that mean nothing here, and for clips that are not above 0."""
-    unknown.pop("is_legacy_optimizer", None)  # Keras' own mark in a saved configuration
+    """Raises ConfigError for unknown options and for clip values that are not greater than 0."""
+    unknown.pop("is_legacy_optimizer", None)  # Keras adds it to saved configurations
     if "weight_decay" in unknown:
-        raise ConfigError("keras() has no weight_decay: give it to the optimizer, LazyAdam(weight_decay=...)")
+        raise ConfigError("keras() has no weight_decay: pass it to the optimizer, LazyAdam(weight_decay=...)")
     if unknown:
         raise ConfigError(f"keras() has no option {', '.join(sorted(unknown))}")
     for name, value in clips.items():

@@ -1,4 +1,4 @@
-"""SM3 on plain tf.Variables of any rank; trainer/optimizers/sm3_maths.py has the mathematics."""
+"""SM3 for plain tf.Variables of any rank; trainer/optimizers/sm3_maths.py has the formula."""
 
 import types
 
@@ -10,11 +10,11 @@ from trainer.optimizers.standalone.variables import distinct
 
 
 class SM3Variables(Slots):
-    """State of variables of any rank, with dense gradients or tf.IndexedSlices; may be checkpointed.
+    """SM3 state of variables of any rank, for dense gradients and tf.IndexedSlices.
 
-    Slots of a variable: `accumulator_<k>` for each axis k; with momentum `momentum`, as the variable; with
-    beta `step`, how often the variable was updated, and `last_step` of each row. A step may leave variables
-    out.
+    Slots of a variable: `accumulator_<k>` for each axis k; with momentum `momentum`, shaped as the variable;
+    with beta `step`, the number of updates of the variable, and `last_step`, that of each row's last one. A
+    step need not update all variables.
 
     Args:
       momentum, beta: as sm3_update.
@@ -37,7 +37,7 @@ class SM3Variables(Slots):
         return {k: tf.Variable(value, trainable=False, name=f"{owner}/{k}") for k, value in values.items()}
 
     def slots(self, variable) -> types.SimpleNamespace:
-        """The state of a variable, made when there is none: accumulators, trace, step, last."""
+        """The slots of a variable: accumulators, trace, step, last; creates missing ones."""
         own = self.of(variable)
         return types.SimpleNamespace(
             accumulators=[slot for name, slot in own.items() if name.startswith("accumulator")],
@@ -52,7 +52,7 @@ class SM3Variables(Slots):
             self._apply(gradient, variable, self.slots(variable), rate)
 
     def _apply(self, gradient, variable, slots, rate) -> None:
-        """Gathers the touched rows (all of them for a dense gradient), steps, writes them back."""
+        """Reads the touched rows (all of them for a dense gradient), updates them and writes them back."""
         ids = None
         if isinstance(gradient, tf.IndexedSlices):
             gradient = distinct(gradient)

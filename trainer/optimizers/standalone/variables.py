@@ -1,4 +1,4 @@
-"""Row optimizers on plain tf.Variables: no tables, no config, no trainer."""
+"""Row optimizers for plain tf.Variables, without tables or a config."""
 
 import tensorflow as tf
 
@@ -8,7 +8,7 @@ from trainer.optimizers.standalone.slots import Slots
 
 
 class VariableUpdates(Slots):
-    """Step counter and slots of one optimizer's variables, float32 [rows, width] each.
+    """Step counter and slots of the variables of one optimizer; slots are float32 [rows, width].
 
     Args:
       initial: RowOptimizer.initial_slots.
@@ -20,7 +20,7 @@ class VariableUpdates(Slots):
         self._initial, self._names = initial, tuple(names)
 
     def initial(self, variable) -> dict[str, tf.Tensor]:
-        """Values of the slots of a variable before its first step, by name."""
+        """Initial values of the slots of a variable, by name."""
         values = self._initial(tf.zeros(_row_shape(variable.shape)))
         return dict(zip(self._names, values, strict=True))
 
@@ -33,7 +33,7 @@ class VariableUpdates(Slots):
         }
 
     def apply(self, optimizer, pairs, step, rate) -> None:
-        """One step on variables; `pairs`, `step` and `rate` as `apply_to_variables` gives them."""
+        """One step on checked pairs (gradient, variable); `step` and `rate` are float32 scalars."""
         for gradient, variable in pairs:
             update_variable(optimizer, gradient, variable, list(self.of(variable).values()), step, rate)
 
@@ -43,7 +43,7 @@ def apply_to_variables(optimizer, updates: Slots, grads_and_vars) -> None:
 
     Args:
       optimizer: RowOptimizer.
-      updates: its state, with `apply(optimizer, pairs, step, rate)`.
+      updates: its state; has `apply(optimizer, pairs, step, rate)`.
       grads_and_vars: pairs (gradient, tf.Variable).
     """
     pairs = checked(grads_and_vars)
@@ -63,14 +63,17 @@ def update_variable(optimizer, gradient, variable, slots, step, rate, decay=True
 
     Args:
       optimizer: RowOptimizer.
-      gradient: dense, as the variable, or tf.IndexedSlices of its first axis.
-      variable: tf.Variable of any rank and floating type; the mathematics are float32.
+      gradient: dense, shaped as the variable, or tf.IndexedSlices.
+      variable: tf.Variable of any rank and floating dtype; computation is in float32.
       slots: tf.Variables float32 [rows, width].
       step, rate: float32 scalars.
       decay: whether the optimizer's weight_decay applies.
-      is_distinct: whether slices are known to have each index once.
+      is_distinct: whether the indices of slices are known to be distinct.
     """
-    step, rate = tf.convert_to_tensor(step), tf.convert_to_tensor(rate)  # casts may have kept a variable
+    step, rate = (
+        tf.convert_to_tensor(step),
+        tf.convert_to_tensor(rate),
+    )  # a cast to the same dtype returns the variable itself
     if isinstance(gradient, tf.IndexedSlices) and not optimizer.lazy:
         gradient = tf.math.unsorted_segment_sum(
             tf.cast(gradient.values, tf.float32), gradient.indices, variable.shape[0]
@@ -95,7 +98,7 @@ def update_variable(optimizer, gradient, variable, slots, step, rate, decay=True
 
 
 def distinct(slices: tf.IndexedSlices) -> tf.IndexedSlices:
-    """Slices with each index once and the sum of its values; sums of half precision are float32."""
+    """Slices with distinct indices; values of the same index are summed, half precision as float32."""
     values = slices.values
     values = tf.cast(values, tf.float32) if values.dtype.size < 4 else values
     ids, where = tf.unique(slices.indices)
@@ -109,5 +112,5 @@ def _row_shape(shape: tf.TensorShape) -> list[int]:
 
 
 def _as_rows(value, shape: tf.TensorShape):
-    """float32 [rows, values per row] of some or all rows of a variable of this shape."""
+    """Some or all rows of a variable of this shape, float32 [rows, values per row]."""
     return tf.reshape(tf.cast(value, tf.float32), [-1, _row_shape(shape)[1]])

@@ -185,7 +185,7 @@ def test_an_update_can_be_compiled_by_xla(kind):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weight_decay": 0.1}, "give it to the optimizer, LazyAdam"),
+        ({"weight_decay": 0.1}, "pass it to the optimizer, LazyAdam"),
         ({"gradient_aggregator": None}, "keras.. has no option gradient_aggregator"),
         ({"clipnorm": 0.0}, "clipnorm must be greater than 0, found 0.0"),
         ({"clipvalue": -1}, "clipvalue must be greater than 0, found -1"),
