@@ -1,4 +1,4 @@
-"""Indexes of served models, by kind: each module has a class `Index` (see trainer/indexes/base.py)."""
+"""Modules of indexes for serving, by kind; each has a class `Index` (see trainer/indexes/base.py)."""
 
 MODULES = {
     "brute_force": "trainer.indexes.brute_force",

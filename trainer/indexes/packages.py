@@ -1,4 +1,4 @@
-"""Optional packages of TensorFlow operations that indexes need, or an error that says how to install them."""
+"""Loads optional packages of TensorFlow operations that indexes require."""
 
 import importlib
 import importlib.util
@@ -8,23 +8,23 @@ from types import ModuleType
 from configs.errors import ConfigError
 
 INSTALL = {"scann": "pip install 'scann==1.4.2'"}
-# Module that registers a package's operations when imported, and their shared library inside the package.
+# The module whose import registers a package's operations, and their shared library inside the package.
 _OPERATIONS = {"scann": ("scann.scann_ops.py.scann_ops", "scann_ops/cc/_scann_ops.so")}
 
 
 def require_package(package: str, what: str) -> None:
-    """Raises ConfigError unless the package is installed; `what` needs it. Imports nothing."""
+    """Raises ConfigError unless the package, which `what` requires, is installed; does not import it."""
     if importlib.util.find_spec(package) is None:
         raise ConfigError(
-            f"{what} needs the package {package}, which is not installed; install it: {INSTALL[package]}"
+            f"{what} requires the package {package}, which is not installed; run {INSTALL[package]}"
         )
 
 
 def load_operations(package: str, what: str) -> ModuleType:
-    """The package's module of TensorFlow operations, which importing it registers.
+    """Imports the package's module of TensorFlow operations, which registers them.
 
     Raises:
-      ConfigError: it is not installed, or built for another TensorFlow; `what` needs it.
+      ConfigError: the package, which `what` requires, is not installed or was built for another TensorFlow.
     """
     require_package(package, what)
     import tensorflow as tf
@@ -34,13 +34,13 @@ def load_operations(package: str, what: str) -> ModuleType:
     except (ImportError, tf.errors.OpError) as error:
         line = str(error).splitlines()[0]
         raise ConfigError(
-            f"{what}: the operations of {package} do not load into TensorFlow {tf.__version__} ({line}); "
+            f"{what}: TensorFlow {tf.__version__} cannot load the operations of {package} ({line}); "
             f"install the version built for it: {INSTALL[package]}"
         ) from None
 
 
 def op_library(package: str) -> str:
-    """Path of the shared library that servers must load; the package must be installed."""
+    """Path of the shared library that model servers must load; the package must be installed."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.submodule_search_locations is None:
         raise ModuleNotFoundError(f"{package} is not installed")

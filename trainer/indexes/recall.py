@@ -1,4 +1,4 @@
-"""How many of the exact best items an index finds."""
+"""Recall of an index: the fraction of the exact best items that it finds."""
 
 import numpy as np
 import tensorflow as tf
@@ -10,14 +10,14 @@ _BATCH = 32
 
 
 def measure_recall(index: BaseIndex, users, vectors: tf.Variable, servable: int, ks: list[int]) -> dict:
-    """Mean share of the exact best k rows among the k that the index finds, nothing banned.
+    """Mean fraction of the exact best k rows that the index finds among its k, without banned pairs.
 
     Args:
-      index: of `vectors` and `servable`.
+      index: built from `vectors` and `servable`.
       users: float32 [n, dim], n at least 1.
       vectors: float32 [rows, dim].
-      servable: so many first rows may be returned, at least 1.
-      ks: numbers of items.
+      servable: only the first `servable` rows may be returned; at least 1.
+      ks: values of k.
 
     Returns:
       {k: recall}, 0 to 1.

@@ -1,8 +1,8 @@
-"""The best items of a batch of users by ScaNN (Guo et al. 2020): approximate, for catalogs of millions.
+"""Approximate search by ScaNN (Guo et al. 2020), for catalogs of millions of items.
 
-The tree and the quantized items are variables of the SavedModel. ScaNN hands over candidates; they are scored
-again here with the vectors themselves, so scores are those of brute force and no second copy of the vectors
-is kept.
+The tree and the quantized items are variables of the SavedModel. ScaNN returns candidates; they are scored
+again here with the model's own vectors, so the scores equal those of brute force and no second copy of the
+vectors is stored.
 """
 
 import math
@@ -15,8 +15,8 @@ from configs.sections.export import ScannIndexConfig
 from trainer.indexes.base import NO_SCORE, BaseIndex
 from trainer.indexes.packages import load_operations
 
-_LEAST_ITEMS = 16  # as many as a quantized pair of columns has values
-# The loss that weighs errors along the vector more than across it; the value of ScaNN's own examples.
+_LEAST_ITEMS = 16  # number of values of a quantized pair of columns
+# Threshold of the loss that weighs errors parallel to the vector more; the value of ScaNN's examples.
 _ANISOTROPIC_THRESHOLD = 0.2
 
 
@@ -30,18 +30,20 @@ class Index(BaseIndex):
         self._ops = load_operations("scann", "export.index.kind: scann")
         if servable < _LEAST_ITEMS:
             raise ExportError(
-                f"export.index.kind: scann needs {_LEAST_ITEMS} items, there are {servable}; use brute_force"
+                f"export.index.kind: scann requires {_LEAST_ITEMS} items, found {servable}; use brute_force"
             )
         self._leaves = config.leaves or round(math.sqrt(servable))
         if self._leaves > servable:
-            raise ExportError(f"export.index.leaves: {self._leaves} exceeds the number of items, {servable}")
+            raise ExportError(
+                f"export.index.leaves: {self._leaves} exceeds the number of items, {servable}; lower it"
+            )
         wanted = config.leaves_to_search or max(10, round(self._leaves / 10))
         self._leaves_to_search = min(wanted, self._leaves)
         self._state = self._build().serialize_to_module()
 
     def _build(self):
         builder = self._ops.builder(self._vectors[: self._servable], 10, "dot_product")
-        # ScaNN's default where leaves are large: without it recall fell from 0.81 to 0.69 on 200,000 items.
+        # 50 is ScaNN's default. Without a minimum, recall on 200,000 items fell from 0.81 to 0.69.
         least = min(50, max(1, self._servable // (2 * self._leaves)))
         builder = builder.tree(self._leaves, self._leaves_to_search, min_partition_size=least)
         return builder.score_ah(2, anisotropic_quantization_threshold=_ANISOTROPIC_THRESHOLD).build()
@@ -49,7 +51,7 @@ class Index(BaseIndex):
     def search(self, users, banned, k):
         keep = tf.maximum(self._config.reorder, 2 * k)
         rows = self._candidates(users, banned, keep)
-        # Nothing, k times, so that there are k; rising, so that equal scores stay in row order.
+        # Pad with k missing rows, so that there are at least k; sort, so that equal scores stay in row order.
         nothing = tf.fill(tf.stack([tf.shape(users)[0], k]), self._servable)
         rows = tf.sort(tf.concat([rows, nothing], axis=1), axis=1)
         vectors = tf.gather(self._vectors.read_value(), tf.minimum(rows, self._servable - 1))
@@ -58,13 +60,13 @@ class Index(BaseIndex):
         return scores, tf.cast(tf.gather(rows, place, batch_dims=1), tf.int64)
 
     def _candidates(self, users, banned, keep):
-        """Rows int32 [batch, at most keep] that are allowed, best guesses first; `servable`: none."""
+        """Candidate rows int32 [batch, at most keep], best first; banned and missing ones are `servable`."""
         batch = tf.shape(users)[0]
         most_banned = tf.reduce_max(
             tf.math.unsorted_segment_sum(tf.ones_like(banned[0], tf.int32), banned[0], batch)
         )
         fetch = tf.minimum(keep + tf.maximum(most_banned, 0), self._servable)
-        # So many leaves that they hold twice what is fetched, if all are of one size.
+        # As many leaves as hold twice the fetched items, if all leaves are equally large.
         share = 2.0 * tf.cast(fetch, tf.float32) / self._servable
         needed = tf.cast(tf.math.ceil(self._leaves * tf.minimum(share, 1.0)), tf.int32)
         searcher = self._ops.searcher_from_module(self._state)
@@ -74,7 +76,7 @@ class Index(BaseIndex):
             pre_reorder_num_neighbors=fetch,
             leaves_to_search=tf.maximum(needed, self._leaves_to_search),
         )
-        # ScaNN fills lists up with row 0 and a NaN score.
+        # ScaNN pads its lists with row 0 and score NaN.
         missing = tf.math.is_nan(guesses) | _among(banned, rows, self._vectors.shape[0])
         rows, guesses = tf.where(missing, self._servable, rows), tf.where(missing, NO_SCORE, guesses)
         _, place = tf.math.top_k(guesses, tf.minimum(keep, tf.shape(guesses)[1]))
@@ -97,7 +99,7 @@ class Index(BaseIndex):
 def _among(banned, rows, num_rows: int):
     """Whether (position in the batch, row) is banned, for each of rows int32 [batch, n]."""
     users, items = banned
-    known = tf.sort(tf.concat([[-1], users * num_rows + items], axis=0))  # -1: there is always one to look at
+    known = tf.sort(tf.concat([[-1], users * num_rows + items], axis=0))  # -1, so that it is never empty
     position = tf.range(tf.shape(rows, tf.int64)[0])[:, tf.newaxis]
     wanted = tf.reshape(position * num_rows + tf.cast(rows, tf.int64), [-1])
     place = tf.minimum(tf.searchsorted(known, wanted), tf.size(known) - 1)

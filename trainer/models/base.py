@@ -1,4 +1,4 @@
-"""What the training step, evaluation and export ask of a model."""
+"""The interface of models, for the training step, evaluation and export."""
 
 import abc
 
@@ -6,30 +6,39 @@ import tensorflow as tf
 
 
 class Model(tf.Module, abc.ABC):
-    """A model scores a user and an item by the dot product of two vectors.
+    """Scores a user and an item by the dot product of two vectors.
 
-    `activations` is a dict of pooled embeddings by input name, float32 [batch, dim]; `features` holds the
-    numeric inputs, float32 [batch].
+    In all methods, `activations` has the pooled embeddings by input name, float32 [batch, dim], and
+    `features` the numeric inputs by name, float32 [batch].
     """
 
     @abc.abstractmethod
     def lookups(self, batch: dict, step) -> dict:
-        """Ids to look up for a training batch, by input name; `step` (int64 scalar) seeds sampled ids."""
+        """Ids to look up for a training batch, by input name; `step` (int64 scalar) seeds sampled items."""
 
     @abc.abstractmethod
     def columns(self, batch: dict, step) -> dict:
-        """What `loss` needs beside embeddings, by name, [batch, ...] or, of drawn items, [extra, ...]: looked
-        up and checked where the data is, because a TPU has neither large tables of constants nor assertions.
-        `step`: as in lookups."""
+        """The other arrays that `loss` needs, by name: [batch, ...] or, for sampled items, [extra, ...].
+
+        They are looked up and checked on the host, because a TPU has neither large constants nor assertions.
+        `step`: as in `lookups`.
+        """
 
     @abc.abstractmethod
     def loss(self, activations: dict, columns: dict, step, share=None):
-        """Training loss, float32 scalar; of one replica's rows when a trainer.training.replicas.Share is
-        given, whose losses add up to that of the whole batch. `columns`: from the method of that name."""
+        """Training loss, float32 scalar.
+
+        Args:
+          activations: of the batch.
+          columns: from the method `columns`.
+          step: as in `lookups`.
+          share: trainer.training.replicas.Share if the arrays are one replica's rows; the losses of all
+            replicas add up to that of the batch. None if they are the whole batch.
+        """
 
     @abc.abstractmethod
     def user_vectors(self, activations: dict, features: dict):
-        """float32 [batch, vector_dim]; a constant column carries what is added to the dot product."""
+        """float32 [batch, vector_dim]; for a bias in the item vector, one column is constant 1."""
 
     @abc.abstractmethod
     def item_vectors(self, activations: dict, features: dict):
@@ -38,22 +47,23 @@ class Model(tf.Module, abc.ABC):
     @property
     @abc.abstractmethod
     def user_inputs(self) -> list[str]:
-        """Inputs of the user's side."""
+        """Inputs of `user_vectors`."""
 
     @property
     @abc.abstractmethod
     def item_inputs(self) -> list[str]:
-        """Inputs of the item's side."""
+        """Inputs of `item_vectors`."""
 
 
 def row_weights(batch: dict):
-    """Weights of the rows, float32 [batch]; ones when the data has none."""
+    """Weights of the rows, float32 [batch]; ones if the data has none."""
     return batch["weight"] if "weight" in batch else tf.ones_like(batch["label"])
 
 
 def split_last(rows):
     """Values [..., n] as ([..., n - 1], [..., 1]).
 
-    Not as slices: their gradients, zeros around a part, took more than half of a step of dot_bias.
+    tf.split instead of slices: the gradients of slices, padded with zeros, took more than half of a dot_bias
+    step.
     """
     return tf.split(rows, [rows.shape[-1] - 1, 1], axis=-1)

@@ -1,4 +1,4 @@
-"""The classic collaborative filter: logistic loss on u . v + b_u + b_i, biases in the last columns."""
+"""Logistic matrix factorization: score u . v + b_u + b_i, with biases in the last column of the rows."""
 
 import tensorflow as tf
 
@@ -14,7 +14,8 @@ class DotBias(Model):
 
     Args:
       config: the run.
-      item_counts: [item table rows]; its items with positive train rows are the pool of sampled negatives.
+      item_counts: [item table rows], positive train rows of each item; items that have any are sampled as
+        negatives.
       scales, item_features: unused; the model has no side features.
     """
 
@@ -39,10 +40,10 @@ class DotBias(Model):
         if self._options.label_threshold is not None:
             labels = tf.cast(labels >= self._options.label_threshold, tf.float32)
         else:
-            # Outside 0..1 the loss has no lower bound, and training would run away without a word. NaN is
-            # left to the loss, which shows it.
+            # For labels outside 0..1 the loss has no lower bound, so training would diverge silently. NaN
+            # passes: the loss becomes NaN, which is detected later.
             outside = tf.reduce_any((labels < 0.0) | (labels > 1.0))
-            tf.debugging.Assert(~outside, ["a label lies outside 0..1: set model.label_threshold"])
+            tf.debugging.Assert(~outside, ["a label is outside 0..1; set model.label_threshold"])
         return {"label": labels, "weight": row_weights(batch)}
 
     def loss(self, activations, columns, step, share=None):

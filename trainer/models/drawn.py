@@ -1,18 +1,18 @@
-"""Items drawn at random as negatives: the same for a step wherever, and however often, it is computed."""
+"""Random items as negatives, determined by the seed and the step alone."""
 
 import numpy as np
 import tensorflow as tf
 
 
 class Pool:
-    """Items with positive train rows, from which is drawn uniformly, with replacement.
+    """Samples items with positive train rows, uniformly and with replacement.
 
     Args:
       item_counts: [item table rows], positive train rows of each item.
       seed: of the run.
 
     Attributes:
-      size: number of its items.
+      size: number of items that can be sampled.
     """
 
     def __init__(self, item_counts, seed: int):
@@ -21,7 +21,7 @@ class Pool:
         self.size = len(items)
 
     def draw(self, shape, step):
-        """Ids of items, int64 of that shape; `step`: int64 scalar."""
+        """Random item ids, int64 of this shape, for a step (int64 scalar)."""
         seed = tf.stack([tf.constant(self._seed, tf.int64), step])
         drawn = tf.random.stateless_uniform(shape, seed=seed, maxval=self.size, dtype=tf.int32)
         return tf.gather(self._items, drawn)

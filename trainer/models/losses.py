@@ -1,4 +1,4 @@
-"""Losses with gradients that never hold a batch x batch matrix."""
+"""Losses; the softmax and its gradients never materialize a batch x batch matrix."""
 
 import tensorflow as tf
 
@@ -14,26 +14,26 @@ def in_batch_softmax(
 ):
     """Mean in-batch sampled softmax loss with logQ correction, blockwise.
 
-    Row i's positive is item i; all items of the batch are candidates, with logit
+    The positive of row i is item i. All items of the batch are candidates, with logit
     s_ij = user_i . item_j / temperature - log_q_j (Yi et al. 2019, Sampling-Bias-Corrected Neural Modeling,
-    eq. 3; the correction is on the positive too). With `mask_hits`, candidate j != i with item j == item i is
-    left out. Extra candidates are negatives of all rows. Loss and both gradients are computed in one pass
-    over blocks of rows, so memory is O(candidates x BLOCK_ROWS).
+    eq. 3; the positive is corrected too). `mask_hits` excludes candidates j != i with item j == item i. Extra
+    candidates are negatives of all rows. The loss and both gradients are computed in one pass over blocks of
+    rows, so memory is O(candidates x BLOCK_ROWS).
 
     Args:
       user, item: float32 [batch, dim].
       item_ids: int64 [batch].
-      log_q: float32 [batch], log of each item's probability of being drawn as a candidate.
-      weight: float32 [batch], weight of each row; the loss is 0 when all are 0.
+      log_q: float32 [batch], log of each item's probability of being a candidate.
+      weight: float32 [batch], weight of each row; the loss is 0 if all are 0.
       temperature: divides the dot products.
-      mask_hits: leave accidental hits out.
-      share: trainer.training.replicas.Share when the rows are those of one replica: the items of all replicas
-        are candidates; None when the batch is whole.
-      extra: (vectors [m, dim], ids [m], log_q [m]) of m further candidates, of the replica's share of them;
-        None: there are none.
+      mask_hits: whether to exclude accidental hits.
+      share: trainer.training.replicas.Share if the rows are one replica's; the items of all replicas are
+        candidates then. None if they are the whole batch.
+      extra: (vectors [m, dim], ids [m], log_q [m]) of m extra candidates, or of this replica's share of them;
+        None if there are none.
 
     Returns:
-      float32 scalar, sum(weight_i loss_i) / sum(weight_i), the lower sum over all replicas' rows.
+      float32 scalar, sum(weight_i loss_i) / sum(weight_i); the denominator sums the rows of all replicas.
     """
     first, total = 0, weight
     if share is not None:
@@ -58,10 +58,10 @@ def in_batch_softmax(
 
 
 def _blocks(user, item, item_ids, log_q, share, scale, mask_hits, first):
-    """Loss and its gradients to user and item; see in_batch_softmax. Row i's positive is item first + i."""
+    """The loss and its gradients; see in_batch_softmax. The positive of row i is item first + i."""
     batch, dim = tf.shape(user)[0], user.shape[-1]
-    # Blocks of one size, the last one filled up with rows of weight 0: XLA, which compiles for TPUs, has no
-    # slices of changing size.
+    # All blocks have the same size, the last one padded with rows of weight 0: XLA has no slices of dynamic
+    # size.
     count = (batch + BLOCK_ROWS - 1) // BLOCK_ROWS
     positive_item = tf.slice(item, [first, 0], [batch, dim])
     columns = (user, positive_item, tf.slice(item_ids, [first], [batch]), share)
@@ -72,7 +72,7 @@ def _blocks(user, item, item_ids, log_q, share, scale, mask_hits, first):
         rows, part = _rows(user_rows, start), _rows(part_rows, start)
         own_item = _rows(positive_rows, start)
         logits = tf.matmul(rows * scale, item, transpose_b=True) - log_q
-        # Beyond the batch: a place that is there; these rows weigh nothing.
+        # Clamp the positions of padding rows, whose weight is 0.
         place = tf.minimum(first + start + tf.range(BLOCK_ROWS), tf.shape(item)[0] - 1)
         if mask_hits:
             hit = tf.equal(_rows(own_ids, start)[:, None], item_ids[None, :])
@@ -107,14 +107,14 @@ def _blocks(user, item, item_ids, log_q, share, scale, mask_hits, first):
 
 
 def _rows(column, start):
-    """A block of a column [n, ...] whose n is a multiple of BLOCK_ROWS."""
+    """The block of a column [n, ...] that begins at `start`; n is a multiple of BLOCK_ROWS."""
     rank = column.shape.rank
     sizes = [BLOCK_ROWS, *column.shape[1:]]
     return tf.slice(column, [start] + [0] * (rank - 1), sizes)
 
 
 def _fill(column, rows):
-    """A column [n, ...] with so many more rows of zeros."""
+    """A column [n, ...] with this many rows of zeros appended."""
     return tf.pad(column, [[0, rows]] + [[0, 0]] * (column.shape.rank - 1))
 
 
@@ -122,7 +122,7 @@ def logistic(logits, labels, weight, share=None):
     """Weighted mean logistic loss.
 
     Args:
-      logits, labels, weight: float32, same shape; labels in 0..1.
+      logits, labels, weight: float32, of the same shape; labels in 0..1.
       share: as in_batch_softmax; the mean is over the rows of all replicas.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A model with its tables: built from the config and the dataset, the same for training and serving."""
+"""A model with its tables, built from the config and the dataset, for training and serving."""
 
 import contextlib
 from collections.abc import Callable
@@ -24,9 +24,9 @@ class Recommender(tf.Module):
       config: the run.
       dataset: its dataset.
       item_counts: int64 [item table rows], positive train rows of each item.
-      num_steps: length of the run, which places the start of averaging.
-      table_type: class of what stores all tables, whatever the config's engines; None: as configured.
-      item_features: side features [item table rows] of items, by name; training may draw items.
+      num_steps: length of the run, which determines the start of averaging.
+      table_type: class that stores all tables, instead of the configured engines; None: as configured.
+      item_features: side features [item table rows] of items, by name; for models that sample items.
     """
 
     def __init__(
@@ -54,8 +54,7 @@ class Recommender(tf.Module):
         )
         self.dense_variables = list(self.model.trainable_variables)
         self.dense_averages = DenseAverages(self.average, self.dense_variables) if self.average else None
-        # Averages of dense variables that were not kept while training, arrays
-        # (trainer/checkpoints/tail_average.py).
+        # Averages of dense variables that were computed after training (trainer/checkpoints/tail_average.py).
         self.dense_tail: list[np.ndarray] | None = None
 
     def _make_table(self, name: str, dataset: Dataset) -> Embedding:
@@ -67,17 +66,17 @@ class Recommender(tf.Module):
 
     @property
     def has_averages(self) -> bool:
-        """Whether there are averaged weights beside the raw ones."""
+        """Whether there are averaged weights in addition to the raw ones."""
         return self.average is not None or self.dense_tail is not None
 
     @property
     def storages(self) -> dict:
-        """Tables whose records are the state of the embeddings, by table name."""
+        """The storage of the embeddings, by table name."""
         return {name: table.storage for name, table in self.tables.items()}
 
     @property
     def dense_state(self) -> dict[str, tf.Variable]:
-        """Towers, their averages and what rows of tables share, by a name stable from run to run."""
+        """Tower weights, their averages and state shared by rows of tables, by a stable name."""
         shadows = self.dense_averages.shadows if self.dense_averages else []
         groups = {"dense": self.dense_variables, "average": shadows}
         numbered = {f"{group}/{i:03d}": v for group, members in groups.items() for i, v in enumerate(members)}
@@ -85,7 +84,7 @@ class Recommender(tf.Module):
         return numbered | {f"shared/{t}/{n}": v for t, table in tables for n, v in table.shared.items()}
 
     def initialize(self) -> None:
-        """Initial weights of all tables, from the config's seed."""
+        """Sets the initial weights of all tables, from the config's seed."""
         for name, table in self.tables.items():
             zero_row = self._tables_info["item" if name == "history" else name].oov
             table.initialize(self.config.table(name).init_stddev, self.config.train.seed, zero_row)
@@ -94,18 +93,18 @@ class Recommender(tf.Module):
         """Pooled embeddings of inputs.
 
         Args:
-          ids: by input name, int64, [batch] for most, [batch, length] padded with -1 for history. Inputs
-            without a table (numeric features) are passed over.
-          fetch: gives the rows of the tables.
+          ids: by input name, int64 [batch]; history [batch, length], padded with -1. Inputs without a table
+            (numeric features) are ignored.
+          fetch: reads rows of the tables.
           trains: as in trainer.embeddings.pooling.pooled.
 
         Returns:
-          By input name, float32 [batch, dim]; [..., dim] of drawn items, in the shape of their ids.
+          By input name, float32 [batch, dim]; for sampled items [..., dim], in the shape of their ids.
         """
         result = {}
         for table, names in self._by_table(ids).items():
             flat, sizes = joined({name: ids[name] for name in names})
-            # What is pooled is read where it lies: a row for each place of a history would be many.
+            # Pooling reads each distinct row once; expanding the rows of histories would take much memory.
             each = not any(self._pooling(name) for name in names)
             weight, where = fetch(self.tables[table], flat, each)
             parts = divided(weight if where is None else where, sizes)
@@ -115,11 +114,11 @@ class Recommender(tf.Module):
         return result
 
     def pooled_activations(self, rows: dict, history_mask) -> dict:
-        """As `activations`, from rows looked up one by one, in static shapes.
+        """As `activations`, from one row for each id, in static shapes.
 
         Args:
           rows: by input name, float32 [..., dim], in the shape of the ids.
-          history_mask: float32 [batch, length], 0 where history is padded; None without history.
+          history_mask: float32 [batch, length], 0 for padding; None without history.
         """
         found = dict(rows)
         if history_mask is not None:
@@ -145,18 +144,19 @@ class Recommender(tf.Module):
         return model.history.pooling if name == "history" and isinstance(model, TwoTowerConfig) else None
 
     def user_vectors(self, inputs: dict, averaged: bool, step):
-        """Vectors float32 [n, dim] of users.
+        """User vectors, float32 [n, dim].
 
         Args:
-          inputs: every user input of the model: ids int64 [n], history int64 [n, length] padded with -1,
-            numeric features float32 [n].
-          averaged: weights averaged as of `step`, or raw.
-          step: float32 scalar. Dense weights are used as they stand: see `averaged_dense`.
+          inputs: all user inputs of the model, by name: ids int64 [n]; history int64 [n, length], padded with
+            -1; numeric features float32 [n].
+          averaged: whether to use table weights averaged as of `step`. Dense weights are used as they are;
+            see `averaged_dense`.
+          step: float32 scalar.
         """
         return self._vectors(self.model.user_vectors, inputs, averaged, step)
 
     def item_vectors(self, inputs: dict, averaged: bool, step):
-        """Vectors float32 [n, dim] of items; as `user_vectors`."""
+        """Item vectors, float32 [n, dim]; arguments as `user_vectors`."""
         return self._vectors(self.model.item_vectors, inputs, averaged, step)
 
     def _vectors(self, tower, inputs: dict, averaged: bool, step):
@@ -166,7 +166,7 @@ class Recommender(tf.Module):
 
     @contextlib.contextmanager
     def averaged_dense(self, averaged: bool = True):
-        """Inside, the towers' weights are their averages (when averaging is on)."""
+        """Within the context, the tower weights are their averages, if there are averages."""
         values = self.dense_averages.shadows if self.dense_averages else self.dense_tail
         if not averaged or values is None:
             yield
@@ -182,7 +182,7 @@ class Recommender(tf.Module):
 
 
 def _with_unknown(item_counts: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """The counts with the positive train rows of all unknown items, which no catalog lists, in their row."""
+    """`item_counts` with the positive train rows of all unknown items counted at the unknown row."""
     oov = dataset.tables["item"].oov
     if oov is None:
         return item_counts

@@ -1,4 +1,4 @@
-"""Retrieval by two towers and a dot product, trained by in-batch sampled softmax."""
+"""Two-tower retrieval model, trained with in-batch sampled softmax."""
 
 import tensorflow as tf
 import tf_keras
@@ -15,10 +15,9 @@ class TwoTower(Model):
 
     Args:
       config: the run.
-      item_counts: float32 [item table rows], positive train rows of each item, for the logQ
-        correction.
-      scales: (mean, standard deviation) of each numeric feature, which towers see standardized.
-      item_features: side features [item table rows] of items, for those that are drawn.
+      item_counts: [item table rows], positive train rows of each item, for the logQ correction.
+      scales: (mean, standard deviation) of each numeric feature, to standardize it.
+      item_features: side features [item table rows] of items, by name, for sampled items.
     """
 
     def __init__(self, config: RunConfig, item_counts, scales: dict, item_features: dict):
@@ -35,10 +34,12 @@ class TwoTower(Model):
         self._item = Tower(config, options.item_tower, "item", seed + 100, scales)
 
     def _log_probability(self, item_counts, batch_size: int):
-        """log of the share of each item among the candidates that are to be expected, float32 [rows]: those
-        of the batch by their train rows, the drawn ones uniform (Yang et al. 2020, Mixed Negative Sampling
-        for Learning Two-tower Neural Networks in Recommendations, section 3.2)."""
-        # An item without train rows is in no batch; the floor keeps the logarithm finite.
+        """Log of each item's expected share of the candidates, float32 [rows].
+
+        Items of the batch follow the train rows, sampled items are uniform (Yang et al. 2020, Mixed Negative
+        Sampling for Learning Two-tower Neural Networks in Recommendations, section 3.2).
+        """
+        # Items without train rows are in no batch; the minimum keeps the logarithm finite.
         counts = tf.maximum(tf.cast(item_counts, tf.float32), 1.0)
         probability = counts / tf.reduce_sum(counts)
         if self._extra:
@@ -59,7 +60,7 @@ class TwoTower(Model):
         return {name: batch[name] for name in self._options.inputs} | self._drawn(step)
 
     def _drawn(self, step):
-        """Inputs of the items that are drawn at a step, [extra]."""
+        """Inputs of the items sampled at a step, each [extra]."""
         if not self._extra:
             return {}
         ids = self._pool.draw([self._extra], step)
@@ -91,7 +92,7 @@ class TwoTower(Model):
         return in_batch_softmax(user, item, item_ids, log_q, weight, options.temperature, mask, share, extra)
 
     def _extra_candidates(self, activations, columns, step, share):
-        """(vectors, ids, log_q) of the drawn items."""
+        """(vectors, ids, log_q) of the sampled items."""
         rows, features = (
             {name.removeprefix(DRAWN): value for name, value in values.items() if name.startswith(DRAWN)}
             for values in (activations, columns)
@@ -126,13 +127,13 @@ class TwoTower(Model):
 
 
 class Tower(tf.Module):
-    """Joins inputs and passes them through dense layers.
+    """Combines inputs and applies dense layers.
 
     Args:
       config: the run, for widths.
       options: of this tower.
       side: user or item.
-      seed: of the initial weights and of dropout.
+      seed: for initial weights and dropout.
       scales: (mean, standard deviation) of each numeric feature.
     """
 
@@ -150,14 +151,20 @@ class Tower(tf.Module):
                 kernel_initializer=tf_keras.initializers.GlorotUniform(seed=seed + i),
                 name=f"{side}_dense_{i}",
             )
-            with tf.name_scope(layer.name):  # so that its variables can be told apart
+            with tf.name_scope(layer.name):  # gives its variables distinct names
                 layer.build([None, width])
             self.layers.append(layer)
             width = units
 
     def __call__(self, activations, features, step, share=None, drawn=False):
-        """Vectors float32 [batch, width]; `step` (int64 scalar) seeds dropout while training, else None;
-        `share` as Model.loss; `drawn`: whether these are the drawn items, which drop values of their own."""
+        """Returns vectors, float32 [batch, width].
+
+        Args:
+          activations, features: as in Model.
+          step: int64 scalar that seeds dropout in training; None otherwise.
+          share: as in Model.loss.
+          drawn: whether these are the sampled items, which have a dropout seed of their own.
+        """
         inputs = [
             activations[name] if name in activations else self._standardized(name, features[name])
             for name in self._options.inputs
@@ -170,10 +177,10 @@ class Tower(tf.Module):
         return vector
 
     def _dropout_mask(self, ones, step, share, seed):
-        """0 or 1 / (1 - rate), shaped as `ones`: drawn for the whole batch, however it is shared."""
+        """0 or 1 / (1 - rate), shaped as `ones`; the mask of the batch does not depend on the replicas."""
         seed = tf.stack([tf.constant(seed, tf.int64), step])
         whole = ones if share is None else tf.tile(ones, [share.count, 1])
-        # Philox by name: a TPU would draw by another algorithm.
+        # Philox explicitly, because the default algorithm differs on TPUs.
         mask = tf.nn.experimental.stateless_dropout(
             whole, rate=self._options.dropout, seed=seed, rng_alg="philox"
         )

@@ -36,8 +36,8 @@ def test_the_shared_library_is_in_the_package(broken_scann):
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        ConfigError, match="WHAT needs the package scann, which is not installed; install it: pip install"
+        ConfigError, match="WHAT requires the package scann, which is not installed; run pip install"
     ):
         require_package("scann", "WHAT")
-    with pytest.raises(ConfigError, match="WHAT needs the package scann"):
+    with pytest.raises(ConfigError, match="WHAT requires the package scann"):
         load_operations("scann", "WHAT")

@@ -105,7 +105,7 @@ def test_facts_and_size(vectors):
 
 
 def test_too_few_items_are_refused(vectors):
-    with pytest.raises(ExportError, match="needs 16 items, there are 15; use brute_force"):
+    with pytest.raises(ExportError, match="requires 16 items, found 15; use brute_force"):
         _index(vectors, 15)
     with pytest.raises(ExportError, match="export.index.leaves: 30 exceeds the number of items, 20"):
         _index(vectors, 20, leaves=30)

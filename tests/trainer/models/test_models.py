@@ -214,7 +214,7 @@ def test_dot_bias_refuses_labels_that_are_no_shares(label):
     batch, step = {"label": tf.constant([1.0, label])}, ONE
     rows = {"user": random((2, 32)), "item": random((2, 32), 1)}
     with pytest.raises(
-        tf.errors.InvalidArgumentError, match="a label lies outside 0..1: set model.label_threshold"
+        tf.errors.InvalidArgumentError, match="a label is outside 0..1; set model.label_threshold"
     ):
         make({"kind": "dot_bias"}, source=RATINGS).columns(batch, ONE)
     model = make({"kind": "dot_bias", "label_threshold": 4}, source=RATINGS)

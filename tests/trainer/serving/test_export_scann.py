@@ -91,7 +91,7 @@ def no_scann(monkeypatch):
 
 def test_export_without_the_package_says_how_to_get_it(tmp_path, no_scann, monkeypatch):
     monkeypatch.setattr("trainer.evaluation.trained.open_trained", None)  # nothing is opened before
-    with pytest.raises(ConfigError, match=r"needs the package scann, .*: pip install 'scann==1\.4\.2'"):
+    with pytest.raises(ConfigError, match=r"requires the package scann, .* run pip install 'scann==1\.4\.2'"):
         export(_into("plain", tmp_path / "new"))
     assert not os.path.exists(tmp_path / "new")
 

@@ -112,7 +112,7 @@ def test_input_that_cannot_be_read_is_the_users(tmp_path, damage):
 
 
 @pytest.mark.parametrize(
-    ("message", "error"), [("a label lies outside 0..1", DataError), (None, tf.errors.OpError)]
+    ("message", "error"), [("a label is outside 0..1", DataError), (None, tf.errors.OpError)]
 )
 def test_what_a_model_asserts_of_its_data_is_one_line_and_other_errors_stay(message, error):
     class Refusing(CountingStep):
