@@ -1,4 +1,4 @@
-"""Where the TPU is that a config names: the addresses of its hosts, asked of the Cloud TPU API."""
+"""Addresses of the hosts of a TPU, looked up by its name in the Cloud TPU API."""
 
 import socket
 import time
@@ -8,41 +8,44 @@ from configs.sections.devices import TpuDeviceConfig
 from trainer.launchers.base import Refused
 from trainer.launchers.tpu_api import TpuApi, no_credentials
 
-LOCAL = "local"  # TPUClusterResolver's word for the TPU of this machine
-_PORT = 8470  # of TensorFlow's worker service, where the API says none
+LOCAL = "local"  # TPUClusterResolver's name for the TPU of this machine
+_PORT = 8470  # of TensorFlow's worker service, if the API returns none
 _COMING_UP = ("CREATING", "STARTING", "RESTARTING", "REIMAGING", "UNHIDING")
 _POLL_SECONDS = 5.0
 
 
 def tpu_address(device: TpuDeviceConfig, wait_seconds: float) -> str:
-    """What TPUClusterResolver takes: `local`, or grpc://ip:port of every host, with commas between.
+    """The address for TPUClusterResolver: `local`, or grpc://ip:port of every host, separated by commas.
 
-    TensorFlow itself looks names up with a package that is no longer maintained.
+    Names are looked up here because TensorFlow does it with a package that is no longer maintained.
 
     Args:
       device: the config's section.
-      wait_seconds: that a TPU may take which is coming up: a job's start-up script may be ahead of the API.
+      wait_seconds: limit on the wait for a TPU that is starting: a job's start-up script may run before the
+        API reports the TPU as ready.
 
     Raises:
-      UserError: no such TPU, it is not up, or it may not be looked at; says what to do.
+      UserError: the TPU does not exist, is not up, or access is denied; says what to do.
     """
     if device.name is None:
         return LOCAL
     if device.has_address:
         return device.name
-    assert device.zone is not None, "the config has a zone where it has the name of a TPU"
+    assert device.zone is not None, "the section requires a zone with a name"
     api = TpuApi(device.project or _default_project(), device.zone, device.slice, "", "roles/tpu.viewer")
     endpoints = _ready_node(api, device, wait_seconds).network_endpoints
     if not endpoints:
-        raise UserError(f"device.name: the API gives no address of {device.name}; name its address, grpc://")
+        raise UserError(
+            f"device.name: the API has no address of {device.name}; write its address, grpc://ip:port"
+        )
     return ",".join(f"grpc://{host.ip_address}:{host.port or _PORT}" for host in endpoints)
 
 
 def wait_for_hosts(address: str, seconds: float) -> None:
-    """Returns when all hosts accept connections; TensorFlow would wait for them forever.
+    """Waits until all hosts accept connections, because TensorFlow itself would wait forever.
 
     Raises:
-      UserError: a host where nobody did for so long.
+      UserError: a host does not accept connections within `seconds`.
     """
     deadline = time.monotonic() + seconds
     for host in address.split(",") if address != LOCAL else ():
@@ -50,15 +53,15 @@ def wait_for_hosts(address: str, seconds: float) -> None:
         while error := _closed(name, int(port or _PORT)):
             if time.monotonic() >= deadline:
                 raise UserError(
-                    f"device.name: nobody listens at {host} after {seconds:g} s ({error}); TensorFlow's "
-                    "worker service must run on every host (bare images may lack it: docs/jobs.md) and "
-                    "be reached from here"
+                    f"device.name: {host} does not accept connections after {seconds:g} s ({error}); start "
+                    "TensorFlow's worker service on every host (bare images may lack it: docs/jobs.md) and "
+                    "check that this machine can reach it"
                 )
             time.sleep(1.0)
 
 
 def _closed(name: str, port: int) -> OSError | None:
-    """Why a port cannot be connected to; None: it can."""
+    """The error of connecting to a port; None if it succeeds."""
     try:
         socket.create_connection((name, port), timeout=_POLL_SECONDS).close()
     except OSError as error:
@@ -67,7 +70,7 @@ def _closed(name: str, port: int) -> OSError | None:
 
 
 def _ready_node(api: TpuApi, device: TpuDeviceConfig, wait_seconds: float):
-    """The API's node, once it is READY."""
+    """Waits until the node is READY, and returns it."""
     deadline = time.monotonic() + wait_seconds
     what = f"TPU {device.name} in {api.parent}"
     while True:
@@ -77,21 +80,21 @@ def _ready_node(api: TpuApi, device: TpuDeviceConfig, wait_seconds: float):
             raise UserError(f"device.name: {error}") from None
         if node is None:
             command = f"gcloud compute tpus tpu-vm list --zone {device.zone}"
-            raise UserError(f"device.name: there is no {what}; `{command}` lists those that there are")
+            raise UserError(f"device.name: {what} does not exist; `{command}` lists the TPUs of the zone")
         state = node.state.name
         if state == "READY":
             return node
         if state not in _COMING_UP:
-            raise UserError(f"device.name: {what} is {state}; start it, or name one that is READY")
+            raise UserError(f"device.name: {what} is {state}; start it, or use another")
         if time.monotonic() >= deadline:
             raise UserError(
-                f"device.name: {what} is still {state} after {wait_seconds:g} s; wait until it is READY"
+                f"device.name: {what} is still {state} after {wait_seconds:g} s; rerun when it is READY"
             )
         time.sleep(_POLL_SECONDS)
 
 
 def _default_project() -> str:
-    """Of the default credentials."""
+    """The project of the default credentials."""
     import google.auth
     from google.auth.exceptions import GoogleAuthError
 
@@ -100,5 +103,5 @@ def _default_project() -> str:
     except GoogleAuthError as error:
         raise UserError(f"device.name: {no_credentials(error)}") from None
     if not project:
-        raise UserError("device.project: missing, and the default credentials belong to none; give it")
+        raise UserError("device.project: missing, and the default credentials have no project; set it")
     return project

@@ -1,8 +1,8 @@
-"""A TPU's training input: what the host computes for each step, ahead of it, cut into replicas' shares.
+"""Training input of a TPU, which the host prepares ahead of each step and splits by replica.
 
-The same batches as on the CPU, in the same order. The process that drives the TPU prepares them for all hosts
-of a slice: ids and a few columns, some 20 bytes a row, are little to send, and only who sees the whole batch
-knows how often it holds a row (see trainer/tpu/ledger.py).
+Batches and their order are those of the CPU. The process that drives the TPU prepares them for all hosts of a
+slice: ids and a few columns, some 20 bytes per example, are cheap to send, and counting the occurrences of a
+row requires the whole batch (see trainer/tpu/ledger.py).
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ from trainer.tpu.engines.base import AVERAGE
 
 @dataclasses.dataclass(frozen=True)
 class InputPlan:
-    """Which ids a batch looks up in each table, in which order.
+    """The ids that a batch looks up in each table, and their order.
 
     Args:
-      inputs: by table name, the model's inputs that read it and the shape of their ids in a share.
-      rows: by table name, rows of the table. Padding looks up one more, which stays zero.
-      replicas: number of shares.
+      inputs: by table name, the model's inputs that read it, with the shape of one replica's ids.
+      rows: by table name, rows of the table. Padding looks up an additional row, which stays zero.
+      replicas: number of replicas; each gets an equal share of the batch.
     """
 
     inputs: dict[str, dict[str, tuple[int, ...]]]
@@ -30,7 +30,7 @@ class InputPlan:
 
     @classmethod
     def of(cls, config: RunConfig, rows: dict[str, int], replicas: int) -> "InputPlan":
-        """That of a run whose tables have so many rows."""
+        """The plan of a run; `rows` and `replicas` as for the class."""
         whole = config.ids_of_batch
         inputs = {
             table: {name: (size // replicas, *rest) for name, (size, *rest) in whole[table].items()}
@@ -39,35 +39,35 @@ class InputPlan:
         return cls(inputs, rows, replicas)
 
     def stored_rows(self, table: str) -> int:
-        """Rows of the engine's table: one more than there are ids, for padding, where there is any."""
+        """Rows of the engine's table, including the additional row if the table is read with padding."""
         return self.rows[table] + ("history" in self.inputs[table])
 
     def ids_of_share(self, table: str) -> int:
-        """Ids that a share looks up in a table."""
+        """Number of ids that a share looks up in a table."""
         return sum(map(math.prod, self.inputs[table].values()))
 
     def flat_ids(self, table: str, lookups: dict):
-        """Ids to look up in a table, int32 [replicas, ids of a share], input after input within a share.
+        """Ids to look up in a table, int32 [replicas, ids of a share]; inputs are concatenated in a share.
 
         Args:
           table: name.
-          lookups: by input, int64, [batch] for most, -1 where history is padded.
+          lookups: by input name, int64 [batch]; history [batch, length], padded with -1.
 
         Raises (when run):
-          InvalidArgumentError: an id is outside the table; engines would take any.
+          InvalidArgumentError: an id is outside the table; engines do not check.
         """
         shares = []
         for name in self.inputs[table]:
             ids, padding = lookups[name], tf.constant(self.rows[table], tf.int64)
             inside = tf.reduce_all((ids < padding) & (ids >= (-1 if name == "history" else 0)))
-            message = f"an id of {name} is not in 0..{self.rows[table] - 1}: run `lazytower prepare` again"
+            message = f"an id of {name} is not in 0..{self.rows[table] - 1}; run `lazytower prepare` again"
             with tf.control_dependencies([tf.debugging.Assert(inside, [message])]):
                 ids = tf.where(ids < 0, padding, ids)
             shares.append(tf.reshape(tf.cast(ids, tf.int32), [self.replicas, -1]))
         return tf.concat(shares, axis=1)
 
     def arranged(self, activations: dict) -> dict:
-        """Rows of a share by input, float32 [..., dim], in the shapes of their ids.
+        """Looked-up rows of a share by input, float32 [..., dim], in the shapes of their ids.
 
         Args:
           activations: by table name, float32 [ids of a share, dim], in the order of `flat_ids`.
@@ -82,19 +82,19 @@ class InputPlan:
 
 
 def prepared(batches: tf.data.Dataset, start_step: int, model, plan: InputPlan, ledger) -> tf.data.Dataset:
-    """Batches as the TPU's step takes them.
+    """Batches for the training step of a TPU.
 
     Args:
-      batches: from trainer.data.batches.TrainData, from step `start_step` (0: the first) on.
-      start_step: steps done.
+      batches: from trainer.data.batches.TrainData, beginning with step `start_step` (0: the first).
+      start_step: number of completed steps.
       model: trainer.models.base.Model; its lookups and columns are computed here.
-      plan: where ids go.
-      ledger: trainer.tpu.ledger.Ledger, moved ahead as batches are prepared; None without averages.
+      plan: the order of ids.
+      ledger: trainer.tpu.ledger.Ledger, updated as batches are prepared; None without averages.
 
     Returns:
-      Dataset of dicts: `step` int64 scalar from 1; `ids` by table, int32 [replicas, ids]; `shares`, of the
-      averages' gradients, by table, float32 as ids (empty without averages); `columns` by name,
-      [replicas, share, ...], integers as int32, and `history_mask`, float32, 0 where history is padded.
+      Dataset of dicts: `step`, int64 scalar counted from 1; `ids` by table, int32 [replicas, ids]; `shares`,
+      factors of the averages' gradients, by table of averages, float32 as ids (empty without averages);
+      `columns` by name, [replicas, share, ...], integers as int32; float32 `history_mask`, 0 for padding.
     """
 
     def prepare(step, batch):
@@ -114,12 +114,12 @@ def prepared(batches: tf.data.Dataset, start_step: int, model, plan: InputPlan, 
         cut = {name: _cut(value, plan.replicas) for name, value in columns.items()}
         return {"step": step, "ids": ids, "shares": shares, "columns": cut}
 
-    # One after the other: the ledger must see the batches in their order.
+    # Sequential, because the ledger must see the batches in order.
     return batches.enumerate(start=start_step + 1).map(prepare, num_parallel_calls=None).prefetch(4)
 
 
 def _narrow(value):
-    """int64 as int32: the chips gather from each other nothing wider."""
+    """int64 as int32, because gathers between chips do not support int64."""
     return tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
 
 

@@ -1,16 +1,17 @@
-"""Exact lazy averages of rows that live in a TPU's embedding engine.
+"""Exact lazy averages of rows in a TPU's embedding engine.
 
-The engine keeps no step beside a row, and moves rows by gradients only. So the average of a table is a second
-table under SGD with rate 1, whose "gradient" catches its row up:
+The engine stores no step with a row, and changes rows only by gradients. So the averages of a table are a
+second table, trained by SGD with rate 1. The "gradient" that brings a row's average up to date is
 
     (average - weight) share(k) / count
 
-k are the steps since the average was last caught up, in all of which the weight stood still; `count` is how
-often the batch holds the row, because the engine sums its gradients. When a row is touched at step t, its
-average then stands at t - 1, the last step before the weight moves again. The host keeps the last step of
-every row, and computes share and count from the ids of the whole batch: exact on any number of replicas.
+k is the number of steps since the average was last updated, during which the weight was constant; `count` is
+the number of occurrences of the row in the batch, because the engine sums their gradients. If step t touches
+a row, its average becomes that of step t - 1, before the weight changes again. The host keeps the last step
+of every row and computes share and count from the ids of the whole batch, so averages are exact for any
+number of replicas.
 
-With exponential averages this is avg_t = d avg_{t-1} + (1 - d) w_t in closed form; see trainer/averages.py.
+For exponential averages this is avg_t = d avg_{t-1} + (1 - d) w_t in closed form; see trainer/averages.py.
 """
 
 import numpy as np
@@ -18,7 +19,7 @@ import tensorflow as tf
 
 
 class Ledger(tf.Module):
-    """The last step that touched each row of some tables.
+    """The last step that touched each row, for a set of tables.
 
     Args:
       rows: by table name, number of rows.
@@ -29,8 +30,8 @@ class Ledger(tf.Module):
         super().__init__(name="ledger")
         self._average = average
         with tf.device("CPU:0"):
-            # Averages of rows that no step after this one touched stand at the row's last step, others one
-            # before it.
+            # If a row was last touched after this step, its average is that of the step before the touch;
+            # otherwise it includes the touch.
             self._start = tf.Variable(0, dtype=tf.int32, trainable=False, name="ledger_start")
             self._last = {
                 name: tf.Variable(tf.zeros([n], tf.int32), trainable=False, name=f"ledger_{name}")
@@ -38,17 +39,17 @@ class Ledger(tf.Module):
             }
 
     def start(self, step: int) -> None:
-        """Begins anew after `step`: averages of all rows stand at the rows' last steps."""
+        """Declares, after `step`, that the averages of all rows include the rows' last steps."""
         self._start.assign(step)
 
     def copy(self, other: "Ledger") -> None:
-        """Becomes equal to another ledger of the same tables."""
+        """Copies the state of another ledger of the same tables."""
         self._start.assign(other._start)
         for name, last in self._last.items():
             last.assign(other._last[name])
 
     def last_steps(self, name: str, ids):
-        """Last step that touched rows, int32 [n], 0: none, of ids int64 [n]."""
+        """Last steps that touched rows, int32 [n], 0 if none did, for ids int64 [n]."""
         return tf.gather(self._last[name], ids)
 
     def write(self, name: str, ids, steps) -> None:
@@ -56,15 +57,15 @@ class Ledger(tf.Module):
         self._last[name].scatter_update(tf.IndexedSlices(tf.cast(steps, tf.int32), ids))
 
     def touch(self, name: str, ids, step) -> None:
-        """Notes that `step` (int32 scalar) touches rows, ids integer [n] in any number."""
+        """Records that `step` (int32 scalar) touches rows; ids integer [n], which may repeat."""
         self._last[name].scatter_update(tf.IndexedSlices(tf.fill(tf.shape(ids), step), ids))
 
     def shares(self, name: str, ids, step):
-        """What the gradient of the average is multiplied by, float32 as ids, before `step` touches them.
+        """Factors of the averages' gradients, float32 as ids; call it before `touch` for the same step.
 
         Args:
           name: of the table.
-          ids: int32 [n], all of the batch; ids may repeat.
+          ids: int32 [n], those of the whole batch; may repeat.
           step: int32 scalar.
         """
         last = tf.gather(self._last[name], ids)
@@ -74,12 +75,12 @@ class Ledger(tf.Module):
         return share / tf.cast(tf.gather(count, where), tf.float32)
 
     def averages(self, name: str, ids: np.ndarray, weight: np.ndarray, average: np.ndarray) -> np.ndarray:
-        """Averages as of each row's last step, as checkpoints keep them, from those in the second table.
+        """Averages as of each row's last step, as in checkpoints, from those in the second table.
 
         Args:
           name: of the table.
           ids: int64 [n].
-          weight, average: float32 [n, dim], the two tables' rows.
+          weight, average: float32 [n, dim], the rows of the two tables.
         """
         last = tf.gather(self._last[name], ids)[:, None]
         included = self._average.include(average, weight, tf.cast(last, tf.float32))

@@ -105,4 +105,4 @@ def test_recommend_without_the_package_says_how_to_get_it(tmp_path, no_scann, ca
     code = run(parse(["lazytower", "recommend", "--model", str(tmp_path)]))
     err = capsys.readouterr().err
     assert code == 2 and err.count("\n") == 1
-    assert "exported with export.index.kind: scann, needs the package scann" in err
+    assert "exported with export.index.kind: scann, requires the package scann" in err

@@ -71,7 +71,7 @@ def test_one_that_is_coming_up_is_waited_for(service, monkeypatch):
     monkeypatch.setattr(module.time, "sleep", sleep)
     assert cluster(tpu_address(device(), 60)) and pauses == [5.0]
     node.state = tpu.Node.State.CREATING
-    with pytest.raises(UserError, match="device.name: TPU mine in .* is still CREATING after 0 s; wait"):
+    with pytest.raises(UserError, match="device.name: TPU mine in .* is still CREATING after 0 s; rerun"):
         tpu_address(device(), 0)
 
 
@@ -80,20 +80,22 @@ def test_one_that_is_not_coming_up(service, state):
     service.nodes[NODE].state = tpu.Node.State[state]
     place = "projects/shop/locations/us-east5-b"
     with pytest.raises(
-        UserError, match=f"device.name: TPU mine in {place} is {state}; start it, or name one"
+        UserError, match=f"device.name: TPU mine in {place} is {state}; start it, or use another"
     ):
         tpu_address(device(), 60)
 
 
 def test_no_such_tpu(service):
-    words = "device.name: there is no TPU other in projects/shop/locations/us-east5-b; `gcloud compute tpus"
+    words = (
+        "device.name: TPU other in projects/shop/locations/us-east5-b does not exist; `gcloud compute tpus"
+    )
     with pytest.raises(UserError, match=words):
         tpu_address(device(name="other"), 60)
 
 
 def test_one_without_an_address(service):
     service.nodes[NODE].network_endpoints = []
-    with pytest.raises(UserError, match="device.name: the API gives no address of mine"):
+    with pytest.raises(UserError, match="device.name: the API has no address of mine"):
         tpu_address(device(), 60)
 
 
@@ -134,7 +136,7 @@ def credentials(tmp_path, monkeypatch) -> None:
 def test_the_project_is_that_of_the_credentials(service, tmp_path, monkeypatch):
     credentials(tmp_path, monkeypatch)
     with pytest.raises(
-        UserError, match="device.project: missing, and the default credentials belong to none"
+        UserError, match="device.project: missing, and the default credentials have no project"
     ):
         tpu_address(device(project=None), 60)
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "shop")
@@ -165,7 +167,7 @@ def test_hosts_at_which_nobody_listens():
             silent.bind(("127.0.0.1", 0))  # ours, so that nobody else can listen there
             closed = f"grpc://127.0.0.1:{silent.getsockname()[1]}"
             with pytest.raises(
-                UserError, match=f"nobody listens at {closed} after 0 s .*refused.*worker service"
+                UserError, match=f"{closed} does not accept connections after 0 s .*refused.*worker service"
             ):
                 wait_for_hosts(f"{open_host},{closed}", 0)
 

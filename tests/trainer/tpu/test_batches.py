@@ -103,7 +103,7 @@ def test_rows_outside_the_table_never_reach_the_chips(planted):
         wrong = {key: np.array(value) for key, value in batch.items()}
         wrong[name].flat[3] = bad
         wrong = {key: tf.constant(value) for key, value in wrong.items()}
-        message = f"an id of {name} is not in 0..{plan.rows[table] - 1}: run `lazytower prepare` again"
+        message = f"an id of {name} is not in 0..{plan.rows[table] - 1}; run `lazytower prepare` again"
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
             plan.flat_ids(table, wrong)
 

@@ -29,14 +29,16 @@ def test_this_machine_has_no_tpu():
 
 
 def test_a_slice_of_several_hosts_must_be_named():
-    with pytest.raises(UserError, match="device.name: v4-32 has 4 hosts; name the TPU"):
+    with pytest.raises(UserError, match="device.name: missing; v4-32 has 4 hosts"):
         connect.connect_tpu(device("v4-32"))
 
 
 def test_a_tpu_that_does_not_answer(monkeypatch):
     answered = threading.Event()
     monkeypatch.setattr(connect, "_connect", lambda device: answered.wait(900))
-    with pytest.raises(UserError, match="the TPU of this machine did not answer for 0.2 s .device.connect"):
+    with pytest.raises(
+        UserError, match="the TPU of this machine did not answer within 0.2 s .device.connect"
+    ):
         connect.connect_tpu(device(connect_seconds=0.2))
     answered.set()
 
@@ -45,9 +47,9 @@ def test_a_tpu_that_does_not_answer(monkeypatch):
     ("error", "hint"),
     [
         ("ABORTED: The TPU is already in use by process with pid 7.", "another process holds the chips"),
-        ("INTERNAL: libtpu.so version is too new", "libtpu and TensorFlow do not fit"),
+        ("INTERNAL: libtpu.so version is too new", "libtpu and TensorFlow are incompatible"),
         ("No OpKernel was registered to support ConfigureDistributedTPU", "no chip is visible"),
-        ("something else", "no chip is visible here; `lazytower doctor` tells more .something else"),
+        ("something else", "no chip is visible here; run `lazytower doctor` .something else"),
     ],
 )
 def test_what_to_check(monkeypatch, error, hint):
@@ -94,7 +96,7 @@ def test_a_host_that_says_nothing_is_given_up(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     started, error = done.stdout.splitlines()
     assert started == "started before: False"
-    assert re.match("device: the TPU of grpc://127.0.0.1:[0-9]+ did not answer for 2 s", error)
+    assert re.match("device: the TPU of grpc://127.0.0.1:[0-9]+ did not answer within 2 s", error)
 
 
 def test_of_a_failed_graph_the_reason_is_told(monkeypatch):
@@ -104,7 +106,7 @@ def test_of_a_failed_graph_the_reason_is_told(monkeypatch):
         )
 
     monkeypatch.setattr(connect, "_connect", fail)
-    with pytest.raises(UserError, match=r"`lazytower doctor` tells more \(no chips \[Op:X\]\)$"):
+    with pytest.raises(UserError, match=r"run `lazytower doctor` \(no chips \[Op:X\]\)$"):
         connect.connect_tpu(device())
 
 
@@ -116,11 +118,11 @@ def test_the_slice_that_was_asked_for(name):
 @pytest.mark.parametrize(
     ("connected", "wanted", "message"),
     [
-        ("v4-32", "v4-8", "v4-8 has 8 replicas on 1 hosts, the connected TPU 32 on 4"),
+        ("v4-32", "v4-8", "v4-8 has 8 replicas on 1 hosts, but the connected TPU has 32 on 4"),
         ("v6e-4", "v5p-8", "v5p-8 keeps tables in sparse_core, .* in sparse_core with 2 SparseCores"),
-        ("v6e-8", "v4-8", "v4-8 keeps tables in tpu_embedding, the connected TPU in sparse_core"),
+        ("v6e-8", "v4-8", "v4-8 keeps tables in tpu_embedding, but the connected TPU in sparse_core"),
     ],
 )
 def test_another_slice(connected, wanted, message):
-    with pytest.raises(UserError, match=f"device.slice: {message}.*name the slice that it is"):
+    with pytest.raises(UserError, match=f"device.slice: {message}.*set device.slice to its type"):
         connect.check_slice(fake_strategy(connected), device(wanted))

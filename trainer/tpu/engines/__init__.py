@@ -1,4 +1,4 @@
-"""Embedding engines of TPUs, by the `engine` of the slice (configs.system.tpu.Slice)."""
+"""TPU embedding engines, by the `engine` of a slice (configs.system.tpu.Slice)."""
 
 from trainer.tpu.engines.sparse_core import SparseCoreEngine
 from trainer.tpu.engines.tpu_embedding import TpuEmbeddingEngine

@@ -1,8 +1,8 @@
-"""What the training step and the tables ask of an embedding engine; the registry is `TPU_ENGINES`.
+"""The interface of TPU embedding engines; `TPU_ENGINES` lists them.
 
-An engine holds, for each table, its weights under the table's optimizer and, with averaging, a second table
-of averages (see trainer/tpu/ledger.py). All lookups of a table are one feature: a fixed number of ids for
-each replica, one row each; pooling is left to the model.
+An engine holds the weights and optimizer slots of each table and, with averaging, a second table of averages
+(see trainer/tpu/ledger.py). All lookups in a table form one feature: a fixed number of ids per replica, each
+for one row. The model does the pooling.
 """
 
 import abc
@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import tensorflow as tf
 
-AVERAGE = "_average"  # appended to the name of a table: its second table
+AVERAGE = "_average"  # suffix of the name of a table of averages
 
 
 class EngineOptimizer(Protocol):
@@ -28,14 +28,14 @@ class EngineTableSpec(NamedTuple):
     optimizer: EngineOptimizer
     """Tables that share the object share a learning rate."""
     ids: int
-    """Ids that a replica looks up at each step."""
+    """Number of ids that a replica looks up at each step."""
 
 
 class Engine(abc.ABC):
-    """Tables outside of TensorFlow's variables.
+    """Tables in the memory of TPUs or their hosts.
 
-    A training step is, on the host, `feed`, and then on every replica `lookup` and `apply`. The host's copy
-    of the tables can be written from `build` to `load`, and read from `retrieve` to `release`.
+    A training step calls `feed` on the host, then `lookup` and `apply` on every replica. The host's copy of
+    the tables can be written between `build` and `load`, and read between `retrieve` and `release`.
 
     Args:
       tables: by name.
@@ -50,7 +50,7 @@ class Engine(abc.ABC):
         api = tf.tpu.experimental.embedding
         found = {}
         for name, table in self.tables.items():
-            # Rows are written one by one before training starts, so these zeros only allocate.
+            # Initial rows are written before training starts, so zeros suffice here.
             config = api.TableConfig(
                 table.rows,
                 table.dim,
@@ -63,27 +63,27 @@ class Engine(abc.ABC):
         return found
 
     def parts(self, name: str) -> list[str]:
-        """Arrays of a table: the weights, and slots in the order of the row optimizer's."""
+        """Names of a table's arrays: the weights, then the slots in the order of the row optimizer."""
         return ["parameters", *self.tables[name].optimizer._slot_names()]
 
     @abc.abstractmethod
     def build(self) -> None:
-        """Makes the tables, before the first step; rows are zero."""
+        """Creates the tables, with zeros, before the first step."""
 
     @abc.abstractmethod
     def feed(self, ids):
-        """Sends a step's ids on their way, from the host's part of a tf.function.
+        """Sends the ids of a step, from the host's part of a tf.function.
 
         Args:
-          ids: a value for each replica (tf.distribute.DistributedValues): by table name, int32 [ids].
+          ids: by table name, int32 [ids], for each replica (tf.distribute.DistributedValues).
 
         Returns:
-          What every replica's `lookup` gets.
+          The argument of `lookup`.
         """
 
     @abc.abstractmethod
     def lookup(self, fed) -> tuple[dict, object]:
-        """On a replica: (rows by table name, float32 [ids, dim]; what `apply` gets)."""
+        """On a replica: rows by table name, float32 [ids, dim], and the argument `looked_up` of `apply`."""
 
     @abc.abstractmethod
     def apply(self, gradients: dict, looked_up) -> None:
@@ -95,7 +95,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def release(self) -> None:
-        """Gives up the host's copy."""
+        """Frees the host's copy."""
 
     @abc.abstractmethod
     def load(self) -> None:
@@ -103,8 +103,8 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def read(self, name: str, part: str, ids: np.ndarray) -> np.ndarray:
-        """Rows float32 [n, dim] of one of the table's `parts`, ids int64 [n], of the host's copy."""
+        """Rows float32 [n, dim] of one of the table's `parts` in the host's copy; ids int64 [n]."""
 
     @abc.abstractmethod
     def write(self, name: str, part: str, ids: np.ndarray, values) -> None:
-        """Overwrites rows of the host's copy; as `read`, ids distinct."""
+        """Overwrites rows of the host's copy; arguments as `read`, with distinct ids."""

@@ -1,4 +1,4 @@
-"""Where a table's rows are on SparseCores: stacked, dealt out by modulo, padded."""
+"""The layout of tables on SparseCores: stacked, sharded by modulo, padded."""
 
 from typing import NamedTuple
 
@@ -6,24 +6,24 @@ import numpy as np
 
 
 class SparseCoreLayout(NamedTuple):
-    """The place of one table in the variables of a stack of tables, one variable a chip.
+    """The position of one table in a stack of tables, which has one variable per chip.
 
-    A chip's variable holds its SparseCores' shards one after the other. Row i of the table is in the shard of
-    SparseCore (i + rotation) modulo `cores`, `offset` + i // cores rows below the shard's first.
+    A chip's variable is the concatenation of its SparseCores' shards. Row i of the table is row
+    `offset` + i // cores of the shard of SparseCore (i + rotation) modulo `cores`.
     """
 
     stack: str
-    """Name of the stack; that of the table when it is alone in it."""
+    """Name of the stack; equals that of the table if it is the only one."""
     rows: int
     dim: int
-    """Of the table, without padding."""
+    """Width of the table, without padding."""
     cores: int
-    """SparseCores of the whole slice."""
+    """Number of SparseCores of the whole slice."""
     cores_per_chip: int
     shard_rows: int
-    """Of the whole stack on one SparseCore, padding included."""
+    """Rows of the whole stack on one SparseCore, padding included."""
     width: int
-    """Of the stack's rows, padding included."""
+    """Width of the stack, padding included."""
     offset: int
     rotation: int
 
@@ -45,17 +45,17 @@ class SparseCoreLayout(NamedTuple):
 
     @property
     def chips(self) -> int:
-        """Chips of the slice."""
+        """Number of chips of the slice."""
         return self.cores // self.cores_per_chip
 
     def places(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(chip, row of its variable), int64 [n] each, of rows ids int64 [n] of the table."""
+        """(chip, row of its variable), int64 [n] each, for ids int64 [n]."""
         core = (ids + self.rotation) % self.cores
         chip, core = np.divmod(core, self.cores_per_chip)
         return chip, core * self.shard_rows + self.offset + ids // self.cores
 
     def read(self, chips: list[np.ndarray], ids: np.ndarray) -> np.ndarray:
-        """Rows float32 [n, dim] from the chips' variables, each of `chip_shape`."""
+        """Rows float32 [n, dim], from the chips' variables, each of `chip_shape`."""
         values = np.empty([len(ids), self.dim], np.float32)
         chip, row = self.places(ids)
         for i in np.unique(chip):

@@ -1,7 +1,7 @@
 """The embedding engine of TPU v2, v3 and v4: `tf.tpu.experimental.embedding.TPUEmbedding`.
 
-Hosts enqueue ids, the engine gathers rows into the step's program and takes gradients back, outside of the
-program. The host's copy is sharded over the hosts by ranges of rows.
+Hosts enqueue ids. The engine, which is not part of the step's program, sends it the rows and receives their
+gradients. The host's copy is sharded over the hosts by ranges of rows.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from trainer.tpu.engines.base import Engine
 
 
 class TpuEmbeddingEngine(Engine):
-    """One per initialisation of the TPU system."""
+    """Can be created once per initialization of the TPU system."""
 
     def build(self) -> None:
         """See Engine.build."""
@@ -24,14 +24,14 @@ class TpuEmbeddingEngine(Engine):
 
     def _make(self):
         with self.strategy.scope():
-            # True would make the rows that a step sees one step old.
+            # With True, a step would see the rows of the step before.
             return tf.tpu.experimental.embedding.TPUEmbedding(
                 self.features(), None, pipeline_execution_with_tensor_core=False
             )
 
     def feed(self, ids):
-        """See Engine.feed; ids leave here, replicas get nothing."""
-        # training=True must match that gradients are sent back: else the engine waits forever.
+        """See Engine.feed; the engine gets the ids here, `lookup` gets None."""
+        # training=True requires that gradients are sent back; otherwise the engine would wait forever.
         self._embedding.enqueue(ids, training=True)
         return None
 
@@ -45,22 +45,22 @@ class TpuEmbeddingEngine(Engine):
 
     def retrieve(self):
         """See Engine.retrieve."""
-        # Public only as something that saving a tf.train.Checkpoint does.
+        # Not public: only saving a tf.train.Checkpoint calls it.
         self._embedding._retrieve_variables()
 
     def release(self):
-        """See Engine.release; this engine's host copy is part of it, and stays."""
+        """See Engine.release; does nothing, because this engine always has a copy on the host."""
 
     def load(self):
         """See Engine.load."""
         self._embedding._load_variables()
 
     def _shards(self, name: str, part: str) -> list[tf.Variable]:
-        """A table's rows on each host; hosts without any have none."""
+        """One variable for each host that has rows of the table."""
         return self._embedding._variables[name][part].variables
 
     def _places(self, name: str, ids: np.ndarray):
-        """(shard, which of the ids, their rows in it) for every shard that holds some of them."""
+        """For each shard with some of the ids: (shard, positions in `ids`, rows of the shard)."""
         first = np.cumsum(self._lengths[name]) - self._lengths[name]
         shard = np.searchsorted(first, ids, side="right") - 1
         for i in np.unique(shard):

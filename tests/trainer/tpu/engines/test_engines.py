@@ -50,7 +50,7 @@ def test_sparse_cores_have_no_copy_on_the_host_while_they_train():
         lambda: engine.read("t", "parameters", np.array([0])),
         lambda: engine.write("t", "parameters", np.array([0]), np.zeros((1, 6), np.float32)),
     ):
-        with pytest.raises(RuntimeError, match="table t: the host has no copy of it; call retrieve first"):
+        with pytest.raises(RuntimeError, match="table t has no copy on the host; call retrieve first"):
             act()
 
 
