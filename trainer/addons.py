@@ -1,10 +1,10 @@
-"""TensorFlow Addons on TensorFlow 2.20: the one place that imports it.
+"""Imports TensorFlow Addons on TensorFlow 2.20; nothing else imports it directly.
 
-TF-Addons 0.23 (its last release) reaches into `keras.src.engine.keras_tensor`, a module of Keras 2 that the
-`keras` package no longer has since version 3. tf_keras, the maintained Keras 2, has it under its own name.
-Two entries in `sys.modules` are all it takes for the optimizers used here; `import_addons` sets them, only
-around the import, and silences exactly the two notices that TF-Addons prints (end of life, tested versions).
-It has no release for Python 3.12 and later, where lazytower does without it.
+TF-Addons 0.23, its last release, imports `keras.src.engine.keras_tensor`, a module of Keras 2 that the
+`keras` package lacks since version 3. tf_keras, the maintained Keras 2, has it under its own name. For the
+optimizers used here, two entries in `sys.modules` suffice. `import_addons` sets them during the import only,
+and silences the two warnings that TF-Addons prints (end of life, tested versions). TF-Addons has no release
+for Python 3.12 and later; there, `engine: tfa` is not available.
 """
 
 import importlib
@@ -22,8 +22,8 @@ def import_addons():
     """Returns the module tensorflow_addons.
 
     Raises:
-      UserError: TF-Addons is not installed here; or tf.keras is Keras 3 in this process, because something
-        imported it before lazytower could choose Keras 2.
+      UserError: TF-Addons is not installed; or tf.keras is Keras 3, because it was imported before lazytower
+        selected Keras 2.
     """
     if "tensorflow_addons" in sys.modules:
         return sys.modules["tensorflow_addons"]
@@ -36,7 +36,7 @@ def import_addons():
 
     if not tf.keras.layers.Layer.__module__.startswith("tf_keras."):
         raise UserError(
-            "TF-Addons needs Keras 2, and this process loaded Keras 3: set TF_USE_LEGACY_KERAS=1 in the "
+            "TF-Addons requires Keras 2, but this process loaded Keras 3: set TF_USE_LEGACY_KERAS=1 in the "
             "environment before Python starts, or use engine: rows"
         )
     keras_tensor = importlib.import_module("tf_keras.src.engine.keras_tensor")
@@ -50,5 +50,5 @@ def import_addons():
             warnings.filterwarnings("ignore", message=r"(?s).*Tensorflow Addons supports using Python ops")
             return importlib.import_module("tensorflow_addons")
     finally:
-        # Others must not find half a Keras 2 inside Keras 3.
+        # Other code must not find modules of Keras 2 in Keras 3.
         del sys.modules["keras.src.engine"], sys.modules["keras.src.engine.keras_tensor"]

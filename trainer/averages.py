@@ -1,15 +1,15 @@
-"""Polyak averages of weights, dense, and exact and lazy for the rows of embedding tables.
+"""Polyak averages of weights: dense, and lazy but exact for rows of embedding tables.
 
 Exponential: avg_t = d avg_{t-1} + (1 - d) w_t (Polyak & Juditsky 1992 with a forgetting factor). Uniform:
 the mean of w_{s+1} .. w_t. Until the start step s the average is the weight itself.
 
-A lazy optimizer leaves untouched rows where they are, and over k steps of constant w both averages have a
-closed form: w + d^k (avg - w), and (n avg + k w) / (n + k). So a row keeps its average as of the last step
-that touched it, `catch_up` brings it to any later step, and the result equals the average of the whole
-table taken at every step, at the cost of the touched rows.
+A lazy optimizer does not change untouched rows, and over k steps of constant w both averages have a closed
+form: w + d^k (avg - w), and (n avg + k w) / (n + k). So a row stores its average as of the last step that
+touched it, and `catch_up` computes that of any later step. The result equals averaging the whole table at
+every step, but only touched rows are read and written.
 
-All functions are elementwise TensorFlow on float32; steps are float32 scalars or [n, 1], counted from 1,
-exact up to 2^24.
+All functions are elementwise, on float32 tensors; steps are float32 scalars or [n, 1], counted from 1, exact
+up to 2^24.
 """
 
 import math
@@ -28,29 +28,29 @@ class Exponential:
     start_step: int = 0
 
     def catch_up(self, average, weight, last, step):
-        """The average as of `step`, given that as of `last` <= step and that `weight` has not moved since.
+        """The average as of `step`, from that as of `last` <= step; `weight` is constant in between.
 
         Args:
           average, weight: float32 [n, d].
-          last: float32 [n, 1], last step that touched the row; 0: never.
+          last: float32 [n, 1], last step that touched the row; 0 if none did.
           step: float32 scalar.
 
         Returns:
           float32 [n, d].
         """
         since = _steps_since(last, step, self.start_step)
-        # In float64: float32 cannot distinguish 0.9999 from a decay 0.02 % off.
+        # In float64, because in float32 the logarithm of 0.9999 is 0.02 % off.
         log_decay = math.log(max(self.decay, 1e-30))
         return weight + tf.exp(since * log_decay) * (average - weight)
 
     def share(self, last, step):
-        """How much of `weight - average` catching up from `last` <= `step` adds to the average.
+        """The factor of `weight - average` that brings the average from `last` <= `step` to `step`.
 
-        Unlike in `catch_up`, before start_step the average may be an older weight. For averages that are
-        updated elsewhere (trainer/tpu/ledger.py).
+        For averages that are updated elsewhere (trainer/tpu/ledger.py). Unlike in `catch_up`, before
+        start_step the average may be an older weight.
 
         Args:
-          last: float32 [n], steps that the average includes.
+          last: float32 [n], last step that the average includes.
           step: float32 scalar.
 
         Returns:
@@ -60,7 +60,7 @@ class Exponential:
         return _from_start(last, self.start_step, -tf.math.expm1((step - last) * log_decay))
 
     def include(self, average, weight, step):
-        """The average as of `step` from that as of `step - 1` and the weight after `step`; float32 [n, d]."""
+        """The average as of `step`, from that of `step - 1` and the weight after `step`; float32 [n, d]."""
         share = tf.where(step > self.start_step, 1.0 - self.decay, 1.0)
         return average + share * (weight - average)
 
@@ -88,19 +88,19 @@ class Uniform:
 
 
 def _steps_since(last, step, start_step):
-    """Steps in (last, step] that are averaged."""
+    """Number of averaged steps in (last, step]."""
     return tf.maximum(step - tf.maximum(last, float(start_step)), 0.0)
 
 
 def _from_start(last, start_step, share):
-    """`share` for averages from after start_step; earlier ones become the weight."""
+    """`share` if `last` is at least start_step; otherwise 1, which sets the average to the weight."""
     return tf.where(last < start_step, 1.0, share)
 
 
 def make_average(config: PolyakConfig, num_steps: int) -> Exponential | Uniform | None:
-    """The average that a run of `num_steps` steps updates at each step; None: it keeps none.
+    """The averaging rule of a run of `num_steps` steps; None if it does not average at each step.
 
-    Up to its start step the average is the weight itself, so the initial weights do not count unless
+    Until its start step the average equals the weight, so the initial weights are not averaged unless
     `start_fraction` is 0.
     """
     if not config.at_each_step:
@@ -117,24 +117,24 @@ def make_average(config: PolyakConfig, num_steps: int) -> Exponential | Uniform 
 
 
 def _horizon_steps(config: PolyakConfig, num_steps: int) -> int:
-    assert config.horizon is not None, "the config has a horizon where it has no decay"
+    assert config.horizon is not None, "reading the section fills in a horizon if there is no decay"
     return max(1, round(config.horizon * num_steps))
 
 
 LONG_HORIZON = 0.25
-"""Share of the steps from which on an average lags behind what the run ends with."""
+"""Fraction of a run's steps above which the horizon of an average makes it lag behind the weights."""
 
 
 def horizon_finding(config: PolyakConfig, num_steps: int) -> str | None:
-    """A sentence for the log and the report when the configured average looks back too far for the run.
+    """A warning for the log and the report if the horizon of the configured average is too long for the run.
 
-    Averages over a share of the steps, the default, never do.
+    A horizon given as a fraction of the steps, the default, never is.
     """
     rule = make_average(config, num_steps)
     if isinstance(rule, Uniform) and config.start_fraction is not None and config.start_fraction < 0.5:
         return (
             f"polyak.start_fraction {config.start_fraction:g} averages all weights since step "
-            f"{rule.start_step:,} of {num_steps:,}, early ones too; remove the key, or raise it to 0.8"
+            f"{rule.start_step:,} of {num_steps:,}, including early ones; remove the key, or raise it to 0.8"
         )
     if not isinstance(rule, Exponential) or config.decay is None:
         return None
@@ -142,8 +142,8 @@ def horizon_finding(config: PolyakConfig, num_steps: int) -> str | None:
     if steps <= LONG_HORIZON * num_steps:
         return None
     return (
-        f"polyak.decay {rule.decay:g} averages over some {steps:,.0f} steps, the run has {num_steps:,}: "
-        "the average lags behind the weights; remove polyak.decay, and it follows the length of the run"
+        f"polyak.decay {rule.decay:g} averages over about {steps:,.0f} steps, but the run has {num_steps:,}: "
+        "the average lags behind the weights; remove polyak.decay to average over a fraction of the run"
     )
 
 
@@ -157,12 +157,12 @@ class DenseAverages(tf.Module):
         self.shadows = [tf.Variable(v, trainable=False, name=f"average_{i}") for i, v in enumerate(variables)]
 
     def update(self, step):
-        """Includes the weights after `step`, a float32 scalar."""
+        """Adds the weights after `step`, a float32 scalar, to the averages."""
         for shadow, variable in zip(self.shadows, self._variables, strict=True):
             shadow.assign(self._rule.include(shadow, variable, step))
 
     def update_all(self, strategy, step):
-        """As `update`, for variables mirrored on every replica; pass it to merge_call."""
+        """As `update`, for mirrored variables; an argument of merge_call."""
 
         def move(shadow, variable, step):
             return shadow.assign(self._rule.include(shadow, variable, step))

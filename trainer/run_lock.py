@@ -1,4 +1,4 @@
-"""One process at a time in a run or export directory: a file lock on a disk, a lease in an object store."""
+"""Locks a run or export directory for one process: a file lock on a disk, a lease in an object store."""
 
 import os
 from typing import Protocol
@@ -11,27 +11,27 @@ LOCK_FILE = ".lock"
 
 
 class Lock(Protocol):
-    """A directory locked against other processes."""
+    """The lock of a directory."""
 
     @property
     def lost(self) -> bool:
-        """Whether another process has taken over, so that nothing may be written any more."""
+        """Whether another process has taken the lock, so that this one must not write any more."""
 
     def check(self) -> None:
-        """Raises UserError when another process may have taken over; call it before each write."""
+        """Raises UserError if another process may have taken the lock; call it before each write."""
 
     def close(self) -> None:
         """Releases the lock."""
 
 
 def lock_directory(path: str) -> Lock:
-    """Locks a directory, creating it when missing.
+    """Locks a directory, creating it if it is missing.
 
     If the holder of a lease may have died, this waits for up to a minute to find out.
 
     Raises:
-      LeaseHeld: another process holds it; the text names it.
-      OSError: it cannot be created or written.
+      LeaseHeld: another process holds the lock; the message names it.
+      OSError: the directory cannot be created or written.
     """
     name = storage.join(path, LOCK_FILE)
     if storage.is_remote(path):

@@ -1,4 +1,4 @@
-"""Starts TensorFlow once, the same way for every sub-command."""
+"""Starts TensorFlow in the same way for every sub-command."""
 
 import os
 
@@ -8,17 +8,17 @@ from configs.system.chips import spare_metadata_server
 
 
 def start_tensorflow(device: CpuDeviceConfig | TpuDeviceConfig, deterministic: bool = True):
-    """Imports TensorFlow with Keras 2, quiet, and set up for `device`; returns the module.
+    """Imports TensorFlow with Keras 2 and few log messages, configures it for `device`, and returns it.
 
     Args:
       device: the config's device section.
-      deterministic: equal inputs give equal bits, run after run, with the same number of threads; ops that
-        cannot promise it fail instead.
+      deterministic: whether equal inputs must give bitwise equal results in every run with the same number
+        of threads; ops that cannot guarantee it fail.
 
     Raises:
-      UserError: TensorFlow has started already, with fewer replicas.
+      UserError: TensorFlow has already started with fewer replicas.
     """
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # TFRS and TF-Addons need Keras 2
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # TFRS and TF-Addons require Keras 2
     # The GPU wheel logs at error level that it finds no GPU; real errors are raised as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     spare_metadata_server()
@@ -35,7 +35,7 @@ def start_tensorflow(device: CpuDeviceConfig | TpuDeviceConfig, deterministic: b
 
 
 def _split_processor(tf, replicas: int) -> None:
-    """Makes a logical device for each replica."""
+    """Creates a logical device for each replica."""
     processor = tf.config.list_physical_devices("CPU")[0]
     wanted = [tf.config.LogicalDeviceConfiguration()] * replicas
     try:
@@ -43,6 +43,6 @@ def _split_processor(tf, replicas: int) -> None:
     except RuntimeError:
         if len(tf.config.list_logical_devices("CPU")) < replicas:
             raise UserError(
-                f"device.replicas: TensorFlow has started with fewer than {replicas} in this process; "
-                "start a new process"
+                f"device.replicas: TensorFlow has already started in this process with fewer than {replicas} "
+                "replicas; start a new process"
             ) from None

@@ -115,7 +115,7 @@ def test_an_average_that_lags_is_said_before_during_and_after(planted, tmp_path,
     overrides, lines = trained(planted, tmp_path, "polyak.decay=0.9999", "polyak.start_fraction=0")
     reached = figures(lines)
     assert reached["average"] < 0.9 * reached["raw"], "what this test is about"
-    assert "polyak.decay 0.9999 averages over some 10,000 steps" in caplog.text
+    assert "polyak.decay 0.9999 averages over about 10,000 steps" in caplog.text
     words = f"The averaged weights are worse than the raw ones ({METRIC} {reached['average']:.4f}"
     assert words in capsys.readouterr().out
     caplog.clear()

@@ -69,7 +69,7 @@ def test_keras_3_is_refused_with_the_way_out():
     assert done.returncode == 0, done.stderr
     message, left = done.stdout.splitlines()
     assert message == (
-        "TF-Addons needs Keras 2, and this process loaded Keras 3: set TF_USE_LEGACY_KERAS=1 in the "
+        "TF-Addons requires Keras 2, but this process loaded Keras 3: set TF_USE_LEGACY_KERAS=1 in the "
         "environment before Python starts, or use engine: rows"
     )
     assert left == "[]"

@@ -113,7 +113,7 @@ def test_an_explicit_decay_starts_after_its_horizon_at_half_of_the_run_at_the_la
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (PolyakConfig(decay=0.999), "polyak.decay 0.999 averages over some 1,000 steps, the run has 820"),
+        (PolyakConfig(decay=0.999), "polyak.decay 0.999 averages over about 1,000 steps, but the run has"),
         (PolyakConfig(kind="uniform", start_fraction=0.0), "averages all weights since step 0 of 820"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Native kernels for CPUs: rows of tables, and the in-batch softmax."""
+"""Native CPU kernels for rows of tables and for the in-batch softmax."""

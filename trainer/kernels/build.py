@@ -1,9 +1,9 @@
-"""Compiles the kernels against the installed TensorFlow, once, and loads them.
+"""Compiles the kernels once for the installed TensorFlow, and loads them.
 
-They are compiled for this very processor when they are first needed, about 20 seconds, and kept in
-~/.cache/lazytower (or LAZYTOWER_CACHE), under a name made of all that they depend on, beside their checksum.
-What is cut, or what other users may write, is not loaded but compiled again. Images carry them
-ready: LAZYTOWER_KERNELS=FILE.so makes runs load that file; LAZYTOWER_KERNELS=off, none.
+They are compiled for this machine's processor when first needed, which takes about 20 seconds, and cached
+with their checksum in ~/.cache/lazytower (or LAZYTOWER_CACHE), under a hash of all that they depend on. A
+truncated library, or one that other users may write, is recompiled instead of loaded. Container images have a
+compiled library: LAZYTOWER_KERNELS=FILE.so loads that file, LAZYTOWER_KERNELS=off none.
 
     python -m trainer.kernels.build FILE.so x86-64-v3
 """
@@ -30,9 +30,8 @@ from configs.system.file_lock import FileLock
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 SOURCES = sorted(pathlib.Path(__file__).parent.glob("*.cc"))
-# Errors of mathematics are looked for in the results (trainer/training/guard.py), not in flags of the
-# processor. Tuned for this processor, GCC 12 avoids the wide registers of one that it does not know:
-# 17 % slower.
+# Floating-point errors are detected in the results (trainer/training/guard.py), not by processor flags.
+# -mtune=generic, because GCC 12 avoids the wide registers of processors it does not know: 17 % slower.
 _FLAGS = [
     "-shared",
     "-fPIC",
@@ -46,7 +45,7 @@ _FLAGS = [
 
 
 class NoKernels(Exception):
-    """They cannot be had here; the message says why."""
+    """The kernels are not available on this machine; the message says why."""
 
 
 _graph_only = threading.local()
@@ -54,7 +53,7 @@ _graph_only = threading.local()
 
 @contextlib.contextmanager
 def graph_only():
-    """Inside, in this thread, `kernels` says that there are none: for programs that other devices run."""
+    """Within the context, in this thread, `kernels` returns None: for programs that run on other devices."""
     before, _graph_only.set = getattr(_graph_only, "set", False), True
     try:
         yield
@@ -63,7 +62,7 @@ def graph_only():
 
 
 def kernels():
-    """The loaded ops; None when there are none here (after a notice, once) or within graph_only."""
+    """The loaded ops; None within graph_only or, after one warning, if they are not available."""
     return None if getattr(_graph_only, "set", False) else _loaded()
 
 
@@ -71,8 +70,8 @@ def kernels():
 def _loaded():
     try:
         return tf.load_op_library(_library())
-    except (NoKernels, OSError, tf.errors.NotFoundError) as reason:  # OSError: no room to keep them
-        logging.warning("no native kernels, TensorFlow's ops do their work: %s", reason)
+    except (NoKernels, OSError, tf.errors.NotFoundError) as reason:  # OSError: the disk is full
+        logging.warning("native kernels are not available, using slower TensorFlow ops: %s", reason)
         return None
 
 
@@ -83,7 +82,7 @@ def _library() -> str:
     if given:
         path = pathlib.Path(given)
         if _sum_of(path).exists() and not _is_whole(path):
-            raise NoKernels(f"LAZYTOWER_KERNELS: {given} is not as it was compiled; make it again")
+            raise NoKernels(f"LAZYTOWER_KERNELS: {given} does not match its checksum; compile it again")
         return given
     return cached_library("kernels", SOURCES, tf.sysconfig.get_compile_flags(), tf.sysconfig.get_link_flags())
 
@@ -91,25 +90,27 @@ def _library() -> str:
 def cached_library(
     name: str, sources: Sequence[pathlib.Path], flags: Sequence[str], link: Sequence[str] = ()
 ) -> str:
-    """Path of a shared library of C++ sources, compiled for this processor when it is not kept yet.
+    """Path of a shared library of C++ sources; compiles it for this processor unless it is cached.
 
     Args:
-      name: the file's begins with it.
-      sources: files.
-      flags, link: of the compiler, before and after the sources.
+      name: prefix of the file's name.
+      sources: C++ files.
+      flags, link: compiler options before and after the sources.
 
     Raises:
-      NoKernels: no compiler, or it fails.
+      NoKernels: there is no compiler, or it fails.
     """
     path = _cached(name, sources, [*_FLAGS, *flags])
     _make_private(path.parent)
     if _distrust(path):
-        lock = FileLock(str(path.with_suffix(".lock")), wait=True)  # a second process waits, and finds them
+        lock = FileLock(
+            str(path.with_suffix(".lock")), wait=True
+        )  # a second process waits and finds it compiled
         try:
             if reason := _distrust(path):
                 if os.path.lexists(path):
-                    logging.warning("%s: %s; compiled again", path, reason)
-                logging.info("compiling native %s, once, into %s (about 20 s)", name, path.parent)
+                    logging.warning("%s: %s; compiling it again", path, reason)
+                logging.info("compiling native %s once into %s (about 20 s)", name, path.parent)
                 _compile(str(path), sources, ["-march=native", *flags], link)
         finally:
             lock.close()
@@ -117,35 +118,35 @@ def cached_library(
 
 
 def _make_private(directory: pathlib.Path) -> None:
-    """Makes the cache's directory; code from a directory that others may change is not run.
+    """Creates the cache directory; code from a directory that other users may write is never run.
 
     Raises:
-      NoKernels: it is another user's, or others may write there.
+      NoKernels: it belongs to another user, or others may write there.
     """
     storage.make_directory(str(directory))
     status = directory.stat()
     others_write = status.st_mode & _OTHERS_WRITE and not status.st_mode & stat.S_ISVTX
     if others_write and status.st_uid == os.geteuid() and not os.environ.get("LAZYTOWER_CACHE"):
-        directory.chmod(stat.S_IMODE(status.st_mode) & ~_OTHERS_WRITE)  # made under a umask of 002
+        directory.chmod(stat.S_IMODE(status.st_mode) & ~_OTHERS_WRITE)  # created under umask 002
     elif others_write or status.st_uid not in (0, os.geteuid()):
         raise NoKernels(
-            f"{directory} belongs to another user, or others may write there; chmod go-w {directory}, or "
-            "name another directory in LAZYTOWER_CACHE"
+            f"{directory} belongs to another user, or others may write there; run chmod go-w {directory}, or "
+            "set LAZYTOWER_CACHE to another directory"
         )
 
 
 def _distrust(path: pathlib.Path) -> str | None:
-    """Why a library is not loaded: missing, cut, or in reach of other users; None: it is as it was made."""
+    """Why a library must not be loaded: missing, corrupt or writable by others; None if it may be."""
     for file in (path, _sum_of(path)):
         try:
             status = file.lstat()
         except FileNotFoundError:
             return f"{file.name} is missing"
         if not stat.S_ISREG(status.st_mode):
-            return f"{file.name} is no plain file"
+            return f"{file.name} is not a regular file"
         if status.st_uid not in (0, os.geteuid()) or status.st_mode & _OTHERS_WRITE:
             return f"{file.name} belongs to another user, or others may write it"
-    return None if _is_whole(path) else "is not as it was compiled"
+    return None if _is_whole(path) else "does not match its checksum"
 
 
 def _is_whole(path: pathlib.Path) -> bool:
@@ -171,7 +172,7 @@ def _cached(name: str, sources, flags) -> pathlib.Path:
 
 
 def _processor() -> str:
-    """What code compiled for this processor may use."""
+    """The instruction-set flags of this processor."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next(line for line in file if line.startswith(("flags", "Features")))
@@ -180,14 +181,14 @@ def _processor() -> str:
 
 
 def compile_kernels(path: str, march: str) -> None:
-    """Writes the library, whole or not at all.
+    """Compiles the kernels and writes the library atomically.
 
     Args:
       path: of the library.
-      march: processor, as g++ names it.
+      march: g++ name of the processor.
 
     Raises:
-      NoKernels: no compiler, or it fails.
+      NoKernels: there is no compiler, or it fails.
     """
     flags = [f"-march={march}", *tf.sysconfig.get_compile_flags()]
     _compile(path, SOURCES, flags, tf.sysconfig.get_link_flags())
@@ -196,7 +197,7 @@ def compile_kernels(path: str, march: str) -> None:
 def _compile(path: str, sources, flags, link) -> None:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if not compiler:
-        raise NoKernels("no C++ compiler is installed (g++)")
+        raise NoKernels("no C++ compiler is installed; install g++")
     with tempfile.TemporaryDirectory(dir=os.path.dirname(os.path.abspath(path))) as directory:
         made = os.path.join(directory, "kernels.so")
         command = [compiler, *_FLAGS, *flags, *map(str, sources), "-o", made, *link]
@@ -205,7 +206,7 @@ def _compile(path: str, sources, flags, link) -> None:
             reasons = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
             raise NoKernels(f"{compiler} fails: {reasons[0]}")
         content = pathlib.Path(made).read_bytes()
-    # Beside its sum, and through the disk before its name: what a power loss cuts is seen, not run.
+    # Both files are synced before they are renamed, so a library truncated by a power loss is detected.
     storage.write_bytes(path, content)
     os.chmod(path, 0o755)
     storage.write_bytes(f"{path}.sha256", _sum(content))

@@ -1,4 +1,4 @@
-"""The kernels as functions of tensors; each falls back to TensorFlow's ops where there are none."""
+"""The kernels as functions of tensors; `unique` to `gather_rows` fall back to TensorFlow ops."""
 
 import tensorflow as tf
 
@@ -7,20 +7,20 @@ from trainer.kernels.build import kernels
 
 
 def unique(ids):
-    """As tf.unique of int64 [n]: (distinct values in order of first occurrence, int32 [n] places in them)."""
+    """As tf.unique of int64 [n]: (distinct values in order of first occurrence, their indices int32 [n])."""
     if kernels() is None:
         return tf.unique(ids)
     return tuple(kernels().lazytower_distinct(ids=ids))
 
 
 def sum_rows(values, where, segments, source=None):
-    """Sums of rows.
+    """Segment sums of rows.
 
     Args:
       values: float32 [m, dim].
-      where: int32 [n], the segment of each part.
-      segments: their number, int32 scalar.
-      source: int32 [n], which of the values each part is; None: part i is value i.
+      where: int32 [n], the segment of each summand.
+      segments: number of segments, int32 scalar.
+      source: int32 [n], the row of `values` of each summand; None if summand i is row i.
 
     Returns:
       float32 [segments, dim].
@@ -33,7 +33,7 @@ def sum_rows(values, where, segments, source=None):
 
 
 def gather_rows(values, where):
-    """tf.gather(values [u, dim], where int32 [n]); its gradient is the sum of each row's parts, [u, dim]."""
+    """tf.gather(values [u, dim], where int32 [n]) with a dense gradient, summed for each row, [u, dim]."""
     if kernels() is None:
         return tf.gather(values, where)
 
@@ -48,7 +48,7 @@ def gather_rows(values, where):
 
 
 def softmax_blocks(user, item, item_ids, log_q, part, scale: float, mask_hits: bool, first):
-    """Loss and its gradients to user and item, as trainer.models.losses._blocks; kernels must be there."""
+    """The loss and its gradients, as trainer.models.losses._blocks; requires the kernels."""
     return kernels().lazytower_softmax(
         user=user,
         item=item,
@@ -62,33 +62,33 @@ def softmax_blocks(user, item, item_ids, log_q, part, scale: float, mask_hits: b
 
 
 def allocate(records: tf.Variable, rows: int, width: int) -> None:
-    """Gives a variable of shape [None, width] its rows, zeros on huge pages."""
+    """Allocates the rows of a variable of shape [None, width], as zeros on huge pages."""
     kernels().lazytower_allocate(records=records.handle, rows=rows, width=width)
 
 
 def address(records: tf.Variable) -> int:
-    """Where the values of records from `allocate` lie in memory, while their variable lives."""
+    """Memory address of records from `allocate`; valid as long as their variable exists."""
     return int(kernels().lazytower_address(records=records.handle))
 
 
 def lookup(records: tf.Variable, ids, dim: int):
-    """The first `dim` values, float32 [n, dim], of the records of ids int64 [n]."""
+    """The first `dim` values, float32 [n, dim], of the records with ids int64 [n]."""
     return kernels().lazytower_lookup(records=records.handle, ids=ids, dim=dim)
 
 
 def update(records: tf.Variable, shared: list, ids, gradient, where, step, rate, optimizer, average) -> None:
-    """One optimizer step on the records of distinct ids, in place, averages included.
+    """One optimizer step on the records of distinct ids, in place, including their averages.
 
     Args:
       records: variable, float32 [rows, width].
-      shared: variables of what all rows share, as RowOptimizer.shared_names.
+      shared: variables of the state shared by all rows, in the order of RowOptimizer.shared_names.
       ids: int64 [n].
-      gradient: float32 [n, dim]; with `where`, [m, dim] of parts, which are summed.
-      where: int32 [m], the row among `ids` of each part; None: there is one each.
-      step: float32 scalar from 1.
-      rate: float32 scalar, learning rate of this step.
+      gradient: float32 [n, dim]; with `where`, [m, dim], which are summed for each id.
+      where: int32 [m], the index in `ids` of each gradient; None if gradient i is that of id i.
+      step: float32 scalar, counted from 1.
+      rate: float32 scalar, the learning rate at this step.
       optimizer: RowOptimizer with `native`.
-      average: polyak rule or None.
+      average: rule from trainer.averages, or None.
     """
     config = optimizer.config
     kernels().lazytower_update(

@@ -31,7 +31,7 @@ def attempt(tmp_path, **variables):
 def test_without_kernels_there_is_one_notice(tmp_path, variables, notice):
     out, err = attempt(tmp_path, **variables)
     assert out == "False"
-    lines = [line for line in err.splitlines() if "no native kernels, TensorFlow's ops do their work" in line]
+    lines = [line for line in err.splitlines() if "native kernels are not available" in line]
     assert len(lines) == 1 and notice in lines[0]
     assert not list(tmp_path.glob("*.so"))
 
@@ -39,7 +39,7 @@ def test_without_kernels_there_is_one_notice(tmp_path, variables, notice):
 def test_no_compiler(monkeypatch, tmp_path):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(build.NoKernels, match=r"no C\+\+ compiler is installed \(g\+\+\)"):
+    with pytest.raises(build.NoKernels, match=r"no C\+\+ compiler is installed; install g\+\+"):
         build.compile_kernels(str(tmp_path / "k.so"), "native")
 
 
@@ -145,7 +145,7 @@ def test_an_image_s_library_that_is_cut_is_not_loaded(small, monkeypatch):
     monkeypatch.setenv("LAZYTOWER_KERNELS", str(path))
     assert build._library() == str(path)
     cut_in_the_middle(path)
-    with pytest.raises(build.NoKernels, match="is not as it was compiled"):
+    with pytest.raises(build.NoKernels, match="does not match its checksum"):
         build._library()
 
 
