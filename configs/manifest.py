@@ -5,6 +5,7 @@ A dataset directory holds
   train/ valid/ test/               columnar records (see RECORD COLUMNS)
   positives/                        the positive rows of train once more; absent when all of them are
   users/ items/                     catalogs (see CATALOG COLUMNS)
+  vocabularies/                     raw values of categorical features with vocab ids: id, key, count
   rejected/                         rows that were refused, with their reasons, as JSON lines
 
 A row is positive when dataset.positive says so of its label. Rows of a user are ordered by time; rows of one
@@ -102,6 +103,9 @@ class TableInfo(Section):
     """Distinct keys with positive train rows (under vocab: at least min_count)."""
     oov_keys: Count = 0
     """Distinct keys of all splits that share the out-of-vocabulary row; 0 under hash."""
+    files: list[FileInfo] = []
+    """Vocabulary of a categorical feature, by rising id; empty for user and item, whose catalogs have it,
+    under hash, and in datasets of before vocabularies were written."""
 
 
 class FeatureInfo(Section):
@@ -204,7 +208,8 @@ class Dataset(Section):
     def record_files(self) -> list[FileInfo]:
         """All files that hold rows, users or items; refused rows are no part of the content."""
         splits = [*self.splits.values(), *filter(None, [self.positives])]
-        return [info for part in (*splits, self.users, self.items) for info in part.files]
+        parts = (*splits, self.users, self.items, *self.tables.values())
+        return [info for part in parts for info in part.files]
 
     def table_rows(self, name: str) -> int:
         """Rows of table `name`; a table of its own for history has the items' rows."""

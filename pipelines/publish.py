@@ -31,7 +31,7 @@ LOCK_NAME = ".prepare.lock"
 PREVIOUS = "dataset.previous.json"
 """In an object store, the manifest of the dataset that was replaced last."""
 _STAGING = ".prepare-"
-_OUR_FILE = re.compile(r"[0-9a-f]{8}-\d{5}\.(tfrecord\.gz|jsonl)")
+_OUR_FILE = re.compile(r"[0-9a-f]{8}-([a-z0-9_]+-)?\d{5}\.(tfrecord\.gz|jsonl)")
 _TRACEBACKS = ("common", "portability.local_job_service")  # loggers that print them on their way here
 _STALE_AFTER = datetime.timedelta(days=1)
 # The last line of a traceback that Beam brings from a worker.

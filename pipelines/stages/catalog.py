@@ -1,4 +1,5 @@
-"""Catalogs: users/ with their sequences, items/ with their counts; both with side features as of three times.
+"""Catalogs: users/ with their sequences, items/ with their counts; both with side features as of three times;
+and the vocabularies of categorical features.
 
 configs/manifest.py says which value of a feature stands for whom: the newest known one, and those that the
 evaluation of valid and of test may know.
@@ -150,7 +151,9 @@ class WriteCatalog(ThreadedDoFn):
             by_kind.setdefault(kind, []).append(ref)
         whole = {kind: _concatenated(refs) for kind, refs in by_kind.items()}
         keys, rows = whole["keys"], whole.get("rows")
-        written = WrittenFile(_DIRECTORY[table], number, {})
+        written = WrittenFile(_DIRECTORY.get(table, "vocabularies"), number, {})
+        if table not in _DIRECTORY:
+            written = written._replace(table=table)
         file = open_staged(self._job.layout.staging, written.directory, written.name)
         writer = BlockWriter(file, self._job.block_rows)
         order = np.argsort(column(keys, "id"), kind="stable")

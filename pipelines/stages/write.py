@@ -15,7 +15,7 @@ from pipelines.rows.history import gather_ranges
 from pipelines.stages.spool import Ref, array, column, read_bytes, read_table
 from pipelines.stages.threads import ThreadedDoFn
 
-DIRECTORIES = (*RECORDS, "users", "items", "rejected")
+DIRECTORIES = (*RECORDS, "users", "items", "vocabularies", "rejected")
 """Of a dataset's files."""
 STEP_ROWS = 1 << 14  # taken at once into the order of a file
 _INTERNAL = ("_place", "_row")  # columns that records do not hold
@@ -45,7 +45,7 @@ class WrittenFile(NamedTuple):
     """A file of the dataset, in the staging directory."""
 
     directory: str
-    """train, valid, test, positives, users, items or rejected."""
+    """One of DIRECTORIES."""
     number: int
     """Place among the directory's files."""
     info: dict
@@ -56,11 +56,17 @@ class WrittenFile(NamedTuple):
     """Of numeric features, by name."""
     positives: int = 0
     """Positive rows."""
+    table: str = ""
+    """Of a vocabulary, the feature."""
+
+    def place(self) -> tuple[str, str, int]:
+        """By which files are ordered."""
+        return self.directory, self.table, self.number
 
     @property
     def name(self) -> str:
         suffix = "jsonl" if self.directory == "rejected" else "tfrecord.gz"
-        return f"{self.number:05d}.{suffix}"
+        return "-".join(filter(None, [self.table, f"{self.number:05d}.{suffix}"]))
 
 
 class Lists(NamedTuple):

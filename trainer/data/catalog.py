@@ -86,6 +86,15 @@ def unknown_feature(dataset: Dataset, name: str) -> tuple:
     return dataset.tables[name].oov or 0, np.int64
 
 
+def load_vocabulary(dataset: Dataset, name: str) -> np.ndarray:
+    """Raw values of a categorical feature with exact ids by id, object (bytes) [rows]; b"" at the
+    out-of-vocabulary row; DataError as `read_blocks`."""
+    keys = np.full(dataset.table_rows(name), b"", object)
+    for block in read_blocks(dataset, dataset.tables[name].files, ["id", "key"]):
+        keys[block["id"]] = block["key"]
+    return keys
+
+
 @dataclasses.dataclass(frozen=True)
 class Items:
     """The item catalog, by item id. `rows` is the item table's; rows without an item hold b"" and 0."""

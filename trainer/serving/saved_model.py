@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
@@ -19,8 +20,9 @@ from trainer.evaluation.trained import Trained
 from trainer.indexes.base import NO_SCORE, make_index
 from trainer.indexes.recall import measure_recall
 from trainer.indexes.scann_package import INSTALL_SCANN
+from trainer.serving.filters import FeatureFilter
 from trainer.serving.keys import KeyTable
-from trainer.serving.model import DEFAULT_K, ServingModel, UserState
+from trainer.serving.model import DEFAULT_K, WHERE, ServingModel, UserState
 from trainer.serving.user_rows import UserRows, load_user_rows
 from trainer.serving.warmup import write_warmup_requests
 
@@ -53,6 +55,7 @@ def write_saved_model(trained: Trained, path: str, version: int) -> None:
         features=[n for n in trained.recommender.model.user_inputs if n in trained.dataset.features],
     )
     model, index = _serving_model(trained, users, history_length)
+    inputs = _inputs(trained, model)
     size = sum(int(np.prod(v.shape)) * v.dtype.size for v in model.variables if v.dtype != tf.string)
     logging.info("writing the SavedModel: %.2f GB of weights and lists", size / 1e9)
     with _quiet():
@@ -62,7 +65,7 @@ def write_saved_model(trained: Trained, path: str, version: int) -> None:
     examples = _example_users(trained, users.known)
     write_warmup_requests(path, _warmup_requests(trained, examples))
     with open(os.path.join(path, METADATA), "w", encoding="utf-8") as file:
-        json.dump(_metadata(trained, version, examples, index), file, indent=1)
+        json.dump(_metadata(trained, version, examples, index, inputs), file, indent=1)
 
 
 @contextlib.contextmanager
@@ -99,7 +102,10 @@ def _serving_model(trained: Trained, users: UserRows, history_length: int) -> tu
         user_keys=_key_table(trained, "user"),
         item_keys=_key_table(trained, "item"),
         users=UserState(users.known, users.features, users.history, history_length, users.seen),
+        user_feature_keys=_user_feature_keys(trained, users.features),
+        item_filters=_item_filters(trained, order),
         item_order=order,
+        servable=len(items.ids),
         item_vectors=vectors,
         item_names=items.keys[order],
         index=index,
@@ -205,6 +211,49 @@ def _key_table(trained: Trained, name: str) -> KeyTable:
     return KeyTable(trained.dataset.tables[name], fill, name)
 
 
+def named_features(trained: Trained, of: str) -> list[str]:
+    """Categorical features with exact ids whose raw values requests can name: of `item` all, of `user` those
+    that the model reads."""
+    tables, read = trained.dataset.tables, trained.recommender.model.user_inputs
+    return [
+        name
+        for name, info in trained.dataset.features.items()
+        if info.of == of and name in tables and tables[name].files and (of == "item" or name in read)
+    ]
+
+
+def _user_feature_keys(trained: Trained, names) -> dict[str, KeyTable]:
+    """The KeyTable of each categorical feature among `names` whose raw values a request can name."""
+    tables, features = trained.dataset.tables, trained.dataset.features
+    hashed = [n for n in names if n in tables and tables[n].ids == "hash"]
+    named = named_features(trained, "user")
+    for name in names:
+        if features[name].kind == "categorical" and name not in [*hashed, *named]:
+            logging.warning(
+                "%s: has no vocabulary of %s, so requests cannot give its value; run `lazytower prepare "
+                "--overwrite` for one",
+                *(trained.dataset.path, name),
+            )
+    return {name: _feature_keys(trained, name) for name in [*hashed, *named]}
+
+
+def _feature_keys(trained: Trained, name: str) -> KeyTable:
+    return KeyTable(trained.dataset.tables[name], functools.partial(_add_vocabulary, trained, name), name)
+
+
+def _add_vocabulary(trained: Trained, name: str, fingerprints) -> None:
+    for block in read_blocks(trained.dataset, trained.dataset.tables[name].files, ["id", "key"]):
+        fingerprints.add(block["id"], block["key"])
+
+
+def _item_filters(trained: Trained, order: np.ndarray) -> dict[str, FeatureFilter]:
+    places = order[: len(trained.items.ids)]
+    return {
+        name: FeatureFilter(name, _feature_keys(trained, name), trained.items.features[name][places])
+        for name in named_features(trained, "item")
+    }
+
+
 def _example_users(trained: Trained, known: np.ndarray) -> list[bytes]:
     """Keys of a few users with train rows, spread over the table."""
     ids = np.flatnonzero(known)
@@ -237,7 +286,7 @@ def _warmup_requests(trained: Trained, examples: list[bytes]) -> list[tuple[str,
     return requests
 
 
-def _metadata(trained: Trained, version: int, examples: list[bytes], index: dict) -> dict:
+def _metadata(trained: Trained, version: int, examples: list[bytes], index: dict, inputs: dict) -> dict:
     config, dataset = trained.config, trained.dataset
     return {
         "name": config.name,
@@ -252,6 +301,7 @@ def _metadata(trained: Trained, version: int, examples: list[bytes], index: dict
         "max_k": config.export.max_k,
         "exclude_seen": config.export.exclude_seen,
         "index": index | _needs(config.export.index.kind),
+        "inputs": inputs,
         "no_score": NO_SCORE,
         # Keys are UTF-8; anything else survives the round trip as surrogates.
         "example_users": [key.decode("utf-8", "surrogateescape") for key in examples],
@@ -260,6 +310,17 @@ def _metadata(trained: Trained, version: int, examples: list[bytes], index: dict
             "tensorflow": tf.__version__,
             "python": platform.python_version(),
         },
+    }
+
+
+def _inputs(trained: Trained, model: ServingModel) -> dict:
+    """What requests may say of users, and by which features they may restrict the answer."""
+    kinds = {name: info.kind for name, info in trained.dataset.features.items()}
+    state = model.state_inputs
+    return {
+        "history": "history" in state,
+        "features": {name: kinds[name] for name in state if name in kinds},
+        "where": [name.removeprefix(WHERE) for name in model.filter_inputs],
     }
 
 

@@ -22,6 +22,7 @@ from trainer.serving import golden as golden_module
 from trainer.serving.client import recommend
 from trainer.serving.export import export, replay_golden
 from trainer.serving.replay import Difference, replay
+from trainer.serving.requests import Request
 from trainer.serving.versions import locked, versions
 
 USER_KEYS = [f"ü{i}".encode() for i in range(USERS)]
@@ -264,8 +265,9 @@ def test_a_path_that_tensorflow_may_take_for_a_pattern(tmp_path, name, caplog):
         assert "need it copied to another path" in caplog.text
         with pytest.raises((OSError, tf.errors.OpError)):
             tf.saved_model.load(path)
-    (answer,) = recommend(path, ["ü1"], 3, False, [])
-    assert answer == recommend(tiny_export("plain"), ["ü1"], 3, False, [])[0] and len(answer["items"]) == 3
+    request = [Request("ü1")]
+    (answer,) = recommend(path, request, 3, False)
+    assert [answer] == list(recommend(tiny_export("plain"), request, 3, False)) and len(answer["items"]) == 3
 
 
 _KILLED = """
