@@ -15,15 +15,16 @@ setup(
     name="lazytower",
     version="0.1.0",
     description="Recommender training with huge embedding tables, lazy optimizers and exact Polyak averages",
-    # TF-Addons is at its end of life and has no wheels past 3.11.
-    python_requires=">=3.10,<3.12",
+    python_requires=">=3.10,<3.14",  # what TensorFlow 2.20 has wheels for
+    classifiers=[f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)],
     packages=find_packages(include=["configs*", "pipelines*", "trainer*"]),
     package_data={"configs": ["*.yaml"], "trainer.bench.cases": ["*.cc"], "trainer.kernels": ["*.cc", "*.h"]},
     install_requires=[
         "tensorflow==2.20.0",  # newest that tensorflow-tpu wheels exist for
         "tf-keras==2.20.1",  # Keras 2, which TFRS and TF-Addons need; follows TensorFlow's version
         "tensorflow-recommenders==0.7.7",
-        "tensorflow-addons==0.23.0",  # last release; see trainer/addons.py for the alias it needs
+        # Its last release, which has no wheels past 3.11; trainer/addons.py says which alias it needs.
+        "tensorflow-addons==0.23.0; python_version < '3.12'",
         "apache-beam==2.77.0",  # runners differ by version; this one's were tested
         "gcsfs==2026.10.1",
         "fsspec",

@@ -20,6 +20,7 @@ from configs.sections.training import (
     ScheduleConfig,
     TrainConfig,
 )
+from configs.system.pythons import missing_addons
 from configs.tpu_rules import check_tpu
 
 
@@ -168,6 +169,16 @@ class RunConfig(Section):
             check_tpu(self)
         elif odd := self.uneven(self.device.replicas):
             raise ValueError(f"{odd} is no multiple of device.replicas {self.device.replicas}")
+        return self
+
+    @model_validator(mode="after")
+    def _engines_exist(self):
+        for name, table in self.tables.items():
+            if getattr(table, "engine", None) == "tfa" and (reason := missing_addons()):
+                raise ValueError(
+                    f"tables.{name}.engine: tfa: {reason}; use native (rows if there is no C++ compiler), or "
+                    "Python 3.10 or 3.11"
+                )
         return self
 
     @model_validator(mode="after")

@@ -1,29 +1,29 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: makes the project's own virtual environment once, and again when the
-# requirements change. PYTHON chooses the interpreter (3.10 or 3.11; TF-Addons has no later wheels), VENV another
-# place than .venv.
+# Sourced by the other scripts: makes the project's own virtual environment once, and again when the requirements
+# change. PYTHON chooses the interpreter (a path, or a version from 3.10 to 3.13), VENV the directory. By default the
+# interpreter is 3.11 where there is one, else the newest; its environment is .venv, that of another .venv-3.13 and
+# the like.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-find_python() {
-  local name
-  for name in ${PYTHON:-python3.11 python3.10 python3}; do
-    if "$name" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 11))' 2>/dev/null; then
-      echo "$name"
-      return
-    fi
-  done
-  echo "lazytower needs Python 3.10 or 3.11; set PYTHON to one of them" >&2
-  return 1
-}
+. scripts/interpreters.sh
 
 make_environment() {
-  local wanted venv=${VENV:-.venv}
-  local stamp=$venv/requirements.sha256
-  wanted=$(cat setup.py pyproject.toml docker/constraints-cpu.txt | sha256sum)
+  local version python preferred wanted venv stamp
+  if [ -n "${PYTHON:-}" ]; then
+    python=$(given_python)
+    version=${python%% *} python=${python#* }
+    preferred=$(preferred_version 2> /dev/null) || preferred=$version
+  else
+    version=$(preferred_version)
+    preferred=$version
+    python=$(interpreter "$version")
+  fi
+  venv=.venv
+  [ "$version" = "$preferred" ] || venv=.venv-$version
+  venv=${VENV:-$venv}
+  stamp=$venv/requirements.sha256
+  wanted=$(echo "$version" | cat - setup.py pyproject.toml docker/constraints-cpu.txt | sha256sum)
   if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
-    local python
-    python=$(find_python)
     echo "installing into $venv with $("$python" --version) (about 3 GB, a few minutes)"
     rm -rf "${venv:?}"
     "$python" -m venv "$venv"

@@ -10,7 +10,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 unset PYTHONPATH VIRTUAL_ENV
 
-root=$PWD python=${PYTHON:-python3.11} failed=0
+root=$PWD failed=0
+. scripts/interpreters.sh
 if [ -n "${DIRECTORY:-}" ]; then
   mkdir -p "$DIRECTORY"
   directory=$(cd "$DIRECTORY" && pwd)
@@ -24,6 +25,11 @@ unset TPU_SKIP_MDS_QUERY # commands see to it themselves
 for image; do
   [ -f "docker/$image.Dockerfile" ] || { echo "scripts/images.sh: $image: no docker/$image.Dockerfile" >&2; exit 2; }
 done
+PYTHON=${PYTHON:-$(interpreter 3.11)} || {
+  echo "scripts/images.sh takes the Python of the images: set PYTHON to the path of a Python 3.11" >&2
+  exit 1
+}
+python=$PYTHON
 
 # NAME COMMAND...: one line, and the end of the output if it failed.
 step() {
@@ -170,7 +176,7 @@ for image; do
     echo "with $("$PYTHON310" --version), as jobs may on TPU VMs:"
     python=$PYTHON310
     try_image "$image"
-    python=${PYTHON:-python3.11}
+    python=$PYTHON
   fi
 done
 exit "$failed"

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Sets up everything and passes the tests: style, the fast tests, then the slow ones. The same as CI.
+# Sets up everything and passes the tests: style, the fast tests, then the slow ones; after that the quickstart and the
+# fast tests once more on the newest Python of this machine, if that is another one (scripts/pythons.sh --lean). The
+# same as CI. Arguments go to pytest, and leave out the other Python.
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 ruff check .
@@ -7,3 +9,11 @@ ruff format --check .
 # In two processes: most of these tests keep one core busy. The slow ones start processes themselves.
 python -m pytest -q -n 2 --dist loadfile "$@"
 python -m pytest -q -m slow "$@"
+
+here=$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+newest=$(newest_version) || newest=$here
+if [ $# -eq 0 ] && [ "$newest" != "$here" ]; then
+  scripts/pythons.sh --lean "$newest"
+else
+  echo "tried with Python $here only (newest here: $newest)"
+fi

@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
 # Compiles the training step for TPUs without having one, and holds it to docs/tpu.md ("Compiled ahead of time").
 # Makes two virtual environments of its own (3 GB), then takes a quarter of an hour on 2 cores. Not one of the
-# quick tests. Needs a C compiler. Programs, logs and results are left in build/tpu_aot.
+# quick tests. Needs a C compiler, and Python 3.10 or 3.11 for TF-Addons (PYTHON: its path). Programs, logs and results
+# are left in build/tpu_aot.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-PYTHON=${PYTHON:-python3.11}
+. scripts/interpreters.sh
+PYTHON=${PYTHON:-$(interpreter 3.11 || interpreter 3.10)} || {
+  echo "scripts/tpu_aot.sh compares with TF-Addons: set PYTHON to the path of a Python 3.10 or 3.11" >&2
+  exit 1
+}
 OUT=build/tpu_aot
 export PYTHONPATH=$PWD TF_USE_LEGACY_KERAS=1 TF_CPP_MIN_LOG_LEVEL=2
 # There is no chip here: nobody is to be asked about one, and both libtpus may be loaded at the same time.

@@ -10,6 +10,8 @@ import pytest
 from trainer.bench import BENCHES
 from trainer.commands import COMMANDS
 
+pytestmark = pytest.mark.any_python
+
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("configs", "pipelines", "trainer")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))

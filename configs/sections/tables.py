@@ -24,7 +24,8 @@ class TableConfig(Section):
     """Optimizer of the rows."""
     engine: Literal["auto", "native", "rows", "tfa"] = "auto"
     """rows: one record per row; native: the same under compiled kernels; tfa: plain variable and
-    tfa.optimizers.LazyAdam; auto: native where there is a compiler and a kernel, else rows."""
+    tfa.optimizers.LazyAdam (Python 3.10 and 3.11); auto: native where there is a compiler and a kernel, else
+    rows."""
 
     @model_validator(mode="after")
     def _addons_has_it(self):

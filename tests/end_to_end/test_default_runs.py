@@ -11,6 +11,8 @@ from trainer import cli
 from trainer.report.metrics_file import read_metrics
 from trainer.serving import export
 
+pytestmark = pytest.mark.any_python
+
 METRIC = "recall@20"
 
 

@@ -68,7 +68,12 @@ def test_what_setup_requires_is_pinned_in_every_image(image):
 
 @pytest.mark.parametrize(
     ("name", "python"),
-    [("constraints-tpu.txt", "3.10"), ("constraints-tpu.txt", "3.11"), ("constraints-pipelines.txt", "3.11")],
+    [
+        ("constraints-tpu.txt", "3.10"),
+        ("constraints-tpu.txt", "3.11"),
+        ("constraints-tpu.txt", "3.13"),
+        ("constraints-pipelines.txt", "3.11"),
+    ],
 )
 def test_sets_agree(name, python):
     cpu = pins("constraints-cpu.txt", python)
@@ -161,7 +166,7 @@ def test_images_sh_tells_of_failures(tmp_path):
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_can_be_run(path):
-    sourced = path.name == "environment.sh"
+    sourced = path.name in ("environment.sh", "interpreters.sh")
     assert os.access(path, os.X_OK) != sourced
     assert sourced or path.read_text().startswith("#!/usr/bin/env bash\n")
 

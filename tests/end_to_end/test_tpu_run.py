@@ -18,6 +18,8 @@ from trainer.evaluation.trained import open_trained
 from trainer.serving.export import export
 from trainer.training.run import train
 
+pytestmark = pytest.mark.any_python
+
 MODELS = {
     "two_tower": {
         "kind": "two_tower",

@@ -3,6 +3,12 @@
 import subprocess
 import sys
 
+import pytest
+
+from configs.errors import UserError
+from tests.support.addons import needs_addons
+from trainer import addons
+
 PRELUDE = (
     "from configs.sections.devices import CpuDeviceConfig\nfrom trainer.runtime import start_tensorflow\n"
 )
@@ -37,6 +43,7 @@ warnings.warn("others are heard")
 """
 
 
+@needs_addons
 def test_it_is_quiet_trains_and_leaves_no_trace():
     done = run(PRELUDE + LAZY_ADAM)
     assert done.returncode == 0, done.stderr
@@ -48,6 +55,7 @@ def test_it_is_quiet_trains_and_leaves_no_trace():
     assert done.stderr.endswith(" UserWarning: others are heard\n") and done.stderr.count("\n") == 1
 
 
+@needs_addons
 def test_keras_3_is_refused_with_the_way_out():
     code = (
         "import tensorflow as tf, sys\n"
@@ -65,3 +73,19 @@ def test_keras_3_is_refused_with_the_way_out():
         "environment before Python starts, or use engine: rows"
     )
     assert left == "[]"
+
+
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        ("TF-Addons has no release for Python 3.13", "3.13: use Python 3.10 or 3.11, or engine: rows"),
+        (None, "TF-Addons is not installed: pip install tensorflow-addons, or use engine: rows"),
+    ],
+)
+def test_without_it_one_line_says_what_to_do(monkeypatch, reason, message):
+    monkeypatch.delitem(sys.modules, "tensorflow_addons", raising=False)
+    monkeypatch.setattr(addons, "missing_addons", lambda: reason)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError) as error:
+        addons.import_addons()
+    assert str(error.value).endswith(message)

@@ -7,6 +7,8 @@ import tensorflow as tf
 from configs.sections.training import PolyakConfig
 from trainer.averages import DenseAverages, Exponential, Uniform, horizon_finding, make_average
 
+pytestmark = pytest.mark.any_python
+
 
 def dense_average(rule, weights):
     """Brute force: float64 average after each of weights [steps + 1, ...], index 0 being initial."""

@@ -150,7 +150,9 @@ def write_checkpoint(
             files |= written
         buffer = io.BytesIO()
         np.savez(buffer, **dense)
-        files[DENSE] = _write(path, DENSE, [buffer.getbuffer()])
+        # Released also on errors: a view that outlives its buffer's cycle crashes Python 3.12.
+        with buffer.getbuffer() as content:
+            files[DENSE] = _write(path, DENSE, [content])
         with errors_of(path):
             _sync_directories(path, head["tables"])
             check()
@@ -319,7 +321,7 @@ def _npy_parts(array: np.ndarray) -> list:
     header = io.BytesIO()
     array = np.ascontiguousarray(array)
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    return [header.getbuffer(), memoryview(array.reshape(-1).view(np.uint8))]
+    return [header.getvalue(), memoryview(array.reshape(-1).view(np.uint8))]
 
 
 def _array(content) -> np.ndarray:

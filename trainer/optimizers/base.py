@@ -182,6 +182,18 @@ class RowOptimizer(tf.Module, abc.ABC):
                 self.updates = self.variable_slots()
         self.updates.build(variables)
 
+    @property
+    def iterations(self) -> tf.Variable:
+        """Steps done on plain variables, int64."""
+        self.build([])
+        return self.updates.iterations
+
+    @property
+    def variables(self) -> tuple[tf.Variable, ...]:
+        """All state: the steps done first, as in Keras, then the slots of each variable."""
+        step = self.updates.iterations if hasattr(self, "updates") else None
+        return tuple(sorted(super().variables, key=lambda variable: variable is not step))
+
     def get_slot(self, variable, name: str) -> tf.Variable | None:
         """A slot of a plain variable, float32 [rows, width]; None before its first step."""
         self.build([])

@@ -27,7 +27,7 @@ def checked(grads_and_vars) -> list[tuple]:
         if gradient is not None:
             pairs.append((checked_gradient(gradient, variable), variable))
     if not pairs:
-        raise ValueError("no gradient to apply: the list is empty or every gradient is None")
+        raise ValueError("No gradients provided for any variable: the list is empty or each is None")
     return pairs
 
 

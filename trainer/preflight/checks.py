@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from configs.system.chips import device_files, find_chips
+from configs.system.pythons import NEWEST, OLDEST
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 _TENSORFLOWS = ("tensorflow", "tensorflow-tpu", "tensorflow-cpu")
@@ -66,11 +67,13 @@ class CheckedMachine:
 
 
 def check_python(machine: CheckedMachine) -> Result:
-    """3.10 or 3.11: TF-Addons has no wheels for later ones."""
+    """One that TensorFlow 2.20 has wheels for."""
     found = ".".join(map(str, machine.python))
-    if (3, 10) <= machine.python[:2] <= (3, 11):
+    if OLDEST <= machine.python[:2] <= NEWEST:
         return Result("Python", OK, found)
-    return Result("Python", FAIL, found, "use Python 3.10 or 3.11; TF-Addons has no wheels for others")
+    oldest, newest = (".".join(map(str, version)) for version in (OLDEST, NEWEST))
+    fix = f"use Python {oldest} to {newest}; TensorFlow has no wheels for others"
+    return Result("Python", FAIL, found, fix)
 
 
 def check_packages(machine: CheckedMachine) -> Result:
@@ -80,7 +83,9 @@ def check_packages(machine: CheckedMachine) -> Result:
     if machine.requirements is None:
         return Result("packages", FAIL, "lazytower itself is not installed", INSTALL_LAZYTOWER)
     wanted = [Requirement(text) for text in machine.requirements]
-    wanted = [requirement for requirement in wanted if not requirement.marker]  # extras have one
+    # Those of this Python, and no extras.
+    here = {"extra": "", "python_version": ".".join(map(str, machine.python[:2]))}
+    wanted = [each for each in wanted if not each.marker or each.marker.evaluate(here)]
     missing, others = [], []
     for requirement in wanted:
         names = _TENSORFLOWS if requirement.name == "tensorflow" else (requirement.name,)

@@ -58,8 +58,11 @@ def _keras(_: str) -> str:
 
 
 def _addons(_: str) -> str:
+    from configs.system.pythons import missing_addons
     from trainer.addons import import_addons
 
+    if reason := missing_addons():
+        return f"none: {reason}; only engine: tfa needs it"
     addons = import_addons()
     addons.optimizers.LazyAdam(0.1)
     return addons.__version__

@@ -88,8 +88,21 @@ def test_towers_have_no_optimizer_of_rows():
 def test_addons_has_global_lazy_adam_only(optimizer, lacks):
     message = error_of(lambda: parse(optimizer, engine="tfa"))
     assert message == f"tables.user: engine: tfa has no {lacks}; use engine: rows"
-    assert parse({"learning_rate": 0.5}, engine="tfa").tables["user"].engine == "tfa"
     assert parse(optimizer, engine="rows")
+
+
+@pytest.mark.parametrize("reason", [None, "TF-Addons has no release for Python 3.13"])
+def test_the_engine_tfa_needs_a_python_of_addons(monkeypatch, reason):
+    monkeypatch.setattr("configs.schema.missing_addons", lambda: reason)
+    if reason is None:
+        assert parse({"learning_rate": 0.5}, engine="tfa").tables["user"].engine == "tfa"
+        return
+    assert error_of(lambda: parse({"learning_rate": 0.5}, engine="tfa")) == (
+        "tables.user.engine: tfa: TF-Addons has no release for Python 3.13; use native (rows if there is no "
+        "C++ compiler), or Python 3.10 or 3.11"
+    )
+    for engine in ("auto", "native", "rows"):
+        assert parse({}, engine=engine)
 
 
 def test_a_constant_rate_decays_to_nothing():

@@ -23,13 +23,13 @@ def test_a_section_without_kind_is_a_table():
 
 
 def test_a_config_with_both_kinds_is_dumped_and_read_again(tmp_path):
-    sections = {"user": {"kind": "robe_z", "size": 64, "seed": 5}, "item": {"engine": "tfa"}}
+    sections = {"user": {"kind": "robe_z", "size": 64, "seed": 5}, "item": {"engine": "rows"}}
     config = parse_config(document(tables=sections), "FILE")
     path = tmp_path / "run.yaml"
     path.write_text(dump_config(config))
     assert load_config(str(path)) == config
     changed = load_config(str(path), ["tables.user.block=16", "tables.item.kind=table"])
-    assert changed.tables["user"].block == 16 and changed.tables["item"].engine == "tfa"
+    assert changed.tables["user"].block == 16 and changed.tables["item"].engine == "rows"
 
 
 def test_the_kind_can_be_chosen_on_the_command_line(tmp_path):

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from configs.system.pythons import missing_addons
 from trainer import cli
 from trainer.commands import bench
 
@@ -15,7 +16,8 @@ PEERS = ("lazytower", "keras", "keras_legacy", "tfa", "torch")
 TINY = ["--rows", "300", "--dim", "8", "--batch", "16", "--steps", "2"]
 # What needs nothing but the packages that lazytower requires.
 SUPPORTED = {("lazytower", name) for name in ("sgd", "adagrad", "adam", "lazy_adam", "sm3")}
-SUPPORTED |= {("keras", name) for name in ("sgd", "adagrad", "adam")} | {("tfa", "lazy_adam")}
+SUPPORTED |= {("keras", name) for name in ("sgd", "adagrad", "adam")}
+SUPPORTED |= set() if missing_addons() else {("tfa", "lazy_adam")}
 
 
 def bench_run(*args: str) -> int:
@@ -62,7 +64,16 @@ def test_state_is_counted_whole(tmp_path):
     args = ["--models", "full", "--optimizers", "adam", "lazy_adam", "--peers", "lazytower", "keras", "tfa"]
     bench_run("optimizers", *TINY, *args, "--output", str(tmp_path))
     states = [row["state_bytes"] for row in parsed(tmp_path / "optimizers.csv") if not row["reason"]]
-    assert states == ["20400", "19200"] * 2  # records keep their last step too
+    # Adam by lazytower and Keras, lazy Adam by lazytower and TF-Addons; records keep their last step too.
+    assert states == ["20400", "19200", "20400", *([] if missing_addons() else ["19200"])]
+
+
+def test_without_addons_their_row_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.bench.cases.tables.missing_addons", lambda: "no TF-Addons here")
+    args = ["--models", "full", "--optimizers", "lazy_adam", "--peers", "lazytower", "tfa"]
+    assert bench_run("optimizers", *TINY, *args, "--output", str(tmp_path)) == 0
+    ours, theirs = parsed(tmp_path / "optimizers.csv")
+    assert (ours["reason"], theirs["reason"], theirs["total_ms"]) == ("", "no TF-Addons here", "-")
 
 
 def test_the_public_faces_are_measured_when_asked_for(tmp_path):

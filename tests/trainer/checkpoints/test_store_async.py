@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 
 import numpy as np
 import pytest
@@ -160,6 +161,36 @@ def test_a_bug_is_not_taken_for_a_full_disk(tmp_path, monkeypatch):
     with pytest.raises(TypeError, match="a bug"):
         store.wait()
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("file", [files.DENSE, files.records_file("user", 0)])
+def test_a_failed_write_leaves_no_view_of_a_buffer(tmp_path, monkeypatch, file):
+    """Python 3.12 crashes where such a buffer and its view are collected in one cycle; 3.13 complains."""
+    writing = storage.writing
+
+    def broken(path):
+        if path.endswith(file):
+            raise TypeError("a bug")
+        return writing(path)
+
+    monkeypatch.setattr(storage, "writing", broken)
+    run, store = Run(), store_at(tmp_path, async_memory_mb=1)
+    run.train_and_save(store, 1)
+    with pytest.raises(TypeError, match="a bug") as error:
+        store.wait()
+    frames = [frame for frame, _ in traceback.walk_tb(error.value.__traceback__)]
+    values = [value for frame in frames for value in frame.f_locals.values()]
+    views = [part for value in values for part in (value if isinstance(value, list) else [value])]
+    owners = [view.obj for view in views if isinstance(view, memoryview) and not _released(view)]
+    assert all(isinstance(owner, np.ndarray) for owner in owners)
+    assert any(frame.f_code.co_name == "_write" for frame in frames)
+
+
+def _released(view: memoryview) -> bool:
+    try:
+        return view.nbytes < 0
+    except ValueError:
+        return True
 
 
 def test_a_directory_that_cannot_be_made(tmp_path):

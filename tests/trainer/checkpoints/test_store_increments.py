@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from configs.errors import CheckpointError
 from configs.sections.optimizers import AdamConfig
+from tests.support.addons import skipping_tfa
 from tests.support.checkpoint_cases import (
     ROWS,
     Run,
@@ -37,7 +38,7 @@ def kinds(path) -> list[str]:
     return "".join("i" if name.endswith(".increment") else "f" for name in names(path))
 
 
-@pytest.mark.parametrize("engine", TABLE_ENGINES)
+@pytest.mark.parametrize("engine", skipping_tfa(TABLE_ENGINES))
 @pytest.mark.parametrize("average", [True, False])
 def test_touched_since_is_what_numpy_counts(engine, average):
     run = Run(engine, average)
@@ -61,7 +62,9 @@ def test_an_optimizer_that_is_not_lazy_touches_all_rows():
 
 
 @pytest.mark.parametrize("average", [True, False])
-@pytest.mark.parametrize("engines", [("rows", "rows"), ("rows", "tfa"), ("tfa", "rows")], ids="-".join)
+@pytest.mark.parametrize(
+    "engines", skipping_tfa([("rows", "rows"), ("rows", "tfa"), ("tfa", "rows")]), ids="-".join
+)
 def test_full_and_increments_restore_every_step(tmp_path, engines, average):
     run, store = Run(engines[0], average), store_at(tmp_path, compact_at=9)
     run.train_and_save(store, 6)

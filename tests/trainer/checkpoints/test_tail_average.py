@@ -19,6 +19,8 @@ from trainer.evaluation.trained import open_trained
 from trainer.serving.export import export
 from trainer.training.run import train
 
+pytestmark = pytest.mark.any_python
+
 
 def document(root, **sections):
     made = planted_document(str(root))

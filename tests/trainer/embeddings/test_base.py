@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from configs.errors import ConfigError
 from configs.sections.optimizers import LazyAdamConfig
+from configs.system.pythons import missing_addons
+from tests.support.addons import needs_addons, skipping_tfa
 from trainer.averages import Exponential, Uniform
 from trainer.embeddings.base import CHUNK_ROWS
 from trainer.embeddings.engines import TABLE_ENGINES
@@ -13,6 +15,8 @@ from trainer.embeddings.engines.rows import RecordTable
 from trainer.embeddings.pooling import of_distinct
 from trainer.optimizers import LazyAdam
 from trainer.optimizers.base import RowOptimizer
+
+pytestmark = pytest.mark.any_python
 
 ROWS, DIM, STEPS, BATCH = 300, 8, 220, 64
 HYPER = LazyAdamConfig(learning_rate=0.01)
@@ -63,7 +67,7 @@ def trained(engine, rule):
     return table, initial
 
 
-@pytest.mark.parametrize("engine", TABLE_ENGINES)
+@pytest.mark.parametrize("engine", skipping_tfa(TABLE_ENGINES))
 @pytest.mark.parametrize("rule", [None, Exponential(0.9), Exponential(0.999), Uniform()], ids=str)
 def test_engine_equals_numpy_and_the_brute_force_average(engine, rule):
     table, initial = trained(engine, rule)
@@ -79,14 +83,14 @@ def test_engine_equals_numpy_and_the_brute_force_average(engine, rule):
 
 def test_engines_agree_to_rounding():
     rule = Exponential(0.99)
-    first, *others = (
-        trained(engine, rule)[0].read_records(np.arange(ROWS)).numpy() for engine in TABLE_ENGINES
-    )
+    engines = [name for name in TABLE_ENGINES if name != "tfa" or not missing_addons()]
+    first, *others = (trained(name, rule)[0].read_records(np.arange(ROWS)).numpy() for name in engines)
+    assert others
     for other in others:
         np.testing.assert_allclose(other, first, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("engine", TABLE_ENGINES)
+@pytest.mark.parametrize("engine", skipping_tfa(TABLE_ENGINES))
 def test_untouched_rows_stay_and_records_round_trip(engine):
     table = TABLE_ENGINES[engine]("t", 20, 3, LazyAdam(HYPER), Exponential(0.9))
     table.initialize(0.1, seed=1)
@@ -103,6 +107,7 @@ def test_untouched_rows_stay_and_records_round_trip(engine):
     np.testing.assert_array_equal(other.read_records(np.arange(20)), after)
 
 
+@needs_addons
 def test_engines_start_from_the_same_weights_and_names_differ():
     def initial(engine, name):
         table = TABLE_ENGINES[engine](name, 50, 4, LazyAdam(HYPER), None)
@@ -114,7 +119,7 @@ def test_engines_start_from_the_same_weights_and_names_differ():
     assert 0.07 < initial("rows", "a").std() < 0.13
 
 
-@pytest.mark.parametrize("engine", TABLE_ENGINES)
+@pytest.mark.parametrize("engine", skipping_tfa(TABLE_ENGINES))
 def test_the_out_of_vocabulary_row_starts_at_zero(engine):
     table = TABLE_ENGINES[engine]("x", 50, 4, LazyAdam(HYPER), Exponential(0.9))
     table.initialize(0.1, seed=3, zero_row=49)

@@ -9,6 +9,8 @@ import tensorflow as tf
 from trainer.embeddings.pooling import divided, joined, of_distinct, pooled
 from trainer.kernels.build import graph_only
 
+pytestmark = pytest.mark.any_python
+
 HISTORY = np.array([[3, 5, 3], [-1, -1, -1], [7, -1, -1]])
 TABLE = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
 

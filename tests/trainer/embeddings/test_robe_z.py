@@ -16,6 +16,8 @@ from trainer.embeddings.engines.rows import RecordTable
 from trainer.embeddings.robe_z import DENSE_RATIO, RobeZ
 from trainer.optimizers import ROW_OPTIMIZERS, LazyAdam
 
+pytestmark = pytest.mark.any_python
+
 ROWS, STEPS = 200, 120
 MODES = ("dense", "sparse")
 

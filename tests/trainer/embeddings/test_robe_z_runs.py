@@ -19,6 +19,8 @@ from trainer.report.metrics_file import read_metrics
 from trainer.serving.export import export
 from trainer.training.run import train
 
+pytestmark = pytest.mark.any_python
+
 ROBE = {"kind": "robe_z", "dim": 8, "block": 4, "size": 400, "optimizer": {"learning_rate": 0.02}}
 MODELS = {
     # No layers for items: the softmax does not see their last bias, and Adam makes steps of its rounding.

@@ -12,6 +12,8 @@ from trainer.data.catalog import Items, Users
 from trainer.evaluation.baselines import BestReachable, Popularity
 from trainer.evaluation.ranking import UserBatch, evaluate_scorers
 
+pytestmark = pytest.mark.any_python
+
 SOURCE = SyntheticSourceConfig(
     kind="synthetic", rows=12_000, users=600, items=150, clusters=12, sharpness=3.0
 )

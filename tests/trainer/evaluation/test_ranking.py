@@ -20,6 +20,8 @@ from trainer.evaluation import ranking
 from trainer.evaluation.metrics import full_ranks, user_metrics
 from trainer.evaluation.negatives import sample_negatives
 
+pytestmark = pytest.mark.any_python
+
 
 class Table:
     """Scores from a matrix; few distinct values, so that ties abound."""

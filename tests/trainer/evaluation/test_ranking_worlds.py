@@ -23,6 +23,8 @@ from trainer.evaluation import ranking
 from trainer.evaluation.baselines import Popularity
 from trainer.evaluation.negatives import sample_negatives
 
+pytestmark = pytest.mark.any_python
+
 NAMES = {1: "valid", 2: "test"}
 
 

@@ -8,6 +8,8 @@ from trainer.indexes import brute_force
 from trainer.indexes.base import NO_SCORE
 from trainer.indexes.brute_force import top_items
 
+pytestmark = pytest.mark.any_python
+
 
 def _expected(users, items, servable, banned, k):
     """(scores, rows) [batch, <= k] by a stable sort of all scores."""

@@ -12,7 +12,10 @@ from trainer.indexes.base import NO_SCORE, make_index
 from trainer.indexes.brute_force import top_items
 from trainer.indexes.recall import measure_recall
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("scann") is None, reason="scann is not installed")
+pytestmark = [
+    pytest.mark.any_python,
+    pytest.mark.skipif(importlib.util.find_spec("scann") is None, reason="scann is not installed"),
+]
 ROWS, SERVABLE, DIM = 3000, 2900, 9
 
 

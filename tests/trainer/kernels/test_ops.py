@@ -15,6 +15,8 @@ from trainer.kernels.build import graph_only, kernels
 from trainer.models import losses
 from trainer.optimizers import LazyAdam
 
+pytestmark = pytest.mark.any_python
+
 
 @pytest.mark.parametrize("number", [0, 1, 1000])
 def test_distinct_values_in_order(number):

@@ -10,6 +10,8 @@ from trainer.kernels.build import graph_only
 from trainer.models.losses import in_batch_softmax, logistic
 from trainer.training.replicas import Share
 
+pytestmark = pytest.mark.any_python
+
 
 def reference(user, item, ids, log_q, weight, temperature, mask):
     """Loss and gradients from the whole matrix of logits, in float64 NumPy."""

@@ -10,6 +10,8 @@ from configs.sections.sources import RESERVED_NAMES
 from trainer.models import MODELS
 from trainer.models.losses import logistic
 
+pytestmark = pytest.mark.any_python
+
 RATINGS = {"kind": "delimited", "paths": ["unused"], "roles": {"label": "rating"}}
 COUNTS = np.array([5, 3, 2, 0])
 SCALES = {"age": (30.0, 5.0), "price": (2.0, 4.0)}

@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from trainer.optimizers.clipping import clip_by_global_norm, half_square, scale_to_norm
 
+pytestmark = pytest.mark.any_python
+
 
 @pytest.mark.parametrize("value", [1e-30, 1e-3, 1.0, 1e25, 3e38])
 @pytest.mark.parametrize("share", [1e-3, 1.0])

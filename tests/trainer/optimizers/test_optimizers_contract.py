@@ -13,6 +13,8 @@ from trainer.averages import Exponential, Uniform
 from trainer.embeddings.engines import TABLE_ENGINES
 from trainer.optimizers import ROW_OPTIMIZERS
 
+pytestmark = pytest.mark.any_python
+
 ROWS, DIM, STEPS, BATCH = 120, 4, 130, 24
 # Beside the defaults of every kind; each is one more row of the suite.
 OPTIONS = [

@@ -6,6 +6,7 @@ import tensorflow as tf
 import tf_keras
 
 from configs.errors import ConfigError
+from tests.support.addons import needs_addons
 from tests.trainer.optimizers.test_optimizers_contract import (
     BATCH,
     CASES,
@@ -24,6 +25,8 @@ from trainer.addons import import_addons
 from trainer.averages import Exponential
 from trainer.optimizers import SGD
 from trainer.optimizers.schedules import warm_up
+
+pytestmark = pytest.mark.any_python
 
 DENSE = [case for case in CASES if case[0] in ("adam", "adagrad", "sgd", "momentum", "ftrl")]
 TPU = [
@@ -67,6 +70,7 @@ def sparse_run(kind, options, apply, steps=120):
     return records(table), theirs
 
 
+@needs_addons
 def test_lazy_adam_equals_addons():
     addons = import_addons().optimizers.LazyAdam(0.05)
     ours, theirs = sparse_run(

@@ -10,9 +10,12 @@ import tensorflow as tf
 import tf_keras
 
 from configs.errors import ConfigError
+from tests.support.addons import needs_addons
 from trainer.addons import import_addons
 from trainer.optimizers import ROW_OPTIMIZERS, SGD, Adagrad, LazyAdam
 from trainer.optimizers.clipping import clip_by_global_norm
+
+pytestmark = pytest.mark.any_python
 
 RATE = tf_keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
 
@@ -60,12 +63,31 @@ def test_learning_rates():
     assert float(variable) == -3.0
 
 
+@pytest.mark.parametrize("kind", ROW_OPTIMIZERS)
+def test_the_step_is_the_first_of_the_state(kind):
+    optimizer = ROW_OPTIMIZERS[kind](learning_rate=0.1)
+    assert optimizer.variables == ()
+    optimizer.minimize(lambda: first + second, [first := tf.Variable(1.0), second := tf.Variable(1.0)])
+    assert optimizer.variables[0] is optimizer.iterations and int(optimizer.iterations) == 1
+    if kind != "sm3":  # which also keeps a state of the whole variable
+        assert len(optimizer.variables) == 1 + 2 * len(optimizer.slot_names)
+
+
+def test_steps_are_counted_before_the_first(tmp_path):
+    optimizer = SGD(0.5)
+    optimizer.iterations.assign(5)
+    path = tf.train.Checkpoint(optimizer=optimizer).save(str(tmp_path / "checkpoint"))
+    restored = SGD(0.5)
+    tf.train.Checkpoint(optimizer=restored).restore(path)
+    assert int(restored.iterations) == 5
+
+
 def test_missing_gradients():
     a, b = tf.Variable(1.0), tf.Variable(1.0)
     SGD(0.5).apply_gradients([(None, a), (tf.constant(1.0), b)])
     assert float(a) == 1.0 and float(b) == 0.5
     for pairs in ([], [(None, a)]):
-        with pytest.raises(ValueError, match="no gradient to apply"):
+        with pytest.raises(ValueError, match="No gradients provided for any variable"):
             SGD(0.5).apply_gradients(pairs)
 
 
@@ -118,6 +140,7 @@ def fitted(optimizer):
     return model
 
 
+@needs_addons
 def test_a_keras_model_trains_as_with_addons():
     ours = fitted(LazyAdam(learning_rate=0.01).keras())
     theirs = fitted(import_addons().optimizers.LazyAdam(0.01))

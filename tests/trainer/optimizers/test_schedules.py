@@ -13,6 +13,8 @@ from trainer.optimizers.schedules import (
     warm_up,
 )
 
+pytestmark = pytest.mark.any_python
+
 
 def test_warm_up_constant_cool_down():
     multiplier = rate_multiplier(

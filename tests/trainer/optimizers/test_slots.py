@@ -7,6 +7,8 @@ import tensorflow as tf
 from configs.errors import ConfigError
 from trainer.optimizers import ROW_OPTIMIZERS, SGD, SM3, Adagrad, LazyAdam
 
+pytestmark = pytest.mark.any_python
+
 
 def trained(kind, names=("user", "item")):
     """Variables of equal name and shape under an optimizer, with states that differ."""

@@ -26,6 +26,8 @@ from trainer.optimizers.sm3_maths import sm3_accumulators, sm3_update
 from trainer.report.metrics_file import read_metrics
 from trainer.training.run import train
 
+pytestmark = pytest.mark.any_python
+
 ROWS, DIM, STEPS, BATCH = 40, 6, 200, 12
 VARIANTS = {
     "accumulate": {},

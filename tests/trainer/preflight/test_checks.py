@@ -31,7 +31,7 @@ def machine(packages=PACKAGES, **facts) -> CheckedMachine:
 
 @pytest.mark.parametrize(
     ("version", "status"),
-    [((3, 9, 18), "fail"), ((3, 10, 1), "ok"), ((3, 11, 7), "ok"), ((3, 12, 0), "fail")],
+    [((3, 9, 18), "fail"), ((3, 10, 1), "ok"), ((3, 11, 7), "ok"), ((3, 13, 5), "ok"), ((3, 14, 0), "fail")],
 )
 def test_python(version, status):
     result = check_python(CheckedMachine(python=version))
@@ -53,6 +53,16 @@ def test_python(version, status):
 def test_packages(changes, status, found):
     result = check_packages(machine(PACKAGES | changes, requirements=REQUIRED))
     assert result.status == status and found in result.found
+
+
+@pytest.mark.parametrize(("python", "status"), [((3, 11, 7), "fail"), ((3, 12, 0), "ok"), ((3, 13, 5), "ok")])
+def test_packages_of_some_pythons_only(python, status):
+    required = [*REQUIRED, "tensorflow-addons==0.23.0; python_version < '3.12'"]
+    result = check_packages(machine(requirements=required, python=python))
+    assert result.status == status
+    assert result.found == (
+        "missing: tensorflow-addons" if status == "fail" else "4, in versions that setup.py allows"
+    )
 
 
 def test_packages_of_a_checkout_that_is_not_installed():

@@ -86,6 +86,18 @@ def test_refusals_name_what_to_do(monkeypatch, capsys, code, words):
     assert result["status"] == "fail" and words in result["fix"] and "refused" in result["found"]
 
 
+def test_a_python_without_addons_does_without(monkeypatch, capsys):
+    """Nothing but `engine: tfa` needs TF-Addons, so what comes after it is still tried."""
+    reason = "TF-Addons has no release for Python 3.13"
+    monkeypatch.setattr("configs.system.pythons.missing_addons", lambda: reason)
+    steps = [step for step in GROUPS["tensorflow"] if step.name in ("TF-Addons", "TFRS")]
+    monkeypatch.setitem(GROUPS, "tensorflow", tuple(steps))
+    probes.main("tensorflow", "")
+    first, second = lines(capsys)
+    assert first["status"] == second["status"] == "ok" and first["fix"] == ""
+    assert first["found"] == f"none: {reason}; only engine: tfa needs it"
+
+
 def test_keras_3_is_noticed():
     script = "import os; os.environ['TF_USE_LEGACY_KERAS'] = '0'; from trainer.preflight.probes import main; "
     script += "main('tensorflow', '')"

@@ -17,6 +17,8 @@ from trainer.serving.export import export
 from trainer.serving.replay import Difference, replay
 from trainer.serving.versions import versions
 
+pytestmark = pytest.mark.any_python
+
 needs_scann = pytest.mark.skipif(importlib.util.find_spec("scann") is None, reason="scann is not installed")
 USER_KEYS = [f"ü{i}".encode() for i in range(USERS)]
 

@@ -7,6 +7,8 @@ import tensorflow as tf
 from tests.trainer.test_averages import RULES, dense_average
 from trainer.tpu.ledger import Ledger
 
+pytestmark = pytest.mark.any_python
+
 ROWS, DIM, STEPS, BATCH = 60, 3, 240, 24
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from configs.errors import UserError
 from configs.load import parse_config
 from configs.manifest import load_dataset
+from tests.support.addons import skipping_tfa
 from tests.support.tiny_dataset import Row, write_dataset
 from tests.support.tiny_run import _sign
 from trainer.data.batches import TrainData
@@ -95,7 +96,7 @@ def state_of(recommender, train_step) -> dict[str, np.ndarray]:
     return state
 
 
-@pytest.mark.parametrize("tables", TABLES)
+@pytest.mark.parametrize("tables", skipping_tfa(TABLES))
 @pytest.mark.parametrize("model", MODELS)
 def test_a_bad_batch_changes_nothing(place, model, tables):
     clip_norm = 0.5 if model == "dot_bias" else None

@@ -14,6 +14,7 @@ import yaml
 from configs.errors import CheckpointError, ConfigError, DataError, UserError
 from configs.load import load_config, parse_config
 from configs.system import storage
+from tests.support.addons import needs_addons
 from tests.support.checkpoint_state import newest_state
 from tests.support.tiny_run import planted_document, write_planted
 from trainer.evaluation.trained import open_trained
@@ -160,6 +161,7 @@ def test_steps_per_loop_and_engine_change_nothing_but_the_pace(place, trained):
     assert_equal(newest_state(place / "fine"), newest_state(trained))
 
 
+@needs_addons
 def test_the_two_engines_train_alike_in_closed_loop(place):
     # No layers for items: the softmax does not see their last bias, and Adam makes steps of its rounding.
     states, model = {}, {"item_tower": {"inputs": ["item"]}}

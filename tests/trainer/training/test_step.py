@@ -11,6 +11,8 @@ from trainer.models.recommender import Recommender, _with_unknown
 from trainer.optimizers.schedules import rate_multiplier
 from trainer.training.step import TrainStep
 
+pytestmark = pytest.mark.any_python
+
 ROWS, NUM_STEPS, BATCH = 6, 30, 4
 SGD = {"kind": "sgd", "learning_rate": 1.0}
 

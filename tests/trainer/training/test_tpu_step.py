@@ -20,6 +20,8 @@ from trainer.training.loop import Loop
 from trainer.training.step import TrainStep
 from trainer.training.tpu_step import TpuStep
 
+pytestmark = pytest.mark.any_python
+
 STEPS, BATCH, CUT = 40, 64, 15
 TWO_TOWER = {
     "kind": "two_tower",

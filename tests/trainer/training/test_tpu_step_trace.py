@@ -26,6 +26,8 @@ from trainer.models.recommender import Recommender
 from trainer.tpu.engines import TPU_ENGINES
 from trainer.training.tpu_step import TpuStep
 
+pytestmark = pytest.mark.any_python
+
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 USERS, ITEMS, DIM, SHARE, LENGTH = 25_000_000, 1_000_000, 64, 16, 5
 EXTRA = 256

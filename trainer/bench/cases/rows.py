@@ -144,9 +144,9 @@ def _floor(rows: int, dim: int, threads: int):
 
 
 def _addons(rows: int, dim: int, threads: int):
-    from trainer.addons import import_addons
+    from trainer.bench.cases.tables import addons_optimizers
 
-    return PlainRows(lambda: import_addons().optimizers.LazyAdam(1e-3), 3.2, rows, dim)
+    return PlainRows(lambda: addons_optimizers().LazyAdam(1e-3), 3.2, rows, dim)
 
 
 def _keras(rows: int, dim: int, threads: int):

@@ -10,6 +10,7 @@ lazytower has no kernel that does both: compare totals.
 
 import tensorflow as tf
 
+from configs.system.pythons import missing_addons
 from trainer.bench.timing import GIB, NotMeasured, need_memory
 from trainer.embeddings import TABLE_KINDS
 from trainer.embeddings.base import CHUNK_ROWS
@@ -169,13 +170,20 @@ def face_case(rows, dim, optimizer, robe=None, keras=False) -> PlainCase:
     return PlainCase(rows, dim, make, robe, 6.0 if optimizer == "adam" else 3.2)
 
 
-def addons_case(rows, dim, optimizer, robe=None, average=False) -> PlainCase:
-    """A case of tfa.optimizers.LazyAdam, alone or inside tfa.optimizers.MovingAverage."""
+def addons_optimizers():
+    """The module tfa.optimizers. Raises NotMeasured where this Python has no TF-Addons."""
     from trainer.addons import import_addons
 
+    if reason := missing_addons():
+        raise NotMeasured(reason)
+    return import_addons().optimizers
+
+
+def addons_case(rows, dim, optimizer, robe=None, average=False) -> PlainCase:
+    """A case of tfa.optimizers.LazyAdam, alone or inside tfa.optimizers.MovingAverage."""
     if optimizer != "lazy_adam":
         raise NotMeasured("TF-Addons is measured by what only it has, LazyAdam")
-    optimizers = import_addons().optimizers
+    optimizers = addons_optimizers()
 
     def make():
         lazy = optimizers.LazyAdam(1e-3)

@@ -103,8 +103,9 @@ class TfrsTowers:
         import tensorflow as tf
         import tensorflow_recommenders as tfrs
 
-        from trainer.addons import import_addons
+        from trainer.bench.cases.tables import addons_optimizers
 
+        optimizer = addons_optimizers().LazyAdam(_RATE, epsilon=EPSILON)
         self._tf = tf
         mean = tf.keras.losses.Reduction.SUM_OVER_BATCH_SIZE
         loss = tf.keras.losses.CategoricalCrossentropy(from_logits=True, reduction=mean)
@@ -144,7 +145,7 @@ class TfrsTowers:
                 )
 
         model = TwoTower()
-        model.compile(optimizer=import_addons().optimizers.LazyAdam(_RATE, epsilon=EPSILON))
+        model.compile(optimizer=optimizer)
         self.model = model
         self._step = tf.function(model.train_step, reduce_retracing=True)
 

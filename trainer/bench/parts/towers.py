@@ -17,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 from absl import logging
 
+from configs.system.pythons import missing_addons
 from trainer.bench.parts.rows import KILLED, draw, first_line
 from trainer.bench.timing import (
     GIB,
@@ -102,7 +103,8 @@ def _measure(names: list[str], batch: int, args: argparse.Namespace) -> dict[str
     from trainer.bench.cases.torch import import_torch
     from trainer.bench.cases.towers import TOWERS, initial_weights
 
-    import_addons()
+    if not missing_addons():
+        import_addons()
     with contextlib.suppress(NotMeasured):
         import_torch(args.threads)
     try:

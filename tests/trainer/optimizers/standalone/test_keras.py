@@ -11,6 +11,8 @@ import tf_keras
 from configs.errors import ConfigError
 from trainer.optimizers import ROW_OPTIMIZERS, SGD, Adam, KerasShell, LazyAdam
 
+pytestmark = pytest.mark.any_python
+
 KINDS = [kind for kind, made in ROW_OPTIMIZERS.items() if not made.shared_names]
 LAZY = [kind for kind in KINDS if ROW_OPTIMIZERS[kind].lazy]
 

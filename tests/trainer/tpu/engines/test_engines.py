@@ -7,6 +7,8 @@ import tensorflow as tf
 from tests.support.tpu_emulator import emulated
 from trainer.tpu.engines.base import EngineTableSpec
 
+pytestmark = pytest.mark.any_python
+
 API = tf.tpu.experimental.embedding
 SLICES = ["v2-8", "v4-32", "v5p-8", "v6e-4"]
 

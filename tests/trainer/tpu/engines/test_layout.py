@@ -6,6 +6,8 @@ from tensorflow.python.tpu import tpu_embedding_v3_utils as tensorflow_utils
 
 from trainer.tpu.engines.layout import SparseCoreLayout
 
+pytestmark = pytest.mark.any_python
+
 
 def layout(**changes) -> SparseCoreLayout:
     """100 rows x 5 on 8 SparseCores of 4 chips, the second table of a stack, rotated."""
