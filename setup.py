@@ -1,6 +1,19 @@
 """Packaging of lazytower: `pip install -c docker/constraints-cpu.txt .`"""
 
+import pathlib
+import re
+
 from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+
+
+def version() -> str:
+    """VERSION of trainer/version.py; images install the requirements before the source is there."""
+    file = ROOT / "trainer" / "version.py"
+    [found] = re.findall(r'^VERSION = "(.+)"$', file.read_text(), re.MULTILINE) if file.exists() else ["0"]
+    return found
+
 
 GOOGLE = [
     "google-cloud-tpu>=1.28",
@@ -13,12 +26,19 @@ SCANN = ["scann==1.4.2"]  # its operations are built against TensorFlow 2.20
 
 setup(
     name="lazytower",
-    version="0.1.0",
+    version=version(),
     description="Recommender training with huge embedding tables, lazy optimizers and exact Polyak averages",
     python_requires=">=3.10,<3.14",  # what TensorFlow 2.20 has wheels for
     classifiers=[f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)],
     packages=find_packages(include=["configs*", "pipelines*", "trainer*"]),
-    package_data={"configs": ["*.yaml"], "trainer.bench.cases": ["*.cc"], "trainer.kernels": ["*.cc", "*.h"]},
+    py_modules=[path.stem for path in ROOT.glob("lazytower_entry.py")],
+    package_data={
+        "configs": ["*.yaml", "py.typed"],
+        "pipelines": ["py.typed"],
+        "trainer": ["py.typed"],
+        "trainer.bench.cases": ["*.cc"],
+        "trainer.kernels": ["*.cc", "*.h"],
+    },
     install_requires=[
         "tensorflow==2.20.0",  # newest that tensorflow-tpu wheels exist for
         "tf-keras==2.20.1",  # Keras 2, which TFRS and TF-Addons need; follows TensorFlow's version
@@ -63,5 +83,5 @@ setup(
         "gcp": [*GOOGLE, "google-cloud-storage"],
         "scann": SCANN,
     },
-    entry_points={"console_scripts": ["lazytower=trainer.cli:main"]},
+    entry_points={"console_scripts": ["lazytower=lazytower_entry:main"]},
 )

@@ -1,16 +1,16 @@
-"""Command-line flags that every sub-command on a run takes."""
+"""Command-line flags shared by all sub-commands that work on a run."""
 
 import argparse
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """--config and --set."""
+    """Adds --config and --set."""
     parser.add_argument("--config", required=True, metavar="RUN.yaml", help="the run's configuration")
     add_override_argument(parser)
 
 
 def add_override_argument(parser: argparse.ArgumentParser) -> None:
-    """--set alone, for commands that may do without a config."""
+    """Adds --set alone, for commands to which a config is optional."""
     parser.add_argument(
         "--set",
         action="append",

@@ -1,8 +1,8 @@
-"""Who reads a prepared dataset on a disk, and who may replace it: shared and exclusive locks of dataset.json.
+"""Shared locks on dataset.json for readers of a local dataset, exclusive ones for replacing it.
 
-A trainer, an evaluation and an export hold the dataset that they read; `prepare` replaces none that is held,
-for a run whose dataset is gone can never be resumed. The lock is on the file itself, so it goes with the
-generation it belongs to, is the same under every name of the directory, needs no right to write, and ends
+`train`, `evaluate` and `export` lock the dataset that they read, and `prepare` never replaces a locked one,
+because a run cannot be resumed without its dataset. The lock is on the file itself, so it belongs to one
+version of the dataset, is the same under every name of the directory, needs no write permission, and ends
 with its process. In object stores, which have no locks, the files of a replaced dataset stay until the next
 one is published; see pipelines/publish.py.
 """
@@ -17,19 +17,19 @@ from configs.manifest import MANIFEST_FILE
 from configs.system import storage
 from configs.system.file_lock import holders
 
-# A file system that has no locks is one where nobody can be seen, not one that cannot be read.
+# A file system without locks can be read all the same; it just does not show other readers.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL)
 
 
 class DatasetLock:
-    """Holds the dataset of a directory until `close`; nothing where there is none, or no locks.
+    """Locks the dataset of a directory until `close`; does nothing without a dataset, or without locks.
 
     Args:
       path: dataset directory, local or in an object store.
-      exclusive: against all others, to replace it; else against those who would.
+      exclusive: lock out readers too, to replace it; otherwise only those that would replace it.
 
     Raises:
-      DataError: another process holds it; names the process.
+      DataError: another process has locked it; names the process.
     """
 
     def __init__(self, path: str, *, exclusive: bool = False):
@@ -40,11 +40,11 @@ class DatasetLock:
         while self._descriptor is None:
             try:
                 descriptor = _open(name)
-            except OSError:  # missing or closed to us: loading it says so
+            except OSError:  # missing or not permitted: loading it will say so
                 return
             try:
                 _lock(descriptor, path, exclusive)
-                # Replaced between opening and locking it: hold the new one.
+                # If it was replaced between opening and locking, lock the new one.
                 if os.path.samestat(os.stat(name), os.fstat(descriptor)):
                     self._descriptor = descriptor
             except FileNotFoundError:
@@ -54,24 +54,24 @@ class DatasetLock:
                     os.close(descriptor)
 
     def close(self) -> None:
-        """Lets go."""
+        """Releases the lock."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def __del__(self):
+    def __del__(self) -> None:
         self.close()
 
     def __enter__(self) -> "DatasetLock":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 def _open(name: str) -> int:
     with contextlib.suppress(PermissionError):
-        return os.open(name, os.O_RDWR)  # NFS gives exclusive locks to those alone who may write
+        return os.open(name, os.O_RDWR)  # NFS grants exclusive locks only on files opened for writing
     return os.open(name, os.O_RDONLY)
 
 

@@ -1,8 +1,9 @@
-"""Prints every configuration key with its default and its description, as --explain does."""
+"""Every configuration key with its default and its description, as text."""
 
 import typing
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from configs.load import section_types
 from configs.schema import RunConfig
@@ -29,7 +30,7 @@ def _lines(model: type[BaseModel], prefix: str) -> list[str]:
     return lines
 
 
-def _allowed(field) -> str:
+def _allowed(field: FieldInfo) -> str:
     """Names a value may take, or its type and bounds: `(mean | sum)`, `(int, >= 1)`; "" for sections."""
     forms = typing.get_args(field.annotation) or (field.annotation,)
     if typing.get_origin(field.annotation) is typing.Literal:
@@ -47,7 +48,7 @@ def _allowed(field) -> str:
     return f"({', '.join([*types, *bounds])})"
 
 
-def _short(value) -> str:
+def _short(value: object) -> str:
     if isinstance(value, BaseModel):
         return getattr(value, "kind", "section")
     return repr(value)

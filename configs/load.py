@@ -8,37 +8,40 @@ import typing
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from configs.errors import ConfigError
 from configs.schema import RunConfig
 from configs.system import storage
 from configs.system.terminal import bounded, shown
 
-_MOST_ERRORS = 20  # that are shown
-_MOST_VALUES = 100_000  # of a document; more are aliases of aliases, whose error would fill the disk
+_MOST_ERRORS = 20  # shown at most
+_MOST_VALUES = (
+    100_000  # of a document; more come from aliases of aliases, whose error message would fill the disk
+)
 
 
 class _StrictLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key written twice in one mapping."""
 
 
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict:
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[typing.Any, typing.Any]:
     seen = set()
     for key, _ in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise yaml.constructor.ConstructorError(
-                None, None, "a key is a mapping or a list; keys are text", key.start_mark
+                None, None, "keys must be text, this one is a mapping or a list", key.start_mark
             )
         if key.value in seen:
             raise yaml.constructor.ConstructorError(
-                None, None, f"key {key.value!r} is written twice", key.start_mark
+                None, None, f"duplicate key {key.value!r}", key.start_mark
             )
         seen.add(key.value)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
 
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-# YAML 1.1 reads 1e-3 as text; users of this field write it everywhere.
+# YAML 1.1 reads 1e-3 as text, but a config means a number.
 _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
@@ -55,7 +58,7 @@ def load_config(path: str, overrides: typing.Sequence[str] = ()) -> RunConfig:
         is set before its other keys.
 
     Raises:
-      ConfigError: names the file and the key, the value found and what is allowed.
+      ConfigError: names the file, the key, the value found and what is allowed.
     """
     document = _read(path)
     for override in _kinds_first(overrides):
@@ -63,7 +66,7 @@ def load_config(path: str, overrides: typing.Sequence[str] = ()) -> RunConfig:
     return parse_config(document, path)
 
 
-def parse_config(document: dict, origin: str) -> RunConfig:
+def parse_config(document: dict[str, typing.Any], origin: str) -> RunConfig:
     """Validates a plain document; `origin` is named in errors. Raises ConfigError."""
     try:
         return RunConfig.model_validate(document)
@@ -80,14 +83,14 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _read(path: str) -> dict:
+def _read(path: str) -> dict[str, typing.Any]:
     try:
         content = storage.read_bytes(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a directory, not a config file") from None
-    except (OSError, ValueError, ImportError) as error:  # rights, networks, protocols unknown to fsspec
+    except (OSError, ValueError, ImportError) as error:  # permissions, networks, protocols unknown to fsspec
         raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     try:
         document = _parse(content.decode(), path)
@@ -95,11 +98,11 @@ def _read(path: str) -> dict:
         raise ConfigError(f"{path}: not valid YAML: {bounded(str(error))}") from None
     if not isinstance(document, dict):
         found = "nothing" if document is None else type(document).__name__
-        raise ConfigError(f"{path}: a config is a mapping of sections, found {found}")
+        raise ConfigError(f"{path}: must be a mapping of sections, found {found}")
     return document
 
 
-def _parse(text: str, origin: str):
+def _parse(text: str, origin: str) -> typing.Any:
     """The one YAML document of `text`. Raises ValueError: one line that names `origin`, line and column."""
     stream = io.StringIO(text)
     stream.name = origin
@@ -112,16 +115,16 @@ def _parse(text: str, origin: str):
         return loader.construct_document(node)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: dates such as 2026-13-01, endless numbers
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: dates such as 2026-13-01, huge numbers
         raise ValueError(" ".join(str(error).split())) from None
 
 
 def _size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
-    """Values below a node, with all that aliases repeat. Raises ConstructorError when they are too many.
+    """Number of values below a node, with what aliases repeat. Raises ConstructorError if there are too many.
 
     Args:
       node: of the document.
-      sizes: by id, of the nodes that were seen; None: of those above this one.
+      sizes: by id, of the nodes seen so far; None: of nodes above this one.
     """
     if id(node) not in sizes:
         sizes[id(node)] = None
@@ -133,13 +136,20 @@ def _size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
         sizes[id(node)] = 1 + sum(_size(part, sizes) for part in inner)
     size = sizes[id(node)]
     if size is None or size > _MOST_VALUES:
-        problem = "it contains itself" if size is None else f"it stands for more than {_MOST_VALUES:,} values"
-        raise yaml.constructor.ConstructorError(None, None, f"{problem}; write it out", node.start_mark)
+        problem = (
+            "an alias contains itself"
+            if size is None
+            else f"aliases stand for more than {_MOST_VALUES:,} values"
+        )
+        raise yaml.constructor.ConstructorError(
+            None, None, f"{problem}; write the values out", node.start_mark
+        )
     return size
 
 
 def _kinds_first(overrides: typing.Sequence[str]) -> list[str]:
-    """A new `kind` empties its section, so it goes before what was set inside; else the order stays."""
+    """Moves a new `kind`, which empties its section, before the other keys of the section; else keeps the
+    order."""
     ordered: list[str] = []
     for override in overrides:
         key = override.partition("=")[0]
@@ -150,11 +160,11 @@ def _kinds_first(overrides: typing.Sequence[str]) -> list[str]:
     return ordered
 
 
-def _apply(document: dict, override: str) -> None:
-    """Sets one dotted key in place, making sections on the way."""
+def _apply(document: dict[str, typing.Any], override: str) -> None:
+    """Sets one dotted key in place, creating sections on the way."""
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set {override}: write --set section.key=value")
+        raise ConfigError(f"--set {override}: not of the form section.key=value; write it so")
     try:
         value = _parse(value, "value")
     except ValueError:
@@ -165,7 +175,7 @@ def _apply(document: dict, override: str) -> None:
         if isinstance(node, list):
             node = node[_index(node, part, override)]
         else:
-            if node.get(part) is None:  # absent, or written with nothing after its colon
+            if node.get(part) is None:  # absent, or nothing after its colon
                 node[part] = {}
             node = node[part]
         if not isinstance(node, dict | list):
@@ -173,21 +183,23 @@ def _apply(document: dict, override: str) -> None:
     if isinstance(node, list):
         node[_index(node, last, override)] = value
     else:
-        # A section chosen by `kind` keeps no keys of the kind it replaces; one with a single form keeps all.
+        # A section that has several kinds loses the keys of its old kind; a section with one form keeps all.
         chosen = last == "kind" and len(set(_sections_at(parents))) > 1
         if chosen and node.get("kind", value) != value:
             node.clear()
         node[last] = value
 
 
-def _index(node: list, part: str, override: str) -> int:
+def _index(node: list[typing.Any], part: str, override: str) -> int:
     if not (part.isascii() and part.isdigit() and len(part) < 10) or int(part) >= len(node):
-        raise ConfigError(f"--set {override}: {part!r} is no index of a list of {len(node)}")
+        raise ConfigError(
+            f"--set {override}: {part!r} is not an index of a list of {len(node)}; count from 0"
+        )
     return int(part)
 
 
-def _explain(error: dict) -> str:
-    """One line for one pydantic error: key, what is wrong, near names for unknown keys."""
+def _explain(error: ErrorDetails) -> str:
+    """One line for one pydantic error: the key, what is wrong, and similar names for an unknown key."""
     location = [str(part) for part in error["loc"]]
     key = ".".join(_without_tags(location)) or "(whole document)"
     kind, message = error["type"], error["msg"].removeprefix("Value error, ")
@@ -198,16 +210,16 @@ def _explain(error: dict) -> str:
             f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
         )
     if kind == "missing":
-        return f"{key}: required, and missing"
+        return f"{key}: missing; set it"
     if kind == "union_tag_not_found":
-        return f"{key}: needs a kind"
+        return f"{key}: kind is missing; set it"
     if kind == "union_tag_invalid":
         allowed = error["ctx"]["expected_tags"]
         return f"{key}.kind: {shown(error['ctx']['tag'])} is unknown; allowed: {allowed}"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{key}: a mapping of keys is needed, found {shown(error['input'])}"
+        return f"{key}: must be a mapping of keys, found {shown(error['input'])}"
     if kind == "value_error":
-        return f"{key}: {message}" if location else message  # of several sections, which it names
+        return f"{key}: {message}" if location else message  # spans several sections, which the message names
     return f"{key}: {message}, found {shown(error['input'])}"
 
 
@@ -217,14 +229,14 @@ def _without_tags(location: list[str]) -> list[str]:
 
 
 def _is_tag(part: str, location: list[str]) -> bool:
-    """Whether `part` is no key at `location` but the kind of a section there."""
+    """Whether `part` is the kind of a section at `location` and not a key."""
     sections = _sections_at(location)
-    # Where several kinds may stand, pydantic names the one it chose before any field, even one of that name.
+    # In a union pydantic puts the chosen kind before any field, even before a field of that name.
     return len(set(sections)) > 1 and part in map(_kind_of, sections)
 
 
 def _kind_of(section: type[BaseModel]) -> str | None:
-    """The section's `kind`, when it has one."""
+    """The section's `kind`; None: it has none."""
     field = section.model_fields.get("kind")
     return typing.get_args(field.annotation)[0] if field else None
 
@@ -235,8 +247,8 @@ def _fields_at(location: list[str]) -> list[str]:
 
 
 def _sections_at(location: list[str]) -> list[type[BaseModel]]:
-    """Sections that `location` may hold; a union is entered by its kind's name."""
-    candidates: list = [RunConfig]
+    """Sections possible at `location`; the name of a kind selects it from a union."""
+    candidates: list[type[BaseModel]] = [RunConfig]
     for part in location:
         step = []
         for model in candidates:
@@ -249,7 +261,7 @@ def _sections_at(location: list[str]) -> list[type[BaseModel]]:
     return candidates
 
 
-def section_types(annotation) -> list:
+def section_types(annotation: typing.Any) -> list[type[BaseModel]]:
     """Section classes inside an annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]

@@ -1,46 +1,45 @@
-"""dataset.json: the contract between `prepare`, which writes a dataset, and all who read it.
+"""dataset.json: the contract between `prepare`, which writes a dataset, and everything that reads it.
 
 A dataset directory holds
-  dataset.json                      written last; a directory without it is no dataset
+  dataset.json                      written last; a directory without it is not a dataset
   train/ valid/ test/               columnar records (see RECORD COLUMNS)
-  positives/                        the positive rows of train once more; absent when all of them are
+  positives/                        a copy of the positive rows of train; absent if all of them are positive
   users/ items/                     catalogs (see CATALOG COLUMNS)
   vocabularies/                     raw values of categorical features with vocab ids: id, key, count
-  rejected/                         rows that were refused, with their reasons, as JSON lines
+  rejected/                         rejected rows with their reasons, as JSON lines
 
-A row is positive when dataset.positive says so of its label. Rows of a user are ordered by time; rows of one
-instant keep the order of the source: files as they are listed, lines from the first to the last. Where
-dataset.duplicates is drop, no two rows have one user, item and instant.
+A row is positive according to dataset.positive and its label. Rows of a user are ordered by time; rows of one
+instant keep the order of the source: files as listed, lines from first to last. If dataset.duplicates is
+drop, no two rows have the same user, item and instant.
 
-Every record file is a GZIP TFRecord of columnar tf.train.Example: each feature is a list with the values
-of up to `block_rows` rows, one after the other. All blocks of a file are full but its last.
+Every record file is a GZIP TFRecord of columnar tf.train.Example: each feature lists the values of up to
+`block_rows` rows, one after the other. All blocks of a file but the last are full.
 
 RECORD COLUMNS  user, item: int64 ids; label, weight: float32 (weight only if the source has it);
-  timestamp: int64 nanoseconds since 1970, or, when the source has no timestamp, the row's number from 0 over
-  the lines of all files in the order of source.paths (headers not counted; refused and blank lines leave
-  gaps); one per side feature (int64 id or float32), its value in this very row; and, when history_length > 0,
-  history: int64 item ids, oldest first, of all rows of the block one after the other, with
-  history_length: int64 [rows], how many belong to each row. A row's history holds the
-  user's newest earlier positive in-vocabulary items: of train for train and valid rows, of train and valid
-  for test rows.
+  timestamp: int64 nanoseconds since 1970, or, when the source has no timestamp, the row's number, counted
+  from 0 over the lines of all files in the order of source.paths (without headers; rejected and blank lines
+  leave gaps); one per side feature (int64 id or float32), its value in this row; and, when history_length >
+  0, history: int64 item ids, oldest first, of all rows of the block one after the other, and history_length:
+  int64 [rows], how many of them belong to each row. A row's history holds the user's newest earlier positive
+  in-vocabulary items: from train for train and valid rows, from train and valid for test rows.
 CATALOG COLUMNS  users/: id, key (bytes), count (positive train rows), one per user feature, and
   sequence, sequence_split: int64, the items of all the user's positive rows, oldest first, and the split of
-  each (0 train, 1 valid, 2 test), with sequence_length: int64 [rows]. An item stands as its id; those on the
-  out-of-vocabulary row as that row's id, the next number and so on, one for each distinct key in the order in
-  which the user came to them, so that a repeated one can be told from another.
+  each (0 train, 1 valid, 2 test), with sequence_length: int64 [rows]. An item is written as its id; items
+  on the out-of-vocabulary row as that row's id, the next number and so on, one for each distinct key in the
+  order in which the user met them, so that a repetition differs from another item.
   items/: id, key (bytes), count (positive train rows), one per item feature.
-  A catalog holds one row per id in use, never the out-of-vocabulary row. Under hashed ids the key is
-  that of the most frequent in train of the keys that share the id (ties: the smallest); count and
-  sequence are those of all of them together.
-FEATURES IN CATALOGS  feature: the newest known value, for serving. feature@valid and feature@test: what
-  evaluation of that split may know. Of a user, the newest known value not later than the user's first
-  positive row in the split (users without one: as the feature); of an item, the newest known value in rows of
-  earlier splits. A value is known when it is not empty; where none is, the empty one stands: a category's own
-  id, a numeric feature's `missing`.
+  A catalog has one row per id in use, never the out-of-vocabulary row. With hashed ids, of the keys that
+  share an id the most frequent in train is written (ties: the smallest); count and sequence cover all of
+  them.
+FEATURES IN CATALOGS  feature: the newest known value, for serving. feature@valid and feature@test: the value
+  that evaluation of that split may use. For a user, the newest known value not later than the user's first
+  positive row in the split (without such a row: as in feature); for an item, the newest known value in rows
+  of earlier splits. A value is known if it is not empty. If none is known, the empty value is written: the id
+  of the empty category, or a numeric feature's `missing`.
 """
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -81,13 +80,13 @@ class SplitInfo(Section):
     positives: int
     """Positive rows among them."""
     cold_users: int = 0
-    """Users with positive rows here and none in train; under hash ids they are in the catalog."""
+    """Users with positive rows here but none in train; with hashed ids they are in the catalog."""
     cold_user_rows: int = 0
-    """Positive rows of these."""
+    """Their positive rows."""
     rare_users: int = 0
-    """Users with positive rows here and in train, but with fewer there than user_ids.min_count."""
+    """Users with positive rows here and in train, but fewer in train than user_ids.min_count."""
     rare_user_rows: int = 0
-    """Positive rows of these."""
+    """Their positive rows."""
 
 
 class TableInfo(Section):
@@ -98,14 +97,14 @@ class TableInfo(Section):
     rows: Count
     """Rows of the table, the out-of-vocabulary row included."""
     oov: Count | None
-    """Id of the out-of-vocabulary row, rows - 1; null under hash."""
+    """Id of the out-of-vocabulary row, rows - 1; null with hash."""
     keys: Count
-    """Distinct keys with positive train rows (under vocab: at least min_count)."""
+    """Distinct keys with positive train rows (with vocab: at least min_count)."""
     oov_keys: Count = 0
-    """Distinct keys of all splits that share the out-of-vocabulary row; 0 under hash."""
+    """Distinct keys of all splits that share the out-of-vocabulary row; 0 with hash."""
     files: list[FileInfo] = []
-    """Vocabulary of a categorical feature, by rising id; empty for user and item, whose catalogs have it,
-    under hash, and in datasets of before vocabularies were written."""
+    """Vocabulary of a categorical feature, by rising id; empty for user and item, which have catalogs, with
+    hash, and in datasets that were written before there were vocabularies."""
 
 
 class FeatureInfo(Section):
@@ -116,9 +115,20 @@ class FeatureInfo(Section):
     kind: Literal["categorical", "numeric"]
     """categorical: int64 ids of the table of the same name; numeric: float32."""
     mean: float = 0.0
-    """Of a numeric feature's train rows; models see (value - mean) / stddev, records hold the value."""
+    """Mean of a numeric feature over train rows; models use (value - mean) / stddev, records hold the
+    value."""
     stddev: float = 1.0
-    """Of a numeric feature's train rows; 1 when all are equal."""
+    """Standard deviation of a numeric feature over train rows; 1 if all are equal."""
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether its values are numbers; otherwise they are ids."""
+        return self.kind == "numeric"
+
+    @property
+    def dtype(self) -> Literal["float32", "int64"]:
+        """Type of its values in records and catalogs."""
+        return "float32" if self.is_numeric else "int64"
 
 
 class CatalogInfo(Section):
@@ -134,13 +144,14 @@ class SourceFileInfo(Section):
     """One file that was read."""
 
     path: str
-    """As source.paths led to it."""
+    """Path, as found through source.paths."""
     bytes: Count
     """Size, as stored."""
     version: str
-    """What its store said of its content without reading it: times and inode, generation, or entity tag."""
+    """Version of the content as reported by its store without reading it: times and inode, generation or
+    ETag."""
     content: str
-    """Checksum of the stored bytes; the version again where a store knows none."""
+    """Checksum of the stored bytes; the version again if the store has none."""
 
 
 class Dataset(Section):
@@ -149,7 +160,7 @@ class Dataset(Section):
     format: Literal[2] = 2
     """Version of this contract."""
     fingerprint: str
-    """SHA-256 over all record files' checksums: equal for equal content."""
+    """SHA-256 over the checksums of all record files: equal for equal content."""
     source_fingerprint: str
     """SHA-256 over the source section and the source files' names, sizes and contents, in order."""
     source_files: list[SourceFileInfo] = []
@@ -157,13 +168,13 @@ class Dataset(Section):
     block_rows: Annotated[Count, Field(ge=1)] = BLOCK_ROWS
     """Rows of a full block."""
     history_length: Count
-    """Most items in a row's history; 0: the column is absent."""
+    """Largest number of items in a row's history; 0: the column is absent."""
     has_weight: bool
     """Whether records hold weight."""
     splits: dict[str, SplitInfo]
     """train, valid, test."""
     positives: SplitInfo | None = None
-    """The positive rows of train in files of their own; null: all rows of train are positive."""
+    """Copies of the positive rows of train; null: all rows of train are positive."""
     tables: dict[str, TableInfo]
     """user, item, and each categorical side feature."""
     features: dict[str, FeatureInfo]
@@ -179,21 +190,22 @@ class Dataset(Section):
     filtered: int = 0
     """Rows left out by dataset.min_label."""
     duplicates: int = 0
-    """Rows that repeat user, item and instant of another; left out unless dataset.duplicates is keep."""
+    """Rows with the user, item and instant of another; left out unless dataset.duplicates is keep."""
     short_users: int = 0
-    """Users with fewer positive events than split.min_rows of leave_last_out, all of whose rows are train."""
+    """With leave_last_out, users with fewer positive events than split.min_rows, who have all rows in
+    train."""
     notes: dict[str, int] = {}
-    """What was read as something else than it says, or was no row: repeated_header, null_<column>,
-    outer_blanks_<column>, integer_as_float_<column>."""
-    source: dict
+    """Counts of values that were not taken literally, and of lines that were not rows: repeated_header,
+    null_<column>, outer_blanks_<column>, integer_as_float_<column>."""
+    source: dict[str, Any]
     """The source section as run."""
-    dataset: dict
+    dataset: dict[str, Any]
     """The dataset section as run."""
     path: str = Field("", exclude=True)
-    """Where it was read from; not written."""
+    """Directory it was read from; not written."""
 
     @model_validator(mode="after")
-    def _is_whole(self):
+    def _is_whole(self) -> "Dataset":
         for field, names in (("splits", SPLITS), ("tables", ("user", "item"))):
             for name in names:
                 if name not in getattr(self, field):
@@ -206,27 +218,28 @@ class Dataset(Section):
 
     @property
     def record_files(self) -> list[FileInfo]:
-        """All files that hold rows, users or items; refused rows are no part of the content."""
+        """All files with rows, users or items; rejected rows are not part of the content."""
         splits = [*self.splits.values(), *filter(None, [self.positives])]
-        parts = (*splits, self.users, self.items, *self.tables.values())
+        parts: list[SplitInfo | CatalogInfo | TableInfo] = [*splits, self.users, self.items]
+        parts += self.tables.values()
         return [info for part in parts for info in part.files]
 
     def table_rows(self, name: str) -> int:
-        """Rows of table `name`; a table of its own for history has the items' rows."""
+        """Rows of table `name`; a separate table for history has the items' rows."""
         return self.tables["item" if name == "history" else name].rows
 
     def file_path(self, info: FileInfo) -> str:
-        """Full path of one of its files."""
+        """Full path of one of the dataset's files."""
         return f"{self.path}/{info.path}"
 
 
 def feature_as_of(name: str, split: str) -> str:
-    """Column of a catalog with what the evaluation of a split may know of a side feature."""
+    """Column of a catalog with the value of a side feature that evaluation of a split may use."""
     return f"{name}@{split}"
 
 
 def feature_of_column(column: str) -> str:
-    """The side feature that a column of a catalog holds, as of whatever time."""
+    """The side feature of a catalog column, as of any time."""
     return column.partition("@")[0]
 
 
@@ -234,7 +247,7 @@ def load_dataset(path: str) -> Dataset:
     """Reads <path>/dataset.json.
 
     Raises:
-      DataError: there is none, or it does not follow the contract.
+      DataError: it is missing, or does not follow the contract.
     """
     path = path.rstrip("/")
     name = f"{path}/{MANIFEST_FILE}"
@@ -242,15 +255,15 @@ def load_dataset(path: str) -> Dataset:
         content = read_bytes(name)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(
-            f"{path}: no dataset here ({MANIFEST_FILE} is missing, it is written last). "
+            f"{path}: no dataset here ({MANIFEST_FILE}, which is written last, is missing). "
             "Run `lazytower prepare` with this config first."
         ) from None
-    except (OSError, ValueError, ImportError) as error:  # rights, networks, protocols unknown to fsspec
+    except (OSError, ValueError, ImportError) as error:  # permissions, networks, protocols unknown to fsspec
         raise DataError(f"{name}: cannot be read ({error})") from None
     try:
         document = json.loads(content)
         if not isinstance(document, dict):
-            raise ValueError(f"an object is needed, found {type(document).__name__}")
+            raise ValueError(f"must be an object, found {type(document).__name__}")
         if document.get("format") == 1:
             raise DataError(
                 f"{name}: written by an older version (format 1; this one reads 2). "

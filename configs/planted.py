@@ -3,14 +3,17 @@
 User u has factors x_u ~ N(0, I_F); group c has loadings a_c ~ N(0, I_F); the user's taste is
 p(c | u) = softmax_c(sharpness * x_u . a_c / sqrt(F)). Item i belongs to group i mod C and has rank
 r = i // C in it, p(i | c) ~ (r + 1)^-item_zipf. An interaction draws c, then i, so that
-log p(i | u) = log p(c_i | u) + log p(i | c_i): no ranking of the items beats the one by this value.
+log p(i | u) = log p(c_i | u) + log p(i | c_i): no ranking of the items beats ranking by this value.
 
 Everything is a pure function of (seed, index) through SplitMix64 (Steele et al., OOPSLA 2014), so any
-range of rows can be made anywhere, and 25 million users need no table.
+range of rows can be generated anywhere, and 25 million users need no table.
 
-Groups are drawn from the cumulated p(c | u) in float32, computed without a matrix product: its rounding
+Groups are drawn from the cumulative p(c | u) in float32, computed without a matrix product, whose rounding
 would depend on how many users are computed together.
 """
+
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +22,7 @@ from configs.sections.sources import SyntheticSourceConfig
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _STREAM = {name: np.uint64(i + 1) for i, name in enumerate(("user", "cluster", "item", "factor", "loading"))}
 FIRST_TIMESTAMP = 1_600_000_000
-_CACHED_VALUES = 1 << 24  # of users' cumulated tastes that are kept, 64 MiB
+_CACHED_VALUES = 1 << 24  # of users' cumulative tastes kept in memory, 64 MiB
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
@@ -43,6 +46,11 @@ def _normal(seed: int, stream: str, index: np.ndarray) -> np.ndarray:
     return radius * np.cos(2.0 * np.pi * _uniform(seed, stream, index * 2 + 1))
 
 
+def planted_source(source: dict[str, Any]) -> SyntheticSourceConfig | None:
+    """The source section of a dataset's manifest; None unless its data was drawn from a planted model."""
+    return SyntheticSourceConfig(**source) if source.get("kind") == "synthetic" else None
+
+
 class Planted:
     """Draws interactions and knows their probabilities."""
 
@@ -59,10 +67,11 @@ class Planted:
         self._cdf = [np.cumsum(weights[: self._small + extra]) for extra in (0, 1)]
         self._totals = [cdf[-1] for cdf in self._cdf]
         self._cdf = [cdf / cdf[-1] for cdf in self._cdf]
-        self._all_tastes = None
+        self._all_tastes: np.ndarray | None = None
 
     def users(self, rows: np.ndarray) -> np.ndarray:
-        """User index int64 [n] of each row index: every user at least once if rows suffice, else Zipf."""
+        """User index int64 [n] of each row index: every user at least once if there are enough rows, the rest
+        by Zipf's law."""
         spec = self.source
         share = _uniform(spec.seed, "user", rows)
         if abs(spec.user_zipf - 1.0) < 1e-9:
@@ -90,7 +99,7 @@ class Planted:
 
     def items(self, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
         """Item index int64 [n] drawn for row indices and their users, both int64 [n]."""
-        cdf, where = self._cumulated_tastes(users)
+        cdf, where = self._cumulative_tastes(users)
         draw = _uniform(self.source.seed, "cluster", rows).astype(np.float32)
         cluster = _search_rows(cdf, where, draw)
         share = _uniform(self.source.seed, "item", rows)
@@ -100,8 +109,9 @@ class Planted:
             rank[group] = np.searchsorted(self._cdf[extra], share[group])
         return rank * self.clusters + cluster
 
-    def _cumulated_tastes(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cumulated p(group | user) of distinct users, float32 [distinct, clusters], and each row's place."""
+    def _cumulative_tastes(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cumulative p(group | user) of distinct users, float32 [distinct, clusters], and each row's index in
+        it."""
         if self.source.users * self.clusters <= _CACHED_VALUES and self.source.rows >= self.source.users:
             if self._all_tastes is None:
                 parts = np.array_split(np.arange(self.source.users), 1 + self.source.users // (1 << 14))
@@ -158,6 +168,6 @@ def item_key(index: np.ndarray) -> np.ndarray:
     return np.char.add(b"i", index.astype("S"))
 
 
-def index_of_key(keys) -> np.ndarray:
+def index_of_key(keys: Iterable[bytes]) -> np.ndarray:
     """Indices int64 of raw keys (bytes such as b"u17")."""
     return np.array([int(key[1:]) for key in keys], dtype=np.int64)

@@ -1,15 +1,17 @@
-"""The whole run in one document: every key a YAML may hold."""
+"""The whole run in one document: every key that a YAML may contain."""
+
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from configs.defaults import complete_bias, complete_dataset, complete_model, complete_tables
 from configs.sections.base import Section
-from configs.sections.dataset import DatasetConfig, VocabIdsConfig
+from configs.sections.dataset import DatasetConfig, IdsConfig, VocabIdsConfig
 from configs.sections.devices import CpuDeviceConfig, DeviceConfig
 from configs.sections.evaluation import EvaluateConfig
 from configs.sections.export import ExportConfig
 from configs.sections.launch import LaunchConfig, LocalLaunchConfig, check_launch
-from configs.sections.models import DRAWN, DotBiasConfig, ModelConfig, TwoTowerConfig
+from configs.sections.models import DRAWN, DotBiasConfig, ModelConfig, TowerConfig, TwoTowerConfig
 from configs.sections.optimizers import AdamConfig, DenseOptimizer
 from configs.sections.sources import SourceConfig
 from configs.sections.tables import EmbeddingConfig
@@ -28,35 +30,35 @@ class RunConfig(Section):
     """One run, from raw interactions to a served model."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9_.-]+$")
-    """Name shown in reports."""
+    """Name of the run, shown in reports."""
     source: SourceConfig
-    """Where raw interactions are."""
+    """Where raw interactions come from."""
     dataset: DatasetConfig
-    """How they become shards, and where."""
+    """How raw interactions become a dataset, and where it is kept."""
     model: ModelConfig = TwoTowerConfig()
-    """What is trained."""
+    """The model."""
     tables: dict[str, EmbeddingConfig] = {}
-    """Embedding tables by name: user, item, history, or a categorical side feature."""
+    """Embedding tables by name: user, item, history, or the name of a categorical side feature."""
     optimizer: DenseOptimizer = AdamConfig()
     """Optimizer of the towers' dense weights."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning rates over the run."""
     polyak: PolyakConfig = PolyakConfig()
-    """Averaging of weights."""
+    """Averaging of weights (Polyak)."""
     train: TrainConfig
-    """Length and pace."""
+    """Length of the run, its batches and its seed."""
     checkpoint: CheckpointConfig = CheckpointConfig()
-    """Saving."""
+    """Checkpoints."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Ranking metrics."""
     export: ExportConfig = ExportConfig()
-    """Serving."""
+    """The served model."""
     device: DeviceConfig = CpuDeviceConfig()
-    """Where it trains."""
+    """Where the run trains."""
     launch: LaunchConfig = LocalLaunchConfig()
-    """Where `lazytower submit` runs it."""
+    """Where `lazytower submit` runs the job."""
     output: OutputConfig
-    """Where results go."""
+    """Where results are kept."""
 
     def table(self, name: str) -> EmbeddingConfig:
         """The configuration of a table that the model reads."""
@@ -73,34 +75,37 @@ class RunConfig(Section):
 
     @property
     def table_of_input(self) -> dict[str, str]:
-        """Table name of each of the model's inputs that is looked up; numeric features are absent."""
+        """Table of each model input that is looked up in one; numeric features are absent."""
         numeric = {f.name for f in self.source.features if f.kind == "numeric"}
         history = self.model.history.table if isinstance(self.model, TwoTowerConfig) else "history"
         return {n: history if n == "history" else n for n in self.model.inputs if n not in numeric}
 
     @property
     def ids_of_batch(self) -> dict[str, dict[str, tuple[int, ...]]]:
-        """Shapes of the ids that a training batch looks up, by table and input; `negative/` where drawn."""
-        batch, found = self.train.batch_size, {}
+        """Shapes of the ids that a training batch looks up, by table and input; sampled negatives begin with
+        DRAWN."""
+        batch = self.train.batch_size
+        found: dict[str, dict[str, tuple[int, ...]]] = {}
         for name, table in self.table_of_input.items():
-            shape = (batch, self.dataset.history_length) if name == "history" else (batch,)
-            found.setdefault(table, {})[name] = shape
+            history = (self.dataset.history_length or 0,) if name == "history" else ()
+            found.setdefault(table, {})[name] = (batch, *history)
         for name, shape in self.model.drawn(batch).items():
-            if table := self.table_of_input.get(name):
-                found[table][DRAWN + name] = shape
+            if name in self.table_of_input:
+                found[self.table_of_input[name]][DRAWN + name] = shape
         return found
 
     def uneven(self, parts: int) -> str:
-        """The key, with its value, of what cannot be cut into so many equal parts; empty: all can."""
+        """A key and its value that is not divisible by `parts`, as text; empty: all are divisible."""
         sizes = {"train.batch_size": self.train.batch_size}
         if isinstance(self.model, TwoTowerConfig):
             sizes["model.loss.extra_negatives"] = self.model.loss.extra_negatives
-        return next((f"{key} {size}" for key, size in sizes.items() if size % parts), "")
+        return next((f"{key}: {size}" for key, size in sizes.items() if size % parts), "")
 
     @model_validator(mode="before")
     @classmethod
-    def _split_follows_time(cls, values):
-        # Only here is the source known. The default is written into the section, so a saved config has it.
+    def _split_follows_time(cls, values: Any) -> Any:
+        # Only the whole run knows its source. The default is written into the section, so that a saved config
+        # has it.
         if not isinstance(values, dict):
             return values
         source, dataset = values.get("source"), values.get("dataset")
@@ -112,67 +117,78 @@ class RunConfig(Section):
         return values | {"dataset": dataset | {"split": {"kind": kind}}}
 
     @model_validator(mode="after")
-    def _model_follows(self):
-        # Sections are frozen for everyone else; here the document is still being read.
+    def _model_follows(self) -> "RunConfig":
+        # Sections are frozen once they are read; this document is still being read.
         self.__dict__["model"] = complete_model(self)
         self.__dict__["dataset"] = complete_dataset(self)
         return self
 
     @model_validator(mode="after")
-    def _inputs_exist(self):
+    def _inputs_exist(self) -> "RunConfig":
         sides = {f.name: f.of for f in self.source.features}
         known = {"user", "item", "history", *sides}
         for name in self.model.inputs:
             if name not in known:
-                raise ValueError(f"model input {name!r} is no feature; known: {', '.join(sorted(known))}")
+                raise ValueError(f"model input {name!r} is not a feature; known: {', '.join(sorted(known))}")
         if isinstance(self.model, TwoTowerConfig):
-            for side, tower in (("user", self.model.user_tower), ("item", self.model.item_tower)):
+            for side, tower in zip(("user", "item"), self._towers(self.model), strict=True):
                 for name in tower.inputs:
                     if sides.get(name, side) != side:
-                        raise ValueError(f"{side}_tower.inputs holds {name!r}, a feature of the other side")
+                        raise ValueError(
+                            f"model.{side}_tower.inputs: {name!r} is not a feature of the {side}; move it to "
+                            "the other tower"
+                        )
         if "history" in self.model.inputs and self.dataset.history_length == 0:
-            raise ValueError("a tower reads history: set dataset.history_length above 0")
+            raise ValueError("dataset.history_length: 0, but a tower reads history; set it above 0")
         return self
 
     @model_validator(mode="after")
-    def _tables_are_used(self):
+    def _tables_are_used(self) -> "RunConfig":
         used = set(self.table_of_input.values())
         for name in self.tables:
             if name not in used:
                 in_use = ", ".join(sorted(used))
-                raise ValueError(f"tables.{name} is read by no tower; tables in use: {in_use}")
+                raise ValueError(f"tables.{name}: no tower reads it; rename or remove it (in use: {in_use})")
         return self
 
     @model_validator(mode="after")
-    def _tables_follow(self):
+    def _tables_follow(self) -> "RunConfig":
         self.__dict__["model"] = complete_bias(self)
         self.__dict__["tables"] = complete_tables(self)
         return self
 
     @model_validator(mode="after")
-    def _ids_fit(self):
+    def _ids_fit(self) -> "RunConfig":
         categorical = {f.name for f in self.source.features if f.kind == "categorical"}
         for name in self.dataset.feature_ids:
             if name not in categorical:
-                raise ValueError(f"dataset.feature_ids.{name} names no categorical feature of the source")
+                raise ValueError(
+                    f"dataset.feature_ids.{name}: not a categorical feature of the source; remove it"
+                )
         if (self.dataset.split.kind == "given") != (self.source.roles.split is not None):
-            raise ValueError("dataset.split.kind: given and source.roles.split go together")
+            raise ValueError(
+                "dataset.split.kind: given and source.roles.split require each other; set both or neither"
+            )
         if self.dataset.min_label is not None and self.source.roles.label is None:
-            raise ValueError("dataset.min_label needs source.roles.label")
+            raise ValueError("dataset.min_label requires source.roles.label; set that or remove min_label")
         if isinstance(self.dataset.positive, float) and self.source.roles.label is None:
-            raise ValueError("dataset.positive: a number needs source.roles.label")
+            raise ValueError(
+                "dataset.positive: a number requires source.roles.label; set that or use above_zero"
+            )
         return self
 
     @model_validator(mode="after")
-    def _device_can(self):
+    def _device_can(self) -> "RunConfig":
         if self.device.kind == "tpu":
             check_tpu(self)
         elif odd := self.uneven(self.device.replicas):
-            raise ValueError(f"{odd} is no multiple of device.replicas {self.device.replicas}")
+            raise ValueError(
+                f"{odd} is not divisible by device.replicas {self.device.replicas}; use a multiple of it"
+            )
         return self
 
     @model_validator(mode="after")
-    def _engines_exist(self):
+    def _engines_exist(self) -> "RunConfig":
         for name, table in self.tables.items():
             if getattr(table, "engine", None) == "tfa" and (reason := missing_addons()):
                 raise ValueError(
@@ -182,70 +198,88 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _tail_is_kept(self):
+    def _tail_is_kept(self) -> "RunConfig":
         if self.polyak.tail > self.checkpoint.keep:
             raise ValueError(
-                f"polyak: tail_average needs {self.polyak.tail} checkpoints, checkpoint.keep is "
-                f"{self.checkpoint.keep}: raise it, or lower polyak.checkpoints"
+                f"checkpoint.keep: {self.checkpoint.keep} is less than the {self.polyak.tail} checkpoints of "
+                "polyak.kind tail_average; raise it, or lower polyak.checkpoints"
             )
         return self
 
     @model_validator(mode="after")
-    def _launch_fits(self):
+    def _launch_fits(self) -> "RunConfig":
         check_launch(self)
         return self
 
     @model_validator(mode="after")
-    def _labels_exist(self):
+    def _labels_exist(self) -> "RunConfig":
         if (
             isinstance(self.model, DotBiasConfig)
             and not self.model.negatives
             and self.source.roles.label is None
         ):
             raise ValueError(
-                "model: dot_bias on rows without labels sees positives only: give source.roles.label, or set "
+                "model: dot_bias without labels sees positives only; set source.roles.label, or set "
                 "model.negatives above 0"
             )
         return self
 
     @model_validator(mode="after")
-    def _widths_fit(self):
+    def _widths_fit(self) -> "RunConfig":
         if isinstance(self.model, DotBiasConfig):
-            dims = {self.table(n).dim for n in ("user", "item")}
+            dims = {self._dim(name) for name in ("user", "item")}
             if len(dims) > 1 or min(dims) < 2:
-                raise ValueError("dot_bias needs tables.user.dim == tables.item.dim >= 2 (last column: bias)")
+                raise ValueError(
+                    "dot_bias: tables.user.dim and tables.item.dim must be equal and at least 2 (the last "
+                    "column is the bias)"
+                )
         else:
-            user, item = (self.tower_width(t) for t in (self.model.user_tower, self.model.item_tower))
-            if user + int(self.model.item_bias) != item:
+            user, item = map(self.tower_width, self._towers(self.model))
+            if user + int(bool(self.model.item_bias)) != item:
                 more = " + 1 (item_bias)" if self.model.item_bias else ""
-                raise ValueError(f"user tower gives {user} values{more}, item tower {item}: they must agree")
+                raise ValueError(
+                    f"the user tower is {user} wide{more}, the item tower {item}; make them equal"
+                )
         return self
 
-    def tower_width(self, tower) -> int:
-        """Width of a tower's vector; ValueError when `sum` joins unequal widths."""
+    @staticmethod
+    def _towers(model: TwoTowerConfig) -> tuple[TowerConfig, TowerConfig]:
+        """User and item tower."""
+        assert model.user_tower is not None, "complete_model fills it in"
+        return model.user_tower, model.item_tower
+
+    def _dim(self, table: str) -> int:
+        """Width of the rows of a table."""
+        dim = self.table(table).dim
+        assert dim is not None, "complete_tables fills it in"
+        return dim
+
+    def tower_width(self, tower: TowerConfig) -> int:
+        """Width of a tower's vector; ValueError if `sum` combines unequal widths."""
         if tower.layers:
             return tower.layers[-1]
         widths = [self.input_width(name) for name in tower.inputs]
         if tower.combine == "sum":
             if len(set(widths)) > 1:
-                raise ValueError(f"combine: sum needs equal widths, inputs {tower.inputs} have {widths}")
+                raise ValueError(f"combine: sum requires equal widths; inputs {tower.inputs} have {widths}")
             return widths[0]
         return sum(widths)
 
     def input_width(self, name: str) -> int:
-        """Width of one input of a tower: its table's dim (less a shared item bias), 1 when numeric."""
+        """Width of one input of a tower: its table's dim (less a shared item bias), or 1 if numeric."""
         table = self.table_of_input.get(name)
         if table is None:
             return 1
         bias = name == "history" and table == "item" and self.item_rows_carry_bias
-        return self.table(table).dim - int(bias)
+        return self._dim(table) - int(bias)
 
     @property
     def item_rows_carry_bias(self) -> bool:
         """Whether the last column of the item table is the bias (no layers between row and score)."""
-        return self.model.kind == "two_tower" and self.model.item_bias and not self.model.item_tower.layers
+        model = self.model
+        return isinstance(model, TwoTowerConfig) and bool(model.item_bias) and not model.item_tower.layers
 
-    def ids_of(self, name: str):
+    def ids_of(self, name: str) -> IdsConfig:
         """The ids section of a table: user_ids, item_ids (also for history) or the feature's."""
         if name == "user":
             return self.dataset.user_ids

@@ -13,6 +13,7 @@ WORKDIR /opt/lazytower
 COPY setup.py pyproject.toml ./
 COPY docker ./docker
 RUN docker/install.sh pipelines requirements
+COPY lazytower_entry.py ./
 COPY configs ./configs
 COPY pipelines ./pipelines
 COPY trainer ./trainer

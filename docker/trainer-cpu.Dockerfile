@@ -14,10 +14,12 @@ RUN docker/install.sh trainer-cpu requirements
 FROM requirements AS kernels
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+COPY lazytower_entry.py ./
 COPY trainer ./trainer
 RUN docker/install.sh trainer-cpu kernels
 
 FROM requirements
+COPY lazytower_entry.py ./
 COPY configs ./configs
 COPY pipelines ./pipelines
 COPY trainer ./trainer

@@ -1,10 +1,10 @@
-"""`lazytower bench prepare`: prepare beside polars doing the same job on the same interactions.
+"""`lazytower bench prepare`: compares prepare with polars on the same interactions.
 
     lazytower bench prepare --rows 5000000
     lazytower bench prepare --repeats 3 --csv prepare.csv
 
-Each case runs in a process of its own; its time and memory are those of the whole process, imports included.
-Repeated cases take turns, and the run of median time counts.
+Each case runs in a separate process; time and memory are those of the whole process, including imports.
+Repeated cases alternate, and the run with the median time counts.
 The polars case writes records only (train, valid and test), no catalogs, checksums or rejected rows.
 """
 
@@ -16,8 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 from configs.system.processes import module_command
+from configs.text import aligned
 
 _CASES = {
     "synthetic": "lazytower prepare, synthetic source",
@@ -32,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=5_000_000, help="number of interactions")
     parser.add_argument("--users", type=int, default=200_000, help="number of users")
     parser.add_argument("--items", type=int, default=50_000, help="number of items")
-    parser.add_argument("--repeats", type=int, default=1, help="runs of each case, in turns")
-    parser.add_argument("--csv", metavar="FILE", help="also writes the figures there")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each case, alternating")
+    parser.add_argument("--csv", metavar="FILE", help="also write the results to this file")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sections(case: str, directory: str, args: argparse.Namespace) -> tuple[dict, dict]:
+def _sections(case: str, directory: str, args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     if case == "synthetic":
         source = {"kind": "synthetic", "rows": args.rows, "users": args.users, "items": args.items}
     else:
@@ -63,7 +65,7 @@ def _write_csv(path: str, args: argparse.Namespace) -> None:
     import pyarrow.csv as arrow_csv
 
     from configs.sections.sources import SyntheticSourceConfig
-    from pipelines.layout import JobLayout
+    from pipelines.job import JobLayout
     from pipelines.sources.synthetic import Reader
 
     source = SyntheticSourceConfig(kind="synthetic", rows=args.rows, users=args.users, items=args.items)
@@ -101,7 +103,7 @@ def _run_case(case: str, directory: str, args: argparse.Namespace) -> tuple[floa
             pass
         time.sleep(0.05)
     seconds = time.monotonic() - start
-    if child.returncode:
+    if child.returncode and child.stderr:
         raise RuntimeError(f"{case} failed:\n{child.stderr.read().decode()}")
     return seconds, peak, _cpu_of_children() - used
 
@@ -114,15 +116,12 @@ def _cpu_of_children() -> float:
 def _print_table(results: dict[str, tuple[float, int, float]], rows: int) -> None:
     base = results["polars"]
     print(f"{rows:,} rows, {len(os.sched_getaffinity(0))} cores")
-    print(
-        f"{'':38}{'seconds':>9}{'rows/s':>12}{'CPU s':>8}{'peak MB':>9}"
-        f"{'speed':>8}{'memory':>8}   (polars = 1)"
-    )
+    table = [["", "seconds", "rows/s", "CPU s", "peak MB", "speed", "memory"]]
     for case, (seconds, peak, cpu) in results.items():
-        print(
-            f"{_CASES[case]:38}{seconds:9.1f}{rows / seconds:12,.0f}{cpu:8.1f}{peak / 1e6:9.0f}"
-            f"{base[0] / seconds:8.2f}{peak / base[1]:8.2f}"
-        )
+        figures = [f"{seconds:.1f}", f"{rows / seconds:,.0f}", f"{cpu:.1f}", f"{peak / 1e6:.0f}"]
+        table.append([_CASES[case], *figures, f"{base[0] / seconds:.2f}", f"{peak / base[1]:.2f}"])
+    print(aligned(table))
+    print("speed and memory: polars = 1")
 
 
 def _write_figures(path: str, results: dict[str, tuple[float, int, float]], rows: int) -> None:

@@ -1,9 +1,10 @@
-"""dataset.json from what the pipeline wrote."""
+"""Builds dataset.json from the pipeline's output."""
 
 import functools
 import hashlib
 import json
 import math
+from typing import Any
 
 from configs.manifest import (
     SPLITS,
@@ -16,19 +17,20 @@ from configs.manifest import (
     TableInfo,
 )
 from configs.sections.sources import SideFeatureConfig
-from pipelines.layout import Job
+from pipelines.job import Job
+from pipelines.rows.moments import Moments
 from pipelines.sources.identity import SourceFile
+from pipelines.stages.files import WrittenFile
 from pipelines.stages.ids import TableIds
 from pipelines.stages.stats import Stats
-from pipelines.stages.write import Moments, WrittenFile
 
 
-def source_fingerprint(source: dict, files: list[SourceFile]) -> str:
+def source_fingerprint(source: dict[str, Any], files: list[SourceFile]) -> str:
     """SHA-256 over the source section and its files' names, sizes and contents, in order.
 
     Args:
       source: the section as JSON.
-      files: with their content.
+      files: with their content checksums.
     """
     parts = [[file.name, file.size, file.content] for file in files]
     return hashlib.sha256(json.dumps([source, parts], sort_keys=True).encode()).hexdigest()
@@ -42,8 +44,8 @@ def fingerprint(files: list[WrittenFile]) -> str:
 
 
 def published_name(file: WrittenFile, digest: str) -> str:
-    """Path in the dataset directory. With the content's digest in it no file of an older dataset, which
-    stays valid until dataset.json is replaced, is ever overwritten by different content."""
+    """Path in the dataset directory. It contains the content's digest, so files of an older dataset, which
+    stays valid until dataset.json is replaced, are never overwritten with different content."""
     return f"{file.directory}/{digest[:8]}-{file.name}"
 
 
@@ -54,7 +56,7 @@ def build_manifest(
     tables: dict[str, TableIds],
     files: list[WrittenFile],
 ) -> Dataset:
-    """The contract's document.
+    """The manifest of a dataset.
 
     Args:
       source_files: what was read, with its content.
@@ -109,24 +111,24 @@ def build_manifest(
 
 def _feature(feature: SideFeatureConfig, files: list[WrittenFile]) -> FeatureInfo:
     info = FeatureInfo(of=feature.of, kind=feature.kind)
-    some = any(f.directory == "positives" for f in files)  # what models with features are trained on
+    some = any(f.directory == "positives" for f in files)  # models with features train on these
     directory = "positives" if some else "train"
     mine = (f for f in files if f.directory == directory and feature.name in f.moments)
     train = sorted(mine, key=WrittenFile.place)
     if not train:
         return info
     whole = functools.reduce(Moments.join, (f.moments[feature.name] for f in train))
-    # Rounded, because the last bits depend on how rows fell into files.
+    # Rounded, because the last bits depend on how rows are distributed over files.
     stddev = float(f"{math.sqrt(whole.spread / whole.count):.7g}") or 1.0
     return info.model_copy(update={"mean": float(f"{whole.mean:.7g}"), "stddev": stddev})
 
 
-def _rows(infos: list[FileInfo], files: list[WrittenFile]) -> dict:
+def _rows(infos: list[FileInfo], files: list[WrittenFile]) -> dict[str, Any]:
     return {
         "rows": sum(info.rows for info in infos),
         "files": infos,
-        "min_timestamp": min((f.min_timestamp for f in files), default=None),
-        "max_timestamp": max((f.max_timestamp for f in files), default=None),
+        "min_timestamp": min((f.min_timestamp for f in files if f.min_timestamp is not None), default=None),
+        "max_timestamp": max((f.max_timestamp for f in files if f.max_timestamp is not None), default=None),
         "positives": sum(f.positives for f in files),
     }
 

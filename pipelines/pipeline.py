@@ -1,18 +1,23 @@
 """The whole job as one Beam pipeline: from ranges of the source to files in the staging directory."""
 
+import collections
+from collections.abc import Iterable
+from typing import Any
+
 import apache_beam as beam
 import fsspec
 from apache_beam.pvalue import AsIter, AsSingleton
 
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.sources.reader import Place, Range, first_rows
 from pipelines.stages.catalog import WriteCatalog
+from pipelines.stages.files import WrittenFile
 from pipelines.stages.finish import FinishRows
 from pipelines.stages.group import GroupUsers
-from pipelines.stages.ids import AssignIds, CountKeys, plan_ids
-from pipelines.stages.plan import make_plan
+from pipelines.stages.ids import AssignIds, CountKeys, TableIds, plan_ids
+from pipelines.stages.plan import Plan, make_plan
 from pipelines.stages.read import CountRows, ReadRows
-from pipelines.stages.stats import MergeCounts, MergeStats
+from pipelines.stages.stats import MergeCounts, MergeStats, Stats
 from pipelines.stages.write import WriteFile, WriteRejected
 from pipelines.summary import FILE_NAME, dump_summary
 
@@ -24,7 +29,8 @@ class Read(beam.PTransform):
         super().__init__()
         self._job, self._ranges = job, ranges
 
-    def expand(self, pipeline):
+    # Beam reads annotations, and has none for tuples of collections.
+    def expand(self, pipeline: Any) -> Any:
         ranges = (
             pipeline | "Ranges" >> beam.Create(self._ranges, reshuffle=False) | "Spread" >> beam.Reshuffle()
         )
@@ -42,7 +48,7 @@ class Read(beam.PTransform):
 
 
 def _first_rows(counts: dict[int, int], ranges: list[Range]) -> dict[int, Place]:
-    # A lambda would be pickled whole, with the path of this file on the machine that starts the job.
+    # A lambda would be pickled by value, with the path of this file on the machine that starts the job.
     return first_rows(ranges, counts)
 
 
@@ -53,7 +59,8 @@ class Ids(beam.PTransform):
         super().__init__()
         self._job = job
 
-    def expand(self, keys):
+    # Beam reads annotations, and has none for tuples of collections.
+    def expand(self, keys: Any) -> Any:
         counted = (
             keys
             | "ByKeyRange" >> beam.GroupByKey()
@@ -74,7 +81,7 @@ class Ids(beam.PTransform):
 
 
 def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range]) -> None:
-    """Adds all stages of the job to a pipeline; they leave the file of pipelines.summary in the spool."""
+    """Adds all stages of the job to a pipeline; the last one writes the summary file into the spool."""
     rows, rejected, stats = pipeline | "Read" >> Read(job, ranges)
     plan = AsSingleton(stats | "MakePlan" >> beam.Map(make_plan, job))
     grouped = (
@@ -118,8 +125,15 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range]) -> None:
     )
 
 
-def _summarize(spool: str, stats, counts, plan, tables, files) -> None:
-    """Leaves what the caller needs to know in the spool, which any runner can write."""
+def _summarize(
+    spool: str,
+    stats: Stats,
+    counts: collections.Counter[str],
+    plan: Plan,
+    tables: dict[str, TableIds],
+    files: Iterable[WrittenFile],
+) -> None:
+    """Writes the job's summary into the spool, which workers of any runner can write."""
     stats.counts = counts
     with fsspec.open(f"{spool}/{FILE_NAME}", "wb") as file:
         file.write(dump_summary(stats, plan, tables, files))

@@ -1,4 +1,4 @@
-"""Progress of a running job, seen from outside: spool files are named <stage>-<rows>-<random>."""
+"""Progress of a running job, taken from the names of spool files: <stage>-<rows>-<random>."""
 
 import os
 import sys
@@ -18,9 +18,9 @@ _STAGES = {
 
 
 class Progress:
-    """Shows rows and rate of the newest stage while a block runs, and keeps the peak of memory.
+    """Shows rows and rate of the current stage while a block runs, and records peak memory.
 
-    In a terminal one line is rewritten; elsewhere a log line comes every `log_seconds`.
+    In a terminal it updates one line; elsewhere it logs a line every `log_seconds`.
     """
 
     def __init__(self, spool: str, log_seconds: float = 10.0):
@@ -40,7 +40,7 @@ class Progress:
         self._thread.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
 

@@ -1,34 +1,34 @@
-"""What a job leaves for the command that started it: counts, the plan's verdict, tables, files; as JSON.
+"""The summary that a job leaves for the command that started it: counts, plan, tables and files, as JSON.
 
-It lies in the spool, beside dataset.path: who may write there must not get code to run here, so it is no
-pickle, and whatever it holds is checked.
+It is in the spool below dataset.path. Others who can write there must not be able to run code in this
+process, so it is not a pickle, and its content is validated.
 """
 
 import collections
 import dataclasses
 import json
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from configs.errors import DataError
 from configs.system.terminal import shown
+from pipelines.stages.files import DIRECTORIES, WrittenFile
 from pipelines.stages.ids import TableIds
 from pipelines.stages.plan import Plan
 from pipelines.stages.stats import Stats
-from pipelines.stages.write import DIRECTORIES, WrittenFile
 
 FILE_NAME = "summary.json"
-# Needed while the job runs, and large.
+# Large, and needed only while the job runs.
 _STATS_LEFT_OUT = ("histogram", "samples", "first_reject", "label_range")
 _PLAN_LEFT_OUT = ("splitters",)
 _ARRAYS = ConfigDict(arbitrary_types_allowed=True)
 
 
 class Summary(NamedTuple):
-    """All of it."""
+    """The result of a job."""
 
     stats: Stats
     """Without histogram, samples, the first reject and the range of labels."""
@@ -41,9 +41,9 @@ class Summary(NamedTuple):
 
 
 def dump_summary(
-    stats: Stats, plan: Plan, tables: dict[str, TableIds], files: Sequence[WrittenFile]
+    stats: Stats, plan: Plan, tables: dict[str, TableIds], files: Iterable[WrittenFile]
 ) -> bytes:
-    """The document."""
+    """The summary as JSON."""
     document = {
         "stats": _without(vars(stats), _STATS_LEFT_OUT),
         "plan": _without(dataclasses.asdict(plan), _PLAN_LEFT_OUT),
@@ -54,10 +54,10 @@ def dump_summary(
 
 
 def load_summary(content: bytes, name: str) -> Summary:
-    """Reads a document of `dump_summary`; `name` is that of its file.
+    """Reads a document of `dump_summary`; `name` is the name of its file.
 
     Raises:
-      DataError: it is torn, or not one.
+      DataError: it is incomplete or invalid.
     """
     try:
         document = json.loads(content)
@@ -75,24 +75,24 @@ def load_summary(content: bytes, name: str) -> Summary:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise DataError(
-            f"{name}: is not what the job's last stage writes ({shown(reason)}); run the command again"
+            f"{name}: not a valid job summary ({shown(reason)}); rerun the same command"
         ) from None
     return Summary(stats, plan, tables, files)
 
 
 def _like(before: object, value: object) -> object:
-    """`value`, when it is of the kind that Stats holds there."""
+    """`value`, validated against the type of `before`."""
     if isinstance(before, collections.Counter):
         return collections.Counter(TypeAdapter(dict[str, int]).validate_python(value))
     return TypeAdapter(str | int | None if before is None else type(before)).validate_python(value)
 
 
-def _without(document: dict, left_out: Sequence[str]) -> dict:
+def _without(document: dict[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
     return {key: value for key, value in document.items() if key not in left_out}
 
 
 def _number(value: object) -> int | float:
-    """A NumPy scalar as Python's; whatever else has no place in a summary."""
+    """A NumPy scalar as a Python number."""
     if isinstance(value, np.generic):
         return value.item()
-    raise TypeError(f"{type(value).__name__} has no form in {FILE_NAME}")
+    raise TypeError(f"{type(value).__name__} cannot be stored in {FILE_NAME}")

@@ -16,7 +16,7 @@ wanted=$(cat "$VENV/requirements.sha256" "${BASH_SOURCE[0]}" | sha256sum)
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
   for peer in torch==2.13.0 fbgemm-gpu-cpu==1.8.0; do
     "$VENV/bin/pip" install --quiet --disable-pip-version-check -c docker/constraints-cpu.txt "$peer" ||
-      echo "without $peer, which cannot be installed here" >&2
+      echo "leaving out $peer, which cannot be installed here" >&2
   done
   echo "$wanted" > "$stamp"
 fi

@@ -6,6 +6,7 @@
 
 ruff check .
 ruff format --check .
+python -m pytest -q tests/test_wording.py
 # In two processes: most of these tests keep one core busy. The slow ones start processes themselves.
 python -m pytest -q -n 2 --dist loadfile "$@"
 python -m pytest -q -m slow "$@"

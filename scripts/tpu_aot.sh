@@ -13,10 +13,10 @@ PYTHON=${PYTHON:-$(interpreter 3.11 || interpreter 3.10)} || {
 }
 OUT=build/tpu_aot
 export PYTHONPATH=$PWD TF_USE_LEGACY_KERAS=1 TF_CPP_MIN_LOG_LEVEL=2
-# There is no chip here: nobody is to be asked about one, and both libtpus may be loaded at the same time.
+# There is no chip here: skip the metadata server, and allow both libtpus to be loaded at the same time.
 export TPU_SKIP_MDS_QUERY=1 ALLOW_MULTIPLE_LIBTPU_LOAD=1 JAX_PLATFORMS=cpu
 
-# environment DIRECTORY PIP-ARGUMENTS...: made anew when the arguments or the pins have changed.
+# environment DIRECTORY PIP-ARGUMENTS...: recreated when the arguments or the pins have changed.
 environment() {
   local directory=$1 stamp=$1/requirements.sha256 wanted
   shift
@@ -44,11 +44,11 @@ libtpu=$(echo .venv-aot-tf/lib/python3.*/site-packages/libtpu)
 "${CC:-cc}" -shared -fPIC -O1 -o "$OUT/topology.so" tests/tpu_aot/topology.c \
   -Wl,--no-as-needed -L"$libtpu" -l:libtpu.so -Wl,-rpath,"$PWD/$libtpu"
 
-# run NAME COMMAND...: standard error, which libtpu fills with talk about chips, is shown on failure only.
+# run NAME COMMAND...: standard error, which libtpu fills with messages about chips, is shown on failure only.
 run() {
   local log="$OUT/$1.log"
   shift
-  "$@" 2> "$log" || { tail -n 30 "$log" >&2; echo "failed; all of it is in $log" >&2; exit 1; }
+  "$@" 2> "$log" || { tail -n 30 "$log" >&2; echo "failed; see $log for the whole log" >&2; exit 1; }
 }
 
 run export env TPU_LIBRARY_PATH="$OUT/topology.so" .venv-aot-tf/bin/python -m tests.tpu_aot.export "$OUT"

@@ -1,6 +1,6 @@
 """`python -m trainer`: the `lazytower` command."""
 
-from trainer.cli import main
+from lazytower_entry import main
 
 if __name__ == "__main__":
     main()

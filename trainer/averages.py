@@ -39,15 +39,15 @@ class Exponential:
           float32 [n, d].
         """
         since = _steps_since(last, step, self.start_step)
-        # The logarithm is taken in float64: float32 cannot tell 0.9999 from a decay 0.02 % off.
+        # In float64: float32 cannot distinguish 0.9999 from a decay 0.02 % off.
         log_decay = math.log(max(self.decay, 1e-30))
         return weight + tf.exp(since * log_decay) * (average - weight)
 
     def share(self, last, step):
         """How much of `weight - average` catching up from `last` <= `step` adds to the average.
 
-        Unlike in `catch_up`, the average need not be the weight until start_step: it may stand at an older
-        weight then. For averages that somebody else moves (trainer/tpu/ledger.py).
+        Unlike in `catch_up`, before start_step the average may be an older weight. For averages that are
+        updated elsewhere (trainer/tpu/ledger.py).
 
         Args:
           last: float32 [n], steps that the average includes.
@@ -93,15 +93,15 @@ def _steps_since(last, step, start_step):
 
 
 def _from_start(last, start_step, share):
-    """`share` for averages that reach into the averaged steps; others become the weight."""
+    """`share` for averages from after start_step; earlier ones become the weight."""
     return tf.where(last < start_step, 1.0, share)
 
 
 def make_average(config: PolyakConfig, num_steps: int) -> Exponential | Uniform | None:
-    """The average that a run of `num_steps` steps keeps at each of them; None: it keeps none.
+    """The average that a run of `num_steps` steps updates at each step; None: it keeps none.
 
-    The initial weights have no part in it unless `start_fraction` is 0: the average is the weight itself up
-    to its start step, and what it holds then is forgotten or left behind.
+    Up to its start step the average is the weight itself, so the initial weights do not count unless
+    `start_fraction` is 0.
     """
     if not config.at_each_step:
         return None
@@ -117,6 +117,7 @@ def make_average(config: PolyakConfig, num_steps: int) -> Exponential | Uniform 
 
 
 def _horizon_steps(config: PolyakConfig, num_steps: int) -> int:
+    assert config.horizon is not None, "the config has a horizon where it has no decay"
     return max(1, round(config.horizon * num_steps))
 
 
@@ -133,7 +134,7 @@ def horizon_finding(config: PolyakConfig, num_steps: int) -> str | None:
     if isinstance(rule, Uniform) and config.start_fraction is not None and config.start_fraction < 0.5:
         return (
             f"polyak.start_fraction {config.start_fraction:g} averages all weights since step "
-            f"{rule.start_step:,} of {num_steps:,}, early ones too; leave it out, or raise it to 0.8"
+            f"{rule.start_step:,} of {num_steps:,}, early ones too; remove the key, or raise it to 0.8"
         )
     if not isinstance(rule, Exponential) or config.decay is None:
         return None
@@ -142,12 +143,12 @@ def horizon_finding(config: PolyakConfig, num_steps: int) -> str | None:
         return None
     return (
         f"polyak.decay {rule.decay:g} averages over some {steps:,.0f} steps, the run has {num_steps:,}: "
-        "the average lags behind the weights; leave polyak.decay out, and it follows the length of the run"
+        "the average lags behind the weights; remove polyak.decay, and it follows the length of the run"
     )
 
 
 class DenseAverages(tf.Module):
-    """Averages of dense variables, moved at every step."""
+    """Averages of dense variables, updated at every step."""
 
     def __init__(self, average, variables):
         super().__init__(name="dense_averages")
@@ -156,12 +157,12 @@ class DenseAverages(tf.Module):
         self.shadows = [tf.Variable(v, trainable=False, name=f"average_{i}") for i, v in enumerate(variables)]
 
     def update(self, step):
-        """Takes in the weights after `step`, a float32 scalar."""
+        """Includes the weights after `step`, a float32 scalar."""
         for shadow, variable in zip(self.shadows, self._variables, strict=True):
             shadow.assign(self._rule.include(shadow, variable, step))
 
     def update_all(self, strategy, step):
-        """As `update`, of variables that every replica has a copy of; to be given to merge_call."""
+        """As `update`, for variables mirrored on every replica; pass it to merge_call."""
 
         def move(shadow, variable, step):
             return shadow.assign(self._rule.include(shadow, variable, step))

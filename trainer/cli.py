@@ -19,10 +19,12 @@ from absl.flags import argparse_flags
 from configs.errors import Stopped, UserError
 from configs.system import storage
 from configs.system.terminal import bounded, escaped_output, visible
+from lazytower_entry import stop_if_shadowed
 from trainer.commands import COMMANDS
+from trainer.version import VERSION
 
-_MOST_FILES = 1 << 20  # some programs close as many as they may have when they start others
-# Rights, credentials and networks, which are for the user to mend: gcsfs has no errors of Python's own.
+_MOST_FILES = 1 << 20  # some programs close every possible descriptor when they start others
+# Permissions, credentials and networks, which the user must fix; gcsfs raises no errors of Python's own.
 _STORE_ERRORS = ("gcsfs", "google.auth", "aiohttp")
 
 
@@ -31,10 +33,11 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="lazytower", description="Train two-tower and ranking models with huge embedding tables."
     )
+    parser.add_argument("--version", action="version", version=f"lazytower {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, help_line) in COMMANDS.items():
         text = help_line[0].upper() + help_line[1:] + "."
-        # Beam's flags must not be taken for the beginning of one of ours.
+        # A flag of Beam's must not match the beginning of one of ours.
         child = commands.add_parser(name, help=help_line, description=text, allow_abbrev=False)
         if name == command:
             importlib.import_module(module).add_arguments(child)
@@ -68,15 +71,15 @@ def run(args: argparse.Namespace) -> int:
     logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(_Plain())
     logging.set_verbosity(logging.INFO)
-    getLogger("fsspec").setLevel(WARNING)  # it tells of every file that it opens
-    getLogger("gcsfs").setLevel(CRITICAL)  # it prints the traceback of what it raises
+    getLogger("fsspec").setLevel(WARNING)  # it logs every file that it opens
+    getLogger("gcsfs").setLevel(CRITICAL)  # it logs the traceback of what it raises
     _allow_open_files()
     with escaped_output():
         return _run(args)
 
 
 def _allow_open_files() -> None:
-    """Lifts this process's soft limit to its hard one: the soft one is often 1,024, for programs of old."""
+    """Raises this process's soft limit to its hard one: the soft one is often 1,024, for old programs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -121,7 +124,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _reader_has_gone() -> bool:
-    """Whether nobody reads standard output any more, as under `| head`."""
+    """Whether the reader of standard output has closed it, as `| head` does."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
@@ -137,7 +140,8 @@ class _Plain(logging.PythonFormatter):
 
 
 def main() -> None:
-    """Entry point of the console command."""
+    """Parses and runs the command line; lazytower_entry.py calls it."""
+    stop_if_shadowed()  # also of `python -m trainer.cli`, which does not pass there
     app.run(run, flags_parser=parse)
 
 

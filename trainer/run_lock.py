@@ -11,26 +11,27 @@ LOCK_FILE = ".lock"
 
 
 class Lock(Protocol):
-    """A directory held against other processes."""
+    """A directory locked against other processes."""
 
-    lost: bool
-    """Whether another process is known to have taken over, so that nothing may be written any more."""
+    @property
+    def lost(self) -> bool:
+        """Whether another process has taken over, so that nothing may be written any more."""
 
     def check(self) -> None:
-        """Raises UserError when another process may have taken over; called before anything is written."""
+        """Raises UserError when another process may have taken over; call it before each write."""
 
     def close(self) -> None:
-        """Lets go."""
+        """Releases the lock."""
 
 
 def lock_directory(path: str) -> Lock:
-    """Holds a directory, made when missing, against other processes that lock it.
+    """Locks a directory, creating it when missing.
 
-    Where a lease's holder may be gone this waits for up to a minute to find out.
+    If the holder of a lease may have died, this waits for up to a minute to find out.
 
     Raises:
       LeaseHeld: another process holds it; the text names it.
-      OSError: it cannot be made or written.
+      OSError: it cannot be created or written.
     """
     name = storage.join(path, LOCK_FILE)
     if storage.is_remote(path):

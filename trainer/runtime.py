@@ -16,10 +16,10 @@ def start_tensorflow(device: CpuDeviceConfig | TpuDeviceConfig, deterministic: b
         cannot promise it fail instead.
 
     Raises:
-      UserError: TensorFlow has started already, with other replicas.
+      UserError: TensorFlow has started already, with fewer replicas.
     """
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # TFRS and TF-Addons need Keras 2
-    # The GPU wheel logs at error level that it finds no GPU; Python exceptions tell all real errors.
+    # The GPU wheel logs at error level that it finds no GPU; real errors are raised as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     spare_metadata_server()
     import tensorflow as tf
@@ -43,5 +43,6 @@ def _split_processor(tf, replicas: int) -> None:
     except RuntimeError:
         if len(tf.config.list_logical_devices("CPU")) < replicas:
             raise UserError(
-                f"device.replicas: {replicas} need a fresh process, TensorFlow has started with fewer"
+                f"device.replicas: TensorFlow has started with fewer than {replicas} in this process; "
+                "start a new process"
             ) from None

@@ -1,7 +1,7 @@
-"""The base of every configuration section: frozen, closed to keys it does not know, strict about booleans."""
+"""The base of every configuration section: frozen, refuses unknown keys, strict about booleans."""
 
 import os
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     AfterValidator,
@@ -14,12 +14,12 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-# Seeds are offset per layer and handed to ops that take int32.
+# Each layer adds an offset to its seed, and the ops that receive it take int32.
 Seed = Annotated[int, Field(ge=0, le=2**30)]
 
 
 def _expanded(path: str) -> str:
-    # fsspec expands ~ and TensorFlow does not: expanded once, here.
+    # fsspec expands ~ but TensorFlow does not, so it is expanded here, once.
     if "::" in path:
         raise ValueError("'::' chains file systems in fsspec; use a path without it")
     return os.path.expanduser(path)
@@ -29,10 +29,10 @@ Path = Annotated[str, Field(min_length=1), AfterValidator(_expanded)]
 
 
 def _kept_at(path: str) -> str:
-    """A place that both TensorFlow and fsspec reach; file:// is a longer word for a local path."""
+    """A path that both TensorFlow and fsspec can open; file:// is dropped from local paths."""
     path = path.removeprefix("file://")
     if "://" in path and not path.startswith("gs://"):
-        raise ValueError(f"a local directory or gs://bucket/directory is possible here, {path} is neither")
+        raise ValueError(f"{path} is neither a local directory nor gs://bucket/directory; use one of them")
     return path
 
 
@@ -46,8 +46,8 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _booleans_are_no_numbers(cls, values):
-        # Pydantic takes true for 1, and YAML takes yes and on for true.
+    def _booleans_are_not_numbers(cls, values: Any) -> Any:
+        # Pydantic accepts true as 1, and YAML reads yes and on as true.
         if isinstance(values, dict):
             wrong = [
                 InitErrorDetails(type=_NO_BOOLEAN, loc=(name,), input=value)
@@ -61,12 +61,12 @@ class Section(BaseModel):
 
 
 _NO_BOOLEAN = PydanticCustomError(
-    "boolean", "true and false (also written yes, no, on, off) are no value here"
+    "boolean", "true and false (also written yes, no, on, off) are not allowed here"
 )
 
 
-def of_kind(default: str):
-    """A section without a kind is of the default kind."""
+def of_kind(default: str) -> BeforeValidator:
+    """Marks a union of sections: one that names no kind is of the default kind."""
     return BeforeValidator(
         lambda value: {"kind": default, **value} if isinstance(value, dict) else value,
     )

@@ -11,51 +11,51 @@ class HistoryConfig(Section):
     """How the user's earlier items enter a tower."""
 
     table: Literal["item", "history"] = "item"
-    """item shares the items' table; history is a table of its own with the same ids."""
+    """item: share the items' table; history: a separate table with the same ids."""
     pooling: Literal["mean", "sum", "sqrtn"] = "mean"
-    """How the rows of the history become one vector; an empty history is zero. When neither it nor
-    model.user_tower is given: sqrtn, so that a longer history weighs more beside the user's row."""
+    """How the rows of the history become one vector; an empty history is zero. Defaults to sqrtn when
+    model.user_tower is not given either, so that a longer history weighs more beside the user's row."""
 
 
 class TowerConfig(Section):
-    """What one tower sees and how it mixes it."""
+    """What one tower reads and how it combines it."""
 
     inputs: list[str] = Field(min_length=1)
     """user, item, history, or names of side features."""
     combine: Literal["concat", "sum"] = "concat"
-    """How inputs are joined; sum needs equal widths."""
+    """How inputs are combined; sum requires equal widths."""
     layers: list[Annotated[int, Field(ge=1)]] = []
-    """Widths of the dense layers; empty means the joined inputs are the vector."""
+    """Widths of the dense layers; if empty, the combined inputs are the vector."""
     activation: Literal["relu", "gelu", "tanh", "selu"] = "relu"
-    """Between the dense layers; the last one is linear."""
+    """Activation between the dense layers; the last layer is linear."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the joined inputs set to zero while training."""
+    """Fraction of the combined inputs set to zero in training."""
 
     @model_validator(mode="after")
-    def _inputs_differ(self):
+    def _inputs_differ(self) -> "TowerConfig":
         for name in self.inputs:
             if self.inputs.count(name) > 1:
-                raise ValueError(f"inputs holds {name!r} twice")
+                raise ValueError(f"inputs names {name!r} twice; name it once")
         return self
 
 
 DRAWN = "negative/"
-"""Begins the names of inputs of items that are drawn as negatives."""
+"""Prefix of the inputs of items sampled as negatives."""
 
 
 class SoftmaxLossConfig(Section):
     """In-batch sampled softmax."""
 
     temperature: float | None = Field(None, gt=0)
-    """Divides the scores. When not given: 1 without normalize; under it 0.1 where the user tower reads the
-    history, else 0.15."""
+    """The scores are divided by it. Defaults to 1 without normalize; with it, to 0.1 if the user tower reads
+    the history, else 0.15."""
     logq: bool = True
     """Subtract log of each candidate's sampling probability (Yi et al. 2019, eq. 3)."""
     mask_accidental_hits: bool = True
-    """Candidates equal to the row's own item are no negatives."""
+    """Do not count candidates equal to the row's own item as negatives."""
     extra_negatives: int = Field(0, ge=0, le=1_000_000)
-    """Items drawn for each batch, uniformly from those with train rows: candidates of all its rows beside the
-    batch's own (mixed negative sampling, Yang et al. 2020); logq is then of the mixture."""
+    """Items sampled for each batch, uniformly from those with train rows, as further candidates for all its
+    rows (mixed negative sampling, Yang et al. 2020); logq then uses the probability under the mixture."""
 
 
 class TwoTowerConfig(Section):
@@ -64,45 +64,52 @@ class TwoTowerConfig(Section):
     kind: Literal["two_tower"] = "two_tower"
     """User tower, item tower, dot product; in-batch sampled softmax."""
     user_tower: TowerConfig | None = None
-    """Inputs and layers of the user tower. When not given: the user's row, plus the history where
-    dataset.history_length keeps one or, when that is not given either, under the splits leave_last_out and
-    given."""
+    """Inputs and layers of the user tower. Defaults to the user's row plus the history if
+    dataset.history_length is above 0 or, when that is not given either, with the splits leave_last_out and
+    given; else to the user's row alone."""
     item_tower: TowerConfig = TowerConfig(inputs=["item"])
     """Inputs and layers of the item tower."""
     history: HistoryConfig = HistoryConfig()
-    """Used when a tower names history."""
+    """Used if a tower reads history."""
     normalize: bool = True
-    """Both vectors get length 1."""
+    """Scale both vectors to length 1."""
     item_bias: bool | None = None
-    """The last value of the item vector is a bias added to the score, free to learn popularity. When not
-    given: true, unless the widths that are given leave no room for it."""
+    """Add the last value of the item vector to the score as a bias, which learns popularity. Defaults to true
+    unless the given widths leave no room for it."""
     loss: SoftmaxLossConfig = SoftmaxLossConfig()
-    """The softmax."""
+    """The loss: in-batch sampled softmax."""
 
     @property
     def inputs(self) -> list[str]:
         return (self.user_tower.inputs if self.user_tower else []) + self.item_tower.inputs
 
     @property
+    def towers(self) -> list[TowerConfig]:
+        """Of the user and the item."""
+        return [tower for tower in (self.user_tower, self.item_tower) if tower]
+
+    @property
     def trains_on_positives(self) -> bool:
-        """Whether only positive rows train it: every row of a batch is one under the softmax."""
+        """Whether it trains on positive rows alone: the softmax takes every row of a batch as a positive."""
         return True
 
     def drawn(self, batch_size: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of the inputs of items that are drawn for a batch, by input."""
+        """Shapes of the inputs of items sampled as negatives for a batch, by input."""
         extra = self.loss.extra_negatives
         return dict.fromkeys(self.item_tower.inputs, (extra,)) if extra else {}
 
     @model_validator(mode="after")
-    def _sides(self):
+    def _sides(self) -> "TwoTowerConfig":
         if self.user_tower and "item" in self.user_tower.inputs:
-            raise ValueError("user_tower.inputs may not hold item")
+            raise ValueError("user_tower.inputs must not contain item; remove it")
         for name in ("user", "history"):
             if name in self.item_tower.inputs:
-                raise ValueError(f"item_tower.inputs may not hold {name}")
+                raise ValueError(f"item_tower.inputs must not contain {name}; remove it")
         tower = self.item_tower
         if self.item_bias and not tower.layers and tower.combine == "concat" and tower.inputs[-1] != "item":
-            raise ValueError("item_bias without item_tower.layers needs item as the last of its inputs")
+            raise ValueError(
+                "item_bias without item_tower.layers requires item as the last input; move it to the end"
+            )
         return self
 
 
@@ -110,24 +117,30 @@ class DotBiasConfig(Section):
     """Pointwise collaborative filter."""
 
     kind: Literal["dot_bias"]
-    """sigmoid(u.v + b_u + b_i), the last column of each row being the bias; logistic loss."""
+    """sigmoid(u.v + b_u + b_i), where the last column of each row is the bias; logistic loss."""
     label_threshold: float | None = None
-    """Labels at or above it are 1, others 0; without it labels must lie in 0..1."""
+    """Labels of at least this value become 1, others 0; without it labels must lie in 0..1."""
     negatives: int = Field(0, ge=0, le=1000)
-    """Uniform random items per row added with label 0; needed when the data holds positives only, and where
-    the whole catalog is ranked (4 were best). 0 keeps the score the probability of the label."""
+    """Uniform random items added per row, with label 0; required if the data holds positives only, and
+    recommended (4 measured best) if the whole catalog is ranked. With 0 the score stays the probability of
+    the label."""
 
     @property
     def inputs(self) -> list[str]:
         return ["user", "item"]
 
     @property
+    def towers(self) -> list[TowerConfig]:
+        """As TwoTowerConfig.towers: the tables' rows are the vectors."""
+        return []
+
+    @property
     def trains_on_positives(self) -> bool:
-        """As TwoTower.trains_on_positives: labels tell the rows apart here."""
+        """As TwoTowerConfig.trains_on_positives; False, because the loss reads labels."""
         return False
 
     def drawn(self, batch_size: int) -> dict[str, tuple[int, ...]]:
-        """As TwoTower.drawn."""
+        """As TwoTowerConfig.drawn."""
         return {"item": (batch_size, self.negatives)} if self.negatives else {}
 
 

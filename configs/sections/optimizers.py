@@ -1,4 +1,4 @@
-"""Hyperparameters of the optimizers of embedding tables and of the towers."""
+"""Hyperparameters of the optimizers, for embedding tables and for dense layers."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -8,29 +8,29 @@ from configs.sections.base import Section, of_kind
 
 
 class _Rate(Section):
-    """What every optimizer has."""
+    """What all optimizers but SM3 share."""
 
     kind: str = ""
     learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate; the schedule multiplies it."""
     clip_value: float | None = Field(None, gt=0)
-    """Each element of a gradient (of a row: summed over the batch) is cut to -clip_value..clip_value."""
+    """Clip each element of a gradient (for a row: of its sum over the batch) to -clip_value..clip_value."""
 
     @property
     def tpu_lacks(self) -> str | None:
-        """Why a TPU's embedding engine has no such optimizer with these semantics; None: it has."""
+        """Why a TPU's embedding engine lacks this optimizer with these settings; None: it has it."""
         for name in ("clip_value", "weight_decay"):
             if getattr(self, name, None):
-                return f"SparseCore ignores or refuses what {name} asks for; leave it out"
+                return f"SparseCore ignores or refuses {name}; remove it"
         return None
 
 
 class _Decayed(_Rate):
-    """An optimizer whose weights can shrink of themselves."""
+    """An optimizer with decoupled weight decay."""
 
     weight_decay: float = Field(0.0, ge=0, lt=1)
-    """Weights also lose learning rate x weight_decay x themselves in each update (decoupled, as AdamW); rows
-    that have no gradient do not, except under adam."""
+    """Decoupled weight decay, as in AdamW: each update subtracts learning rate x weight_decay x weight. Rows
+    without a gradient do not decay, except with adam."""
 
 
 class _Moments(_Decayed):
@@ -43,21 +43,22 @@ class _Moments(_Decayed):
     epsilon: float = Field(1e-7, gt=0)
     """Added outside the square root."""
     amsgrad: bool = False
-    """Divide by the largest second moment so far instead of the present one (AMSGrad); one more slot."""
+    """Divide by the largest second moment so far instead of the current one (AMSGrad); needs one more
+    slot."""
 
 
 class LazyAdamConfig(_Moments):
-    """Adam on the touched rows only."""
+    """Adam on touched rows only."""
 
     kind: Literal["lazy_adam"] = "lazy_adam"
-    """Adam whose moments and weights move only on rows with a gradient (TF-Addons LazyAdam)."""
+    """Adam that updates moments and weights only of rows with a gradient (as LazyAdam of TF-Addons)."""
     bias_correction: Literal["global", "per_row", "none"] = "global"
-    """Steps in the bias correction: global takes the run's, per_row the row's own updates (Sparse Adam), none
-    leaves the correction out."""
+    """Step count in the bias correction: global uses the run's steps, per_row the number of updates of the
+    row (Sparse Adam); none omits the correction."""
 
     @property
     def addons_lacks(self) -> str | None:
-        """What of this tfa.optimizers.LazyAdam does not have, as it stands in the config."""
+        """The setting that tfa.optimizers.LazyAdam does not support, as written in the config; None: none."""
         if self.bias_correction != "global":
             return f"bias_correction: {self.bias_correction}"
         return next((name for name in ("amsgrad", "weight_decay", "clip_value") if getattr(self, name)), None)
@@ -65,35 +66,35 @@ class LazyAdamConfig(_Moments):
     @property
     def tpu_lacks(self) -> str | None:
         if self.bias_correction == "per_row":
-            return "the engine keeps no count of a row's updates; use bias_correction: global"
+            return "the engine does not count a row's updates; use bias_correction: global"
         if self.amsgrad:
-            return "the engine keeps no largest second moment; leave amsgrad out"
+            return "the engine does not keep the largest second moment; remove amsgrad"
         return super().tpu_lacks
 
 
 class TableLazyAdamConfig(LazyAdamConfig):
-    """LazyAdam as the `tables` section has it, at the rate that suits rows; alone it has TF-Addons' own."""
+    """LazyAdam with the learning rate that suits rows of `tables`; LazyAdamConfig has TF-Addons' own."""
 
     learning_rate: float = Field(5e-3, gt=0)
-    """Peak learning rate; the schedule multiplies it. When not given, 0.002 for user rows that are added to
-    the history."""
+    """Peak learning rate; the schedule multiplies it. Defaults to 0.002 for user rows that are added to the
+    history."""
 
 
 class AdamConfig(_Moments):
     """Dense Adam."""
 
     kind: Literal["adam"] = "adam"
-    """Keras Adam. On a table every row moves at every step: for comparison only, it passes over the table."""
-    tpu_lacks: ClassVar[str] = "SparseCore is always lazy; use lazy_adam"
+    """Keras Adam. On a table it updates every row at every step, so it is slow: for comparison only."""
+    tpu_lacks: ClassVar[str] = "SparseCore updates touched rows only; use lazy_adam"
 
 
 class AdagradConfig(_Decayed):
     """Adagrad with an accumulator per weight."""
 
     kind: Literal["adagrad"]
-    """Rate divided by the root of the sum of squared gradients (Keras Adagrad)."""
+    """Divides the rate by the root of the sum of squared gradients (Keras Adagrad)."""
     initial_accumulator_value: float = Field(0.1, ge=0)
-    """The sum of squares that a weight starts from."""
+    """Initial sum of squares of a weight."""
     epsilon: float = Field(1e-7, gt=0)
     """Added inside the square root."""
 
@@ -110,7 +111,7 @@ class RowwiseAdagradConfig(_Decayed):
     kind: Literal["rowwise_adagrad"]
     """Adagrad on the mean square of each row's gradient: one number per row (FBGEMM, TorchRec)."""
     initial_accumulator_value: float = Field(0.0, ge=0)
-    """The sum that a row starts from."""
+    """Initial sum of a row."""
     epsilon: float = Field(1e-8, gt=0)
     """Added outside the square root."""
     tpu_lacks: ClassVar[str] = "the engine's accumulators are as wide as the row; use adagrad"
@@ -127,12 +128,14 @@ class MomentumConfig(_Decayed):
     """Gradient descent with momentum."""
 
     kind: Literal["momentum"]
-    """Keras SGD with momentum; on a table only rows with a gradient coast."""
+    """Keras SGD with momentum; on a table only rows with a gradient move."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Share of the last move that is repeated."""
+    """Fraction of the previous update that is added again."""
     nesterov: bool = False
-    """Look ahead (Sutskever et al. 2013)."""
-    tpu_lacks: ClassVar[str] = "AdagradMomentum, the nearest it has, divides by Adagrad's root"
+    """Use Nesterov momentum (Sutskever et al. 2013)."""
+    tpu_lacks: ClassVar[str] = (
+        "the closest one of the engine, AdagradMomentum, divides by Adagrad's root; use lazy_adam or sgd"
+    )
 
 
 class FTRLConfig(_Rate):
@@ -143,13 +146,13 @@ class FTRLConfig(_Rate):
     learning_rate_power: float = Field(-0.5, ge=-1, le=0)
     """The rate falls as the sum of squares to this power."""
     initial_accumulator_value: float = Field(0.1, gt=0)
-    """The sum of squares that a weight starts from."""
+    """Initial sum of squares of a weight."""
     l1: float = Field(0.0, ge=0)
     """Strength of the L1 penalty."""
     l2: float = Field(0.0, ge=0)
-    """Strength of the L2 penalty that stabilizes: it lowers the rate of every weight."""
+    """Strength of the stabilizing L2 penalty, which lowers the rate of every weight."""
     l2_shrinkage: float = Field(0.0, ge=0)
-    """Strength of the L2 penalty on the weights' size: it adds 2 x l2_shrinkage x weight to the gradient of
+    """Strength of the L2 penalty on the size of weights: adds 2 x l2_shrinkage x weight to the gradient of
     rows that have one, but not to the sum of squares."""
     beta: float = Field(0.0, ge=0)
     """Added to the root of the sum of squares."""
@@ -157,22 +160,23 @@ class FTRLConfig(_Rate):
     @property
     def tpu_lacks(self) -> str | None:
         if self.l2_shrinkage:
-            return "the engine's FTRL has no shrinkage; leave l2_shrinkage out, or use l2"
+            return "the engine's FTRL has no shrinkage; remove l2_shrinkage or use l2"
         return super().tpu_lacks
 
 
 class SM3Config(Section):
-    """Adagrad whose accumulators are kept per row and per column instead of per value (Anil et al. 2019)."""
+    """Adagrad with accumulators per row and per column instead of per value (Anil et al. 2019)."""
 
     kind: Literal["sm3"]
     """SM3-II on the touched rows: one float per row and one per column of state."""
     learning_rate: float = Field(0.1, gt=0)
-    """Peak learning rate; the schedule multiplies it. No step is longer; with beta, / sqrt(1 - beta)."""
+    """Peak learning rate; the schedule multiplies it. It bounds the length of a step; with beta the bound is
+    learning_rate / sqrt(1 - beta)."""
     momentum: float = Field(0.0, ge=0, lt=1)
-    """Decay of the averaged update; above 0 it costs as much memory as the weights."""
+    """Decay of the averaged update; above 0 it needs as much memory as the weights."""
     beta: float | None = Field(None, gt=0, lt=1)
-    """Decay of a moving average of squared gradients; without it they accumulate."""
-    tpu_lacks: ClassVar[str] = "the engine has no such optimizer"
+    """Decay of a moving average of squared gradients; by default they are summed."""
+    tpu_lacks: ClassVar[str] = "the engine does not have it; use adagrad"
 
 
 TableOptimizer = Annotated[

@@ -1,4 +1,4 @@
-"""Sections of the training run itself."""
+"""The sections of the training run: schedule, polyak, train, checkpoint and output."""
 
 from typing import Literal
 
@@ -6,147 +6,151 @@ from pydantic import Field, model_validator
 
 from configs.sections.base import KeptAt, Section, Seed
 
-MAX_STEPS = 2**24  # a record keeps its last step as float32, exact up to here
+MAX_STEPS = 2**24  # a record stores its last step as float32, which is exact up to here
 DEFAULT_HORIZON = 0.01
-"""Share of a run's steps that its averages look back over; docs/decisions.md has the measurements."""
+"""Fraction of a run's steps that its averages cover; docs/decisions.md has the measurements."""
 
 
 class ScheduleConfig(Section):
     """Multiplier of every learning rate over the run: warm-up, middle part, cool-down."""
 
     warmup_fraction: float = Field(0.05, ge=0, le=1)
-    """Share of the steps in which the rate rises as (step / warm-up steps) ^ warmup_power."""
+    """Fraction of the steps in which the rate rises as (step / warm-up steps) ^ warmup_power."""
     warmup_power: float = Field(2.0, gt=0)
     """Exponent of the warm-up (the SM3 notes prefer 2)."""
     decay: Literal["constant", "cosine", "exponential"] = "constant"
-    """The rate between warm-up and cool-down: constant, or falling to decay_to, as half a cosine wave or by
+    """The rate between warm-up and cool-down: constant, or falling to decay_to along half a cosine wave or by
     the same factor each step."""
     decay_to: float | None = Field(None, gt=0, le=1)
-    """Share of the peak rate that the decay ends at, 0.01 when not given; constant has none."""
+    """Fraction of the peak rate at which the decay ends; defaults to 0.01. Not allowed with constant."""
     cooldown_fraction: float | None = Field(None, ge=0, le=1)
-    """Share of the steps, at the end, in which the rate falls linearly to 0. When not given: 0.5, or what the
-    warm-up leaves, under decay constant; none under the others, which fall anyway."""
+    """Fraction of the steps, at the end, in which the rate falls linearly to 0. Defaults to 0.5, or what the
+    warm-up leaves, with decay constant; to 0 with the other decays."""
 
     @model_validator(mode="after")
-    def _fractions_fit(self):
-        if self.cooldown_fraction is None:
-            # Frozen for everyone else; here the section is still being read.
+    def _fractions_fit(self) -> "ScheduleConfig":
+        cooldown = self.cooldown_fraction
+        if cooldown is None:
+            # Sections are frozen once they are read; this one is still being read.
             falls = self.decay != "constant"
-            self.__dict__["cooldown_fraction"] = 0.0 if falls else min(0.5, 1.0 - self.warmup_fraction)
-        if self.warmup_fraction + self.cooldown_fraction > 1:
-            raise ValueError("warmup_fraction + cooldown_fraction must not exceed 1")
+            cooldown = 0.0 if falls else min(0.5, 1.0 - self.warmup_fraction)
+            self.__dict__["cooldown_fraction"] = cooldown
+        if self.warmup_fraction + cooldown > 1:
+            raise ValueError("warmup_fraction + cooldown_fraction exceeds 1; lower one of them")
         if self.decay_to is not None and self.decay == "constant":
-            raise ValueError("decay_to belongs to decay: cosine or exponential, this is constant")
+            raise ValueError(
+                "decay_to requires decay: cosine or exponential, found constant; remove it or change decay"
+            )
         return self
 
 
 class PolyakConfig(Section):
-    """Averaging of all weights; averages are what is evaluated and exported."""
+    """Averaging of all weights. By default the averages are evaluated and exported."""
 
     kind: Literal["exponential", "uniform", "tail_average", "none"] = "exponential"
     """exponential: avg = decay avg + (1 - decay) w; uniform: mean of the weights since the start step;
-    tail_average: mean of the newest checkpoints, which costs no memory but is made of few steps only, and
-    which evaluations during training do not have yet."""
+    tail_average: mean of the newest checkpoints, which costs no memory but covers few steps, and is not
+    available to evaluations during training."""
     horizon_fraction: float | None = Field(None, gt=0, le=0.5)
-    """Share of the run's steps that the average looks back over, 0.01 when not given: exponential
-    decays by 1 - 1 / (that many steps), uniform is the mean of the last so many."""
+    """Fraction of the run's steps that the average covers; defaults to 0.01. exponential decays by
+    1 - 1 / (that many steps), uniform is the mean over the last that many."""
     decay: float | None = Field(None, ge=0, lt=1)
-    """Decay per step of the exponential average, in place of horizon_fraction: it looks back over
-    1 / (1 - decay) steps however long the run is. The other kinds have none."""
+    """Decay per step of the exponential average, instead of horizon_fraction: it covers 1 / (1 - decay)
+    steps however long the run is. Not allowed with other kinds."""
     start_fraction: float | None = Field(None, ge=0, lt=1)
-    """Share of the steps before averaging begins; until then the average is the weight itself. When not
-    given, exponential begins after the steps it looks back over, at half of the run at the latest, so that
-    the random start is never part of it; uniform begins where its horizon does."""
+    """Fraction of the steps before averaging begins; until then the average is the weight itself. By default
+    exponential begins after as many steps as it covers, at half of the run at the latest, so that it never
+    contains the random initial weights; uniform begins with its horizon."""
     checkpoints: int | None = Field(None, ge=2)
-    """Newest checkpoints that tail_average takes the mean of, 5 when not given, of the later half of the
-    steps; the other kinds have none."""
+    """Number of newest checkpoints that tail_average averages, all from the second half of the run; defaults
+    to 5. Not allowed with other kinds."""
 
     @model_validator(mode="after")
-    def _keys_are_used(self):
+    def _keys_are_used(self) -> "PolyakConfig":
         if self.decay is not None and self.kind != "exponential":
-            raise ValueError(f"decay belongs to kind: exponential, this is {self.kind}")
+            raise ValueError(f"decay requires kind: exponential, found {self.kind}; remove it")
         if self.checkpoints is not None and self.kind != "tail_average":
-            raise ValueError(f"checkpoints belongs to kind: tail_average, this is {self.kind}")
+            raise ValueError(f"checkpoints requires kind: tail_average, found {self.kind}; remove it")
         for key in ("horizon_fraction", "start_fraction"):
             if getattr(self, key) is not None and not self.at_each_step:
-                raise ValueError(f"{key} belongs to kind: exponential or uniform, this is {self.kind}")
+                raise ValueError(f"{key} requires kind: exponential or uniform, found {self.kind}; remove it")
         if self.horizon_fraction is not None:
             if self.decay is not None:
                 raise ValueError(
-                    "horizon_fraction and decay both set how far the average looks back; give one"
+                    "horizon_fraction and decay both set how far the average looks back; remove one"
                 )
             if self.kind == "uniform" and self.start_fraction is not None:
                 raise ValueError(
-                    "horizon_fraction and start_fraction both set where a uniform average begins; give one"
+                    "horizon_fraction and start_fraction both set where a uniform average begins; remove one"
                 )
         return self
 
     @property
     def horizon(self) -> float | None:
-        """Share of the steps that the average looks back over; None: another key says it."""
-        said = self.decay if self.kind == "exponential" else self.start_fraction
-        if not self.at_each_step or said is not None:
+        """Fraction of the steps that the average covers; None: another key sets it."""
+        other = self.decay if self.kind == "exponential" else self.start_fraction
+        if not self.at_each_step or other is not None:
             return None
         return DEFAULT_HORIZON if self.horizon_fraction is None else self.horizon_fraction
 
     @property
     def tail(self) -> int:
-        """Checkpoints that are averaged; 0 under other kinds than tail_average."""
+        """Checkpoints that are averaged; 0 unless kind is tail_average."""
         return (self.checkpoints or 5) if self.kind == "tail_average" else 0
 
     @property
     def at_each_step(self) -> bool:
-        """Whether averages are kept beside the weights while the run trains."""
+        """Whether averages are updated at each step of the run."""
         return self.kind in ("exponential", "uniform")
 
 
 class TrainConfig(Section):
-    """Length and pace of the run."""
+    """Length of the run, its batches and its seed."""
 
     batch_size: int = Field(8192, ge=1)
     """Rows per step, over all replicas."""
     num_steps: int | None = Field(None, ge=1, le=MAX_STEPS)
-    """Steps of the run; or give num_epochs."""
+    """Steps of the run; give either this or num_epochs."""
     num_epochs: float | None = Field(None, gt=0)
-    """Passes over the train split; or give num_steps."""
+    """Passes over the train split; give either this or num_steps."""
     steps_per_loop: int = Field(100, ge=1)
-    """Steps inside one tf.function call, between two looks at the clock."""
+    """Steps in one call of a tf.function, between two returns to Python."""
     clip_norm: float | None = Field(None, gt=0)
-    """All gradients, of towers and of the batch's distinct rows, are scaled down together when their global
-    norm is above it."""
+    """Scale down all gradients, of towers and of the batch's distinct rows together, if their global norm
+    exceeds this."""
     skip_nonfinite: int = Field(0, ge=0)
-    """Batches with a loss or gradient that is not finite that may be left out over the whole run; 0: the
-    first one ends it."""
+    """Number of batches with a non-finite loss or gradient that a run may skip before it fails; 0: it fails
+    at the first."""
     seed: Seed = 0
     """Seed of initial weights, order of the data, dropout and sampled negatives."""
 
     @model_validator(mode="after")
-    def _one_length(self):
+    def _one_length(self) -> "TrainConfig":
         if (self.num_steps is None) == (self.num_epochs is None):
-            raise ValueError("give exactly one of num_steps and num_epochs")
+            raise ValueError("set exactly one of num_steps and num_epochs")
         return self
 
 
 class CheckpointConfig(Section):
-    """When state is saved and how much of it is kept."""
+    """When checkpoints are written and how many are kept."""
 
     every_steps: int = Field(1000, ge=1)
-    """A checkpoint is written every so many steps, and at the end."""
+    """Write a checkpoint after every this many steps, and at the end."""
     keep: int = Field(3, ge=1)
-    """Newest checkpoints kept, with what they build on; older ones are deleted."""
+    """Number of newest checkpoints to keep, with those they build on; older ones are deleted."""
     incremental: bool = True
-    """Write only the rows touched since the checkpoint before; a restart reads the last full checkpoint and
-    the increments after it. Full ones are written when they hold no more than an increment would."""
+    """Write only the rows touched since the previous checkpoint; a restart reads the last full checkpoint and
+    the increments after it. A full one is written if it is no larger than an increment."""
     compact_at: float = Field(1.0, ge=0)
-    """A full checkpoint is written when the increments since the last one would hold more than this times its
-    bytes: more saves writing and costs disk and restart time."""
+    """Write a full checkpoint when the increments since the last one would exceed this multiple of its bytes.
+    A larger value saves writes but costs disk space and restart time."""
     async_memory_mb: int = Field(512, ge=0)
-    """Training goes on while a checkpoint is written from a copy in memory, if the copy takes no more MiB
-    than this; else it waits. 0: it always waits."""
+    """Training continues while a checkpoint is written from a copy in memory, if the copy takes at most this
+    many MiB; otherwise training waits. 0: it always waits."""
 
 
 class OutputConfig(Section):
-    """Where the run is kept."""
+    """Where the results of the run are kept."""
 
     path: KeptAt
-    """Run directory, local or gs://: config, checkpoints, metrics, report, export."""
+    """Run directory, local or gs://, with the config, checkpoints, metrics, report and export."""

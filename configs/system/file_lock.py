@@ -1,4 +1,4 @@
-"""A lock on a file of a disk; it ends with its process, however that ends."""
+"""A lock on a local file, released when its process ends in any way."""
 
 import contextlib
 import errno
@@ -9,18 +9,18 @@ from configs.system.lease import LeaseHeld
 
 
 class FileLock:
-    """Held from its making until `close`.
+    """Held from construction until `close`.
 
-    The file is made when missing, never emptied, and never reached through a link. Otherwise anyone who
-    may write the directory could have us open another file of ours, or lock one of theirs.
+    The file is created if missing, never truncated, and never opened through a link. Otherwise a user who may
+    write to the directory could make this process open another of its files, or lock one of theirs.
 
     Args:
-      path: of the file; its directory must exist.
-      wait: until another process lets go.
+      path: the file; its directory must exist.
+      wait: wait until other processes release it.
 
     Raises:
       LeaseHeld: another process holds it.
-      OSError: the directory cannot be written, or something else than a plain file stands there.
+      OSError: the directory cannot be written, or `path` is not a plain file.
     """
 
     lost = False
@@ -30,7 +30,7 @@ class FileLock:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENXIO):
-                raise OSError(error.errno, "is a link or no plain file; remove it", path) from None
+                raise OSError(error.errno, "is a link or not a plain file; remove it", path) from None
             raise
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -51,17 +51,17 @@ class FileLock:
             return False
 
     def check(self) -> None:
-        """Nothing to do: it cannot be lost."""
+        """Does nothing: a file lock cannot be lost."""
 
     def close(self) -> None:
-        """Lets go."""
+        """Releases the lock."""
         if self._open:
             self._open = False
             os.close(self._descriptor)
 
 
 def holders(descriptor: int) -> str:
-    """The processes of this machine that hold a lock of an open file, for people; "" when none is seen."""
+    """Names the processes of this machine that have locked an open file; "" if none is visible."""
     status = os.fstat(descriptor)
     wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     found = []
@@ -79,7 +79,7 @@ def _process(pid: str) -> str:
             words = file.read().decode(errors="replace").rstrip("\0").split("\0")
     except OSError:
         return f"process {pid}"
-    # Without the interpreter and the program's own start.
+    # Leave out the interpreter and the path of the program.
     starts = [i for i, word in enumerate(words) if word.rpartition("/")[2] == "lazytower"]
     starts = starts or [
         i for i, word in enumerate(words) if word == "trainer.cli" or word.endswith("/cli.py")

@@ -1,9 +1,10 @@
-"""One process at a time on a place in an object store: a lease, kept up as long as its process lives.
+"""A lease: lets one process at a time use a place in an object store, as long as the process lives.
 
-An object names the holder. It is made, renewed, taken over and deleted only under its generation, the number
-that the store gives each version, so of two processes that try the same one succeeds. A holder renews it
-every RENEW_SECONDS; who waits watches the generation, by its own clock alone, and takes over when it has
-stood still for STALE_SECONDS. A process that was asleep longer than that finds out in `check`.
+An object names the holder. It is created, renewed, taken over and deleted only on the condition that its
+generation (the store's number of the object's version) is the expected one, so if two processes try at once,
+one succeeds. The holder renews it every RENEW_SECONDS. A waiting process watches the generation, using only
+its own clock, and takes over when it has not changed for STALE_SECONDS. A holder that was suspended longer
+than that finds out in `check`.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import socket
 import threading
 import time
 import uuid
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 
@@ -25,28 +26,28 @@ STALE_SECONDS = 60.0
 
 
 class LeaseHeld(Exception):
-    """Another process holds it; its text says which."""
+    """Another process holds the lease or lock; the message names it."""
 
 
 class _Held(NamedTuple):
-    """The object as it was read."""
+    """The object's content and generation."""
 
-    holder: dict
+    holder: dict[str, Any]
     generation: str
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"host {self.holder.get('host')}, pid {self.holder.get('pid')}"
 
 
 class Lease:
-    """Held from its making until `close`.
+    """Held from construction until `close`.
 
     Args:
       path: gs:// address of the object.
-      renew_seconds, stale_seconds: pace; all who use one object must agree on it.
+      renew_seconds, stale_seconds: must be the same for all users of an object.
 
     Raises:
-      LeaseHeld: its holder is alive.
+      LeaseHeld: the holder is alive.
       OSError: the store cannot be written.
     """
 
@@ -69,28 +70,29 @@ class Lease:
             self._generation = self._acquire()
         except (LeaseHeld, OSError):
             raise
-        except Exception as error:  # rights, credentials: each file system has its own errors
+        except Exception as error:  # permissions, credentials: each file system has its own errors
             raise OSError(f"{type(error).__name__}: {error}") from None
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Confirms that this process still holds it, asking the store when the last renewal is old.
+        """Confirms that this process still holds the lease; asks the store if the last renewal is old.
 
         Raises:
-          UserError: another process took over, or the store cannot be asked.
+          UserError: another process took over, or the store does not answer.
         """
         if not self._lost and _clock() - self._confirmed > self._stale_seconds / 2:
             try:
                 self._renew()
             except Exception as error:  # each file system has its own errors
                 raise UserError(
-                    f"{self._path}: cannot be renewed, so another process may take over; stopping ({error})"
+                    f"{self._path}: cannot renew this lease ({error}), so another process may take over; "
+                    "rerun the same command when the store answers"
                 ) from None
         if self._lost:
             raise UserError(
-                f"{self._path}: {self._lost} took over while this process was not heard of; stopping, "
-                "because two must not write the same place"
+                f"{self._path}: {self._lost} took over because this process did not renew its lease in time; "
+                "wait for it to end, then rerun the same command"
             )
 
     @property
@@ -99,42 +101,42 @@ class Lease:
         return self._lost is not None
 
     def close(self) -> None:
-        """Gives it back; a failure is logged, since a lease without renewals ends by itself."""
+        """Releases the lease; only logs a failure, since a lease that is not renewed expires."""
         if self._stop.is_set():
             return
         self._stop.set()
         self._thread.join()
         try:
-            with contextlib.suppress(FileNotFoundError, FileExistsError):  # then it is not ours any more
+            with contextlib.suppress(FileNotFoundError, FileExistsError):  # another process has it now
                 self._object.delete(self._generation)
         except Exception as error:  # each file system has its own errors
-            logging.warning("%s is left behind: %s", self._path, error)
+            logging.warning("%s: cannot be deleted and stays until it expires: %s", self._path, error)
 
     def _acquire(self) -> str:
         watched, since = None, _clock()
         while True:
             held = self._object.read()
             if held and held.holder.get("token") == self._identity["token"]:
-                return held.generation  # written, and only the answer was lost
+                return held.generation  # it was written, only the answer got lost
             now = _clock()
             if held and held.generation != watched and watched is not None:
                 raise LeaseHeld(str(held))
             stale = held and watched is not None and now - since >= self._stale_seconds
             if not held or stale or self._is_dead(held.holder):
-                with contextlib.suppress(FileExistsError):  # another was faster: look again
+                with contextlib.suppress(FileExistsError):  # another process was faster: look again
                     self._confirmed = now
                     generation = self._object.write(self._content(), held.generation if held else "0")
                     if held:
-                        logging.warning("%s: taken over from %s, which is gone", self._path, held)
+                        logging.warning("%s: taken over from %s, which has ended", self._path, held)
                     return generation
                 continue
             if watched is None:
                 watched, since = held.generation, now
-                logging.info("%s is held by %s; watching whether it is alive", self._path, held)
+                logging.info("%s: held by %s; waiting to see whether that process is alive", self._path, held)
             time.sleep(min(2.0, self._stale_seconds / 10))
 
-    def _is_dead(self, holder: dict) -> bool:
-        """Whether the holder was a process of this machine that has ended."""
+    def _is_dead(self, holder: dict[str, Any]) -> bool:
+        """Whether the holder is a process of this machine that has ended."""
         if not self._identity["machine"] or holder.get("machine") != self._identity["machine"]:
             return False
         try:
@@ -149,11 +151,11 @@ class Lease:
         while not self._stop.wait(self._renew_seconds) and not self._lost:
             try:
                 self._renew()
-            except Exception as error:  # each file system has its own errors; check() asks again
-                logging.warning("%s: not renewed: %s", self._path, error)
+            except Exception as error:  # each file system has its own errors; check() tries again
+                logging.warning("%s: cannot renew this lease: %s", self._path, error)
 
     def _renew(self) -> None:
-        """One renewal; notes when another process has taken over."""
+        """Renews once; records whether another process has taken over."""
         with self._mutex:
             if self._lost:
                 return
@@ -165,7 +167,7 @@ class Lease:
                 if not held or held.holder.get("token") != self._identity["token"]:
                     self._lost = str(held) if held else "a process that has ended since"
                     return
-                self._generation = held.generation  # written, and only the answer was lost
+                self._generation = held.generation  # it was written, only the answer got lost
             self._confirmed = asked
 
     def _content(self) -> bytes:
@@ -173,10 +175,10 @@ class Lease:
 
 
 class _Object:
-    """An object of Google Cloud Storage, changed under its generation ("0": there is none).
+    """An object of Google Cloud Storage, changed only if its generation is as expected ("0": no object).
 
-    gcsfs itself knows the precondition "there is none" only, so this speaks the JSON API through its session,
-    retries and credentials. A failed precondition is FileExistsError.
+    gcsfs supports only the precondition "no object", so this calls the JSON API through gcsfs's session,
+    retries and credentials. A failed precondition raises FileExistsError.
     """
 
     def __init__(self, path: str):
@@ -189,7 +191,7 @@ class _Object:
                 found = self._fs.call("GET", "b/{}/o/{}", self._bucket, self._key, json_out=True)
             except FileNotFoundError:
                 return None
-            with contextlib.suppress(FileNotFoundError):  # replaced between the two requests
+            with contextlib.suppress(FileNotFoundError):  # it was replaced between the two requests
                 _, content = self._fs.call(
                     *("GET", "b/{}/o/{}", self._bucket, self._key),
                     **{"alt": "media", "generation": found["generation"]},
@@ -205,13 +207,13 @@ class _Object:
             data=content,
             json_out=True,
         )
-        return written["generation"]
+        return str(written["generation"])
 
     def delete(self, generation: str) -> None:
         self._fs.call("DELETE", "b/{}/o/{}", self._bucket, self._key, ifGenerationMatch=generation)
 
 
-def _parse(content: bytes) -> dict:
+def _parse(content: bytes) -> dict[str, Any]:
     try:
         holder = json.loads(content)
     except ValueError:
@@ -220,7 +222,7 @@ def _parse(content: bytes) -> dict:
 
 
 def _machine() -> str | None:
-    """What tells this machine's processes from others: a container has process numbers of its own."""
+    """An identifier of this machine and process namespace: containers have process numbers of their own."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return f"{socket.gethostname()} {file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
@@ -229,7 +231,7 @@ def _machine() -> str | None:
 
 
 def _clock() -> float:
-    """Seconds that also pass while the machine is suspended."""
+    """Seconds of a clock that also runs while the machine is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 

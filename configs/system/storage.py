@@ -1,9 +1,9 @@
 """Files of datasets, runs and models, on a local disk or in an object store (gs://), through fsspec.
 
-What is promised: `write_bytes` and a file of `writing` that was closed survive a power loss; a reader of
-`write_bytes` finds the old content or the new, never a part. Object stores have no rename of directories, so
-a directory becomes complete by a manifest that is written last. Listings are never cached: other processes
-write too.
+Guarantees: files of `write_bytes`, and of `writing` once closed, survive a power loss; a reader of a file
+that `write_bytes` replaces finds the old content or the new, never a mixture. Object stores cannot rename
+directories, so a directory becomes complete through a manifest that is written last. Listings are never
+cached, because other processes write too.
 """
 
 import contextlib
@@ -18,32 +18,35 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile
 
-# Read when gcsfs is imported, which fsspec does at the first gs://. Its experimental paths ask another API
-# for the kind of each bucket; off, all buckets but zonal ones work by the API that the tests cover.
+# gcsfs reads this when it is imported, which fsspec does at the first gs://. Its experimental code queries
+# another API for the type of each bucket. Without it all buckets but zonal ones work through the API that the
+# tests cover.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 _ADVICE = {
-    errno.ENOSPC: "free space there, or name another place",
-    errno.EDQUOT: "free space there, have the quota raised, or name another place",
-    errno.EFBIG: "raise the limit of file sizes (ulimit -f), or name another place",
-    errno.EROFS: "mount it for writing, or name another place",
-    errno.EIO: "the disk fails: look at the kernel's log, and name another place",
-    errno.EACCES: "give this user the right, or name another place",
-    errno.EPERM: "give this user the right, or name another place",
-    errno.ENOMEM: "free memory, or raise the limits of it (ulimit -v, sysctl vm.max_map_count)",
-    errno.EMFILE: "raise this process's limit of open files (ulimit -n)",
-    errno.ENFILE: "raise the machine's limit of open files (sysctl fs.file-max)",
+    errno.ENOSPC: "free space there, or choose another path",
+    errno.EDQUOT: "free space there, have the quota raised, or choose another path",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), or choose another path",
+    errno.EROFS: "mount it for writing, or choose another path",
+    errno.EIO: "the disk is failing; check the kernel's log, and choose another path",
+    errno.EACCES: "give this user permission, or choose another path",
+    errno.EPERM: "give this user permission, or choose another path",
+    errno.ENOMEM: "free memory, or raise its limits (ulimit -v, sysctl vm.max_map_count)",
+    errno.EMFILE: "raise the limit of open files of this process (ulimit -n)",
+    errno.ENFILE: "raise the limit of open files of this machine (sysctl fs.file-max)",
 }
 REFUSALS = frozenset(_ADVICE)
-"""Numbers of the operating system's errors that say something of the machine, not of the program."""
-_PIECE_BYTES = 32 << 20  # of an upload; each is a request that waits for its answer
+"""Error numbers of the operating system that point to a problem of the machine, not of the program."""
+_PIECE_BYTES = 32 << 20  # of an upload; each is one request
 
 
 def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """(fsspec file system, path inside it) of a path or URL."""
     if is_remote(path):
-        return fsspec.url_to_fs(path, use_listings_cache=False)
-    return fsspec.url_to_fs(os.path.abspath(path.removeprefix("file://")))
+        fs, place = fsspec.url_to_fs(path, use_listings_cache=False)
+    else:
+        fs, place = fsspec.url_to_fs(os.path.abspath(path.removeprefix("file://")))
+    return fs, place
 
 
 def is_remote(path: str) -> bool:
@@ -57,14 +60,14 @@ def join(path: str, *names: str) -> str:
 
 
 def inner_path(name: str) -> str:
-    """`name`, a path that stays inside the directory it is relative to.
+    """Returns `name` if it is a relative path that stays inside its directory.
 
     Raises:
-      ValueError: it would lead out of it; the writer of a manifest must not choose what is read elsewhere.
+      ValueError: it leads out of the directory; a manifest must not make its readers open other files.
     """
     parts = name.split("/")
     if not name or "\0" in name or "://" in name or not all(parts) or {".", ".."} & set(parts):
-        raise ValueError(f"{name[:100]!r} is no path inside the directory")
+        raise ValueError(f"{name[:100]!r} is not a path inside the directory")
     return name
 
 
@@ -75,25 +78,26 @@ def exists(path: str) -> bool:
         fs.info(place)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    # Not fs.exists: on a local disk fsspec's takes every error for an absence, a failing disk's too.
+    # Not fs.exists: on a local disk fsspec returns False for every error, even one of a failing disk.
     return True
 
 
 def names(path: str) -> list[str]:
-    """Names in a directory, ascending; [] when there is none."""
+    """Names in a directory, ascending; [] if the directory does not exist."""
     fs, place = filesystem(path)
     try:
         found = fs.ls(place, detail=False)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    # A store may list the directory's own empty marker.
+    # A store may list the empty marker of the directory itself.
     return sorted(
         {name.rstrip("/").rpartition("/")[2] for name in found if name.strip("/") != place.strip("/")}
     )
 
 
 def make_directory(path: str) -> None:
-    """Makes a directory and its parents, durable, where directories exist; object stores have none."""
+    """Creates a directory and its parents durably; does nothing in object stores, which have no
+    directories."""
     if is_remote(path):
         return
     place, missing = filesystem(path)[1], []
@@ -101,13 +105,13 @@ def make_directory(path: str) -> None:
         missing.append(place)
         place = os.path.dirname(place)
     os.makedirs(filesystem(path)[1], exist_ok=True)
-    for made in missing[::-1]:  # a name is kept by the directory that holds it
-        with contextlib.suppress(PermissionError):  # one that we may write and not list
+    for made in missing[::-1]:  # a name is stored in its parent directory
+        with contextlib.suppress(PermissionError):  # a directory that may be written but not listed
             sync_directory(os.path.dirname(made))
 
 
 def remove(path: str) -> None:
-    """Deletes a file or a whole directory; nothing when there is none."""
+    """Deletes a file or a whole directory; does nothing if it does not exist."""
     fs, place = filesystem(path)
     if isinstance(fs, LocalFileSystem):
         if os.path.isdir(place) and not os.path.islink(place):
@@ -121,26 +125,28 @@ def remove(path: str) -> None:
 
 
 def read_bytes(path: str) -> bytes:
-    """A whole file. Raises FileNotFoundError."""
+    """Content of a file. Raises FileNotFoundError."""
     fs, place = filesystem(path)
     if not isinstance(fs, LocalFileSystem):
-        return fs.cat_file(place)  # one request, where an open file asks for blocks
+        content: bytes = fs.cat_file(place)  # one request, whereas an open file requests blocks
+        return content
     with open(place, "rb") as file:
         return file.read()
 
 
 def reading(path: str) -> BinaryIO:
-    """An open file, to be closed by the caller. Raises FileNotFoundError."""
+    """An open file, which the caller must close. Raises FileNotFoundError."""
     fs, place = filesystem(path)
-    return fs.open(place, "rb")
+    file: BinaryIO = fs.open(place, "rb")
+    return file
 
 
 @contextlib.contextmanager
 def writing(path: str) -> Iterator[BinaryIO]:
-    """A file to write piece by piece; durable after the block. Local directories must exist.
+    """A file to write piece by piece, durable after the block. A local directory must exist.
 
-    A reader may see a part of it, so only a manifest written later may name it. When the block raises, an
-    object store keeps nothing and a local disk what was written.
+    A reader may see a part of it, so only a manifest written later should name it. If the block raises, an
+    object store keeps nothing, and a local disk keeps what was written.
     """
     fs, place = filesystem(path)
     if isinstance(fs, LocalFileSystem):
@@ -154,16 +160,16 @@ def writing(path: str) -> Iterator[BinaryIO]:
         yield file
     except BaseException:
         if isinstance(file, AbstractBufferedFile):
-            file.closed = True  # or it would publish the part when it is collected
+            file.closed = True  # otherwise garbage collection would publish the part
         raise
     file.close()
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Replaces a whole file at once; its local directory must exist."""
+    """Replaces a file atomically; a local directory must exist."""
     fs, place = filesystem(path)
     if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(place, content)  # object stores publish an object when it is complete
+        fs.pipe_file(place, content)  # object stores publish only complete objects
         return
     temporary = f"{place}.{os.getpid()}.tmp"
     try:
@@ -177,19 +183,19 @@ def write_bytes(path: str, content: bytes) -> None:
 
 
 def create_bytes(path: str, content: bytes) -> None:
-    """Makes a whole file at once, of which no part is ever seen; its local directory must exist.
+    """Creates a file atomically; a local directory must exist.
 
-    Contents must differ between writers: an object that holds the very content is taken for written.
+    Contents must differ between writers: an object with the same content counts as written by this call.
 
     Raises:
-      FileExistsError: there is one already; it is not touched.
+      FileExistsError: the file exists; it is left unchanged.
     """
     fs, place = filesystem(path)
     if not isinstance(fs, LocalFileSystem):
         try:
             fs.pipe_file(place, content, mode="create")
         except FileExistsError:
-            if read_bytes(path) != content:  # else only the answer was lost, and the client tried again
+            if read_bytes(path) != content:  # otherwise only the answer got lost, and the client tried again
                 raise
         return
     temporary = f"{place}.{os.getpid()}.{threading.get_ident()}.tmp"
@@ -204,14 +210,14 @@ def create_bytes(path: str, content: bytes) -> None:
 
 
 def sync_directory(path: str) -> None:
-    """Makes the names in a local directory durable; nothing in an object store."""
+    """Makes the names in a local directory durable; does nothing in an object store."""
     if is_remote(path):
         return
     handle = os.open(filesystem(path)[1], os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # network shares without such a thing keep names by themselves
+        if error.errno != errno.EINVAL:  # some network shares lack this, and keep names anyway
             raise
     finally:
         os.close(handle)
@@ -219,7 +225,7 @@ def sync_directory(path: str) -> None:
 
 @contextlib.contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Adds the file's name to the errors of writing and reading, which the operating system leaves out."""
+    """Adds the file's name to errors of reading and writing, which lack it."""
     try:
         yield
     except OSError as error:
@@ -229,5 +235,5 @@ def naming(path: str) -> Iterator[None]:
 
 
 def advice(number: int) -> str:
-    """What to do about an error of the operating system, by its number."""
-    return _ADVICE.get(number, "remove the cause and run the same command again")
+    """What to do about an error of the operating system, given its number."""
+    return _ADVICE.get(number, "remove the cause, then rerun the same command")

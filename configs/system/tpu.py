@@ -1,4 +1,4 @@
-"""TPU slices by name: chips, hosts, replicas, and how much memory a program finds on each chip."""
+"""TPU slices by name: chips, hosts, replicas, and the memory of a chip that programs can use."""
 
 import re
 from typing import NamedTuple
@@ -15,31 +15,31 @@ class Slice(NamedTuple):
     generation: str
     chips: int
     replicas: int
-    """What TensorFlow sees as devices: the TensorCores of v2, v3 and v4, the chips of later ones."""
+    """Devices in TensorFlow: the TensorCores of v2, v3 and v4, the chips of later generations."""
     sparse_cores: int
-    """SparseCores of each chip; 0: tables are in the engine of the first generations (see `engine`)."""
+    """SparseCores per chip; 0: tables are in the embedding engine of earlier generations (see `engine`)."""
     bytes_per_chip: int
-    """High-bandwidth memory that programs can use: less than the data sheet's."""
+    """High-bandwidth memory that programs can use, which is less than the data sheet's."""
 
     @property
     def engine(self) -> str:
-        """What holds the tables: tpu_embedding (v2, v3, v4) or sparse_core (v5p, v6e)."""
+        """Engine that holds the tables: tpu_embedding (v2, v3, v4) or sparse_core (v5p, v6e)."""
         return "sparse_core" if self.sparse_cores else "tpu_embedding"
 
     @property
     def hosts(self) -> int:
-        """Machines that the chips are in: four to a machine, but all eight of v6e-8 in one."""
+        """Machines of the slice: four chips per machine, but all eight of v6e-8 in one."""
         return 1 if self.chips <= 8 and self.generation == "v6e" else -(-self.chips // 4)
 
 
 class _Generation(NamedTuple):
     gib_per_chip: float
     per_chip: int
-    """What the number in a slice's name counts, per chip: 2 TensorCores, or 1 chip."""
+    """How much a chip adds to the number in a slice's name: 2 if it counts TensorCores, 1 if chips."""
     sizes: list[int]
     """Numbers in the names of common slices."""
     devices: int
-    """Of each chip, in TensorFlow."""
+    """TensorFlow devices per chip."""
     sparse_cores: int = 0
 
 
@@ -53,7 +53,7 @@ GENERATIONS = {
     "v6e": _Generation(31.24, 1, _TO_256, 1, 2),
 }
 _ALIASES = {"v5litepod": "v5e"}
-# Generations that hold every table whole on every chip.
+# Generations that replicate every table on every chip.
 _REPLICATED = {"v5e"}
 
 
@@ -61,25 +61,23 @@ def tpu_slice(name: str) -> Slice:
     """The slice of a name such as v5p-8.
 
     Raises:
-      ConfigError: there is none of this name, or none that shards tables.
+      ConfigError: there is no such slice, or it does not shard tables.
     """
     match = re.fullmatch(r"([a-z0-9]+)-([1-9]\d{0,5})", name)
-    generation = _ALIASES.get(match.group(1), match.group(1)) if match else None
-    if generation not in GENERATIONS:
+    generation = _ALIASES.get(match.group(1), match.group(1)) if match else ""
+    if match is None or generation not in GENERATIONS:
         raise ConfigError(
-            f"{name}: no TPU slice; a name is a generation ({', '.join(GENERATIONS)}), a dash and a number, "
+            f"{name}: not a TPU slice; write a generation ({', '.join(GENERATIONS)}), a dash and a number, "
             "such as v5p-8"
         )
     facts, number = GENERATIONS[generation], int(match.group(2))
     if number % facts.per_chip:
         raise ConfigError(
-            f"{name}: no TPU slice; {generation} counts TensorCores, {facts.per_chip} on each chip"
+            f"{name}: not a TPU slice; {generation} counts TensorCores; use a multiple of {facts.per_chip}"
         )
     if generation in _REPLICATED:
         sharding = ", ".join(other for other in GENERATIONS if other not in _REPLICATED)
-        raise ConfigError(
-            f"{name}: {generation} would hold every table whole on every chip; use one of {sharding}"
-        )
+        raise ConfigError(f"{name}: {generation} replicates every table on every chip; use one of {sharding}")
     chips = number // facts.per_chip
     memory = int(facts.gib_per_chip * GIB)
     return Slice(name, generation, chips, chips * facts.devices, facts.sparse_cores, memory)

@@ -1,14 +1,16 @@
 """Columnar tf.train.Example blocks in TFRecord frames, encoded with NumPy.
 
-TensorFlow would cost every worker half a gigabyte, and building messages value by value most of the time.
+TensorFlow would cost every worker half a gigabyte, and building messages value by value would take most of
+the time.
 """
 
 import zlib
+from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
 
-Column = np.ndarray | list
+Column = np.ndarray | list[bytes]
 """int64/int32 values >= 0, float32 values, or a list of bytes."""
 
 
@@ -24,7 +26,7 @@ def varints(values: np.ndarray) -> bytes:
     else:
         values = values.astype(np.uint64, copy=False)
     groups = np.empty((len(values), width), np.uint8)
-    keep = np.empty((len(values), width), bool)  # groups that belong to their number
+    keep = np.empty((len(values), width), bool)  # bytes that belong to their number
     keep[:, 0] = True
     rest = values
     for i in range(width):
@@ -34,12 +36,12 @@ def varints(values: np.ndarray) -> bytes:
             np.not_equal(rest, 0, out=keep[:, i + 1])
     groups[:, :-1] &= 127
     groups[:, :-1] |= keep[:, 1:].view(np.uint8) << 7
-    if _varint_bytes(values.min()) == width:  # as timestamps: nothing to leave out
+    if _varint_bytes(values.min()) == width:  # all equally long, as timestamps are
         return groups.tobytes()
     return groups[keep].tobytes()
 
 
-def _varint_bytes(value) -> int:
+def _varint_bytes(value: int) -> int:
     return max(1, (int(value).bit_length() + 6) // 7)
 
 
@@ -65,10 +67,10 @@ def record(data: bytes) -> bytes:
 class RecordFile:
     """GZIP TFRecords of columnar blocks, written to a binary file, with row count, size and checksum.
 
-    The bytes depend on the rows only: the gzip header holds no time and no name.
+    The bytes depend only on the rows: the gzip header has no time and no name.
     """
 
-    def __init__(self, file, block_rows: int):
+    def __init__(self, file: BinaryIO, block_rows: int):
         self._file = file
         self._block_rows = block_rows
         self._gzip = zlib.compressobj(1, zlib.DEFLATED, 31)
@@ -81,8 +83,8 @@ class RecordFile:
         self.rows += rows
         self._write(self._gzip.compress(record(example(columns))))
 
-    def close(self) -> dict:
-        """Ends the stream; returns rows, bytes and crc32c as dataset.json holds them."""
+    def close(self) -> dict[str, Any]:
+        """Ends the stream; returns rows, bytes and crc32c as stored in dataset.json."""
         self._write(self._gzip.flush())
         return {"rows": self.rows, "bytes": self.bytes, "crc32c": f"{self._crc:08x}"}
 

@@ -1,10 +1,10 @@
-"""Events: rows of one user, item and instant are one event, however often it was delivered."""
+"""Events: rows with the same user, item and instant are one event, however often it was delivered."""
 
 import numpy as np
 
 
 def events(users: np.ndarray, times: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """int64 [n]: the first row of each row's event; a row that is alone is its own.
+    """int64 [n]: the first row of each row's event, which may be the row itself.
 
     Args:
       users, times, items: [n], of rows sorted by user, then oldest first.
@@ -23,7 +23,7 @@ def events(users: np.ndarray, times: np.ndarray, items: np.ndarray) -> np.ndarra
 
 
 def best_of_each(event: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """bool [n]: of each event the row of the highest label, of equals the first."""
+    """bool [n]: the row with the highest label of each event; the first of equal ones."""
     keep = np.ones(len(event), bool)
     repeated = event != np.arange(len(event))
     if not repeated.any():
@@ -37,10 +37,10 @@ def best_of_each(event: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def by_appearance(owners: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """int64 [n]: the number of each value among its owner's distinct ones, in the order of their appearance.
+    """int64 [n]: the index of each value among its owner's distinct values, in order of first appearance.
 
     Args:
-      owners: [n], equal ones side by side.
+      owners: [n], equal ones adjacent.
       values: integers [n].
     """
     if not len(owners):
@@ -48,7 +48,7 @@ def by_appearance(owners: np.ndarray, values: np.ndarray) -> np.ndarray:
     run = np.cumsum(np.r_[True, owners[1:] != owners[:-1]]) - 1
     order = np.lexsort((values, run))
     new = np.r_[True, (run[order][1:] != run[order][:-1]) | (values[order][1:] != values[order][:-1])]
-    first = order[new]  # where each distinct value appears
+    first = order[new]  # where each distinct value first appears
     place = np.argsort(first)
     owner = run[first[place]]
     begin = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])

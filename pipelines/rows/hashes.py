@@ -19,7 +19,7 @@ def hash_rows(rows: np.ndarray, seed: int, stream: int) -> np.ndarray:
 
     Args:
       seed: dataset.seed.
-      stream: independent hashes of the same row for independent purposes.
+      stream: selects one of several independent hashes of a row.
     """
     with np.errstate(over="ignore"):
         key = mix(np.array([seed % 2**63], np.uint64) * _GOLDEN + np.uint64(stream))

@@ -1,11 +1,12 @@
-"""A histogram of timestamps that any number of workers can build in any order with one result.
+"""A histogram of timestamps that many workers can build in any order with the same result.
 
 Buckets are 2^shift nanoseconds wide. The shift grows only when more than `limit` buckets are in use, and it
-is always the smallest that keeps the whole within the limit: a part never needs a wider bucket than the
-whole, so the order of merging cannot show. With fewer distinct times than `limit` it is exact.
+is always the smallest that keeps the whole within the limit. A part never needs wider buckets than the
+whole, so the order of merging does not matter. With fewer distinct times than `limit` it is exact.
 """
 
 import bisect
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +16,8 @@ LIMIT = 1 << 20
 class TimeHistogram:
     """Counts of int64 nanoseconds.
 
-    Counts are kept as sorted distinct buckets; what was added since is folded in now and then, as
-    merging after each batch would sort the same million buckets again and again.
+    Counts are kept as sorted distinct buckets. Additions are merged in from time to time, because merging
+    after each batch would sort the same million buckets again and again.
     """
 
     def __init__(self, limit: int = LIMIT):
@@ -49,7 +50,7 @@ class TimeHistogram:
         self._fold()
         return self._buckets[0] << self._shift, self._counts[0]
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         self._fold()
         return self.__dict__
 
@@ -91,8 +92,8 @@ def _sum(buckets: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def cuts(histogram: TimeHistogram, valid_fraction: float, test_fraction: float) -> tuple[int, int]:
     """First time of valid and of test, nanoseconds.
 
-    Each cut is the bucket's edge at which the share of newer rows is nearest to the fraction asked for
-    (a tie goes to fewer rows). A cut past the newest row means an empty split.
+    Each cut is the edge of a bucket at which the fraction of newer rows is closest to the requested one (of
+    equal ones, that with fewer rows). A cut after the newest row means an empty split.
     """
     starts, counts = histogram.items()
     newer = np.append(np.cumsum(counts[::-1])[::-1], 0)  # rows at or after each edge

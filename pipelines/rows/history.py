@@ -10,7 +10,7 @@ def history_ranges(starts: np.ndarray, member: np.ndarray, length: int) -> tuple
 
     Args:
       starts: int64 [n], first row of the row's user; rows are sorted by user, then oldest first.
-      member: bool [n], whether a row may stand in a history.
+      member: bool [n], whether a row may be in a history.
       length: most members in a history.
 
     Returns:
@@ -29,7 +29,7 @@ def gather_ranges(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np
     ends = np.cumsum(lengths)
     gathered = np.empty(int(ends[-1]) if len(ends) else 0, values.dtype)
     start = 0
-    while start < len(first):  # a piece at a time: places take more memory than values
+    while start < len(first):  # piece by piece: positions take more memory than values
         done = int(ends[start - 1]) if start else 0
         stop = max(start + 1, int(np.searchsorted(ends, done + _PIECE, side="right")))
         shift = np.repeat(first[start:stop] - (ends - lengths)[start:stop], lengths[start:stop])

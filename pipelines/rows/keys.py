@@ -1,8 +1,9 @@
-"""What a key is: text whose outer blanks do not count, and integers however they are written.
+"""What a key is: text without outer blanks, and integers in any notation.
 
-All of it is decided value by value, on the distinct keys of a piece.
+Every function works on the distinct keys of a piece.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -22,22 +23,22 @@ class Cleaned(NamedTuple):
     """Distinct keys with one spelling each."""
 
     keys: pa.StringArray
-    """The keys as the dataset has them; two may be equal now."""
+    """The keys as in the dataset; some may have become equal."""
     blanks: np.ndarray | None
-    """bool [keys] which lost outer blanks; None: none did."""
+    """bool [keys], which were stripped of outer blanks; None: none."""
     integers: np.ndarray | None
-    """bool [keys] which lost a fraction of zeros, as 17.0; None: none did."""
+    """bool [keys], which lost a fraction of zeros, such as 17.0; None: none."""
 
 
 def clean_keys(keys: pa.StringArray) -> Cleaned:
-    """Takes outer blanks and fractions of zeros away, so that one user is not two."""
+    """Strips outer blanks and fractions of zeros, so that one user does not become two."""
     keys, blanks = _strip(keys)
     keys, integers = _as_integers(keys)
     return Cleaned(keys, blanks, integers)
 
 
 def break_lines(keys: pa.StringArray) -> np.ndarray | None:
-    """bool [keys] where a line end or NUL is in a key, which no vocabulary file can hold; None: nowhere."""
+    """bool [keys], which contain a line end or NUL, which vocabulary files cannot store; None: none."""
     offsets, data = _buffers(keys)
     if not (data[offsets[0] : offsets[-1]] < 14).any():
         return None
@@ -45,7 +46,7 @@ def break_lines(keys: pa.StringArray) -> np.ndarray | None:
 
 
 def are_null(keys: pa.StringArray, nulls: list[str]) -> np.ndarray | None:
-    """bool [keys] which spell a missing value; None: none does."""
+    """bool [keys], which spell a missing value; None: none."""
     if not nulls:
         return None
     found = compute.is_in(keys, pa.array(nulls, pa.string())).to_numpy(zero_copy_only=False)
@@ -79,7 +80,9 @@ def _drop_fraction(keys: pa.StringArray) -> pa.StringArray:
     return compute.if_else(compute.equal(whole, "-0"), "0", whole)
 
 
-def _replace(keys: pa.StringArray, suspects: np.ndarray, change) -> tuple[pa.StringArray, np.ndarray | None]:
+def _replace(
+    keys: pa.StringArray, suspects: np.ndarray, change: Callable[[pa.StringArray], pa.StringArray]
+) -> tuple[pa.StringArray, np.ndarray | None]:
     """Keys with `change` applied to some, and where it made a difference."""
     if not len(suspects):
         return keys, None

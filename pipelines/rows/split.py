@@ -11,7 +11,7 @@ _STREAM = 1  # of hash_rows; write.py uses others
 
 
 def temporal(timestamps: np.ndarray, first_valid: int, first_test: int) -> np.ndarray:
-    """int8 [n] by the two cuts, nanoseconds."""
+    """int8 [n] split according to two cuts in nanoseconds."""
     return (timestamps >= first_valid).astype(np.int8) + (timestamps >= first_test)
 
 
@@ -21,7 +21,8 @@ def leave_last_out(
     """Each user's last positive event is test, the one before it valid; users with fewer than min_rows are
     train.
 
-    A row that is not positive is valid when it comes after the user's valid event, test after the test event.
+    A row that is not positive is valid if it comes after the user's valid event, test if after the test
+    event.
 
     Args:
       starts: int64 [n], first row of the row's user.
@@ -30,7 +31,7 @@ def leave_last_out(
       min_rows: at least 2.
 
     Returns:
-      int8 [n], and the number of users with positive rows who have too few events.
+      int8 [n], and the number of users with positive rows but too few events.
     """
     n, split = len(starts), np.zeros(len(starts), np.int8)
     rows = np.flatnonzero(positive)
@@ -59,13 +60,13 @@ def leave_last_out(
 
 
 def random(rows: np.ndarray, seed: int, valid_fraction: float, test_fraction: float) -> np.ndarray:
-    """int8 [n] by a hash of the row number and the seed."""
+    """int8 [n] split according to a hash of the row number and the seed."""
     share = (hash_rows(rows, seed, _STREAM) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return (share < valid_fraction + test_fraction).astype(np.int8) + (share < test_fraction)
 
 
 def assign(
-    config: SplitConfig, seed: int, cuts: tuple[int, int] | None, columns: dict
+    config: SplitConfig, seed: int, cuts: tuple[int, int] | None, columns: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, int]:
     """int8 [n] split of rows sorted by user, then oldest first, and the number of users whom leave_last_out
     keeps in train.
@@ -76,11 +77,13 @@ def assign(
     """
     match config.kind:
         case "temporal":
+            assert cuts is not None
             return temporal(columns["timestamp"], *cuts), 0
         case "leave_last_out":
-            return leave_last_out(*(columns[n] for n in ("starts", "event", "positive")), config.min_rows)
+            event, positive = columns["event"], columns["positive"]
+            return leave_last_out(columns["starts"], event, positive, config.min_rows)
         case "random":
-            # By the event's first row: what was delivered twice falls into one split.
+            # By the event's first row, so that repeated deliveries are in one split.
             rows = columns["_row"][columns["event"]]
             return random(rows, seed, config.valid_fraction, config.test_fraction), 0
         case _:

@@ -1,9 +1,10 @@
-"""Times of every notation as int64 nanoseconds since 1970, vectorized: a bad value costs no more than others.
+"""Times in many notations as int64 nanoseconds since 1970, vectorized: a bad value costs no more than a good
+one.
 
-Accepted text under `iso8601`, with or without blanks around it: a date, 2014-07-23, at midnight UTC; or a
+Text accepted with `iso8601`, with or without blanks around it: a date, 2014-07-23, at midnight UTC; or a
 date, a T or one blank, hh:mm or hh:mm:ss, a fraction of the second of any length after a point or comma
 (nanoseconds count), and a zone: none (UTC), Z, UTC, GMT, +02, +0200, +02:00 or +01:22:30, each with or
-without a blank before it, and a name in brackets after it as Java writes it, Z[UTC] or +02:00[Europe/Paris].
+without a blank before it, and after it a name in brackets as Java writes it, Z[UTC] or +02:00[Europe/Paris].
 Numbers in a unit may have a fraction, which is kept to the nanosecond.
 """
 
@@ -17,7 +18,7 @@ import pyarrow.compute as compute
 LAST_SECOND = 9_214_646_400  # 2262-01-01: nanoseconds since 1970 still fit in int64
 PER_SECOND = 10**9
 LAST_TIME = LAST_SECOND * PER_SECOND
-BEFORE, AFTER = -1, LAST_TIME  # stand for all times out of range
+BEFORE, AFTER = -1, LAST_TIME  # represent all times out of range
 
 _DIGITS = {"s": 9, "ms": 6, "us": 3, "ns": 0}
 """Decimal digits from a unit to nanoseconds."""
@@ -37,8 +38,8 @@ def to_nanoseconds(values: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]
     Times before 1970 are BEFORE, those from 2262 on AFTER.
 
     Args:
-      values: numbers or text in `unit` (s, ms, us, ns or iso8601), or Arrow dates and timestamps, which know
-        their unit.
+      values: numbers or text in `unit` (s, ms, us, ns or iso8601), or Arrow dates and timestamps, which have
+        a unit.
     """
     if pa.types.is_dictionary(values.type):
         times, bad = to_nanoseconds(values.dictionary, unit)
@@ -60,11 +61,11 @@ def _null(values: pa.Array) -> np.ndarray:
 
 
 def _text(values: pa.Array) -> pa.Array:
-    """Text without blanks around it; what is not UTF-8 is null."""
+    """Text without outer blanks; null where it is not UTF-8."""
     if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
         try:
             values = values.cast(pa.large_string())
-        except pa.ArrowInvalid:  # times are ASCII: any other byte makes a value bad, and only that value
+        except pa.ArrowInvalid:  # times are ASCII, so any other byte makes just its value bad
             ascii_ = compute.match_substring_regex(values, rb"^[\x00-\x7f]*$").fill_null(False)
             values = compute.if_else(ascii_, values, pa.scalar(None, values.type)).cast(pa.large_string())
     return compute.utf8_trim_whitespace(values.cast(pa.large_string()))
@@ -98,7 +99,7 @@ def _filled(values: pa.Array) -> np.ndarray:
 
 
 def _from_floats(values: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
-    """Whole ones exactly; the others as the shortest text that means them, as a file of text would hold."""
+    """Converts whole numbers exactly, others through the shortest text that represents them."""
     values = values.cast(pa.float64())
     numbers = values.fill_null(np.nan).to_numpy(zero_copy_only=False)
     bad = ~np.isfinite(numbers) & (numbers != np.inf) & (numbers != -np.inf)
@@ -140,8 +141,8 @@ def _matches(text: pa.Array, pattern: str) -> np.ndarray:
     return found.to_numpy(zero_copy_only=False).astype(bool)
 
 
-def _where_all(text: pa.Array, left: np.ndarray, pattern: str):
-    """Indices of those rows of `left` that match, as the only element, or nothing when there are none."""
+def _where_all(text: pa.Array, left: np.ndarray, pattern: str) -> list[np.ndarray]:
+    """A list with the indices of the rows of `left` that match; empty if none does."""
     rows = np.flatnonzero(left)
     if len(rows):
         rows = rows[_matches(text.take(pa.array(rows)), pattern)]
@@ -166,7 +167,7 @@ def _from_iso8601(text: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     text = text.fill_null("")
     offsets = np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
     data = np.frombuffer(text.buffers()[2] or b"", np.uint8)
-    # A NUL behind the last byte ends every value that is shorter than what is looked for.
+    # NUL bytes after the last one end every value that is shorter than what is searched for.
     data = np.append(data[: offsets[-1] if len(offsets) else 0], np.zeros(1, np.uint8))
     if not len(text):
         return np.zeros(0, np.int64), bad
@@ -174,7 +175,7 @@ def _from_iso8601(text: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Iso:
-    """Reads many texts side by side, byte by byte; `at` is how far each one has been read."""
+    """Parses many texts in parallel, byte by byte; `at` is the position reached in each."""
 
     def __init__(self, data: np.ndarray, start: np.ndarray, end: np.ndarray):
         self._data, self._at, self._end = data, start, end
@@ -200,7 +201,7 @@ class _Iso:
         return np.where(place < self._end, self._data[np.minimum(place, len(self._data) - 1)], 0)
 
     def _number(self, digits: int, shift: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """int64 of so many digits from `at` + shift, and whether all of them are digits."""
+        """int64 of `digits` digits from `at` + shift, and whether all of them are digits."""
         value, right = np.zeros(len(self._at), np.int64), np.ones(len(self._at), bool)
         for i in range(shift, shift + digits):
             digit = self._byte(i).astype(np.int64) - 48
@@ -208,14 +209,14 @@ class _Iso:
             value = value * 10 + digit
         return np.where(right, value, 0), right
 
-    def _date(self):
+    def _date(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         (year, a), (month, b), (day, c) = (self._number(*where) for where in ((4, 0), (2, 5), (2, 8)))
         right = a & b & c & (self._byte(4) == ord("-")) & (self._byte(7) == ord("-"))
         self._at = self._at + _DATE
         return year, month, day, right
 
-    def _clock(self):
-        """Seconds of the day, nanoseconds, and whether this is a time of day; `at` is behind it then."""
+    def _clock(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Seconds of the day, nanoseconds, and whether this is a time of day; moves `at` past it."""
         right = np.isin(self._byte(), np.frombuffer(b"Tt ", np.uint8)) & (self._byte(3) == ord(":"))
         (hour, a), (minute, b) = self._number(2, 1), self._number(2, 4)
         self._at = self._at + 6
@@ -238,13 +239,13 @@ class _Iso:
             reads &= (digit >= 0) & (digit <= 9)
             value += np.where(reads, digit * factor, 0)
             if first:
-                whole, first = reads | ~there, False  # a point without a digit after it
+                whole, first = reads | ~there, False  # a point with no digit after it
             self._at = self._at + reads
             factor //= 10  # 0 from the tenth digit on
         return value, whole
 
     def _zone(self) -> tuple[np.ndarray, np.ndarray]:
-        """Seconds east of UTC, and whether what is left of the text is a zone."""
+        """Seconds east of UTC, and whether the rest of the text is a zone."""
         length = np.maximum(self._end - self._at, 0)
         known = length <= _LONGEST_ZONE
         length = np.where(known, length, 0)
@@ -259,7 +260,7 @@ class _Iso:
         found = [_offset(name) for name in names]
         offset = np.array([0 if seconds is None else seconds for seconds in found], np.int64)
         valid = np.array([seconds is not None for seconds in found])
-        # NUL bytes inside the text would pass for its end.
+        # NUL bytes inside the text would look like its end.
         return offset[codes], known & valid[codes] & ((tail != 0).sum(axis=1) == length)
 
 
@@ -270,12 +271,13 @@ def _distinct(rows: np.ndarray) -> tuple[np.ndarray, list[bytes]]:
 
 
 def _offset(zone: bytes) -> int | None:
-    """Seconds east of UTC of a zone as ISO 8601, BigQuery, Java and pandas write it; None: it is not one."""
+    """Seconds east of UTC of a zone in the notation of ISO 8601, BigQuery, Java or pandas; None: not a
+    zone."""
     found = _ZONE.fullmatch(zone)
     if not found or zone in (b" ",):
         return None
     if not found[1]:
-        bare = zone.startswith(b"[")  # a name alone: which of its offsets held is not known here
+        bare = zone.startswith(b"[")  # a name alone does not determine the offset
         return None if bare and zone.upper() not in (b"[UTC]", b"[GMT]", b"[Z]") else 0
     hours, minutes, seconds = (int(found[i] or 0) for i in (2, 3, 4))
     if hours > 18 or minutes > 59 or seconds > 59:

@@ -1,4 +1,4 @@
-"""Validation: raw columns become typed columns, and each row at fault a Reject with its first reason.
+"""Validation: raw columns become typed columns, and each invalid row a Reject with its first reason.
 
 Reasons: wrong_column_count, unbalanced_quote, text_after_quote, stray_carriage_return, nul_byte,
 line_too_long, not_utf8, invalid_json and wrong_type_<column> from the sources; missing_<role>,
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as compute
 
 from configs.manifest import SPLITS
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.rows.keys import are_null, break_lines, clean_keys
 from pipelines.rows.times import LAST_TIME, to_nanoseconds
 from pipelines.sources.reader import Reject, SourcePiece
@@ -21,20 +21,20 @@ _KEYS = pa.dictionary(pa.int32(), pa.string())
 
 
 class Faults:
-    """The first reason of each row at fault."""
+    """The first reason of each invalid row."""
 
     def __init__(self, rows: int):
         self._reason = np.zeros(rows, np.int16)
         self._names = [""]
 
     def add(self, mask: np.ndarray, reason: str) -> None:
-        """Marks rows (bool [n]) that have no reason yet."""
+        """Records a reason for rows (bool [n]) that have none yet."""
         if mask.any():
             self._names.append(reason)
             self._reason[mask & (self._reason == 0)] = len(self._names) - 1
 
     def rows(self) -> np.ndarray:
-        """int64 indices of rows at fault."""
+        """int64 indices of invalid rows."""
         return np.flatnonzero(self._reason)
 
     def reason(self, row: int) -> str:
@@ -45,9 +45,9 @@ def validate(piece: SourcePiece, job: Job) -> tuple[pa.Table, list[Reject]]:
     """Types the columns of a piece.
 
     Returns:
-      table: of the rows without fault: _row int64; user, item and categorical features
+      table: the valid rows: _row int64; user, item and categorical features
         dictionary<int32, string>; timestamp int64 nanoseconds; label float32; weight float32 if the source
-        has it; _split int8 if given; numeric features float32, NaN where `missing` stands in. No nulls.
+        has it; _split int8 if given; numeric features float32, NaN where `missing` applies. No nulls.
       rejects: the piece's own and those found here, by row.
     """
     faults = Faults(len(piece.rows))
@@ -97,7 +97,7 @@ def _keys(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.Diction
         faults.add(np.append(broken, False)[codes], "newline_in_key")
     if keys is values.dictionary and null is None and values.null_count == 0:
         return values
-    distinct = pa.concat_arrays([keys, pa.array([""])]).dictionary_encode()  # two may be equal now
+    distinct = pa.concat_arrays([keys, pa.array([""])]).dictionary_encode()  # some may have become equal
     return pa.DictionaryArray.from_arrays(pa.array(distinct.indices.to_numpy()[codes]), distinct.dictionary)
 
 
@@ -112,7 +112,7 @@ def _as_dictionary(values: pa.Array, faults: Faults) -> pa.DictionaryArray:
 
 
 def _decode(values: pa.Array, faults: Faults) -> pa.Array:
-    """Bytes as text; bytes that are no UTF-8 become null."""
+    """Bytes as text; bytes that are not UTF-8 become null."""
     try:
         return values.cast(pa.string())
     except pa.ArrowInvalid:
@@ -130,7 +130,7 @@ def _decode_one(value: bytes) -> str | None:
 
 
 def parse_numbers(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [n] and bool [n], where a value is no number (0 there); text is parsed."""
+    """float64 [n] and bool [n], where a value is not a number (0 there); text is parsed."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
@@ -147,7 +147,7 @@ def parse_numbers(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _numbers(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.Array:
-    """float32 without nulls; NaN where a feature's key `missing` stands in."""
+    """float32 without nulls; NaN where a feature's `missing` applies."""
     values = _plain(piece.columns[name])
     numbers, bad = parse_numbers(_booleans_as_numbers(values))
     excused = np.zeros(len(numbers), bool)
@@ -155,7 +155,7 @@ def _numbers(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.Arra
         empty = _missing(values, numbers, bad, getattr(job.source, "nulls", []))
         if (
             name in job.missing
-        ):  # NaN until the catalogs know which values are empty (pipelines/stages/group.py)
+        ):  # stays NaN until pipelines/stages/group.py has recorded which values are empty
             piece.notes[f"null_{name}"] += int(empty.sum())
             numbers, bad, excused = np.where(empty, np.nan, numbers), bad & ~empty, empty
         else:
@@ -170,7 +170,7 @@ def _numbers(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.Arra
 
 
 def _plain(values: pa.Array) -> pa.Array:
-    """Values that are no dictionary and no bytes; bytes that are not UTF-8 become null."""
+    """Values without dictionary encoding, bytes as text; bytes that are not UTF-8 become null."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
@@ -202,7 +202,7 @@ def _missing(values: pa.Array, numbers: np.ndarray, bad: np.ndarray, nulls: list
 
 
 def _timestamps(piece: SourcePiece, job: Job, faults: Faults) -> pa.Array:
-    """int64 nanoseconds; the row number when the source has no time."""
+    """int64 nanoseconds; the row number if the source has no timestamps."""
     if "timestamp" not in piece.columns:
         return pa.array(piece.rows)
     times, bad = to_nanoseconds(piece.columns["timestamp"], getattr(job.source, "timestamp_unit", "s"))

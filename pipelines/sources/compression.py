@@ -1,7 +1,7 @@
-"""Compressed files of a source: recognised by their first bytes, read as what is inside.
+"""Compressed source files: recognised by their first bytes, read decompressed.
 
-Names do not decide, because they are often wrong in both directions; a name that promises compression which
-the content does not have is an error.
+Names do not matter, because they are often wrong either way; but a name that claims a compression which the
+content lacks is an error.
 """
 
 import bz2
@@ -12,7 +12,7 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
@@ -33,75 +33,76 @@ _MAGIC = [
 _FOREIGN = [
     (b"PAR1", "Parquet; set source.kind: parquet"),
     (b"PARE", "encrypted Parquet; decrypt it first"),
-    (b"ORC", "ORC; write it as Parquet"),
-    (b"Obj\x01", "Avro; write it as Parquet"),
-    (b"ARROW1", "Arrow or Feather; write it as Parquet"),
-    (b"\x04\x22\x4d\x18", "lz4; unpack it"),
-    (b"\xff\x06\0\0sNaPpY", "Snappy; unpack it"),
-    (b"7z\xbc\xaf\x27\x1c", "7-Zip; unpack it"),
-    (b"Rar!\x1a", "RAR; unpack it"),
-    (b"\x1f\x9d", "compress (.Z); unpack it"),
+    (b"ORC", "ORC; convert it to Parquet"),
+    (b"Obj\x01", "Avro; convert it to Parquet"),
+    (b"ARROW1", "Arrow or Feather; convert it to Parquet"),
+    (b"\x04\x22\x4d\x18", "lz4; decompress it first"),
+    (b"\xff\x06\0\0sNaPpY", "Snappy; decompress it first"),
+    (b"7z\xbc\xaf\x27\x1c", "7-Zip; extract it first"),
+    (b"Rar!\x1a", "RAR; extract it first"),
+    (b"\x1f\x9d", "compress (.Z); decompress it first"),
     (b"SQLite format 3\0", "an SQLite database; export the table"),
-    (b"\x89HDF", "HDF5; write it as Parquet"),
+    (b"\x89HDF", "HDF5; convert it to Parquet"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself; run `git lfs pull`"),
 ]
 _PIECE_BYTES = 1 << 16
 
 
 def compression_of(head: bytes) -> str | None:
-    """Name of the compression that a file's first bytes show, None for none."""
+    """Name of the compression that a file's first bytes indicate; None: none."""
     for magic, name in _MAGIC:
         if head.startswith(magic):
             return name
     if head.startswith(b"BZh") and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
         return "bzip2"
-    if head[1:4] == b"*M\x18" and 0x50 <= head[0] <= 0x5F:  # a frame to skip, as pzstd begins with
+    if head[1:4] == b"*M\x18" and 0x50 <= head[0] <= 0x5F:  # a skippable frame, with which pzstd files begin
         return "zstd"
     return None
 
 
 def foreign_format(head: bytes) -> str | None:
-    """What first bytes show that is not text, and what to do about it; None when nothing is recognised."""
+    """A format other than text that the first bytes indicate, and what to do about it; None: none
+    recognised."""
     if head[257:262] == b"ustar":
-        return "a tar archive; unpack it"
+        return "a tar archive; extract it first"
     return next((what for magic, what in _FOREIGN if head.startswith(magic)), None)
 
 
 def open_file(path: str) -> BinaryIO:
-    """A file as it is stored. Any name of a local file is taken as it is; fsspec reads some as chains.
+    """Opens a file as stored. Local names are taken literally; fsspec would treat some as chains.
 
     Raises:
-      DataError: it is gone, or may not be read.
+      DataError: it does not exist, or cannot be read.
     """
     try:
         return reading(path) if is_remote(path) else open(path, "rb")
     except FileNotFoundError:
-        raise DataError(f"{path}: the file is gone; check source.paths") from None
+        raise DataError(f"{path}: no such file; check source.paths") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def read_head(path: str) -> bytes:
-    """The first HEAD_BYTES bytes of a file as it is stored."""
+    """The first HEAD_BYTES bytes of a file as stored."""
     with open_file(path) as file:
         return file.read(HEAD_BYTES)
 
 
 def can_cut(path: str) -> bool:
-    """Whether a file can be read from any byte on, which a compressed one cannot.
+    """Whether a file can be read from any byte; a compressed one cannot.
 
     Raises:
-      DataError: its name promises a compression that its content does not have.
+      DataError: its name claims a compression that its content lacks.
     """
     return _checked_compression(path, read_head(path)) is None
 
 
 @contextlib.contextmanager
 def open_stream(path: str) -> Iterator[BinaryIO]:
-    """A file to read from its beginning, decompressed when it is compressed.
+    """Opens a file to be read from its beginning, decompressed if it is compressed.
 
     Raises:
-      DataError: the compressed data is torn or broken, here or while it is read inside the block.
+      DataError: the compressed data is incomplete or broken; also raised when reading inside the block.
     """
     with open_file(path) as raw:
         name = _checked_compression(path, raw.read(HEAD_BYTES))
@@ -121,7 +122,7 @@ def open_stream(path: str) -> Iterator[BinaryIO]:
 
 
 def _broken(path: str, name: str, error: Exception) -> DataError:
-    return DataError(f"{path}: not a whole {name} file ({error}); write it again")
+    return DataError(f"{path}: incomplete or broken {name} file ({error}); write it again")
 
 
 def _checked_compression(path: str, head: bytes) -> str | None:
@@ -130,23 +131,23 @@ def _checked_compression(path: str, head: bytes) -> str | None:
     promised = next((kind for suffix, kind in _SUFFIXES.items() if lower.endswith(suffix)), None)
     if name is None and promised and head:
         raise DataError(
-            f"{path}: not a whole {promised} file, it begins with {head[:16]!r}; "
+            f"{path}: not a {promised} file despite its name, it begins with {head[:16]!r}; "
             "write it again, or rename it if it is not compressed"
         )
     return name
 
 
 class _Streams(io.RawIOBase):
-    """All streams of a bzip2 or xz file. Python's own files silently stop where a later stream is broken."""
+    """All streams of a bzip2 or xz file. Python's own readers stop silently at a broken later stream."""
 
-    def __init__(self, raw: BinaryIO, decompressor: Callable):
+    def __init__(self, raw: BinaryIO, decompressor: Callable[[], Any]):
         super().__init__()
         self._raw, self._rest, self._make, self._decompressor = raw, b"", decompressor, decompressor()
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         while True:
             if self._decompressor.eof:
                 self._rest = self._next_stream(self._decompressor.unused_data)
@@ -164,7 +165,7 @@ class _Streams(io.RawIOBase):
                 return len(data)
 
     def _next_stream(self, data: bytes) -> bytes:
-        """First bytes after the padding that streams may end with; empty at the end of the file."""
+        """The first bytes after padding at the end of a stream; empty at the end of the file."""
         while not (rest := data.lstrip(b"\0")):
             data = self._raw.read(_PIECE_BYTES)
             if not data:
@@ -177,11 +178,11 @@ def _open_zip(raw: BinaryIO) -> Iterator[BinaryIO]:
     with zipfile.ZipFile(raw) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/") and not _is_clutter(name)]
         if len(names) != 1:
-            raise zipfile.BadZipFile(f"one file inside is needed, found {len(names)}: unpack it")
+            raise zipfile.BadZipFile(f"must contain one file, found {len(names)}; extract it")
         try:
             with archive.open(names[0]) as member:
-                yield member
-        except (RuntimeError, NotImplementedError) as error:  # a password, or a method Python lacks
+                yield cast(BinaryIO, member)
+        except (RuntimeError, NotImplementedError) as error:  # a password, or an unsupported method
             raise zipfile.BadZipFile(str(error)) from None
 
 
@@ -190,11 +191,11 @@ def _is_clutter(name: str) -> bool:
 
 
 def _open_zstd(raw: BinaryIO) -> BinaryIO:
-    # Arrow's stream knows a torn end, which that of the package zstandard takes for a good one.
+    # Arrow's stream detects a truncated file, which the package zstandard reads without an error.
     return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
 
 
-_OPENERS = {
+_OPENERS: dict[str, Callable[[BinaryIO], contextlib.AbstractContextManager[Any]]] = {
     "gzip": lambda raw: gzip.GzipFile(fileobj=raw),
     "bzip2": lambda raw: io.BufferedReader(_Streams(raw, bz2.BZ2Decompressor)),
     "xz": lambda raw: io.BufferedReader(_Streams(raw, lzma.LZMADecompressor)),

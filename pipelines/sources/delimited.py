@@ -1,12 +1,12 @@
 """Delimited text through pyarrow.csv.
 
-Blocks without a fault take one typed parse. A block with any fault is parsed again with every column as text,
-after the records that would break the parse were taken out. Both parses give every value the same meaning
-(tests/pipelines/sources/test_sources_agreement.py), so a value never depends on what else its block holds.
+A block without faults needs one typed parse. A block with any fault is parsed again with every column as
+text, after the records that would break the parse have been removed. Both parses interpret every value alike
+(tests/pipelines/sources/test_sources_agreement.py), so a value never depends on the rest of its block.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +14,12 @@ import pyarrow.compute as compute
 import pyarrow.csv as csv
 
 from configs.errors import DataError
+from configs.sections.sources import DelimitedSourceConfig
+from pipelines.job import JobLayout
 from pipelines.sources import lines, text
 from pipelines.sources.lines import BOM, MAX_LINE_BYTES
 from pipelines.sources.quoting import REASONS, Quoting, Records
-from pipelines.sources.reader import Range, SourcePiece, wanted_columns
+from pipelines.sources.reader import Range, Reject, SourcePiece, wanted_columns
 from pipelines.sources.text import Block
 
 _KEYS = pa.dictionary(pa.int32(), pa.string())
@@ -25,20 +27,22 @@ _OTHERS = {
     "comma": ",", "tab": "\t", "semicolon": ";", "bar": "|", "space": " ", "colon": ":",
     "two colons": "::", "control-A": "\x01",
 }  # fmt: skip
-_SAMPLE = 20  # records looked at before anything is read
+_SAMPLE = 20  # records that are checked before the job starts
 _STAND_INS = [bytes([code]) for code in (31, 30, 29, 28, *range(1, 9), *range(14, 28))]
 
 
 class Reader(text.TextReader):
     """Reads delimited text."""
 
-    def __init__(self, config, layout):
+    config: DelimitedSourceConfig
+
+    def __init__(self, config: DelimitedSourceConfig, layout: JobLayout):
         super().__init__(config, layout)
         self.header = config.header
         self._wanted = wanted_columns(config.roles, config.features)
         self._types = self._column_types()
         self._quoting = Quoting(config.delimiter, config.quote, config.escape)
-        # MySQL and Hive write missing values so beside escapes; Arrow would make an N of it.
+        # With escapes MySQL and Hive write missing values like this; Arrow would read an N.
         ends, escape = re.escape(self._quoting.delimiter), re.escape(self._quoting.escape or b"\\")
         self._null = re.compile(b"(?m)(^|" + ends + b")" + escape + b"N(?=" + ends + b"|\r?$)")
         before = [self._quoting.delimiter[-1], *(self._quoting.quote or b""), *b"\n\t "]
@@ -59,12 +63,12 @@ class Reader(text.TextReader):
         if self.header and len(widths) > 1 and {*widths[1:]} == {len(names) + 1}:
             if all(row.rstrip(b" \t").endswith(self._quoting.delimiter) for row in rows[1:]):
                 names += ("",)  # every row ends in a delimiter, the header does not
-        if not self.header and len(names) not in widths:  # a single odd line is no reason to stop
+        if not self.header and len(names) not in widths:  # a single odd line does not stop the job
             if {*widths} == {len(names) + 1} and all(not self._quoting.cells(row)[-1] for row in rows):
                 return (*names, "")
             hint = self._delimiter_hint(line, len(names))
             raise DataError(
-                f"{name}: {widths[0]} columns in the first line, source.columns names {len(names)}{hint}"
+                f"{name}: the first line has {widths[0]} columns, source.columns names {len(names)}{hint}"
             )
         return names
 
@@ -72,7 +76,7 @@ class Reader(text.TextReader):
         return tuple(cell.decode("utf-8", "replace").strip() for cell in self._quoting.cells(header))
 
     def _check_names(self, name: str, line: str, names: tuple[str, ...]) -> None:
-        """Raises DataError: a wanted column is not among a file's names, or twice."""
+        """Raises DataError: a wanted column is missing from a file, or occurs twice."""
         shown = text.shown(names)
         missing = [w.column for w in self._wanted if w.column not in names]
         if missing:
@@ -81,7 +85,7 @@ class Reader(text.TextReader):
             raise DataError(f"{name}: no column {missing[0]!r}; {where}: {shown}{hint}")
         twice = [w.column for w in self._wanted if names.count(w.column) > 1]
         if twice:
-            raise DataError(f"{name}: column {twice[0]!r} stands twice in: {shown}; rename one")
+            raise DataError(f"{name}: duplicate column {twice[0]!r} in: {shown}; rename one")
 
     def _header_hint(self, line: str, names: tuple[str, ...], wanted: str) -> str:
         if line.startswith("{"):
@@ -95,7 +99,7 @@ class Reader(text.TextReader):
         for name, other in _OTHERS.items():
             cells = len(line.split(other))
             if other != self.config.delimiter and (cells == columns if columns else cells > 1):
-                return f"; is source.delimiter {other!r} ({name}) and not {self.config.delimiter!r}?"
+                return f"; is source.delimiter {other!r} ({name}) instead of {self.config.delimiter!r}?"
         return ""
 
     def blocks(self, part: Range, first_row: int, first_line: int) -> Iterator[Block]:
@@ -107,7 +111,7 @@ class Reader(text.TextReader):
             yield from self._range_block(part, first_row, first_line)
 
     def _stream_blocks(self, part: Range, first_row: int, first_line: int) -> Iterator[Block]:
-        """The records of a file that is read from its beginning."""
+        """Records of a file that is read from its beginning."""
         rest, is_first = b"", True
         for chunk in lines.stream_lines(part.path, self.layout.chunk_bytes):
             chunk, is_first = chunk.removeprefix(BOM) if is_first else chunk, False
@@ -138,14 +142,14 @@ class Reader(text.TextReader):
         yield block
 
     def _before(self, part: Range, at: int, size: int) -> bytes:
-        """Whole lines that begin in the `size` bytes before a line."""
+        """Whole lines that begin within the `size` bytes before a line."""
         start, data = lines.read_lines(part.path, max(0, at - size), at)
         return data if start else data.removeprefix(BOM)
 
     def _cut(
         self, part: Range, data: bytes, first_row: int, first_line: int, final: bool = False, stop: int = -1
     ) -> tuple[Block, bytes]:
-        """Records of some lines that begin before `stop`, and lines that only more text completes."""
+        """Records that begin before `stop`, and trailing lines that need more text to be complete."""
         rest, records = b"", None
         if self._quoting.may_span(data):
             records = self._quoting.records(data, final)
@@ -154,7 +158,8 @@ class Reader(text.TextReader):
             if kept < len(records.starts):
                 end = int(records.starts[kept])
             data, rest = data[:end], data[end:]
-            records = Records(*(values[:kept] for values in records[:4]), None)
+            starts, ends, numbers, faults, _ = records
+            records = Records(starts[:kept], ends[:kept], numbers[:kept], faults[:kept], None)
         return Block(part.path, data, first_row, first_line, part.columns, records), rest
 
     def parse(self, block: Block) -> SourcePiece:
@@ -166,22 +171,22 @@ class Reader(text.TextReader):
         return self._piece(block, table, kept, sorted(rejects))
 
     def _parse_typed(self, block: Block) -> pa.Table | None:
-        """All records with their expected types, or None when any has a fault or is blank."""
+        """All records with their expected types; None if any is blank or has a fault."""
         data = block.data
         if block.records is not None and block.records.faults.any():
             return None
         if b"\0" in data or self._holds_odd_numbers(data) or block.has_long_record():
             return None
         if data.count(b"\r") != data.count(b"\r\n"):
-            return None  # Arrow takes a lone carriage return for a line end
+            return None  # Arrow treats a lone carriage return as a line end
         try:
             table = self._read(data, block.columns, self._types)
         except pa.ArrowInvalid:
             return None
-        return table if table is not None and table.num_rows == block.num_records else None
+        return table if table.num_rows == block.num_records else None
 
     def _holds_odd_numbers(self, data: bytes) -> bool:
-        """Whether a cell may begin like one that Arrow alone takes for a number: 0x1f and nan(1)."""
+        """Whether a cell may begin like text that only Arrow reads as a number, such as 0x1f and nan(1)."""
         if b"x" in data or b"X" in data:
             array = np.frombuffer(data, np.uint8)
             places = np.flatnonzero((array | 32) == ord("x"))
@@ -190,42 +195,45 @@ class Reader(text.TextReader):
                 return True
         return b"(" in data and b"nan(" in data.lower()
 
-    def _screen(self, block: Block) -> tuple[np.ndarray, list]:
-        """Records that Arrow may see, int64 [good], and rejects; blank lines are neither."""
+    def _screen(self, block: Block) -> tuple[np.ndarray, list[Reject]]:
+        """Records that Arrow can parse, int64 [good], and rejects; blank lines are neither."""
         starts, ends = block.bounds
         reasons = {}
         if block.records is not None:
             faults = block.records.faults
             reasons = {int(i): REASONS[int(faults[i])] for i in np.flatnonzero(faults)}
         array = np.frombuffer(block.data, np.uint8)
-        for i in np.flatnonzero(_count_in(np.flatnonzero(array == 13), starts, ends)):
+        for i in np.flatnonzero(_count_in(np.flatnonzero(array == 13), starts, ends)).tolist():
             if self._quoting.has_bare_return(block.data[starts[i] : ends[i]]):
-                reasons.setdefault(int(i), "stray_carriage_return")
-        for i in np.flatnonzero(_count_in(np.flatnonzero(array == 0), starts, ends)):
-            reasons.setdefault(int(i), "nul_byte")
-        for i in np.flatnonzero(ends - starts > MAX_LINE_BYTES):
-            reasons[int(i)] = "line_too_long"
+                reasons.setdefault(i, "stray_carriage_return")
+        for i in np.flatnonzero(_count_in(np.flatnonzero(array == 0), starts, ends)).tolist():
+            reasons.setdefault(i, "nul_byte")
+        for i in np.flatnonzero(ends - starts > MAX_LINE_BYTES).tolist():
+            reasons[i] = "line_too_long"
         if not _is_utf8(block.data):
             for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
                 record = block.data[start:end]
                 if i not in reasons and record.strip() and not _is_utf8(record):
-                    # Arrow cannot report such a record when its columns are wrong as well.
+                    # Arrow cannot report such a record if its number of columns is wrong too.
                     if len(self._quoting.cells(record)) != len(block.columns):
                         reasons[i] = "wrong_column_count"
         good = np.ones(len(starts), bool)
         good[list(reasons)] = False
-        strip = None if self.config.delimiter.strip() else b""  # blanks that are delimiters are cells
-        for i in np.flatnonzero(good & (ends - starts < 100)):
+        # If blanks are delimiters, a blank line has cells.
+        strip = None if self.config.delimiter.strip() else b""
+        for i in np.flatnonzero(good & (ends - starts < 100)).tolist():
             good[i] = bool(block.data[starts[i] : ends[i]].strip(strip))
         return np.flatnonzero(good), [block.reject(i, reason) for i, reason in reasons.items()]
 
-    def _parse_text(self, block: Block, good: np.ndarray, rejects: list) -> tuple[pa.Table, np.ndarray]:
+    def _parse_text(
+        self, block: Block, good: np.ndarray, rejects: list[Reject]
+    ) -> tuple[pa.Table, np.ndarray]:
         """Parses records as text; appends to `rejects`. Returns the table and its records, int64 [rows]."""
         starts, ends = block.bounds
         data = b"\n".join(block.data[a:b] for a, b in zip(starts[good], ends[good], strict=True))
-        wrong = []
+        wrong: list[int] = []
 
-        def note(row) -> str:
+        def note(row: csv.InvalidRow) -> str:
             wrong.append(row.number - 1)
             return "skip"
 
@@ -241,13 +249,19 @@ class Reader(text.TextReader):
         rejects += [block.reject(i, "not_utf8") for i in good[bad]]
         return pa.table(columns).filter(pa.array(~bad)), good[~bad]
 
-    def _read(self, data: bytes, columns: tuple, types: dict, handler=None) -> pa.Table | None:
+    def _read(
+        self,
+        data: bytes,
+        columns: tuple[str, ...],
+        types: dict[str, pa.DataType],
+        handler: Callable[[csv.InvalidRow], str] | None = None,
+    ) -> pa.Table:
         if not data.endswith(b"\n"):
-            data += b"\n"  # an open quote must mean the same at the end of a block as inside it
+            data += b"\n"  # so that an open quote means the same at the end of a block as inside it
         if data == b"\n":
             return pa.table({name: pa.array([], kind) for name, kind in types.items()})
         if escape := self._quoting.escape:
-            data = data.replace(escape + b"\r\n", escape + b"\n")  # Arrow would escape the half of it
+            data = data.replace(escape + b"\r\n", escape + b"\n")  # Arrow would escape only the first half
             if f"{self.config.escape}N" in self.config.nulls and escape + b"N" in data:
                 data = self._null.sub(rb"\1", data)
         delimiter = self.config.delimiter
@@ -272,8 +286,8 @@ class Reader(text.TextReader):
         return table
 
     def _column_types(self) -> dict[str, pa.DataType]:
-        """Arrow type of each column in the typed parse; text when two roles want different types."""
-        types = {}
+        """Arrow type of each column in the typed parse; text if two roles need different types."""
+        types: dict[str, pa.DataType] = {}
         for wanted in self._wanted:
             kind = {"key": _KEYS, "split": _KEYS, "number": pa.float64()}.get(wanted.kind)
             if kind is None:
@@ -281,8 +295,8 @@ class Reader(text.TextReader):
             types[wanted.column] = kind if types.get(wanted.column, kind) == kind else pa.string()
         return types
 
-    def _piece(self, block: Block, table: pa.Table, kept: np.ndarray, rejects: list) -> SourcePiece:
-        """The rows of a table, repeated headers left out."""
+    def _piece(self, block: Block, table: pa.Table, kept: np.ndarray, rejects: list[Reject]) -> SourcePiece:
+        """The rows of a table without repeated headers."""
         table = table.combine_chunks()
         headers = self._header_rows(table)
         if len(headers):
@@ -292,7 +306,8 @@ class Reader(text.TextReader):
         return piece
 
     def _header_rows(self, table: pa.Table) -> np.ndarray:
-        """int64 rows that hold the names of all wanted columns, as files joined with their headers do."""
+        """Rows (int64) that contain the names of all wanted columns, as in files concatenated with their
+        headers."""
         found = np.ones(table.num_rows, bool)
         for name in table.column_names:
             values, mark = _only(table[name]), "\ufeff"
@@ -310,7 +325,7 @@ class Reader(text.TextReader):
 
 
 def decode_text(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """Bytes as text, and where they are not UTF-8 (null there), bool [n]."""
+    """Bytes as text (null if not UTF-8), and bool [n] of where they are not UTF-8."""
     try:
         return values.cast(pa.string()), np.zeros(len(values), bool)
     except pa.ArrowInvalid:
@@ -331,7 +346,7 @@ def _decode(value: bytes) -> str | None:
 
 
 def _put_back(table: pa.Table, stand_in: str, delimiter: str) -> pa.Table:
-    """Delimiters of several characters inside quoted values."""
+    """Restores delimiters of several characters inside quoted values."""
     for i, field in enumerate(table.schema):
         values = table[i]
         if pa.types.is_dictionary(field.type):

@@ -1,8 +1,8 @@
 """Which files a source has: patterns, directories and links resolved, each file once, in a stable order.
 
-Order is that of source.paths, and natural inside a pattern or directory: events_8 before events_10. What
-Spark, Dask, Hadoop and file managers put beside data (names that begin with . or _, checksums, empty parts)
-is left out and counted in the log. Anything else that is matched and cannot be read is an error.
+The order is that of source.paths, and natural within a pattern or directory: events_8 before events_10. Files
+that Spark, Dask, Hadoop and file managers put beside data (names that begin with . or _, checksums, empty
+parts) are left out and logged. Any other match that cannot be read is an error.
 """
 
 import os
@@ -15,18 +15,18 @@ from configs.errors import DataError
 from configs.system.storage import is_remote
 from pipelines.sources.compression import compression_of, open_stream, read_head
 from pipelines.sources.identity import SourceFile
-from pipelines.sources.patterns import expand
+from pipelines.sources.patterns import Expansion, expand
 
-_SHOWN = 3  # names in a line of the log
-_EMPTY_INSIDE_BYTES = 256  # compressed files of more bytes hold something
+_SHOWN = 3  # names per log line
+_EMPTY_INSIDE_BYTES = 256  # larger compressed files are not empty
 _DOWNLOADS = ("http", "https", "ftp", "sftp", "ssh", "data", "github", "hf", "git")
 
 
 def list_files(patterns: Sequence[str]) -> list[SourceFile]:
-    """All files that the patterns match, each once, in their order.
+    """All files that the patterns match, each once, in order.
 
     Raises:
-      DataError: a pattern matches nothing, has an unknown scheme, or matches what cannot be read.
+      DataError: a pattern matches nothing, has an unknown scheme, or matches something unreadable.
     """
     files: dict[object, SourceFile] = {}
     clutter, empty, again = [], [], []
@@ -46,20 +46,20 @@ def list_files(patterns: Sequence[str]) -> list[SourceFile]:
                 empty.append(file.name)
         if not whole:
             raise DataError(
-                f"{pattern}: all that matches is left out: {_shown([*empty, *left_out])}; check source.paths"
+                f"{pattern}: all matches are left out: {_shown([*empty, *left_out])}; check source.paths"
             )
         clutter += left_out
         for file in whole:
             if (first := files.setdefault(_key(file.name), file)) is not file:
                 again.append(f"{file.name} is {first.name}")
-    _log("left out for its name (hidden, begins with _, or a checksum)", clutter)
-    _log("left out because it is empty", empty)
-    _log("named more than once, read once", again)
+    _log("files left out by name (hidden, begins with _, or a checksum)", clutter)
+    _log("empty files left out", empty)
+    _log("files named more than once, read once", again)
     return list(files.values())
 
 
 def scheme_problem(path: str) -> str | None:
-    """What is wrong with the scheme of a path or URL and what to do, or None."""
+    """What is wrong with the scheme of a path or URL, and what to do; None: nothing."""
     scheme, found, _ = path.partition("://")
     if not found or scheme in ("file", "gs", "gcs"):
         return None
@@ -75,7 +75,7 @@ def scheme_problem(path: str) -> str | None:
     return None
 
 
-def _expand(pattern: str):
+def _expand(pattern: str) -> Expansion:
     try:
         return expand(pattern)
     except OSError as error:
@@ -84,7 +84,7 @@ def _expand(pattern: str):
 
 
 def is_empty(file: SourceFile) -> bool:
-    """Whether a file holds nothing, also when it is compressed."""
+    """Whether a file is empty, or compressed and empty inside."""
     if file.size == 0 or file.size > _EMPTY_INSIDE_BYTES:
         return file.size == 0
     if compression_of(read_head(file.name)) is None:
@@ -93,12 +93,12 @@ def is_empty(file: SourceFile) -> bool:
         return not stream.read(1)
 
 
-def _key(name: str):
-    """Equal for names of one file."""
+def _key(name: str) -> object:
+    """A key that is equal for all names of one file."""
     if is_remote(name):
         return name
     stat = os.stat(name)
-    if stat.st_nlink > 1:  # with size and time, because some network disks repeat inodes
+    if stat.st_nlink > 1:  # with size and time, because some network disks reuse inode numbers
         return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
     return os.path.realpath(name)
 

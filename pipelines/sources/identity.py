@@ -1,8 +1,8 @@
-"""Which content a source file had: what its store says of it, and a checksum.
+"""The identity of a source file's content: the version that its store reports, and a checksum.
 
-A version is cheap: size, times and inode on a local disk, the generation in gs://, an entity tag or time
-elsewhere. Equal versions mean equal content; different ones may hold the same, as after a copy or `touch`,
-which the checksum then tells. Object stores know checksums; local files are read once for theirs.
+A version is cheap: size, times and inode on a local disk, the generation in gs://, an ETag or time elsewhere.
+Equal versions mean equal content. Different versions may have equal content, as after a copy or `touch`; then
+the checksum decides. Object stores report checksums; local files are read once to compute theirs.
 """
 
 import base64
@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import google_crc32c
 
@@ -18,6 +18,8 @@ from configs.errors import DataError
 from configs.system.storage import filesystem, is_remote
 
 _CHUNK_BYTES = 4 << 20
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 _THREADS = 16  # requests to a store
 _TICK_NANOSECONDS = 2_000_000_000
 
@@ -28,39 +30,39 @@ class SourceFile(NamedTuple):
     name: str
     """Path or URL, as messages show it."""
     size: int
-    """Bytes, as they are stored."""
+    """Size in bytes, as stored."""
     version: str
-    """What the store says of its content without reading it."""
+    """Version of the content, known without reading it."""
     content: str = ""
-    """Checksum of the stored bytes, or what stands for one; empty until `with_content`."""
+    """Checksum of the stored bytes, or the version if there is none; empty until `with_content`."""
     recent: bool = False
-    """Local: written so shortly before that another write could have left the same times."""
+    """Local file written so recently that another write could leave the same times."""
 
 
 def _local_version(stat: os.stat_result) -> str:
-    """The time of a change of content comes first; what also changes by itself (links, moves) last."""
+    """Version of a local file: first the time of content changes, last what links and moves change too."""
     return f"{stat.st_size}/{stat.st_mtime_ns}/{stat.st_ctime_ns}/{stat.st_ino}"
 
 
 def _is_recent(stat: os.stat_result) -> bool:
-    """Whether a write that comes next could leave the same times: clocks of disks tick in 10 ms to 2 s."""
+    """Whether another write could leave the same times: the resolution of disks' times is 10 ms to 2 s."""
     return time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) < _TICK_NANOSECONDS
 
 
-def remote_file(name: str, info: dict) -> SourceFile:
-    """From what fsspec says of a file.
+def remote_file(name: str, info: dict[str, Any]) -> SourceFile:
+    """A SourceFile from fsspec's info.
 
     Raises:
-      DataError: the store does not know its size, or keeps it compressed under another one.
+      DataError: the store does not report its size, or stores it compressed with another size.
     """
     if info.get("size") is None:
-        raise DataError(f"{name}: its store does not say how big it is; copy it to a local disk or gs://")
+        raise DataError(f"{name}: its store does not report its size; copy it to a local disk or gs://")
     if info.get("contentEncoding") == "gzip":
         raise DataError(
-            f"{name}: is stored with Content-Encoding: gzip, so what is read has another size than it; "
+            f"{name}: stored with Content-Encoding: gzip, so its size differs from that of its content; "
             "upload it again as a plain or .gz file without that header"
         )
-    if info.get("generation"):  # gs://: never the same for two writes
+    if info.get("generation"):  # gs://: differs for every write
         version = f"{info['size']}/{info['generation']}"
     else:
         tags = [info.get(key) for key in ("etag", "ETag", "LastModified", "last_modified", "mtime")]
@@ -73,7 +75,7 @@ def look(name: str) -> SourceFile:
     """A file as it is now.
 
     Raises:
-      DataError: it is gone, or cannot be looked at.
+      DataError: it does not exist, or cannot be read.
     """
     try:
         if not is_remote(name):
@@ -82,13 +84,13 @@ def look(name: str) -> SourceFile:
         fs, path = filesystem(name)
         return remote_file(name, fs.info(path))
     except FileNotFoundError:
-        raise DataError(f"{name}: the file is gone; check source.paths") from None
+        raise DataError(f"{name}: no such file; check source.paths") from None
     except OSError as error:
         raise DataError(f"{name}: cannot be read ({error.strerror or error})") from None
 
 
 def with_content(file: SourceFile) -> SourceFile:
-    """The same with its checksum, for which a local file is read."""
+    """The file with its checksum, for which a local file is read."""
     if file.content:
         return file
     if is_remote(file.name):
@@ -103,19 +105,19 @@ def with_content(file: SourceFile) -> SourceFile:
     return file._replace(content=f"crc32c {checksum.hexdigest().decode()}")
 
 
-def each(function: Callable, files: Sequence) -> list:
-    """Results of a function that waits for disks or stores, in order."""
+def each(function: Callable[[_Item], _Result], files: Sequence[_Item]) -> list[_Result]:
+    """Results of a function that waits for disks or stores, computed in threads, in order."""
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(function, files))
 
 
 def check_range(name: str, version: str) -> None:
-    """Compares a local file with its version when it was listed; called around the reading of a part.
+    """Compares a local file with its version when it was listed; called before and after reading a range.
 
-    Stores of objects are looked at once in the end instead: their versions never return.
+    Files in object stores are checked once at the end instead, because their versions never repeat.
 
     Raises:
-      DataError: somebody has written it since.
+      DataError: it has changed since.
     """
     if not version or is_remote(name):
         return
@@ -125,10 +127,10 @@ def check_range(name: str, version: str) -> None:
 
 
 def check_unchanged(files: Sequence[SourceFile]) -> None:
-    """Looks at all files again.
+    """Checks that no file has changed.
 
     Args:
-      files: with their content.
+      files: with their content checksums.
 
     Raises:
       DataError: one has changed since it was listed.
@@ -137,15 +139,15 @@ def check_unchanged(files: Sequence[SourceFile]) -> None:
         if now.version == before.version and not before.recent:
             continue
         same_times = now.version.split("/")[:2] == before.version.split("/")[:2]
-        # A hard link or other rights change only the rest.
+        # A new hard link or other permissions change only the rest.
         if is_remote(before.name) or not same_times or with_content(now).content != before.content:
             raise _changed(before.name, before.version, now)
 
 
 def _changed(name: str, version: str, now: SourceFile) -> DataError:
     size = int(version.split("/")[0])
-    what = f"it had {size:,} bytes and has {now.size:,}" if size != now.size else "its size is the same"
+    what = f"from {size:,} to {now.size:,} bytes" if size != now.size else "its size is the same"
     return DataError(
         f"{name}: has changed since it was listed ({what}); nothing is published. "
-        "Run the same command when nothing writes to the source"
+        "Rerun the same command when no process writes to the source"
     )

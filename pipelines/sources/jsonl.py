@@ -1,6 +1,6 @@
 """JSON lines: pyarrow.json when all lines of a block agree on types, Python's json otherwise.
 
-Both give every value the same meaning (tests/pipelines/sources/test_sources_agreement.py).
+Both interpret every value alike (tests/pipelines/sources/test_sources_agreement.py).
 """
 
 import decimal
@@ -12,18 +12,20 @@ import pyarrow as pa
 import pyarrow.json as arrow_json
 
 from configs.errors import DataError
+from configs.sections.sources import JsonlSourceConfig
+from pipelines.job import JobLayout
 from pipelines.sources import text
 from pipelines.sources.lines import MAX_LINE_BYTES
 from pipelines.sources.reader import SourcePiece, Wanted, wanted_columns
 from pipelines.sources.text import Block
 
-_FIRST = 20  # lines in which a type is looked for
-_MAX_NESTED = 500  # brackets of a line that Python's parser surely takes
+_FIRST = 20  # lines searched for a type
+_MAX_NESTED = 500  # brackets of a line that Python's parser surely handles
 _MAX_DIGITS = 30  # of an integer key written as a float
 
 
 class _Number(str):
-    """A number as it is written."""
+    """A number as written in the file."""
 
 
 class _Fraction(_Number):
@@ -40,10 +42,12 @@ _parse = json.JSONDecoder(parse_int=_Number, parse_float=_Fraction, parse_consta
 class Reader(text.TextReader):
     """Reads JSON lines."""
 
-    def __init__(self, config, layout):
+    config: JsonlSourceConfig
+
+    def __init__(self, config: JsonlSourceConfig, layout: JobLayout):
         super().__init__(config, layout)
         self._wanted = wanted_columns(config.roles, config.features)
-        self._kinds = {}
+        self._kinds: dict[str, set[str]] = {}
         for wanted in self._wanted:
             self._kinds.setdefault(wanted.column, set()).add(wanted.kind)
 
@@ -56,9 +60,9 @@ class Reader(text.TextReader):
         if not isinstance(row, dict):
             what = "check source.kind"
             if first.lstrip().startswith("["):
-                what = "an array of objects has to be written as one object a line (jq -c '.[]')"
+                what = "write the array as one object per line (jq -c '.[]')"
             elif first.strip() == "{":
-                what = "each object has to be on one line (jq -c .)"
+                what = "write each object on one line (jq -c .)"
             raise DataError(f"{name}: the first line is not a JSON object; {what}: {first[:80]!r}")
         required = (self.config.roles.user, self.config.roles.item)
         missing = [w.column for w in self._wanted if w.column not in row and w.column in required]
@@ -75,7 +79,7 @@ class Reader(text.TextReader):
         return self._parse_each(block)
 
     def _parse_typed(self, block: Block) -> pa.Table | None:
-        """All lines with the types of the first, or None when they differ or any line has a fault."""
+        """All lines with the types of the first; None if they differ or any line has a fault."""
         if not self._is_plain(block):
             return None
         try:
@@ -90,7 +94,8 @@ class Reader(text.TextReader):
         return table if table.num_rows == block.num_lines else None
 
     def _is_plain(self, block: Block) -> bool:
-        """Whether each line begins and ends as an object, and holds nothing that parsers differ in."""
+        """Whether each line begins and ends like an object and contains nothing that parsers treat
+        differently."""
         data = block.data
         starts, ends = block.bounds
         array = np.frombuffer(data, np.uint8)
@@ -107,9 +112,10 @@ class Reader(text.TextReader):
         return True
 
     def _schema(self, block: Block) -> pa.Schema:
-        """Types of the wanted columns' first values; KeyError sends the block to the careful path."""
+        """Types of the wanted columns' first values; a KeyError means that lines must be parsed one by
+        one."""
         starts, ends = block.bounds
-        types = {}
+        types: dict[str, pa.DataType] = {}
         for start, end in zip(starts[:_FIRST], ends[:_FIRST], strict=True):
             row = _parse(block.data[start:end].decode())
             for name, kinds in self._kinds.items():
@@ -120,8 +126,8 @@ class Reader(text.TextReader):
         return pa.schema([(name, types.get(name, pa.string())) for name in self._kinds])
 
     def _parse_each(self, block: Block) -> SourcePiece:
-        """Line by line; every value is kept as text."""
-        values = {w.name: [] for w in self._wanted}
+        """Parses line by line, keeping every value as text."""
+        values: dict[str, list[str | None]] = {w.name: [] for w in self._wanted}
         kept, rejects = [], []
         starts, ends = block.bounds
         for line in range(len(starts)):
@@ -129,7 +135,7 @@ class Reader(text.TextReader):
             if not data.strip():
                 continue
             row, reason = self._parse_one(data)
-            if reason:
+            if row is None:
                 rejects.append(block.reject(line, reason))
                 continue
             kept.append(line)
@@ -138,8 +144,8 @@ class Reader(text.TextReader):
         columns = {name: pa.array(column, pa.string()) for name, column in values.items()}
         return block.piece(columns, np.array(kept, np.int64), rejects)
 
-    def _parse_one(self, data: bytes) -> tuple[dict | None, str | None]:
-        """Values by name as text or None, or the reason why there are none."""
+    def _parse_one(self, data: bytes) -> tuple[dict[str, str | None] | None, str]:
+        """Values by name as text or None; or the reason for rejecting the line."""
         if len(data) > MAX_LINE_BYTES:
             return None, "line_too_long"
         try:
@@ -158,11 +164,11 @@ class Reader(text.TextReader):
                 return None, f"wrong_type_{wanted.name}"
             except UnicodeEncodeError:  # half of a surrogate pair
                 return None, "not_utf8"
-        return result, None
+        return result, ""
 
 
-def _as_text(value, wanted: Wanted) -> str | None:
-    """A value as CSV would have it. TypeError: it cannot be one of its column's."""
+def _as_text(value: object, wanted: Wanted) -> str | None:
+    """A value as CSV would have it. Raises TypeError: not a value of this column."""
     if value is None:
         return None
     if isinstance(value, bool) and wanted.kind == "number":
@@ -171,12 +177,13 @@ def _as_text(value, wanted: Wanted) -> str | None:
         raise TypeError
     if isinstance(value, _Number) and wanted.kind == "key":
         return _as_key(value)
-    value.encode()
-    return str(value)
+    text_ = str(value)
+    text_.encode()
+    return text_
 
 
 def _as_key(number: _Number) -> str | None:
-    """An integer as its digits; NaN is missing, as pandas means it."""
+    """An integer as its digits; NaN is missing, as in pandas."""
     if number == "NaN":
         return None
     if isinstance(number, _Constant):
@@ -186,18 +193,19 @@ def _as_key(number: _Number) -> str | None:
             value = decimal.Decimal(number)
             if value.adjusted() >= _MAX_DIGITS or value != value.to_integral_value():
                 raise TypeError
-            number = f"{value:f}"
-        number = number.partition(".")[0]
+            number = _Number(f"{value:f}")
+        number = _Number(number.partition(".")[0])
     return "0" if number == "-0" else str(number)
 
 
-def _type(value, kinds: set[str]) -> pa.DataType:
-    """Arrow type of a first value; KeyError sends the block to the careful path."""
+def _type(value: object, kinds: set[str]) -> pa.DataType:
+    """Arrow type of a first value; a KeyError means that lines must be parsed one by one."""
     if isinstance(value, bool) and kinds == {"number"}:
         return pa.bool_()
-    if type(value) is _Fraction and not kinds & {"key", "time"}:  # of these every digit counts
+    if type(value) is _Fraction and not kinds & {"key", "time"}:  # in keys and times every digit counts
         return pa.float64()
-    return {str: pa.string(), _Number: pa.int64()}[type(value)]
+    types: dict[type, pa.DataType] = {str: pa.string(), _Number: pa.int64()}
+    return types[type(value)]
 
 
 def _brackets(data: bytes) -> int:

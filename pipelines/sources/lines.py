@@ -1,6 +1,6 @@
-"""Text files cut at line ends, in memory that does not depend on how long a line is.
+"""Text files, cut at line ends, in memory that does not depend on the length of lines.
 
-A file of byte ranges is read in any order. A compressed one, UTF-16 and UTF-32, and a file whose lines end in
+Byte ranges of a file are read in any order. Compressed files, UTF-16 and UTF-32, and files whose lines end in
 carriage returns are read from the beginning, as UTF-8 text with newlines as line ends.
 """
 
@@ -13,11 +13,11 @@ from configs.errors import DataError
 from pipelines.sources import compression
 from pipelines.sources.compression import foreign_format, open_file, open_stream
 
-MAX_LINE_BYTES = 1 << 20  # a longer line is refused; no more than that of it and a chunk is in memory
+MAX_LINE_BYTES = 1 << 20  # longer lines are rejected; of one line no more than this and a chunk is in memory
 BOM = codecs.BOM_UTF8
 _HEAD_BYTES = 1 << 16
 _STEP_BYTES = 1 << 16
-_MARKS = [  # the longer marks first: UTF-32's begins with UTF-16's
+_MARKS = [  # longer marks first: that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -26,7 +26,7 @@ _MARKS = [  # the longer marks first: UTF-32's begins with UTF-16's
 
 
 def can_cut(path: str) -> bool:
-    """Whether a file can be read from any byte on. Raises DataError: its name promises a compression."""
+    """Whether a file can be read from any byte. Raises DataError: its name wrongly claims a compression."""
     if not compression.can_cut(path):
         return False
     with open_file(path) as file:
@@ -38,8 +38,8 @@ def read_lines(path: str, start: int, stop: int) -> tuple[int, bytes]:
     """All lines that begin in bytes [start, stop) of a file that can be cut.
 
     Returns:
-      place: of the first byte of the first line.
-      data: the lines, the last one whole, unless it is longer than MAX_LINE_BYTES: then a longer part of it.
+      place: position of the first byte of the first line.
+      data: the lines. The last one is whole, or cut at more than MAX_LINE_BYTES.
     """
     before = max(start - 1, 0)
     with open_file(path) as file:
@@ -55,7 +55,7 @@ def read_lines(path: str, start: int, stop: int) -> tuple[int, bytes]:
 
 
 def _rest_of_line(file: BinaryIO) -> Iterator[bytes]:
-    """What is left of a line, with its newline, cut off where the line must be too long."""
+    """The rest of a line with its newline, cut off once the line is certainly too long."""
     size = 0
     while size <= MAX_LINE_BYTES and (piece := file.read(_STEP_BYTES)):
         end = piece.find(b"\n") + 1
@@ -78,12 +78,13 @@ def count_lines(path: str, start: int, stop: int) -> int:
 def stream_lines(path: str, chunk_bytes: int) -> Iterator[bytes]:
     """All lines of a file from its beginning, about `chunk_bytes` of whole lines at a time.
 
-    Of a line longer than MAX_LINE_BYTES a part longer than that is left, so that it can be refused.
+    Lines longer than MAX_LINE_BYTES are cut at more than that, so that they are still rejected.
 
     Raises:
-      DataError: the compressed data is torn, or the text is not what its byte order mark says.
+      DataError: the compressed data is incomplete, or the text contradicts its byte order mark.
     """
-    rest, size = [], 0
+    rest: list[bytes] = []
+    size = 0
     for piece in _stream_text(path, chunk_bytes):
         end = piece.rfind(b"\n") + 1
         if end:
@@ -107,11 +108,11 @@ def first_lines(path: str) -> bytes:
     if not data:
         raise DataError(f"{path}: the file is empty; remove it from source.paths or write it again")
     if what := foreign_format(data):
-        raise DataError(f"{path}: holds {what}")
+        raise DataError(f"{path}: contains {what}")
     if b"\0" in first:
         if first.count(b"\0") * 3 > len(first):
             raise DataError(f"{path}: looks like UTF-16 without a byte order mark; convert the file to UTF-8")
-        raise DataError(f"{path}: holds binary data, not text; check source.kind and source.paths")
+        raise DataError(f"{path}: contains binary data, not text; check source.kind and source.paths")
     if len(first) > MAX_LINE_BYTES:
         raise DataError(
             f"{path}: the first line is longer than {MAX_LINE_BYTES >> 20} MiB; "
@@ -125,10 +126,10 @@ def first_lines(path: str) -> bytes:
 
 
 def _stream_text(path: str, chunk_bytes: int) -> Iterator[bytes]:
-    """The bytes of a file, decompressed, as UTF-8 with newlines as line ends, by pieces of a chunk."""
+    """The bytes of a file in chunks, decompressed, as UTF-8 with newlines as line ends."""
     with open_stream(path) as file:
         head = _read_head(file)
-        pieces = itertools.chain([head], iter(lambda: _read(file, chunk_bytes), b""))
+        pieces: Iterator[bytes] = itertools.chain([head], iter(lambda: _read(file, chunk_bytes), b""))
         if encoding := _encoding(head):
             pieces = _transcode(path, pieces, encoding)
             head = next(pieces, b"")
@@ -141,7 +142,7 @@ def _stream_text(path: str, chunk_bytes: int) -> Iterator[bytes]:
 
 
 def _read(file: BinaryIO, size: int) -> bytes:
-    """`size` bytes, fewer only at the end of the file: decompressors return what they have."""
+    """`size` bytes, fewer only at the end of the file; decompressors may return less per call."""
     parts, left = [], size
     while left and (data := file.read(left)):
         parts.append(data)
@@ -150,9 +151,9 @@ def _read(file: BinaryIO, size: int) -> bytes:
 
 
 def _read_head(file: BinaryIO) -> bytes:
-    """The first bytes of a file: enough to know its encoding and its line ends."""
+    """The first bytes of a file: enough to determine its encoding and line ends."""
     head = _read(file, _HEAD_BYTES)
-    if _has_only_returns(head):  # a newline may still follow: one return is no proof in a long line
+    if _has_only_returns(head):  # a newline may still follow: in a long line one return proves nothing
         head += _read(file, MAX_LINE_BYTES - len(head))
     return head
 
@@ -166,7 +167,8 @@ def _has_only_returns(head: bytes) -> bool:
 
 
 def _transcode(path: str, pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-    """As UTF-8. Half a surrogate pair becomes bytes that are not UTF-8, so that its row is refused."""
+    """Converts to UTF-8. Half a surrogate pair becomes bytes that are not UTF-8, so that its row is
+    rejected."""
     decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
     try:
         for piece in pieces:
@@ -179,7 +181,7 @@ def _transcode(path: str, pieces: Iterator[bytes], encoding: str) -> Iterator[by
 
 
 def _with_newlines(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Every carriage return, and the pair of one and a newline, as a newline."""
+    """Replaces every carriage return, with or without a newline after it, by a newline."""
     held = b""
     for piece in pieces:
         piece = held + piece

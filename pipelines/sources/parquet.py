@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from configs.errors import DataError
+from configs.sections.sources import ParquetSourceConfig
+from pipelines.job import JobLayout
 from pipelines.sources import files, reader
 from pipelines.sources.compression import compression_of, foreign_format, open_file, read_head
 from pipelines.sources.identity import SourceFile, each
@@ -23,7 +25,9 @@ _SHOWN = 50  # columns in a message
 class Reader(reader.Reader):
     """Reads Parquet."""
 
-    def __init__(self, config, layout):
+    config: ParquetSourceConfig
+
+    def __init__(self, config: ParquetSourceConfig, layout: JobLayout):
         super().__init__(config, layout)
         self._wanted = wanted_columns(config.roles, config.features)
 
@@ -35,7 +39,7 @@ class Reader(reader.Reader):
         return sum(rows for groups in self._groups() for rows in groups)
 
     def ranges(self) -> list[Range]:
-        ranges = []
+        ranges: list[Range] = []
         for file, groups in zip(self.files(), self._groups(), strict=True):
             for group in range(len(groups)):
                 ranges.append(Range(len(ranges), file.name, group, group + 1, version=file.version))
@@ -53,18 +57,18 @@ class Reader(reader.Reader):
         """Rows of each row group of a file.
 
         Raises:
-          DataError: no Parquet, or columns are missing, stand twice, or have a type without a meaning.
+          DataError: it is not Parquet, or columns are missing, duplicate, or have an unusable type.
         """
         with _opened(name) as file:
             schema, metadata = file.schema_arrow, file.metadata
         missing = [w.column for w in self._wanted if w.column not in schema.names]
         if missing:
-            wanted = ", ".join(map(repr, dict.fromkeys(missing)))
-            raise DataError(f"{name}: no column {wanted}; the file has: {_listed(schema.names)}")
+            names = ", ".join(map(repr, dict.fromkeys(missing)))
+            raise DataError(f"{name}: no column {names}; the file has: {_listed(schema.names)}")
         for wanted in self._wanted:
             if schema.names.count(wanted.column) > 1:
                 raise DataError(
-                    f"{name}: column {wanted.column!r} stands twice in: {_listed(schema.names)}; rename one"
+                    f"{name}: duplicate column {wanted.column!r} in: {_listed(schema.names)}; rename one"
                 )
             if what := problem(wanted, schema.field(wanted.column).type):
                 raise DataError(f"{name}: {what}")
@@ -100,7 +104,7 @@ class Reader(reader.Reader):
 
 @contextlib.contextmanager
 def _opened(name: str) -> Iterator[parquet.ParquetFile]:
-    """An open file. Raises DataError: it is no Parquet, or is broken, here or inside the block."""
+    """An open file. Raises DataError: it is not Parquet, or broken; also when reading inside the block."""
     with open_file(name) as raw:
         try:
             with parquet.ParquetFile(raw, pre_buffer=False) as file:
@@ -108,7 +112,7 @@ def _opened(name: str) -> Iterator[parquet.ParquetFile]:
         except (pa.ArrowException, OSError, IndexError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the data
                 raise
-            raise DataError(f"{name}: not a whole Parquet file ({_what(name, error)})") from None
+            raise DataError(f"{name}: incomplete or broken Parquet file ({_what(name, error)})") from None
 
 
 def _what(name: str, error: Exception) -> str:
@@ -116,9 +120,9 @@ def _what(name: str, error: Exception) -> str:
     if head.startswith(b"PAR1"):
         return f"{str(error).splitlines()[0]}; write it again"
     if packed := compression_of(head):
-        return f"it is compressed by {packed}; unpack it"
-    what = foreign_format(head) or f"something else, beginning with {head[:16]!r}; check source.kind"
-    return f"it holds {what}"
+        return f"it is compressed with {packed}; decompress it"
+    what = foreign_format(head) or f"unknown data, beginning with {head[:16]!r}; check source.kind"
+    return f"it contains {what}"
 
 
 def _listed(names: list[str]) -> str:
@@ -131,8 +135,8 @@ def _raw(batch: pa.RecordBatch, index: int) -> str:
     return json.dumps(row, default=str, ensure_ascii=False)[:RAW_CHARACTERS]
 
 
-def _shown(value: pa.Scalar):
-    """A value for messages; times that Python cannot hold and broken text as Arrow shows them."""
+def _shown(value: pa.Scalar) -> object:
+    """A value for messages; times that Python cannot represent and broken text as Arrow prints them."""
     try:
         return value.as_py()
     except UnicodeDecodeError:

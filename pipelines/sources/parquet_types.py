@@ -1,4 +1,5 @@
-"""What a Parquet column of each type means as a key, a number, a time or a split; what has no meaning.
+"""What a Parquet column of each type means as a key, a number, a time or a split, and which types are
+refused.
 
 | type | key | number | time |
 |---|---|---|---|
@@ -12,7 +13,7 @@
 | UUID | its usual text | - | - |
 | null (no value in the whole file) | empty | empty | empty |
 
-A dictionary-encoded column means what its values mean.
+A dictionary-encoded column has the meaning of its values.
 """
 
 import uuid
@@ -22,15 +23,15 @@ import pyarrow as pa
 from pipelines.sources.reader import Wanted
 
 _NEEDS = {
-    "key": "a key is text or an integer, a boolean, a date or a UUID",
-    "number": "a number, a boolean or text that holds a number is needed",
-    "time": "a timestamp, a date, a number or text is needed",
-    "split": "text is needed",
+    "key": "a key must be text, an integer, a boolean, a date or a UUID",
+    "number": "must be a number, a boolean or text with a number",
+    "time": "must be a timestamp, a date, a number or text",
+    "split": "must be text",
 }
 
 
 def problem(wanted: Wanted, kind: pa.DataType) -> str | None:
-    """Why a column of this type cannot be read, and what to do; None when it can."""
+    """Why a column of this type cannot be read, and what to do; None: it can."""
     kind = _plain(kind)
     if pa.types.is_null(kind) or _is_text(kind):
         return None
@@ -44,26 +45,27 @@ def problem(wanted: Wanted, kind: pa.DataType) -> str | None:
 def _remedy(wanted: Wanted, kind: pa.DataType) -> str:
     types = pa.types
     if any(test(kind) for test in (types.is_list, types.is_large_list, types.is_fixed_size_list)):
-        return "write one value a row"
+        return "write one value per row"
     if types.is_list_view(kind) or types.is_large_list_view(kind) or types.is_map(kind):
-        return "write one value a row"
+        return "write one value per row"
     if types.is_struct(kind):
-        return f"write the field you need as a column of its own ({', '.join(f.name for f in kind)})"
+        return f"write the field you need as a separate column ({', '.join(f.name for f in kind)})"
     if types.is_floating(kind):
         return "write the column as integers (pandas: .astype('Int64')) or as text"
     if types.is_decimal(kind):
         return "write the column without fraction digits, as decimal(38, 0), as integers or as text"
     if wanted.kind == "time":
-        return "this type is no point in time; write a timestamp, or a number in source.timestamp_unit"
+        return "this type is not a point in time; write a timestamp, or a number in source.timestamp_unit"
     return "write the column as text" if wanted.kind in ("key", "split") else "write the column as a number"
 
 
 def convert(values: pa.Array, kind: str) -> pa.Array:
-    """A column as validation takes it: text, bytes of a key that are not UTF-8, numbers, dates, timestamps.
+    """A column in a form that validation accepts: text, bytes of a key that are not UTF-8, numbers, dates,
+    timestamps.
 
     Args:
-      values: of a type for which there is no `problem`.
-      kind: of the column that is wanted.
+      values: of a type without a `problem`.
+      kind: of the wanted column.
     """
     if pa.types.is_dictionary(values.type):
         if kind == "key" and values.type.value_type == pa.string() and _is_valid(values.dictionary):
@@ -83,7 +85,8 @@ def convert(values: pa.Array, kind: str) -> pa.Array:
 
 
 def _text(values: pa.Array, kind: str) -> pa.Array:
-    """Text; where bytes are not UTF-8 a key stays bytes, which are refused by row, and others are null."""
+    """Text. Where bytes are not UTF-8, a key stays bytes, which validation rejects, and others become
+    null."""
     if pa.types.is_binary_view(values.type) or pa.types.is_large_binary(values.type):
         values = values.cast(pa.binary())
     if pa.types.is_string_view(values.type) or pa.types.is_large_string(values.type):
@@ -105,7 +108,7 @@ def _decoded(value: bytes | None) -> str | None:
 
 
 def _is_valid(values: pa.Array) -> bool:
-    """Whether text is UTF-8, which Parquet promises and not every writer keeps."""
+    """Whether text is UTF-8, which Parquet requires but not every writer ensures."""
     try:
         values.validate(full=True)
     except pa.ArrowInvalid:
@@ -114,7 +117,7 @@ def _is_valid(values: pa.Array) -> bool:
 
 
 def _whole(values: pa.Array) -> pa.Array:
-    """Decimals without fraction as int64, as float64 where they are too large for it."""
+    """Decimals without fraction as int64, or float64 if they are too large."""
     try:
         return values.cast(pa.int64())
     except pa.ArrowInvalid:

@@ -1,55 +1,56 @@
-"""What a pattern of source.paths stands for: a file, the files of a directory, or all that a glob matches.
+"""The files that a pattern of source.paths stands for: one file, the files of a directory, or a glob's
+matches.
 
-A glob knows `*`, `?`, `[a-z]`, `[!a-z]` and, as a whole part of a path, `**` for any depth. A path that
-exists as it is written is taken literally. Links are followed. Order is natural: numbers inside names count
-as numbers.
+A glob may contain `*`, `?`, `[a-z]`, `[!a-z]` and, as a whole part of a path, `**` for any depth. A path that
+exists literally is taken literally. Links are followed. The order is natural: numbers inside names are
+compared as numbers.
 """
 
 import fnmatch
 import os
 import re
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from configs.errors import DataError
 from configs.system.storage import filesystem, is_remote
 from pipelines.sources.identity import SourceFile, look, remote_file
 
-# What writes these keeps old versions of rows beside the new ones.
+# These formats keep old versions of rows beside the new ones.
 _TABLES = {"_delta_log": "a Delta Lake table", ".hoodie": "a Hudi table"}
 _CLUTTER = {"Thumbs.db", "desktop.ini"}
 
 
 class Expansion(NamedTuple):
-    """What a pattern stands for."""
+    """The files of a pattern."""
 
     literal: bool
     """Whether it names one file."""
     files: list[SourceFile]
-    """In order."""
+    """Files in order."""
     clutter: list[str]
-    """What is left out for its name."""
+    """Files left out because of their names."""
 
 
-def natural(path: str) -> tuple:
+def natural(path: str) -> tuple[object, ...]:
     """Key of the natural order of paths, part by part; ties by their text."""
     return [_numbers_apart(part) for part in path.split("/")], path
 
 
-def _numbers_apart(name: str) -> list:
-    """Text and numbers of a name by turns."""
+def _numbers_apart(name: str) -> list[str | int]:
+    """Text and numbers of a name, alternating."""
     return [int(piece) if i % 2 else piece for i, piece in enumerate(re.split("([0-9]+)", name))]
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a file or directory is left out for its name, as Spark does; `_day=1` is a partition."""
+    """Whether a file or directory is left out because of its name, as in Spark; `_day=1` is a partition."""
     if name.startswith("_"):
         return "=" not in name
     return name.startswith(".") or name.endswith(".crc") or name in _CLUTTER
 
 
 def has_magic(path: str) -> bool:
-    """Whether it is a pattern."""
+    """Whether a path is a pattern."""
     return any(mark in path for mark in "*?[")
 
 
@@ -57,7 +58,7 @@ def expand(pattern: str) -> Expansion:
     """All files of a pattern.
 
     Raises:
-      DataError: nothing matches, or a directory cannot be listed or holds a table of another kind.
+      DataError: nothing matches, or a directory cannot be listed or contains an unsupported table format.
     """
     clutter: list[str] = []
     fs = _RemoteFiles(pattern) if is_remote(pattern) else _LocalFiles(pattern)
@@ -76,12 +77,12 @@ def expand(pattern: str) -> Expansion:
 
 def _nothing(path: str, kind: str | None) -> str:
     if kind:
-        return "the directory holds no file"
-    hint = " ([...] is a set of characters: [[] stands for a bracket)" if "[" in path else ""
+        return "the directory contains no files"
+    hint = " ([...] is a set of characters; write [[] for a bracket)" if "[" in path else ""
     return f"no file matches{hint}"
 
 
-def _glob(fs, path: str, clutter: list[str]) -> list[str]:
+def _glob(fs: Any, path: str, clutter: list[str]) -> list[str]:
     """Files and directories that match a pattern."""
     parts = path.split("/")
     first = next(i for i, part in enumerate(parts) if has_magic(part))
@@ -94,33 +95,35 @@ def _glob(fs, path: str, clutter: list[str]) -> list[str]:
     return found
 
 
-def _matching(fs, base: str, part: str, clutter: list[str]) -> Iterator[str]:
-    """What in a directory matches one part of a pattern."""
+def _matching(fs: Any, base: str, part: str, clutter: list[str]) -> Iterator[str]:
+    """Entries of a directory that match one part of a pattern."""
     if "*" not in part and "?" not in part and fs.kind(_join(base, part)):
         yield _join(base, part)
         return
     for name in _names(fs, base):
         if not fnmatch.fnmatchcase(name, part):
             continue
-        if is_clutter(name) and part[0] != name[0]:  # a pattern that begins with _ asks for them
+        if is_clutter(name) and part[0] != name[0]:  # a pattern that begins with _ includes them
             clutter.append(_join(base, name))
         else:
             yield _join(base, name)
 
 
-def _names(fs, directory: str) -> list[str]:
+def _names(fs: Any, directory: str) -> list[str]:
     names = fs.names(directory)
     if found := next((name for name in names if name in _TABLES), None):
         raise DataError(
-            f"{directory}: is {_TABLES[found]}, whose files hold removed rows too; export it as plain files"
+            f"{directory}: is {_TABLES[found]}, whose files also hold deleted rows; export it as plain files"
         )
     return names
 
 
-def _directories(fs, directory: str, clutter: list[str], above: tuple = ()) -> Iterator[str]:
-    """A directory and all below it."""
+def _directories(
+    fs: Any, directory: str, clutter: list[str], above: tuple[object, ...] = ()
+) -> Iterator[str]:
+    """A directory and all directories below it."""
     identity = fs.identity(directory)
-    if identity in above:  # a link that leads back up: all of it is visited already
+    if identity in above:  # a link to a directory above, which is visited already
         return
     yield directory
     for name in fs.names(directory):
@@ -132,7 +135,7 @@ def _directories(fs, directory: str, clutter: list[str], above: tuple = ()) -> I
                 yield from _directories(fs, place, clutter, (*above, identity))
 
 
-def _files_of(fs, path: str, clutter: list[str], above: tuple = ()) -> Iterator[str]:
+def _files_of(fs: Any, path: str, clutter: list[str], above: tuple[object, ...] = ()) -> Iterator[str]:
     """A file itself, or all files in a directory and below it."""
     if fs.kind(path) != "directory":
         yield path
@@ -152,7 +155,7 @@ def _join(base: str, name: str) -> str:
 
 
 class _LocalFiles:
-    """Directories of this machine; relative paths stay as they are written."""
+    """Local directories; relative paths stay relative."""
 
     def __init__(self, pattern: str):
         self.path = os.path.expanduser(pattern.removeprefix("file://"))
@@ -160,7 +163,7 @@ class _LocalFiles:
             self.path = self.path.rstrip("/")
 
     def kind(self, path: str) -> str | None:
-        """file (anything but a directory, broken links too), directory, or None when nothing is there."""
+        """file (anything but a directory, even a broken link), directory, or None: does not exist."""
         if os.path.isdir(path or "."):
             return "directory"
         return "file" if os.path.lexists(path) else None
@@ -173,21 +176,23 @@ class _LocalFiles:
         except OSError as error:
             raise DataError(f"{directory}: cannot be listed ({error.strerror}); check source.paths") from None
 
-    def identity(self, directory: str):
+    def identity(self, directory: str) -> object:
         stat = os.stat(directory or ".")
         return stat.st_dev, stat.st_ino
 
     def file(self, path: str) -> SourceFile:
         if os.path.islink(path) and not os.path.exists(path):
             raise DataError(
-                f"{path}: is a link to {os.readlink(path)}, which leads nowhere; "
-                "restore what it points to, or remove the link"
+                f"{path}: is a link to {os.readlink(path)}, which does not exist; "
+                "restore that, or remove the link"
             )
         found = look(path)
         if not os.path.isfile(path):
-            raise DataError(f"{path}: is a pipe, socket or device; copy what it gives to a file first")
+            raise DataError(f"{path}: is a pipe, socket or device; copy its content to a file first")
         if not os.access(path, os.R_OK):
-            raise DataError(f"{path}: cannot be read (Permission denied); change its rights or source.paths")
+            raise DataError(
+                f"{path}: cannot be read (Permission denied); change its permissions or source.paths"
+            )
         return found
 
 
@@ -198,7 +203,7 @@ class _RemoteFiles:
         self._pattern = pattern
         self._fs, path = filesystem(pattern)
         self.path = path.rstrip("/")
-        self._infos: dict[str, dict | None] = {}
+        self._infos: dict[str, dict[str, Any] | None] = {}
         self._names: dict[str, list[str]] = {}
 
     def kind(self, path: str) -> str | None:
@@ -212,24 +217,24 @@ class _RemoteFiles:
             start = f"{directory}/"
             found = self._ask(self._fs.ls, directory, detail=True) or []
             infos = {info["name"].rstrip("/"): info for info in found if info["name"].startswith(start)}
-            infos.pop(directory, None)  # an object that stands for the directory
+            infos.pop(directory, None)  # an object that represents the directory
             self._infos.update(infos)
             self._names[directory] = [name.removeprefix(start) for name in infos]
         return self._names[directory]
 
-    def identity(self, directory: str):
+    def identity(self, directory: str) -> object:
         return directory
 
     def file(self, path: str) -> SourceFile:
         self.kind(path)
-        return remote_file(self._fs.unstrip_protocol(path), self._infos[path])
+        return remote_file(self._fs.unstrip_protocol(path), self._infos[path] or {})
 
-    def _ask(self, method, path: str, **options):
-        """What a driver answers; None when nothing is there."""
+    def _ask(self, method: Callable[..., Any], path: str, **options: Any) -> Any:
+        """A driver's answer; None: not found."""
         try:
             return method(path, **options)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except Exception as error:  # each store's driver has errors of its own
+        except Exception as error:  # each store's driver raises its own errors
             message = str(error).partition("\n")[0] or type(error).__name__
             raise DataError(f"{self._pattern}: cannot be listed ({message}); check source.paths") from None

@@ -1,17 +1,18 @@
 r"""Where records of delimited text begin and end: RFC 4180, with newlines inside quoted values.
 
-A quote opens a value only at the beginning of a cell; elsewhere in a bare cell it is ordinary text. Inside,
-two quotes are one, and the quote that ends the value stands before a delimiter or a line end, blanks between
-them apart. A record may go over several lines. Whatever else is found is refused:
+A quote opens a value only at the beginning of a cell; elsewhere in an unquoted cell it is ordinary text.
+Inside a quoted value two quotes stand for one, and the closing quote is followed by a delimiter or a line
+end, with blanks allowed in between. A record may span several lines. Everything else is rejected:
 
-- `text_after_quote`: a quote inside that neither ends the value nor is doubled, as in `"5" tall"`. The record
-  is refused whole, to the quote that does end the value.
-- `unbalanced_quote`: no quote ends the value within MAX_LINE_BYTES, or one that opens another value comes
-  first, so that the first was a stray character. That line alone is refused; the next one begins a record.
+- `text_after_quote`: a quote inside that neither closes the value nor is doubled, as in `"5" tall"`. The
+whole
+  record is rejected, up to the quote that closes the value.
+- `unbalanced_quote`: no quote closes the value within MAX_LINE_BYTES, or one that opens another value comes
+  first, so the first was a stray character. Only that line is rejected; the next one begins a record.
 
-A range of bytes may begin inside a record. Of its first line it is therefore not known whether it begins a
-record, and every answer is tried (`State`). Mostly the text that follows contradicts all but one; otherwise
-text before the range is read until all answers lead to the same record (`Quoting.first_record`).
+A range of bytes may begin inside a record, so it is unknown whether its first line begins a record, and every
+possibility is tried (`State`). Usually the text that follows contradicts all but one; otherwise text before
+the range is read until all possibilities lead to the same record (`Quoting.first_record`).
 """
 
 import re
@@ -26,17 +27,17 @@ from pipelines.sources.lines import MAX_LINE_BYTES
 OK, UNBALANCED, TEXT_AFTER = 0, 1, 2
 REASONS = {UNBALANCED: "unbalanced_quote", TEXT_AFTER: "text_after_quote"}
 _OPEN = -1  # the text ends inside a value
-_STRAY = -2  # the quote that opened was not meant to
+_STRAY = -2  # the opening quote was a stray character
 _BACK_BYTES = (1 << 16, 1 << 20, 1 << 23, 1 << 26)
 
 
 class State(NamedTuple):
-    """What a line may begin with."""
+    """A state in which a line may begin."""
 
     quoted: bool
-    """Inside a quoted value; otherwise after an escaped line end, in a bare one."""
+    """Inside a quoted value; otherwise after an escaped line end in an unquoted one."""
     fault: int = OK
-    """Of the record so far."""
+    """Fault of the record so far."""
 
 
 class Records(NamedTuple):
@@ -51,7 +52,7 @@ class Records(NamedTuple):
     faults: np.ndarray
     """int8 [records] OK, UNBALANCED or TEXT_AFTER."""
     open_at: int | None
-    """Where a record begins that more text may end; it is none of the records."""
+    """Where a record begins that needs more text; it is not among `records`."""
 
 
 def line_bounds(data: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -66,13 +67,13 @@ def line_bounds(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Quoting:
-    """Finds records and cells under a delimiter, a quote and an escape character."""
+    """Finds records and cells, given a delimiter, a quote and an escape character."""
 
     def __init__(self, delimiter: str, quote: str | None, escape: str | None):
         self.delimiter = delimiter.encode()
         self.quote = quote.encode() if quote else None
         self.escape = escape.encode() if escape else None
-        # With an escape, the first group is empty where an escaped character is to be stepped over.
+        # With an escape, the first group is empty where an escaped character must be skipped.
         ends = b"(" + re.escape(self.delimiter) + b"|\n)"
         self._bare = re.compile((re.escape(self.escape) + b"(?:\r\n|(?s:.))|" if self.escape else b"") + ends)
         blank = b"|".join(b for b in (b" ", b"\t") if b not in self.delimiter)
@@ -81,18 +82,18 @@ class Quoting:
 
     @property
     def states(self) -> list[State]:
-        """What a line that begins no record may begin with."""
+        """The states in which a line inside a record may begin."""
         quoted = [State(True), State(True, TEXT_AFTER)] if self.quote else []
         return quoted + ([State(False), State(False, TEXT_AFTER)] if self.escape else [])
 
     def may_span(self, data: bytes) -> bool:
-        """Whether some record of these lines may not be one line, or not a good one; False is certain."""
+        """Whether some record of these lines may span several lines or have a fault; False is certain."""
         if self.escape and self.escape in data:
             return True
-        return bool(self.quote) and self.quote in data and not self._encloses_cells(data)
+        return self.quote is not None and self.quote in data and not self._encloses_cells(data)
 
     def records(self, data: bytes, final: bool) -> Records:
-        """Records of whole lines, of which the first begins one.
+        """Records of whole lines, the first of which begins a record.
 
         Args:
           final: no more text follows.
@@ -120,18 +121,18 @@ class Quoting:
         return Records(starts[lines], ends[lines], lines, faults[lines], open_at)
 
     def first_record(self, data: bytes, at: int, before: Callable[[int], bytes]) -> int:
-        """Where the first record of a range begins, as a place in its lines; beyond them when none does.
+        """Position in `data` where the first record of a range begins; beyond its end if none does.
 
         Args:
           data: whole lines from byte `at` of the file on, with MAX_LINE_BYTES after the range.
-          before: a number of bytes to the whole lines that begin in so many bytes before `at`.
+          before: given a number of bytes, returns the whole lines that begin within it before `at`.
 
         Raises:
-          DataError: text of 64 MiB before can be read in two ways.
+          DataError: 64 MiB of text before the range are ambiguous.
         """
         if not at or not self.continuations(data, final=True):
             return 0
-        data = data[: data.find(b"\n", MAX_LINE_BYTES + 1) + 1] or data  # no record at its start is longer
+        data = data[: data.find(b"\n", MAX_LINE_BYTES + 1) + 1] or data  # no record at the start is longer
         for size in _BACK_BYTES:
             earlier = before(size)
             whole = earlier + data
@@ -142,12 +143,12 @@ class Quoting:
             if len(found) == 1:
                 return found.pop() - len(earlier)
         raise DataError(
-            f"whether byte {at} is in a quoted value cannot be known from {_BACK_BYTES[-1] >> 20} MiB before "
+            f"cannot tell from {_BACK_BYTES[-1] >> 20} MiB before byte {at} whether it is in a quoted value; "
             "it; set source.quote: null if quotes are ordinary text"
         )
 
     def continuations(self, data: bytes, final: bool) -> set[int]:
-        """Where records may begin next, should the first line not begin one; empty: it does."""
+        """Where records may begin next if the first line does not begin one; empty: it does."""
         found = set()
         for state in self.states:
             end, _ = self._scan(data, 0, state)
@@ -158,7 +159,7 @@ class Quoting:
         return found
 
     def _next_record(self, data: bytes, start: int, goal: int) -> int:
-        """First record at or after `goal`, when one begins at `start`."""
+        """First record at or after `goal`, given that one begins at `start`."""
         if start >= goal:
             return start
         starts = self.records(data[start:], final=True).starts + start
@@ -170,14 +171,14 @@ class Quoting:
         values = []
         for start, closed, end in self._spans(record):
             value = record[start:end]
-            if closed > start:
+            if self.quote and closed > start:
                 inside = record[start + 1 : closed - 1].replace(self.quote * 2, self.quote)
                 value = inside + record[closed:end]
             values.append(self._unescaped(value, rb"\1"))
         return values
 
     def has_bare_return(self, record: bytes) -> bool:
-        """Whether a carriage return stands outside quoted values of a good record."""
+        """Whether a good record has a carriage return outside quoted values."""
         bare = b"".join(record[closed:end] for _, closed, end in self._spans(record))
         return b"\r" in self._unescaped(bare, b"")
 
@@ -185,7 +186,8 @@ class Quoting:
         return re.sub(re.escape(self.escape) + b"(?s:(.))", form, value) if self.escape else value
 
     def _spans(self, record: bytes) -> Iterator[tuple[int, int, int]]:
-        """Of each cell of a record: its start, the place after its closing quote (or its start), its end."""
+        """For each cell of a record: its start, the position after its closing quote (or its start), its
+        end."""
         at = 0
         while True:
             start = closed = at
@@ -200,7 +202,7 @@ class Quoting:
             at = found.end()
 
     def _scan(self, data: bytes, start: int, state: State | None = None) -> tuple[int, int]:
-        """End of the record that `start` is in, before its newline, and its fault; or _OPEN or _STRAY."""
+        """End of the record that contains `start`, before its newline, or _OPEN or _STRAY; and its fault."""
         at, stop = start, start + MAX_LINE_BYTES
         quoted, fault = (state.quoted, state.fault) if state else (False, OK)
         begins_cell = state is None
@@ -215,17 +217,18 @@ class Quoting:
                 at = found.end()
                 found = self._bare.search(data, at)
             end = found.start() if found else len(data)
-            if end > stop + 1:  # a carriage return is no part of the record
+            if end > stop + 1:  # a carriage return before the newline is not part of the record
                 return _STRAY, fault
             if found is None:
                 is_open = data.endswith(b"\n") or (self.escape and self._is_escaped(data, end, start))
-                return (_OPEN if is_open else end), fault  # an escape waits for what follows the last line
+                return (_OPEN if is_open else end), fault  # an escape at the end waits for more text
             if found.group(1) == b"\n":
                 return end, fault
             at = found.end()
 
     def _close(self, data: bytes, at: int, stop: int, fault: int) -> tuple[int, int]:
-        """Place after the quote that ends the value which `at` is in, or _OPEN or _STRAY; and the fault."""
+        """Position after the quote that closes the value around `at`, or _OPEN or _STRAY; and the fault."""
+        assert self.quote is not None
         begin = at
         while True:
             found = data.find(self.quote, at, stop)
@@ -237,7 +240,7 @@ class Quoting:
             if data.startswith(self.quote, at):
                 at += 1
             elif self._after.match(data, at):
-                # After a quote that was not doubled, \" is more likely one more of these than an end.
+                # After an undoubled quote, \" is more likely another undoubled quote than the end.
                 if not fault or data[found - 1 : found] != b"\\":
                     return at, fault
             elif not found or data.endswith((self.delimiter, b"\n"), 0, found):
@@ -246,15 +249,17 @@ class Quoting:
                 fault = TEXT_AFTER
 
     def _is_escaped(self, data: bytes, at: int, begin: int) -> bool:
+        assert self.escape is not None
         count = at
         while count > begin and data.startswith(self.escape, count - 1):
             count -= 1
         return (at - count) % 2 == 1
 
     def _encloses_cells(self, data: bytes) -> bool:
-        """Whether the quotes simply enclose whole cells of one line; False is not certain."""
+        """Whether the quotes just enclose whole cells of one line; False is not certain."""
         if len(self.delimiter) > 1:
             return not len(self._odd_lines(data, *line_bounds(data)))
+        assert self.quote is not None
         array = np.frombuffer(data, np.uint8)
         quote = self.quote[0]
         places = np.flatnonzero((array == quote) | (array == 10))
@@ -273,7 +278,7 @@ class Quoting:
         return bool(((array[wrong] == 13) & (array[np.minimum(wrong + 1, len(array) - 1)] == 10)).all())
 
     def _odd_lines(self, data: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """Lines, int64, whose quotes do not simply enclose whole cells, and those with an escape."""
+        """Lines (int64) whose quotes do not just enclose whole cells, and lines with an escape."""
         array = np.frombuffer(data, np.uint8)
         odd = np.zeros(len(starts) + 1, bool)
         if self.escape:

@@ -1,17 +1,17 @@
-"""What a source is: ranges that can be counted and read anywhere, and the pieces that come out."""
+"""The interface of a source: ranges that any worker can count and read, and the pieces it reads."""
 
 import abc
 import collections
 import dataclasses
 import importlib
 from collections.abc import Callable, Generator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from configs.sections.sources import RolesConfig, SourceConfig
-from pipelines.layout import JobLayout
+from configs.sections.sources import RolesConfig, SideFeatureConfig, SourceConfig
+from pipelines.job import JobLayout
 from pipelines.sources import MODULES
 from pipelines.sources.identity import SourceFile
 
@@ -19,8 +19,8 @@ from pipelines.sources.identity import SourceFile
 class Range(NamedTuple):
     """A part of a source."""
 
-    index: int
-    """Place among all ranges, which is the order of rows."""
+    index: int  # type: ignore[assignment]  # hides tuple.index, which no one calls
+    """Index among all ranges, in the order of rows."""
     path: str
     """File; empty for a source without files."""
     start: int
@@ -32,11 +32,12 @@ class Range(NamedTuple):
     columns: tuple[str, ...] = ()
     """Names of the file's columns, left to right, for delimited text."""
     version: str = ""
-    """Of the file when it was listed (pipelines/sources/identity.py); empty for a source without files."""
+    """Version of the file when it was listed (pipelines/sources/identity.py); empty for a source without
+    files."""
 
 
 class Reject(NamedTuple):
-    """A refused row."""
+    """A rejected row."""
 
     row: int
     """Global row number."""
@@ -47,12 +48,12 @@ class Reject(NamedTuple):
     reason: str
     """One of the reasons in pipelines/rows/validate.py."""
     text: str
-    """What stands there, truncated."""
+    """Text of the row, truncated."""
 
 
 @dataclasses.dataclass
 class SourcePiece:
-    """Rows as the source has them, not validated."""
+    """Rows as read from the source, not validated."""
 
     columns: dict[str, pa.Array]
     """By role (user, item, label, timestamp, weight, _split) or feature name: any Arrow type."""
@@ -66,15 +67,16 @@ class SourcePiece:
     """Text of the i-th row."""
     rejects: list[Reject] = dataclasses.field(default_factory=list)
     """Rows that could not even be parsed."""
-    notes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    """What was left out or read as something else, and refused nothing: counts by reason."""
+    notes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    """Counts, by reason, of values that were not taken literally and lines left out, without rejecting a
+    row."""
 
 
 class Reader(abc.ABC):
     """Reads one kind of source."""
 
     def __init__(self, config: SourceConfig, layout: JobLayout):
-        self.config = config
+        self.config: Any = config  # sub-classes narrow it to the section of their kind
         self.layout = layout
 
     def setup(self) -> None:  # noqa: B027 - most need none
@@ -82,15 +84,15 @@ class Reader(abc.ABC):
 
     @abc.abstractmethod
     def files(self) -> list[SourceFile]:
-        """The source's files in order. Raises DataError: missing or empty."""
+        """The source's files in order. Raises DataError: one is missing or empty."""
 
     @abc.abstractmethod
     def estimated_rows(self) -> int:
-        """About how many rows there are; cheap."""
+        """A cheap estimate of the number of rows."""
 
     @abc.abstractmethod
     def ranges(self) -> list[Range]:
-        """All ranges, after a first look at each file. Raises DataError for what can be seen early."""
+        """All ranges, after a first check of each file. Raises DataError for what can be detected early."""
 
     @abc.abstractmethod
     def count(self, part: Range) -> int:
@@ -98,7 +100,7 @@ class Reader(abc.ABC):
 
     @abc.abstractmethod
     def read(self, part: Range, first_row: int, first_line: int) -> Generator[SourcePiece, None, int]:
-        """The rows of a range; the generator's value is what `count` says of the range.
+        """The rows of a range; the generator returns the same number as `count`.
 
         Args:
           first_row: global number of its first row.
@@ -117,7 +119,7 @@ class Wanted(NamedTuple):
     """key, number, time or split."""
 
 
-def wanted_columns(roles: RolesConfig, features: list) -> list[Wanted]:
+def wanted_columns(roles: RolesConfig, features: list[SideFeatureConfig]) -> list[Wanted]:
     """All columns the job needs."""
     wanted = [Wanted("user", roles.user, "key"), Wanted("item", roles.item, "key")]
     for name, kind in (("label", "number"), ("timestamp", "time"), ("weight", "number")):
@@ -133,18 +135,19 @@ def wanted_columns(roles: RolesConfig, features: list) -> list[Wanted]:
 
 def make_reader(config: SourceConfig, layout: JobLayout) -> Reader:
     """The reader of a source's kind."""
-    return importlib.import_module(MODULES[config.kind]).Reader(config, layout)
+    reader: Reader = importlib.import_module(MODULES[config.kind]).Reader(config, layout)
+    return reader
 
 
 class Place(NamedTuple):
-    """Where a range stands in the source."""
+    """Position of a range in the source."""
 
     row: int
     """Global number of its first row."""
     line: int
     """Number in its file, from 1, of its first line."""
-    count: int
-    """Its lines or rows."""
+    count: int  # type: ignore[assignment]  # hides tuple.count, which no one calls
+    """Number of its lines or rows."""
 
 
 def first_rows(ranges: list[Range], counts: dict[int, int]) -> dict[int, Place]:

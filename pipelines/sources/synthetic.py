@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as compute
 
 from configs.planted import Planted
+from configs.sections.sources import SyntheticSourceConfig
 from pipelines.sources import reader
 from pipelines.sources.identity import SourceFile
 from pipelines.sources.reader import Range, SourcePiece
@@ -15,9 +16,11 @@ from pipelines.sources.reader import Range, SourcePiece
 class Reader(reader.Reader):
     """Draws interactions."""
 
+    config: SyntheticSourceConfig
+
     def setup(self) -> None:
         self._planted = Planted(self.config)
-        self._planted.rows(0, 1)  # fills its tables before threads share it
+        self._planted.rows(0, 1)  # fills its tables before threads share them
 
     def files(self) -> list[SourceFile]:
         return []
@@ -51,7 +54,7 @@ class Reader(reader.Reader):
 
 
 def _keys(index: np.ndarray, prefix: str, size: int) -> pa.DictionaryArray:
-    """Keys as configs.planted.user_key and item_key make them, of indices below `size`."""
+    """Keys as from configs.planted.user_key and item_key, of indices below `size`."""
     if size <= 16 * len(index):  # marking all is faster than sorting
         used = np.zeros(size, bool)
         used[index] = True

@@ -1,4 +1,4 @@
-"""What delimited text and JSON lines share: files cut into byte ranges at line ends."""
+"""What delimited text and JSON lines share: files that are cut into byte ranges at line ends."""
 
 import abc
 import dataclasses
@@ -6,7 +6,9 @@ import functools
 from collections.abc import Collection, Generator, Iterator
 
 import numpy as np
+import pyarrow as pa
 
+from configs.sections.sources import FileSourceConfig
 from pipelines.sources import files, lines
 from pipelines.sources.identity import SourceFile, each
 from pipelines.sources.lines import BOM, MAX_LINE_BYTES
@@ -14,8 +16,8 @@ from pipelines.sources.quoting import Records, line_bounds
 from pipelines.sources.reader import Range, Reader, Reject, SourcePiece
 
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
-_BYTES_PER_ROW = 20  # of a short text row; only sizes a job
-RAW_CHARACTERS = 500  # kept of a refused row
+_BYTES_PER_ROW = 20  # of a short text row; only used for the sizes of a job
+RAW_CHARACTERS = 500  # kept of a rejected row
 
 
 def num_lines(data: bytes) -> int:
@@ -30,7 +32,7 @@ class Block:
     path: str
     data: bytes
     first_row: int
-    """Global number of the first line's row: a record has that of its first line."""
+    """Global row number of the first line; a record has the number of its first line."""
     first_line: int
     """Its line number in the file, from 1."""
     columns: tuple[str, ...]
@@ -38,7 +40,7 @@ class Block:
     records: Records | None = None
     """Where records begin and end; None: each line is one."""
     own_lines: int = 0
-    """Lines of the range that were read for it, which are compared with those that were counted."""
+    """Lines of the range that were read, to compare with the number that was counted."""
 
     @functools.cached_property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -72,12 +74,12 @@ class Block:
         return data.decode("utf-8", "backslashreplace")[:RAW_CHARACTERS]
 
     def reject(self, record: int, reason: str) -> Reject:
-        """Refuses a record."""
+        """A Reject for a record."""
         line = int(self.lines(np.array([record]))[0])
         return Reject(self.first_row + line, self.path, self.first_line + line, reason, self.raw(record))
 
-    def piece(self, columns: dict, kept: np.ndarray, rejects: list[Reject]) -> SourcePiece:
-        """A piece of the records `kept` (int64 indices in this block), in which `columns` were found."""
+    def piece(self, columns: dict[str, pa.Array], kept: np.ndarray, rejects: list[Reject]) -> SourcePiece:
+        """A piece with the records `kept` (int64 indices in this block) and their `columns`."""
         places = self.lines(kept)
         return SourcePiece(
             columns=columns,
@@ -92,6 +94,7 @@ class Block:
 class TextReader(Reader):
     """Reads lines; a sub-class parses them."""
 
+    config: FileSourceConfig
     header = False
 
     @functools.cache  # noqa: B019 - a reader lives as long as its job
@@ -99,12 +102,12 @@ class TextReader(Reader):
         return files.list_files(self.config.paths)
 
     def estimated_rows(self) -> int:
-        # Names are good enough here: the estimate only sizes the job.
+        # Names suffice here: the estimate only determines the sizes of the job.
         sizes = (f.size * (4 if f.name.lower().endswith(_PACKED) else 1) for f in self.files())
         return sum(sizes) // _BYTES_PER_ROW
 
     def ranges(self) -> list[Range]:
-        ranges = []
+        ranges: list[Range] = []
         for file, (columns, cut) in zip(self.files(), each(self._look, self.files()), strict=True):
             step = self.layout.chunk_bytes if cut else file.size
             for start in range(0, file.size, step):
@@ -125,7 +128,7 @@ class TextReader(Reader):
 
     def read(self, part: Range, first_row: int, first_line: int) -> Generator[SourcePiece, None, int]:
         header, count = part.header, 0
-        for block in self.blocks(part, first_row - header, first_line):  # a header line is no row
+        for block in self.blocks(part, first_row - header, first_line):  # a header line is not a row
             count += block.own_lines
             if header and block.data:
                 block, header = _without_header(block), False
@@ -134,11 +137,11 @@ class TextReader(Reader):
         return count
 
     def blocks(self, part: Range, first_row: int, first_line: int) -> Iterator[Block]:
-        """The lines of a range; each is a record."""
+        """The lines of a range, each a record."""
         if part.stop < 0:
             chunks = lines.stream_lines(part.path, self.layout.chunk_bytes)
         else:
-            chunks = [lines.read_lines(part.path, part.start, part.stop)[1]]
+            chunks = iter([lines.read_lines(part.path, part.start, part.stop)[1]])
         for number, data in enumerate(chunks):
             own_lines = num_lines(data)
             if part.start == 0 and number == 0:
@@ -151,7 +154,7 @@ class TextReader(Reader):
 
     @abc.abstractmethod
     def check(self, name: str, data: bytes) -> tuple[str, ...]:
-        """Looks at a file's first lines; returns its column names. Raises DataError."""
+        """Checks a file's first lines and returns its column names. Raises DataError."""
 
     @abc.abstractmethod
     def parse(self, block: Block) -> SourcePiece:

@@ -1,50 +1,52 @@
-"""Catalogs: users/ with their sequences, items/ with their counts; both with side features as of three times;
-and the vocabularies of categorical features.
+"""Catalogs: users/ with sequences, items/ with counts; both with side features as of three points in time.
+Vocabularies of categorical features are written like them.
 
-configs/manifest.py says which value of a feature stands for whom: the newest known one, and those that the
-evaluation of valid and of test may know.
+configs/manifest.py defines the values of a feature: the newest known one, and those that evaluation of valid
+and of test may use.
 """
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from configs.manifest import SPLITS, feature_as_of
-from pipelines.layout import Job
+from pipelines.job import Job
+from pipelines.rows.blocks import BlockWriter
 from pipelines.rows.events import by_appearance
+from pipelines.stages.files import WrittenFile, close_durably, open_staged
 from pipelines.stages.ids import CATALOG_FILE_ROWS, TableIds
 from pipelines.stages.spool import Ref, array, column, read_table
 from pipelines.stages.threads import ThreadedDoFn
-from pipelines.stages.write import STEP_ROWS, BlockWriter, WrittenFile, close_durably, open_staged, take
+from pipelines.stages.write import STEP_ROWS, take
 
 _DIRECTORY = {"user": "users", "item": "items"}
 _LENGTH_NAMES = {"sequence": "sequence_length", "sequence_split": None}
-_FEATURE = "feature/"  # begins the kind of an item feature's slices
+_FEATURE = "feature/"  # prefix of the kind of an item feature's slices
 
 
 class RowFacts(NamedTuple):
-    """What is known of a shard's rows beside their columns, in the order of the columns."""
+    """Facts about a shard's rows besides their columns, in the same order."""
 
     starts: np.ndarray
     """int64 [n], first row of the row's user."""
     positive: np.ndarray
     """bool [n]."""
     known: dict[str, np.ndarray]
-    """By side feature, bool [n]: where it is not empty."""
+    """By side feature, bool [n]: where its value is not empty."""
     item_keys: np.ndarray
-    """int32 [n], place of the item's key among the shard's."""
+    """int32 [n], index of the item's key among the shard's keys."""
 
 
 def user_slices(
     job: Job, columns: dict[str, np.ndarray], rows_of: RowFacts, tables: dict[str, TableIds]
-) -> Iterator:
+) -> Iterator[Any]:
     """((user, file), table of id, sequence, sequence_split and features) of a shard's users.
 
     Args:
-      columns: final ids and all else of rows sorted by user key, then oldest first.
+      columns: all columns, with final ids, of rows sorted by user key, then oldest first.
     """
     ids = columns["user"]
     if job.ids_of("user").kind == "hash":
@@ -81,8 +83,10 @@ def user_slices(
     yield from _files("user", pa.table(table))
 
 
-def _told_apart(job: Job, items: np.ndarray, owners: np.ndarray, keys: np.ndarray, tables) -> np.ndarray:
-    """Item ids, where those on the out-of-vocabulary row are numbered from it on, by key and owner."""
+def _told_apart(
+    job: Job, items: np.ndarray, owners: np.ndarray, keys: np.ndarray, tables: dict[str, TableIds]
+) -> np.ndarray:
+    """Item ids; items on the out-of-vocabulary row are numbered from its id on, by key, for each owner."""
     if job.ids_of("item").kind == "hash":
         return items
     cold = np.flatnonzero(items == tables["item"].keys)
@@ -92,18 +96,20 @@ def _told_apart(job: Job, items: np.ndarray, owners: np.ndarray, keys: np.ndarra
     return result
 
 
-def _first_rows(splits: np.ndarray, positive: np.ndarray, number: int, begin: np.ndarray, ends: np.ndarray):
-    """int64 [users]: each user's first positive row of a split, or the last of all."""
+def _first_rows(
+    splits: np.ndarray, positive: np.ndarray, number: int, begin: np.ndarray, ends: np.ndarray
+) -> np.ndarray:
+    """int64 [users]: each user's first positive row in a split, or else the user's last row."""
     n = len(splits)
     first = np.minimum.reduceat(np.where(positive & (splits == number), np.arange(n), n), begin)
     return np.where(first < n, first, ends)
 
 
 def _newest_known(known: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """int64 [n]: for each row the newest known one of its owner not later than it; itself when there is none.
+    """int64 [n]: for each row its owner's newest known row up to it, or else the row itself.
 
     Args:
-      owners: int64 [n], equal ones side by side, their rows oldest first.
+      owners: int64 [n], equal ones adjacent, their rows oldest first.
     """
     rows = np.arange(len(known))
     newest = np.maximum.accumulate(np.where(known, rows, -1))
@@ -113,9 +119,9 @@ def _newest_known(known: np.ndarray, owners: np.ndarray) -> np.ndarray:
 
 def item_slices(
     job: Job, columns: dict[str, np.ndarray], known: dict[str, np.ndarray], items: TableIds
-) -> Iterator:
-    """((item, file), kind, table) of each item feature: of each item and split the shard's newest row with a
-    known value, or its newest row when there is none: id, timestamp, _row, split, known and value."""
+) -> Iterator[Any]:
+    """((item, file), kind, table) of each item feature. The table has, for each item and split, the shard's
+    newest row with a known value, or else its newest row: id, timestamp, _row, split, known and value."""
     for feature in job.source.features:
         if feature.of != "item":
             continue
@@ -157,7 +163,7 @@ class WriteCatalog(ThreadedDoFn):
         file = open_staged(self._job.layout.staging, written.directory, written.name)
         writer = BlockWriter(file, self._job.block_rows)
         order = np.argsort(column(keys, "id"), kind="stable")
-        features = {}
+        features: dict[str, np.ndarray] = {}
         for kind, values in whole.items():
             if kind.startswith(_FEATURE):
                 features |= _as_of_each(kind.removeprefix(_FEATURE), values)
@@ -191,7 +197,7 @@ def _as_of_each(name: str, rows: pa.Table) -> dict[str, np.ndarray]:
         column(rows, n) for n in ("id", "split", "known", "timestamp", "_row")
     )
     found = {}
-    for number, split in enumerate((*SPLITS[1:], ""), 1):  # rows of earlier splits; at last all rows
+    for number, split in enumerate((*SPLITS[1:], ""), 1):  # rows of earlier splits, finally all rows
         order = np.lexsort((numbers, times, known, splits < number, ids))
         last = order[np.r_[ids[order][1:] != ids[order][:-1], True][: len(ids)]]
         found[feature_as_of(name, split) if split else name] = column(rows, "value")[last]

@@ -1,14 +1,15 @@
-"""Third stage: ids and histories go into the rows of a part of the users; rows go to their files."""
+"""Third stage: adds ids and histories to the rows of a user shard and sends rows to their files."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
 from configs.manifest import SPLITS
-from pipelines.layout import RECORDS
+from pipelines.job import RECORDS
 from pipelines.rows import split
 from pipelines.rows.hashes import hash_rows
 from pipelines.rows.history import gather_ranges, history_ranges
@@ -25,7 +26,9 @@ _STREAM = 2  # of hash_rows; split.py uses another
 class FinishRows(ThreadedDoFn):
     """(user shard, rows and maps) to ((directory, file), (bucket, ref)), with outputs `catalog`, `counts`."""
 
-    def work(self, element: tuple[int, Iterable], plan: Plan, tables: dict[str, TableIds]) -> Iterator:
+    def work(
+        self, element: tuple[int, Iterable[Any]], plan: Plan, tables: dict[str, TableIds]
+    ) -> Iterator[Any]:
         shard, parts = element
         parts = sorted(parts)
         rows = next(read_table(ref) for kind, _, _, ref in parts if kind == "rows")
@@ -48,16 +51,19 @@ class FinishRows(ThreadedDoFn):
                 output.append((key, (bucket, spool.add(slice_))))
         yield from output
 
-    def _left_out(self, columns: dict[str, np.ndarray], rows_of: RowFacts, users: TableIds) -> Counter:
-        """Users, and their positive rows, of held-out splits whom evaluation cannot take: see SplitInfo."""
+    def _left_out(self, columns: dict[str, np.ndarray], rows_of: RowFacts, users: TableIds) -> Counter[str]:
+        """Counts users, and their positive rows, in held-out splits that evaluation leaves out; see
+        SplitInfo."""
         owner = columns["user"].astype(np.int64)
-        if self._job.ids_of("user").kind == "vocab":  # users without a row of their own differ by key
+        if (
+            self._job.ids_of("user").kind == "vocab"
+        ):  # users without a row of their own are distinguished by key
             owner = np.where(owner < users.keys, -1, rows_of.starts)
         mine = np.flatnonzero(rows_of.positive & (owner >= 0))
         _, owner = np.unique(owner[mine], return_inverse=True)
         rows = np.zeros((len(SPLITS), int(owner.max(initial=-1)) + 1), np.int64)
         np.add.at(rows, (columns["_split"][mine], owner), 1)
-        counts = Counter()
+        counts: Counter[str] = Counter()
         for number, name in enumerate(SPLITS[1:], 1):
             for kind, whom in (("cold", rows[0] == 0), ("rare", rows[0] > 0)):
                 if kind == "rare" and self._job.ids_of("user").kind == "hash":
@@ -69,8 +75,8 @@ class FinishRows(ThreadedDoFn):
 
     def _rows(
         self, columns: dict[str, np.ndarray], rows_of: RowFacts, plan: Plan, items: TableIds
-    ) -> Iterator:
-        """Rows by directory, file and bucket: the hash of the row number decides its file and place there."""
+    ) -> Iterator[Any]:
+        """Rows by directory, file and bucket; the hash of a row's number determines its file and position."""
         place = hash_rows(columns["_row"], self._job.dataset.seed, _STREAM)
         files = np.array([self._job.num_files(s) for s in range(len(RECORDS))], np.uint64)
         base = np.cumsum(files) - files
@@ -93,12 +99,14 @@ class FinishRows(ThreadedDoFn):
                 table = table.append_column("history", _lists(*histories, chosen))
             yield (s, file - int(base[s])), int(index) & (plan.buckets - 1), table
 
-    def _history_ranges(self, columns: dict, rows_of: RowFacts, items: TableIds) -> tuple:
-        """Members int [m] and first, last int64 [n]: the history of row r is members[first[r]:last[r]]; empty
+    def _history_ranges(
+        self, columns: dict[str, np.ndarray], rows_of: RowFacts, items: TableIds
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Members int [m] and first, last int64 [n]: the history of row r is members[first[r]:last[r]]; None
         without histories."""
         length = self._job.dataset.history_length
         if not length:
-            return ()
+            return None
         known = columns["item"] < items.keys if self._job.ids_of("item").kind == "vocab" else True
         is_test = columns["_split"] == split.TEST
         train = (columns["_split"] == split.TRAIN) & known & rows_of.positive
@@ -112,14 +120,14 @@ class FinishRows(ThreadedDoFn):
 
 
 def _lists(members: np.ndarray, first: np.ndarray, last: np.ndarray, rows: np.ndarray) -> pa.Array:
-    """The histories of some rows, spelled out: all of a shard's would not fit, were one user most of it."""
+    """The histories of some rows as lists; those of a whole shard might not fit in memory."""
     first, last = first[rows], last[rows]
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(last - first, out=offsets[1:])
     return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(gather_ranges(members, first, last)))
 
 
-def _map_ids(parts: list, table: str, rows: int) -> np.ndarray:
+def _map_ids(parts: list[Any], table: str, rows: int) -> np.ndarray:
     """Final ids of the shard's keys of a table, in byte order of the keys."""
     refs: list[Ref] = [ref for kind, name, _, ref in parts if kind == "map" and name == table]
     ids = np.concatenate([column(read_table(ref), "id") for ref in refs])

@@ -1,7 +1,8 @@
-"""Second stage: all rows of a part of the users together; order in time, splits, counts of keys."""
+"""Second stage: orders all rows of a user shard by time, splits them and counts keys."""
 
 import collections
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -18,13 +19,13 @@ from pipelines.stages.threads import ThreadedDoFn
 class GroupUsers(ThreadedDoFn):
     """(user shard, [(first row, ref)]) to (user shard, ("rows", "", 0, ref)), with outputs `keys`, `counts`.
 
-    Rows are sorted by user, then oldest first (ties by row number); tables are int32 places among the
-    shard's distinct keys in byte order. A bool column known_column(name) says of each side feature where it
-    is not empty. `keys` holds ((table, part), (user shard, ref)), `counts` what left the dataset or stays out
-    of its held-out splits.
+    Rows are sorted by user, then oldest first (ties by row number); keys become int32 indices into the
+    shard's distinct keys in byte order. A bool column known_column(name) tells where a side feature is not
+    empty. `keys` holds ((table, part), (user shard, ref)), `counts` the numbers of rows and users left out of
+    the dataset or of its held-out splits.
     """
 
-    def work(self, element: tuple[int, Iterable[tuple[int, Ref]]], plan: Plan) -> Iterator:
+    def work(self, element: tuple[int, Iterable[tuple[int, Ref]]], plan: Plan) -> Iterator[Any]:
         if plan.failed:
             return
         shard, refs = element
@@ -36,7 +37,7 @@ class GroupUsers(ThreadedDoFn):
             if name not in columns:
                 columns[name] = column(rows, name)
         self._mark_known(columns, keys)
-        counts = collections.Counter()
+        counts: collections.Counter[str] = collections.Counter()
         columns = self._assign_splits(*self._without_duplicates(self._sort(columns), counts), plan, counts)
         output = [beam.pvalue.TaggedOutput("counts", counts)]
         with SpoolWriter(self._job.layout.spool, "group", rows.num_rows) as spool:
@@ -46,7 +47,7 @@ class GroupUsers(ThreadedDoFn):
         yield from output
 
     def _mark_known(self, columns: dict[str, np.ndarray], keys: dict[str, pa.StringArray]) -> None:
-        """Adds the columns of known_column, and gives empty numeric features their value."""
+        """Adds the columns of known_column, and fills in the value of empty numeric features."""
         for name in self._job.categorical:
             empty = len(keys[name]) > 0 and keys[name][0].as_py() == ""  # the first in byte order
             columns[known_column(name)] = columns[name] > 0 if empty else np.ones(len(columns[name]), bool)
@@ -57,10 +58,10 @@ class GroupUsers(ThreadedDoFn):
                 columns[name] = np.where(known, columns[name], np.float32(self._job.missing[name]))
 
     def _without_duplicates(
-        self, columns: dict[str, np.ndarray], counts: collections.Counter
+        self, columns: dict[str, np.ndarray], counts: collections.Counter[str]
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The rows that stay, and their events."""
-        if self._job.source.roles.timestamp is None:  # each row is an instant of its own
+        if self._job.source.roles.timestamp is None:  # each row has an instant of its own
             return columns, np.arange(len(columns["user"]))
         event = events(columns["user"], columns["timestamp"], columns["item"])
         counts["duplicates"] += int(np.count_nonzero(event != np.arange(len(event))))
@@ -71,7 +72,7 @@ class GroupUsers(ThreadedDoFn):
         return columns, np.arange(len(columns["user"]))
 
     def _assign_splits(
-        self, columns: dict[str, np.ndarray], event: np.ndarray, plan: Plan, counts: collections.Counter
+        self, columns: dict[str, np.ndarray], event: np.ndarray, plan: Plan, counts: collections.Counter[str]
     ) -> dict[str, np.ndarray]:
         found, short = split.assign(
             self._job.dataset.split,
@@ -88,7 +89,7 @@ class GroupUsers(ThreadedDoFn):
         return columns | {"_split": found}
 
     def _sort(self, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """By user, then time; rows come in ascending row number, which stays the order of ties."""
+        """Sorts by user, then time. Rows arrive in ascending row number, which remains the order of ties."""
         time = columns["timestamp"]
         if (time[1:] >= time[:-1]).all():
             order = stable_order(columns["user"])
@@ -96,7 +97,15 @@ class GroupUsers(ThreadedDoFn):
             order = np.lexsort((time, columns["user"]))
         return {name: values[order] for name, values in columns.items()}
 
-    def _send(self, shard: int, table: str, keys: pa.StringArray, columns, plan: Plan, spool) -> Iterator:
+    def _send(
+        self,
+        shard: int,
+        table: str,
+        keys: pa.StringArray,
+        columns: dict[str, np.ndarray],
+        plan: Plan,
+        spool: SpoolWriter,
+    ) -> Iterator[Any]:
         counted = (columns["_split"] == split.TRAIN) & self._job.dataset.is_positive(columns["label"])
         train = columns[table][counted]
         counts = np.bincount(train, minlength=len(keys)).astype(np.int64)
@@ -109,7 +118,7 @@ class GroupUsers(ThreadedDoFn):
 
 
 def known_column(name: str) -> str:
-    """Of the column that says where a side feature is not empty."""
+    """Name of the column that tells where a side feature is not empty."""
     return f"_known_{name}"
 
 

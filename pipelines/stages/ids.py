@@ -1,23 +1,24 @@
-"""Ids: exact dense ids by falling train frequency, or hashed ids.
+"""Ids: exact dense ids by descending train frequency, or hashed ids.
 
-Every user shard has counted its own distinct keys. Keys are cut into ranges at sampled splitters; each
-range sums its keys' counts and sorts them; how many keys of each count each range has gives every range
-the first id of each of its counts, in the order (count falling, range, key), which is (count falling, key).
-No step holds more than one range of keys.
+Every user shard counts its distinct keys. Keys are divided into ranges at sampled splitters; each range sums
+the counts of its keys and sorts them. The number of keys of each count in each range determines the first id
+of each count in each range, in the order (count descending, range, key), which is (count descending, key).
+No step has more than one range of keys in memory.
 """
 
 import collections
 import itertools
 import os
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
+from configs.sections.dataset import HashIdsConfig, VocabIdsConfig
 from configs.system.chips import spare_metadata_server
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.stages.plan import Plan, key_bounds, sort_keys
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, partition, read_table
 from pipelines.stages.threads import ThreadedDoFn
@@ -26,23 +27,23 @@ CATALOG_FILE_ROWS = 1 << 16  # 25 million keys make 382 files
 
 
 class CountHistogram(NamedTuple):
-    """How many keys of each train count one part of a table has."""
+    """Number of keys of each train count in one part of a table."""
 
     table: str
     part: int
     counts: np.ndarray
-    """int64, falling: counts that the vocabulary admits."""
+    """int64, descending: counts of keys in the vocabulary."""
     numbers: np.ndarray
     """int64: keys of each count."""
     others: int
-    """Keys that the vocabulary does not admit."""
+    """Number of keys outside the vocabulary."""
 
 
 class TableIds(NamedTuple):
-    """What all parts together say about a table."""
+    """The ids of a table, from all its parts."""
 
     keys: int
-    """Distinct keys in train (with at least min_count rows under vocab)."""
+    """Distinct keys in train (with vocab: with at least min_count rows)."""
     rows: int
     """Rows of the table."""
     others: int
@@ -52,10 +53,10 @@ class TableIds(NamedTuple):
 
 
 def hash_ids(keys: pa.Array, rows: int) -> np.ndarray:
-    """int64 [n] ids of keys (text), as tf.strings.to_hash_bucket_fast gives in a serving graph."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # or it logs at error level that there is no GPU
+    """int64 [n] ids of keys (text), equal to tf.strings.to_hash_bucket_fast in a serving graph."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # otherwise it logs an error that there is no GPU
     spare_metadata_server()
-    import tensorflow as tf  # only this mode pays for it
+    import tensorflow as tf  # imported in this mode only
 
     if not len(keys):
         return np.zeros(0, np.int64)
@@ -64,12 +65,12 @@ def hash_ids(keys: pa.Array, rows: int) -> np.ndarray:
 
 
 def id_type(rows: int) -> type:
-    """Narrowest of int32 and int64 for ids below `rows`."""
+    """int32 if it can represent ids below `rows`, else int64."""
     return np.int32 if rows <= 2**31 else np.int64
 
 
 def rank_keys(values: pa.DictionaryArray) -> tuple[pa.StringArray, np.ndarray]:
-    """Distinct keys in byte order, and the int32 [n] place of each row's key among them."""
+    """Distinct keys in byte order, and the int32 [n] index of each row's key among them."""
     order = sort_keys(values.dictionary)
     rank = np.empty(len(order), np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
@@ -90,12 +91,21 @@ def send_keys(
         bounds = key_bounds(keys, plan.splitters.get(table, []))
         whole = pa.table({"key": keys, "count": counts})
     else:
-        parts = ids * job.layout.key_shards // job.ids_of(table).rows
-        order, bounds = partition(parts, job.layout.key_shards)
+        config = job.ids_of(table)
+        assert isinstance(config, HashIdsConfig)
+        order, begins = partition(ids * job.layout.key_shards // config.rows, job.layout.key_shards)
+        bounds = begins.tolist()
         whole = pa.table({"key": keys.take(pa.array(order)), "count": counts[order], "id": ids[order]})
     for part, (start, stop) in enumerate(itertools.pairwise(bounds)):
         if stop > start:
             yield part, whole.slice(start, stop - start)
+
+
+def _min_count(job: Job, table: str) -> int:
+    """Train rows that a key of a vocabulary needs."""
+    ids = job.ids_of(table)
+    assert isinstance(ids, VocabIdsConfig)
+    return ids.min_count
 
 
 class CountKeys(ThreadedDoFn):
@@ -104,7 +114,7 @@ class CountKeys(ThreadedDoFn):
     Output `histogram` holds a CountHistogram per part.
     """
 
-    def work(self, element: tuple[tuple[str, int], Iterable[tuple[int, Ref]]]) -> Iterator:
+    def work(self, element: tuple[tuple[str, int], Iterable[tuple[int, Ref]]]) -> Iterator[Any]:
         (table, part), slices = element
         slices = sorted(slices)
         pieces = [read_table(ref) for _, ref in slices]
@@ -128,7 +138,7 @@ class CountKeys(ThreadedDoFn):
         yield beam.pvalue.TaggedOutput("histogram", histogram)
 
     def _histogram(self, table: str, part: int, counts: np.ndarray) -> CountHistogram:
-        admitted = counts[counts >= self._job.ids_of(table).min_count]
+        admitted = counts[counts >= _min_count(self._job, table)]
         values, numbers = np.unique(admitted, return_counts=True)
         others = len(counts) - len(admitted)
         return CountHistogram(table, part, values[::-1].copy(), numbers[::-1].copy(), others)
@@ -163,7 +173,7 @@ def merge_hashed(whole: pa.Table) -> tuple[pa.Table, int]:
 
 
 def plan_ids(histograms: list[CountHistogram], job: Job) -> dict[str, TableIds]:
-    """First ids of every (table, part, count) by prefix sums in the order (count falling, part)."""
+    """First ids of every (table, part, count), by prefix sums in the order (count descending, part)."""
     by_table = collections.defaultdict(list)
     for histogram in sorted(histograms, key=lambda h: (h.table, h.part)):
         by_table[histogram.table].append(histogram)
@@ -194,16 +204,14 @@ class AssignIds(ThreadedDoFn):
     features with hashed ids.
     """
 
-    def work(self, element, tables: dict[str, TableIds]) -> Iterator:
+    def work(self, element: tuple[Any, ...], tables: dict[str, TableIds]) -> Iterator[Any]:
         (table, part), keys_ref, refs = element
         whole = read_table(keys_ref).combine_chunks()
         output = []
         with SpoolWriter(self._job.layout.spool, "ids") as spool:
             has_vocab = self._job.ids_of(table).kind == "vocab"
             if has_vocab:
-                ids = dense_ids(
-                    column(whole, "count"), self._job.ids_of(table).min_count, part, tables[table]
-                )
+                ids = dense_ids(column(whole, "count"), _min_count(self._job, table), part, tables[table])
                 whole = whole.append_column("id", pa.array(ids))
                 for shard, ref in refs:
                     found = pa.table({"id": ids[column(read_table(ref), "rank")]})

@@ -1,29 +1,31 @@
-"""The plan: what the whole of the source decides for each of its rows."""
+"""The plan: decisions that need the whole source and apply to each of its rows."""
 
 import bisect
 import dataclasses
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
 
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.rows import histogram
 from pipelines.stages.stats import Stats
 
-_BUCKET_ITEMS = 1 << 24  # items of histories that an output file's bucket may hold: 64 MiB
+_BUCKET_ITEMS = 1 << 24  # items of histories in a bucket of an output file: 64 MiB
 
 _HINTS = {
-    "bad_timestamp": "source.timestamp_unit is {unit}: s, ms, us and ns read numbers, iso8601 reads dates",
-    "timestamp_out_of_range": "source.timestamp_unit is {unit}: is it another one?",
-    "unbalanced_quote": "no quote closes the value; source.quote: null makes quotes ordinary text",
-    "text_after_quote": "quotes inside a quoted value are doubled, or set source.escape, such as '\\\\'; "
-    "source.quote: null makes quotes ordinary text",
-    "line_too_long": "a line may have 1 MiB; check that lines end in newlines and that quotes are closed",
+    "bad_timestamp": "check source.timestamp_unit, which is {unit}: s, ms, us and ns read "
+    "numbers, iso8601 reads dates",
+    "timestamp_out_of_range": "check source.timestamp_unit, which is {unit}",
+    "unbalanced_quote": "no quote closes the value; set source.quote: null if quotes are ordinary text",
+    "text_after_quote": "double the quotes inside a quoted value, or set source.escape, such as '\\\\'; "
+    "set source.quote: null if quotes are ordinary text",
+    "line_too_long": "lines may have at most 1 MiB; check that lines end in newlines and quotes are closed",
     "nul_byte": "check source.kind and how the file was written",
-    "missing_user": "source.nulls lists what counts as missing",
-    "missing_item": "source.nulls lists what counts as missing",
+    "missing_user": "check source.nulls, which lists the spellings of missing values",
+    "missing_item": "check source.nulls, which lists the spellings of missing values",
     "not_utf8": "convert the files to UTF-8",
-    "wrong_column_count": "values that hold the delimiter need quotes",
+    "wrong_column_count": "quote values that contain the delimiter",
     "unknown_split": "source.roles.split must hold train, valid or test",
 }
 
@@ -47,15 +49,15 @@ class Plan:
 
 
 def make_plan(stats: Stats, job: Job) -> Plan:
-    """Decides once reading is over."""
+    """The plan, made once all rows are read."""
     failed = stats.fatal or _too_many_rejects(stats, job)
     if not failed and not stats.kept:
         failed = "no rows are left after validation and dataset.min_label; check source and dataset.min_label"
-    if not failed and not stats.positives:
+    if not failed and not stats.positives and stats.label_range:
         lowest, highest = stats.label_range
         failed = (
-            f"no row is positive: dataset.positive asks for {job.dataset.positive_rule}, labels lie between "
-            f"{lowest:g} and {highest:g}; set dataset.positive to a number among them, or to all"
+            f"no row is positive: dataset.positive requires {job.dataset.positive_rule}, the labels range "
+            f"from {lowest:g} to {highest:g}; set dataset.positive to a number in this range, or to all"
         )
     if failed:
         return Plan(failed=failed)
@@ -64,33 +66,34 @@ def make_plan(stats: Stats, job: Job) -> Plan:
         cuts = histogram.cuts(stats.histogram, split.valid_fraction, split.test_fraction)
     splitters = {table: _splitters(pairs, job.layout.key_shards) for table, pairs in stats.samples.items()}
     per_file = stats.kept // job.dataset.num_shards
-    rows = min(job.layout.bucket_rows, max(1, _BUCKET_ITEMS // max(1, job.dataset.history_length)))
+    rows = min(job.layout.bucket_rows, max(1, _BUCKET_ITEMS // max(1, job.dataset.history_length or 0)))
     buckets = 1 << max(0, (per_file // rows).bit_length())
     return Plan(None, cuts, splitters, buckets, stats.kept, stats.positives == stats.kept)
 
 
 def _too_many_rejects(stats: Stats, job: Job) -> str | None:
     rejected, limit = sum(stats.rejected.values()), job.source.max_rejected_fraction
-    if rejected <= limit * stats.rows:
+    first = stats.first_reject
+    if first is None or rejected <= limit * stats.rows:
         return None
     reasons = ", ".join(f"{count} {reason}" for reason, count in stats.rejected.most_common())
-    first = stats.first_reject
     hint = _hint(stats.rejected.most_common(1)[0][0], job)
     return (
-        f"{rejected} of {stats.rows} rows are refused, more than source.max_rejected_fraction {limit:g} "
+        f"{rejected} of {stats.rows} rows are rejected, more than source.max_rejected_fraction {limit:g} "
         f"allows: {reasons}; the first is {first.path}:{first.line}: {first.reason}: {first.text[:100]!r}"
         f"{hint}"
     )
 
 
 def _hint(reason: str, job: Job) -> str:
-    """What mends most rows that are refused for this reason; empty when only their owner can know."""
+    """Advice that fixes most rows rejected for this reason; empty if there is none."""
     if reason in ("bad_label", "bad_weight"):
-        return "; it must be a number in every row, an empty value is none"
+        return "; it must be a number in every row, and must not be empty"
     if reason in {f"bad_{name}" for name in job.numeric}:
-        return "; it must be a number; the feature's key missing gives empty ones a value"
+        return "; it must be a number; set the feature's missing to accept empty values"
     hint = _HINTS.get(reason)
-    return f"; {hint.format(unit=job.source.timestamp_unit)}" if hint else ""
+    unit = getattr(job.source, "timestamp_unit", "s")  # the synthetic source has none
+    return f"; {hint.format(unit=unit)}" if hint else ""
 
 
 def _splitters(pairs: list[tuple[int, str]], parts: int) -> list[str]:
@@ -99,7 +102,7 @@ def _splitters(pairs: list[tuple[int, str]], parts: int) -> list[str]:
 
 
 def key_bounds(keys: pa.StringArray, splitters: list[str]) -> list[int]:
-    """Where each part begins among keys in byte order; one more entry for the end."""
+    """Index at which each part begins among keys in byte order, and the end."""
     places = [
         bisect.bisect_left(range(len(keys)), s.encode(), key=lambda i: keys[i].as_buffer().to_pybytes())
         for s in splitters
@@ -107,6 +110,6 @@ def key_bounds(keys: pa.StringArray, splitters: list[str]) -> list[int]:
     return [0, *places, len(keys)]
 
 
-def sort_keys(keys: pa.StringArray):
+def sort_keys(keys: pa.StringArray) -> np.ndarray:
     """Order int64 [n] of keys by their bytes."""
     return compute.sort_indices(keys).to_numpy()

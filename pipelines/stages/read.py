@@ -1,14 +1,15 @@
-"""First stage: read, validate, and send each user's rows to one part of the users."""
+"""First stage: reads and validates rows, and sends each user's rows to one shard."""
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
 from configs.errors import DataError
-from pipelines.layout import Job
+from pipelines.job import Job
 from pipelines.rows.hashes import hash_keys
 from pipelines.rows.validate import validate
 from pipelines.sources.identity import check_range
@@ -25,7 +26,7 @@ class CountRows(beam.DoFn):
     def __init__(self, job: Job):
         self._job = job
 
-    def setup(self):
+    def setup(self) -> None:
         self._reader = make_reader(self._job.source, self._job.layout)
 
     def process(self, part: Range) -> Iterator[tuple[int, int]]:
@@ -41,12 +42,12 @@ class ReadRows(ThreadedDoFn):
     A piece's rows go to the spool in one slice per user shard, keys as dictionaries of that slice.
     """
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         self._reader = make_reader(self._job.source, self._job.layout)
         self._reader.setup()
 
-    def work(self, part: Range, places: dict[int, Place]) -> Iterator:
+    def work(self, part: Range, places: dict[int, Place]) -> Iterator[Any]:
         stats = Stats()
         try:
             for piece in self._pieces(part, places[part.index]):
@@ -64,12 +65,12 @@ class ReadRows(ThreadedDoFn):
         yield beam.pvalue.TaggedOutput("stats", stats)
 
     def _pieces(self, part: Range, place: Place) -> Iterator[SourcePiece]:
-        """Raises DataError: the range cannot be read, or is not what was listed and counted."""
+        """Raises DataError: the range cannot be read, or has changed since it was listed and counted."""
         check_range(part.path, part.version)
         try:
             count = yield from self._reader.read(part, place.row, place.line)
         except (DataError, OSError) as error:
-            check_range(part.path, part.version)  # that the file has changed says more
+            check_range(part.path, part.version)  # a changed file explains the error better
             if isinstance(error, DataError):
                 raise
             what = error.strerror or str(error).partition("\n")[0]
@@ -77,12 +78,13 @@ class ReadRows(ThreadedDoFn):
         check_range(part.path, part.version)
         if count != place.count:
             raise DataError(
-                f"{part.path}: has changed while it was read (a part had {place.count:,} lines or rows, then "
-                f"{count:,}); nothing is published. Run the same command when nothing writes to the source"
+                f"{part.path}: changed while it was being read (a range had {place.count:,} lines or "
+                f"rows, then {count:,}); nothing is published. Rerun the same command when no process "
+                "writes to the source"
             )
 
     def _filter(self, table: pa.Table, stats: Stats) -> pa.Table:
-        """Leaves out rows under dataset.min_label."""
+        """Leaves out rows with labels below dataset.min_label."""
         limit = self._job.dataset.min_label
         if limit is not None:
             kept = table.filter(pa.array(column(table, "label") >= np.float32(limit)))
@@ -113,12 +115,12 @@ class ReadRows(ThreadedDoFn):
         yield from output
 
     def _user_shards(self, keys: pa.StringArray) -> np.ndarray:
-        """Shard of each key. Under hashed ids keys with one id stay together, as they are one user."""
+        """Shard of each key. With hashed ids keys that share an id stay together, as they are one user."""
         ids = self._job.ids_of("user")
         values = hash_ids(keys, ids.rows) if ids.kind == "hash" else hash_keys(keys)
         return values % values.dtype.type(self._job.layout.user_shards)
 
-    def _write_rejects(self, index: int, rejects: list[Reject]) -> Iterator:
+    def _write_rejects(self, index: int, rejects: list[Reject]) -> Iterator[Any]:
         if not rejects:
             return
         lines = (
@@ -133,7 +135,7 @@ class ReadRows(ThreadedDoFn):
 
 
 def _compact(table: pa.Table) -> pa.Table:
-    """The same rows with dictionaries of the keys in use only."""
+    """The same rows, with only used keys in the dictionaries."""
     columns = {}
     for name in table.column_names:
         values = array(table[name])

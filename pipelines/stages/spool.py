@@ -1,13 +1,14 @@
 """Spool files: Arrow tables wait on disk between two stages, and Beam shuffles only references to them.
 
 Shuffling the tables themselves would hold them in the runner's memory (twice, while they are encoded).
-A spool file is written under a fresh name by one bundle and never changed, so that a bundle which runs
-again leaves an orphan at worst.
+A spool file is written under a new name by one bundle and never changed, so a bundle that is rerun at worst
+leaves an orphan.
 """
 
 import os
 import uuid
 from collections.abc import Iterable
+from typing import BinaryIO
 
 import fsspec
 import numpy as np
@@ -22,22 +23,22 @@ Ref = tuple[str, int, int]
 class SpoolWriter:
     """Writes tables into one new file of the spool directory.
 
-    The file's name tells progress: <stage>-<rows>-<random>.
+    The file's name reports progress: <stage>-<rows>-<random>.
     """
 
     def __init__(self, directory: str, stage: str, rows: int = 0):
         self._path = f"{directory}/{stage}-{rows}-{uuid.uuid4().hex}"
-        self._file = None
+        self._file: BinaryIO | None = None
         self._offset = 0
 
     def add(self, table: pa.Table) -> Ref:
-        """Appends a table; its reference is valid when the writer is closed."""
+        """Appends a table; its reference is valid once the writer is closed."""
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
         return self.add_bytes(sink.getvalue())
 
-    def add_bytes(self, data) -> Ref:
+    def add_bytes(self, data: bytes | pa.Buffer) -> Ref:
         """Appends plain bytes."""
         if self._file is None:
             self._file = _open_new(self._path)
@@ -50,7 +51,7 @@ class SpoolWriter:
     def __enter__(self) -> "SpoolWriter":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is not None:
             with naming(self._path):
                 self._file.close()
@@ -111,10 +112,10 @@ def partition(parts: np.ndarray, num_parts: int) -> tuple[np.ndarray, np.ndarray
 
 
 def stable_order(values: np.ndarray) -> np.ndarray:
-    """Stable order int64 [n] of integers >= 0, by radix when they are small."""
+    """Stable order int64 [n] of integers >= 0, by radix sort if they are small."""
     largest = int(values.max(initial=0))
     if largest < 1 << 16:
-        return np.argsort(values.astype(np.uint16), kind="stable")  # NumPy sorts 16 bits by radix
+        return np.argsort(values.astype(np.uint16), kind="stable")  # for 16 bits NumPy uses radix sort
     if largest < 1 << 32:
         low = np.argsort((values & 0xFFFF).astype(np.uint16), kind="stable")
         high = np.argsort((values >> 16).astype(np.uint16)[low], kind="stable")
@@ -122,7 +123,7 @@ def stable_order(values: np.ndarray) -> np.ndarray:
     return np.argsort(values, kind="stable")
 
 
-def _open_new(path: str):
+def _open_new(path: str) -> BinaryIO:
     if "://" in path:
         return fsspec.open(path, "wb").open()
     return open(path, "xb")

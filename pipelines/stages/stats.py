@@ -1,7 +1,8 @@
-"""What is known of the source after reading it: counts, rejects, histogram of time, samples of keys."""
+"""Statistics of the source after reading it: counts, rejects, histogram of times, samples of keys."""
 
 import collections
 import heapq
+from collections.abc import Iterable
 
 import apache_beam as beam
 import numpy as np
@@ -11,23 +12,22 @@ from pipelines.rows.hashes import hash_keys
 from pipelines.rows.histogram import TimeHistogram
 from pipelines.sources.reader import Reject
 
-_SAMPLE = 1024  # keys per table; they only balance the parts of a table
+_SAMPLE = 1024  # keys per table, used only to balance the parts of a table
 
 
 class Stats:
-    """Facts about any part of the rows; parts merge in any order to the same whole."""
+    """Statistics of some rows; merging parts in any order gives the same result."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rows = 0
         self.kept = 0
         self.positives = 0
         self.label_range: tuple[float, float] | None = None
         self.filtered = 0
-        self.counts = (
-            collections.Counter()
-        )  # of pipelines/stages/group.py and pipelines/stages/finish.py, once all rows are done
-        self.rejected = collections.Counter()
-        self.notes = collections.Counter()
+        self.counts: collections.Counter[str] = collections.Counter()
+        # Of pipelines/stages/group.py and pipelines/stages/finish.py, once all rows are done
+        self.rejected: collections.Counter[str] = collections.Counter()
+        self.notes: collections.Counter[str] = collections.Counter()
         self.first_reject: Reject | None = None
         self.fatal: str | None = None
         self.histogram = TimeHistogram()
@@ -73,43 +73,46 @@ class Stats:
     def _first(self, reject: Reject | None) -> None:
         self.first_reject = min(filter(None, (self.first_reject, reject)), default=None)
 
-    def _merge_sample(self, table: str, pairs: list) -> None:
+    def _merge_sample(self, table: str, pairs: Iterable[tuple[int, str]]) -> None:
         self.samples[table] = heapq.nsmallest(_SAMPLE, {*self.samples.get(table, ()), *pairs})
 
 
 class MergeStats(beam.CombineFn):
     """Merges Stats."""
 
-    def create_accumulator(self):
+    def create_accumulator(self) -> Stats:
         return Stats()
 
-    def add_input(self, accumulator, element):
+    def add_input(self, accumulator: Stats, element: Stats) -> Stats:
         accumulator.merge(element)
         return accumulator
 
-    def merge_accumulators(self, accumulators):
+    def merge_accumulators(self, accumulators: Iterable[Stats]) -> Stats:
         accumulators = iter(accumulators)
         first = next(accumulators)
         for other in accumulators:
             first.merge(other)
         return first
 
-    def extract_output(self, accumulator):
+    def extract_output(self, accumulator: Stats) -> Stats:
         return accumulator
+
+
+_Counts = collections.Counter[str]
 
 
 class MergeCounts(beam.CombineFn):
     """Sums Counters."""
 
-    def create_accumulator(self):
+    def create_accumulator(self) -> _Counts:
         return collections.Counter()
 
-    def add_input(self, accumulator, element):
+    def add_input(self, accumulator: _Counts, element: _Counts) -> _Counts:
         accumulator.update(element)
         return accumulator
 
-    def merge_accumulators(self, accumulators):
+    def merge_accumulators(self, accumulators: Iterable[_Counts]) -> _Counts:
         return sum(accumulators, collections.Counter())
 
-    def extract_output(self, accumulator):
+    def extract_output(self, accumulator: _Counts) -> _Counts:
         return accumulator

@@ -1,20 +1,21 @@
-"""A DoFn that works on several elements at once.
+"""A DoFn that processes several elements at once.
 
-The local runner gives a stage its elements one after the other in one thread, while nearly all of our time
-is spent in NumPy, Arrow and zlib, which leave the interpreter to others. Threads share what one process
-holds; a second worker process would double it.
+The local runner passes elements to a stage one by one in one thread, but nearly all time is spent in NumPy,
+Arrow and zlib, which release the interpreter lock. Threads share the memory of one process; a second worker
+process would double it.
 """
 
 import collections
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipelines.layout import Job
+from pipelines.job import Job
 
 
 class ThreadedDoFn(beam.DoFn):
@@ -23,37 +24,37 @@ class ThreadedDoFn(beam.DoFn):
     def __init__(self, job: Job):
         self._job = job
 
-    def setup(self):
+    def setup(self) -> None:
         threads = self._job.layout.threads
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
-    def start_bundle(self):
-        self._running = collections.deque()
+    def start_bundle(self) -> None:
+        self._running: collections.deque[Future[list[Any]]] = collections.deque()
 
-    def work(self, element, *side_inputs) -> Iterator:
+    def work(self, element: Any, *side_inputs: Any) -> Iterator[Any]:
         raise NotImplementedError
 
-    def process(self, element, *side_inputs) -> Iterator:
+    def process(self, element: Any, *side_inputs: Any) -> Iterator[Any]:
         if self._pool is None:
             yield from self.work(element, *side_inputs)
             return
         self._running.append(self._pool.submit(lambda: list(self.work(element, *side_inputs))))
-        while len(self._running) > self._job.layout.threads:  # one waits, so that no thread does
+        while len(self._running) > self._job.layout.threads:  # one more than threads, so that none is idle
             yield from self._running.popleft().result()
 
-    def finish_bundle(self) -> Iterator:
+    def finish_bundle(self) -> Iterator[Any]:
         while self._running:
             for output in self._running.popleft().result():
                 yield _in_global_window(output)
         pa.default_memory_pool().release_unused()
 
-    def teardown(self):
+    def teardown(self) -> None:
         if self._pool is not None:
             self._pool.shutdown()
 
 
-def _in_global_window(output):
-    """As finish_bundle must yield it."""
+def _in_global_window(output: Any) -> Any:
+    """An output in the form that finish_bundle must yield."""
     window = GlobalWindow()
     if isinstance(output, beam.pvalue.TaggedOutput):
         value = WindowedValue(output.value, window.max_timestamp(), (window,))

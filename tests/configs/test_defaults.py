@@ -143,7 +143,7 @@ def test_a_bias_that_is_refused_stays_away():
     [
         (
             {"tables": {"user": {"kind": "robe_z", "size": 512, "block": 256}}},
-            "FILE: tables.user.block: 256 is more than dim, 128; lower it, or give a larger dim",
+            "FILE: tables.user.block: 256 is larger than dim 128; lower it, or set a larger dim",
         ),
         (
             {
@@ -151,7 +151,7 @@ def test_a_bias_that_is_refused_stays_away():
                 "model": two_tower(item=["genre", "item"]),
                 "tables": {"user": {"dim": 8}},
             },
-            "FILE: tables.item.dim: no width makes the two towers agree; change the other widths",
+            "FILE: tables.item.dim: no width makes the two towers equally wide; change the other widths",
         ),
     ],
 )

@@ -42,13 +42,13 @@ def test_every_number_has_a_bound():
 
 def test_lines():
     assert line_of("train.num_steps") == (
-        "train.num_steps  [None]  (int, >= 1, <= 16777216)  Steps of the run; or give num_epochs."
+        "train.num_steps  [None]  (int, >= 1, <= 16777216)  Steps of the run; give either this or num_epochs."
     )
     assert line_of("output.path").startswith("output.path  [required]  (str)  Run directory")
     assert line_of("evaluate.protocol").startswith(
-        "evaluate.protocol  ['full']  (full | sampled)  full ranks"
+        "evaluate.protocol  ['full']  (full | sampled)  full: rank all items"
     )
-    assert line_of("dataset.split(leave_last_out).min_rows").endswith("are train only.")
+    assert line_of("dataset.split(leave_last_out).min_rows").endswith("have all rows in train.")
     assert line_of("tables(table).*.optimizer(lazy_adam).beta_1").startswith(
         "tables(table).*.optimizer(lazy_adam).beta_1  [0.9]  (float, >= 0, < 1)"
     )

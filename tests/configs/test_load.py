@@ -82,15 +82,15 @@ def test_dump_keeps_letters_of_all_languages(tmp_path):
             "FILE: polyak.kind: Input should be 'exponential', 'uniform', 'tail_average' or 'none', found "
             "'exponentail'",
         ),
-        ({"output": {}}, "FILE: output.path: required, and missing"),
+        ({"output": {}}, "FILE: output.path: missing; set it"),
         ({"output": {"path": ""}}, "FILE: output.path: String should have at least 1 character, found ''"),
         (
             {"output": {"path": "a::b"}},
             "FILE: output.path: '::' chains file systems in fsspec; use a path without it",
         ),
-        ({"train": 5}, "FILE: train: a mapping of keys is needed, found 5"),
-        ({"model": ["two_tower"]}, "FILE: model: a mapping of keys is needed, found ['two_tower']"),
-        ({"tables": [1]}, "FILE: tables: a mapping of keys is needed, found [1]"),
+        ({"train": 5}, "FILE: train: must be a mapping of keys, found 5"),
+        ({"model": ["two_tower"]}, "FILE: model: must be a mapping of keys, found ['two_tower']"),
+        ({"tables": [1]}, "FILE: tables: must be a mapping of keys, found [1]"),
         (
             {"train": {"num_steps": "many"}},
             "FILE: train.num_steps: Input should be a valid integer, unable to parse string as an integer, "
@@ -110,7 +110,7 @@ def test_dump_keeps_letters_of_all_languages(tmp_path):
         ),
         (
             {"train": {"num_steps": 1, "batch_size": True}},
-            "FILE: train.batch_size: true and false (also written yes, no, on, off) are no value here, "
+            "FILE: train.batch_size: true and false (also written yes, no, on, off) are not allowed here, "
             "found True",
         ),
         (
@@ -126,7 +126,7 @@ def test_a_wrong_document_is_one_line(tmp_path, sections, message):
 def test_every_mistake_has_its_own_line(tmp_path):
     message = error_of(tmp_path, document(output={"pth": "x"}))
     assert message.splitlines() == [
-        "FILE: output.path: required, and missing",
+        "FILE: output.path: missing; set it",
         "FILE: output.pth: unknown key; did you mean path?",
     ]
 
@@ -136,20 +136,21 @@ def test_every_mistake_has_its_own_line(tmp_path):
     [
         (
             "a: 1\nb: 2\na: 3\n",
-            "FILE: not valid YAML: key 'a' is written twice in \"FILE\", line 3, column 1",
+            "FILE: not valid YAML: duplicate key 'a' in \"FILE\", line 3, column 1",
         ),
         (
             "a:\n  {b: 1, b: 2}",
-            "FILE: not valid YAML: key 'b' is written twice in \"FILE\", line 2, column 10",
+            "FILE: not valid YAML: duplicate key 'b' in \"FILE\", line 2, column 10",
         ),
         (
             "? [a]\n: 1\n",
-            'FILE: not valid YAML: a key is a mapping or a list; keys are text in "FILE", line 1, column 3',
+            "FILE: not valid YAML: keys must be text, this one is a mapping or a list in "
+            '"FILE", line 1, column 3',
         ),
         ("day: 2026-13-01", "FILE: not valid YAML: month must be in 1..12"),
-        ("", "FILE: a config is a mapping of sections, found nothing"),
-        ("- train", "FILE: a config is a mapping of sections, found list"),
-        ("train", "FILE: a config is a mapping of sections, found str"),
+        ("", "FILE: must be a mapping of sections, found nothing"),
+        ("- train", "FILE: must be a mapping of sections, found list"),
+        ("train", "FILE: must be a mapping of sections, found str"),
         ("[" * 1000, "FILE: not valid YAML: nested too deeply"),
     ],
 )

@@ -87,15 +87,15 @@ def test_a_kind_that_chooses_no_other_section_drops_nothing(load, section, befor
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.batch_size", "write --set section.key=value"),
-        ("=3", "write --set section.key=value"),
+        ("train.batch_size", "not of the form section.key=value; write it so"),
+        ("=3", "not of the form section.key=value; write it so"),
         ("train.batch_size=[1", "the value is not valid YAML"),
         ("train.batch_size=2026-13-01", "the value is not valid YAML"),
         ("train.batch_size={a: 1, a: 2}", "the value is not valid YAML"),
         ("train.num_steps.x=3", "num_steps is a value, not a section"),
-        ("evaluate.k.2=3", "'2' is no index of a list of 1"),
-        ("evaluate.k.first=3", "'first' is no index of a list of 1"),
-        ("evaluate.k.-1=3", "'-1' is no index of a list of 1"),
+        ("evaluate.k.2=3", "'2' is not an index of a list of 1; count from 0"),
+        ("evaluate.k.first=3", "'first' is not an index of a list of 1; count from 0"),
+        ("evaluate.k.-1=3", "'-1' is not an index of a list of 1; count from 0"),
     ],
 )
 def test_bad_forms_name_the_override(load, override, message):

@@ -52,7 +52,7 @@ def test_no_manifest(tmp_path, place):
     with pytest.raises(DataError) as caught:
         load_dataset(path)
     assert str(caught.value) == (
-        f"{path}: no dataset here (dataset.json is missing, it is written last). "
+        f"{path}: no dataset here (dataset.json, which is written last, is missing). "
         "Run `lazytower prepare` with this config first."
     )
 

@@ -31,134 +31,148 @@ def split(**keys) -> dict:
     [
         (
             {"model": two_tower(["user", "age"])},
-            "model input 'age' is no feature; known: history, item, user",
+            "model input 'age' is not a feature; known: history, item, user",
         ),
         (
             {"source": delimited(features=[GENRE]), "model": two_tower(["user", "genre"])},
-            "user_tower.inputs holds 'genre', a feature of the other side",
+            "model.user_tower.inputs: 'genre' is not a feature of the user; move it to the other tower",
         ),
         (
             {"source": delimited(features=[AGE]), "model": two_tower(item=["item", "age"])},
-            "item_tower.inputs holds 'age', a feature of the other side",
+            "model.item_tower.inputs: 'age' is not a feature of the item; move it to the other tower",
         ),
-        ({"model": two_tower(["user", "item"])}, "model: user_tower.inputs may not hold item"),
-        ({"model": two_tower(item=["item", "user"])}, "model: item_tower.inputs may not hold user"),
-        ({"model": two_tower(item=["item", "history"])}, "model: item_tower.inputs may not hold history"),
-        ({"model": two_tower(["user", "user"])}, "model.user_tower: inputs holds 'user' twice"),
+        ({"model": two_tower(["user", "item"])}, "model: user_tower.inputs must not contain item; remove it"),
+        (
+            {"model": two_tower(item=["item", "user"])},
+            "model: item_tower.inputs must not contain user; remove it",
+        ),
+        (
+            {"model": two_tower(item=["item", "history"])},
+            "model: item_tower.inputs must not contain history; remove it",
+        ),
+        ({"model": two_tower(["user", "user"])}, "model.user_tower: inputs names 'user' twice; name it once"),
         (
             {"model": two_tower(["user", "history"]), "dataset": {"path": "x", "history_length": 0}},
-            "a tower reads history: set dataset.history_length above 0",
+            "dataset.history_length: 0, but a tower reads history; set it above 0",
         ),
         (
             {"tables": {"usr": {"dim": 3}}},
-            "tables.usr is read by no tower; tables in use: item, user",
+            "tables.usr: no tower reads it; rename or remove it (in use: item, user)",
         ),
         (
             {"source": delimited(features=[AGE]), "tables": {"age": {}}},
-            "tables.age is read by no tower; tables in use: item, user",
+            "tables.age: no tower reads it; rename or remove it (in use: item, user)",
         ),
         (
             {"dataset": {"path": "x", "feature_ids": {"age": {"kind": "vocab"}}}},
-            "dataset.feature_ids.age names no categorical feature of the source",
+            "dataset.feature_ids.age: not a categorical feature of the source; remove it",
         ),
         (
             {"source": delimited(), "dataset": split(kind="given")},
-            "dataset.split.kind: given and source.roles.split go together",
+            "dataset.split.kind: given and source.roles.split require each other; set both or neither",
         ),
         (
             {"source": delimited(roles={"split": "part"})},
-            "dataset.split.kind: given and source.roles.split go together",
+            "dataset.split.kind: given and source.roles.split require each other; set both or neither",
         ),
-        ({"dataset": {"path": "x", "min_label": 4}}, "dataset.min_label needs source.roles.label"),
+        (
+            {"dataset": {"path": "x", "min_label": 4}},
+            "dataset.min_label requires source.roles.label; set that or remove min_label",
+        ),
         (
             {
                 "model": {"kind": "dot_bias", "negatives": 1},
                 "tables": {"user": {"dim": 8}, "item": {"dim": 9}},
             },
-            "dot_bias needs tables.user.dim == tables.item.dim >= 2 (last column: bias)",
+            "dot_bias: tables.user.dim and tables.item.dim must be equal and at least 2 (the "
+            "last column is the bias)",
         ),
         (
             {
                 "model": {"kind": "dot_bias", "negatives": 1},
                 "tables": {"user": {"dim": 1}, "item": {"dim": 1}},
             },
-            "dot_bias needs tables.user.dim == tables.item.dim >= 2 (last column: bias)",
+            "dot_bias: tables.user.dim and tables.item.dim must be equal and at least 2 (the "
+            "last column is the bias)",
         ),
         (
             {"tables": {"user": {"dim": 8}, "item": {"dim": 32}}},
-            "user tower gives 8 values, item tower 32: they must agree",
+            "the user tower is 8 wide, the item tower 32; make them equal",
         ),
         (
             {"model": two_tower(item_bias=True), "tables": {"user": {"dim": 32}, "item": {"dim": 32}}},
-            "user tower gives 32 values + 1 (item_bias), item tower 32: they must agree",
+            "the user tower is 32 wide + 1 (item_bias), the item tower 32; make them equal",
         ),
         (
             {
                 "source": delimited(features=[AGE]),
                 "model": two_tower() | {"user_tower": {"inputs": ["user", "age"], "combine": "sum"}},
             },
-            "combine: sum needs equal widths, inputs ['user', 'age'] have [128, 1]",
+            "combine: sum requires equal widths; inputs ['user', 'age'] have [128, 1]",
         ),
         (
             {
                 "source": delimited(features=[GENRE]),
                 "model": two_tower(item=["item", "genre"], item_bias=True),
             },
-            "model: item_bias without item_tower.layers needs item as the last of its inputs",
+            "model: item_bias without item_tower.layers requires item as the last input; move it to the end",
         ),
-        ({"train": {}}, "train: give exactly one of num_steps and num_epochs"),
-        ({"train": {"num_steps": 1, "num_epochs": 1}}, "train: give exactly one of num_steps and num_epochs"),
+        ({"train": {}}, "train: set exactly one of num_steps and num_epochs"),
+        ({"train": {"num_steps": 1, "num_epochs": 1}}, "train: set exactly one of num_steps and num_epochs"),
         (
             {"schedule": {"warmup_fraction": 0.6, "cooldown_fraction": 0.5}},
-            "schedule: warmup_fraction + cooldown_fraction must not exceed 1",
+            "schedule: warmup_fraction + cooldown_fraction exceeds 1; lower one of them",
         ),
         (
             {"dataset": split(kind="temporal", valid_fraction=0.5, test_fraction=0.5)},
-            "dataset.split: valid_fraction + test_fraction must leave rows to train on",
+            "dataset.split: valid_fraction + test_fraction leave no rows to train on; lower one of them",
         ),
         (
             {"dataset": split(kind="random", valid_fraction=0.5, test_fraction=0.5)},
-            "dataset.split: valid_fraction + test_fraction must leave rows to train on",
+            "dataset.split: valid_fraction + test_fraction leave no rows to train on; lower one of them",
         ),
-        ({"source": delimited(header=False)}, "source: header: false needs columns: [names, left to right]"),
+        (
+            {"source": delimited(header=False)},
+            "source: header: false requires columns: [names, left to right]",
+        ),
         (
             {"source": delimited(columns=["user"])},
-            "source: columns belongs to header: false; with a header the file names its columns",
+            "source: columns requires header: false, because a header names the columns; remove columns",
         ),
         (
             {"source": delimited(features=[AGE, AGE])},
-            "source: feature name 'age' is taken; choose another",
+            "source: feature name 'age' is already in use; choose another",
         ),
         (
             {"model": {"kind": "dot_bias"}},
-            "model: dot_bias on rows without labels sees positives only: give source.roles.label, or set "
+            "model: dot_bias without labels sees positives only; set source.roles.label, or set "
             "model.negatives above 0",
         ),
         (
             {"polyak": {"kind": "uniform", "decay": 0.9}},
-            "polyak: decay belongs to kind: exponential, this is uniform",
+            "polyak: decay requires kind: exponential, found uniform; remove it",
         ),
         (
             {"polyak": {"decay": 0.9, "horizon_fraction": 0.1}},
-            "polyak: horizon_fraction and decay both set how far the average looks back; give one",
+            "polyak: horizon_fraction and decay both set how far the average looks back; remove one",
         ),
         (
             {"polyak": {"kind": "uniform", "start_fraction": 0.9, "horizon_fraction": 0.1}},
-            "polyak: horizon_fraction and start_fraction both set where a uniform average begins; give one",
+            "polyak: horizon_fraction and start_fraction both set where a uniform average begins; remove one",
         ),
         (
             {"polyak": {"kind": "none", "horizon_fraction": 0.1}},
-            "polyak: horizon_fraction belongs to kind: exponential or uniform, this is none",
+            "polyak: horizon_fraction requires kind: exponential or uniform, found none; remove it",
         ),
         (
             {"output": {"path": "s3://bucket/run"}},
-            "output.path: a local directory or gs://bucket/directory is possible here, s3://bucket/run is "
-            "neither",
+            "output.path: s3://bucket/run is neither a local directory nor "
+            "gs://bucket/directory; use one of them",
         ),
         (
             {"export": {"path": "s3://bucket/served"}},
-            "export.path: a local directory or gs://bucket/directory is possible here, s3://bucket/served is "
-            "neither",
+            "export.path: s3://bucket/served is neither a local directory nor gs://bucket/directory; use "
+            "one of them",
         ),
     ],
 )
@@ -169,7 +183,7 @@ def test_sections_that_do_not_fit(sections, message):
 @pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
 def test_features_may_not_take_the_names_of_columns(name):
     assert error_of(source=delimited(features=[feature(name)])) == (
-        f"source: feature name {name!r} is taken; choose another"
+        f"source: feature name {name!r} is already in use; choose another"
     )
 
 
@@ -228,9 +242,9 @@ def test_delimiters_may_be_long_or_escaped(written, meant):
     ("keys", "message"),
     [
         ({"delimiter": "\\q"}, "is not a delimiter; write"),
-        ({"delimiter": "a\n"}, "delimiter must not hold a line end"),
+        ({"delimiter": "a\n"}, "delimiter must not contain a line end"),
         ({"delimiter": '"'}, "quote '\"' must be one ASCII character outside the delimiter"),
-        ({"escape": '"'}, "doubled quotes need no escape"),
+        ({"escape": '"'}, "escape equals quote; remove escape"),
         ({"escape": "é"}, "escape 'é' must be one ASCII character"),
         ({"delimiter": "x" * 9}, "at most 8 characters"),
     ],

@@ -41,49 +41,58 @@ def test_names_of_tpus(keys):
     [
         (
             {"device": {"kind": "tpu", "slice": "v5e-8"}},
-            "device.slice: v5e-8: v5e would hold every table whole",
+            "device.slice: v5e-8: v5e replicates every table",
         ),
-        ({"device": {"kind": "tpu", "slice": "v9-8"}}, "device.slice: v9-8: no TPU slice"),
-        ({"device": {"kind": "tpu", "slice": "v4-8", "zone": "a"}}, "zone and project belong to device.name"),
-        ({"device": V4 | {"name": "mine"}}, "zone: missing, mine is looked up in a zone such as .*; give it"),
+        ({"device": {"kind": "tpu", "slice": "v9-8"}}, "device.slice: v9-8: not a TPU slice"),
+        ({"device": {"kind": "tpu", "slice": "v4-8", "zone": "a"}}, "zone and project require name"),
+        ({"device": V4 | {"name": "mine"}}, "zone: missing; set the zone of mine, such as us-east5-b"),
         (
             {"device": V4 | {"name": "grpc://10.0.0.2:1", "project": "p"}},
-            "10.0.0.2:1 is an address; leave them",
+            "10.0.0.2:1 is an address; remove zone and project",
         ),
         (
             {"device": V4 | {"name": "grpc://a, grpc://b"}},
-            "name: grpc://a, grpc://b is no address; write grpc",
+            "name: grpc://a, grpc://b is not a valid address; write grpc",
         ),
-        ({"device": V4 | {"name": "grpc://10.0.0.2:8470,10.0.0.3"}}, "write grpc://ip:port, with commas"),
+        (
+            {"device": V4 | {"name": "grpc://10.0.0.2:8470,10.0.0.3"}},
+            "write grpc://ip:port, separated by commas",
+        ),
         (
             {"train": {"num_steps": 9, "batch_size": 100}},
-            "train.batch_size 100 is no multiple of its 8 replicas",
+            "train.batch_size: 100 is not divisible by its 8 replicas",
         ),
-        ({"train": {"num_steps": 9, "clip_norm": 1.0}}, "device v4-8: train.clip_norm: .* leave it out"),
+        ({"train": {"num_steps": 9, "clip_norm": 1.0}}, "device v4-8: train.clip_norm: .* remove it"),
         ({"train": {"num_steps": 9, "skip_nonfinite": 3}}, "train.skip_nonfinite: .* set it to 0"),
-        ({"tables": {"user": {"optimizer": {"kind": "sm3"}}}}, "tables.user: optimizer sm3 has no TPU form"),
+        (
+            {"tables": {"user": {"optimizer": {"kind": "sm3"}}}},
+            "tables.user: optimizer sm3 is not available on TPUs",
+        ),
         (
             {"tables": {"item": {"optimizer": {"bias_correction": "per_row"}}}},
-            "tables.item: optimizer lazy_adam has no TPU form: .* use bias_correction: global",
+            "tables.item: optimizer lazy_adam is not available on TPUs: .* use bias_correction: global",
         ),
         (
             {"tables": {"item": {"optimizer": {"weight_decay": 0.1}}}},
-            "what weight_decay asks for; leave it out",
+            "weight_decay; remove it",
         ),
-        ({"tables": {"item": {"optimizer": {"clip_value": 0.1}}}}, "what clip_value asks for; leave it out"),
-        ({"tables": {"user": {"kind": "robe_z", "size": 64}}}, "tables.user: kind robe_z has no TPU form"),
-        ({"tables": {"user": {"engine": "tfa"}}}, "tables.user.engine: tfa is the CPU's; leave it out"),
+        ({"tables": {"item": {"optimizer": {"clip_value": 0.1}}}}, "clip_value; remove it"),
+        (
+            {"tables": {"user": {"kind": "robe_z", "size": 64}}},
+            "tables.user: kind robe_z is not available on TPUs",
+        ),
+        ({"tables": {"user": {"engine": "tfa"}}}, "tables.user.engine: tfa runs on CPUs only; remove it"),
         (
             {"device": V6E, "train": {"num_steps": 9, "batch_size": 12}},
-            "batch_size 12: 3 ids of table item on each chip are no multiple of its 2 SparseCores",
+            "batch_size: 12 gives 3 ids of table item per chip, not divisible by its 2 SparseCores",
         ),
         (
             {"device": V6E, "train": {"num_steps": 9, "batch_size": 65_536}},
-            "16,384 ids of table user on each chip, at most 8,192 fit",
+            "16,384 ids of table user per chip, at most 8,192 fit",
         ),
         (
             {"device": V6E, "model": DOT_BIAS, "train": {"num_steps": 9, "batch_size": 8192}},
-            "16,384 ids of table item on each chip, at most 8,192 fit",
+            "16,384 ids of table item per chip, at most 8,192 fit",
         ),
     ],
 )

@@ -1,5 +1,5 @@
-"""Runs that set nothing but source, dataset, batch, steps and output, through the commands on planted data,
-and what is said when a learning rate or an average spoils one."""
+"""Runs on planted data that set only source, dataset, batch, steps and output, through the commands, and the
+findings when a learning rate or an average spoils a run."""
 
 import json
 
@@ -22,7 +22,7 @@ def lazytower(command: str, path, *overrides: str) -> int:
 
 
 def written(directory, **sections):
-    """A config of its own source, dataset and batch in `directory`, prepared; its path."""
+    """Prepares a config with source, dataset and batch in `directory`; returns its path."""
     document = {
         "name": "planted",
         "source": {"kind": "synthetic", "rows": 30_000, "users": 600, "items": 300, "clusters": 12},
@@ -38,7 +38,7 @@ def written(directory, **sections):
 
 @pytest.fixture
 def unverified(monkeypatch):
-    """Skips the fresh process of export, for tests of what it says."""
+    """Skips the fresh process of export, for tests of its messages."""
     monkeypatch.setattr(export, "replay_golden", lambda model, golden: None)
 
 
@@ -48,7 +48,7 @@ def planted(tmp_path_factory):
 
 
 def trained(planted, tmp_path, *overrides: str) -> tuple[list[str], list[dict]]:
-    """Trains and evaluates into a directory of the test's own; overrides of both, lines of the evaluation."""
+    """Trains and evaluates in a directory of its own; returns the overrides and the evaluation's lines."""
     overrides = [f"output.path={tmp_path}/run", "evaluate.weights=both", *overrides]
     assert lazytower("train", planted, *overrides) == 0
     assert lazytower("evaluate", planted, *overrides) == 0

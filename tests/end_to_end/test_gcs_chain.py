@@ -1,4 +1,4 @@
-"""From raw interactions to recommendations with every path in a bucket: as on a local disk, bit for bit."""
+"""From raw interactions to recommendations with every path in a bucket: equals a local disk, bit for bit."""
 
 import functools
 import gzip
@@ -88,7 +88,7 @@ class Place:
         pathlib.Path(self.config).write_text(yaml.safe_dump(document(root)))
 
     def run(self, command: str, *flags: str) -> str:
-        """Output of a sub-command that must end well."""
+        """Output of a sub-command that must succeed."""
         return self.runner.lazytower(command, "--config", self.config, *flags)
 
     def digests(self) -> list:
@@ -104,7 +104,7 @@ class Place:
         return [(line["step"], line["loss"]) for line in lines if line["kind"] == "train"]
 
     def figures(self) -> list[dict]:
-        """What evaluate wrote, without the time that it took."""
+        """The output of evaluate, without its duration."""
         results = json.loads(self.read("run/evaluate-test.json"))["results"]
         return [{k: v for k, v in line.items() if k != "seconds"} for line in results]
 
@@ -155,7 +155,7 @@ def test_the_whole_chain_equals_the_local_one(local, remote, bucket):
 
 
 def kill(bucket: Bucket, command: list[str], condition, requests: int = 0) -> None:
-    """Starts a command and kills it while a request is on its way: so many after `condition()` holds."""
+    """Starts a command and kills it during a request, the n-th after `condition()` holds."""
     left = itertools.count(-requests)
     with gate(bucket.store, lambda request: condition() and next(left) >= 0) as closed:
         process = bucket.start("-m", "trainer.cli", *command)
@@ -166,7 +166,7 @@ def kill(bucket: Bucket, command: list[str], condition, requests: int = 0) -> No
 
 
 def is_new(bucket: Bucket, before: set[str]) -> bool:
-    """Whether a checkpoint has been begun that was not there before."""
+    """Whether a new checkpoint has been started."""
     return not before.issuperset(bucket.names("run/checkpoints/"))
 
 
@@ -177,7 +177,7 @@ def has(bucket: Bucket, sign: str) -> bool:
 
 @pytest.mark.slow
 def test_killed_and_resumed_equals_undisturbed(local, remote, bucket):
-    """Each time after a new checkpoint; the next start takes the dead process's lock over at once."""
+    """Killed after each new checkpoint; the next start takes over the dead process's lock at once."""
     remote.run("prepare")
     draw = random.Random(5)
     for _ in range(3):
@@ -187,8 +187,10 @@ def test_killed_and_resumed_equals_undisturbed(local, remote, bucket):
     assert bucket.names("run/.lock")
     process = bucket.start("-m", "trainer.cli", "train", "--config", remote.config)
     _, log = process.communicate(timeout=900)
-    assert process.returncode == 0 and "resuming from step" in log and "which is gone" in log, log
-    assert "watching whether it is alive" not in log, "no waiting for a dead process of this machine"
+    assert process.returncode == 0 and "resuming from step" in log and "which has ended" in log, log
+    assert "waiting to see whether that process is alive" not in log, (
+        "no waiting for a dead process of this machine"
+    )
     assert remote.digests() == local.digests()
     assert dict(remote.losses()) == dict(local.losses())
 
@@ -213,7 +215,7 @@ def test_killed_prepare_and_export_leave_nothing_behind(remote, bucket):
 
 @pytest.mark.slow
 def test_a_store_that_fails_now_and_then(local, remote, bucket):
-    """Every 29th request is answered 503, half of those after they acted."""
+    """Every 29th request gets status 503, half of them after they took effect."""
     bucket.store.fail_every = 29
     for command in ("prepare", "train", "evaluate", "export"):
         remote.run(command)

@@ -29,7 +29,7 @@ IMAGES = {
 
 @functools.cache
 def pins(name: str, python: str = "3.11") -> dict[str, str]:
-    """Versions by package that a set has for a Python."""
+    """Versions by package in a set, for a version of Python."""
     found = {}
     for line in (ROOT / "docker" / name).read_text().splitlines():
         text = line.partition("#")[0].strip()
@@ -83,7 +83,7 @@ def test_sets_agree(name, python):
 
 
 def test_the_tpu_set_is_whole_on_tpu_machines_too():
-    """They have Python 3.10, and pip looks at nothing but the set there; scripts/images.sh installs it."""
+    """They have Python 3.10, where pip sees nothing but the set; scripts/images.sh installs it."""
     old, new = (pins("constraints-tpu.txt", python) for python in ("3.10", "3.11"))
     assert set(new) <= set(old)
     # What packages require on 3.10 alone, as the resolved set has it.

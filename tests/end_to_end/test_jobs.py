@@ -36,7 +36,7 @@ STEPS = ("--set", "train.num_steps=20")
 
 
 def same_weights(cloud: Cloud) -> None:
-    """The run in the bucket ended as one that nobody disturbed."""
+    """The run in the bucket ended with the state of an undisturbed one."""
     theirs, ours = newest_state(download(cloud, "run/")), undisturbed()
     assert int(ours["step"]) == NUM_STEPS and set(ours) == set(theirs)
     for name, value in ours.items():
@@ -45,7 +45,7 @@ def same_weights(cloud: Cloud) -> None:
 
 @functools.cache
 def undisturbed() -> dict[str, np.ndarray]:
-    """State at the end of the same run on a disk, in one go."""
+    """Final state of the same run on a disk, without interruption."""
     with tempfile.TemporaryDirectory(prefix="undisturbed-") as directory:
         write_planted(directory)
         document = job_document(directory, directory)
@@ -59,7 +59,7 @@ def checkpoints(cloud: Cloud) -> list[str]:
 
 
 def trains(cloud: Cloud, path: str, saved: int = 1) -> bool:
-    """Whether the job has saved so often, and its supervisor knows that it runs."""
+    """Whether the job has saved this many checkpoints, and its supervisor has seen it running."""
     return len(checkpoints(cloud)) >= saved and "running" in cloud.history(path)
 
 
@@ -172,7 +172,7 @@ def test_no_quota_at_first_and_an_api_that_fails_now_and_then(cloud):
     }
     output, log = cloud.lazytower("submit", "--config", cloud.config, *STEPS)
     path = output.strip()
-    assert f"v6e-4 in us-east5-b: the quota of project shop does not suffice ({quota})" in log
+    assert f"v6e-4 in us-east5-b: the quota of project shop is too small ({quota})" in log
     cloud.lazytower("jobs", "wait", path)
     again = ["requesting", "refused", *UP]
     assert cloud.history(path) == ["submitted", *again, "resumed", "stopping", "succeeded"]
@@ -183,7 +183,7 @@ def test_no_quota_at_first_and_an_api_that_fails_now_and_then(cloud):
 
 @pytest.mark.slow
 def test_on_a_bare_machine_an_environment_is_made(cloud):
-    """The exact set of packages is empty here, and those of the tests lie beside."""
+    """The exact set of packages is empty here; machines use the packages of the tests."""
     (cloud.directory / "exact.txt").write_text("# nothing\n")
     cloud.tpu.environment["PYTHONPATH"] = sysconfig.get_paths()["purelib"]
     bare = ("launch.python=null", f"launch.constraints={cloud.directory}/exact.txt")
@@ -243,7 +243,7 @@ def test_cancel_without_a_supervisor(cloud):
 
 @pytest.mark.slow
 def test_a_machine_without_a_sign_of_life_is_replaced(cloud):
-    """Deleted by the supervisor, through an API that fails now and then."""
+    """The supervisor deletes it through an API that fails intermittently."""
     codes = grpc.StatusCode
     cloud.tpu.faults["DeleteQueuedResource"] = [
         *(Fault(codes.UNAVAILABLE), Fault(codes.DEADLINE_EXCEEDED, after=True))
@@ -251,8 +251,8 @@ def test_a_machine_without_a_sign_of_life_is_replaced(cloud):
     cloud.tpu.start_machines = False
     path = stage(cloud.load("launch.heartbeat_timeout_seconds=2", "launch.retries=1"))
     state = supervise(path)
-    assert state.state == "failed" and "given up after 2 attempts" in state.reason
-    assert re.search(r"up, but silent for \d+ s: hung", state.reason)
+    assert state.state == "failed" and "gave up after 2 attempts" in state.reason
+    assert re.search(r"hung: the slice is up, but has sent no heartbeat for \d+ s", state.reason)
     assert cloud.history(path) == ["submitted", *UP, "preempted", *UP, "preempted", "stopping", "failed"]
 
 
@@ -270,7 +270,7 @@ def test_a_request_that_fails_after_it_was_accepted(cloud):
 
 @pytest.mark.slow
 def test_stopped_by_sigterm_and_started_again_by_the_machine_itself(cloud):
-    """The trainer ends with code 75, as when something on the machine asks it to stop."""
+    """The trainer exits with code 75, as if something on the machine had stopped it."""
     path = stage(cloud.load())
     with held_back(cloud, lost=False):
         process = cloud.start("jobs", "supervise", path)
@@ -281,7 +281,7 @@ def test_stopped_by_sigterm_and_started_again_by_the_machine_itself(cloud):
         trainer.send_signal(signal.SIGTERM)
     process.communicate(timeout=900)
     assert process.returncode == 0 and cloud.history(path).count("preempted") == 0
-    assert "starting it again, the 1. time" in cloud.lazytower("jobs", "logs", path)[0]
+    assert "training stopped and saved; restart 1" in cloud.lazytower("jobs", "logs", path)[0]
     beat = json.loads(cloud.bucket.read(f"run/jobs/{JobRecord(path).id}/attempts/001/heartbeat.json"))
     assert beat["restarts"] == 1
     same_weights(cloud)
@@ -292,7 +292,7 @@ def test_longer_than_max_seconds(cloud):
     for seconds in (9, 36, 144, 576):  # until the machine is fast enough to begin training in that time
         path = stage(cloud.load(f"launch.max_seconds={seconds}", "train.num_steps=1000000"))
         state = supervise(path)
-        assert state.state == "failed" and state.reason == f"not done after launch.max_seconds {seconds}"
+        assert state.state == "failed" and state.reason == f"not done within launch.max_seconds {seconds}"
         if checkpoints(cloud):
             return
     raise AssertionError("training was not saved")

@@ -1,4 +1,4 @@
-"""kill -9 at random moments: the run that ends after them holds the same bits as one never disturbed."""
+"""kill -9 at random moments: the finished run holds the same bits as an undisturbed one."""
 
 import os
 import pathlib
@@ -51,13 +51,13 @@ def finish(config: str, output: str) -> str:
 
 
 def paths_below(directory: pathlib.Path) -> set[str]:
-    """All files and directories; os.walk, unlike rglob, bears that some vanish meanwhile."""
+    """All files and directories; os.walk, unlike rglob, tolerates that some vanish during the walk."""
     found = os.walk(directory)
     return {os.path.join(folder, name) for folder, *both in found for names in both for name in names}
 
 
 def kill_some_time_after_the_first_checkpoint(config: str, output: pathlib.Path, wait: float) -> None:
-    """Kills a run, if it has not ended before, `wait` seconds after its directory changed."""
+    """Kills a run `wait` seconds after its directory changed, unless it has ended."""
     before = paths_below(output)
     process = start(config, str(output))
     while process.poll() is None and not any("step-" in path for path in paths_below(output) - before):

@@ -1,4 +1,4 @@
-"""What tables, saving and restoring take of memory, as the kernel counts it, at a gigabyte of records."""
+"""Memory of tables, saving and restoring, as the kernel counts it, with a gigabyte of records."""
 
 import json
 import subprocess
@@ -72,7 +72,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """Bytes that each action added at its peak, each group in a process of its own."""
+    """Bytes that each action added at its peak; each group runs in a process of its own."""
     directory, found = str(tmp_path_factory.mktemp("memory") / "checkpoints"), {}
     for what in ("save", "restore", "open"):
         command = [sys.executable, "-c", SCRIPT, str(ROWS), str(DIM), directory, what]

@@ -66,7 +66,7 @@ def finish(directory: pathlib.Path, output: str, keep: int) -> str:
 
 
 def digest(state: dict[str, np.ndarray]) -> str:
-    """Of names and bits of all arrays."""
+    """Digest of names and bits of all arrays."""
     found = hashlib.sha256()
     for name in sorted(state):
         found.update(name.encode() + np.ascontiguousarray(state[name]).tobytes())
@@ -74,7 +74,7 @@ def digest(state: dict[str, np.ndarray]) -> str:
 
 
 def digests(directory: pathlib.Path) -> dict[int, str]:
-    """Of the state of every step that a run kept: each increment is laid over the state before it."""
+    """Digests of every step that a run kept, computed by applying each increment to the state before it."""
     state, found = {}, {}
     for path in sorted(directory.glob("checkpoints/step-*")):
         manifest = json.loads((path / "COMMITTED").read_text())
@@ -109,7 +109,7 @@ class Reader:
 
 
 def kill(process: subprocess.Popen, run: pathlib.Path, draw: random.Random) -> bool:
-    """Kills a run at a random moment, mostly around its checkpoints; False when it had ended before."""
+    """Kills a run at a random moment, mostly around its checkpoints; False if it had ended before."""
     if draw.random() < 0.2:
         time.sleep(draw.uniform(0, START_SECONDS))  # while it starts and restores
     else:
@@ -131,7 +131,7 @@ def check_leftovers(run: pathlib.Path) -> None:
 
 
 def survive(directory: pathlib.Path, reader: Reader, wanted: dict[int, str], say) -> pathlib.Path:
-    """Kills KILLS times; returns the last run, brought to its end."""
+    """Kills KILLS times, then runs to the end; returns the last run."""
     draw, kills, generation, kinds = random.Random(17), 0, 0, {"full": 0, "increment": 0}
     output = "killed-0"
     while kills < KILLS:
@@ -167,7 +167,7 @@ def damaged(content: bytes, kind: str, draw: random.Random) -> bytes:
 
 
 def damage(path: pathlib.Path, draw: random.Random) -> bool:
-    """Damages one file; False when it says the same as before (a space of JSON became a tab)."""
+    """Damages one file; False if its meaning did not change (a space of JSON became a tab)."""
     kind = draw.choice(["flip", "flip", "truncate", "truncate", "delete", "zeros", "append"])
     if kind == "delete":
         path.unlink()
@@ -184,7 +184,7 @@ def damage(path: pathlib.Path, draw: random.Random) -> bool:
 
 
 def needed(checkpoints_path: pathlib.Path) -> dict[int, set[str]]:
-    """Files, relative, that a restore of each step reads; from the manifests before any damage."""
+    """Relative files that restoring each step reads, by the manifests before any damage."""
     manifests = {}
     for path in checkpoints_path.glob("*/COMMITTED"):
         manifest = json.loads(path.read_text())

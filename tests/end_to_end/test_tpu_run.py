@@ -1,4 +1,4 @@
-"""Whole runs whose tables are in an emulated TPU: checkpoints, resumes elsewhere, evaluation, export."""
+"""Whole runs with tables in an emulated TPU: checkpoints, resuming elsewhere, evaluation, export."""
 
 import json
 import pathlib
@@ -50,7 +50,7 @@ def document(root: str, run: str, device: dict, model: str = "two_tower", **sect
 
 
 def run(root, name, slice_=None, **sections):
-    """Trains or resumes; the config. `slice_` None: on the CPU."""
+    """Trains or resumes; returns the config. `slice_` None: on the CPU."""
     device = {} if slice_ is None else {"kind": "tpu", "slice": slice_}
     config = parse_config(document(root, name, device, **sections), name)
     with emulated_tpu():
@@ -101,7 +101,7 @@ class _Enough(BaseException):
 
 
 def _stop_after(patch, step: int) -> None:
-    """Ends a run right after the checkpoint of a step, as a pre-emption would."""
+    """Ends a run right after the checkpoint of a step, like a pre-emption."""
     from trainer.training.session import TrainSession
 
     save = TrainSession._save
@@ -136,7 +136,7 @@ def test_tables_that_do_not_fit_are_refused_before_anything_is_connected(root):
         from trainer.resources import forecast
 
         patch.setattr(forecast, "tpu_slice", lambda name: _tiny(name))
-        with pytest.raises(UserError, match="device.slice: v6e-4 has 0.0 GB on each chip, the tables need"):
+        with pytest.raises(UserError, match="device.slice: v6e-4 has 0.0 GB per chip, but the tables need"):
             train(config)
 
 
@@ -150,7 +150,7 @@ def _tiny(name):
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("slice_", ["v3-8", "v6e-4"])
 def test_four_replicas_are_one(root, tmp_path, model, slice_):
-    """Global negatives, sums over replicas and averages: losses and weights to float32's rounding."""
+    """Global negatives, sums over replicas and averages: losses and weights agree up to float32 rounding."""
     expected = newest_state(run(root, f"one-{model}", model=model).output.path)
     made = document(root, f"four-{model}-{slice_}", {"kind": "tpu", "slice": slice_}, model)
     path = tmp_path / "run.yaml"

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from pipelines.options import beam_options
 from pipelines.prepare import prepare
 from pipelines.rows import hashes, split
+from pipelines.runners.options import beam_options
 from tests.support.prepared import Reference, assert_matches, configure, content, read_rows, run
 
 COLUMNS = ["user", "item", "rating", "timestamp"]

@@ -145,30 +145,30 @@ def test_unknown_split_is_refused(tmp_path):
 STOPS = {
     "missing": (None, {}, "x.csv: no such file"),
     "no_match": (None, {"paths": ["{dir}/*.nope"]}, "*.nope: no file matches"),
-    "directory": (None, {"paths": ["{dir}"]}, "the directory holds no file; check source.paths"),
+    "directory": (None, {"paths": ["{dir}"]}, "the directory contains no files; check source.paths"),
     "empty": (b"", {}, "x.csv: the file is empty"),
     "header_only": (HEADER.encode(), {}, "no rows are left"),
     "no_column": (b"user,item,score,ts,w\n1,2,3,4,5\n", {},
                   "x.csv: no column 'rating'; the header has: user, item, score, ts, w"),
     "jsonl_as_csv": (b'{"user": "1", "item": 2}\n', {}, "; is source.kind jsonl?"),
     "case": (b"User,item,rating,ts,w\n1,2,3,4,5\n", {}, "; write 'User' in source.roles or source.features"),
-    "json_array": (b'[{"user": 1, "item": 2}]\n', {"kind": "jsonl"}, "written as one object a line (jq -c"),
+    "json_array": (b'[{"user": 1, "item": 2}]\n', {"kind": "jsonl"}, "as one object per line (jq -c"),
     "delimiter": (b"user\titem\trating\tts\tw\n1\t2\t3\t4\t5\n", {},
-                  "is source.delimiter '\\t' (tab) and not ','?"),
+                  "is source.delimiter '\\t' (tab) instead of ','?"),
     "delimiter_no_header": (b"1|2|3|4|5\n" * 9,
                             {"header": False, "columns": ["user", "item", "rating", "ts", "w"]},
-                            "1 columns in the first line, source.columns names 5; is source.delimiter '|'"),
-    "twice": (b"user,item,rating,ts,w,w\n1,2,3,4,5,6\n", {}, "column 'w' stands twice"),
-    "binary": (bytes(range(256)) * 9, {}, "holds binary data, not text"),
+                            "the first line has 1 columns, source.columns names 5; is source.delimiter '|'"),
+    "twice": (b"user,item,rating,ts,w,w\n1,2,3,4,5,6\n", {}, "duplicate column 'w'"),
+    "binary": (bytes(range(256)) * 9, {}, "contains binary data, not text"),
     "latin": ("usér,item\n".encode("latin-1"), {}, "not UTF-8"),
     "rejects": (HEADER.encode() + GOOD.encode() * 8 + b"u1,i1,x,1000,1\nu1,i1\n",
                 {"max_rejected_fraction": 0.1},
-                "2 of 10 rows are refused, more than source.max_rejected_fraction 0.1 allows: 1 "),
-    "no_gzip": (b"user,item\n", {"paths": ["{dir}/x.csv.gz"]}, "x.csv.gz: not a whole gzip file"),
+                "2 of 10 rows are rejected, more than source.max_rejected_fraction 0.1 allows: 1 "),
+    "no_gzip": (b"user,item\n", {"paths": ["{dir}/x.csv.gz"]}, "x.csv.gz: not a gzip file despite its name"),
     "no_json": (b"user,item\n", {"kind": "jsonl"}, "the first line is not a JSON object"),
     "json_column": (b'{"user": 1, "items": 2}\n', {"kind": "jsonl"},
                     "no column 'item'; the first object has: user"),
-    "no_parquet": (b"PAR1 or not", {"kind": "parquet"}, "x.csv: not a whole Parquet file"),
+    "no_parquet": (b"PAR1 or not", {"kind": "parquet"}, "x.csv: incomplete or broken Parquet file"),
 }
 # fmt: on
 
@@ -191,13 +191,17 @@ def test_inputs_that_stop_the_job_publish_nothing(tmp_path, case):
 @pytest.mark.parametrize(
     ("line", "more", "hint"),
     [
-        ("u1,i1,3,2024-05-01,1", {}, "; source.timestamp_unit is s: s, ms, us and ns read numbers"),
-        ("u1,i1,3,1700000000000,1", {}, "; source.timestamp_unit is s: is it another one?"),
+        (
+            "u1,i1,3,2024-05-01,1",
+            {},
+            "; check source.timestamp_unit, which is s: s, ms, us and ns read numbers",
+        ),
+        ("u1,i1,3,1700000000000,1", {}, "; check source.timestamp_unit, which is s"),
         ('u1,"i1,3,1000,1', {}, "; no quote closes the value"),
-        ("u1,i1,3,1000,1,6", {}, "; values that hold the delimiter need quotes"),
-        ("u1,i1,,1000,1", {}, "; it must be a number in every row, an empty value is none"),
-        (",i1,3,1000,1", {}, "; source.nulls lists what counts as missing"),
-        ('u1,"i1"x,3,1000,1', {}, "; quotes inside a quoted value are doubled, or set source.escape"),
+        ("u1,i1,3,1000,1,6", {}, "; quote values that contain the delimiter"),
+        ("u1,i1,,1000,1", {}, "; it must be a number in every row, and must not be empty"),
+        (",i1,3,1000,1", {}, "; check source.nulls, which lists the spellings of missing values"),
+        ('u1,"i1"x,3,1000,1', {}, "; double the quotes inside a quoted value, or set source.escape"),
         ("u1,i1,3,1000,-1", {}, "negative_weight: 'u1,i1,3,1000,-1'"),
     ],
 )
@@ -221,7 +225,7 @@ def test_torn_gzip_stops_the_job(tmp_path):
     path = tmp_path / "x.csv.gz"
     whole = gzip.compress((HEADER + "".join(f"u{i},i{i * 7},3,{i},1\n" for i in range(30_000))).encode())
     path.write_bytes(whole[:-1000])
-    with pytest.raises(DataError, match="not a whole gzip file"):
+    with pytest.raises(DataError, match="incomplete or broken gzip file"):
         run(section(path), dataset_section(tmp_path))
     assert os.listdir(tmp_path) == ["x.csv.gz"]
 
@@ -247,7 +251,7 @@ def test_an_empty_numeric_feature_is_refused_or_has_a_value(tmp_path):
     for kind, path in (("delimited", csv), ("jsonl", lines), ("parquet", table)):
         source = {"kind": kind, "paths": [str(path)], "max_rejected_fraction": 0.5}
         section = {"path": str(tmp_path / kind), "split": {"kind": "random"}}
-        with pytest.raises(DataError, match="3 bad_price; .* the feature's key missing gives empty ones a v"):
+        with pytest.raises(DataError, match="3 bad_price; .* set the feature's missing to accept empty v"):
             run(source | {"features": [feature]}, section)
         dataset = run(source | {"features": [feature | {"missing": -1}]}, section)
         assert dict(dataset.rejected) == {"bad_price": 1}

@@ -10,7 +10,9 @@ import pytest
 from configs.errors import DataError
 from configs.manifest import load_dataset
 from configs.system.lease import Lease
-from pipelines.publish import DIRECTORIES, PREVIOUS, workspace
+from pipelines.publish import PREVIOUS
+from pipelines.stages.files import DIRECTORIES
+from pipelines.workspace import workspace
 from tests.support.prepared import content, run
 
 ROLES = {"user": "u", "item": "i", "timestamp": "t"}

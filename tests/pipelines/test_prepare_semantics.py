@@ -174,8 +174,8 @@ def test_a_temporal_cut_lies_between_two_instants_of_one_second(tmp_path):
 @pytest.mark.parametrize(
     "labels, options, message",
     [
-        ([0, 0], {}, "no row is positive: dataset.positive asks for label > 0, labels lie between 0 and 0"),
-        ([1, 3], {"positive": 4}, "asks for label >= 4, labels lie between 1 and 3; set dataset.positive"),
+        ([0, 0], {}, "no row is positive: dataset.positive requires label > 0, the labels range from 0 to 0"),
+        ([1, 3], {"positive": 4}, "requires label >= 4, the labels range from 1 to 3; set dataset.positive"),
     ],
 )
 def test_data_without_positives_is_refused_before_work(tmp_path, labels, options, message):
@@ -208,7 +208,7 @@ def test_the_summary_names_what_fell_away(tmp_path, caplog):
     positives = {name: info.positives for name, info in dataset.splits.items()}
     others = sum(info.rows for info in dataset.splits.values()) - sum(positives.values())
     assert f"positive rows (label > 0): train {positives['train']}, valid {positives['valid']}" in text
-    assert f"; {others} others: no targets" in text
+    assert f"; {others} others, on which only dot_bias trains: no targets" in text
     assert f"left out by dataset.duplicates drop: {dataset.duplicates} rows" in text
     test = dataset.splits["test"]
     assert (

@@ -31,10 +31,10 @@ def test_again_is_a_no_op_and_changes_need_overwrite(tmp_path):
         name: os.stat(tmp_path / "out" / name).st_mtime_ns for name in content(tmp_path / "out")
     }
     other = configure(SYNTHETIC, dataset_section(tmp_path, seed=1))
-    with pytest.raises(DataError, match="other dataset settings; give --overwrite"):
+    with pytest.raises(DataError, match="other dataset settings; pass --overwrite"):
         prepare(other.source, other.dataset)
     third = configure(SYNTHETIC | {"rows": 2000}, dataset_section(tmp_path))
-    with pytest.raises(DataError, match=r"another source \(source.rows differs\); give --overwrite"):
+    with pytest.raises(DataError, match=r"another source \(source.rows differs\); pass --overwrite"):
         prepare(third.source, third.dataset)
     found = prepare(third.source, third.dataset, overwrite=True)
     assert load_dataset(str(tmp_path / "out")).fingerprint == found.fingerprint != first.fingerprint
@@ -63,7 +63,7 @@ def test_failed_overwrite_leaves_the_old_dataset(tmp_path):
 
 def test_target_is_a_file(tmp_path):
     (tmp_path / "out").write_text("x")
-    with pytest.raises(DataError, match="is a file; dataset.path must be a directory"):
+    with pytest.raises(DataError, match="is a file; set dataset.path to a directory"):
         run(SYNTHETIC, dataset_section(tmp_path))
 
 
@@ -125,7 +125,7 @@ def test_the_summary_shows_when_rows_happened(tmp_path, caplog, unit, dates):
     with caplog.at_level(logging.INFO, logger="absl"):
         run(source, dataset_section(tmp_path, split={"kind": "temporal"}))
     assert dates in caplog.text and "test: " in caplog.text
-    assert f"rejected missing_user: 1, see {tmp_path}/out/rejected" in caplog.text
+    assert f"rejected for missing_user: 1, see {tmp_path}/out/rejected" in caplog.text
     assert (tmp_path / "out" / "rejected").is_dir()
 
 

@@ -13,7 +13,8 @@ from configs.errors import DataError
 from configs.manifest import load_dataset
 from configs.system.file_lock import FileLock
 from pipelines.prepare import prepare
-from pipelines.publish import DIRECTORIES, LOCK_NAME, disk_errors, workspace
+from pipelines.stages.files import DIRECTORIES
+from pipelines.workspace import LOCK_NAME, disk_errors, workspace
 from tests.support.prepared import configure
 
 SYNTHETIC = {"kind": "synthetic", "rows": 3000, "users": 50, "items": 40}
@@ -183,6 +184,6 @@ def test_what_is_no_fault_of_a_disk_stays_what_it_is():
                 raise error
         assert caught.value is error
     worker = "Traceback ...\nOSError: [Errno 5] Input/output error: '/raw/a.csv' [while running 'Read']"
-    with pytest.raises(DataError, match="^/raw/a.csv: Input/output error; the disk fails"):
+    with pytest.raises(DataError, match="^/raw/a.csv: Input/output error; the disk is failing"):
         with disk_errors("/out"):
             raise RuntimeError(worker)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from configs.errors import DataError
+from pipelines.rows.moments import Moments
 from pipelines.sources.reader import Reject
+from pipelines.stages.files import WrittenFile
 from pipelines.stages.ids import TableIds
 from pipelines.stages.plan import Plan
 from pipelines.stages.stats import Stats
-from pipelines.stages.write import Moments, WrittenFile
 from pipelines.summary import dump_summary, load_summary
 
 
@@ -72,7 +73,9 @@ def changed(*path, value) -> bytes:
     ids=range(13),
 )
 def test_what_is_torn_or_forged_is_one_line(torn):
-    with pytest.raises(DataError, match=r"^gs://b/summary.json: is not what .*run the command again$"):
+    with pytest.raises(
+        DataError, match=r"^gs://b/summary.json: not a valid job summary .*rerun the same command$"
+    ):
         load_summary(torn, "gs://b/summary.json")
 
 

@@ -282,7 +282,7 @@ def wait_until(condition, seconds: float = 900.0, what: str = "") -> None:
     """Returns when `condition()` holds; fails when it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain {what}"
+        assert time.monotonic() < deadline, f"waited without success {what}"
         time.sleep(0.05)
 
 

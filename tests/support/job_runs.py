@@ -107,7 +107,7 @@ def cloud(tmp_path, bucket, monkeypatch) -> Iterator[Cloud]:
 
 
 def _end_processes(state_home: str) -> None:
-    """Supervisors of jobs whose test has failed; they would look for the service for ever."""
+    """Supervisors of jobs whose test has failed; they would keep looking for the service."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.pid != os.getpid() and process.environ().get("XDG_STATE_HOME") == state_home:

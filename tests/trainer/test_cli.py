@@ -96,15 +96,15 @@ def test_descriptions_keep_capitals(command):
         (["evaluate", "--config", "x", "--split", "train"], "lazytower evaluate: error: argument --split"),
         (
             ["train", "--config", "x", "--max_seconds", "1h"],
-            "lazytower train: error: argument --max_seconds: '1h' is no number of seconds",
+            "lazytower train: error: argument --max_seconds: '1h' is not a number of seconds",
         ),
         (
             ["plan", "--config", "x", "--probe_steps", "few"],
-            "lazytower plan: error: argument --probe_steps: 'few' is no whole number",
+            "lazytower plan: error: argument --probe_steps: 'few' is not a whole number",
         ),
         (
             ["jobs", "list", "--set", "output.path=x"],
-            "lazytower jobs: error: --set output.path=x: changes a config, give it with --config",
+            "lazytower jobs: error: --set output.path=x: changes a config; name the config with --config",
         ),
         (["train", "--config", "none.yaml"], "lazytower train: error: none.yaml: no such config file"),
         (["evaluate", "--config", "/"], "lazytower evaluate: error: /: is a directory, not a config file"),
@@ -149,7 +149,7 @@ def test_prepare_keeps_unknown_flags_for_beam():
 @pytest.mark.parametrize(
     ("raised", "code", "line"),
     [
-        (UserError("mend it"), 2, "lazytower train: error: mend it\n"),
+        (UserError("fix it"), 2, "lazytower train: error: fix it\n"),
         (
             HttpError({"code": 401, "message": "Anonymous caller\n has no access"}),
             2,

@@ -8,7 +8,8 @@ from configs.system import lease as lease_module
 from configs.system.lease import Lease
 from tests.support.tiny_run import planted_document, write_planted
 from trainer.training.interrupt import Interrupt
-from trainer.training.session import TrainSession, lock_run
+from trainer.training.run_directory import lock_run
+from trainer.training.session import TrainSession
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def config(tmp_path):
 def test_a_trainer_that_was_followed_stops_and_writes_nothing_more(bucket, config, monkeypatch):
     monkeypatch.setattr(lease_module, "_machine", lambda: "another")
     monkeypatch.setattr(Lease, "_keep", lambda self: None)  # as if its process were asleep
-    with pytest.raises(UserError, match="took over while this process was not heard of"):
+    with pytest.raises(UserError, match="took over because this process did not renew its lease"):
         with Interrupt() as interrupt, TrainSession(config, interrupt) as session:
             follower = Lease("gs://bucket/run/.lock", stale_seconds=0.5)
             session._lock._confirmed -= 40

@@ -3,7 +3,7 @@
     lazytower bench input --config run.yaml --steps 100
 
 `reader`: batches of the prepared dataset are taken and thrown away. `training`: real steps of the config's
-model, each taken by hand, so that the time until a batch is there can be told from that of the step; 5 steps
+model, each taken by hand, so that the wait for a batch and the step are timed separately; 5 steps
 of warm-up come first.
 """
 

@@ -4,6 +4,7 @@ import csv
 import os
 from collections.abc import Mapping, Sequence
 
+from configs.text import aligned
 from trainer.bench.timing import PHASES
 
 _COLOURS = {"forward": "#3f82f0", "gradient": "#e0782f", "update": "#2a9d6f"}
@@ -32,13 +33,7 @@ def print_plain_table(rows: Sequence[Mapping], columns: Sequence[str]) -> None:
 
 def _print_lines(lines: Sequence[Sequence[str]], num_left: int) -> None:
     """Prints cells under each other, the first `num_left` of a line on the left of their columns."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    for line in lines:
-        cells = [
-            text.ljust(width) if i < num_left else text.rjust(width)
-            for i, (text, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
+    print(aligned(lines, left=range(num_left)))
 
 
 def missing_reasons(rows: Sequence[Mapping], keys: Sequence[str]) -> dict[str, list[str]]:

@@ -21,6 +21,7 @@ import numpy as np
 from absl import logging
 
 from configs.system.processes import module_command
+from configs.text import aligned
 from trainer.bench.page import write_plain_csv
 from trainer.bench.timing import in_fresh_process, positive
 
@@ -52,9 +53,7 @@ def run(args: argparse.Namespace) -> int:
         for name, value in _STAGES[stage](args, config):
             logging.info("%s: %s %s", stage, name, value)
             figures.append({"stage": stage, "figure": name, "value": value})
-    width = [max(len(row[key]) for row in figures) for key in ("stage", "figure")]
-    for row in figures:
-        print(f"{row['stage'].ljust(width[0])}  {row['figure'].ljust(width[1])}  {row['value']}")
+    print(aligned([[row["stage"], row["figure"], str(row["value"])] for row in figures], left=range(3)))
     path = os.path.join(args.output, "users25m.csv")
     write_plain_csv(path, figures)
     print(f"written: {path}")

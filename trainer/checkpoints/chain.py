@@ -1,120 +1,57 @@
-"""Which checkpoints a run has, which build on which, and which may go. Without TensorFlow.
+"""Which checkpoints a run has, which build on which, and which are deleted. Without TensorFlow.
 
 A restart reads a chain: a full checkpoint and the increments after it, each of which names the checkpoint it
-builds on by step and id. Compaction writes a full checkpoint of the same step and id beside the increment;
-from then on there are two ways to that state, the full one first.
+builds on by step and id. Compaction writes a full checkpoint with the step and id of the last increment; from
+then on there are two ways to restore that state, and the full checkpoint is tried first.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 from configs.system import storage
-from trainer.checkpoints.files import (
-    COMMITTED,
-    DENSE,
-    DamagedCheckpoint,
-    ids_file,
-    read_manifest,
-    records_file,
-    remove_checkpoint,
-)
+from trainer.checkpoints.files import COMMITTED, DENSE, DamagedCheckpoint, remove_checkpoint
+from trainer.checkpoints.reader import Checkpoint, open_checkpoint
 
-LOOKS = 5  # of a reader at a directory in which a trainer is at work
+LOOKS = 5  # times that a reader lists a directory in which a trainer is working
 _NAME = re.compile(r"^step-(\d{9})(\.increment)?$")
-_ITEM_BYTES = {"ids": 8, "value": 4}
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One complete directory."""
-
-    path: str
-    manifest: dict
-
-    @property
-    def name(self) -> str:
-        """Of the directory."""
-        return self.path.rpartition("/")[2]
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        return self.manifest["step"]
-
-    @property
-    def kind(self) -> str:
-        """full or increment."""
-        return self.manifest["kind"]
-
-    @property
-    def bytes(self) -> int:
-        """Of all files but COMMITTED."""
-        return sum(file["bytes"] for file in self.manifest["files"].values())
-
-    def pieces(self, table: str) -> list[tuple[int, str, str | None]]:
-        """(rows, records file, ids file or None) of each piece of a table, in order of rows."""
-        sizes = self.manifest["tables"][table]["pieces"]
-        full = self.kind == "full"
-        return [
-            (n, records_file(table, i), None if full else ids_file(table, i)) for i, n in enumerate(sizes)
-        ]
 
 
 def directory_name(step: int, kind: str) -> str:
-    """Name of a checkpoint's directory; kind: full or increment."""
+    """Name of a checkpoint's directory; `kind` is full or increment."""
     return f"step-{step:09d}" + (".increment" if kind == "increment" else "")
 
 
-def table_width(layout: dict) -> int:
-    """Values of a record of a table, from its layout in a manifest."""
-    return sum(width for _, width in layout["parts"])
-
-
-def table_bytes(layouts: dict, ids: bool) -> int:
-    """Bytes of the records, and of the ids if there are any, of tables by their layouts in a manifest."""
-    total = 0
-    for layout in layouts.values():
-        per_row = _ITEM_BYTES["value"] * table_width(layout) + (_ITEM_BYTES["ids"] if ids else 0)
-        total += per_row * sum(layout["pieces"])
-    return total
-
-
-def open_checkpoint(path: str) -> Checkpoint:
-    """A complete checkpoint, its manifest verified. Raises DamagedCheckpoint."""
-    return Checkpoint(path, read_manifest(path))
-
-
 class CheckpointDirectory:
-    """The checkpoints of a run as they are now: listed once, and each manifest read at most once.
+    """The checkpoints of a run at one time: listed once, and each manifest read at most once.
 
     Args:
-      path: of the directory; it need not exist.
-      known: checkpoints of it that are open already.
+      path: of the directory, which need not exist.
+      known: checkpoints in it that are open already.
 
     Attributes:
-      names: of all checkpoint directories, complete or not, by step ascending; a step's full one first.
+      names: names of all checkpoint directories, complete or not, by step in ascending order; the full one
+        of a step comes first.
     """
 
     def __init__(self, path: str, known: Iterable[Checkpoint] = ()):
-        self.path, self.names = path, {}
+        self.path = path
         self._opened = {checkpoint.name: checkpoint for checkpoint in known}
-        found = {}
+        found: dict[int, list[str]] = {}
         for name in storage.names(path):
             if match := _NAME.match(name):
                 found.setdefault(int(match.group(1)), []).append(name)
-        self.names = {step: sorted(found[step]) for step in sorted(found)}
+        self.names: dict[int, list[str]] = {step: sorted(found[step]) for step in sorted(found)}
 
     def has_changed(self) -> bool:
-        """Whether the directory lists other checkpoints by now."""
+        """Whether the directory holds other checkpoints now."""
         return CheckpointDirectory(self.path).names != self.names
 
     def steps(self) -> list[int]:
-        """Steps of which there is a complete directory, ascending."""
+        """Steps with a complete directory, ascending."""
         return [step for step, names in self.names.items() if any(map(self.is_complete, names))]
 
     def is_complete(self, name: str) -> bool:
-        """Whether a directory holds COMMITTED; a writer that was killed leaves none."""
+        """Whether a directory holds COMMITTED, which is written last."""
         return name in self._opened or storage.exists(storage.join(self.path, name, COMMITTED))
 
     def open(self, name: str) -> Checkpoint:
@@ -124,39 +61,40 @@ class CheckpointDirectory:
         return self._opened[name]
 
     def chains(self, step: int, wanted: str | None = None) -> Iterator[list[Checkpoint] | DamagedCheckpoint]:
-        """Ways to restore a step, best first; where one ends early, the reason in its place.
+        """Ways to restore a step, best first; for a way that fails, the reason.
 
         Args:
           step: to restore.
-          wanted: id that the checkpoint of this step must have; None: any.
+          wanted: id that the checkpoint of this step must have; None: any id.
 
         Yields:
-          Checkpoints, a full one, then increments in order; only their manifests are verified.
+          A full checkpoint and increments in order, of which only manifests are verified.
         """
         names = [name for name in self.names.get(step, []) if self.is_complete(name)]
         if not names:
-            yield DamagedCheckpoint(f"{self.path}: step {step}, which later ones build on, is not complete")
+            yield DamagedCheckpoint(
+                f"{self.path}: step {step}, which later checkpoints build on, is incomplete"
+            )
         for name in names:
             try:
                 checkpoint = self.open(name)
             except DamagedCheckpoint as error:
                 yield error
                 continue
-            if wanted not in (None, checkpoint.manifest["id"]):
-                yield DamagedCheckpoint(f"{checkpoint.path}: is not the one that later ones build on")
-            elif checkpoint.kind == "full":
+            if wanted not in (None, checkpoint.manifest.id):
+                yield DamagedCheckpoint(f"{checkpoint.path}: is not the checkpoint that later ones build on")
+            elif (base := checkpoint.manifest.base) is None:
                 yield [checkpoint]
             else:
-                base = checkpoint.manifest["base"]
-                for found in self.chains(base["step"], base["id"]):
+                for found in self.chains(base.step, base.id):
                     yield [*found, checkpoint] if isinstance(found, list) else found
 
 
 def needed_files(chain: list[Checkpoint]) -> Iterator[tuple[Checkpoint, list[str]]]:
-    """The files of each checkpoint that restoring the last one of a chain reads."""
+    """(checkpoint, files) that restoring the last checkpoint of a chain reads."""
     for checkpoint in chain:
         last = checkpoint is chain[-1]
-        yield checkpoint, [name for name in checkpoint.manifest["files"] if last or name != DENSE]
+        yield checkpoint, [name for name in checkpoint.manifest.files if last or name != DENSE]
 
 
 def prune(
@@ -166,23 +104,23 @@ def prune(
     previous: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> list[str]:
-    """Deletes all but the `keep` newest restorable steps, and what they build on.
+    """Deletes all checkpoints but the `keep` newest restorable steps and what they build on.
 
-    Steps after the one that the run fell back to, which did not verify, go too: counted, they would push out
-    the good ones.
+    Damaged steps after the one that the run fell back to are deleted too; counted, they would displace good
+    ones.
 
     Args:
       directory: of the run's checkpoints.
-      newest: chain of the newest good one.
-      keep: how many steps stay.
-      previous: step that the run restored or saved before the newest; those between are abandoned.
-      check: called before each deletion; raises when the run is no longer this process's.
+      newest: chain of the newest good checkpoint.
+      keep: number of steps to keep.
+      previous: step that the run restored or saved before the newest; steps between them are obsolete.
+      check: called before each deletion; raises if another process owns the run.
 
     Returns:
-      Names of what was deleted.
+      Names of the deleted directories.
 
     Raises:
-      CheckpointError: a manifest cannot be read, so nothing was deleted; or something cannot be deleted.
+      CheckpointError: a manifest cannot be read, so nothing was deleted; or a deletion failed.
     """
     found = CheckpointDirectory(directory, newest)
     kept, steps = {checkpoint.name for checkpoint in newest}, 1
@@ -195,7 +133,7 @@ def prune(
             kept |= {checkpoint.name for checkpoint in chain}
             steps += 1
     removed = [name for names in found.names.values() for name in names if name not in kept]
-    for name in removed[::-1]:  # what builds on others first
+    for name in removed[::-1]:  # increments before what they build on
         check()
         remove_checkpoint(storage.join(directory, name))
     return removed

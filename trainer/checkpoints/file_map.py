@@ -1,7 +1,7 @@
-"""Files mapped into memory with their descriptors closed: a table of hundreds of files keeps none open.
+"""Maps files into memory with their descriptors closed: a table of hundreds of files keeps none open.
 
-Python's own mmap keeps a descriptor for each map (until 3.13), and a hard limit on open files then ends what
-reads a large checkpoint.
+Python's own mmap keeps a descriptor for each map (before 3.13), so reading a large checkpoint would exceed a
+hard limit on open files.
 """
 
 import ctypes
@@ -18,11 +18,11 @@ _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _FAILED = ctypes.c_void_p(-1).value
 
 
-def map_file(file: BinaryIO) -> ctypes.Array:
-    """The bytes of an open file as a buffer, which must not be written; good after the file is closed.
+def map_file(file: BinaryIO) -> "ctypes.Array[ctypes.c_char]":
+    """The bytes of an open file as a read-only buffer, which stays valid after the file is closed.
 
     Raises:
-      OSError: it is empty, or the machine has no room for the map.
+      OSError: it is empty, or the address space or the number of maps is exhausted.
     """
     size = os.fstat(file.fileno()).st_size
     address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
@@ -30,12 +30,12 @@ def map_file(file: BinaryIO) -> ctypes.Array:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     buffer = (ctypes.c_char * size).from_address(address)
-    # Arrays that view it hold it, so this comes after the last of them is gone.
-    # At the interpreter's end they may still be in use, and go with the process.
+    # Arrays that view the buffer hold it, so this runs after the last of them is gone. Not at the exit of the
+    # interpreter, when they may still be in use; the process takes them along.
     weakref.finalize(buffer, _libc.munmap, address, size).atexit = False
     return buffer
 
 
-def forget(buffer: ctypes.Array) -> None:
-    """Lets go of a map's memory; what is read again comes from the file, or its cache."""
+def forget(buffer: "ctypes.Array[ctypes.c_char]") -> None:
+    """Frees a map's memory; later reads come from the file, or the page cache."""
     _libc.madvise(ctypes.addressof(buffer), ctypes.sizeof(buffer), mmap.MADV_DONTNEED)

@@ -1,13 +1,15 @@
-"""What a run and the checkpoints it resumes from must have in common. Without TensorFlow."""
+"""What a run must have in common with the checkpoints it resumes from. Without TensorFlow."""
+
+from typing import Any
 
 from configs.schema import RunConfig
 
-# Keys of optimizers that checkpoints may be older than; at these values they change nothing.
+# Keys of optimizers that old checkpoints lack; with these values they have no effect.
 _YOUNGER = {"amsgrad": False, "l2_shrinkage": 0.0}
 
 
-def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int) -> dict:
-    """What a run must share with the checkpoints it resumes from, by config key.
+def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int) -> dict[str, Any]:
+    """JSON values that a run must share with the checkpoints it resumes from, by config key.
 
     Args:
       config: the run.
@@ -16,7 +18,7 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int) -> 
     """
     tables = {name: config.table(name).model_dump(mode="json") for name in config.table_of_input.values()}
     for table in tables.values():
-        # They change how numbers are held or summed, not the numbers nor their form; a run may change them.
+        # A run may change these: they affect how numbers are stored or summed, not the records.
         table.pop("engine", None)
         table.pop("gradient", None)
         table["optimizer"] = _optimizer(table["optimizer"])
@@ -34,16 +36,16 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int) -> 
     }
 
 
-def _optimizer(section: dict) -> dict:
-    """An optimizer's section without younger keys that change nothing."""
+def _optimizer(section: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's section without younger keys that have no effect."""
     return {k: v for k, v in section.items() if k not in _YOUNGER or v != _YOUNGER[k]}
 
 
-def first_difference(saved: dict, now: dict) -> tuple[str, object, object] | None:
-    """The first config key, dotted, whose value differs, with both values; None when all are equal.
+def first_difference(saved: dict[str, Any], now: dict[str, Any]) -> tuple[str, object, object] | None:
+    """The first dotted config key whose values differ, with both values; None if all are equal.
 
     Args:
-      saved: identity of a checkpoint; a key that it has not counts as None, as one of the run's does.
+      saved: identity of a checkpoint; a missing key counts as None, here and in `now`.
       now: identity of the run.
     """
     for key in [*now, *(key for key in saved if key not in now)]:
@@ -52,9 +54,9 @@ def first_difference(saved: dict, now: dict) -> tuple[str, object, object] | Non
             continue
         if not (isinstance(old, dict) and isinstance(new, dict)):
             return key, old, new
-        if old.get("kind") != new.get("kind"):  # their other keys are not the same ones
+        if old.get("kind") != new.get("kind"):  # other keys of different kinds cannot be compared
             return f"{key}.kind", old.get("kind"), new.get("kind")
-        if found := first_difference(old, new):  # else one has keys of None that the other lacks
+        if found := first_difference(old, new):  # none: one has None where the other lacks the key
             inner, old, new = found
             return f"{key}.{inner}", old, new
     return None

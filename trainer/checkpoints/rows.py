@@ -1,30 +1,29 @@
-"""Rows of one table read from a checkpoint on disk: a full one under its increments. Without TensorFlow.
+"""Rows of one table, read from a full checkpoint on disk and its increments. Without TensorFlow.
 
-Arrays are mapped into memory, so that only what is asked for is held, and what the operating system cares to
-cache. Files of object stores are copied to temporary files first, which end with the process.
+Arrays are mapped into memory, so only requested rows occupy it, beside the page cache. Files of object stores
+are copied to temporary files first, which are gone when the process ends.
 """
 
 import numpy as np
 
-from trainer.checkpoints.chain import Checkpoint, table_width
-from trainer.checkpoints.files import map_array, release
+from trainer.checkpoints.reader import Checkpoint, map_array, release
 
 
 class StoredRows:
-    """The records of a table as of the last checkpoint of a chain; of each row, the newest.
+    """The records of a table as of the last checkpoint of a chain: the newest record of each row.
 
     Args:
       chain: a full checkpoint and increments in order.
       table: name.
 
     Raises:
-      DamagedCheckpoint: a file is not as it was written; all are read once, here.
+      DamagedCheckpoint: a file is not as it was written; all are verified here.
     """
 
     def __init__(self, chain: list[Checkpoint], table: str):
         full, *increments = (_Layer(checkpoint, table) for checkpoint in chain)
         self._layers = [*increments[::-1], full]
-        self.width = table_width(chain[0].manifest["tables"][table])
+        self.width = chain[0].manifest.tables[table].width
 
     def read(self, ids: np.ndarray) -> np.ndarray:
         """Records, float32 [n, width], of ids int64 [n] in any order."""
@@ -37,18 +36,17 @@ class StoredRows:
 
 
 class _Layer:
-    """One checkpoint's rows."""
+    """The rows in one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, table: str):
         pieces = checkpoint.pieces(table)
-        path, manifest = checkpoint.path, checkpoint.manifest
-        self._records = [map_array(path, manifest, name) for _, name, _ in pieces]
-        self._ids = [map_array(path, manifest, name) for _, _, name in pieces if name is not None]
+        self._records = [map_array(checkpoint, name) for _, name, _ in pieces]
+        self._ids = [map_array(checkpoint, name) for _, _, name in pieces if name is not None]
         starts = np.cumsum([0] + [n for n, _, _ in pieces])[:-1]
         self._first = np.array([ids[0] for ids in self._ids], np.int64) if self._ids else starts
 
     def read_into(self, records: np.ndarray, places: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        """Fills records[places] with the rows that are here; returns which are, bool [n]."""
+        """Fills records[places] with the rows that this checkpoint holds; returns which, bool [n]."""
         held = np.zeros(len(ids), bool)
         piece = np.searchsorted(self._first, ids, side="right") - 1
         for i in np.unique(piece[piece >= 0]):

@@ -1,26 +1,44 @@
-"""`polyak.kind: tail_average`: the mean of the weights of a run's newest checkpoints, taken when it is read.
+"""`polyak.kind: tail_average`: the mean of the weights of a run's newest checkpoints, computed when read.
 
-The fall-back where averages beside the weights cost too much memory: coarse, because it is made of as many
+A fallback where averages beside the weights take too much memory: coarse, because it averages only as many
 steps as there are checkpoints, but the same for tables and towers, on every device.
 """
+
+from typing import Any, Protocol
 
 import numpy as np
 from absl import logging
 
 from configs.errors import CheckpointError
-from trainer.checkpoints.chain import Checkpoint, CheckpointDirectory
-from trainer.checkpoints.files import DamagedCheckpoint, read_dense
+from trainer.checkpoints.chain import CheckpointDirectory
+from trainer.checkpoints.files import DamagedCheckpoint
+from trainer.checkpoints.reader import Checkpoint, read_dense
 from trainer.checkpoints.rows import StoredRows
+from trainer.embeddings.engines.stored import StoredTable
 
 
-def open_tail(recommender, directory: str, step: int, number: int) -> list[int]:
-    """Gives a recommender of StoredTables the averages of its checkpoints.
+class TailAveraged(Protocol):
+    """What takes the averages: trainer.models.recommender.Recommender."""
+
+    dense_tail: list[np.ndarray] | None
+
+    @property
+    def storages(self) -> dict[str, StoredTable]:
+        """Tables by name."""
+
+    @property
+    def dense_state(self) -> dict[str, Any]:
+        """Variables outside the tables, by name."""
+
+
+def open_tail(recommender: TailAveraged, directory: str, step: int, number: int) -> list[int]:
+    """Opens the averages of a run's newest checkpoints in a recommender of StoredTables.
 
     Args:
-      recommender: trainer.models.recommender.Recommender, whose newest checkpoint is open.
+      recommender: its newest checkpoint is open.
       directory: of the run's checkpoints.
-      step: of the newest one; later ones are left out, and those of less than half of its steps.
-      number: how many to average, or as many as there are; damaged ones are passed over.
+      step: of the newest checkpoint; later ones are ignored, and those before half of its steps.
+      number: of checkpoints to average; fewer if there are fewer. Damaged ones are skipped.
 
     Returns:
       Their steps, newest first.
@@ -29,8 +47,10 @@ def open_tail(recommender, directory: str, step: int, number: int) -> list[int]:
       CheckpointError: none can be read.
     """
     found = CheckpointDirectory(directory)
-    steps, rows, dense = [], {name: [] for name in recommender.storages}, []
-    # Weights of the first half are those of a model that was still learning, or of the random start.
+    steps: list[int] = []
+    rows: dict[str, list[StoredRows]] = {name: [] for name in recommender.storages}
+    dense: list[list[np.ndarray]] = []
+    # In the first half the model was still learning, so its weights would distort the average.
     late = [s for s in found.steps() if step / 2 <= s <= step]
     for other in sorted(late, reverse=True):
         if len(steps) == number:
@@ -39,7 +59,7 @@ def open_tail(recommender, directory: str, step: int, number: int) -> list[int]:
             try:
                 stored, values = _read(chain, recommender)
             except DamagedCheckpoint as error:
-                logging.warning("step %d is not averaged: %s", other, error)
+                logging.warning("step %d is left out of the average: %s", other, error)
                 continue
             steps.append(other)
             dense.append(values)
@@ -47,21 +67,23 @@ def open_tail(recommender, directory: str, step: int, number: int) -> list[int]:
                 rows[name].append(table)
             break
     if not steps:
-        raise CheckpointError(f"{directory}: no checkpoint can be read to be averaged")
+        raise CheckpointError(f"{directory}: no checkpoint can be read, so there is no average")
     level = logging.INFO if len(steps) == number else logging.WARNING
-    logging.log(level, "averages of %d checkpoints of %d asked for: steps %s", len(steps), number, steps)
+    logging.log(level, "averaged %d of %d requested checkpoints: steps %s", len(steps), number, steps)
     for name, table in recommender.storages.items():
         table.open_tail(rows[name])
     recommender.dense_tail = [
-        np.mean(values, axis=0, dtype=np.float64) for values in zip(*dense, strict=True)
+        np.asarray(np.mean(values, axis=0, dtype=np.float64)) for values in zip(*dense, strict=True)
     ]
     return steps
 
 
-def _read(chain: list[Checkpoint] | DamagedCheckpoint, recommender) -> tuple[dict, list[np.ndarray]]:
+def _read(
+    chain: list[Checkpoint] | DamagedCheckpoint, recommender: TailAveraged
+) -> tuple[dict[str, StoredRows], list[np.ndarray]]:
     """(rows by table, dense weights) of a checkpoint."""
     if isinstance(chain, DamagedCheckpoint):
         raise chain
-    values = read_dense(chain[-1].path, chain[-1].manifest)
+    values = read_dense(chain[-1])
     names = [name for name in recommender.dense_state if name.startswith("dense/")]
     return {name: StoredRows(chain, name) for name in recommender.storages}, [values[n] for n in names]

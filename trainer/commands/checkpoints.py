@@ -6,6 +6,7 @@ import time
 
 from configs.errors import CheckpointError
 from configs.system.storage import join
+from configs.text import aligned
 from trainer.checkpoints.chain import CheckpointDirectory
 from trainer.checkpoints.compact import compact
 from trainer.checkpoints.listing import listed
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args) -> int:
-    """Prints the list, after compaction if asked for; 1 when the newest checkpoint does not verify."""
+    """Prints the list, after compaction if requested; 1 when the newest checkpoint does not verify."""
     directory = join(args.run, "checkpoints")
     if not CheckpointDirectory(directory).names:
         raise CheckpointError(f"{directory}: no checkpoints; is {args.run} the output.path of a run?")
@@ -42,8 +43,8 @@ def run(args) -> int:
 
 
 def _locked(run_directory: str):
-    """Holds the run against trainers, as a trainer does. Raises UserError when one is at work."""
-    from trainer.training.session import lock_run
+    """Locks the run against trainers, as a trainer does. Raises UserError: one is running."""
+    from trainer.training.run_directory import lock_run
 
     return contextlib.closing(lock_run(run_directory))
 
@@ -58,5 +59,4 @@ def _table(rows: list[dict]) -> str:
         lines.append(
             (str(row["step"]), row["kind"], base, size, str(row.get("files", "-")), stamp, row["status"])
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(_COLUMNS) - 1)]
-    return "\n".join("  ".join([*map(str.rjust, line, widths), line[-1]]) for line in lines)
+    return aligned(lines, left=(-1,))

@@ -1,4 +1,4 @@
-"""`lazytower doctor`: does this machine have what a run needs? One line per check, with what to do."""
+"""`lazytower doctor`: checks that this machine has what a run needs, a line per check, with what to do."""
 
 import argparse
 import dataclasses
@@ -6,10 +6,10 @@ import json
 
 from configs.arguments import add_override_argument
 from configs.errors import ConfigError, UserError
+from configs.text import aligned
 from trainer.preflight.checks import FAIL, Result
 from trainer.preflight.doctor import diagnose
-
-# The probe finds modules where we find them, whatever the directory.
+from trainer.version import VERSION
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,23 +41,23 @@ def run(args: argparse.Namespace) -> int:
 
         config = load_config(args.config, args.overrides)
     elif args.overrides:
-        raise ConfigError("--set: changes a config, give it with --config")
+        raise ConfigError("--set: changes a config; name the config with --config")
     results = diagnose(config, args.gcs)
     failed = [result.name for result in results if result.status == FAIL]
     if args.json:
-        print(
-            json.dumps(
-                {"checks": [dataclasses.asdict(result) for result in results], "failed": failed}, indent=1
-            )
-        )
+        checks = [dataclasses.asdict(result) for result in results]
+        print(json.dumps({"version": VERSION, "checks": checks, "failed": failed}, indent=1))
     else:
-        print("\n".join(format_result(result) for result in results))
+        print(format_checks(results))
     if failed:
         raise UserError(f"{len(failed)} of {len(results)} checks failed: {', '.join(failed)}")
     return 0
 
 
-def format_result(result: Result) -> str:
-    """A line: status, name, what was found, what to do."""
-    fix = f"; {result.fix}" if result.fix else ""
-    return f"{result.status:4}  {result.name + ':':17} {result.found}{fix}"
+def format_checks(results: list[Result]) -> str:
+    """A line for each check: status, name, what was found, what to do."""
+    rows = [
+        [result.status, f"{result.name}:", result.found + (f"; {result.fix}" if result.fix else "")]
+        for result in results
+    ]
+    return aligned(rows, left=range(3))

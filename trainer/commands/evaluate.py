@@ -7,6 +7,8 @@ from absl import logging
 from configs.arguments import add_config_arguments
 from configs.load import load_config
 from configs.system.storage import join, write_bytes
+from configs.text import aligned
+from trainer.evaluation.metrics import UNCUT
 from trainer.evaluation.scorer import evaluate_recommender
 from trainer.report.findings import evaluation_findings
 
@@ -14,11 +16,11 @@ from trainer.report.findings import evaluation_findings
 def add_arguments(parser) -> None:
     """Flags of the sub-command."""
     add_config_arguments(parser)
-    parser.add_argument("--split", choices=["valid", "test"], default="test", help="what to predict")
+    parser.add_argument("--split", choices=["valid", "test"], default="test", help="split to predict")
 
 
 def run(args) -> int:
-    """Evaluates, prints a table, and keeps the figures in the run directory and its report."""
+    """Evaluates, prints a table, and writes the figures to the run directory and its report."""
     from trainer.evaluation.trained import open_trained
     from trainer.report.metrics_file import MetricsWriter
     from trainer.report.statistics import write_run_report
@@ -40,22 +42,17 @@ def run(args) -> int:
 
 
 def format_results(lines: list[dict]) -> str:
-    """The protocol and a table of the metrics, for people."""
+    """The metrics as a table, and the protocol."""
     from trainer.report.left_out import reasons
 
-    names = [name for name in lines[0] if "@" in name or name == "mrr"]
+    names = [name for name in lines[0] if "@" in name or name in UNCUT]
     models = [line for line in lines if line["scorer"] == "model"]
     rows = [["", *names]]
     for line in lines:
         weights = f", {line['weights']}" if len(models) > 1 and line["scorer"] == "model" else ""
         rows.append([line["scorer"] + weights, *(f"{line[name]:.4f}" for name in names)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    table = [
-        row[0].ljust(widths[0]) + "".join("  " + v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True))
-        for row in rows
-    ]
     first = lines[0]
     counts = f"{first['users']:,} users, {first['targets']:,} targets ({first['cold_targets']:,} cold)"
     left_out = reasons(first)
-    lines = [f"{first['split']}: {counts}", *([f"left out: {'; '.join(left_out)}"] if left_out else [])]
-    return "\n".join([*table, "", *lines, first["protocol"]])
+    notes = [f"{first['split']}: {counts}", *([f"left out: {'; '.join(left_out)}"] if left_out else [])]
+    return "\n".join([aligned(rows), "", *notes, first["protocol"]])

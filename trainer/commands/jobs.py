@@ -27,14 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         child.add_argument(
             "--config",
             metavar="RUN.yaml",
-            help="the run whose job it is; else jobs submitted from here",
+            help="the run whose job it is; default: jobs submitted from this machine",
         )
         add_override_argument(child)
         if name == "logs":
-            child.add_argument("--follow", action="store_true", help="go on until the job ends")
+            child.add_argument("--follow", action="store_true", help="continue until the job ends")
         if name == "watch":
             child.add_argument(
-                "--resume", action="store_true", help="supervise too: queue again what is preempted"
+                "--resume", action="store_true", help="also supervise: queue the job again after preemptions"
             )
 
 
@@ -81,17 +81,16 @@ def _cancel(args) -> int:
     from trainer.jobs.supervise import cancel
 
     record = _record(args)
-    config = JobConfig(record)
+    machines = JobConfig(record).slices
     try:
         state = cancel(record.path)
     except KeyboardInterrupt:
-        logging.warning("interrupted: %s may not be ended; rerun the same command", record.id)
+        logging.warning("interrupted: job %s may still run; rerun the same command", record.id)
         raise
-    left = "no process is left" if config.section["kind"] == "local" else "no slice is left"
+    noun, command = machines.noun, machines.list_command
+    left = f"no {noun} is left"
     if state.unseen:
-        left = (
-            "whether a slice is left could not be seen; `gcloud compute tpus queued-resources list` shows it"
-        )
+        left = f"whether a {noun} is left cannot be seen from here; `{command}` shows it"
     print(f"{record.id}: {state.state}; {left}")
     return 0
 
@@ -109,7 +108,7 @@ def _watch(args) -> int:
 
 
 class _View:
-    """A job on a terminal, drawn again and again; elsewhere, a line for each event."""
+    """Shows a job: redrawn on a terminal; elsewhere, a line for each event."""
 
     def __init__(self, record):
         self._record, self._shown = record, 0
@@ -147,11 +146,13 @@ def _supervised(path: str, tick) -> None:
     try:
         supervise(path, tick=tick)
     except LeaseHeld as holder:
-        raise UserError(f"{path}: supervised already ({holder}); `lazytower jobs watch` shows it") from None
+        raise UserError(
+            f"{path}: already supervised ({holder}); show it with `lazytower jobs watch`"
+        ) from None
 
 
 def _record(args):
-    """The job that is meant. Raises UserError: there is none."""
+    """The job that the arguments name. Raises UserError: there is none."""
     from trainer.jobs.record import JobRecord, UnreadableFacts
     from trainer.launchers.local_state import job_path
 
@@ -164,7 +165,7 @@ def _record(args):
 def _staging(args) -> str | None:
     if not args.config:
         if args.overrides:
-            raise UserError(f"--set {args.overrides[0]}: changes a config, give it with --config")
+            raise UserError(f"--set {args.overrides[0]}: changes a config; name the config with --config")
         return None
     from configs.load import load_config
 
@@ -180,12 +181,12 @@ def _is_over(record) -> bool:
     except Exception as error:
         if not is_passing(error):
             raise
-        logging.warning("%s: %s; asking again", record.id, " ".join(str(error).split()))
+        logging.warning("%s: %s; retrying", record.id, " ".join(str(error).split()))
         return False
 
 
 def _exit_code(record) -> int:
-    """0: succeeded; else the trainer's own code, 1 when it has none, 130 when the job was cancelled."""
+    """0: succeeded; 130: cancelled; else the trainer's own code, or 1 when there is none."""
     job = record.state()
     if job.state == "succeeded":
         return 0
@@ -193,11 +194,11 @@ def _exit_code(record) -> int:
 
 
 _ACTIONS = {
-    "list": (_list, "a line for each job"),
-    "show": (_show, "state, progress, cost and history of a job"),
-    "logs": (_logs, "what the job's machines logged"),
+    "list": (_list, "list jobs, a line each"),
+    "show": (_show, "show state, progress, cost and history of a job"),
+    "logs": (_logs, "print the log of a job"),
     "cancel": (_cancel, "end a job and delete its slice"),
     "watch": (_watch, "show a job until it ends"),
-    "wait": (_wait, "wait for a job's end; the exit code is the job's"),
-    "supervise": (_supervise, "bring a job to its end: queue again what is preempted, delete what is left"),
+    "wait": (_wait, "wait until a job ends; exit with its code"),
+    "supervise": (_supervise, "bring a job to its end: queue it again after preemptions, delete its slices"),
 }

@@ -1,4 +1,4 @@
-"""`lazytower plan`: memory, disk and time that a run will take, and TPU slices that would hold its tables."""
+"""`lazytower plan`: forecasts memory, disk and time of a run, and which TPU slices hold its tables."""
 
 import argparse
 import json
@@ -19,15 +19,15 @@ def add_arguments(parser) -> None:
         type=_count,
         default=20,
         metavar="N",
-        help="real steps that are timed, after as many of warm-up; 0: none",
+        help="steps to time, after as many of warm-up; 0: none",
     )
     parser.add_argument(
         "--tpu",
         action="append",
         default=[],
         metavar="SLICE",
-        help="a TPU slice that must hold the tables, such as v5p-8, in place of this machine; repeatable; "
-        "all: show all, require none",
+        help="TPU slice, such as v5p-8, that must hold the tables instead of this machine; repeatable; "
+        "all: show every slice, require none",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -36,14 +36,14 @@ def _count(text: str) -> int:
     try:
         value = int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
     if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
+        raise argparse.ArgumentTypeError(f"{text} is negative; use 0 or more")
     return value
 
 
 def run(args) -> int:
-    """Prints the plan; what cannot fit is an error after it. The slice that a run is for must hold it."""
+    """Prints the plan, then fails if something cannot fit. The run's own slice must hold the tables."""
     config = load_config(args.config, args.overrides)
     named = {name for name in args.tpu if name != "all"}
     own = {config.device.slice} if config.device.kind == "tpu" else set()

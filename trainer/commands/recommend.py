@@ -1,4 +1,4 @@
-"""`lazytower recommend`: asks an exported model for items; needs nothing but the SavedModel."""
+"""`lazytower recommend`: asks an exported model for items; needs the SavedModel alone."""
 
 import dataclasses
 import json
@@ -6,6 +6,7 @@ import json
 from configs.arguments import add_override_argument
 from configs.errors import ExportError
 from configs.system.storage import read_bytes
+from configs.text import aligned
 from trainer.serving.client import find_version, read_metadata, recommend
 from trainer.serving.requests import Request, check_request, parse_requests
 
@@ -18,13 +19,15 @@ def add_arguments(parser) -> None:
     model.add_argument(
         "--model", metavar="DIR", help="export directory, or one version inside it; local or gs://"
     )
-    model.add_argument("--config", metavar="RUN.yaml", help="the run whose newest export is asked")
+    model.add_argument("--config", metavar="RUN.yaml", help="run whose newest export is used")
     add_override_argument(parser)
     users = parser.add_mutually_exclusive_group()
-    users.add_argument("--users", metavar="A,B,C", help="keys of users; keys with commas: --users_file")
-    users.add_argument("--users_file", metavar="FILE", help="keys of users, one a line")
     users.add_argument(
-        "--num_users", metavar="N", type=int, help=f"example users, at most 20 (default: {_SHOWN})"
+        "--users", metavar="A,B,C", help="keys of users; for keys with commas use --users_file"
+    )
+    users.add_argument("--users_file", metavar="FILE", help="file with keys of users, one per line")
+    users.add_argument(
+        "--num_users", metavar="N", type=int, help=f"number of example users, at most 20 (default: {_SHOWN})"
     )
     users.add_argument(
         "--requests",
@@ -38,7 +41,9 @@ def add_arguments(parser) -> None:
         "--set_feature", metavar="NAME=VALUE", action="append", default=[], help="a user feature; repeatable"
     )
     parser.add_argument("--k", type=int, default=10, help="items per user (default: 10)")
-    parser.add_argument("--include_seen", action="store_true", help="items that the user knows may return")
+    parser.add_argument(
+        "--include_seen", action="store_true", help="do not leave out items that the user has seen"
+    )
     parser.add_argument("--exclude", metavar="X,Y", default="", help="keys of items to leave out")
     parser.add_argument("--include", metavar="X,Y", default="", help="keys of the only items that may return")
     parser.add_argument(
@@ -48,7 +53,7 @@ def add_arguments(parser) -> None:
         default=[],
         help="only items that have one of the values of a categorical feature; repeatable",
     )
-    parser.add_argument("--format", choices=["table", "jsonl"], default="table", help="how to print")
+    parser.add_argument("--format", choices=["table", "jsonl"], default="table", help="output format")
 
 
 def run(args) -> int:
@@ -79,13 +84,13 @@ def format_answer(answer: dict, ids: str) -> str:
     if not answer["known"]:
         row = "the row that all unknown users share" if ids == "vocab" else "the row of the key's hash"
         note = f" (not seen in training: answered from {row})"
-    width = max([len(entry["item"]) for entry in answer["items"]] + [4])
-    lines = [f"user {answer['user'] or '(without a key)'}{note}", f"  rank  {'item':{width}}     score"]
+    rows = [["rank", "item", "   score"]]  # scores of most models in equal columns, user by user
     for rank, entry in enumerate(answer["items"], 1):
-        lines.append(f"  {rank:4d}  {entry['item']:{width}}  {entry['score']:8.4f}")
+        rows.append([str(rank), entry["item"], f"{entry['score']:.4f}"])
+    lines = ["  " + line for line in aligned(rows, left=(1,)).splitlines()]
     if not answer["items"]:
         lines.append("  (no item is left)")
-    return "\n".join(lines)
+    return "\n".join([f"user {answer['user'] or '(without a key)'}{note}", *lines])
 
 
 def _heading(path: str, metadata: dict, include_seen: bool) -> str:
@@ -100,7 +105,7 @@ def _heading(path: str, metadata: dict, include_seen: bool) -> str:
 def _directory(args) -> str:
     if args.model:
         if args.overrides:
-            raise ExportError(f"--set {args.overrides[0]}: changes a config; give --config, not --model")
+            raise ExportError(f"--set {args.overrides[0]}: changes a config; replace --model by --config")
         return args.model
     from configs.load import load_config
 
@@ -109,7 +114,7 @@ def _directory(args) -> str:
 
 def _check_k(k: int, metadata: dict) -> None:
     if not 1 <= k <= metadata["max_k"]:
-        raise ExportError(f"--k {k}: must be 1 to {metadata['max_k']}, the model's export.max_k")
+        raise ExportError(f"--k {k}: must be 1 to {metadata['max_k']}, the export.max_k of the model")
 
 
 def _requests(args, metadata: dict) -> list[Request]:
@@ -154,7 +159,7 @@ def _named(flag: str):
 
 def _lines(flag: str, path: str) -> list[str]:
     try:
-        # No key holds a line end or starts a file with a byte-order mark: prepare sees to it.
+        # prepare rejects keys with a line end or a leading byte-order mark.
         return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ExportError(f"{flag} {path}: cannot be read ({error})") from None
@@ -173,10 +178,10 @@ def _users(args, metadata: dict) -> list[str]:
         examples = metadata["example_users"]
         if args.num_users is not None and not 1 <= args.num_users <= len(examples):
             raise ExportError(
-                f"--num_users {args.num_users}: the model names 1 to {len(examples)} example users; "
+                f"--num_users {args.num_users}: must be 1 to {len(examples)}, the model's example users; "
                 "name others with --users"
             )
         users = examples[: args.num_users or _SHOWN]
     if not users:
-        raise ExportError("no users to ask for; name some with --users or --users_file")
+        raise ExportError("no users; name some with --users or --users_file")
     return users

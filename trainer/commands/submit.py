@@ -1,4 +1,4 @@
-"""`lazytower submit`: runs a config as a job that nobody has to sit beside, here or on Cloud TPU."""
+"""`lazytower submit`: runs a config as an unattended job, on this machine or on Cloud TPU."""
 
 from absl import logging
 
@@ -13,7 +13,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--dry_run",
         action="store_true",
-        help="print the exact requests and the start-up script; ask nobody, write nothing",
+        help="print the exact requests and the start-up script; send and write nothing",
     )
 
 
@@ -35,9 +35,9 @@ def run(args) -> int:
     try:
         state = start_job(path)
     finally:
-        # Also when this is interrupted: a slice may have been asked for, and somebody must see to it.
+        # Also after an interrupt: a slice may have been requested, and must be supervised.
         if state is None or state.state not in FINAL:
-            _hand_over(path, "not known" if state is None else state.state)
+            _hand_over(path, "unknown" if state is None else state.state)
     if "failed" in (state.state, state.outcome):
         raise UserError(f"{state.reason} (job {path})")
     return 0
@@ -45,6 +45,6 @@ def run(args) -> int:
 
 def _hand_over(path: str, state: str) -> None:
     log = start_supervisor(path)
-    logging.info("job %s is %s; supervised by a process of this machine, log: %s", path, state, log)
+    logging.info("job %s is %s; a process of this machine supervises it, log: %s", path, state, log)
     logging.info("lazytower jobs watch %s", path.rpartition("/")[2])
     print(path, flush=True)

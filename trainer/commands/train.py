@@ -1,4 +1,4 @@
-"""`lazytower train`: trains the config's model; the same command run again resumes."""
+"""`lazytower train`: trains the config's model; rerun the same command to resume."""
 
 import argparse
 import threading
@@ -16,13 +16,13 @@ def add_arguments(parser) -> None:
         "--max_seconds",
         type=_seconds,
         metavar="N",
-        help="save and exit with code 75 after so many seconds unless done; run again to resume",
+        help="save and exit with code 75 after N seconds unless done; rerun to resume",
     )
-    parser.add_argument("--explain", action=_Explain, nargs=0, help="print every key of the config, and stop")
+    parser.add_argument("--explain", action=_Explain, nargs=0, help="print every key of the config, and exit")
 
 
 class _Explain(argparse.Action):
-    """Answers like --help: before other flags are asked for."""
+    """Acts like --help: before required flags are checked."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         from configs.explain import explain
@@ -35,9 +35,9 @@ def _seconds(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
     if not 0 < value < threading.TIMEOUT_MAX:
-        raise argparse.ArgumentTypeError(f"{text} is no time above 0")
+        raise argparse.ArgumentTypeError(f"{text} must be greater than 0")
     return value
 
 

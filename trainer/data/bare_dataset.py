@@ -1,10 +1,10 @@
-"""A dataset's manifest without a dataset: tables of any size, no rows."""
+"""A manifest without a dataset, for forecasts: tables of any size, no rows."""
 
 from configs.manifest import Dataset
 
 
 def bare_dataset(rows: dict[str, int]) -> Dataset:
-    """One whose tables have so many rows."""
+    """A manifest whose tables have `rows[name]` rows under hashed ids."""
     empty = {"rows": 0, "files": []}
     split = {**empty, "min_timestamp": None, "max_timestamp": None, "positives": 0}
     return Dataset(

@@ -1,10 +1,10 @@
 """Training input: (seed, epoch, step) fixes the batch, and any step can be the start.
 
 Records are columnar blocks, shuffled when they were written. An epoch reads the files in an order drawn from
-(seed, epoch), FILES_AT_ONCE of them side by side, a block of each in turn; WINDOW_BLOCKS blocks are joined,
-their rows permuted by (seed, epoch, window), and cut into batches. dataset.json tells the rows of every
-block, so the place of any step is computed, not replayed: only the compressed blocks before it in its own
-group of files are skipped, unparsed.
+(seed, epoch), FILES_AT_ONCE of them in parallel, one block of each in turn. WINDOW_BLOCKS blocks are joined,
+their rows permuted by (seed, epoch, window), and cut into batches. dataset.json has the number of rows of
+every block, so the place of any step is computed, not replayed: only the blocks before it in its own group of
+files are skipped, without parsing them.
 """
 
 import numpy as np
@@ -21,13 +21,13 @@ class TrainData:
     """Batches of the train split.
 
     Args:
-      dataset: manifest with its path.
-      batch_size: rows per batch; the rest of an epoch that fills no batch is left out of that epoch.
-      seed: of the order.
-      positives_only: leave out rows that are not positive.
+      dataset: the manifest, with its path.
+      batch_size: rows per batch; an epoch drops the rows that do not fill its last batch.
+      seed: of the order of rows.
+      positives_only: read positive rows only.
 
     Attributes:
-      split: manifest of the rows that are read.
+      split: the rows that are read, as in the manifest.
 
     Raises:
       DataError: fewer train rows than a batch.
@@ -41,7 +41,7 @@ class TrainData:
         self.steps_per_epoch = steps_per_epoch(dataset, batch_size, positives_only)
 
     def batches(self, start_step: int) -> tf.data.Dataset:
-        """All batches from step `start_step` (0: the first) on, without end.
+        """All batches from step `start_step` (0: the first) on, endlessly.
 
         Returns:
           Dataset of dicts: user, item, timestamp: int64 [batch]; label: float32 [batch]; weight, side
@@ -53,13 +53,13 @@ class TrainData:
         later = tf.data.Dataset.range(epoch + 1, np.iinfo(np.int64).max).flat_map(self._epoch)
         return first.concatenate(later).prefetch(4)
 
-    def _order(self, epoch):
+    def _order(self, epoch: tf.Tensor) -> tf.Tensor:
         """File indices of an epoch, in order of reading."""
         files = tf.range(len(self._paths))
         return tf.random.experimental.stateless_shuffle(files, seed=tf.stack([self._seed, epoch]))
 
     def _place(self, epoch: int, row: int) -> tuple[int, int, int]:
-        """(blocks before the window, index of the window, rows of it to leave out) of an epoch's row."""
+        """(blocks before the window, index of the window, rows of it to skip) for a row of an epoch."""
         starts = self._window_starts(self._blocks(epoch))
         window = int(np.searchsorted(starts, row, side="right")) - 1
         return window * WINDOW_BLOCKS, window, row - int(starts[window])
@@ -69,7 +69,7 @@ class TrainData:
         return np.concatenate([[0], np.cumsum(blocks[:, 2])])[:-1:WINDOW_BLOCKS]
 
     def _blocks(self, epoch: int) -> np.ndarray:
-        """(file, place in it, rows) of each block of an epoch in order of reading, int64 [blocks, 3]."""
+        """(file, index in the file, rows) of each block of an epoch in reading order, int64 [blocks, 3]."""
         order = self._order(tf.constant(epoch, tf.int64)).numpy()
         full = self._dataset.block_rows
         found = []
@@ -81,7 +81,7 @@ class TrainData:
         return np.array(found, np.int64).reshape(-1, 3)
 
     def origin(self, step: int) -> np.ndarray:
-        """Where the rows of a step's batch (0: the first step's) are kept.
+        """Where the rows of a step's batch (0: the first) are stored.
 
         Returns:
           int64 [batch, 3], in the batch's order: index of the file, block in it, row in the block; from 0.
@@ -97,14 +97,16 @@ class TrainData:
         return np.concatenate(rows)[skip : skip + self._batch_size]
 
     def _window_rows(self, epoch: int, window: int, blocks: np.ndarray) -> np.ndarray:
-        """As `origin`, of all rows of a window."""
+        """As `origin`, for all rows of a window."""
         inside = blocks[window * WINDOW_BLOCKS : (window + 1) * WINDOW_BLOCKS]
         rows = [[file, block, row] for file, block, size in inside for row in range(size)]
         order = self._permutation(tf.constant(epoch, tf.int64), tf.constant(window, tf.int64), len(rows))
         return np.array(rows, np.int64)[order.numpy()]
 
-    def _epoch(self, epoch, skip_blocks: int = 0, first_window: int = 0, skip_rows: int = 0):
-        """Batches of one epoch, from a place that `_place` computed."""
+    def _epoch(
+        self, epoch: tf.Tensor, skip_blocks: int = 0, first_window: int = 0, skip_rows: int = 0
+    ) -> tf.data.Dataset:
+        """Batches of one epoch from a place that `_place` computed."""
         paths = tf.gather(tf.constant(self._paths), self._order(epoch))
         groups = tf.data.Dataset.from_tensor_slices(paths).batch(FILES_AT_ONCE)
         whole_groups, skip_blocks = self._skippable(epoch, skip_blocks) if skip_blocks else (0, 0)
@@ -117,13 +119,13 @@ class TrainData:
             .map(lambda index, blocks: self._window(epoch, index, blocks), num_parallel_calls=2)
         )
         if skip_rows:
-            # Only the first window is cut; the place is never past its end.
+            # Only the first window is cut: the place always lies within it.
             cut = windows.take(1).map(lambda rows: {name: value[skip_rows:] for name, value in rows.items()})
             windows = cut.concatenate(windows.skip(1))
         return windows.rebatch(self._batch_size, drop_remainder=True)
 
-    def _skippable(self, epoch, blocks: int) -> tuple[int, int]:
-        """(whole groups of files, blocks of the next one) that `blocks` covers."""
+    def _skippable(self, epoch: tf.Tensor, blocks: int) -> tuple[int, int]:
+        """(whole groups of files, blocks of the next group) that make up the first `blocks` blocks."""
         order = self._order(epoch).numpy()
         full, groups = self._dataset.block_rows, 0
         for group in range(0, len(order), FILES_AT_ONCE):
@@ -133,34 +135,34 @@ class TrainData:
             blocks, groups = blocks - held, groups + 1
         return groups, blocks
 
-    def _window(self, epoch, index, blocks):
+    def _window(self, epoch: tf.Tensor, index: tf.Tensor, blocks: tf.Tensor) -> dict[str, tf.Tensor]:
         """Parses a window of serialized blocks, string [n], and permutes its rows."""
         columns = parse_blocks(self._dataset, blocks)
         order = self._permutation(epoch, index, tf.shape(columns["user"])[0])
         return {name: tf.gather(value, order) for name, value in columns.items()}
 
-    def _permutation(self, epoch, window, rows):
-        """Order of a window's rows in its epoch, int32 [rows]; epoch and window: int64 scalars."""
+    def _permutation(self, epoch: tf.Tensor, window: tf.Tensor, rows: int | tf.Tensor) -> tf.Tensor:
+        """Order of a window's rows, int32 [rows]; epoch and window: int64 scalars."""
         seed = tf.stack([tf.constant(self._seed, tf.int64), epoch * 2**32 + window])
         return tf.random.experimental.stateless_shuffle(tf.range(rows), seed=seed)
 
 
 def steps_per_epoch(dataset: Dataset, batch_size: int, positives_only: bool = False) -> int:
-    """Whole batches in the train split, or in its positive rows. Raises DataError when there is none."""
+    """Whole batches in the train split, or in its positive rows. Raises DataError if there is none."""
     rows = dataset.training_split(positives_only).rows
     if rows < batch_size:
         kind = "positive train" if positives_only and dataset.positives else "train"
         raise DataError(
-            f"{dataset.path}: {rows:,} {kind} rows are fewer than train.batch_size {batch_size:,}"
+            f"{dataset.path}: {rows:,} {kind} rows are fewer than train.batch_size {batch_size:,}; lower it"
         )
     return rows // batch_size
 
 
-def parse_blocks(dataset: Dataset, blocks) -> dict:
+def parse_blocks(dataset: Dataset, blocks: tf.Tensor) -> dict[str, tf.Tensor]:
     """Columns of serialized record blocks.
 
     Args:
-      dataset: manifest; says which columns there are.
+      dataset: the manifest, which defines the columns.
       blocks: string [n] of columnar tf.train.Example.
 
     Returns:
@@ -170,7 +172,7 @@ def parse_blocks(dataset: Dataset, blocks) -> dict:
     if dataset.has_weight:
         types["weight"] = tf.float32
     for name, feature in dataset.features.items():
-        types[name] = tf.int64 if feature.kind == "categorical" else tf.float32
+        types[name] = tf.as_dtype(feature.dtype)
     spec = {name: tf.io.RaggedFeature(dtype) for name, dtype in types.items()}
     if dataset.history_length:
         lengths = tf.io.RaggedFeature.RowLengths("history_length")
@@ -183,8 +185,8 @@ def parse_blocks(dataset: Dataset, blocks) -> dict:
     return columns
 
 
-def _read_group(paths):
-    """Serialized blocks of some files, a block of each in turn."""
+def _read_group(paths: tf.Tensor) -> tf.data.Dataset:
+    """Serialized blocks of some files, one block of each in turn."""
     return tf.data.Dataset.from_tensor_slices(paths).interleave(
         lambda path: tf.data.TFRecordDataset(path, compression_type="GZIP", buffer_size=1 << 20),
         cycle_length=FILES_AT_ONCE,

@@ -1,4 +1,4 @@
-"""Whether a dataset was prepared for what the config asks."""
+"""Checks that a dataset was prepared with the sections of a config."""
 
 from configs.errors import DataError
 from configs.manifest import Dataset
@@ -6,10 +6,10 @@ from configs.schema import RunConfig
 
 
 def check_dataset(config: RunConfig, dataset: Dataset) -> None:
-    """Refuses a dataset that was prepared for something else than the config asks.
+    """Refuses a dataset that was prepared with other sections than the config's.
 
     Raises:
-      DataError: names the key and the fix.
+      DataError: names the key, both values and the fix.
     """
     prepared = dataset.dataset
     wanted = config.dataset.model_dump(mode="json")
@@ -17,8 +17,8 @@ def check_dataset(config: RunConfig, dataset: Dataset) -> None:
     for key in keys:
         if prepared.get(key) != wanted[key]:
             raise DataError(
-                f"{dataset.path}: prepared with dataset.{key} {prepared.get(key)}, the config says "
-                f"{wanted[key]}; run `lazytower prepare --overwrite`, or mend the config"
+                f"{dataset.path}: prepared with dataset.{key} {prepared.get(key)}, but the config has "
+                f"{wanted[key]}; run `lazytower prepare --overwrite`, or correct the config"
             )
     for feature in config.source.features:
         found = dataset.features.get(feature.name)

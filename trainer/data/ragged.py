@@ -1,4 +1,4 @@
-"""Rows of different lengths in NumPy, and a stable hash: what catalogs and ranking compute with."""
+"""Rows of different lengths in NumPy, and a stable hash, for catalogs and ranking."""
 
 import dataclasses
 
@@ -25,16 +25,16 @@ def _mix(values: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Ragged:
-    """n rows of values, one after the other."""
+    """n rows of values in one array."""
 
     values: np.ndarray
     """[total], any dtype."""
     lengths: np.ndarray
     """int64 [n]; their sum is total."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if int(self.lengths.sum()) != len(self.values):
-            raise ValueError(f"lengths sum to {self.lengths.sum()}, there are {len(self.values)} values")
+            raise ValueError(f"lengths sum to {self.lengths.sum()}, but there are {len(self.values)} values")
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -46,7 +46,7 @@ class Ragged:
 
     @property
     def place_in_row(self) -> np.ndarray:
-        """Position of each value inside its row, int64 [total]."""
+        """Position of each value in its row, int64 [total]."""
         starts = np.cumsum(self.lengths) - self.lengths
         return np.arange(len(self.values)) - np.repeat(starts, self.lengths)
 
@@ -76,15 +76,15 @@ class Ragged:
         return Ragged(codes % bound, np.bincount(codes // bound, minlength=len(self)))
 
     def without(self, other: "Ragged", bound: int) -> "Ragged":
-        """Each row less the values of the same row of `other`; integers in [0, bound)."""
+        """Each row without the values of the same row of `other`; integers in [0, bound)."""
         return self.keep(~np.isin(self._codes(bound), other._codes(bound)))
 
     def first(self, number: int) -> "Ragged":
-        """At most `number` values from the front of each row."""
+        """At most the first `number` values of each row."""
         return self.keep(self.place_in_row < number)
 
     def last(self, number: int) -> np.ndarray:
-        """The last `number` values of each row, in order, then -1: [n, number]."""
+        """The last `number` values of each row, in order, padded with -1: [n, number]."""
         place = self.place_in_row - np.repeat(np.maximum(self.lengths - number, 0), self.lengths)
         padded = np.full((len(self), number), -1, self.values.dtype)
         padded[self.row_of_value[place >= 0], place[place >= 0]] = self.values[place >= 0]

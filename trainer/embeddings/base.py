@@ -1,19 +1,19 @@
-"""The table interface, and its implementation on row records.
+"""What models see of embedding tables, and the interface of tables of row records.
 
-A row is one record, `[weight | slots | average | last step]`: one place in memory, so that a training step
-is one gather and one scatter of records with pure row mathematics between (see docs/decisions.md). The last
-step that updated the row is always there: it tells checkpoints which rows to write.
+A row is one record, `[weight | slots | average | last step]`, contiguous in memory, so a training step is one
+gather and one scatter of records with pure row mathematics in between (see docs/decisions.md). The last step
+that updated the row is always stored, because checkpoints select rows by it.
 """
 
 import abc
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-# Rows are initialised, read and written in pieces of this many, so that nothing doubles a table in memory:
-# a few pieces of 129 float32 in flight, 34 MB each, stay far below 512 MB.
+# Rows are initialised, read and written in pieces of this size, so no operation needs a table's memory twice:
+# a few pieces of 129 float32 values per row, 34 MB each, stay far below 512 MB.
 CHUNK_ROWS = 1 << 16
 
 
@@ -23,31 +23,92 @@ class Lookup(NamedTuple):
     ids: tf.Tensor
     """int64 [u], distinct."""
     weight: tf.Tensor
-    """float32 [u, dim]: what the model differentiates; [n, dim] from `lookup_each`."""
+    """float32 [u, dim], differentiated by the model; [n, dim] from `lookup_each`."""
     record: tf.Tensor | None
-    """float32 [u, width] under `rows`, None under other engines."""
+    """float32 [u, width] from engine `rows`; None from other engines."""
     where: tf.Tensor | None = None
-    """int32 [n], from `lookup_each`: places in `ids` of the ids that were asked for."""
+    """int32 [n], from `lookup_each`: places of the requested ids in `ids`."""
 
 
-class Table(tf.Module, abc.ABC):
-    """An embedding table with its optimizer's slots and its average.
+class Embedding(tf.Module, abc.ABC):
+    """An embedding table as models see it: rows by id, however they are stored.
+
+    Args:
+      name: of the module.
+      label: name of the table.
+      rows, dim: shape of the weights.
+      optimizer: trainer.optimizers.base.RowOptimizer.
+      average: polyak rule (trainer.averages) or None.
 
     Attributes:
-      rows, dim: shape of the weights.
-      optimizer: RowOptimizer.
-      shared: its state that all rows share, variables by name.
-      average: polyak rule or None.
       takes_repeats: whether there is `lookup_each`.
     """
 
     engine: str
     takes_repeats = False
 
-    def __init__(self, name, rows, dim, optimizer, average):
-        super().__init__(name=f"table_{name}")
-        self.label, self.rows, self.dim = name, rows, dim
+    def __init__(self, name: str, label: str, rows: int, dim: int, optimizer, average):
+        super().__init__(name=name)
+        self.label, self.rows, self.dim = label, rows, dim
         self.optimizer, self.average = optimizer, average
+
+    @property
+    @abc.abstractmethod
+    def storage(self) -> "Table":
+        """The table whose records are saved: this one, unless its rows are computed from others."""
+
+    @property
+    @abc.abstractmethod
+    def bytes(self) -> int:
+        """Bytes of weights, optimizer state, average and last step."""
+
+    @abc.abstractmethod
+    def initialize(self, stddev: float, seed: int, zero_row: int | None = None) -> None:
+        """Sets the initial weights; `zero_row`, if any, starts at zero if rows have values of their own."""
+
+    @abc.abstractmethod
+    def lookup(self, ids) -> Any:
+        """Fetches distinct rows, ids int64 [u], for training; `weight` of the result is float32 [u, dim]."""
+
+    def lookup_each(self, ids) -> Any:
+        """Fetches a row for each of ids int64 [n], which may repeat; `update` sums their gradients."""
+        raise NotImplementedError(f"engine {self.engine} looks up distinct ids only")
+
+    @abc.abstractmethod
+    def update(self, lookup, gradient, step, multiplier) -> None:
+        """One optimizer step on looked-up rows.
+
+        Args:
+          lookup: from `lookup` or `lookup_each`, of this step.
+          gradient: float32, in the shape of `lookup.weight`.
+          step: float32 scalar from 1.
+          multiplier: float32 scalar from the schedule.
+        """
+
+    @abc.abstractmethod
+    def read_weights(self, ids, averaged: bool, step):
+        """Weights, float32 [n, dim], of ids int64 [n]; averaged: as of `step`, a float32 scalar."""
+
+    @abc.abstractmethod
+    def served(self, weights, ids):
+        """Rows float32 [n, dim] of ids int64 [n], from weights [storage rows, storage dim] to serve."""
+
+    def chunks(self) -> list[tuple[int, int]]:
+        """(start, stop) of consecutive row ranges of at most CHUNK_ROWS."""
+        return [(a, min(a + CHUNK_ROWS, self.rows)) for a in range(0, self.rows, CHUNK_ROWS)]
+
+
+class Table(Embedding):
+    """An embedding whose rows are records, with its optimizer's slots and its average.
+
+    Attributes:
+      parts: (name, values) of each part of a record, in order.
+      width: values of a record.
+      shared: state of the optimizer that all rows share, variables by name.
+    """
+
+    def __init__(self, name, rows, dim, optimizer, average):
+        super().__init__(f"table_{name}", name, rows, dim, optimizer, average)
         self.parts = [("weight", dim), *zip(optimizer.slot_names, optimizer.slot_widths(dim), strict=True)]
         if average is not None:
             self.parts.append(("average", dim))
@@ -60,7 +121,6 @@ class Table(tf.Module, abc.ABC):
 
     @property
     def bytes(self) -> int:
-        """Bytes of weights, optimizer state, average and last step."""
         average = 0 if self.average is None else self.dim
         return self.rows * (self.dim + average + 1) * 4 + self.optimizer_bytes
 
@@ -72,35 +132,14 @@ class Table(tf.Module, abc.ABC):
 
     @property
     def storage(self) -> "Table":
-        """The table whose records are saved: this one, unless its rows are made of others."""
         return self
 
     def served(self, weights, ids):
-        """Rows float32 [n, dim] of ids int64 [n], given the weights [storage rows, storage dim] to serve."""
         return tf.gather(weights, ids)
 
     @abc.abstractmethod
-    def lookup(self, ids) -> Lookup:
-        """Fetches distinct rows, ids int64 [u], for training."""
-
-    def lookup_each(self, ids) -> Lookup:
-        """Fetches a row for each of ids int64 [n], which may repeat; `update` sums their gradients."""
-        raise NotImplementedError(f"engine {self.engine} looks up distinct ids only")
-
-    @abc.abstractmethod
-    def update(self, lookup: Lookup, gradient, step, multiplier) -> None:
-        """One optimizer step on looked-up rows.
-
-        Args:
-          lookup: from `lookup` or `lookup_each`, of this step.
-          gradient: float32, in the shape of `lookup.weight`.
-          step: float32 scalar from 1.
-          multiplier: float32 scalar from the schedule.
-        """
-
-    @abc.abstractmethod
     def read_records(self, ids):
-        """Records, float32 [n, width], of ids int64 [n]: the engine-independent form, in `parts` order."""
+        """Records float32 [n, width] of ids int64 [n]: the form common to all engines, in `parts` order."""
 
     @abc.abstractmethod
     def write_records(self, start: int, records) -> None:
@@ -111,10 +150,10 @@ class Table(tf.Module, abc.ABC):
         """Overwrites the rows of distinct ids int64 [n] with records float32 [n, width]."""
 
     def touched_since(self, step: int) -> np.ndarray:
-        """Rows that a step after `step` updated, int64 ids ascending; whole records are not read.
+        """Ids of rows that a step after `step` updated, int64 ascending; reads last steps only.
 
         Args:
-          step: steps done at the time in question; 0: rows updated at all.
+          step: 0: all rows that were ever updated.
         """
         found = [np.zeros(0, np.int64)]
         for start, stop in self.chunks():
@@ -123,11 +162,10 @@ class Table(tf.Module, abc.ABC):
         return np.concatenate(found)
 
     def last_steps(self, ids):
-        """The last step that updated each row, float32 [n], 0: none, of ids int64 [n]."""
+        """The last step that updated each of ids int64 [n], float32 [n]; 0: none."""
         return self.read_records(ids)[:, -1]
 
     def read_weights(self, ids, averaged: bool, step):
-        """Weights, float32 [n, dim], of ids int64 [n]; averaged: as of `step`, a float32 scalar."""
         records = self.read_records(ids)
         if averaged and self.average is not None:
             return self.average_of(records, step)
@@ -138,14 +176,10 @@ class Table(tf.Module, abc.ABC):
         average, last = records[:, -1 - self.dim : -1], records[:, -1:]
         return self.average.catch_up(average, records[:, : self.dim], last, step)
 
-    def chunks(self):
-        """(start, stop) of consecutive row ranges of at most CHUNK_ROWS."""
-        return [(a, min(a + CHUNK_ROWS, self.rows)) for a in range(0, self.rows, CHUNK_ROWS)]
-
     def initialize(self, stddev: float, seed: int, zero_row: int | None = None) -> None:
-        """Normal weights from a stateless generator: equal for equal seed and name, whatever the engine.
+        """Normal weights from a stateless generator: equal for equal seed and name under every engine.
 
-        `zero_row` starts at zero: the out-of-vocabulary row, which training may never touch, so that unknown
+        `zero_row`, the out-of-vocabulary row, starts at zero. Training may never touch it, and then unknown
         users and items are scored by what is known of the other side, not by noise.
         """
         key = int.from_bytes(hashlib.sha256(self.label.encode()).digest()[:4], "big")

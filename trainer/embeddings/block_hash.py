@@ -1,4 +1,4 @@
-"""Where ROBE-Z keeps the blocks of a row: universal hashing of (row, block) to a place in the array.
+"""Places of a row's blocks under ROBE-Z: universal hashing of (row, block) to a place in the array.
 
 Desai, Chou & Shrivastava, "Random Offset Block Embedding Array (ROBE) for CriteoTB Benchmark MLPerf DLRM
 Model: 1000x Compression and 3.1x Faster Inference" (MLSys 2022), the section on ROBE-Z:
@@ -6,14 +6,14 @@ Model: 1000x Compression and 3.1x Faster Inference" (MLSys 2022), the section on
   h(e, x, c) = ((A e + B x + C c + D) mod P) mod |M|
 
 for table e, row x and block c of the row; value i of the row is M[(h(e, x, i // Z) + i mod Z) mod |M|], the
-array M being circular. Here a table has an array of its own, so A e is a constant and part of D.
+array M being circular. Here each table has its own array, so A e is a constant and part of D.
 """
 
 import hashlib
 
 import numpy as np
 
-# A prime (Mersenne) above every row and every place; products of two values below it fit in int64.
+# A Mersenne prime greater than every row and place; products of two values below it fit in int64.
 PRIME = 2**31 - 1
 
 
@@ -21,7 +21,7 @@ class BlockHash:
     """The hash function of one table.
 
     Args:
-      name, seed: fix B, C and D; neither Python's nor NumPy's generators take part, whose streams may change.
+      name, seed: fix B, C and D, through SHA-256: the streams of Python's and NumPy's generators may change.
       size: |M|, values of the array, below PRIME.
       dim: width of a row.
       block: Z.
@@ -39,13 +39,13 @@ class BlockHash:
         return int.from_bytes(hashlib.sha256(text.encode()).digest(), "big") % below
 
     def __call__(self, ids):
-        """Places of the first values of rows' blocks.
+        """Places of the first value of each block of rows.
 
         Args:
           ids: int64 [n], tensor or array, 0 <= id < PRIME.
 
         Returns:
-          int64 [n * blocks] in 0 .. size - 1, as the kind of `ids`.
+          int64 [n * blocks] in 0 .. size - 1; tensor or array, as `ids`.
         """
         # B x + (C c + D) mod P stays below 2^62 + 2^31.
         hashed = (self.b * ids[:, None] + self._of_block) % PRIME % self.size

@@ -1,9 +1,9 @@
-"""Gathers and sums blocks: runs of Z neighbouring values that start anywhere in a flat array.
+"""Gathers and sums blocks: runs of Z consecutive values that start anywhere in a flat array.
 
-TensorFlow has no gather of overlapping windows; `tf.gather` of computed places copies value by value. XLA
-has both, Gather and Scatter with a window, and compiles them for CPUs too: one copy, or one sum, per block
-(figures in docs/decisions.md). XLA compiles once for every shape, and the number of distinct rows differs
-from step to step, so sizes are padded to a few steps per power of two.
+TensorFlow cannot gather overlapping windows; `tf.gather` with computed places copies value by value. XLA has
+Gather and Scatter with a window, and compiles them for CPUs too: one copy, or one sum, per block (figures in
+docs/decisions.md). XLA compiles once for each shape, and the number of distinct rows differs from step to
+step, so sizes are padded to one of eight per power of two.
 """
 
 import functools
@@ -30,7 +30,7 @@ def gather_blocks(values, starts, block: int):
 
 
 def sum_blocks(blocks, starts, size):
-    """The transpose of gather_blocks: an array of zeros to which every block is added, in order.
+    """The transpose of gather_blocks: adds every block, in order, to an array of zeros.
 
     Args:
       blocks: float32 [n, block].
@@ -41,7 +41,7 @@ def sum_blocks(blocks, starts, size):
       float32 [size].
     """
     zeros = tf.zeros([size if isinstance(size, int) else padded_size(size)])
-    # Padding adds zeros to the array's start.
+    # Padded blocks add zeros at the start of the array.
     return _compiled(blocks.shape[1])[1](zeros, _padded(blocks), _padded(starts))[:size]
 
 
@@ -75,7 +75,7 @@ def _plus():
 
 
 def _padded(tensor):
-    """The tensor with zeros after its rows, up to padded_size; as it is when its size is fixed."""
+    """The tensor with zero rows appended up to padded_size; unchanged if its size is static."""
     if tensor.shape[0] is not None:
         return tensor
     number = tf.shape(tensor)[0]
@@ -85,7 +85,7 @@ def _padded(tensor):
 def padded_size(number):
     """The smallest 2^a (8 + b), b = 0 .. 7, at or above `number`, int32 scalar; at least 8."""
     number = tf.maximum(number, 8)
-    # float64 tells log2 of neighbouring integers below 2^31 apart; the summand keeps powers of two whole.
+    # In float64, log2 of neighbouring integers below 2^31 differ; 1e-12 stops powers of two rounding down.
     log_2 = tf.math.log(tf.cast(number, tf.float64)) / math.log(2)
     unit = tf.bitwise.left_shift(1, tf.cast(tf.floor(log_2 + 1e-12), tf.int32) - 3)
     return (number + unit - 1) // unit * unit

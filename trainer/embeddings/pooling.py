@@ -1,9 +1,11 @@
-"""From ids to pooled vectors: a table is looked up once per step, whatever the features."""
+"""From ids to pooled vectors: a table is looked up once per step, for all features that share it."""
 
 from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import tensorflow as tf
 
+from trainer.embeddings.base import Embedding
 from trainer.kernels.ops import gather_rows, sum_rows
 from trainer.kernels.ops import unique as unique_ids
 
@@ -15,47 +17,77 @@ _SEGMENT = {
 _DIVISOR = {"mean": tf.identity, "sum": tf.ones_like, "sqrtn": tf.sqrt}
 
 
+class Fetched(NamedTuple):
+    """Rows of a table for ids that may repeat."""
+
+    weight: tf.Tensor
+    """float32 [u, dim], a row for each distinct id; or [n, dim], a row for each id."""
+    where: tf.Tensor | None
+    """int32 [n], the place of each id in `weight`; None: there is a row for each id."""
+
+
+class Fetch(Protocol):
+    """Where the rows of tables come from: training, evaluation and serving each have their own."""
+
+    def __call__(self, table: Embedding, ids: tf.Tensor, each: bool) -> Fetched:
+        """Rows of a table.
+
+        Args:
+          table: one of the recommender's.
+          ids: int64 [n], may repeat.
+          each: whether a row for each id may be fetched; otherwise distinct ones are.
+        """
+
+
+def fetch_distinct(weights_of: Callable[[Embedding, tf.Tensor], tf.Tensor]) -> Fetch:
+    """A Fetch of distinct rows; weights_of(table, distinct ids int64 [u]) gives them, float32 [u, dim]."""
+
+    def fetch(table: Embedding, ids: tf.Tensor, each: bool) -> Fetched:
+        return Fetched(*of_distinct(ids, lambda distinct: weights_of(table, distinct)))
+
+    return fetch
+
+
 def joined(ids: dict[str, tf.Tensor]):
     """Joins the features of one table.
 
     Args:
-      ids: by feature, int64 [...]; negative ids are padding and are left out, so that no row is touched
-        for them.
+      ids: by feature, int64 [...]; negative ids are padding and are dropped, so they touch no row.
 
     Returns:
-      (int64 [n] ids, may repeat; {feature: int32 scalar, how many of them are its}, in their order).
+      (ids int64 [n], may repeat; {feature: number of its ids, int32 scalar}, in the same order).
     """
     flat = {name: _without_padding(value) for name, value in ids.items()}
     return tf.concat(list(flat.values()), axis=0), {name: tf.size(value) for name, value in flat.items()}
 
 
 def of_distinct(ids, fetch: Callable):
-    """(what `fetch` gives for the distinct ones of ids int64 [n], int32 [n] places of the ids in them)."""
+    """(fetch(distinct ids), place of each id in them, int32 [n]) of ids int64 [n]."""
     unique, where = unique_ids(ids)
     return fetch(unique), where
 
 
 def divided(values, sizes: dict) -> dict:
-    """Values [n, ...] of joined ids by feature."""
+    """Splits values [n, ...] of joined ids by feature; `sizes` from `joined`."""
     if len(sizes) == 1:
         return dict.fromkeys(sizes, values)
     return dict(zip(sizes, tf.split(values, list(sizes.values()), num=len(sizes)), strict=True))
 
 
 def pooled(weight, where, ids, pooling: str | None, trains: bool = True):
-    """The feature's vectors.
+    """The vectors of one feature.
 
     Args:
-      weight: float32 [u, dim], rows of distinct ids, or [number of ids, dim], a row for each.
-      where: int32, places of the feature's ids in `weight`; None: there is a row for each.
-      ids: the feature's int64 ids: [batch] or, unpooled, any shape without padding; [batch, length] padded
-        with negative ids when pooled.
+      weight: float32 [u, dim], rows of distinct ids; or [number of ids, dim], a row for each id.
+      where: int32, place of each of the feature's ids in `weight`; None: there is a row for each id.
+      ids: int64; without pooling, any shape without padding; with pooling, [batch, length] padded with
+        negative ids.
       pooling: mean, sum or sqrtn over the length (sum / sqrt(number of ids)); None for single ids.
-      trains: whether there will be gradients. False for a served graph: TensorFlow warns of a gradient that
-        a SavedModel lacks whenever it is loaded.
+      trains: whether gradients are needed. False for a served graph: TensorFlow warns whenever it loads a
+        SavedModel without its custom gradients.
 
     Returns:
-      float32 [batch, dim], zero for an empty list; ids' shape + [dim] when not pooled.
+      float32 [batch, dim], zero for an empty list; without pooling, shape of `ids` + [dim].
     """
     if pooling is None:
         gather = gather_rows if trains else tf.gather
@@ -68,7 +100,7 @@ def pooled(weight, where, ids, pooling: str | None, trains: bool = True):
 
     @tf.custom_gradient
     def with_gradient(weight):
-        def gradient(above):  # TensorFlow's own runs on one thread: five times as long
+        def gradient(above):  # TensorFlow's own is single-threaded and five times slower
             sizes = tf.reduce_sum(tf.cast(ids >= 0, tf.float32), axis=1)
             share = above / _DIVISOR[pooling](tf.maximum(sizes, 1.0))[:, None]
             return sum_rows(share, where, tf.shape(weight)[0], row)

@@ -1,13 +1,13 @@
-"""`kind: robe_z`: rows cut out of one shared array at hashed places (ROBE-Z).
+"""`kind: robe_z`: rows are read from one shared array at hashed places (ROBE-Z).
 
-Row x, block c of Z values, is M[h(x, c)] .. M[h(x, c) + Z - 1] of the circular array M; see
-trainer.embeddings.block_hash for h and its source. Rows and blocks overlap wherever the hash puts them, and
-the gradient of a value of M is the sum over all places of the batch that read it.
+Block c, of Z values, of row x is M[h(x, c)] .. M[h(x, c) + Z - 1] of the circular array M; see
+trainer.embeddings.block_hash for h and its source. Rows and blocks overlap wherever the hash places them, and
+the gradient of a value of M is the sum over all blocks of the batch that contain it.
 
-M is stored as aligned chunks of Z values, which are the rows of an ordinary table: optimizers, averages and
-checkpoints see nothing else. To a lazy optimizer a chunk is touched when a block of the batch reaches into
-it; its values that no block covers get gradient zero, so they move by their momentum. A chunk that is not
-touched stays where it is, and its average is caught up when read, exactly as that of a row.
+M is stored as aligned chunks of Z values, which are the rows of an ordinary table, so optimizers, averages
+and checkpoints need not know of ROBE-Z. A lazy optimizer counts a chunk as touched if a block of the batch
+overlaps it; values of the chunk outside all blocks get gradient zero, so momentum still moves them. An
+untouched chunk does not change, and its average is caught up when read, exactly like that of a row.
 """
 
 from typing import NamedTuple
@@ -17,33 +17,33 @@ import tensorflow as tf
 
 from configs.errors import ConfigError
 from configs.sections.tables import RobeZConfig
-from trainer.embeddings.base import CHUNK_ROWS, Lookup
+from trainer.embeddings.base import Embedding, Lookup, Table
 from trainer.embeddings.block_hash import PRIME, BlockHash
 from trainer.embeddings.blocks import gather_blocks, sum_blocks
 from trainer.embeddings.engines.rows import RecordTable
 
-# Gradients are summed over the whole array up to this many values of it per value that a batch can look up:
-# measured, see docs/decisions.md.
+# Gradients are summed over the whole array if it has at most this many values per value that a batch can look
+# up; measured, see docs/decisions.md.
 DENSE_RATIO = 1
 
 
 class RobeLookup(NamedTuple):
-    """Rows fetched for one step, with the chunks that they are made of."""
+    """Rows fetched for one step, with the chunks that contain them."""
 
     weight: tf.Tensor
-    """float32 [u, dim]: what the model differentiates."""
+    """float32 [u, dim], differentiated by the model."""
     chunks: tf.Tensor
-    """int64 [c], distinct: all when dense, those touched when sparse."""
+    """int64 [c], distinct: all chunks if dense, the touched ones if sparse."""
     record: tf.Tensor
-    """float32 [c, width]: their records."""
+    """float32 [c, width], records of the chunks."""
     starts: tf.Tensor
-    """int32 [u * blocks]: where blocks start: dense, in the array; sparse, in the list of pairs."""
+    """int32 [u * blocks], starts of the blocks: in the array if dense, in the list of pairs if sparse."""
     halves: tf.Tensor
-    """int32 [2 * pairs]: places in `chunks` of the pairs' left, then right chunks; dense: empty."""
+    """int32 [2 * pairs], places in `chunks` of the pairs' left, then right chunks; empty if dense."""
 
 
-class RobeZ(tf.Module):
-    """An embedding as trainer.embeddings.base.Table, compressed.
+class RobeZ(Embedding):
+    """A compressed embedding.
 
     Args:
       name: of the table.
@@ -51,42 +51,41 @@ class RobeZ(tf.Module):
       options: configs.sections.tables.RobeZConfig.
       optimizer: RowOptimizer.
       average: polyak rule or None.
-      batch_size: rows of a training batch, to choose between dense and sparse gradients.
+      batch_size: rows of a training batch; decides between dense and sparse gradients.
       storage_type: Table class for the array; None: RecordTable.
 
     Attributes:
-      rows, dim: shape of the weights as the model sees them.
-      storage: Table of the array's chunks.
       dense: whether gradients are summed over the whole array.
     """
 
     engine = "robe_z"
-    takes_repeats = False
 
     def __init__(self, name, rows, options: RobeZConfig, optimizer, average, batch_size, storage_type=None):
-        super().__init__(name=f"robe_{name}")
+        assert options.dim is not None, "configs.defaults fills it in"
+        super().__init__(f"robe_{name}", name, rows, options.dim, optimizer, average)
         if rows >= PRIME:
-            raise ConfigError(f"tables.{name}: robe_z holds fewer than {PRIME:,} rows, not {rows:,}")
-        self.label, self.rows, self.dim = name, rows, options.dim
-        self.optimizer, self.average = optimizer, average
+            raise ConfigError(
+                f"tables.{name}: robe_z supports fewer than {PRIME:,} rows, not {rows:,}; use fewer rows"
+            )
         num_chunks = options.size // options.block
-        self.storage = (storage_type or RecordTable)(name, num_chunks, options.block, optimizer, average)
+        self._array = (storage_type or RecordTable)(name, num_chunks, options.block, optimizer, average)
         self._hash = BlockHash(name, options.seed, options.size, options.dim, options.block)
         looked_up = min(rows, batch_size) * options.dim
         by_size = options.size <= DENSE_RATIO * looked_up
         self.dense = by_size if options.gradient == "auto" else options.gradient == "dense"
 
     @property
+    def storage(self) -> Table:
+        """The array's chunks."""
+        return self._array
+
+    @property
     def bytes(self) -> int:
         """Bytes of the array, its slots and its average."""
         return self.storage.bytes
 
-    def chunks(self):
-        """(start, stop) of consecutive row ranges of at most CHUNK_ROWS."""
-        return [(a, min(a + CHUNK_ROWS, self.rows)) for a in range(0, self.rows, CHUNK_ROWS)]
-
     def initialize(self, stddev: float, seed: int, zero_row: int | None = None) -> None:
-        """Normal weights, as Table.initialize, but for the zero row: no row has values of its own."""
+        """As Table.initialize, without the zero row: no row has values of its own."""
         self.storage.initialize(stddev, seed)
 
     def lookup(self, ids) -> RobeLookup:
@@ -97,7 +96,7 @@ class RobeZ(tf.Module):
     def _lookup_dense(self, places) -> RobeLookup:
         block, record = self.storage.dim, self.storage.records.value()
         array = tf.reshape(record[:, :block], [-1])
-        # A block that runs over the end continues at the start.
+        # A block that crosses the end of the array continues at its start.
         blocks = gather_blocks(tf.concat([array, array[: block - 1]], axis=0), places, block)
         chunks = tf.range(self.storage.rows, dtype=tf.int64)
         no_pairs = tf.zeros([0], tf.int32)
@@ -106,7 +105,7 @@ class RobeZ(tf.Module):
     def _lookup_sparse(self, places) -> RobeLookup:
         block = self.storage.dim
         first, shift = places // block, places % block
-        # A block lies in a pair of neighbouring chunks; a pair is put together once for all blocks in it.
+        # A block lies in a pair of neighbouring chunks; each pair is assembled once for all its blocks.
         left, pair = tf.unique(first)
         reaches = tf.math.unsorted_segment_max(shift, pair, tf.size(left)) > 0
         right = tf.where(reaches, (left + 1) % self.storage.rows, left)
@@ -154,7 +153,7 @@ class RobeZ(tf.Module):
         )
 
     def read_weights(self, ids, averaged: bool, step):
-        """As Table.read_weights, from the chunks that the rows need; not for use in graphs."""
+        """As Table.read_weights; reads only the chunks that contain the rows. Not for use in graphs."""
         block, num_chunks = self.storage.dim, self.storage.rows
         places = self._hash(np.asarray(ids, np.int64))[:, None] + np.arange(block)
         chunk, value = places // block % num_chunks, places % block
@@ -164,6 +163,6 @@ class RobeZ(tf.Module):
         return self._rows_of(tf.constant(weights[(np.cumsum(needed) - 1)[chunk], value]))
 
     def served(self, weights, ids):
-        """As Table.served: the array stays compressed, and rows are cut out of it when asked for."""
+        """As Table.served: the array stays compressed; rows are read from it on request."""
         places = self._hash(ids)[:, None] + tf.range(self.storage.dim, dtype=tf.int64)
         return self._rows_of(tf.gather(tf.reshape(weights, [-1]), places % self._hash.size))

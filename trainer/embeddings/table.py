@@ -1,4 +1,4 @@
-"""`kind: table`: a row of weights for each id, kept by one of the engines."""
+"""`kind: table`: a row of weights for each id, stored by one of the engines."""
 
 from trainer.embeddings.engines import TABLE_ENGINES
 from trainer.embeddings.engines.native import available
@@ -13,8 +13,8 @@ def plain_table(name, rows, options, optimizer, average, batch_size, storage_typ
       options: configs.sections.tables.TableConfig.
       optimizer: RowOptimizer.
       average: polyak rule or None.
-      batch_size: unused here; other kinds choose by it.
-      storage_type: Table class in place of the configured engine's.
+      batch_size: unused; other kinds depend on it.
+      storage_type: Table class to use instead of the configured engine's; None: none.
     """
     engine = options.engine
     if engine == "auto":

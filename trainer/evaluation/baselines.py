@@ -1,22 +1,21 @@
-"""Scorers that need no training: the floor and, for planted data, the ceiling of every table of results."""
+"""Scorers without training: the floor and, for planted data, the ceiling of every table of results."""
 
 import numpy as np
 
 from configs.errors import DataError
 from configs.manifest import Dataset
-from configs.planted import Planted, index_of_key
-from configs.sections.sources import SyntheticSourceConfig
+from configs.planted import Planted, index_of_key, planted_source
 from trainer.data.catalog import Items
-from trainer.evaluation.ranking import UserBatch
+from trainer.evaluation.protocols import UserBatch
 
 
 class Popularity:
-    """Ranks items by their positive train rows, for all users alike."""
+    """Ranks items by their number of positive train rows, the same for all users."""
 
     name = "popularity"
 
     def __init__(self, items: Items):
-        # Ranks of the counts order items as counts do, and float32 holds them beyond 2^24 rows.
+        # Ranks of the counts instead of counts, which float32 cannot tell apart beyond 2^24.
         _, order = np.unique(items.counts, return_inverse=True)
         self._scores = order.astype(np.float32)
 
@@ -28,33 +27,34 @@ class Popularity:
 
 
 class BestReachable:
-    """The planted model's own log p(item | user): no ranking is better in expectation."""
+    """The log p(item | user) of the planted model itself: no ranking is better in expectation."""
 
     name = "best_reachable"
 
     def __init__(self, dataset: Dataset, items: Items):
-        """Raises DataError where `available` is false."""
-        if not self.available(dataset):
+        """Raises DataError if not `available`."""
+        source = planted_source(dataset.source)
+        if source is None or not self.available(dataset):
             raise DataError(
-                f"{dataset.path}: the best ranking is known only for synthetic data with exact ids"
+                f"{dataset.path}: the best ranking is known only for synthetic data with ids of kind vocab"
             )
-        self._planted = Planted(SyntheticSourceConfig(**dataset.source))
+        self._planted = Planted(source)
         index = np.zeros(items.rows, np.int64)
         index[items.ids] = index_of_key(items.keys[items.ids])
         self._cluster = index % self._planted.clusters
-        # log p(item | user) = taste(user)[group] + a term of the item alone: take that term off one user.
+        # log p(item | user) = taste(user)[group] + a term of the item alone, the same for any user.
         anyone = np.zeros(1, np.int64)
         taste = self._planted.taste(anyone)[0, self._cluster]
         self._inside = (self._planted.scores(anyone, index)[0] - taste).astype(np.float32)
 
     @staticmethod
     def available(dataset: Dataset) -> bool:
-        """Whether the data was planted and each id is one key (hashed ids merge items)."""
+        """Whether the data is synthetic and each id is one key (hashed ids merge items)."""
         exact = all(dataset.tables[name].ids == "vocab" for name in ("user", "item"))
-        return dataset.source.get("kind") == "synthetic" and exact
+        return exact and planted_source(dataset.source) is not None
 
     def scores(self, users: UserBatch, items: np.ndarray | None) -> np.ndarray:
-        """float32 [n, table rows], or [n, m] for candidates int64 [n, m]; rows outside the catalog: any."""
+        """float32 [n, table rows], or [n, m] for candidates int64 [n, m]; any number outside the catalog."""
         taste = self._planted.taste(index_of_key(users.keys)).astype(np.float32)
         if items is None:
             scores = taste[:, self._cluster]

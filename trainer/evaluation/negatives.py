@@ -1,4 +1,4 @@
-"""Random items that a user never touched: uniform, distinct, and the same in every run and batch."""
+"""Random items that a user never touched: uniform, distinct, and equal in every run and batch."""
 
 import numpy as np
 
@@ -11,10 +11,7 @@ _FEISTEL_ROUNDS = 6
 def sample_negatives(
     ids: np.ndarray, touched: Ragged, items: Items, number: int, seed: int, cold: int = 0
 ) -> Ragged:
-    """`number` items per user, uniform, distinct, none of them touched; all such items if they are fewer.
-
-    With `cold`, so many further items take part that share the out-of-vocabulary row, id items.rows - 1;
-    which of them a user touched is not known, so none is held back.
+    """Draws items per user: uniform, distinct, none of them touched.
 
     Each user walks a random permutation of the catalog keyed by (seed, user id), so the draw depends on
     nothing else, and `number` + (items touched) steps always suffice.
@@ -22,6 +19,14 @@ def sample_negatives(
     Args:
       ids: user ids, int64 [n].
       touched: distinct catalog items of each user, n rows.
+      items: the catalog.
+      number: items per user; fewer where fewer are untouched.
+      seed: of the draw.
+      cold: number of further items to draw from, which share the out-of-vocabulary row, id items.rows - 1.
+        Which of them a user touched is unknown, so none is excluded.
+
+    Returns:
+      Item ids, n rows.
     """
     pool = np.concatenate([items.ids, np.full(cold, items.rows - 1)])
     size = len(pool)
@@ -35,8 +40,8 @@ def sample_negatives(
 def _permuted(index: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
     """Place of each index in [0, size) under its key's pseudo-random permutation of [0, size).
 
-    A Feistel network (Luby and Rackoff, 1988) on the next even number of bits, walked along its cycle
-    until it is back below `size`; at most four turns on average.
+    A Feistel network (Luby and Rackoff, 1988) on the next even number of bits, applied repeatedly until the
+    place is below `size`: at most four times on average.
     """
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)

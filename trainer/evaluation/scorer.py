@@ -1,35 +1,47 @@
-"""A trained recommender as a scorer, and its ranking metrics beside those of baselines."""
+"""A trained recommender as a scorer, and its ranking metrics next to those of baselines."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import logging
 
+from configs.manifest import Dataset
+from trainer.data.catalog import Items
 from trainer.report.findings import evaluation_findings
 
+if TYPE_CHECKING:
+    from trainer.evaluation.protocols import Scorer, UserBatch
+    from trainer.models.recommender import Recommender
 
-def log_findings(lines: list[dict]) -> None:
-    """Logs what one evaluation's figures mean (trainer/report/findings.py)."""
+
+def log_findings(lines: list[dict[str, Any]]) -> None:
+    """Logs the findings about one evaluation (trainer/report/findings.py)."""
     for text in evaluation_findings(lines):
         logging.warning("%s", text)
 
 
 class TrainedScorer:
-    """A recommender as trainer.evaluation.ranking.Scorer: dot products of its users' and items' vectors.
+    """A recommender as trainer.evaluation.protocols.Scorer: dot products of its users' and items' vectors.
 
     Args:
       recommender: trainer.models.recommender.Recommender.
       items: catalog.
       averaged: score with averaged weights as of `step`, or raw ones.
       step: steps done.
-      check: called before every block of users; what it raises ends the evaluation.
+      check: called before every block of users; may raise to end the evaluation.
 
     Attributes:
-      name: average or raw, the weights that it scores with.
+      name: average or raw, the weights it scores with.
     """
 
     def __init__(
-        self, recommender, items, averaged: bool, step: int, check: Callable[[], None] = lambda: None
+        self,
+        recommender: "Recommender",
+        items: Items,
+        averaged: bool,
+        step: int,
+        check: Callable[[], None] = lambda: None,
     ):
         self.name = "average" if averaged else "raw"
         self._recommender, self._averaged, self._step = recommender, averaged, float(step)
@@ -37,7 +49,7 @@ class TrainedScorer:
         with recommender.averaged_dense(averaged):
             self._item_vectors = item_vectors(recommender, items, averaged, step)
 
-    def scores(self, users, items):
+    def scores(self, users: "UserBatch", items: np.ndarray | None) -> np.ndarray:
         """float32 [n, items of the table], or [n, m] for candidates int64 [n, m]."""
         self._check()
         inputs = {"user": users.ids, "history": users.history, **users.features}
@@ -49,9 +61,11 @@ class TrainedScorer:
         return np.einsum("nd,nmd->nm", vectors, self._item_vectors[items])
 
 
-def item_vectors(recommender, items, averaged: bool, step: int, chunk: int = 1 << 16) -> np.ndarray:
-    """Vectors of all rows of the item table, float32 [rows, dim]; dense weights as they stand."""
-    vectors = None
+def item_vectors(
+    recommender: "Recommender", items: Items, averaged: bool, step: int, chunk: int = 1 << 16
+) -> np.ndarray:
+    """Vectors of all rows of the item table, float32 [rows, dim]; uses the current dense weights."""
+    vectors: np.ndarray | None = None
     for start in range(0, items.rows, chunk):
         ids = np.arange(start, min(start + chunk, items.rows), dtype=np.int64)
         columns = {"item": ids, **{name: values[ids] for name, values in items.features.items()}}
@@ -60,13 +74,19 @@ def item_vectors(recommender, items, averaged: bool, step: int, chunk: int = 1 <
         if vectors is None:
             vectors = np.empty((items.rows, part.shape[1]), part.dtype)
         vectors[start : start + len(part)] = part
+    assert vectors is not None, "an item table has rows"
     return vectors
 
 
 def evaluate_recommender(
-    recommender, dataset, items, step: int, split: str, check: Callable[[], None] = lambda: None
-) -> list[dict]:
-    """The model, averaged and raw, beside popularity and, for planted data, the best reachable ranking.
+    recommender: "Recommender",
+    dataset: Dataset,
+    items: Items,
+    step: int,
+    split: str,
+    check: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
+    """Evaluates the model, averaged and raw, popularity and, for planted data, the best reachable ranking.
 
     Args:
       recommender: trainer.models.recommender.Recommender.
@@ -74,11 +94,12 @@ def evaluate_recommender(
       items: its catalog; side features are taken as of the split.
       step: steps done.
       split: valid or test.
-      check: called now and then; what it raises ends the evaluation.
+      check: called before every block of users; may raise to end the evaluation.
 
     Returns:
-      A dict per scorer, two of scorer "model" when evaluate.weights is both, averaged weights first: scorer,
-      split, weights, protocol, metrics (see trainer.evaluation.ranking.evaluate_scorers).
+      A dict per scorer: scorer, split, weights, protocol, metrics (see
+      trainer.evaluation.ranking.evaluate_scorers). With evaluate.weights both, the first two are of scorer
+      "model", averaged weights first.
     """
     from trainer.data.catalog import Users
     from trainer.evaluation.baselines import BestReachable, Popularity
@@ -89,7 +110,7 @@ def evaluate_recommender(
         TrainedScorer(recommender, items, weights == "average", step, check)
         for weights in _weights(options.weights, recommender.has_averages)
     ]
-    scorers = [*models, Popularity(items)]
+    scorers: list[Scorer] = [*models, Popularity(items)]
     if BestReachable.available(dataset):
         scorers.append(BestReachable(dataset, items))
     results = evaluate_scorers(scorers, Users(dataset, items), options, split)
@@ -106,7 +127,7 @@ def evaluate_recommender(
 
 
 def _weights(wanted: str, has_averages: bool) -> list[str]:
-    """Weights to evaluate, those that are served first; raw where there are no averages."""
+    """Weights to evaluate, served ones first; raw ones where there are no averages."""
     if not has_averages:
         return ["raw"]
     return ["average", "raw"] if wanted == "both" else [wanted]

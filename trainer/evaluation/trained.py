@@ -1,6 +1,7 @@
-"""Opens a run's newest checkpoint for evaluation and export, tables left on disk."""
+"""Opens a run's newest checkpoint for evaluation and export; tables stay on disk."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from configs.dataset_lock import DatasetLock
 from configs.errors import CheckpointError
@@ -10,26 +11,29 @@ from configs.system.storage import join
 from trainer.data.catalog import Items
 from trainer.runtime import start_tensorflow
 
+if TYPE_CHECKING:  # importing it here would load TensorFlow before it is set up
+    from trainer.models.recommender import Recommender
+
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model with what it was trained on."""
+    """A trained model with its config and dataset."""
 
     config: RunConfig
     dataset: Dataset
     items: Items
-    recommender: "trainer.models.recommender.Recommender"  # noqa: F821 - importing it here would load TensorFlow
+    recommender: "Recommender"
     step: int
     """Steps done."""
     reading: DatasetLock
-    """Held as long as this is used."""
+    """Held while the dataset is in use."""
 
 
 def open_trained(config: RunConfig) -> Trained:
     """The newest checkpoint of the config's run that verifies.
 
     Raises:
-      DataError: the dataset is missing or not what the config asks for.
+      DataError: the dataset is missing or was prepared with another config.
       CheckpointError: there is no checkpoint, none verifies, or they belong to another run.
     """
     start_tensorflow(config.device)

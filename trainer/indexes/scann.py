@@ -13,7 +13,7 @@ import tensorflow as tf
 from configs.errors import ExportError
 from configs.sections.export import ScannIndexConfig
 from trainer.indexes.base import NO_SCORE, BaseIndex
-from trainer.indexes.scann_package import load_scann
+from trainer.indexes.packages import load_operations
 
 _LEAST_ITEMS = 16  # as many as a quantized pair of columns has values
 # The loss that weighs errors along the vector more than across it; the value of ScaNN's own examples.
@@ -25,7 +25,7 @@ class Index(BaseIndex):
 
     def __init__(self, config: ScannIndexConfig, vectors: tf.Variable, servable: int):
         super().__init__(config, vectors, servable)
-        self._ops = load_scann("export.index.kind: scann")
+        self._ops = load_operations("scann", "export.index.kind: scann")
         if servable < _LEAST_ITEMS:
             raise ExportError(
                 f"export.index.kind: scann needs {_LEAST_ITEMS} items, there are {servable}; use brute_force"
@@ -72,7 +72,7 @@ class Index(BaseIndex):
             pre_reorder_num_neighbors=fetch,
             leaves_to_search=tf.maximum(needed, self._leaves_to_search),
         )
-        # ScaNN fills lists up with row 0 and a score that is no number.
+        # ScaNN fills lists up with row 0 and a NaN score.
         missing = tf.math.is_nan(guesses) | _among(banned, rows, self._vectors.shape[0])
         rows, guesses = tf.where(missing, self._servable, rows), tf.where(missing, NO_SCORE, guesses)
         _, place = tf.math.top_k(guesses, tf.minimum(keep, tf.shape(guesses)[1]))

@@ -1,4 +1,4 @@
-"""What is looked at before a job costs anything: dataset, memory, output directory, bucket, service."""
+"""Checks before a job costs anything: dataset, memory, output directory, buckets, service."""
 
 import concurrent.futures
 import json
@@ -10,20 +10,21 @@ from configs.errors import UserError
 from configs.load import dump_config
 from configs.manifest import Dataset, load_dataset
 from configs.schema import RunConfig
-from configs.sections.launch import launch_slice
 from configs.system import storage
 from configs.system.processes import module_command
-from trainer.checkpoints.files import COMMITTED
+from trainer.checkpoints.chain import CheckpointDirectory
+from trainer.checkpoints.files import DamagedCheckpoint
 from trainer.checkpoints.identity import checkpoint_identity, first_difference
-from trainer.data.catalog import verify_dataset_file
+from trainer.data.record_files import verify_dataset_file
 from trainer.jobs.output_claim import check_unclaimed
 from trainer.launchers import LAUNCHERS
+from trainer.launchers.base import Launcher
 
 _THREADS = 8
 
 
 def check_all(config: RunConfig) -> list[str]:
-    """Looks at everything; what the user should know, a line each.
+    """Runs all checks; returns warnings, a line each.
 
     Raises:
       UserError: the job could not run; nothing has been spent or written.
@@ -35,33 +36,33 @@ def check_all(config: RunConfig) -> list[str]:
     dataset = load_dataset(config.dataset.path)
     check_files(dataset)
     check_output(config, dataset)
-    check_plan(config)
+    check_plan(config, launcher)
     warnings = launcher.check()
-    if config.launch.kind == "cloud_tpu":
-        warnings += region_warnings(config)
-    return warnings
+    return warnings if launcher.region is None else warnings + region_warnings(config, launcher.region)
 
 
 def check_files(dataset: Dataset) -> None:
-    """Compares every file of the dataset with its manifest. Raises DataError: one is gone or damaged."""
+    """Compares every file of the dataset with its manifest. Raises DataError: one is missing or damaged."""
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         for _ in pool.map(lambda info: verify_dataset_file(dataset, info), dataset.record_files):
             pass
 
 
 def check_output(config: RunConfig, dataset: Dataset) -> None:
-    """Raises UserError: another job writes there, or another run's checkpoints are there."""
+    """Raises UserError: another job writes there, or it holds checkpoints of another run.
+
+    The newest checkpoint whose manifest verifies decides, as it does when training resumes.
+    """
     check_unclaimed(config.output.path, config.jobs_path)
-    directory = storage.join(config.output.path, "checkpoints")
-    for name in reversed(storage.names(directory)):
+    found = CheckpointDirectory(storage.join(config.output.path, "checkpoints"))
+    newest_first = (name for step in reversed(found.names) for name in found.names[step])
+    for name in filter(found.is_complete, newest_first):
         try:
-            manifest = json.loads(storage.read_bytes(storage.join(directory, name, COMMITTED)))
-        except (FileNotFoundError, NotADirectoryError, ValueError):
-            continue  # unfinished or damaged: the trainer does not use it either
-        steps = manifest["identity"].get("number of steps")  # of epochs: only training counts them
-        different = first_difference(
-            manifest["identity"], checkpoint_identity(config, dataset.fingerprint, steps)
-        )
+            saved = found.open(name).manifest.identity
+        except DamagedCheckpoint:
+            continue  # the trainer does not use it either
+        steps = saved.get("number of steps")  # of epochs: only training counts them
+        different = first_difference(saved, checkpoint_identity(config, dataset.fingerprint, steps))
         if different:
             raise UserError(
                 f"output.path: {config.output.path} holds checkpoints of a run with another {different[0]}; "
@@ -70,14 +71,14 @@ def check_output(config: RunConfig, dataset: Dataset) -> None:
         return
 
 
-def check_plan(config: RunConfig) -> None:
-    """Asks `lazytower plan`, in a process of its own because it needs TensorFlow, whether the run fits.
+def check_plan(config: RunConfig, launcher: Launcher) -> None:
+    """Runs `lazytower plan`, in a process of its own because it needs TensorFlow.
 
     Raises:
       UserError: it does not fit the slice, or this machine; or the dataset is not what the config asks for.
     """
-    on_slice = config.launch.kind == "cloud_tpu"
-    slices = ["--tpu", launch_slice(config).name] if on_slice and config.device.kind == "tpu" else []
+    name = launcher.slice_name
+    slices = ["--tpu", name] if name is not None and config.device.kind == "tpu" else []
     with tempfile.TemporaryDirectory(prefix="lazytower-plan-") as directory:
         path = os.path.join(directory, "run.yaml")
         with open(path, "w", encoding="utf-8") as file:
@@ -89,21 +90,22 @@ def check_plan(config: RunConfig) -> None:
     except ValueError:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise UserError(f"plan: {last.removeprefix('lazytower plan: error: ')}") from None
-    if on_slice and not slices:
-        return  # memory and disk are those of another machine
+    if name is not None and not slices:
+        return  # the run uses memory and disk of another machine
     if problems:
         raise UserError("; ".join(problems))
 
 
-def region_warnings(config: RunConfig) -> list[str]:
-    """A line for each bucket that is not where the slice is: its traffic costs money and time."""
-    region = config.launch.zone.rpartition("-")[0]
+def region_warnings(config: RunConfig, region: str) -> list[str]:
+    """A line for each bucket outside the slice's region: traffic across regions costs money and time."""
     paths = {"dataset.path": config.dataset.path, "output.path": config.output.path}
     warnings = []
     for key, path in paths.items():
         place = bucket_location(path)
         if place is None:
-            warnings.append(f"{key}: where the bucket of {path} is could not be found out")
+            warnings.append(
+                f"{key}: the location of the bucket of {path} is unknown; make sure that it is in {region}"
+            )
         elif place != region and place != region.partition("-")[0] and not _dual(place, region):
             warnings.append(
                 f"{key}: the bucket is in {place}, the slice in {region}: reading and writing across regions "
@@ -119,7 +121,7 @@ def _dual(place: str, region: str) -> bool:
 
 
 def bucket_location(path: str) -> str | None:
-    """Where the bucket of a gs:// path is, in lower case; None when we may not know."""
+    """Location of the bucket of a gs:// path, in lower case; None when this account may not read it."""
     fs, place = storage.filesystem(path)
     try:
         found = fs.call("GET", "b/{}", place.partition("/")[0], json_out=True)

@@ -1,7 +1,11 @@
-"""The config that a job was submitted with, read as far as needed: watching and ending it takes the launch
-section alone, whatever another version has written elsewhere or beside."""
+"""The config of a submitted job, read as far as needed.
+
+Watching and ending a job needs only its launch section, so both also work when another version wrote the
+config.
+"""
 
 import functools
+from typing import Any
 
 import yaml
 from absl import logging
@@ -14,7 +18,7 @@ from configs.sections.launch import CommonLaunchConfig
 from configs.system import storage
 from trainer.jobs.record import JobRecord, UnreadableFacts
 from trainer.launchers import LAUNCHERS
-from trainer.launchers.base import LaunchError, SliceState
+from trainer.launchers.base import LaunchError, Slices, SliceState
 
 
 class JobConfig:
@@ -22,37 +26,45 @@ class JobConfig:
 
     Attributes:
       section: the launch section as written, in part taken from job.json when config.yaml is unreadable.
-      launch: its limits; keys that are unknown or wrong are left out, and their defaults count.
+      launch: its limits, with defaults in place of keys that are unknown or invalid.
 
     Raises:
       UserError: there is no such job, or nothing says how it was launched.
       OSError: the place cannot be read.
     """
 
-    def __init__(self, record: JobRecord):
+    def __init__(self, record: JobRecord) -> None:
         self._record = record
         self.facts = _facts(record)
         self.section = {**_known_by_facts(self.facts), **_launch_section(f"{record.path}/config.yaml")}
         if self.section.get("kind") not in LAUNCHERS:
             raise UserError(
-                f"{record.path}: launch.kind {self.section.get('kind')!r} is not known to this version; use "
-                f"the one that submitted the job (known: {', '.join(LAUNCHERS)})"
+                f"{record.path}: this version has no launch.kind {self.section.get('kind')!r} (it has "
+                f"{', '.join(LAUNCHERS)}); use the version that submitted the job"
             )
         self.launch = _limits(self.section, record.path)
 
+    @property
+    def slices(self) -> type[Slices]:
+        """Class of the job's slices."""
+        return LAUNCHERS[self.section["kind"]].slices
+
     @functools.cached_property
     def whole(self) -> RunConfig:
-        """All of config.yaml. Raises ConfigError: it is not of this version, or unreadable."""
+        """All of config.yaml. Raises ConfigError: it is unreadable, or not valid in this version."""
         return load_config(f"{self._record.path}/config.yaml")
 
 
 class JobMachines:
-    """See trainer.launchers.base.Slices; more than is there is asked for with the whole config alone."""
+    """Slices of a job, and the means to request another one, which takes the whole config.
 
-    def __init__(self, record: JobRecord, config: JobConfig):
+    As trainer.launchers.base.Slices otherwise.
+    """
+
+    def __init__(self, record: JobRecord, config: JobConfig) -> None:
         self._record, self._config = record, config
         self._kind = LAUNCHERS[config.section["kind"]]
-        self._slices = self._kind.slices(record.path, config.section)
+        self._slices = config.slices(record.path, config.section)
         self.settle_seconds = self._slices.settle_seconds
 
     def create(self, attempt: int) -> None:
@@ -60,7 +72,7 @@ class JobMachines:
         try:
             launcher = self._kind(self._config.whole, self._record.path, self._record.facts)
         except (ConfigError, UnreadableFacts) as error:
-            raise LaunchError(f"no machine can be asked for: {error}") from None
+            raise LaunchError(f"no machine can be requested: {error}") from None
         launcher.create(attempt)
 
     def observe(self, attempt: int) -> SliceState:
@@ -76,25 +88,25 @@ class JobMachines:
         return self._slices.left(attempt)
 
 
-def _facts(record: JobRecord) -> dict:
+def _facts(record: JobRecord) -> dict[str, Any]:
     try:
         return record.facts
     except UnreadableFacts as error:
-        logging.warning("%s; going by config.yaml", error)
+        logging.warning("%s; using config.yaml alone", error)
         return {}
 
 
-def _known_by_facts(facts: dict) -> dict:
+def _known_by_facts(facts: dict[str, Any]) -> dict[str, Any]:
     names = {"launcher": "kind", "project": "project", "zone": "zone"}
     return {key: facts[name] for name, key in names.items() if facts.get(name) is not None}
 
 
-def _launch_section(path: str) -> dict:
-    """The launch section, whatever the rest holds; {} when the file is missing or torn, which is noted."""
+def _launch_section(path: str) -> dict[str, Any]:
+    """The launch section, whatever the rest holds; {} with a warning when the file is missing or torn."""
     try:
         content = storage.read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
-        logging.warning("%s: missing; going by job.json", path)
+        logging.warning("%s: missing; using job.json", path)
         return {}
     try:
         document = yaml.safe_load(content)
@@ -102,18 +114,19 @@ def _launch_section(path: str) -> dict:
         document = None
     section = document.get("launch") if isinstance(document, dict) else None
     if not isinstance(section, dict):
-        logging.warning("%s: has no launch section that can be read; going by job.json", path)
+        logging.warning("%s: no readable launch section; using job.json", path)
         return {}
     return section
 
 
-def _limits(section: dict, path: str) -> CommonLaunchConfig:
-    """What is valid of a section's limits; the rest by default."""
+def _limits(section: dict[str, Any], path: str) -> CommonLaunchConfig:
+    """The valid limits of a section; defaults for the rest."""
     known = {key: value for key, value in section.items() if key in CommonLaunchConfig.model_fields}
     while True:
         try:
             return CommonLaunchConfig(**known)
         except ValidationError as error:
             wrong = {str(e["loc"][0]) for e in error.errors() if e["loc"]} & set(known) or set(known)
-            logging.warning("%s: launch.%s not valid here; by default", path, ", launch.".join(sorted(wrong)))
+            names = ", launch.".join(sorted(wrong))
+            logging.warning("%s: launch.%s: not valid in this version; using the default", path, names)
             known = {key: value for key, value in known.items() if key not in wrong}

@@ -1,14 +1,15 @@
-"""What to do next for a job, from what is recorded and what is seen and nothing else."""
+"""The next step of a job, decided from its record and what is observed, and nothing else."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from configs.sections.launch import CommonLaunchConfig
 from trainer.jobs.record import FINAL, JobState
 from trainer.launchers.base import SliceState
 from trainer.vm.program import DEADLINE_GRACE_SECONDS
 
-_MUTE_ATTEMPTS = 3  # more would only cost: what the machines cannot start, they never will
-# For the machine to save and stop by itself when launch.max_seconds is over.
+_MUTE_ATTEMPTS = 3  # a program that three machines could not start will not start on a fourth
+# Time in which the machine saves and stops by itself after launch.max_seconds.
 _END_SECONDS = DEADLINE_GRACE_SECONDS + 120.0
 
 
@@ -19,18 +20,18 @@ class Observed:
     job: JobState
     slice: SliceState
     """Of the job's attempt; absent when there was none."""
-    final: dict | None
+    final: dict[str, Any] | None
     """What the attempt's machine wrote at its end; read after the slice, which the machine deletes itself."""
     beating: bool
-    """Whether the attempt's machine has ever given a sign of life."""
+    """Whether the attempt's machine has ever written a heartbeat."""
     silent_seconds: float
-    """Since its last sign of life, or since the slice came up; as long as this supervisor has watched."""
+    """Since its last heartbeat, or since the slice came up; at most since this supervisor began."""
     state_seconds: float
-    """Since the job came into its state, at least: by the clock of the process that decides."""
+    """Since the job entered its state, at least: by the clock of the process that decides."""
     up_seconds: float
     """Since the attempt's slice came up, at least."""
     settle_seconds: float
-    """How long a request may take to show after the process that sent it has died."""
+    """How long a request may take to become visible after the process that sent it has died."""
     saved_step: int | None
     """Newest step that the attempt is known to have saved."""
 
@@ -45,7 +46,7 @@ class Action(NamedTuple):
     outcome: str = ""
     exit_code: int | None = None
     attempt: int | None = None
-    """None: the present one."""
+    """None: the current one."""
     saved_step: int | None = None
     """Of `preempted`."""
 
@@ -54,7 +55,7 @@ WAIT = Action("wait")
 _DELETE = Action("delete")
 
 
-def next_action(seen: Observed, launch) -> Action:
+def next_action(seen: Observed, launch: CommonLaunchConfig) -> Action:
     """The next step of a job.
 
     Args:
@@ -94,14 +95,16 @@ def _preempted(seen: Observed, reason: str) -> Action:
     return Action("record", "preempted", reason, saved_step=seen.saved_step)
 
 
-def _again(seen: Observed, launch) -> Action:
-    """After a preemption or refusal whose slice is deleted."""
+def _again(seen: Observed, launch: CommonLaunchConfig) -> Action:
+    """The next step after a preemption or refusal, once the slice is deleted."""
     job = seen.job
     if job.vain_attempts > launch.retries:
-        vain = f"{job.vain_attempts} attempts in a row that saved nothing new (launch.retries)"
-        return _stop("failed", f"given up after {vain}: {job.reason}")
+        vain = f"{job.vain_attempts} attempts in a row that saved no new step (launch.retries)"
+        return _stop("failed", f"gave up after {vain}: {job.reason}")
     if job.mute_attempts >= _MUTE_ATTEMPTS:
-        return _stop("failed", f"{job.mute_attempts} slices in a row came up and said nothing: {job.reason}")
+        return _stop(
+            "failed", f"{job.mute_attempts} slices in a row came up without a heartbeat: {job.reason}"
+        )
     doublings = min(max(job.idle_attempts - 1, 0), 20)
     pause = min(launch.backoff_seconds * 2**doublings, launch.max_backoff_seconds)
     if seen.state_seconds < pause:
@@ -109,8 +112,8 @@ def _again(seen: Observed, launch) -> Action:
     return Action("record", "requesting", attempt=job.attempt + 1)
 
 
-def _while_alive(seen: Observed, launch) -> Action:
-    """From the request of a slice to its end, whatever that will be."""
+def _while_alive(seen: Observed, launch: CommonLaunchConfig) -> Action:
+    """The next step from the request of a slice to its end."""
     job, kind = seen.job, seen.slice.kind
     if kind == "absent":
         if job.state == "requesting" and not seen.beating:
@@ -126,19 +129,21 @@ def _while_alive(seen: Observed, launch) -> Action:
         return Action("record", "queued")
     if kind == "provisioning" and job.state == "queued":
         return Action("record", "provisioning")
-    # Also a slice that was up and is, say, being repaired: the limits go on counting.
+    # Also a slice that was up and is being repaired, for example: its limits still apply.
     was_up = job.ready_since is not None and job.state in ("ready", "running")
     return _while_up(seen, launch) if kind == "ready" or was_up else WAIT
 
 
-def _while_up(seen: Observed, launch) -> Action:
+def _while_up(seen: Observed, launch: CommonLaunchConfig) -> Action:
     job = seen.job
     if job.state in ("queued", "provisioning"):
         return Action("record", "ready")
     if job.state == "ready" and seen.beating:
         return Action("record", "resumed" if job.attempt > 1 else "running")
     if seen.silent_seconds > launch.heartbeat_timeout_seconds:
-        return _preempted(seen, f"up, but silent for {seen.silent_seconds:.0f} s: hung")
+        return _preempted(
+            seen, f"hung: the slice is up, but has sent no heartbeat for {seen.silent_seconds:.0f} s"
+        )
     if job.ready_since and seen.up_seconds > launch.max_seconds + _END_SECONDS:
-        return _stop("failed", f"not done after launch.max_seconds {launch.max_seconds:g}")
+        return _stop("failed", f"not done within launch.max_seconds {launch.max_seconds:g}")
     return WAIT

@@ -1,4 +1,4 @@
-"""The log of a job, put together from the pieces that its machines copied."""
+"""Reads the log of a job from the pieces that its machines copied."""
 
 from collections.abc import Iterator
 
@@ -8,14 +8,14 @@ from trainer.vm.log import CHUNK_BYTES
 
 
 class LogReader:
-    """Reads on where it stopped: pieces are only ever appended to, the last one by being replaced."""
+    """Continues where the last call stopped: pieces only grow, the last one by being replaced."""
 
-    def __init__(self, record: JobRecord):
+    def __init__(self, record: JobRecord) -> None:
         self._record = record
-        self._read: dict[str, int] = {}  # bytes that were read of each piece
+        self._read: dict[str, int] = {}  # bytes already read of each piece
 
     def new(self) -> Iterator[str]:
-        """What came since the last call, of all attempts and workers, a head before each change of those."""
+        """New text of all attempts and workers, with a heading where the attempt or worker changes."""
         for attempt in range(1, self._record.state().attempt + 1):
             directory = f"{self._record.attempt_path(attempt)}/log"
             before = None
@@ -26,11 +26,11 @@ class LogReader:
 
     def _piece(self, path: str, attempt: int, name: str, before: str | None) -> Iterator[str]:
         seen = self._read.get(path, 0)
-        if seen >= CHUNK_BYTES:  # it can grow no more
+        if seen >= CHUNK_BYTES:  # full
             return
         try:
             content = storage.read_bytes(path)
-        except FileNotFoundError:  # of the middle of a long log, and gone since it was listed
+        except FileNotFoundError:  # from the middle of a long log, and deleted since it was listed
             return
         if len(content) > seen:
             if not seen:
@@ -40,7 +40,7 @@ class LogReader:
 
 
 def _head(attempt: int, name: str, before: str | None) -> Iterator[str]:
-    """What stands before a piece: whose log begins, or how much of it is missing."""
+    """Heading of a piece: whose log begins, or how much is missing before it."""
     worker, number = _place(name)
     if number == 0:
         yield f"--- attempt {attempt}, worker {worker}\n"

@@ -1,13 +1,22 @@
-"""What the machine of an attempt writes, as its readers may rely on it: every key there, of the right type.
+"""Files that the machine of an attempt writes, validated: every key is present and of the right type.
 
-The files may be torn, or of another version; what cannot be used is left out, or the file taken for absent.
+The files may be torn, or of another version. Invalid values are left out; a file without the needed ones
+counts as absent.
 """
 
-_PROGRESS = {"step": int, "total": int, "loss": float, "examples_per_second": float, "saved": int}
+from typing import Any, TypeGuard
+
+_PROGRESS: dict[str, type] = {
+    "step": int,
+    "total": int,
+    "loss": float,
+    "examples_per_second": float,
+    "saved": int,
+}
 
 
-def valid_final(document) -> dict | None:
-    """The outcome of an attempt; None when it says none.
+def valid_final(document: Any) -> dict[str, Any] | None:
+    """The outcome of an attempt; None when the document states none.
 
     Keys: state (succeeded or failed), exit_code, reason, log (the last lines), progress as of a heartbeat.
     """
@@ -23,8 +32,8 @@ def valid_final(document) -> dict | None:
     }
 
 
-def valid_heartbeat(document) -> dict | None:
-    """A sign of life; None when it is none.
+def valid_heartbeat(document: Any) -> dict[str, Any] | None:
+    """A heartbeat; None when the document is not one.
 
     Keys: boot and count, which differ from beat to beat; time; stage (installing or training); restarts;
     up_seconds, since the machine's program began, by the machine's clock; progress (step, total, loss,
@@ -39,27 +48,25 @@ def valid_heartbeat(document) -> dict | None:
         "time": str(document.get("time", "-")),
         "stage": str(document.get("stage", "-")),
         "restarts": restarts if _is(restarts, int) else 0,
-        "up_seconds": float(up) if _is(up, int | float) else 0.0,
+        "up_seconds": float(up) if _is(up, int, float) else 0.0,
         "progress": _valid_progress(document.get("progress")),
     }
 
 
-def _valid_progress(document) -> dict:
-    """The keys of `_PROGRESS` that are there; a step only with its total."""
+def _valid_progress(document: Any) -> dict[str, Any]:
+    """The valid keys of `_PROGRESS`; a step only with its total."""
     if not isinstance(document, dict):
         return {}
     found = {
-        name: kind(document[name])
-        for name, kind in _PROGRESS.items()
-        if _is(document.get(name), int if kind is int else int | float)
+        name: kind(document[name]) for name, kind in _PROGRESS.items() if _is(document.get(name), int, kind)
     }
     if len(found.keys() & {"step", "total"}) == 1:
-        found.pop("step", None), found.pop("total", None)
+        found = {name: value for name, value in found.items() if name not in ("step", "total")}
     return found
 
 
-def _is(value, kind) -> bool:
-    """Whether it is a number of this kind, and one that a float can hold."""
-    if not isinstance(value, kind) or isinstance(value, bool):
+def _is(value: Any, *kinds: type) -> TypeGuard[int | float]:
+    """Whether it is a number of one of these types that fits a float."""
+    if not isinstance(value, kinds) or isinstance(value, bool):
         return False
-    return isinstance(value, float) or abs(value) < 2**63
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)

@@ -1,9 +1,9 @@
-"""One living job per output directory, whichever staging directory the jobs are kept in.
+"""At most one running job per output directory, whatever the jobs' staging directories.
 
   <output.path>/claims/000001.json      names a job that writes there; the last one counts
 
-A claim is made under the number after the last, and only if there is none of that number yet, so of two jobs
-that are submitted at once one learns of the other.
+A claim gets the number after the last one, and is created only if that number is free: of two jobs submitted
+at once, one learns of the other.
 """
 
 import json
@@ -27,11 +27,11 @@ def check_unclaimed(output: str, staging: str) -> None:
 
 
 def claim_output(output: str, record: JobRecord) -> None:
-    """Gives the output directory to a job that was just made.
+    """Claims the output directory for a new job.
 
     Raises:
-      UserError: another job that has not ended was faster; this one is cancelled.
-      OSError: the place cannot be written.
+      UserError: another job that has not ended claimed it first; this one is cancelled.
+      OSError: the directory cannot be written.
     """
     while True:
         number, holder = _last_claim(output)
@@ -62,7 +62,7 @@ def _last_claim(output: str) -> tuple[int, str | None]:
     try:
         job = json.loads(storage.read_bytes(f"{directory}/{names[-1]}"))["job"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        logging.warning("%s/%s: unreadable (%s); taken for absent", directory, names[-1], error)
+        logging.warning("%s/%s: unreadable (%s); ignored", directory, names[-1], error)
         job = None
     return int(names[-1].removesuffix(".json")), job if isinstance(job, str) else None
 

@@ -6,11 +6,11 @@
   attempts/001/          what the machine of an attempt wrote: heartbeat.json, log/, final.json
   .lock                  held by the supervisor
 
-An event is made under the number after the last one that its writer has seen, and only if there is none of
-that number yet. So no event is overwritten or lost, and who decides on an old state learns of it.
+An event gets the number after the last one that its writer has read, and is created only if that number is
+free. So no event is overwritten or lost, and a writer that decided on an old state learns of it.
 
-What is unreadable counts as absent and is noted in the log, an event as one that changes nothing: a torn file
-must not stop those who end a job and delete its slice.
+An unreadable file counts as absent, an unreadable event as one that changes nothing; both are logged. A torn
+file must not keep anyone from ending a job and deleting its slice.
 """
 
 import calendar
@@ -20,7 +20,7 @@ import socket
 import time
 import uuid
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 
@@ -29,8 +29,8 @@ from configs.system import storage
 from trainer.jobs.machine_files import valid_final, valid_heartbeat
 
 FINAL = ("succeeded", "failed", "cancelled")
-# `requesting` is written before a slice is asked for and `queued` after, so that who takes over in between
-# looks for it. From `stopping` on the outcome is settled, and only the slice remains to be deleted.
+# `requesting` is written before a slice is requested and `queued` after, so that a supervisor that takes over
+# in between looks for it. From `stopping` on the outcome is settled; only the slice remains to be deleted.
 TYPES = (
     *("submitted", "requesting", "queued", "provisioning", "ready", "running", "resumed"),
     *("preempted", "refused", "stopping", *FINAL),
@@ -48,7 +48,7 @@ class UnreadableFacts(UserError):
 
 
 class Outdated(Exception):
-    """Somebody else has added an event since the record was read."""
+    """Another process has added an event since the record was read."""
 
 
 class Event(NamedTuple):
@@ -59,17 +59,17 @@ class Event(NamedTuple):
     """UTC, ISO 8601."""
     type: str
     attempt: int
-    """Lives of a slice so far, from 1; 0: none was asked for."""
+    """Number of the requested slice, from 1; 0: none was requested yet."""
     reason: str
-    """Why, in words; "" when there is nothing to say."""
+    """Why, in words; "" without a reason."""
     outcome: str = ""
     """Of `stopping`: the state that the job will end in."""
     exit_code: int | None = None
     """Of the trainer, when it ended by itself."""
     answered: bool = False
-    """Of `stopping`: the service has said no to the request of a slice, so none is on its way."""
+    """Of `stopping`: the service has rejected the request of a slice, so none is on its way."""
     unseen: bool = False
-    """Of an end: whether a slice is left was not allowed to be looked at."""
+    """Of an end: this account may not see whether a slice is left."""
     saved_step: int | None = None
     """Of `preempted`: the newest step that the attempt is known to have saved."""
     by: str = ""
@@ -92,7 +92,7 @@ class JobState:
     outcome: str = ""
     exit_code: int | None = None
     since: float = 0.0
-    """When the job came into this state."""
+    """When the job entered this state."""
     by: str = ""
     """Host and process that wrote the last event."""
     idle_attempts: int = 0
@@ -102,9 +102,9 @@ class JobState:
     saved_step: int = 0
     """Newest step that ended attempts are known to have saved."""
     mute_attempts: int = 0
-    """Attempts in a row whose slice came up and never gave a sign of life."""
+    """Attempts in a row whose slice came up and never wrote a heartbeat."""
     unconfirmed: bool = False
-    """Whether a slice was asked for, and neither seen nor denied."""
+    """Whether a slice was requested, and neither seen nor rejected."""
     answered: bool = False
     """As `stopping` had it."""
     unseen: bool = False
@@ -131,7 +131,12 @@ def fold(events: list[Event]) -> JobState:
 
 
 def _after(state: JobState, event: Event) -> JobState:
-    new = {"state": event.type, "reason": event.reason, "since": event.seconds, "number": event.number}
+    new: dict[str, Any] = {
+        "state": event.type,
+        "reason": event.reason,
+        "since": event.seconds,
+        "number": event.number,
+    }
     new |= {"attempt": event.attempt, "by": event.by}
     if event.type == "requesting":
         new |= {"idle_attempts": state.idle_attempts + 1, "unconfirmed": True}
@@ -159,22 +164,22 @@ def _after(state: JobState, event: Event) -> JobState:
 
 
 class JobRecord:
-    """The record at `path`, read as far as it was when last asked.
+    """The record at `path`; each call reads what was added since the last one.
 
     Raises (all methods):
       OSError: the place cannot be read or written.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str) -> None:
         self.path = path.rstrip("/")
         self.id = self.path.rpartition("/")[2]
         self._events: list[Event] = []
-        self._facts: dict | None = None
+        self._facts: dict[str, Any] | None = None
         self._noted: set[str] = set()  # files that were found torn
 
     @classmethod
-    def create(cls, path: str, facts: dict) -> "JobRecord":
-        """Makes the record with its first event. Raises FileExistsError: there is such a job."""
+    def create(cls, path: str, facts: dict[str, Any]) -> "JobRecord":
+        """Creates the record with its first event. Raises FileExistsError: the job exists already."""
         record = cls(path)
         storage.make_directory(f"{record.path}/events")
         storage.create_bytes(f"{record.path}/job.json", json.dumps(facts, indent=1).encode())
@@ -182,16 +187,14 @@ class JobRecord:
         return record
 
     @property
-    def facts(self) -> dict:
+    def facts(self) -> dict[str, Any]:
         """What was submitted. Raises UserError: there is no such job, or its facts are unreadable."""
         if self._facts is None:
             path = f"{self.path}/job.json"
             try:
                 facts = json.loads(storage.read_bytes(path))
             except (FileNotFoundError, NotADirectoryError):
-                raise UserError(
-                    f"{self.path}: no job here; `lazytower jobs list` shows those there are"
-                ) from None
+                raise UserError(f"{self.path}: no job here; `lazytower jobs list` shows all jobs") from None
             except (ValueError, RecursionError) as error:
                 raise UnreadableFacts(f"{path}: unreadable ({error})") from None
             if not isinstance(facts, dict):
@@ -217,24 +220,24 @@ class JobRecord:
         try:
             return _event(json.loads(storage.read_bytes(path)), number)
         except _TORN as error:
-            logging.warning("%s: unreadable (%s: %s); passed over", path, type(error).__name__, error)
+            logging.warning("%s: unreadable (%s: %s); skipped", path, type(error).__name__, error)
             return Event(number, _NO_TIME, "unreadable", 0, "")
 
     def state(self) -> JobState:
         """The state up to now."""
         return fold(self.events())
 
-    def append(self, type_: str, attempt: int = 0, reason: str = "", **fields) -> Event:
-        """Adds an event after those that were last read.
+    def append(self, type_: str, attempt: int = 0, reason: str = "", **fields: Any) -> Event:
+        """Adds an event after those that were read last.
 
         Args:
           type_: one of TYPES.
-          attempt: that it is about.
+          attempt: the attempt it is about.
           reason: in words.
           **fields: outcome, exit_code, answered, unseen, saved_step.
 
         Raises:
-          Outdated: there is another event in its place by now; read again and decide again.
+          Outdated: another event has its number by now; read and decide again.
         """
         assert type_ in TYPES, type_
         event = Event(
@@ -250,7 +253,7 @@ class JobRecord:
         try:
             storage.create_bytes(f"{self.path}/events/{event.number:06}.json", content)
         except FileExistsError:
-            raise Outdated(f"{self.path}: event {event.number} is there already") from None
+            raise Outdated(f"{self.path}: event {event.number} exists already") from None
         self._events.append(event)
         return event
 
@@ -258,16 +261,16 @@ class JobRecord:
         """Directory of what an attempt's machine writes."""
         return f"{self.path}/attempts/{attempt:03}"
 
-    def final(self, attempt: int) -> dict | None:
+    def final(self, attempt: int) -> dict[str, Any] | None:
         """What the machine wrote at the end of an attempt, as `valid_final`; None while it has not."""
         return valid_final(self._read(f"{self.attempt_path(attempt)}/final.json"))
 
-    def heartbeat(self, attempt: int) -> dict | None:
-        """The machine's last sign of life in an attempt, as `valid_heartbeat`; None: none yet."""
+    def heartbeat(self, attempt: int) -> dict[str, Any] | None:
+        """The machine's last heartbeat in an attempt, as `valid_heartbeat`; None: none yet."""
         return valid_heartbeat(self._read(f"{self.attempt_path(attempt)}/heartbeat.json"))
 
-    def _read(self, path: str) -> dict | None:
-        """A machine's file; None when there is none, or it is torn, which is noted once."""
+    def _read(self, path: str) -> Any:
+        """A machine's file, any JSON; None when it is missing, or torn, which is logged once."""
         try:
             content = storage.read_bytes(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -276,13 +279,13 @@ class JobRecord:
             return json.loads(content)
         except (ValueError, RecursionError) as error:
             if path not in self._noted:
-                logging.warning("%s: unreadable (%s); taken for absent", path, error)
+                logging.warning("%s: unreadable (%s); ignored", path, error)
                 self._noted.add(path)
             return None
 
 
-def _event(document: dict, number: int) -> Event:
-    """An event as written; fields of other versions are left out. Raises one of _TORN."""
+def _event(document: dict[str, Any], number: int) -> Event:
+    """An event as written, without fields of other versions. Raises one of _TORN."""
     for name, kind in _FIELDS.items():
         if not isinstance(document[name], kind):
             raise TypeError(f"{name} is {document[name]!r}")

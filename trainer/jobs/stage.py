@@ -1,35 +1,43 @@
-"""A new job: its directory with all that its machine and supervisor need, and its start."""
+"""Starts a job: writes the directory that its machine and supervisor read, requests the first slice."""
 
 import os
 import re
 import subprocess
 import time
 import uuid
+from typing import Any
 
 from absl import logging
 
 from configs.errors import UserError
+from configs.load import dump_config
+from configs.schema import RunConfig
 from configs.system.processes import module_command
-from configs.system.storage import is_remote
+from configs.system.storage import is_remote, make_directory, write_bytes
+from trainer.jobs.output_claim import claim_output
+from trainer.jobs.record import JobRecord, JobState
+from trainer.jobs.supervise import supervise
+from trainer.jobs.wheel import make_wheel, read_constraints, wheel_name
+from trainer.launchers import LAUNCHERS
+from trainer.launchers.base import Launcher
+from trainer.launchers.local_state import remember, state_directory
+from trainer.vm.program import PROCESS_MARK
 
 
-def dry_run(config) -> str:
-    """What submitting would send, of a job that will not be."""
-    from trainer.jobs.wheel import wheel_name
-    from trainer.launchers import LAUNCHERS
-
+def dry_run(config: RunConfig) -> str:
+    """What submitting the config would write and send."""
     path = new_path(config)
-    launcher = LAUNCHERS[config.launch.kind](config, path, _facts(config, wheel_name))
+    launcher, facts = _launcher(config, path)
     launcher.check_files()
     files = ["config.yaml", "job.json", "events/000001.json"]
-    if launcher.needs_wheel():
-        files += [wheel_name(config)] + ([] if config.launch.python else ["constraints.txt"])
+    if launcher.installs_wheel:
+        files += [facts["wheel"]] + (["constraints.txt"] if launcher.installs_packages else [])
     parts = [("files", "\n".join(f"{path}/{name}" for name in files)), *launcher.describe(1)]
     return "\n\n".join(f"--- {title}\n{text}" for title, text in parts)
 
 
-def new_path(config) -> str:
-    """Directory of a new job; its name is a valid name of a TPU too."""
+def new_path(config: RunConfig) -> str:
+    """Directory of a new job; its name is also a valid name of a TPU."""
     name = re.sub(r"[^a-z0-9]+", "-", config.name.lower()).strip("-") or "run"
     name = name if name[0].isalpha() else f"run-{name}"
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
@@ -37,30 +45,20 @@ def new_path(config) -> str:
     return f"{staging}/{name[:24].rstrip('-')}-{stamp}-{uuid.uuid4().hex[:4]}"
 
 
-def stage(config) -> str:
-    """Writes all that the job's machine and supervisor need; the job's directory.
+def stage(config: RunConfig) -> str:
+    """Writes all that the job's machine and supervisor read; returns the job's directory.
 
     Raises:
       UserError: there is no wheel, the directory cannot be written, or another job that was submitted at the
         same time writes the same output.
     """
-    from configs.load import dump_config
-    from configs.system.storage import make_directory, write_bytes
-    from trainer.jobs.output_claim import claim_output
-    from trainer.jobs.record import JobRecord
-    from trainer.jobs.wheel import make_wheel, read_constraints, wheel_name
-    from trainer.launchers import LAUNCHERS
-    from trainer.launchers.local_state import remember
-
     path = new_path(config)
-    facts = _facts(config, wheel_name)
-    launcher = LAUNCHERS[config.launch.kind](config, path, facts)
+    launcher, facts = _launcher(config, path)
     files = {"config.yaml": dump_config(config).encode()}
-    if launcher.needs_wheel():
+    if launcher.installs_wheel:
         facts["wheel"], files[facts["wheel"]] = make_wheel(config)
-        if config.launch.python is None:
+        if launcher.installs_packages:
             files["constraints.txt"] = read_constraints(config)
-    facts["chips"] = launcher.chips
     try:
         make_directory(path)
         for name, content in files.items():
@@ -73,39 +71,32 @@ def stage(config) -> str:
     return path
 
 
-def _facts(config, wheel_name) -> dict:
-    """What job.json holds."""
-    launch = config.launch
-    remote = launch.kind == "cloud_tpu"
-    return {
+def _launcher(config: RunConfig, path: str) -> tuple[Launcher, dict[str, Any]]:
+    """The launcher of a new job, and the facts that job.json will hold."""
+    kind = LAUNCHERS[config.launch.kind]
+    facts = {
         "name": config.name,
-        "launcher": launch.kind,
-        # Beside the config's, so that a slice is found even when that file is torn.
-        "project": launch.project if remote else None,
-        "zone": launch.zone if remote else None,
+        "launcher": config.launch.kind,
         "submitted": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "directory": os.getcwd(),
         "output": config.output.path,
-        "wheel": wheel_name(config) if remote else None,
-        "chips": 0,
-        "price_per_chip_hour": launch.price_per_chip_hour if remote else None,
+        "wheel": wheel_name(config) if kind.installs_wheel else None,
     }
+    launcher = kind(config, path, facts)
+    # Also in config.yaml; the copy finds a slice even when that file is torn.
+    facts |= launcher.bill
+    return launcher, facts
 
 
-def start_job(path: str):
-    """Asks for the first slice, in this process, so that a refusal is seen at once; the JobState then."""
-    from trainer.jobs.supervise import supervise
-
+def start_job(path: str) -> JobState:
+    """Requests the first slice in this process, so that a refusal shows at once; returns the state then."""
     return supervise(path, steps=6)
 
 
 def start_supervisor(path: str) -> str:
-    """Starts the job's supervisor, which outlives the terminal; the name of its log."""
-    from trainer.launchers.local_state import state_directory
-    from trainer.vm.program import PROCESS_MARK
-
+    """Starts the job's supervisor, which outlives the terminal; returns the name of its log."""
     directory = state_directory(path.rpartition("/")[2])
-    # A job that is submitted from inside another one's process is no part of that.
+    # A job submitted from inside another job's process is not a part of that job.
     environment = {name: value for name, value in os.environ.items() if name != PROCESS_MARK}
     os.makedirs(directory, exist_ok=True)
     name = os.path.join(directory, "supervisor.log")

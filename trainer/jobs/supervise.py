@@ -1,46 +1,51 @@
-"""Brings a job to its end: asks for slices, watches them, queues again what was taken away, and deletes all.
+"""Brings a job to its end: requests slices, watches them, queues the job again, and deletes all slices.
 
-What to do next is decided by trainer.jobs.decisions, from what is recorded and what is seen and nothing else,
-so a supervisor may be killed at any point and followed by another. What it decides is recorded before it is
-done.
+trainer.jobs.decisions decides on each step from the record and what is observed, and nothing else, so a
+supervisor may be killed at any point and replaced by another. Each decision is recorded before it is carried
+out.
 """
 
 import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from absl import logging
 
 from configs.errors import UserError
+from configs.sections.launch import CommonLaunchConfig
 from trainer.jobs.config import JobConfig, JobMachines
 from trainer.jobs.decisions import WAIT, Action, Observed, next_action
 from trainer.jobs.record import FINAL, JobRecord, JobState, Outdated
 from trainer.jobs.watch import Watch
-from trainer.launchers.base import Launcher, LaunchError, Refused, Slices, SliceState, Unreachable
+from trainer.launchers.base import LaunchError, Refused, SliceState, Unreachable
 from trainer.run_lock import Lock, lock_directory
 
-# Errors of object stores that pass, by the module they are from; gcsfs has no errors of Python's own.
+# Transient errors of object stores, by their modules: gcsfs raises few of Python's own exceptions.
 _STORE_ERRORS = (
     *("gcsfs", "aiohttp", "asyncio", "fsspec", "google.auth", "google.api_core", "requests", "urllib3"),
 )
 # Errors of a disk that waiting does not change.
 _LASTING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
-_PAUSES = (1.0, 5.0, 15.0, 30.0)  # between tries of what must not be given up at once
-# `cancel` waits out what passes for so long, and asks so often where only the user can help.
+_PAUSES = (1.0, 5.0, 15.0, 30.0)  # between retries
+# `cancel` retries transient errors for so many seconds, and those that only the user can fix so many times.
 _CANCEL_SECONDS, _CANCEL_DENIALS = 900.0, 3
 _CANCEL_POLL_SECONDS = 2.0
 
 
-def open_job(path: str) -> tuple[JobRecord, JobConfig, Launcher]:
-    """(record, config, launcher) of a job. Raises UserError: there is none."""
+_Result = TypeVar("_Result")
+
+
+def open_job(path: str) -> tuple[JobRecord, JobConfig, JobMachines]:
+    """(record, config, machines) of a job. Raises UserError: there is no such job."""
     record = JobRecord(path)
     config = JobConfig(record)
     return record, config, JobMachines(record, config)
 
 
 def supervise(path: str, steps: int | None = None, tick: Callable[[], None] = lambda: None) -> JobState:
-    """Brings a job to its end, and returns how that was.
+    """Brings a job to its end, and returns its last state.
 
     Args:
       path: the job's directory.
@@ -48,10 +53,10 @@ def supervise(path: str, steps: int | None = None, tick: Callable[[], None] = la
       tick: called after every decision.
 
     Raises:
-      LeaseHeld: another supervisor is at work.
+      LeaseHeld: another supervisor is running.
       UserError: there is no such job.
     """
-    # A supervisor that is ending the job has no reason to give up.
+    # Without a limit of steps nothing is gained by giving up.
     pauses = _PAUSES if steps is not None else itertools.chain(_PAUSES, itertools.repeat(60.0))
     record, config, launcher = _patiently(lambda: open_job(path), pauses)
     lock = _patiently(lambda: lock_directory(record.path), pauses)
@@ -61,8 +66,8 @@ def supervise(path: str, steps: int | None = None, tick: Callable[[], None] = la
         lock.close()
 
 
-def _patiently(action, pauses: Iterable[float] = _PAUSES):
-    """Result of `action`, tried again after each pause while its error is of the kind that passes."""
+def _patiently(action: Callable[[], _Result], pauses: Iterable[float] = _PAUSES) -> _Result:
+    """Result of `action`, retried after each pause while its error is transient."""
     for pause in pauses:
         try:
             return action()
@@ -74,7 +79,14 @@ def _patiently(action, pauses: Iterable[float] = _PAUSES):
     return action()
 
 
-def _run(record, launch, launcher, lock, steps, tick) -> JobState:
+def _run(
+    record: JobRecord,
+    launch: CommonLaunchConfig,
+    launcher: JobMachines,
+    lock: Lock,
+    steps: int | None,
+    tick: Callable[[], None],
+) -> JobState:
     watch, done = Watch(), 0
     while True:
         try:
@@ -97,10 +109,13 @@ def _run(record, launch, launcher, lock, steps, tick) -> JobState:
             time.sleep(launch.poll_seconds)
 
 
-def _turn(record, launch, launcher, lock, watch) -> tuple[Action | None, JobState, bool]:
-    """Looks, decides and acts once; (what was done, the job before, whether it shows only after a while).
+def _turn(
+    record: JobRecord, launch: CommonLaunchConfig, launcher: JobMachines, lock: Lock | None, watch: Watch
+) -> tuple[Action | None, JobState, bool]:
+    """Observes, decides and acts once: (the action, the state before, whether its effect takes a while).
 
-    Nothing was done when somebody else has changed the record meanwhile.
+    The action is None when another process has changed the record meanwhile. Without a lock no slice may be
+    requested.
     """
     try:
         seen = observe(record, launcher, watch)
@@ -128,10 +143,10 @@ def _check(lock: Lock) -> None:
 
 
 def _unseen_end(record: JobRecord, error: LaunchError) -> JobState | None:
-    """The end of a job whose request was answered with no, and whose slice may not even be looked for."""
+    """The final state of a job whose request was rejected and whose slice this account may not look for."""
     job = record.state()
     if job.state == "stopping" and job.answered:
-        logging.warning("attempt %d: whether a slice is left cannot be seen: %s", job.attempt, error)
+        logging.warning("attempt %d: cannot see whether a slice is left: %s", job.attempt, error)
         with contextlib.suppress(Outdated):
             record.append(job.outcome, job.attempt, job.reason, unseen=True)
         job = record.state()
@@ -139,16 +154,16 @@ def _unseen_end(record: JobRecord, error: LaunchError) -> JobState | None:
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether an error is of the network or a service, so that waiting may help."""
+    """Whether an error of the network or a service is transient, so that waiting may help."""
     return isinstance(error, Unreachable | OSError) or type(error).__module__.startswith(_STORE_ERRORS)
 
 
 def _warn(error: Exception) -> None:
-    logging.warning("%s: %s; trying again", type(error).__name__, " ".join(str(error).split()))
+    logging.warning("%s: %s; retrying", type(error).__name__, " ".join(str(error).split()))
 
 
-def observe(record: JobRecord, launcher: Slices, watch: Watch) -> Observed:
-    """Looks at the record, the slice and the machine's files, in the order that a decision needs."""
+def observe(record: JobRecord, launcher: JobMachines, watch: Watch) -> Observed:
+    """Reads the record, the slice and the machine's files, in the order that a decision needs."""
     job = record.state()
     waited, settle = watch.state_seconds(job), launcher.settle_seconds
     if not job.attempt:
@@ -156,32 +171,32 @@ def observe(record: JobRecord, launcher: Slices, watch: Watch) -> Observed:
     state = launcher.observe(job.attempt)
     # After the slice: the machine writes its outcome before it deletes the slice.
     final, beat = record.final(job.attempt), record.heartbeat(job.attempt)
-    up = state.kind == "ready" or job.ready_since is not None  # going down and up again is no sign of life
+    up = state.kind == "ready" or job.ready_since is not None  # going down and up again is not a heartbeat
     sign = (job.attempt, up, beat and (beat["boot"], beat["count"]))
     silent, up_seconds = watch.silent_seconds(sign), watch.up_seconds(job, beat)
     saved = beat["progress"].get("saved") if beat else None
     return Observed(job, state, final, beat is not None, silent, waited, up_seconds, settle, saved)
 
 
-def _act(action: Action, job: JobState, record: JobRecord, launcher: Launcher, lock: Lock) -> bool:
-    """Whether what was done shows only after a while."""
+def _act(action: Action, job: JobState, record: JobRecord, launcher: JobMachines, lock: Lock | None) -> bool:
+    """Carries out an action; whether its effect takes a while."""
     attempt = job.attempt if action.attempt is None else action.attempt
     if action.kind == "delete":
         logging.info("deleting the slice of attempt %d", attempt)
         launcher.delete(attempt)
     elif action.kind == "create":
+        assert lock is not None, "only a supervisor requests slices"
         return _create(record, launcher, lock, attempt)
     elif action.kind == "record":
-        fields = {"outcome": action.outcome, "exit_code": action.exit_code}
-        fields["saved_step"] = action.saved_step
-        record.append(action.event, attempt, action.reason, **fields)
+        fields = {"exit_code": action.exit_code, "saved_step": action.saved_step}
+        record.append(action.event, attempt, action.reason, outcome=action.outcome, **fields)
         logging.info("attempt %d: %s", attempt, f"{action.event} {action.reason}".rstrip())
     return action.kind != "record"
 
 
-def _create(record: JobRecord, launcher: Launcher, lock: Lock, attempt: int) -> bool:
-    """Whether the request was accepted."""
-    _check(lock)  # again: this process may have slept since it looked
+def _create(record: JobRecord, launcher: JobMachines, lock: Lock, attempt: int) -> bool:
+    """Requests a slice; whether the request was accepted."""
+    _check(lock)  # again: this process may have been suspended since
     try:
         launcher.create(attempt)
         return True
@@ -189,7 +204,7 @@ def _create(record: JobRecord, launcher: Launcher, lock: Lock, attempt: int) -> 
         record.append("refused", attempt, str(refusal))
         logging.warning("attempt %d: %s", attempt, refusal)
     except LaunchError as error:
-        # An earlier try of the call may have made a slice: it is looked for before the job is called failed.
+        # An earlier try of the call may have created a slice: look for it before the job counts as failed.
         record.append("stopping", attempt, str(error), outcome="failed", answered=True)
         logging.error("%s", error)
     finally:
@@ -197,18 +212,18 @@ def _create(record: JobRecord, launcher: Launcher, lock: Lock, attempt: int) -> 
     return False
 
 
-def _take_back(record: JobRecord, launcher: Launcher, attempt: int) -> None:
-    """Deletes the slice that was just asked for when the job has ended or gone on without it meanwhile.
+def _take_back(record: JobRecord, launcher: JobMachines, attempt: int) -> None:
+    """Deletes the slice that was just requested if the job has ended or moved on without it meanwhile.
 
-    Who ended it may have looked before the request arrived. The lease does not matter: if it is lost, nobody
-    else looks for this slice any more.
+    The process that ended the job may have looked before the request arrived. Do so without the lease too: no
+    other process looks for this slice any more.
     """
     for pause in (*_PAUSES, 60.0, 120.0, None):
         try:
             job = record.state()
             if job.attempt == attempt and job.state not in ("stopping", *FINAL):
                 return
-            logging.warning("attempt %d was asked for too late: the job is %s; deleting", attempt, job.state)
+            logging.warning("attempt %d was requested too late (job %s); deleting it", attempt, job.state)
             return launcher.delete(attempt)
         except Exception as error:
             known = isinstance(error, LaunchError) or is_passing(error)
@@ -220,19 +235,19 @@ def _take_back(record: JobRecord, launcher: Launcher, attempt: int) -> None:
 
 
 class SliceMayStay(UserError):
-    """A job is being ended, and whether its slice is gone could not be seen."""
+    """A job is being ended, but it is unknown whether its slice is gone."""
 
 
 def cancel(path: str) -> JobState:
-    """Ends a job: nothing is queued again, its slice is deleted. Waits until that is so.
+    """Ends a job: queues it no more, deletes its slice, and waits until the slice is gone.
 
-    No lease is needed: from `stopping` on all that is left to do may be done twice. So a supervisor that
-    hangs, or has no rights any more, is in nobody's way.
+    No lease is needed: from `stopping` on every remaining action may be repeated. So a supervisor that hangs,
+    or has lost its permissions, does not block this.
 
     Raises:
       UserError: there is no such job.
-      SliceMayStay: the service could not be asked for too long, or only the user can change that; says what
-        may be left, and the command that deletes it.
+      SliceMayStay: the service was unreachable for too long, or the user must fix something; names what may
+        be left, and the command that deletes it.
     """
     pauses = itertools.chain(_PAUSES, itertools.repeat(60.0, int(_CANCEL_SECONDS // 60)))
     record, config, launcher = _patiently(lambda: open_job(path), pauses)
@@ -252,8 +267,8 @@ def cancel(path: str) -> JobState:
             time.sleep(pause)
 
 
-def _record_cancellation(record: JobRecord, launcher: Slices, pause: float) -> None:
-    """Adds `stopping`, unless the job is ending already; while that fails, its slice is deleted anyway."""
+def _record_cancellation(record: JobRecord, launcher: JobMachines, pause: float) -> None:
+    """Adds `stopping`, unless the job is ending already; deletes its slice even while that fails."""
     trouble = _Trouble(record, launcher, "the cancellation is not recorded")
     while True:
         try:
@@ -276,29 +291,29 @@ class _Trouble:
 
     Args:
       record, launcher: of the job.
-      outcome: what has been reached so far, in words.
+      outcome: what is done so far, in words.
     """
 
-    def __init__(self, record: JobRecord, launcher: Slices, outcome: str):
+    def __init__(self, record: JobRecord, launcher: JobMachines, outcome: str) -> None:
         self._record, self._launcher, self._outcome = record, launcher, outcome
         self.is_over()
 
     @property
     def attempt(self) -> int:
-        """The last that is known; at least 1, since a request may be on its way."""
+        """The last known one; at least 1, since a request may be on its way."""
         return max([event.attempt for event in self._record.known_events()] + [1])
 
     def is_over(self) -> None:
-        """Something has succeeded."""
+        """Called when something has succeeded."""
         self._since, self._denials = time.monotonic(), 0
 
     def bear(self, error: Exception) -> None:
-        """Returns when it is worth going on. Raises SliceMayStay, or the error when it is a bug."""
+        """Returns when retrying may help. Raises SliceMayStay, or the error itself when it is a bug."""
         if not (isinstance(error, LaunchError) or is_passing(error)):
             raise error
         _warn(error)
         self._denials += isinstance(error, LaunchError)
         if self._denials >= _CANCEL_DENIALS or time.monotonic() - self._since > _CANCEL_SECONDS:
             why, left = " ".join(str(error).split()), self._launcher.left(self.attempt)
-            again = f"rerun `lazytower jobs cancel {self._record.path}` to look again"
+            again = f"rerun `lazytower jobs cancel {self._record.path}` to check again"
             raise SliceMayStay(f"{self._record.id}: {self._outcome}, but {why}; {left}; {again}") from None

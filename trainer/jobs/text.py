@@ -1,18 +1,21 @@
 """Jobs as text for people."""
 
 import time
+from typing import Any
 
 from absl import logging
 
 from configs.errors import UserError
+from configs.text import aligned
 from trainer.jobs.record import Event, JobRecord, JobState, UnreadableFacts
 
 
-def cost(facts: dict, job: JobState, now: float) -> float | None:
+def cost(facts: dict[str, Any], job: JobState, now: float) -> float | None:
     """What the job's slices have cost so far: chips, hours up and the price of the config; None: no price."""
     price, chips = facts.get("price_per_chip_hour"), facts.get("chips")
-    known = isinstance(price, int | float) and isinstance(chips, int)
-    return price * chips * job.up_seconds(now) / 3600 if known else None
+    if not isinstance(price, int | float) or not isinstance(chips, int):
+        return None
+    return price * chips * job.up_seconds(now) / 3600
 
 
 def format_list(records: list[JobRecord]) -> str:
@@ -27,19 +30,16 @@ def format_list(records: list[JobRecord]) -> str:
         except UnreadableFacts as error:
             logging.warning("%s", error)
             rows.append([record.id, "unreadable", "-", "-", "-", "-"])
-        except UserError:  # remembered here, and deleted there
+        except UserError:  # submitted from here, and its directory deleted since
             rows.append([record.id, "gone", "-", "-", "-", "-"])
-        except Exception as error:  # of one place, such as a bucket that is closed: others are shown
+        except Exception as error:  # such as a bucket without access: the others are still shown
             logging.warning("%s: %s: %s", record.path, type(error).__name__, " ".join(str(error).split()))
             rows.append([record.id, "unknown", "-", "-", "-", "-"])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return aligned(rows, left=range(len(rows[0])))
 
 
 def format_job(record: JobRecord) -> str:
-    """Everything about one job: state, progress, cost, history and, when it failed, the end of its log."""
+    """State, progress, cost and history of a job, and the end of its log when it failed."""
     job, facts = record.state(), _facts(record)
     beat = record.heartbeat(job.attempt) if job.attempt else None
     step, loss, rate = _figures(_progress(record, job))
@@ -52,7 +52,7 @@ def format_job(record: JobRecord) -> str:
     if beat is not None:
         lines.append(("heartbeat", f"{beat['time']}, {beat['stage']}, {beat['restarts']} restarts"))
     lines += [("cost so far", _cost(record, job)), ("output", facts.get("output", "-"))]
-    text = "\n".join(f"{name:<12} {value}" for name, value in lines)
+    text = aligned(lines, left=(0, 1))
     text += "\n\n" + "\n".join(map(format_event, record.events()))
     final = record.final(job.attempt) if job.attempt else None
     if final is not None and final["state"] == "failed":
@@ -67,8 +67,8 @@ def format_event(event: Event) -> str:
     return f"{event.time}  {name}{attempt}  {event.reason}".rstrip()
 
 
-def _facts(record: JobRecord) -> dict:
-    """What was submitted; {} when that file is torn."""
+def _facts(record: JobRecord) -> dict[str, Any]:
+    """What was submitted; {} when the file is torn."""
     try:
         return record.facts
     except UnreadableFacts as error:
@@ -76,17 +76,17 @@ def _facts(record: JobRecord) -> dict:
         return {}
 
 
-def _progress(record: JobRecord, job: JobState) -> dict:
-    """Of the last attempt that has any."""
+def _progress(record: JobRecord, job: JobState) -> dict[str, Any]:
+    """Progress of the last attempt that reported any."""
     for attempt in range(job.attempt, 0, -1):
         found = record.final(attempt) or record.heartbeat(attempt)
-        if found and found["progress"]:
-            return found["progress"]
+        if found and (progress := dict(found["progress"])):
+            return progress
     return {}
 
 
-def _figures(progress: dict) -> list[str]:
-    """Step, loss and examples per second; "-" for what is not known."""
+def _figures(progress: dict[str, Any]) -> list[str]:
+    """Step, loss and examples per second; "-" where unknown."""
     step = f"{progress['step']:,}/{progress['total']:,}" if "step" in progress else "-"
     loss = f"{progress['loss']:.4g}" if "loss" in progress else "-"
     rate = f"{progress['examples_per_second']:,.0f}" if "examples_per_second" in progress else "-"

@@ -1,6 +1,5 @@
-"""What a job's machine installs: the wheel of this checkout, and the exact set of packages."""
+"""What a job's machine installs: the wheel of this checkout, and the exact packages."""
 
-import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -8,29 +7,32 @@ import sys
 import tempfile
 
 from configs.errors import UserError
+from configs.schema import RunConfig
+from configs.sections.launch import CloudTpuLaunchConfig
+from trainer.version import VERSION
 
 _CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-_SOURCES = ("setup.py", "pyproject.toml", "configs", "pipelines", "trainer")
+_SOURCES = ("setup.py", "pyproject.toml", "lazytower_entry.py", "configs", "pipelines", "trainer")
 
 
-def wheel_name(config) -> str:
-    """Name of the wheel that `make_wheel` gives."""
-    if config.launch.wheel is not None:
-        return os.path.basename(config.launch.wheel)
-    return f"lazytower-{importlib.metadata.version('lazytower')}-py3-none-any.whl"
+def wheel_name(config: RunConfig) -> str:
+    """Name of the wheel that `make_wheel` returns."""
+    if (wheel := _launch(config).wheel) is not None:
+        return os.path.basename(wheel)
+    return f"lazytower-{VERSION}-py3-none-any.whl"
 
 
-def make_wheel(config) -> tuple[str, bytes]:
+def make_wheel(config: RunConfig) -> tuple[str, bytes]:
     """(name, content) of the wheel: launch.wheel, or built from the checkout, which stays as it is.
 
     Raises:
-      UserError: neither is there, or it cannot be built.
+      UserError: there is neither, or the wheel cannot be built.
     """
-    if config.launch.wheel is not None:
-        return wheel_name(config), read_local_file(config.launch.wheel, "launch.wheel")
+    if (wheel := _launch(config).wheel) is not None:
+        return wheel_name(config), read_local_file(wheel, "launch.wheel")
     if not os.path.exists(os.path.join(_CHECKOUT, "setup.py")):
         raise UserError(
-            "launch.wheel: lazytower is installed without its checkout, so no wheel can be built; name one"
+            "launch.wheel: missing, and lazytower is installed without the checkout to build one from; set it"
         )
     with tempfile.TemporaryDirectory(prefix="lazytower-wheel-") as directory:
         source = os.path.join(directory, "source")
@@ -41,22 +43,22 @@ def make_wheel(config) -> tuple[str, bytes]:
             [*command, "--disable-pip-version-check", "--wheel-dir", directory, source],
             capture_output=True,
             text=True,
-            cwd=directory,  # `python -m` imports from it, and the user's may hold anything
+            cwd=directory,  # `python -m` imports from it, and the user's directory may hold anything
         )
         wheels = [name for name in os.listdir(directory) if name.endswith(".whl")]
         if done.returncode or len(wheels) != 1:
-            last = (done.stderr.strip().splitlines() or ["pip made none"])[-1]
-            raise UserError(f"the wheel cannot be built ({last}); name one in launch.wheel")
+            last = (done.stderr.strip().splitlines() or ["pip wrote no wheel"])[-1]
+            raise UserError(f"the wheel cannot be built ({last}); set launch.wheel to a built one")
         return wheels[0], read_local_file(os.path.join(directory, wheels[0]), "wheel")
 
 
-def read_constraints(config) -> bytes:
-    """The exact set of packages that the job's machine installs.
+def read_constraints(config: RunConfig) -> bytes:
+    """The exact packages that the job's machine installs.
 
     Raises:
-      UserError: there is none.
+      UserError: the file cannot be read.
     """
-    path = config.launch.constraints
+    path = _launch(config).constraints
     if path is None:
         path = os.path.join(_CHECKOUT, "docker", f"constraints-{config.device.kind}.txt")
     return read_local_file(path, "launch.constraints")
@@ -68,7 +70,12 @@ def read_local_file(path: str, key: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise UserError(f"{key}: {path} cannot be read ({error.strerror}); name a file that can") from None
+        raise UserError(f"{key}: {path} cannot be read ({error.strerror}); name a readable file") from None
+
+
+def _launch(config: RunConfig) -> CloudTpuLaunchConfig:
+    assert isinstance(config.launch, CloudTpuLaunchConfig), "no other launcher installs a wheel"
+    return config.launch
 
 
 def _copy(source: str, target: str) -> None:

@@ -31,7 +31,7 @@ from configs.system.file_lock import FileLock
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 SOURCES = sorted(pathlib.Path(__file__).parent.glob("*.cc"))
 # Errors of mathematics are looked for in the results (trainer/training/guard.py), not in flags of the
-# processor. Tuned for the processor at hand, GCC 12 avoids the wide registers of one that it does not know:
+# processor. Tuned for this processor, GCC 12 avoids the wide registers of one that it does not know:
 # 17 % slower.
 _FLAGS = [
     "-shared",

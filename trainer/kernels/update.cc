@@ -20,7 +20,7 @@ using namespace tensorflow;  // NOLINT
 constexpr int64_t kAhead = 6;        // rows between the one that is updated and the one that is fetched from memory
 constexpr int64_t kBlockRows = 512;  // what a thread takes at a time
 
-// What a step is told, the same for all rows.
+// The parameters of a step, the same for all rows.
 struct Step {
   const float* hyper;  // of the optimizer, in the order of trainer/kernels/ops.py
   int64_t dim;
@@ -39,8 +39,8 @@ float Correction(float beta_1, float beta_2, float step) {
   return std::sqrt(OneMinusPower(beta_2, step)) / OneMinusPower(beta_1, step);
 }
 
-// A rule is made once for a thread's rows; Begin sees a row's slots and gradient, Value moves one value, End is told
-// that the row is done.
+// A rule is made once for a thread's rows; Begin sees a row's slots and gradient, Value moves one value, End
+// finishes the row.
 struct Rule {
   void End() {}
 };

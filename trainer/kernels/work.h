@@ -15,8 +15,8 @@
 
 namespace lazytower {
 
-// Rows in blocks, which whoever is free takes one after the other: nobody waits for a thread that the system has not
-// woken yet, or has put to sleep.
+// Free threads take blocks of rows one after the other, so that no thread waits for one that the system has not woken
+// yet, or has put to sleep.
 struct Job {
   std::function<void(int64_t, int64_t)> work;
   int64_t rows, block, blocks;

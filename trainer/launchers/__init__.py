@@ -1,6 +1,7 @@
 """Launchers, by kind of the launch section."""
 
+from trainer.launchers.base import Launcher
 from trainer.launchers.cloud_tpu import CloudTpu
 from trainer.launchers.local import Local
 
-LAUNCHERS = {"local": Local, "cloud_tpu": CloudTpu}
+LAUNCHERS: dict[str, type[Launcher]] = {"local": Local, "cloud_tpu": CloudTpu}

@@ -1,7 +1,7 @@
-"""What each error of the Cloud TPU API means for each kind of call: one table, for all codes and all methods.
+"""What each error of the Cloud TPU API means for each kind of call: one table for all codes and methods.
 
-A slice is paid for until it is seen to be gone, so a call that asks or deletes gives up only where waiting
-cannot help and the user must act. A request quota (RESOURCE_EXHAUSTED) on a read says nothing about slices.
+A slice is billed until it is gone, so a call that reads or deletes gives up only where waiting cannot help
+and the user must act. RESOURCE_EXHAUSTED on a read is a limit of requests and says nothing about slices.
 """
 
 from enum import Enum
@@ -11,10 +11,10 @@ class Meaning(Enum):
     """What follows from an error."""
 
     AGAIN = "nothing is known; the same call may succeed later"
-    ABSENT = "there is nothing of the name"
-    REFUSED = "no capacity or no quota now; another request may be met later"
-    EXISTS = "something of the name is there already"
-    DENIED = "only the user can change it"
+    ABSENT = "nothing of the name exists"
+    REFUSED = "no capacity or no quota now; a later request may succeed"
+    EXISTS = "something of the name exists already"
+    DENIED = "only the user can fix it"
 
 
 _AGAIN, _ABSENT, _DENIED = Meaning.AGAIN, Meaning.ABSENT, Meaning.DENIED
@@ -41,17 +41,17 @@ TABLE = {
 # By the beginning of a client method's name.
 _COLUMNS = {"create": 0, "get": 1, "list": 1, "delete": 2}
 
-# gRPC reports a token that could not be had as UNAVAILABLE, with the words of google.auth.
+# gRPC reports a missing token as UNAVAILABLE, with the text of google.auth.
 _NO_TOKEN = "metadata from plugin failed"
 _EXPIRED = ("reauth", "invalid_grant", "invalid_rapt", "refresherror", "expired", "revoked")
 
 
 def meaning(method: str, error: Exception) -> Meaning:
-    """What an error of one call means; what is not of the API or its credentials is of the way there.
+    """What an error of one call means; any error but one of the API or its credentials is transient.
 
     Args:
       method: of the client, such as get_queued_resource.
-      error: that the client raised.
+      error: raised by the client.
     """
     from google.auth.exceptions import GoogleAuthError
 
@@ -66,13 +66,14 @@ def meaning(method: str, error: Exception) -> Meaning:
 def status_name(error: Exception) -> str:
     """The gRPC status of an error, such as NOT_FOUND; "" when it has none."""
     status = getattr(error, "grpc_status_code", None)  # of google.api_core
-    if status is None and callable(getattr(error, "code", None)):  # of gRPC itself
-        status = error.code()
-    return getattr(status, "name", "")
+    code = getattr(error, "code", None)
+    if status is None and callable(code):  # of gRPC itself
+        status = code()
+    return str(getattr(status, "name", ""))
 
 
 def needs_login(error: Exception) -> bool:
-    """Whether there are no credentials, or credentials that only a new login renews."""
+    """Whether credentials are missing, or only a new login can renew them."""
     from google.auth import exceptions
 
     if isinstance(error, exceptions.GoogleAuthError):

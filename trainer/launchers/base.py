@@ -1,103 +1,123 @@
-"""What a launcher does: machines for the attempts of a job, asked for, looked at and deleted."""
+"""What a launcher does: requests, observes and deletes the machines that run a job's attempts."""
 
-from typing import NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from configs.errors import UserError
+from configs.schema import RunConfig
 
 
 class SliceState(NamedTuple):
-    """Where the machine, or slice of machines, of one attempt is in its life."""
+    """State of the machine, or slice of machines, of one attempt."""
 
     kind: str
-    """absent, waiting, provisioning, ready, lost (taken away), refused (perhaps not for ever), failed
-    (for ever) or deleting."""
+    """absent, waiting, provisioning, ready, lost (taken away), refused (a later request may succeed), failed
+    (no request will succeed) or deleting."""
     reason: str = ""
-    """In words, for lost, refused and failed, and for absent when the name is in use by others."""
+    """In words, for lost, refused and failed, and for absent when the name belongs to something else."""
 
 
 class Refused(Exception):
-    """There is no machine now, and there may be one later; its text says why."""
+    """No machine is available now, but one may be later; the text says why."""
 
 
 class Exists(Exception):
-    """There is something of the requested name already."""
+    """Something of the requested name exists already."""
 
 
 class Unreachable(UserError):
-    """The service did not answer, for longer than the client tries; nothing is known."""
+    """The service did not answer for longer than the client retries; nothing is known."""
 
 
 class LaunchError(UserError):
-    """A machine cannot be had for a reason that only the user can mend."""
+    """No machine can be requested until the user fixes something."""
 
 
 class Slices(Protocol):
-    """The machines that a job has, without the means to ask for more: all that ending a job takes.
+    """The machines that a job has, without the means to request more: enough to end a job.
 
-    Every method may be called again, also by another process, with the same effect.
+    Every method may be repeated, also by another process, with the same effect.
 
     Args:
       job_path: the job's directory.
       launch: the launch section, a plain mapping; keys that are not needed here may be of another version.
     """
 
+    noun: ClassVar[str]
+    """What is left behind when a job is not cleaned up: `process` or `slice`."""
+    list_command: ClassVar[str]
+    """Shell command that lists what may be left."""
     settle_seconds: float
-    """How long a request may take to show after the process that sent it has died."""
+    """How long a request may take to become visible after the process that sent it has died."""
 
-    def __init__(self, job_path: str, launch: dict): ...
+    def __init__(self, job_path: str, launch: dict[str, Any]) -> None: ...
 
     def observe(self, attempt: int) -> SliceState:
-        """Looks at an attempt's machine; one that is not this job's is absent. Raises Unreachable,
-        LaunchError."""
+        """State of an attempt's machine; absent when the machine is not this job's.
+
+        Raises:
+          Unreachable, LaunchError.
+        """
 
     def delete(self, attempt: int) -> None:
-        """Begins to delete an attempt's machine; none, or one that is not this job's, is no error.
+        """Starts to delete an attempt's machine; does nothing when there is none, or it is not this job's.
 
         Raises:
           Unreachable, LaunchError.
         """
 
     def left(self, attempt: int) -> str:
-        """What may be left of an attempt that could not be looked at, and the command that deletes it."""
+        """What may be left of an attempt that could not be observed, and the command that deletes it."""
 
 
 class Launcher(Slices, Protocol):
-    """Machines of one job, those to come included.
+    """Requests the machines of one job, and ends them.
 
     Args:
-      config: configs.schema.RunConfig.
+      config: the run.
       job_path: the job's directory.
       facts: what was submitted (trainer/jobs/record.py): `directory`, which the config's local paths are
         relative to, and `wheel`, the name of the staged file.
     """
 
-    slices: type[Slices]
-    """Class of the part that needs the launch section alone."""
+    slices: ClassVar[type[Slices]]
+    """Class of the part that needs the launch section only."""
+    installs_wheel: ClassVar[bool]
+    """Whether the machines install lazytower from the job's directory."""
 
-    def __init__(self, config, job_path: str, facts: dict): ...
+    def __init__(self, config: RunConfig, job_path: str, facts: dict[str, Any]) -> None: ...
+
+    def check_files(self) -> None:
+        """Checks the config's paths and names without asking any service. Raises UserError."""
 
     def check(self) -> list[str]:
-        """Asks, before anything is spent, whether the job can run; what the user should know, a line each.
+        """Asks the service, before anything is spent, whether the job can run; returns warnings, a line each.
 
         Raises:
           UserError: it cannot.
         """
 
-    def check_files(self) -> None:
-        """Looks at the config's paths and names, without asking anybody. Raises UserError."""
-
     def describe(self, attempt: int) -> list[tuple[str, str]]:
         """What `create` would send, as (title, text)."""
 
     @property
-    def chips(self) -> int:
-        """What is paid for, in chips; 0: nothing."""
+    def installs_packages(self) -> bool:
+        """Whether the machines also install the exact packages of constraints.txt."""
 
-    def needs_wheel(self) -> bool:
-        """Whether the machine installs lazytower."""
+    @property
+    def bill(self) -> dict[str, Any]:
+        """Where the machines are and what they cost, for the job's facts: `project`, `zone`, `chips` and
+        `price_per_chip_hour`; None or 0 where nothing is paid for."""
+
+    @property
+    def region(self) -> str | None:
+        """Region of the machines; None: this machine."""
+
+    @property
+    def slice_name(self) -> str | None:
+        """Type of the slice, such as v6e-4; None: this machine."""
 
     def create(self, attempt: int) -> None:
-        """Asks for an attempt's machine; one that is there already is left as it is.
+        """Requests an attempt's machine, unless it exists already.
 
         Raises:
           Refused, Unreachable, LaunchError.

@@ -1,47 +1,62 @@
-"""Asks for slices of Cloud TPU, each a queued resource of the same name as its one node."""
+"""Requests slices of Cloud TPU, each a queued resource of the same name as its one node."""
 
 import json
 import uuid
+from typing import Any, ClassVar
 
 from configs.errors import UserError
-from configs.sections.launch import JOB_LABEL, launch_slice, runtime_version
+from configs.schema import RunConfig
+from configs.sections.launch import JOB_LABEL, CloudTpuLaunchConfig, launch_slice, runtime_version
 from configs.system.storage import is_remote
-from trainer.launchers.base import Exists, LaunchError, SliceState, Unreachable
+from trainer.launchers.base import Exists, LaunchError, Slices, Unreachable
 from trainer.launchers.startup import startup_script, vm_spec
 from trainer.launchers.tpu_api import TpuApi
-from trainer.launchers.tpu_slices import TpuSlices, slice_name
+from trainer.launchers.tpu_slices import TpuSlices
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _MAX_SCRIPT_BYTES = 256 << 10  # of one metadata value
 
 
-class CloudTpu:
+class CloudTpu(TpuSlices):
     """See trainer.launchers.base.Launcher."""
 
-    slices, settle_seconds = TpuSlices, TpuSlices.settle_seconds
+    slices: ClassVar[type[Slices]] = TpuSlices
+    installs_wheel: ClassVar[bool] = True  # its machines are bare
 
-    def __init__(self, config, job_path: str, facts: dict):
-        self._config, self._launch, self._job_path = config, config.launch, job_path
-        self._wheel = facts["wheel"]
-        self._id = job_path.rpartition("/")[2]
+    def __init__(self, config: RunConfig, job_path: str, facts: dict[str, Any]) -> None:
+        assert isinstance(config.launch, CloudTpuLaunchConfig)
+        self._config, self._launch, self._wheel = config, config.launch, facts["wheel"]
         self._slice, self._runtime = launch_slice(config), runtime_version(config)
-        self._api = TpuApi(self._launch.project, self._launch.zone, self._slice.name, self._runtime)
-        self._slices = TpuSlices(job_path, self._launch.model_dump(), self._api)
+        api = TpuApi(self._launch.project, self._launch.zone, self._slice.name, self._runtime)
+        super().__init__(job_path, self._launch.model_dump(), api)
 
     @property
-    def chips(self) -> int:
-        """Of the slice."""
-        return self._slice.chips
+    def installs_packages(self) -> bool:
+        """Unless launch.python names an interpreter that has them."""
+        return self._launch.python is None
 
-    def needs_wheel(self) -> bool:
-        """Its machines are bare."""
-        return True
+    @property
+    def bill(self) -> dict[str, Any]:
+        """See trainer.launchers.base.Launcher."""
+        launch = self._launch
+        place = {"project": launch.project, "zone": launch.zone}
+        return place | {"chips": self._slice.chips, "price_per_chip_hour": launch.price_per_chip_hour}
+
+    @property
+    def region(self) -> str:
+        """Of the zone."""
+        return self._launch.zone.rpartition("-")[0]
+
+    @property
+    def slice_name(self) -> str:
+        """As launch.slice or device.slice names it."""
+        return self._slice.name
 
     def check_files(self) -> None:
         """Raises UserError: a path that the slice's machines cannot reach, or the name of another TPU."""
         config = self._config
         if config.device.kind == "tpu" and config.device.name is not None:
-            raise UserError("device.name: the job trains on the slice that it is given; leave it out")
+            raise UserError("device.name: the job trains on the slice that it requests; remove this key")
         paths = {"dataset.path": config.dataset.path, "output.path": config.output.path}
         if config.launch.staging:
             paths["launch.staging"] = config.launch.staging
@@ -50,29 +65,29 @@ class CloudTpu:
                 raise UserError(f"{key}: {path} is on this machine, which the slice cannot reach; use gs://")
 
     def check(self) -> list[str]:
-        """Asks the API whether the zone has the slice and the software."""
+        """Asks the API whether the zone has the slice type and the runtime version."""
         slice_, warnings = self._slice, []
         kind = self._api.call(
             "get_accelerator_type", name=f"{self._api.parent}/acceleratorTypes/{slice_.name}"
         )
         if kind is None:
-            raise LaunchError(self._api.no_type("the API knows none"))
+            raise LaunchError(self._api.no_type("the API lists none"))
         name = f"{self._api.parent}/runtimeVersions/{self._runtime}"
         if self._api.call("get_runtime_version", name=name) is None:
-            raise LaunchError(self._api.no_runtime("the API knows none"))
+            raise LaunchError(self._api.no_runtime("the API lists none"))
         if self._config.device.kind == "cpu":
-            warnings.append(f"device.kind is cpu: the chips of {slice_.name} will be idle, and be paid for")
+            warnings.append(f"device.kind is cpu: the chips of {slice_.name} are billed but stay idle")
         if slice_.hosts > 1:
             warnings.append(
-                f"{slice_.name} has {slice_.hosts} machines: lazytower has never run on more than one; the "
-                "runtime version must start TensorFlow's worker service on them (tpu-vm-tf-...-pod)"
+                f"{slice_.name} has {slice_.hosts} hosts, and lazytower has never been run on more than one; "
+                "the runtime version must start TensorFlow's worker service on each (tpu-vm-tf-...-pod)"
             )
         if self._launch.price_per_chip_hour is None:
-            warnings.append("launch.price_per_chip_hour is not given, so no cost will be shown")
+            warnings.append("launch.price_per_chip_hour is not set, so `lazytower jobs` shows no cost")
         return warnings
 
     def describe(self, attempt: int) -> list[tuple[str, str]]:
-        """The request as JSON, and the script apart from it."""
+        """The request as JSON, and its start-up script as a part of its own."""
         from google.protobuf.json_format import MessageToDict
 
         request = self._request(attempt)
@@ -84,40 +99,28 @@ class CloudTpu:
         return [(method, json.dumps(document, indent=2)), ("startup-script", script)]
 
     def create(self, attempt: int) -> None:
-        """Sends the request; its id makes it the same request when it is sent twice."""
+        """Sends the request; its id makes a repeated request the same one."""
         request = self._request(attempt)
         try:
             self._api.call("create_queued_resource", **_fields(request))
         except Exists:
-            name, ours = self._name(attempt), self._slices.is_ours(attempt)
+            name, ours = self._name(attempt), self.is_ours(attempt)
             if ours is None:
-                raise Unreachable(f"{name}: exists, says the API, and is not seen yet") from None
+                raise Unreachable(f"{name}: the API says it exists, but does not show it yet") from None
             if not ours:
                 raise LaunchError(
-                    f"{name}: the name exists in {self._launch.zone}, and is not this job's; "
-                    "delete it, or submit again, which makes another name"
+                    f"{name}: a resource of this name exists in {self._launch.zone} and is not this job's; "
+                    "delete it, or submit again under a new name"
                 ) from None
-
-    def observe(self, attempt: int) -> SliceState:
-        """See TpuSlices."""
-        return self._slices.observe(attempt)
-
-    def delete(self, attempt: int) -> None:
-        """See TpuSlices."""
-        self._slices.delete(attempt)
-
-    def left(self, attempt: int) -> str:
-        """See TpuSlices."""
-        return self._slices.left(attempt)
-
-    def _name(self, attempt: int) -> str:
-        return slice_name(self._job_path, attempt)
 
     def _script(self, attempt: int) -> str:
         launch = self._launch
         spec = vm_spec(self._config, self._job_path, attempt, f"{launch.work_dir}/{self._name(attempt)}")
         spec["python"] = launch.python
-        spec["install"] = {"wheel": self._wheel, "constraints": None if launch.python else "constraints.txt"}
+        spec["install"] = {
+            "wheel": self._wheel,
+            "constraints": "constraints.txt" if self.installs_packages else None,
+        }
         name, labels = self._name(attempt), {JOB_LABEL: self._id}
         spec["slice"] = {"project": launch.project, "zone": launch.zone, "id": name, "labels": labels}
         spec["slice"]["hosts"] = self._slice.hosts
@@ -127,13 +130,13 @@ class CloudTpu:
         return script
 
     def _name_of_slice(self, attempt: int) -> list[str]:
-        """Flags that tell worker 0 how the slice is called, whose other machines it must find."""
+        """Flags that give worker 0 the name of the slice, so that it finds the other hosts."""
         if self._config.device.kind == "cpu" or self._slice.hosts == 1:
             return []
         names = {"name": self._name(attempt), "zone": self._launch.zone, "project": self._launch.project}
         return [word for key, name in names.items() for word in ("--set", f"device.{key}={name}")]
 
-    def _request(self, attempt: int):
+    def _request(self, attempt: int) -> Any:
         """The request, field by field as docs/jobs.md lists it."""
         from google.cloud import tpu_v2 as tpu
         from google.protobuf.duration_pb2 import Duration
@@ -166,11 +169,11 @@ class CloudTpu:
             parent=self._api.parent,
             queued_resource_id=self._name(attempt),
             queued_resource=resource,
-            request_id=str(uuid.uuid5(uuid.NAMESPACE_URL, self._slices.resource(attempt))),
+            request_id=str(uuid.uuid5(uuid.NAMESPACE_URL, self.resource(attempt))),
         )
 
 
-def _fields(request) -> dict:
-    """A request's fields, as TpuApi.call takes them."""
+def _fields(request: Any) -> dict[str, Any]:
+    """Fields of a request, as TpuApi.call takes them."""
     names = ("parent", "queued_resource_id", "queued_resource", "request_id")
     return {name: getattr(request, name) for name in names}

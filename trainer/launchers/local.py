@@ -1,70 +1,75 @@
-"""Trains on this machine in a process of its own, which outlives the terminal."""
+"""Trains in a process of this machine that outlives the terminal."""
 
 import json
 import os
 import shlex
 import socket
 import subprocess
+from typing import Any, ClassVar
 
 from configs.errors import UserError
+from configs.schema import RunConfig
 from configs.system import storage
 from configs.system.processes import START_MODULE, module_command
 from configs.system.storage import is_remote
-from trainer.launchers.base import Refused, SliceState
+from trainer.launchers.base import Refused, Slices
 from trainer.launchers.local_state import state_directory
 from trainer.launchers.processes import LocalProcesses, process_mark
 from trainer.launchers.startup import vm_spec
 from trainer.vm.program import PROCESS_MARK
 
-_MAX_STARTS = 3  # of one attempt; a launcher may be killed between its note and the start
+_MAX_STARTS = 3  # of one attempt: a launcher may be killed after its note and before the start
 
 
-class Local:
+class Local(LocalProcesses):
     """See trainer.launchers.base.Launcher."""
 
-    chips, slices = 0, LocalProcesses
-    settle_seconds = LocalProcesses.settle_seconds
+    slices: ClassVar[type[Slices]] = LocalProcesses
+    installs_wheel: ClassVar[bool] = False  # runs this installation
+    installs_packages = False
+    region = slice_name = None
 
-    def __init__(self, config, job_path: str, facts: dict):
-        self._config, self._job_path, self._directory = config, job_path, facts["directory"]
+    def __init__(self, config: RunConfig, job_path: str, facts: dict[str, Any]) -> None:
+        super().__init__(job_path, {})
+        self._config, self._directory = config, facts["directory"]
         self._work = state_directory(job_path.rpartition("/")[2])
-        self._processes = LocalProcesses(job_path, {})
+
+    @property
+    def bill(self) -> dict[str, Any]:
+        """Nothing is paid for."""
+        return {"project": None, "zone": None, "chips": 0, "price_per_chip_hour": None}
 
     def check(self) -> list[str]:
-        """Nothing to ask."""
+        """There is no service to ask."""
         return []
 
     def check_files(self) -> None:
-        """Raises UserError: the job's own files would be in a bucket, closed to trainer/vm/program.py."""
+        """Raises UserError: the job's directory is in a bucket; trainer/vm/program.py has no token for it."""
         staging = self._job_path.rpartition("/")[0]
         if is_remote(staging):
             raise UserError(
-                f"launch.staging: {staging} is in a bucket; launch.kind local keeps its jobs on this disk, "
-                "name a directory (the run itself may be in the bucket)"
+                f"launch.staging: {staging} is in a bucket, but launch.kind local keeps jobs on this disk; "
+                "name a local directory (output.path may stay in the bucket)"
             )
 
-    def needs_wheel(self) -> bool:
-        """It runs this very installation."""
-        return False
-
     def describe(self, attempt: int) -> list[tuple[str, str]]:
-        """The command."""
+        """The command and the file of its log."""
         return [("command", shlex.join(self._command(attempt))), ("log", self._log(attempt))]
 
     def create(self, attempt: int) -> None:
-        """Starts the process, unless it is alive. What is started is noted before.
+        """Starts the process, unless it is alive; writes a note of it first.
 
         Raises:
-          Refused: it has ended at its very start, again and again.
+          Refused: it has ended before its first heartbeat too often.
         """
         if self.observe(attempt).kind == "ready":
             return
-        starts = self._processes.read_note(attempt).get("starts")
+        starts = self.read_note(attempt).get("starts")
         starts = starts if isinstance(starts, int) else 0
         if starts >= _MAX_STARTS:
-            raise Refused(f"ended {starts} times before a sign of life; its log: {self._log(attempt)}")
+            raise Refused(f"ended {starts} times before its first heartbeat; read {self._log(attempt)}")
         os.makedirs(os.path.dirname(self._log(attempt)), exist_ok=True)
-        path = self._processes.note_path(attempt)
+        path = self.note_path(attempt)
         storage.make_directory(path.rpartition("/")[0])
         note = {"host": socket.gethostname(), "user": os.getuid(), "starts": starts + 1}
         storage.write_bytes(path, json.dumps(note).encode())
@@ -77,18 +82,6 @@ class Local:
             start_new_session=True,
             cwd=self._directory,
         )
-
-    def observe(self, attempt: int) -> SliceState:
-        """See LocalProcesses."""
-        return self._processes.observe(attempt)
-
-    def delete(self, attempt: int) -> None:
-        """See LocalProcesses."""
-        self._processes.delete(attempt)
-
-    def left(self, attempt: int) -> str:
-        """See LocalProcesses."""
-        return self._processes.left(attempt)
 
     def _command(self, attempt: int) -> list[str]:
         spec = vm_spec(self._config, self._job_path, attempt, os.path.dirname(self._log(attempt)))

@@ -1,6 +1,6 @@
-"""What this machine remembers of the jobs it submitted: where each is, and its supervisor's log.
+"""Bookmarks of the jobs submitted from this machine: the directory of each, and its supervisor's log.
 
-Only a bookmark, so that a job can be called by its id alone; the job's own directory is what counts.
+With it a job can be named by its id alone. The job's own directory is what counts.
 """
 
 import os
@@ -15,19 +15,19 @@ def _root() -> str:
 
 
 def state_directory(job_id: str) -> str:
-    """This machine's own directory of a job; not made yet."""
+    """This machine's directory of a job; it may not exist yet."""
     return os.path.join(_root(), job_id)
 
 
 def remember(job_id: str, path: str) -> None:
-    """Notes where a job is."""
+    """Stores the directory of a job."""
     directory = state_directory(job_id)
     os.makedirs(directory, exist_ok=True)
-    write_bytes(os.path.join(directory, "address"), path.encode())  # at once: `jobs list` may look
+    write_bytes(os.path.join(directory, "address"), path.encode())  # atomic: `jobs list` may read it
 
 
 def remembered() -> list[str]:
-    """Directories of all jobs submitted from here, oldest first by id within one run's name."""
+    """Directories of all jobs submitted from here, sorted by id, so oldest first within one run's name."""
     names = sorted(os.listdir(_root())) if os.path.isdir(_root()) else []
     return [path for path in map(_address, names) if path is not None]
 
@@ -49,7 +49,7 @@ def job_path(job: str, staging: str | None) -> str:
     path = _address(job)
     if path is None:
         raise UserError(
-            f"{job}: not submitted from this machine; give the run's --config, or the job's directory"
+            f"{job}: not submitted from this machine; add the run's --config, or name the job's directory"
         )
     return path
 
@@ -58,5 +58,5 @@ def _address(job_id: str) -> str | None:
     try:
         with open(os.path.join(state_directory(job_id), "address"), encoding="utf-8") as file:
             return file.read().strip() or None
-    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):  # torn: as if it were not remembered
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):  # torn: as if absent
         return None

@@ -1,9 +1,11 @@
-"""The start-up script of a job's machine, and what its trainer/vm/program.py is told."""
+"""The start-up script of a job's machine, and the specification that it gives trainer/vm/program.py."""
 
 import inspect
 import json
 import shlex
+from typing import Any
 
+from configs.schema import RunConfig
 from trainer.vm import files as vm_files
 from trainer.vm import log as vm_log
 from trainer.vm import program as vm
@@ -37,8 +39,8 @@ case "$status" in 0 | 130 | 143) exit "$status" ;; esac
 _MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from trainer.vm.program import main; main()"
 _LEAVE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from trainer.vm.program import leave; leave()"
 _VENV = """# Ubuntu keeps ensurepip, without which there are no environments, in a package of its own.
-# At its first boot a machine may be busy with updates of its own, or not reach the packages yet. If it is in
-# vain, the environment fails below, where that is told.
+# At its first boot a machine may be busy with updates of its own, or not reach the packages yet. If all tries
+# fail, creating the environment fails below and is logged.
 install_venv() {
   export DEBIAN_FRONTEND=noninteractive
   apt-get -q -o DPkg::Lock::Timeout=300 update && apt-get -qy -o DPkg::Lock::Timeout=300 install python3-venv
@@ -53,14 +55,14 @@ fi
 _END = "END_OF_FILE_OF_LAZYTOWER"
 
 
-def vm_spec(config, job_path: str, attempt: int, work: str) -> dict:
-    """What trainer/vm/program.py is told of an attempt, but for `install` and `slice`, which launchers add.
+def vm_spec(config: RunConfig, job_path: str, attempt: int, work: str) -> dict[str, Any]:
+    """The specification of an attempt for trainer/vm/program.py; launchers add `install` and `slice`.
 
     Args:
-      config: configs.schema.RunConfig.
+      config: the run.
       job_path: the job's directory.
       attempt: from 1.
-      work: directory of the machine for this attempt alone.
+      work: directory on the machine for this attempt alone.
     """
     launch = config.launch
     return {
@@ -79,8 +81,8 @@ def vm_spec(config, job_path: str, attempt: int, work: str) -> dict:
     }
 
 
-def startup_script(spec: dict) -> str:
-    """The whole script; `spec` as made by vm_spec and its launcher."""
+def startup_script(spec: dict[str, Any]) -> str:
+    """The whole script; `spec` comes from vm_spec and the launcher."""
     modules = (vm, vm_files, vm_log, vm_slice)
     files = [
         _file(module.__name__.rpartition(".")[2] + ".py", inspect.getsource(module)) for module in modules

@@ -1,7 +1,8 @@
-"""The client of the Cloud TPU API (v2): calls that are tried again, and errors in the user's words."""
+"""The client of the Cloud TPU API (v2): retries calls and explains errors."""
 
 import os
 import time
+from typing import Any
 
 from absl import logging
 
@@ -11,18 +12,18 @@ from trainer.launchers.base import Exists, LaunchError, Refused, Unreachable
 
 # host:port of a server that speaks the API without TLS, for tests; as STORAGE_EMULATOR_HOST for gs://.
 EMULATOR = "TPU_EMULATOR_HOST"
-CALL_SECONDS = 60.0  # of one call with all its tries
+CALL_SECONDS = 60.0  # of one call with all its retries
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 10.0
 _QUOTA_PAGE = "https://cloud.google.com/tpu/docs/quota"
 
 
 class TpuApi:
-    """Calls for one zone; credentials are found by Google's default mechanism.
+    """Calls for one zone, with Google's default credentials.
 
     Args:
       project, zone: where.
-      slice_name: type that errors speak of, such as v6e-4.
-      runtime_version: that errors speak of.
+      slice_name: type of slice, such as v6e-4, for error messages.
+      runtime_version: for error messages.
       role: what the account needs for its calls.
     """
 
@@ -33,23 +34,23 @@ class TpuApi:
         slice_name: str,
         runtime_version: str,
         role: str = "roles/tpu.admin",
-    ):
+    ) -> None:
         self.parent = f"projects/{project}/locations/{zone}"
         self._project, self._zone = project, zone
         self._slice, self._runtime, self._role = slice_name, runtime_version, role
-        self._client = None
+        self._client: Any = None
 
-    def call(self, method: str, **request):
-        """Answer of one method of the client, such as get_node, or None when there is nothing of the name.
+    def call(self, method: str, **request: Any) -> Any:
+        """Answer of one method of the client, such as get_node; None when nothing of the name exists.
 
-        Errors are judged by trainer.launchers.api_errors; those that pass are tried again, with pauses that
-        double. Credentials are looked for anew afterwards, so that a new login takes effect.
+        trainer.launchers.api_errors classifies errors; transient ones are retried, with pauses that double.
+        After other errors the credentials are loaded again, so that a new login takes effect.
 
         Raises:
-          Unreachable: they did not pass.
-          Refused: a request met no quota or no capacity.
-          Exists: a request's name is taken.
-          LaunchError: the user must do something.
+          Unreachable: transient errors did not end.
+          Refused: no quota or no capacity for a request.
+          Exists: the name of a request is taken.
+          LaunchError: the user must fix something.
         """
         deadline, pause = time.monotonic() + CALL_SECONDS, _FIRST_PAUSE_SECONDS
         while True:
@@ -59,7 +60,9 @@ class TpuApi:
                 return call(request=request, retry=None, timeout=left)
             except UserError:
                 raise
-            except Exception as error:  # by the table: also what gRPC, google.auth or sockets raise
+            except (
+                Exception
+            ) as error:  # classified by the table: also errors of gRPC, google.auth and sockets
                 found = meaning(method, error)
                 if found is Meaning.ABSENT:
                     return None
@@ -69,20 +72,20 @@ class TpuApi:
                     self._client = None
                     name = type(error).__name__
                     raise Unreachable(f"Cloud TPU API: {method}: {name}: {_one_line(error)}") from None
-                logging.debug("Cloud TPU API: %s: %s; trying again", method, error)
+                logging.debug("Cloud TPU API: %s: %s; retrying", method, error)
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     def _final_error(self, found: Meaning, error: Exception) -> Exception:
-        """What is raised for an error that does not pass."""
-        self._client = None  # whose credentials may be the reason
+        """What to raise for an error that is not transient."""
+        self._client = None  # its credentials may be the reason
         if needs_login(error):
             return LaunchError(no_credentials(error))
         kinds = {Meaning.REFUSED: Refused, Meaning.EXISTS: Exists, Meaning.DENIED: LaunchError}
         known = hasattr(error, "message") and hasattr(error, "code")
         return kinds[found](self.words(error) if known else f"Cloud TPU API: {_one_line(error)}")
 
-    def words(self, error) -> str:
+    def words(self, error: Any) -> str:
         """What an error of the API means, and what to do.
 
         Args:
@@ -94,17 +97,17 @@ class TpuApi:
         if code == 8 and "capacity" in lower:
             return f"{place}: no capacity now ({message})"
         if code == 8:
-            kind = f"the quota of project {self._project} does not suffice"
-            return f"{place}: {kind} ({message}); ask for more at {_QUOTA_PAGE}, or use another zone"
+            kind = f"the quota of project {self._project} is too small"
+            return f"{place}: {kind} ({message}); request more at {_QUOTA_PAGE}, or use another zone"
         if code == 16:
             return no_credentials(message)
         if code == 7 and ("has not been used" in lower or "disabled" in lower):
             command = f"gcloud services enable tpu.googleapis.com --project {self._project}"
-            return f"the Cloud TPU API of project {self._project} is off ({message}); run `{command}`"
+            return f"the Cloud TPU API of project {self._project} is disabled ({message}); run `{command}`"
         if code == 7:
             account = "serviceaccount" in lower.replace(" ", "") or "actas" in lower
             role = "roles/iam.serviceAccountUser on launch.service_account" if account else self._role
-            return f"permission is missing ({message}); ask for {role} in project {self._project}"
+            return f"permission denied ({message}); get {role} in project {self._project}"
         if "acceleratortype" in lower.replace(" ", "").replace("_", ""):
             return self.no_type(message)
         if "runtime" in lower:
@@ -116,14 +119,17 @@ class TpuApi:
     def no_type(self, message: str) -> str:
         """The zone has no slice of the type."""
         command = f"gcloud compute tpus accelerator-types list --zone {self._zone}"
-        return f"zone {self._zone} has no {self._slice} ({message}); `{command}` lists what it has"
+        return f"zone {self._zone} has no {self._slice} ({message}); choose one that `{command}` lists"
 
     def no_runtime(self, message: str) -> str:
         """The zone has no such software for machines."""
         command = f"gcloud compute tpus versions list --zone {self._zone}"
-        return f"launch.runtime_version {self._runtime} is unknown in {self._zone} ({message}); `{command}`"
+        return (
+            f"launch.runtime_version {self._runtime} is unknown in {self._zone} ({message}); choose one that "
+            f"`{command}` lists"
+        )
 
-    def _connected(self):
+    def _connected(self) -> Any:
         if self._client is None:
             try:
                 from google.cloud import tpu_v2
@@ -134,7 +140,7 @@ class TpuApi:
         return self._client
 
 
-def _plain(host: str):
+def _plain(host: str) -> Any:
     """A transport without TLS or credentials."""
     import grpc
     from google.cloud.tpu_v2.services.tpu.transports import TpuGrpcTransport
@@ -143,20 +149,20 @@ def _plain(host: str):
     return TpuGrpcTransport(host=host, channel=grpc.insecure_channel(host, direct))
 
 
-def _code(error) -> int:
-    """Number of a gRPC status, of an exception or of a google.rpc.Status."""
+def _code(error: Any) -> int:
+    """Number of the gRPC status in an exception or a google.rpc.Status."""
     if isinstance(error.code, int) and not hasattr(error, "grpc_status_code"):
         return error.code
     status = error.grpc_status_code
-    return status.value[0] if status is not None else 2
+    return int(status.value[0]) if status is not None else 2
 
 
-def _one_line(error) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def no_credentials(message) -> str:
-    """What to do when there are none; `message` says so in Google's words."""
+def no_credentials(message: object) -> str:
+    """What to do without credentials; `message` is Google's."""
     return (
         f"no credentials for Google Cloud ({' '.join(str(message).split())}); run `gcloud auth "
         "application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"

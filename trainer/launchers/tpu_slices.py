@@ -1,4 +1,6 @@
-"""Slices of Cloud TPU that a job has: looked at and deleted by name, and only those that carry its label."""
+"""Slices of Cloud TPU that a job has: found and deleted by name, and only those that carry its label."""
+
+from typing import Any, ClassVar, NamedTuple
 
 from configs.sections.launch import JOB_LABEL
 from trainer.launchers.base import LaunchError, SliceState
@@ -7,13 +9,22 @@ from trainer.launchers.tpu_api import CALL_SECONDS, TpuApi
 _TAKEN_AWAY = ("PREEMPTED", "TERMINATED", "STOPPED", "STOPPING", "HIDING", "HIDDEN")
 
 # CANCELLED, UNKNOWN, RESOURCE_EXHAUSTED, ABORTED, INTERNAL, UNAVAILABLE, DATA_LOSS. DEADLINE_EXCEEDED is not
-# among them: launch.valid_until_seconds is over.
-_MAY_BE_MET_LATER = (1, 2, 8, 10, 13, 14, 15)
+# among them: it means that launch.valid_until_seconds is over.
+_MAY_SUCCEED_LATER = (1, 2, 8, 10, 13, 14, 15)
 
 
 def slice_name(job_path: str, attempt: int) -> str:
     """Name of the queued resource, and of its node, of one attempt."""
     return f"{job_path.rpartition('/')[2]}-{attempt}"
+
+
+class _Found(NamedTuple):
+    """What the API has under the name of an attempt."""
+
+    message: Any
+    """A QueuedResource or Node; None: there is none."""
+    is_ours: bool
+    """Whether it carries the job's label."""
 
 
 class TpuSlices:
@@ -28,26 +39,28 @@ class TpuSlices:
       LaunchError: the section does not say where the slices are.
     """
 
-    # A request may arrive at the last try of its call, and shows a moment later.
+    noun: ClassVar[str] = "slice"
+    list_command: ClassVar[str] = "gcloud compute tpus queued-resources list"
+    # A request may arrive at the last retry of its call, and become visible a moment later.
     settle_seconds = CALL_SECONDS + 30.0
 
-    def __init__(self, job_path: str, launch: dict, api: TpuApi | None = None):
+    def __init__(self, job_path: str, launch: dict[str, Any], api: TpuApi | None = None) -> None:
         self._job_path, self._id = job_path, job_path.rpartition("/")[2]
         self._project, self._zone = launch.get("project"), launch.get("zone")
         if not (isinstance(self._project, str) and isinstance(self._zone, str)):
             raise LaunchError(
                 f"{job_path}/config.yaml: launch.project and launch.zone are missing, so the job's slices "
-                f"cannot be found; look for the label {JOB_LABEL}={self._id} in your projects"
+                f"cannot be found; search your projects for the label {JOB_LABEL}={self._id}"
             )
         self._api = api or TpuApi(self._project, self._zone, launch.get("slice") or "slice", "")
 
     def observe(self, attempt: int) -> SliceState:
-        """State of the queued resource, and of its node when that should be up."""
-        resource = self._api.call("get_queued_resource", name=self.resource(attempt))
+        """State of the queued resource, and of its node once that should be up."""
+        resource, ours = self._look("queued_resource", attempt)
         if resource is None:
-            # A node may outlive its queued resource, and is what is paid for.
+            # A node may outlive its queued resource, and is what is billed.
             return self._node_alone(attempt)
-        if not self._has_label(resource):
+        if not ours:
             return SliceState("absent", f"queued resource {self._name(attempt)} is not this job's")
         state = resource.state.state.name
         if state in ("DELETING", "SUSPENDING"):
@@ -61,14 +74,14 @@ class TpuSlices:
         return self._node_state(attempt) if state == "ACTIVE" else SliceState("waiting")
 
     def delete(self, attempt: int) -> None:
-        """Deletes the queued resource with its node, and a node without one."""
-        resource = self._api.call("get_queued_resource", name=self.resource(attempt))
+        """Deletes the queued resource with its node, or a node without one."""
+        resource, ours = self._look("queued_resource", attempt)
         if resource is not None:
-            if self._has_label(resource):
+            if ours:
                 self._api.call("delete_queued_resource", name=self.resource(attempt), force=True)
             return
-        node = self._api.call("get_node", name=self.node(attempt))
-        if node is not None and node.labels.get(JOB_LABEL) == self._id:
+        _, ours = self._look("node", attempt)
+        if ours:
             self._api.call("delete_node", name=self.node(attempt))
 
     def left(self, attempt: int) -> str:
@@ -76,15 +89,15 @@ class TpuSlices:
         name = self._name(attempt)
         where = f"--project {self._project} --zone {self._zone}"
         return (
-            f"queued resource {name} with its node in {self._zone} of project {self._project} may be left, "
-            f"and be paid for; `gcloud compute tpus queued-resources delete {name} {where} --force` deletes "
-            f"it (a node without one: `gcloud compute tpus tpu-vm delete {name} {where}`)"
+            f"queued resource {name} and its node in {self._zone} of project {self._project} may be left and "
+            f"billed; `gcloud compute tpus queued-resources delete {name} {where} --force` deletes both (a "
+            f"node without a queued resource: `gcloud compute tpus tpu-vm delete {name} {where}`)"
         )
 
     def is_ours(self, attempt: int) -> bool | None:
-        """Whether the queued resource carries the job's label; None: it cannot be seen."""
-        found = self._api.call("get_queued_resource", name=self.resource(attempt))
-        return None if found is None else self._has_label(found)
+        """Whether the queued resource carries the job's label; None: it is not visible."""
+        resource, ours = self._look("queued_resource", attempt)
+        return None if resource is None else ours
 
     def resource(self, attempt: int) -> str:
         """Full name of the queued resource."""
@@ -97,28 +110,34 @@ class TpuSlices:
     def _name(self, attempt: int) -> str:
         return slice_name(self._job_path, attempt)
 
-    def _has_label(self, resource) -> bool:
-        return any(spec.node.labels.get(JOB_LABEL) == self._id for spec in resource.tpu.node_spec)
+    def _look(self, kind: str, attempt: int) -> _Found:
+        """The queued_resource or node of an attempt's name."""
+        name = self.resource(attempt) if kind == "queued_resource" else self.node(attempt)
+        message = self._api.call(f"get_{kind}", name=name)
+        if message is None:
+            return _Found(None, False)
+        nodes = [spec.node for spec in message.tpu.node_spec] if kind == "queued_resource" else [message]
+        return _Found(message, any(node.labels.get(JOB_LABEL) == self._id for node in nodes))
 
     def _node_alone(self, attempt: int) -> SliceState:
-        node = self._api.call("get_node", name=self.node(attempt))
+        node, ours = self._look("node", attempt)
         if node is None:
             return SliceState("absent", "the queued resource is gone")
-        if node.labels.get(JOB_LABEL) != self._id:
+        if not ours:
             return SliceState("absent", f"node {self._name(attempt)} is not this job's")
         if node.state.name == "DELETING":
             return SliceState("deleting", "node DELETING")
         return SliceState("lost", "the queued resource is gone")
 
-    def _failed(self, error) -> SliceState:
-        kind = "refused" if error.code in _MAY_BE_MET_LATER else "failed"
+    def _failed(self, error: Any) -> SliceState:
+        kind = "refused" if error.code in _MAY_SUCCEED_LATER else "failed"
         return SliceState(kind, f"queued resource FAILED: {self._api.words(error)}")
 
     def _node_state(self, attempt: int) -> SliceState:
-        node = self._api.call("get_node", name=self.node(attempt))
+        node, ours = self._look("node", attempt)
         if node is None:
             return SliceState("lost", "the node is gone")
-        if node.labels.get(JOB_LABEL) != self._id:
+        if not ours:
             return SliceState("lost", f"node {self._name(attempt)} is not this job's")
         state = node.state.name
         if state in _TAKEN_AWAY:

@@ -9,7 +9,8 @@ from configs.manifest import Dataset
 from configs.schema import RunConfig
 from trainer.averages import DenseAverages, make_average
 from trainer.embeddings import TABLE_KINDS
-from trainer.embeddings.pooling import divided, joined, of_distinct, pooled
+from trainer.embeddings.base import Embedding
+from trainer.embeddings.pooling import Fetch, divided, fetch_distinct, joined, pooled
 from trainer.models import MODELS
 from trainer.optimizers import ROW_OPTIMIZERS
 
@@ -46,7 +47,7 @@ class Recommender(tf.Module):
         self.model = MODELS[config.model.kind](
             config,
             _with_unknown(item_counts, dataset),
-            {name: (f.mean, f.stddev) for name, f in dataset.features.items() if f.kind == "numeric"},
+            {name: (f.mean, f.stddev) for name, f in dataset.features.items() if f.is_numeric},
             item_features or {},
         )
         self.dense_variables = list(self.model.trainable_variables)
@@ -55,7 +56,7 @@ class Recommender(tf.Module):
         # (trainer/checkpoints/tail_average.py).
         self.dense_tail: list[np.ndarray] | None = None
 
-    def _make_table(self, name: str, dataset: Dataset):
+    def _make_table(self, name: str, dataset: Dataset) -> Embedding:
         options = self.config.table(name)
         optimizer = ROW_OPTIMIZERS[options.optimizer.kind](options.optimizer)
         rows, batch_size = dataset.table_rows(name), self.config.train.batch_size
@@ -87,14 +88,13 @@ class Recommender(tf.Module):
             zero_row = self._tables_info["item" if name == "history" else name].oov
             table.initialize(self.config.table(name).init_stddev, self.config.train.seed, zero_row)
 
-    def activations(self, ids: dict, fetch, trains: bool = True) -> dict:
+    def activations(self, ids: dict, fetch: Fetch, trains: bool = True) -> dict:
         """Pooled embeddings of inputs.
 
         Args:
           ids: by input name, int64, [batch] for most, [batch, length] padded with -1 for history. Inputs
             without a table (numeric features) are passed over.
-          fetch: function (table, ids int64 [n] that may repeat, each: bool) -> (float32 [u, dim] of distinct
-            ids, int32 [n] places of the ids in them), or, if `each`, (float32 [n, dim], None) as well.
+          fetch: gives the rows of the tables.
           trains: as in trainer.embeddings.pooling.pooled.
 
         Returns:
@@ -156,10 +156,7 @@ class Recommender(tf.Module):
 
     def _vectors(self, tower, inputs: dict, averaged: bool, step):
         inputs = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
-
-        def fetch(table, ids, each):
-            return of_distinct(ids, lambda distinct: table.read_weights(distinct, averaged, step))
-
+        fetch = fetch_distinct(lambda table, ids: table.read_weights(ids, averaged, step))
         return tower(self.activations(inputs, fetch), inputs)
 
     @contextlib.contextmanager

@@ -168,7 +168,7 @@ class Tower(tf.Module):
         return vector
 
     def _dropout_mask(self, ones, step, share, seed):
-        """0 or 1 / (1 - rate), shaped as `ones`: drawn for the whole batch, whoever works on it."""
+        """0 or 1 / (1 - rate), shaped as `ones`: drawn for the whole batch, however it is shared."""
         seed = tf.stack([tf.constant(seed, tf.int64), step])
         whole = ones if share is None else tf.tile(ones, [share.count, 1])
         # Philox by name: a TPU would draw by another algorithm.

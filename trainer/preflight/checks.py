@@ -1,4 +1,4 @@
-"""What `lazytower doctor` looks at in its own process: versions, device files, memory, disk."""
+"""Checks that `lazytower doctor` runs in its own process: versions, device files, memory, disk."""
 
 import fcntl
 import importlib.metadata
@@ -28,7 +28,7 @@ class Result:
     """ok, warn or fail."""
     found: str
     fix: str = ""
-    """What to do, when the status is not ok."""
+    """What to do when the status is not ok."""
 
 
 def installed_version(package: str) -> str | None:
@@ -49,14 +49,14 @@ def declared_requirements() -> list[str] | None:
 
 @dataclass(frozen=True)
 class CheckedMachine:
-    """What checks look at; tests put other files and versions in."""
+    """What the checks inspect; tests replace files and versions."""
 
     output: str = "."
-    """Local directory, existing or not yet, or gs:// URL that a run will be written to."""
+    """Output of the run: a local directory, existing or not, or a gs:// URL."""
     chip_wanted: bool = False
     """Whether the run trains on a TPU of this machine."""
     root: str = "/"
-    """Where /dev, /sys and /tmp are."""
+    """Directory of /dev, /sys and /tmp."""
     python: tuple[int, ...] = tuple(sys.version_info[:3])
     version: Callable[[str], str | None] = installed_version
     requirements: list[str] | None = field(default_factory=declared_requirements)
@@ -77,7 +77,7 @@ def check_python(machine: CheckedMachine) -> Result:
 
 
 def check_packages(machine: CheckedMachine) -> Result:
-    """What setup.py requires is installed, in versions that it allows."""
+    """Everything that setup.py requires is installed, in a version that it allows."""
     from packaging.requirements import Requirement
 
     if machine.requirements is None:
@@ -122,7 +122,9 @@ def check_wheel(machine: CheckedMachine) -> Result:
         return Result(name, FAIL, found, f"{fix}; they overwrite each other's files" if builds else fix)
     if "tensorflow-tpu" not in builds:
         if machine.chip_wanted:
-            fix = "only tensorflow-tpu drives chips: use the trainer-tpu image, or its docker/install.sh"
+            fix = (
+                "only tensorflow-tpu drives chips; use the trainer-tpu image, or docker/install.sh as it does"
+            )
             return Result(name, FAIL, found, fix)
         return Result(name, OK, found)
     libtpu = machine.version("libtpu")
@@ -140,27 +142,27 @@ def check_chip(machine: CheckedMachine) -> Result:
     kinds, files = find_chips(machine.root), device_files(machine.root)
     if not kinds and not any(os.path.basename(path).startswith("accel") for path in files):
         if machine.chip_wanted:
-            fix = "device.kind is tpu: run on a TPU VM (in Docker with --privileged), or set device.kind=cpu"
+            fix = "device.kind is tpu; run on a TPU VM (in Docker with --privileged), or set device.kind=cpu"
             return Result(name, FAIL, "none", fix)
         return Result(name, OK, "none (CPU machine)")
-    found = ", ".join(f"{number} x {kind}" for kind, number in kinds.items()) or "of a kind unknown here"
+    found = ", ".join(f"{number} x {kind}" for kind, number in kinds.items()) or "of an unknown kind"
     if not files:
-        fix = "start the container with --privileged; on the VM itself the driver is missing"
+        fix = "start the container with --privileged; outside a container, install the TPU driver"
         return Result(name, FAIL, f"{found}, no /dev/accel* and no /dev/vfio/*", fix)
     closed = [path for path in files if not os.access(path, os.R_OK | os.W_OK)]
     if closed:
-        fix = "run as root (Docker: --user 0) or change the rights of the file"
+        fix = "run as root (Docker: --user 0), or change the permissions of the file"
         return Result(name, FAIL, f"{found}, {closed[0]} cannot be opened", fix)
     lock = machine.path("tmp/libtpu_lockfile")
     holder = lock_holder(lock)
     if holder:
-        fix = f"wait for its end, or end it; should {lock} stay after that, remove it"
+        fix = f"wait until it ends, or end it; if {lock} remains, remove it"
         return Result(name, FAIL, f"{found}, held by {holder}", fix)
     return Result(name, OK, f"{found}, {len(files)} device files")
 
 
 def lock_holder(path: str) -> str:
-    """Who holds a file's POSIX lock, "" when nobody does. Takes no lock itself."""
+    """The holder of a file's POSIX lock, "" when there is none. Takes no lock itself."""
     if not os.path.exists(path):
         return ""
     layout = "hhqqi"  # struct flock: type, whence, start, length, process
@@ -168,7 +170,7 @@ def lock_holder(path: str) -> str:
     try:
         with open(path, "rb") as file:
             answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
-    except OSError as error:  # libtpu makes it for its user alone
+    except OSError as error:  # libtpu creates it readable for its user alone
         return f"another user ({path}: {error.strerror})"
     kind, *_, process = struct.unpack(layout, answer)
     if kind == fcntl.F_UNLCK:
@@ -182,19 +184,19 @@ def check_processor(machine: CheckedMachine) -> Result:
 
 
 def check_free_memory(machine: CheckedMachine) -> Result:
-    """Memory that a new process can have; `lazytower plan` says what a run needs."""
+    """Memory that a new process can take; `lazytower plan` forecasts what a run needs."""
     from trainer.resources.machine import free_memory
 
     free, limit = free_memory()
     found = f"{free / 1e9:.1f} GB ({limit})"
     if free < _LEAST_MEMORY:
-        fix = f"end other processes or raise the limit: even small tables take {_LEAST_MEMORY / 1e9:.0f} GB"
+        fix = f"end other processes, or raise the limit; even small tables take {_LEAST_MEMORY / 1e9:.0f} GB"
         return Result("memory", WARN, found, fix)
     return Result("memory", OK, found)
 
 
 def check_disk(machine: CheckedMachine) -> Result:
-    """Room and speed of the local disk that the run goes to."""
+    """Free space and speed of the local disk of the output."""
     from configs.errors import UserError
     from configs.system.storage import is_remote
     from trainer.resources import machine as forecast
@@ -204,12 +206,12 @@ def check_disk(machine: CheckedMachine) -> Result:
     free = shutil.disk_usage(parent).free
     found = f"{free / 1e9:.1f} GB free at {parent}"
     if free < 2 * forecast.PROBE_BYTES:
-        return Result("disk", FAIL, found, "make room, or use another output.path")
+        return Result("disk", FAIL, found, "free some space, or use another output.path")
     try:
         speed = forecast.disk_speed(parent)
     except UserError:
         return Result(
-            "disk", FAIL, f"{parent} cannot be written", "change its rights, or use another output.path"
+            "disk", FAIL, f"{parent} cannot be written", "change its permissions, or use another output.path"
         )
     return Result("disk", OK, f"{found}, writes {speed / 1e6:.0f} MB/s")
 

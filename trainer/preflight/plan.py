@@ -1,7 +1,8 @@
-"""The plan of a run: figures of memory, disk, time and TPU slices, and what cannot fit."""
+"""The plan of a run: memory, disk, time and TPU slices, and what does not fit."""
 
 import os
 import shutil
+from typing import Any
 
 from configs.manifest import MANIFEST_FILE, Dataset, load_dataset
 from configs.schema import RunConfig
@@ -12,18 +13,18 @@ from trainer.resources import forecast, machine
 
 
 def make_plan(config: RunConfig, slices: list[Slice], probe_steps: int) -> dict:
-    """All figures, in bytes and seconds; None where they are not known.
+    """All figures, in bytes and seconds; None where unknown.
 
     Args:
       config: the run.
       slices: TPU slices to compare with.
-      probe_steps: steps to time; none are when the memory does not suffice.
+      probe_steps: steps to time; skipped when there is too little memory.
 
     Raises:
       DataError: the dataset is not what the config asks for.
       UserError: output.path cannot be written.
     """
-    free, limit = machine.free_memory()  # before TensorFlow takes its part
+    free, limit = machine.free_memory()  # before TensorFlow takes its share
     from trainer.runtime import start_tensorflow
 
     start_tensorflow(config.device)
@@ -41,7 +42,8 @@ def make_plan(config: RunConfig, slices: list[Slice], probe_steps: int) -> dict:
     complete = len(known) == len(tables)
     total = sum(known)
     peak = forecast.peak_bytes(config, total)
-    steps = run_steps(config, per_epoch) if per_epoch or config.train.num_steps else None
+    known_length = per_epoch or config.train.num_steps
+    steps = run_steps(config, per_epoch or 0) if known_length else None
     seconds = None
     if dataset is not None and probe_steps and peak <= free and config.device.kind == "cpu":
         from trainer.preflight.trial import probe
@@ -79,9 +81,9 @@ def _checkpoints(config: RunConfig, table_bytes: int, steps: int | None) -> dict
     """Size, number and time of full checkpoints; disk figures are None in an object store."""
     size = table_bytes + forecast.dense_bytes(config)
     options = config.checkpoint
-    # What was the oldest goes when the new one is complete. A full one with its increments counts as one.
+    # The oldest is deleted when the new one is complete. A full one with its increments counts as one.
     most = 2 + options.compact_at if options.incremental else options.keep + 1
-    facts = {"bytes": size, "most": most, "number": None}
+    facts: dict[str, Any] = {"bytes": size, "most": most, "number": None}
     facts |= {"existing_bytes": None, "free_bytes": None, "bytes_per_second": None, "seconds_each": None}
     if steps is not None:
         facts["number"] = -(-steps // config.checkpoint.every_steps)
@@ -104,26 +106,26 @@ def _slice(slice_: Slice, tables: list[forecast.TableForecast]) -> dict:
     needed, complete = forecast.slice_bytes(tables, slice_)
     fits = needed <= slice_.bytes_per_chip
     if fits and not complete:
-        reason = "what is known fits; rows of other tables are not known yet"
+        reason = "the known tables fit; the rows of others are not known yet"
         return facts | {"needed_per_chip": needed, "fits": None, "reason": reason}
     return facts | {"needed_per_chip": needed, "fits": fits, "reason": ""}
 
 
 def find_problems(config: RunConfig, plan: dict, named: set[str]) -> list[str]:
-    """What cannot fit, a clause each. Tables for a TPU need not fit this machine's memory.
+    """What does not fit, a clause each. Tables for a TPU need not fit this machine's memory.
 
     Args:
       config: the run.
       plan: from make_plan.
-      named: slices that must hold the tables for certain; the config's own may have rows yet unknown.
+      named: slices that must hold the tables for certain; on the config's own, tables may be unknown.
     """
     problems, memory, disk = [], plan["memory"], plan["checkpoints"]
     here = config.device.kind == "cpu"
-    own = None if here else config.device.slice
+    own = config.device.slice if config.device.kind == "tpu" else None
     if memory["peak_bytes"] > memory["free_bytes"] and here and not named:
         problems.append(
             f"memory: the run needs {size_text(memory['peak_bytes'])}, {size_text(memory['free_bytes'])} are "
-            f"there ({memory['limit']}); use smaller tables, or a compressed one (kind: robe_z)"
+            f"free ({memory['limit']}); use smaller tables, or compressed ones (kind: robe_z)"
         )
     if disk["free_bytes"] is not None and here:
         wanted = disk["most"] * disk["bytes"] - disk["existing_bytes"]
@@ -138,6 +140,6 @@ def find_problems(config: RunConfig, plan: dict, named: set[str]) -> list[str]:
         if (name in named and not fits) or (name == own and fits is False):
             needed = f"{size_text(facts['needed_per_chip'])} on each chip, which has "
             needed += size_text(facts["bytes_per_chip"])
-            verdict = "does not fit" if fits is False else "cannot be judged yet"
+            verdict = "does not fit" if fits is False else "is not known to fit yet"
             problems.append(f"{name}: {verdict} ({facts['reason'] or needed})")
     return problems

@@ -4,12 +4,12 @@ from configs.text import aligned, size_text
 
 
 def format_plan(plan: dict) -> str:
-    """Tables, memory, checkpoints, time and slices, for people; see trainer.preflight.plan.make_plan."""
+    """Tables, memory, checkpoints, time and slices as text; see trainer.preflight.plan.make_plan."""
     parts = [_tables(plan), _facts(plan)]
     if plan["slices"]:
         parts.append(_slices(plan["slices"]))
     if not plan["prepared"]:
-        parts.append(f"{plan['dataset']}: no dataset yet; `lazytower prepare` makes what is not known")
+        parts.append(f"{plan['dataset']}: no dataset yet; run `lazytower prepare` to know all figures")
     return "\n\n".join(parts)
 
 
@@ -29,7 +29,7 @@ def _tables(plan: dict) -> str:
 def _facts(plan: dict) -> str:
     memory, saved, least = plan["memory"], plan["checkpoints"], "" if plan["complete"] else "at least "
     text = f"{least}{size_text(memory['peak_bytes'])} at the peak"
-    lines = [["memory", f"{text}, {size_text(memory['free_bytes'])} are there ({memory['limit']})"]]
+    lines = [["memory", f"{text}, {size_text(memory['free_bytes'])} are free ({memory['limit']})"]]
     text = f"{least}{size_text(saved['bytes'])} each when full, room for {saved['most']:g} of them"
     if saved["free_bytes"] is not None:
         text += f", {size_text(saved['free_bytes'])} of disk are free"
@@ -41,7 +41,7 @@ def _facts(plan: dict) -> str:
         lines.append(["steps", f"{plan['steps']:,} of {plan['batch_size']:,} rows{per_epoch}"])
     if plan["step_seconds"] is not None:
         lines += _time(plan)
-    return "\n".join(f"{name:<13}{text}" for name, text in lines)
+    return aligned(lines, left=(0, 1))
 
 
 def _time(plan: dict) -> list[list[str]]:
@@ -51,7 +51,7 @@ def _time(plan: dict) -> list[list[str]]:
     text = f"{_span(plan['steps'] * seconds)} of training"
     if saved["seconds_each"] is not None:
         text += f", {_span(saved['number'] * saved['seconds_each'])} for {saved['number']:,} checkpoints"
-    return [*lines, ["time", f"{text}; evaluations come on top"]]
+    return [*lines, ["time", f"{text}; plus evaluations"]]
 
 
 def _span(seconds: float) -> str:
@@ -61,7 +61,7 @@ def _span(seconds: float) -> str:
 def _slices(slices: list[dict]) -> str:
     rows = [["slice", "chips", "needed per chip", "a chip has", ""]]
     for facts in slices:
-        verdict = {True: "fits", False: "does not fit", None: "not known"}[facts["fits"]]
+        verdict = {True: "fits", False: "does not fit", None: "unknown"}[facts["fits"]]
         verdict += f": {facts['reason']}" if facts["reason"] else ""
         sizes = [size_text(facts["needed_per_chip"]), size_text(facts["bytes_per_chip"])]
         rows.append([facts["name"], f"{facts['chips']:,}", *sizes, verdict])

@@ -1,7 +1,7 @@
 """Checks of `lazytower doctor` that may crash or hang, so they run in processes of their own.
 
-A process does the steps of one group and prints a JSON line as each ends: {"step": name, "status": ...,
-"found": text, "fix": text}. What is not printed was not reached.
+A process runs the steps of one group and prints a JSON line after each: {"step": name, "status": ...,
+"found": text, "fix": text}. A step without a line was not reached.
 """
 
 import json
@@ -22,20 +22,20 @@ class ProbeStep(NamedTuple):
 
     name: str
     work: Callable[[str], str]
-    """Takes the group's argument, returns what was found, raises when it does not work."""
+    """Takes the group's argument, returns what it found, and raises on failure."""
     fix: str
 
 
 class Broken(Exception):
-    """Something does not work, and it is known why.
+    """Something does not work for a known reason.
 
     Args:
       found: what was found.
       fix: what to do.
-      status: fail, or warn when one can do without it.
+      status: fail, or warn when a run works without it.
     """
 
-    def __init__(self, found: str, fix: str, status: str = "fail"):
+    def __init__(self, found: str, fix: str, status: str = "fail") -> None:
         super().__init__(found)
         self.fix, self.status = fix, status
 
@@ -75,7 +75,7 @@ def _recommenders(_: str) -> str:
 
 
 def _xla(needed: str) -> str:
-    """Compiles and runs; `needed` is empty when no table of the run asks for it."""
+    """Compiles and runs with XLA; `needed` is empty when no table of the run uses it."""
     import tensorflow as tf
 
     from trainer.embeddings.blocks import gather_blocks
@@ -87,12 +87,12 @@ def _xla(needed: str) -> str:
         reason = error.message.partition(" [Op:")[0]
         raise Broken(reason, fix, "fail" if needed else "warn") from None
     if found != [[2, 3, 4, 5]]:
-        raise Broken(f"wrong numbers: {found}", INSTALL_LAZYTOWER)
+        raise Broken(f"wrong result: {found}", INSTALL_LAZYTOWER)
     return "compiles"
 
 
 def _beam(_: str) -> str:
-    logging.disable(logging.WARNING)  # it remarks on Google packages that are not needed
+    logging.disable(logging.WARNING)  # it warns of missing Google packages that are not needed
     import apache_beam
 
     return apache_beam.__version__
@@ -103,18 +103,18 @@ def _dataset(path: str) -> str:
     from configs.system.storage import exists, join
 
     if not exists(join(path, MANIFEST_FILE)):
-        raise Broken(f"{path}: not prepared yet", "lazytower prepare with this config", "warn")
+        raise Broken(f"{path}: not prepared yet", "run `lazytower prepare` with this config", "warn")
     return f"{path}: {load_dataset(path).splits['train'].rows:,} rows in train"
 
 
 def _named_tpu(device: str) -> str:
-    """`device` is the config's section as JSON. Asks where the TPU is, does not connect to it."""
+    """Looks up the address of the TPU without connecting to it; `device` is the config's section as JSON."""
     from configs.errors import UserError
     from configs.sections.devices import TpuDeviceConfig
     from trainer.tpu.address import tpu_address
 
     named = TpuDeviceConfig.model_validate_json(device)
-    # What is still coming up is told at once.
+    # Does not wait for a TPU that is still starting.
     try:
         return f"{named.name}: {tpu_address(named, wait_seconds=0)}"
     except UserError as error:
@@ -133,21 +133,22 @@ def _bucket(url: str) -> str:
         found = read_bytes(name)
         remove(name)
     except FileNotFoundError as error:
-        raise Broken(f"{url}: {_line(error)}", "make the bucket, or correct its name") from None
+        raise Broken(f"{url}: {_line(error)}", "create the bucket, or correct its name") from None
     except (HttpError, GoogleAuthError, PermissionError) as error:
         raise Broken(f"{url}: {_line(error)}", _credentials(getattr(error, "code", None))) from None
     if found != content:
-        raise Broken(f"{url}: what was read is not what was written", "report it to the store's provider")
+        raise Broken(f"{url}: read other bytes than were written", "report it to the store's provider")
     return f"{url}: written, read, deleted"
 
 
 def _credentials(code: int | None) -> str:
-    """What to do about a refusal, by its HTTP code."""
+    """What to do about a denied request, by its HTTP code."""
     if code == 403:
         return f"give this account {_ROLE}"
     return (
-        "no valid credentials: gcloud auth application-default login, GOOGLE_APPLICATION_CREDENTIALS or a "
-        f"machine with a service account; the account needs {_ROLE}"
+        "no valid credentials: run `gcloud auth application-default login`, set "
+        "GOOGLE_APPLICATION_CREDENTIALS, or use a machine with a service account; the account needs "
+        f"{_ROLE}"
     )
 
 
@@ -164,18 +165,18 @@ GROUPS = {
         ProbeStep("dataset", _dataset, "prepare it again with --overwrite, or correct dataset.path"),
     ),
     "named_tpu": (ProbeStep("named TPU", _named_tpu, "see docs/tpu.md"),),
-    "bucket": (ProbeStep("bucket", _bucket, "look at the network, the bucket's name and the credentials"),),
+    "bucket": (ProbeStep("bucket", _bucket, "check the network, the bucket's name and the credentials"),),
 }
 
 
 def main(group: str, argument: str) -> None:
-    """Does the steps of a group; the first failure ends it, because the others build on it."""
+    """Runs the steps of a group up to the first failure: each step builds on those before."""
     for step in GROUPS[group]:
         try:
             result = {"status": "ok", "found": step.work(argument), "fix": ""}
         except Broken as broken:
             result = {"status": broken.status, "found": str(broken), "fix": broken.fix}
-        except Exception as error:  # whatever stops the step is what the report is about
+        except Exception as error:  # any error is what the report is about
             result = {"status": "fail", "found": f"{type(error).__name__}: {_line(error)}", "fix": step.fix}
         print(json.dumps({"step": step.name} | result), flush=True)
         if result["status"] == "fail":
@@ -183,7 +184,7 @@ def main(group: str, argument: str) -> None:
 
 
 def _line(error: Exception) -> str:
-    """An error's text in one line."""
+    """The text of an error on one line."""
     return " ".join(str(error).split())
 
 

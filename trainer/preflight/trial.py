@@ -1,4 +1,4 @@
-"""Times real steps of a run: its model, its dataset and the production loop, without a run directory."""
+"""Times real steps of a run: its model, dataset and production loop, without a run directory."""
 
 import time
 
@@ -9,10 +9,10 @@ from configs.schema import RunConfig
 
 
 def probe(config: RunConfig, dataset: Dataset, steps: int) -> float:
-    """Seconds per step, over `steps` steps after as many of warm-up.
+    """Seconds per step over `steps` steps, after as many of warm-up.
 
     Raises:
-      DataError: the dataset is not what the config asks for, or cannot be read.
+      DataError: the dataset does not match the config, or cannot be read.
     """
     from trainer.runtime import start_tensorflow
 

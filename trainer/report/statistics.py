@@ -13,9 +13,7 @@ def write_run_report(config: RunConfig, dataset: Dataset, recommender, step: int
     facts = []
     for name, table in recommender.tables.items():
         # Evaluation reads tables from disk; the report names what trained them.
-        options = config.table(name)
-        engine = options.engine if options.kind == "table" else options.kind
-        trained_by = {"engine": "rows" if engine == "auto" else engine}
+        trained_by = {"engine": config.table(name).trained_by}
         facts.append(table_statistics(table, step) | trained_by)
     return write_report(config.output.path, dataset.model_dump(mode="json"), facts, dump_config(config))
 

@@ -1,58 +1,58 @@
-"""What a run will take, computed before it runs: bytes of tables, towers, memory at the peak."""
+"""What a run needs, computed before it starts: bytes of tables and towers, peak memory."""
 
 from dataclasses import dataclass
 
 from configs.errors import ConfigError
 from configs.manifest import Dataset
 from configs.schema import RunConfig
-from configs.system.tpu import Slice, tpu_slice
+from configs.sections.devices import TpuDeviceConfig
+from configs.system.tpu import Slice
 from configs.tpu_rules import tpu_lacks
 
-MARGIN = 1.05  # of the tables: pieces of them that are read, written and initialised
-BASE_BYTES = 1_500_000_000  # TensorFlow, the input's windows, a step's activations
-TPU_COLUMNS = 8  # rows in a TPU's memory are padded to a multiple of so many values
+MARGIN = 1.05  # of the tables' bytes: pieces that are read, written and initialised
+BASE_BYTES = 1_500_000_000  # TensorFlow, windows of input, activations of a step
+TPU_COLUMNS = 8  # rows in a TPU's memory are padded to a multiple of this many values
 
 
 @dataclass(frozen=True)
 class TableForecast:
-    """Bytes of one table; None for what its rows are needed for, while they are not known."""
+    """Bytes of one table; None where they depend on rows that are not known yet."""
 
     name: str
     rows: int | None
-    """As the model sees them."""
+    """Rows as the model sees them."""
     dim: int
     weight: int | None
     slots: int | None
-    """Of the optimizer, what rows share included."""
+    """Bytes of the optimizer's state, including what rows share."""
     average: int | None
     last_step: int | None
     tpu: int | None
-    """On a TPU: weights, the optimizer's slots there, and a second table for the average; rows padded."""
+    """On a TPU: weights, the optimizer's slots, and a second table for the average; rows padded."""
     tpu_lacks: str = ""
-    """Why there is no such table on a TPU."""
+    """Why a TPU cannot hold the table; empty if it can."""
 
     @property
     def total(self) -> int | None:
         """All bytes on this machine."""
-        if self.weight is None:
-            return None
-        return self.weight + self.slots + self.average + self.last_step
+        parts = (self.weight, self.slots, self.average, self.last_step)
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
 
 
 def forecast_tables(config: RunConfig, dataset: Dataset | None) -> list[TableForecast]:
-    """Bytes of all tables; rows come from the dataset, or for hashed ids from the config."""
+    """Forecasts of all tables; rows come from the dataset or, for hashed ids, from the config."""
     return [_forecast(config, dataset, name) for name in sorted(set(config.table_of_input.values()))]
 
 
 def _forecast(config: RunConfig, dataset: Dataset | None, name: str) -> TableForecast:
     from trainer.optimizers import ROW_OPTIMIZERS
 
-    options, ids = config.table(name), config.ids_of(name)
-    rows = dataset.table_rows(name) if dataset else ids.rows if ids.kind == "hash" else None
+    options = config.table(name)
+    assert options.dim is not None, "configs.defaults fills it in"
+    rows = dataset.table_rows(name) if dataset else config.ids_of(name).known_rows
     optimizer = ROW_OPTIMIZERS[options.optimizer.kind](options.optimizer)
-    stored, dim = rows, options.dim
-    if options.kind == "robe_z":
-        stored, dim = options.size // options.block, options.block
+    stored, dim = options.stored_shape(rows)
     averaged = config.polyak.at_each_step
     lacks = tpu_lacks(options)
     if stored is None:
@@ -74,18 +74,18 @@ def _forecast(config: RunConfig, dataset: Dataset | None, name: str) -> TableFor
 
 
 def slice_bytes(tables: list[TableForecast], slice_: Slice) -> tuple[int, bool]:
-    """(bytes on each chip of the tables whose rows are known, sharded evenly; whether these are all)."""
+    """(bytes per chip of the tables whose rows are known, sharded evenly; whether these are all tables)."""
     known = [table.tpu for table in tables if table.tpu is not None]
     return -(-sum(known) // slice_.chips), len(known) == len(tables)
 
 
-def check_slice_memory(config: RunConfig, dataset: Dataset) -> None:
-    """Raises ConfigError when the tables do not fit in the memory of the config's TPU slice."""
-    slice_ = tpu_slice(config.device.slice)
+def check_slice_memory(config: RunConfig, device: TpuDeviceConfig, dataset: Dataset) -> None:
+    """Raises ConfigError if the tables do not fit in the memory of the device's slice."""
+    slice_ = device.slice_type
     needed, _ = slice_bytes(forecast_tables(config, dataset), slice_)
     if needed > slice_.bytes_per_chip:
         raise ConfigError(
-            f"device.slice: {slice_.name} has {slice_.bytes_per_chip / 1e9:.1f} GB on each chip, the tables "
+            f"device.slice: {slice_.name} has {slice_.bytes_per_chip / 1e9:.1f} GB per chip, but the tables "
             f"need {needed / 1e9:.1f}; use a larger slice, a smaller dim, or polyak.kind: tail_average (no "
             "second table)"
         )
@@ -93,10 +93,8 @@ def check_slice_memory(config: RunConfig, dataset: Dataset) -> None:
 
 def dense_bytes(config: RunConfig) -> int:
     """Bytes of the towers' weights, at most two slots each, and their averages."""
-    if config.model.kind != "two_tower":
-        return 0
     values = 0
-    for tower in (config.model.user_tower, config.model.item_tower):
+    for tower in config.model.towers:
         widths = [config.input_width(name) for name in tower.inputs]
         width = widths[0] if tower.combine == "sum" else sum(widths)
         for units in tower.layers:
@@ -105,6 +103,6 @@ def dense_bytes(config: RunConfig) -> int:
 
 
 def peak_bytes(config: RunConfig, tables: int) -> int:
-    """Peak memory of a run on this machine whose tables take so many bytes."""
-    copy = config.checkpoint.async_memory_mb << 20  # of what is written while training goes on
+    """Peak memory of a run on this machine, given the bytes of its tables."""
+    copy = config.checkpoint.async_memory_mb << 20  # of rows being written in the background
     return int(tables * MARGIN) + BASE_BYTES + min(copy, tables)

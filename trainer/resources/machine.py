@@ -1,4 +1,4 @@
-"""What this machine has: free memory, under the limits of its cgroups too, and the speed of a disk."""
+"""Resources of this machine: free memory within the limits of its cgroups, and the speed of a disk."""
 
 import os
 import tempfile
@@ -11,7 +11,7 @@ _CGROUPS = "/sys/fs/cgroup"
 
 
 def free_memory() -> tuple[int, str]:
-    """(bytes that a new process can have, what limits them)."""
+    """(bytes available to a new process, what limits them)."""
     import psutil
 
     free, limit = psutil.virtual_memory().available, "free memory"
@@ -22,7 +22,7 @@ def free_memory() -> tuple[int, str]:
 
 
 def _cgroup_rooms() -> list[int]:
-    """Bytes left under the memory limit of each cgroup (version 2, or 1) that we are in."""
+    """Bytes left under the memory limit of each cgroup (version 1 or 2) of this process."""
     try:
         with open("/proc/self/cgroup", encoding="utf-8") as file:
             lines = [line.rstrip("\n").split(":", 2) for line in file]
@@ -37,7 +37,7 @@ def _cgroup_rooms() -> list[int]:
         else:
             continue
         parts = [part for part in path.split("/") if part]
-        for depth in range(len(parts) + 1):  # in a container the path may be that of the host: then only /
+        for depth in range(len(parts) + 1):  # in a container the path may be the host's: then only / exists
             folder = "/".join([root, *parts[:depth]])
             limit, used = (_number(f"{folder}/{name}") for name in names)
             if limit is not None and used is not None:
@@ -46,7 +46,7 @@ def _cgroup_rooms() -> list[int]:
 
 
 def _cached_files(folder: str) -> int:
-    """Bytes of a cgroup's usage that are files the kernel drops when memory is asked for."""
+    """Bytes of a cgroup's usage that are cached files, which the kernel drops when memory is needed."""
     try:
         with open(f"{folder}/memory.stat", encoding="utf-8") as file:
             stat = dict(line.split() for line in file)
@@ -59,7 +59,7 @@ def _number(path: str) -> int | None:
     try:
         with open(path, encoding="utf-8") as file:
             return int(file.read())
-    except (OSError, ValueError):  # no such cgroup; "max"
+    except (OSError, ValueError):  # no such cgroup, or "max"
         return None
 
 
@@ -72,14 +72,14 @@ def existing_parent(path: str) -> str:
 
 
 def directory_bytes(path: str) -> int:
-    """Bytes of all files in a directory; 0 when there is none."""
+    """Bytes of all files in a directory; 0 if there is none."""
     return sum(
         os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names
     )
 
 
 def disk_speed(directory: str) -> float:
-    """Bytes per second at which a local directory takes PROBE_BYTES, synced; nothing is left behind.
+    """Bytes per second at which PROBE_BYTES are written to a local directory and synced.
 
     Raises:
       UserError: it cannot be written.

@@ -55,16 +55,17 @@ def recommend(path: str, requests: list[Request], k: int, exclude_seen: bool) ->
       ConfigError: its index needs operations of a package that is not installed.
     """
     from configs.sections.devices import CpuDeviceConfig
+    from configs.sections.export import package_of
     from trainer.runtime import start_tensorflow
     from trainer.serving.versions import loadable
 
     # Exports from before there were indexes do not name one.
-    approximate = read_metadata(path).get("index", {}).get("kind") == "scann"
+    kind = read_metadata(path).get("index", {}).get("kind")
     tf = start_tensorflow(CpuDeviceConfig(), deterministic=False)
-    if approximate:
-        from trainer.indexes.scann_package import load_scann
+    if package := package_of(kind):
+        from trainer.indexes.packages import load_operations
 
-        load_scann(f"{path}, exported with export.index.kind: scann,")
+        load_operations(package, f"{path}, exported with export.index.kind: {kind},")
     try:
         with loadable(path) as place:
             signature = tf.saved_model.load(place).signatures["recommend"]
@@ -94,7 +95,7 @@ def _values(tf, name: str, spec, requests: list[Request]):
         return _padded(tf, [request.where.get(name.removeprefix(_WHERE), []) for request in requests])
     values = [request.features.get(name) for request in requests]
     if spec.dtype == tf.string:
-        return tf.constant([_bytes(value or "") for value in values], tf.string)
+        return tf.constant([_bytes(str(value or "")) for value in values], tf.string)
     return tf.constant([math.nan if value is None else value for value in values], spec.dtype)
 
 

@@ -36,10 +36,10 @@ def export(config) -> str:
       DataError, CheckpointError: as trainer.evaluation.trained.open_trained.
     """
     from trainer.evaluation.trained import open_trained
-    from trainer.indexes.scann_package import require_scann
+    from trainer.indexes.packages import require_package
 
-    if config.export.index.kind == "scann":
-        require_scann("export.index.kind: scann")
+    if config.export.index.package:
+        require_package(config.export.index.package, f"export.index.kind: {config.export.index.kind}")
     directory = config.export_path.rstrip("/")
     if is_pattern(directory):
         logging.warning(

@@ -13,9 +13,10 @@ from configs.sections.export import IndexConfig
 from trainer.data.catalog import Users, load_vocabulary, unknown_feature
 from trainer.evaluation.scorer import item_vectors
 from trainer.evaluation.trained import Trained
-from trainer.indexes.scann_package import op_library
+from trainer.indexes.packages import op_library
+from trainer.serving.lookups import named_features
 from trainer.serving.model import WHERE
-from trainer.serving.saved_model import averaged, named_features
+from trainer.serving.saved_model import averaged
 
 _SAMPLE = 32
 # Next best items beyond k: the served model may swap items whose scores differ by rounding.
@@ -62,10 +63,11 @@ def golden_examples(trained: Trained) -> dict:
 
 
 def _approximate(index: IndexConfig) -> dict | None:
-    if index.kind == "brute_force":
+    if index.exact:
         return None
     # Export has measured the recall of more users; this is to tell an index from a broken one.
-    return {"op_library": op_library(), "least_recall": index.min_recall / 2}
+    library = op_library(index.package) if index.package else None
+    return {"op_library": library, "least_recall": index.min_recall / 2}
 
 
 def _requests(trained: Trained, users: list[_User], scores: np.ndarray, vectors: np.ndarray) -> list[dict]:
@@ -146,7 +148,8 @@ def _expected(trained: Trained, request: _Request) -> dict:
 
 def _changed_users(trained: Trained, users: list[_User]) -> tuple[list[_User], dict]:
     """The users with another past and others' features, and the inputs of a request that says so."""
-    reads, items, inputs = trained.recommender.model.user_inputs, trained.items, {}
+    reads, items = trained.recommender.model.user_inputs, trained.items
+    inputs: dict[str, list] = {}
     others = users[1:] + users[:1]
     changed = list(users)
     if "history" in reads:
@@ -207,7 +210,7 @@ def _spread(ids: np.ndarray) -> np.ndarray:
 
 def _row_of_unknown(trained: Trained, table: str) -> int:
     info = trained.dataset.tables[table]
-    if info.ids == "vocab":
+    if info.oov is not None:
         return info.oov
     return int(tf.strings.to_hash_bucket_fast([UNKNOWN_KEY], info.rows)[0])
 
@@ -222,8 +225,7 @@ def _user_vectors(trained: Trained, users: list[_User]) -> np.ndarray:
     columns = {"user": np.array([user.id for user in users], np.int64), "history": history}
     for name, info in trained.dataset.features.items():
         if info.of == "user":
-            dtype = np.float32 if info.kind == "numeric" else np.int64
-            columns[name] = np.array([user.features[name] for user in users], dtype)
+            columns[name] = np.array([user.features[name] for user in users], info.dtype)
     inputs = {name: columns[name] for name in trained.recommender.model.user_inputs}
     return trained.recommender.user_vectors(inputs, averaged(trained), float(trained.step)).numpy()
 

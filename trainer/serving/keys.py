@@ -105,7 +105,7 @@ class KeyTable(tf.Module):
 def _unique(info: TableInfo, fill, what: str, buckets: int) -> tuple[int, np.ndarray, np.ndarray]:
     """(seed, ascending fingerprints, ids) under the first seed that keeps all keys apart."""
     for seed in _SEEDS:
-        found = Fingerprints(info.oov, seed, buckets)
+        found = Fingerprints(info.keys, seed, buckets)
         fill(found)
         if found.missing:
             raise ExportError(

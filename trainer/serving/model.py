@@ -117,9 +117,9 @@ class ServingModel(tf.Module):
         self._make_functions()
 
     @property
-    def state_inputs(self) -> list[str]:
-        """Names of the optional inputs that say something of users."""
-        return [spec.name for spec, _ in self._state_inputs()]
+    def state_inputs(self) -> dict[str, str]:
+        """Optional inputs that say something of users, with their dtypes."""
+        return {spec.name: spec.dtype.name for spec, _ in self._state_inputs()}
 
     @property
     def filter_inputs(self) -> list[str]:
@@ -297,7 +297,7 @@ def _function(body: Callable, required: list, optional: list) -> tf.function:
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(spec.name, kind) for spec in required]
     parameters += [inspect.Parameter(spec.name, kind, default=value) for spec, value in optional]
-    function.__signature__ = inspect.Signature(parameters)
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # tf.function reads it
     return tf.function(function, input_signature=specs)
 
 

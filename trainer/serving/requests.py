@@ -60,8 +60,8 @@ def check_request(request: Request, inputs: dict, place: str) -> Request:
     """The request, with numeric features as floats.
 
     Args:
-      inputs: what lazytower.json says of the model's inputs: history (bool), features (kind by name) and
-        where (list of names). Empty for exports of versions whose models take `user` and `exclude` only.
+      inputs: what lazytower.json says of the model's inputs: history (bool), features (dtype by name, string
+        or float32) and where (list of names). Empty for exports of versions whose models take `user` and `exclude` only.
 
     Raises:
       ExportError: the model does not take an input of the request.
@@ -78,11 +78,11 @@ def check_request(request: Request, inputs: dict, place: str) -> Request:
             raise ExportError(f"{place}: where.{name}: {_instead(name, 'an item feature', inputs['where'])}")
     features = {}
     for name, value in request.features.items():
-        kind = inputs["features"].get(name)
-        if kind is None:
+        dtype = inputs["features"].get(name)
+        if dtype is None:
             what = _instead(name, "a user feature of the model", inputs["features"])
             raise ExportError(f"{place}: features.{name}: {what}")
-        features[name] = _number(value, f"{place}: features.{name}") if kind == "numeric" else str(value)
+        features[name] = _number(value, f"{place}: features.{name}") if dtype == "float32" else str(value)
     return dataclasses.replace(request, features=features)
 
 

@@ -2,8 +2,6 @@
 
 import contextlib
 import datetime
-import functools
-import importlib.metadata
 import json
 import os
 import platform
@@ -13,18 +11,18 @@ import tensorflow as tf
 from absl import logging
 
 from configs.errors import ExportError
-from trainer.data.catalog import read_blocks
+from trainer.data.blocks import read_blocks
 from trainer.embeddings.engines.rows import assign_rows
-from trainer.embeddings.pooling import of_distinct
+from trainer.embeddings.pooling import fetch_distinct
 from trainer.evaluation.trained import Trained
 from trainer.indexes.base import NO_SCORE, make_index
+from trainer.indexes.packages import INSTALL
 from trainer.indexes.recall import measure_recall
-from trainer.indexes.scann_package import INSTALL_SCANN
-from trainer.serving.filters import FeatureFilter
-from trainer.serving.keys import KeyTable
+from trainer.serving.lookups import item_filters, key_table, user_feature_keys
 from trainer.serving.model import DEFAULT_K, WHERE, ServingModel, UserState
 from trainer.serving.user_rows import UserRows, load_user_rows
 from trainer.serving.warmup import write_warmup_requests
+from trainer.version import VERSION
 
 METADATA = "assets.extra/lazytower.json"
 _ITEM_CHUNK = 1 << 16
@@ -95,15 +93,16 @@ def _serving_model(trained: Trained, users: UserRows, history_length: int) -> tu
     order = np.argsort(~items.known, kind="stable")
     vectors = _item_vectors(trained, order)
     index = make_index(trained.config.export.index, vectors, len(items.ids))
-    names = {recommender.config.table_of_input.get(name) for name in recommender.model.user_inputs}
-    tables = {name: _table_weights(trained, name) for name in sorted(names - {None})}
+    table_of = recommender.config.table_of_input
+    names = {table_of[name] for name in recommender.model.user_inputs if name in table_of}
+    tables = {name: _table_weights(trained, name) for name in sorted(names)}
     user_tower = _user_tower(recommender, tables)
     model = ServingModel(
-        user_keys=_key_table(trained, "user"),
-        item_keys=_key_table(trained, "item"),
+        user_keys=key_table(trained, "user"),
+        item_keys=key_table(trained, "item"),
         users=UserState(users.known, users.features, users.history, history_length, users.seen),
-        user_feature_keys=_user_feature_keys(trained, users.features),
-        item_filters=_item_filters(trained, order),
+        user_feature_keys=user_feature_keys(trained, users.features),
+        item_filters=item_filters(trained, order),
         item_order=order,
         servable=len(items.ids),
         item_vectors=vectors,
@@ -114,9 +113,11 @@ def _serving_model(trained: Trained, users: UserRows, history_length: int) -> tu
         max_k=trained.config.export.max_k,
     )
     facts = index.facts()
-    if trained.config.export.index.kind != "brute_force":
+    if not trained.config.export.index.exact:
         facts |= _recall(trained, model, index, vectors, users.known)
         logging.info("index: %s", ", ".join(f"{name} {value}" for name, value in facts.items()))
+    if needed := trained.config.export.index.package:
+        facts |= {"needs": f"the TensorFlow operations of the package {needed}: {INSTALL[needed]}"}
     return model, facts
 
 
@@ -138,9 +139,7 @@ def _recall(trained: Trained, model: ServingModel, index, vectors: tf.Variable, 
 
 def _user_tower(recommender, tables: dict[str, tf.Variable]):
     """The model's own user tower, fed from serving tables: training and serving share its code."""
-
-    def fetch(table, ids, each):
-        return of_distinct(ids, lambda distinct: table.served(tables[table.label], distinct))
+    fetch = fetch_distinct(lambda table, ids: table.served(tables[table.label], ids))
 
     def user_tower(inputs):
         inputs = {name: inputs[name] for name in recommender.model.user_inputs}
@@ -156,8 +155,7 @@ def _tower_weights(trained: Trained, user_tower) -> list[tf.Variable]:
     inputs = {"user": tf.zeros([1], tf.int64), "history": tf.zeros([1, 1], tf.int64)}
     for name in trained.recommender.model.user_inputs:
         if name in features:
-            numeric = features[name].kind == "numeric"
-            inputs[name] = tf.zeros([1], tf.float32 if numeric else tf.int64)
+            inputs[name] = tf.zeros([1], features[name].dtype)
     with tf.GradientTape() as tape:
         user_tower(inputs)
     return list(tape.watched_variables())
@@ -195,63 +193,6 @@ def _write_rows(variable: tf.Variable, start: int, chunk: tf.Tensor, what: str) 
     if not np.isfinite(chunk.numpy()).all():
         raise ExportError(f"{what}: holds values that are not finite; the run diverged, see its loss")
     assign_rows(variable, start, chunk)
-
-
-def _key_table(trained: Trained, name: str) -> KeyTable:
-    """The KeyTable of users or items."""
-
-    def fill(fingerprints):
-        if name == "item":
-            ids = trained.items.ids
-            fingerprints.add(ids, trained.items.keys[ids])
-            return
-        for block in read_blocks(trained.dataset, trained.dataset.users.files, ["id", "key"]):
-            fingerprints.add(block["id"], block["key"])
-
-    return KeyTable(trained.dataset.tables[name], fill, name)
-
-
-def named_features(trained: Trained, of: str) -> list[str]:
-    """Categorical features with exact ids whose raw values requests can name: of `item` all, of `user` those
-    that the model reads."""
-    tables, read = trained.dataset.tables, trained.recommender.model.user_inputs
-    return [
-        name
-        for name, info in trained.dataset.features.items()
-        if info.of == of and name in tables and tables[name].files and (of == "item" or name in read)
-    ]
-
-
-def _user_feature_keys(trained: Trained, names) -> dict[str, KeyTable]:
-    """The KeyTable of each categorical feature among `names` whose raw values a request can name."""
-    tables, features = trained.dataset.tables, trained.dataset.features
-    hashed = [n for n in names if n in tables and tables[n].ids == "hash"]
-    named = named_features(trained, "user")
-    for name in names:
-        if features[name].kind == "categorical" and name not in [*hashed, *named]:
-            logging.warning(
-                "%s: has no vocabulary of %s, so requests cannot give its value; run `lazytower prepare "
-                "--overwrite` for one",
-                *(trained.dataset.path, name),
-            )
-    return {name: _feature_keys(trained, name) for name in [*hashed, *named]}
-
-
-def _feature_keys(trained: Trained, name: str) -> KeyTable:
-    return KeyTable(trained.dataset.tables[name], functools.partial(_add_vocabulary, trained, name), name)
-
-
-def _add_vocabulary(trained: Trained, name: str, fingerprints) -> None:
-    for block in read_blocks(trained.dataset, trained.dataset.tables[name].files, ["id", "key"]):
-        fingerprints.add(block["id"], block["key"])
-
-
-def _item_filters(trained: Trained, order: np.ndarray) -> dict[str, FeatureFilter]:
-    places = order[: len(trained.items.ids)]
-    return {
-        name: FeatureFilter(name, _feature_keys(trained, name), trained.items.features[name][places])
-        for name in named_features(trained, "item")
-    }
 
 
 def _example_users(trained: Trained, known: np.ndarray) -> list[bytes]:
@@ -300,13 +241,13 @@ def _metadata(trained: Trained, version: int, examples: list[bytes], index: dict
         "items": dataset.tables["item"].model_dump(),
         "max_k": config.export.max_k,
         "exclude_seen": config.export.exclude_seen,
-        "index": index | _needs(config.export.index.kind),
+        "index": index,
         "inputs": inputs,
         "no_score": NO_SCORE,
         # Keys are UTF-8; anything else survives the round trip as surrogates.
         "example_users": [key.decode("utf-8", "surrogateescape") for key in examples],
         "versions": {
-            "lazytower": importlib.metadata.version("lazytower"),
+            "lazytower": VERSION,
             "tensorflow": tf.__version__,
             "python": platform.python_version(),
         },
@@ -315,19 +256,9 @@ def _metadata(trained: Trained, version: int, examples: list[bytes], index: dict
 
 def _inputs(trained: Trained, model: ServingModel) -> dict:
     """What requests may say of users, and by which features they may restrict the answer."""
-    kinds = {name: info.kind for name, info in trained.dataset.features.items()}
     state = model.state_inputs
     return {
         "history": "history" in state,
-        "features": {name: kinds[name] for name in state if name in kinds},
+        "features": {name: dtype for name, dtype in state.items() if name in trained.dataset.features},
         "where": [name.removeprefix(WHERE) for name in model.filter_inputs],
     }
-
-
-def _needs(kind: str) -> dict:
-    """What a server has to load before the model, beside TensorFlow."""
-    return (
-        {"needs": f"the TensorFlow operations of the package scann: {INSTALL_SCANN}"}
-        if kind == "scann"
-        else {}
-    )

@@ -46,7 +46,7 @@ def load_user_rows(
       features: names of the user features to collect.
 
     Raises:
-      DataError: as trainer.data.catalog.read_blocks.
+      DataError: as trainer.data.record_files.read_blocks.
     """
     rows = dataset.table_rows("user")
     wanted = {"history": history_length > 0, "seen": seen}

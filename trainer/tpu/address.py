@@ -38,7 +38,7 @@ def tpu_address(device: TpuDeviceConfig, wait_seconds: float) -> str:
 
 
 def wait_for_hosts(address: str, seconds: float) -> None:
-    """Returns when somebody listens on all hosts; TensorFlow would wait for them for ever.
+    """Returns when all hosts accept connections; TensorFlow would wait for them forever.
 
     Raises:
       UserError: a host where nobody did for so long.

@@ -7,7 +7,6 @@ import tensorflow as tf
 from configs.errors import UserError
 from configs.sections.devices import TpuDeviceConfig
 from configs.system.chips import device_files
-from configs.system.tpu import tpu_slice
 from trainer.tpu.address import LOCAL, tpu_address, wait_for_hosts
 
 # What a failing connection says, and what it means: the first that is found in the error's text.
@@ -36,7 +35,7 @@ def connect_tpu(device: TpuDeviceConfig) -> tf.distribute.Strategy:
       UserError: there is none, it is held by another process, does not answer, or is another slice; says
         what to check.
     """
-    hosts = tpu_slice(device.slice).hosts
+    hosts = device.slice_type.hosts
     if hosts > 1 and device.name is None:
         raise UserError(
             f"device.name: {device.slice} has {hosts} hosts; name the TPU, so that the others are found"
@@ -77,7 +76,7 @@ def resolver_of(address: str) -> tf.distribute.cluster_resolver.TPUClusterResolv
 
 
 def _connect(address: str) -> tf.distribute.Strategy:
-    """What can take for ever, or fail in the runtime's words."""
+    """The part that can take forever, or fail with the runtime's own message."""
     resolver = resolver_of(address)
     if address != LOCAL:
         tf.config.experimental_connect_to_cluster(resolver)
@@ -103,7 +102,7 @@ def _explained(error: Exception, address: str) -> str:
 
 def check_slice(strategy, device: TpuDeviceConfig) -> None:
     """Compares what is connected with device.slice. Raises UserError: another slice or generation."""
-    wanted = tpu_slice(device.slice)
+    wanted = device.slice_type
     replicas, hosts = strategy.num_replicas_in_sync, strategy.extended.num_hosts
     if (replicas, hosts) != (wanted.replicas, wanted.hosts):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Says which rows of the data a batch was made of, for batches that training could not use."""
+"""Names the rows of the data that a batch consists of, for batches that training could not use."""
 
 import itertools
 
@@ -7,19 +7,19 @@ import tensorflow as tf
 
 from trainer.data.batches import TrainData
 
-MOST_ROWS, MOST_FILES = 3, 8  # that are spelled out
+MOST_ROWS, MOST_FILES = 3, 8  # named in a message
 
 
 def blame(data: TrainData, step: int) -> str:
     """Where the batch of a step (1: the first) came from, as one clause.
 
-    Rows that hold a value that is not finite are named; when none does, the blocks that its rows came from.
-    Files are those of the dataset's directory; blocks and rows count from 0.
+    Names the rows with a value that is not finite; without any, the blocks that the rows came from. Files are
+    relative to the dataset's directory; blocks and rows count from 0.
     """
     try:
         [batch] = itertools.islice(data.batches(step - 1).as_numpy_iterator(), 1)
     except tf.errors.OpError as error:
-        return f"its rows cannot be read again to be named ({error.message.splitlines()[0]})"
+        return f"its rows are unknown because they cannot be read again ({error.message.splitlines()[0]})"
     places = data.origin(step - 1)
     names = [file.path for file in data.split.files]
     rows = []

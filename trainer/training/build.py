@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from configs.manifest import Dataset
 from configs.schema import RunConfig
-from configs.system.tpu import tpu_slice
+from configs.sections.devices import TpuDeviceConfig
 from trainer.data.batches import TrainData
 from trainer.data.catalog import Items
 from trainer.data.run_length import run_steps
@@ -16,11 +16,11 @@ from trainer.resources.forecast import check_slice_memory
 from trainer.tpu.connect import connect_tpu
 from trainer.training.step import Step, TrainStep
 
-FIRST_HELD_OUT = "valid"  # what its evaluation may know of items is what train rows say
+FIRST_HELD_OUT = "valid"  # its view of items holds what train rows alone say
 
 
 class Training(NamedTuple):
-    """All of it; weights are made, not initialised."""
+    """What `build_training` makes; variables are allocated, not initialised."""
 
     items: Items
     data: TrainData
@@ -33,21 +33,22 @@ class Training(NamedTuple):
 def build_training(config: RunConfig, dataset: Dataset) -> Training:
     """Connects to the TPU, if any, reads the catalog and allocates the tables.
 
-    Nothing of TensorFlow may run before a TPU is connected: once its context has started, a call that waits
-    for the hosts of another machine stops all of Python's threads.
+    No TensorFlow operation may run before a TPU is connected: once TensorFlow's context has started, a call
+    that waits for the hosts of another machine blocks all Python threads.
 
     Raises:
       DataError: fewer train rows than a batch, or a catalog that cannot be read.
       ConfigError: too many steps, or tables that do not fit in the TPU's memory.
-      UserError: the TPU cannot be had.
+      UserError: the TPU cannot be reached.
     """
     data = TrainData(dataset, config.train.batch_size, config.train.seed, config.model.trains_on_positives)
     num_steps = run_steps(config, data.steps_per_epoch)
-    if config.device.kind == "tpu":
-        check_slice_memory(config, dataset)
+    if isinstance(config.device, TpuDeviceConfig):
+        check_slice_memory(config, config.device, dataset)
         strategy = connect_tpu(config.device)
         items = Items.load(dataset)
-        return Training(items, data, num_steps, *_on_tpu(config, dataset, items, num_steps, strategy))
+        trained = _on_tpu(config, config.device, dataset, items, num_steps, strategy)
+        return Training(items, data, num_steps, *trained)
     items = Items.load(dataset)
     features = items.as_of(FIRST_HELD_OUT).features
     recommender = Recommender(config, dataset, items.counts, num_steps, item_features=features)
@@ -55,12 +56,17 @@ def build_training(config: RunConfig, dataset: Dataset) -> Training:
 
 
 def _on_tpu(
-    config: RunConfig, dataset: Dataset, items: Items, num_steps: int, strategy: tf.distribute.Strategy
+    config: RunConfig,
+    device: TpuDeviceConfig,
+    dataset: Dataset,
+    items: Items,
+    num_steps: int,
+    strategy: tf.distribute.Strategy,
 ) -> tuple[Recommender, Step]:
     from trainer.tpu.engines import TPU_ENGINES
     from trainer.training.tpu_step import TpuStep
 
-    engine = TPU_ENGINES[tpu_slice(config.device.slice).engine]
+    engine = TPU_ENGINES[device.slice_type.engine]
     with strategy.scope():
         features = items.as_of(FIRST_HELD_OUT).features
         recommender = Recommender(config, dataset, items.counts, num_steps, TpuTable, features)

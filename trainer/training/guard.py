@@ -1,4 +1,4 @@
-"""Keeps losses and gradients that are not finite away from the weights, and says where they came from."""
+"""Keeps losses and gradients that are not finite away from the weights, and reports where they arose."""
 
 import tensorflow as tf
 
@@ -7,10 +7,10 @@ class Guard(tf.Module):
     """Counts the batches that must not be applied.
 
     Args:
-      parts: what is checked beside the loss, names in the order of the gradients.
+      parts: names of the gradients that are checked beside the loss, in their order.
 
     Attributes:
-      skipped: such batches of the whole run, part of its saved state.
+      skipped: number of such batches in the whole run, part of its saved state.
     """
 
     def __init__(self, parts: list[str]):
@@ -21,7 +21,7 @@ class Guard(tf.Module):
 
     @property
     def latest(self) -> str:
-        """What was not finite in the latest batch that was counted, as text."""
+        """What was not finite in the last batch that was counted, as text."""
         loss, *gradients = self._bad.numpy()
         names = [name for name, bad in zip(self._parts, gradients, strict=True) if bad]
         found = ["the loss"] if loss else []
@@ -39,15 +39,23 @@ class Guard(tf.Module):
           gradients: float32 tensors, as `parts`; of rows, summed or not.
           half_square: half the sum of the squares of all summed gradients or more, float32 scalar.
         """
-        # A sum that overflows is as bad as one of its values: clipping would scale all by 0, Adam's and
-        # Adagrad's squares would be infinite.
+        # An overflowing sum is as bad as an infinite gradient: clipping would scale all gradients by 0, and
+        # the squares that Adam and Adagrad keep would be infinite.
         fine = tf.math.is_finite(loss) & tf.math.is_finite(half_square)
         return tf.cond(fine, lambda: tf.constant(True), lambda: self._look([loss, *gradients]))
 
     def note(self, bad):
-        """Whether a batch was fine, bool scalar, given what of it was not finite: bool [1 + parts], the loss
-        first. For steps that cannot hold a batch back: only the first bad one of this process is counted and
-        kept for `latest`, because weights and batches after it are bad too."""
+        """Counts a batch that has been applied already, on devices whose step cannot hold it back.
+
+        Only the first bad batch of this process is counted and kept for `latest`: the weights, and so all
+        later batches, are bad as well.
+
+        Args:
+          bad: what was not finite, bool [1 + parts], the loss first.
+
+        Returns:
+          Whether the batch was finite, bool scalar.
+        """
         first = tf.reduce_any(bad) & ~tf.reduce_any(self._bad)
         self._bad.assign(tf.where(first, bad, self._bad))
         self.skipped.assign_add(tf.cast(first, tf.int64))

@@ -12,18 +12,18 @@ from trainer.training.step import Step
 
 @dataclass(frozen=True)
 class Every:
-    """Something to do every `steps` steps, and at the end of the run if `at_end`."""
+    """An action that is due every `steps` steps, and at the end of the run if `at_end`."""
 
     steps: int
     action: Callable[[int], None]
     at_end: bool = False
 
     def due(self, step: int, num_steps: int) -> bool:
-        """Whether to act after `step` steps."""
+        """Whether the action is due after `step` steps."""
         return (self.steps > 0 and step % self.steps == 0) or (self.at_end and step == num_steps)
 
     def next_step(self, step: int) -> float:
-        """The first step after `step` at which it is due; infinity when never."""
+        """The first step after `step` at which it is due; infinity if it never is."""
         return (step // self.steps + 1) * self.steps if self.steps > 0 else float("inf")
 
 
@@ -32,7 +32,7 @@ class Loop:
 
     Args:
       train_step: the step.
-      batches: what the step's `batches` gave, from the step that the run begins at.
+      batches: result of the step's `batches`, from the step at which the run starts.
       num_steps: step at which the run ends.
       steps_per_loop: most steps between two returns to Python.
     """
@@ -43,7 +43,7 @@ class Loop:
         self._stop = tf.Variable(False, trainable=False, name="stop")
 
     def request_stop(self) -> None:
-        """Makes `run` return after the step in progress; may be called from any thread."""
+        """Makes `run` return after the step in progress; thread-safe."""
         self._stop.assign(True)
 
     def run(
@@ -55,14 +55,14 @@ class Loop:
         """Trains to the end, or until `request_stop`.
 
         Args:
-          on_loop: called after each inner loop with (steps done, steps of the loop, mean loss of its batches
-            that were applied); not when none was.
-          actions: called when due; an inner loop never runs past a step at which one is due.
-          on_skip: called with the step of a batch that was not applied, right after it, or after the inner
-            loop if the step does not look at each.
+          on_loop: called after each inner loop in which a batch was applied, with (steps done, steps of the
+            loop, mean loss of the batches applied).
+          actions: called when due; no inner loop runs past a step at which one is due.
+          on_skip: called with the step of a batch that was not applied: right after that step, or after the
+            inner loop if the step does not look at each batch.
 
         Returns:
-          Whether the end was reached, its actions included.
+          Whether the end was reached, including the actions due there.
 
         Raises:
           DataError: the input cannot be read.
@@ -88,8 +88,11 @@ class Loop:
         return True
 
     def _loop_end(self, step: int) -> int:
-        """Of the loop that begins after `step`. The very first is a hundredth of the run: what the loss
-        starts from would else be the mean of steps that have learned."""
+        """Last step of the inner loop that begins after `step`.
+
+        The first loop is at most a hundredth of the run: the first loss in the metrics would otherwise be a
+        mean over steps that have already learned.
+        """
         first = self._num_steps // 100
         if step == 0 and 0 < first < self._steps_per_loop:
             return first
@@ -101,14 +104,14 @@ class Loop:
         try:
             return self._compiled(self._iterator, steps)
         except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
-            # Traces come first in the message; the cause is its last line that is not indented.
+            # The message begins with traces; the cause is its last line that is not indented.
             reason = [line for line in error.message.splitlines() if line and not line[0].isspace()][-1]
             raise DataError(
-                f"train split: cannot be read any more ({reason}); run the same command again: it compares "
-                "every file with its checksum first, and names the torn one"
+                f"train split: cannot be read any more ({reason}); rerun the same command, which verifies "
+                "the checksum of every file first and names the damaged one"
             ) from None
         except tf.errors.InvalidArgumentError as error:
-            # What a model asserts of its data is for the user; any other such error is a bug.
+            # Assertions of a model about its data are meant for the user; any other such error is a bug.
             asserted = re.search(r"assertion failed: \[(.*?)\]", error.message)
             if asserted is None:
                 raise
@@ -116,8 +119,8 @@ class Loop:
 
     @tf.function(reduce_retracing=True)
     def _compiled(self, iterator, steps):
-        """At most `steps` steps, fewer after a wish to stop or, if the step looks at each, a batch that was
-        not applied.
+        """At most `steps` steps; fewer when a stop was requested or, if the step looks at each batch, when a
+        batch was not applied.
 
         Returns:
           (steps done, batches applied before the first that was not, their mean loss): int32, int32 and
@@ -126,7 +129,7 @@ class Loop:
         done, applied, total, fine = tf.constant(0), tf.constant(0), tf.constant(0.0), tf.constant(True)
         blind = not self._train_step.looks_each_step
         while (done < steps) & (fine | blind) & ~self._stop.read_value():
-            # One after the other: else the variable would be read for steps that are yet to run.
+            # One iteration at a time: the stop variable must not be read ahead of the steps.
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
             loss, good = self._train_step(next(iterator))
             fine &= good

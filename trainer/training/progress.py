@@ -1,4 +1,4 @@
-"""Shows how far a run is: one line in place in a terminal, plain log lines elsewhere."""
+"""Shows the progress of a run: one line that is redrawn in a terminal, plain log lines elsewhere."""
 
 import collections
 import contextlib
@@ -11,14 +11,14 @@ from absl import logging
 
 from configs.system.terminal import unescaped
 
-WINDOW_SECONDS = 60.0  # long enough to even out checkpoints, short enough to show a slow-down
-REDRAW_SECONDS = 0.2  # a terminal need not be redrawn more often
+WINDOW_SECONDS = 60.0  # long enough to average over checkpoints, short enough to show a slow-down
+REDRAW_SECONDS = 0.2
 
 
 class Progress:
     """Step, speed and time left of a run.
 
-    The speed is that of the last minute of training proper: time inside `paused()` does not count.
+    The speed is that of the last minute of training; time inside `paused()` does not count.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class Progress:
           total_steps: the step at which the run ends.
           start_step: the step it starts or resumes from.
           unit: what a step is called.
-          stream: asked whether it is a terminal, and drawn on if so; stderr when None.
-          clock: seconds, never falling.
-          every_seconds: least time between two log lines, when the stream is no terminal.
-          examples_per_step: the batch size; with 0 the speed is shown in units per second.
+          stream: a bar is drawn on it if it is a terminal; None: stderr.
+          clock: monotonic seconds.
+          every_seconds: least time between two log lines, if the stream is not a terminal.
+          examples_per_step: the batch size; 0: show the speed in units per second.
         """
         stream = unescaped(sys.stderr if stream is None else stream)
         self.step = start_step
@@ -52,39 +52,39 @@ class Progress:
         self._pauses = 0
         self._points = collections.deque([(clock(), start_step)])
         self._has_start = True  # whether the window still reaches back to the very start
-        self._values = {}
+        self._values: dict[str, float] = {}
         self._bar = _bar(total_steps, start_step, unit, stream) if stream.isatty() else None
         self._every = every_seconds if self._bar is None else REDRAW_SECONDS
         self._shown_at = -float("inf")
-        self._shown_step = None
+        self._shown_step: int | None = None
         self._closed = False
 
     @property
     def steps_per_second(self) -> float | None:
-        """Speed over the window; None before there are two points in it."""
+        """Speed over the window; None while it holds fewer than two points."""
         (first, first_step), (last, last_step) = self._points[0], self._points[-1]
         return (last_step - first_step) / (last - first) if last > first else None
 
     @property
     def examples_per_second(self) -> float | None:
-        """steps_per_second in examples; None when it, or the number of examples, is not known."""
+        """steps_per_second times examples_per_step; None if either is unknown."""
         speed = self.steps_per_second
         return speed * self._examples_per_step if speed is not None and self._examples_per_step else None
 
     @property
     def seconds_left(self) -> float | None:
-        """Training time left at the present speed; None when the speed is not known or 0."""
+        """Training time left at the current speed; None if the speed is unknown or 0."""
         speed = self.steps_per_second
         return (self._total - self.step) / speed if speed else None
 
     def update(self, step: int, **values: float) -> None:
-        """Says that `step` steps are done; `values` such as loss=0.31 are shown beside them."""
+        """Records that `step` steps are done; `values`, such as loss=0.31, are shown beside them."""
         now = self._clock() - self._paused_seconds
         self.step = step
         self._values = values
         self._points.append((now, step))
         if self._has_start and len(self._points) > 2:
-            # The first loop also traced and compiled its graph: no measure of speed once there is another.
+            # The first loop includes tracing and compilation, so drop it as soon as there is another.
             self._points.popleft()
             self._has_start = False
         while len(self._points) > 2 and self._points[1][0] <= now - WINDOW_SECONDS:
@@ -94,11 +94,11 @@ class Progress:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Around evaluations and checkpoints: their time is no training time. May be nested."""
+        """Wraps evaluations and checkpoints, whose time does not count. May be nested."""
         start = self._clock()
         self._pauses += 1
         if self._bar is not None:
-            self._bar.clear()  # so that what is logged inside begins on an empty line
+            self._bar.clear()  # log lines start on an empty line
         try:
             yield
         finally:
@@ -109,7 +109,7 @@ class Progress:
                     self._bar.refresh()
 
     def close(self) -> None:
-        """Shows the last state, once, and leaves the terminal on a new line."""
+        """Shows the last state once and moves the terminal to a new line."""
         if self._closed:
             return
         self._closed = True
@@ -136,7 +136,7 @@ class Progress:
 
     def _line(self) -> str:
         parts = [f"{self._unit} {self.step:,}/{self._total:,}"]
-        if self._bar is None and self._total:  # the bar shows its own share
+        if self._bar is None and self._total:  # the bar shows its own percentage
             parts[0] += f" ({self.step / self._total:.0%})"
         parts += [f"{name} {value:.4g}" for name, value in self._values.items()]
         if self.examples_per_second is not None:
@@ -149,9 +149,9 @@ class Progress:
 
 
 def _bar(total: int, start: int, unit: str, stream: TextIO):
-    from tqdm import tqdm  # not needed where no one looks
+    from tqdm import tqdm  # needed in terminals only
 
-    # tqdm's own rate counts evaluations and compilation; it only draws here, ours stands in {desc}.
+    # tqdm only draws: its own rate includes evaluations and compilation; {desc} holds ours.
     return tqdm(
         total=total,
         initial=start,

@@ -1,8 +1,8 @@
 """Data-parallel replicas on logical CPU devices: each computes towers, loss and gradients of its share.
 
-Tables, towers and optimizers stand once, on the host; a replica gets the pooled embeddings of its rows and
-gives back their gradients. Negatives are global: every replica scores its rows against the items of all.
-So N replicas compute what one does, up to the rounding of sums in another order.
+Tables, towers and optimizers exist once, on the host; a replica receives the pooled embeddings of its rows
+and returns their gradients. Negatives are global: every replica scores its rows against the items of all. So
+N replicas compute what one does, up to rounding because sums are taken in another order.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 
 def logical_replicas(count: int) -> tf.distribute.Strategy:
-    """Replicas on the logical devices CPU:0 .. CPU:count - 1, which trainer.runtime makes."""
+    """Replicas on the logical devices CPU:0 .. CPU:count - 1, which trainer.runtime creates."""
     return tf.distribute.MirroredStrategy(
         [f"CPU:{i}" for i in range(count)], cross_device_ops=tf.distribute.ReductionToOneDevice()
     )
@@ -20,36 +20,36 @@ def logical_replicas(count: int) -> tf.distribute.Strategy:
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """The rows of the batch that one replica works on; all shares are of one size."""
+    """The rows of the batch that one replica works on; all shares have the same size."""
 
     index: tf.Tensor
     """int32 scalar, from 0."""
     count: int
     """Number of shares."""
     gather: Callable
-    """From the own rows [n, ...] to those of all shares in order, [count * n, ...]; differentiable."""
+    """From this share's rows [n, ...] to those of all shares in order, [count * n, ...]; differentiable."""
 
     def first_row(self, own) -> tf.Tensor:
-        """Place of the first of the own rows [n, ...] in the whole batch, int32 scalar."""
+        """Place of the first of this share's rows, `own` [n, ...], in the whole batch, int32 scalar."""
         return self.index * tf.shape(own)[0]
 
     def rows_of(self, whole):
-        """The own rows of [count * n, ...]."""
+        """This share's rows of [count * n, ...]."""
         size = (whole.shape[0] or tf.shape(whole)[0]) // self.count
         rest = whole.shape.rank - 1
-        # Not whole[a:b]: XLA, which compiles for TPUs, must know how many rows these are.
+        # Not whole[a:b]: XLA, which compiles for TPUs, needs a static number of rows.
         return tf.slice(whole, [self.index * size] + [0] * rest, [size] + [-1] * rest)
 
     @classmethod
     def here(cls) -> "Share":
-        """That of the replica in whose context this is called."""
+        """The share of the replica in whose context this is called."""
         context = tf.distribute.get_replica_context()
         index = tf.cast(context.replica_id_in_sync_group, tf.int32)
         return cls(index, context.num_replicas_in_sync, lambda value: context.all_gather(value, axis=0))
 
 
 class Replicas:
-    """Runs shares on the logical devices CPU:0 .. CPU:count - 1, which trainer.runtime makes."""
+    """Runs shares on the logical devices CPU:0 .. CPU:count - 1, which trainer.runtime creates."""
 
     def __init__(self, count: int):
         self._strategy = logical_replicas(count)

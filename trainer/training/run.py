@@ -13,14 +13,14 @@ def train(config, interrupt: Interrupt | None = None) -> str:
 
     Args:
       config: configs.schema.RunConfig.
-      interrupt: what may stop the run before; None: SIGTERM and SIGINT, when in the main thread.
+      interrupt: may stop the run early; None: SIGTERM and SIGINT do, in the main thread.
 
     Returns:
       Path of the report.
 
     Raises:
-      Stopped: a signal or the time limit ended it early; what was trained is saved.
-      DataError: the dataset is missing, torn, or not what the config asks for.
+      Stopped: a signal or the time limit ended it early; all steps done are saved.
+      DataError: the dataset is missing, damaged, or prepared with another config.
       CheckpointError: the run directory holds checkpoints of another run, or none that verifies.
     """
     if interrupt is None:

@@ -1,7 +1,8 @@
 """The training step on a TPU: tables in its embedding engine, towers and loss on its TensorCores.
 
 Every replica trains on its share of the batch, scores its rows against the items of all replicas, and holds a
-copy of the towers. The numbers are those of the CPU's step, up to the rounding of sums in another order.
+copy of the towers. The numbers equal those of the CPU's step, up to rounding because sums are taken in
+another order.
 """
 
 import contextlib
@@ -22,21 +23,22 @@ from trainer.training.step import Step
 
 
 class TpuStep(Step):
-    """See Step; what `batches` gives is prepared by trainer.tpu.batches.
+    """See Step; trainer.tpu.batches prepares the input.
 
     Args:
       config: the run.
-      recommender: what is trained, made in the scope of the strategy, of trainer.embeddings.engines.tpu.
+      recommender: what is trained, created in the strategy's scope with trainer.embeddings.engines.tpu.
       num_steps: steps of the run.
       strategy: tf.distribute.TPUStrategy.
       make_engine: class of the engine.
 
     Raises:
-      ConfigError: a table has more rows than int32 can name.
+      ConfigError: a table has more rows than int32 ids can address.
     """
 
-    # The host would wait for the chips at every step.
+    # Looking at each outcome would make the host wait for the chips at every step.
     looks_each_step = False
+    leaves_bad_batches_out = False
 
     def __init__(
         self,
@@ -50,13 +52,13 @@ class TpuStep(Step):
         self._strategy = strategy
         rows = {name: table.rows for name, table in recommender.tables.items()}
         self._plan = InputPlan.of(config, rows, strategy.num_replicas_in_sync)
-        # Of the step being traced, float32 scalar on a replica: learning rates read it.
+        # The step being traced, float32 scalar on a replica; learning rates read it.
         self._now = None
         self._engine = make_engine(self._engine_tables(config), strategy)
         self._engine.build()
         stored = {name: self._plan.stored_rows(name) for name in rows}
         average = recommender.average
-        # One of the steps that are done, one of those whose input is prepared ahead of them.
+        # One ledger of the steps done, one of the steps whose input has been prepared ahead.
         self._ledger = Ledger(stored, average)
         self._ledger_ahead = None if average is None else Ledger(stored, average)
         for name, table in recommender.tables.items():
@@ -69,7 +71,9 @@ class TpuStep(Step):
         for name, table in self._recommender.tables.items():
             rows, ids = self._plan.stored_rows(name), self._plan.ids_of_share(name)
             if rows > MAX_ROWS:
-                raise ConfigError(f"tables.{name}: {rows:,} rows, a TPU's ids reach to {MAX_ROWS:,}")
+                raise ConfigError(
+                    f"tables.{name}: {rows:,} rows exceed the {MAX_ROWS:,} that a TPU addresses; use fewer"
+                )
             key = table.optimizer.config.model_dump_json()
             if key not in optimizers:
                 optimizers[key] = table.optimizer.tpu(lambda: self._now, self._multiplier)
@@ -79,7 +83,7 @@ class TpuStep(Step):
         return found
 
     @contextlib.contextmanager
-    def rows_at_hand(self):
+    def readable_rows(self):
         """See Step."""
         self._engine.retrieve()
         try:
@@ -103,7 +107,7 @@ class TpuStep(Step):
         return prepared(data.batches(start_step), start_step, model, self._plan, self._ledger_ahead)
 
     def __call__(self, batch: dict):
-        """As Step; a batch that is not finite has been applied, and the run must go back to a checkpoint."""
+        """As Step, but a batch that is not finite is applied: the run must go back to a checkpoint."""
         self.step.assign_add(1)
         for name, ids in batch["ids"].items():
             self._ledger.touch(name, tf.reshape(ids, [-1]), tf.cast(self.step, tf.int32))
@@ -115,13 +119,13 @@ class TpuStep(Step):
         return loss, self.guard.note(bad)
 
     def _shares(self, values: dict):
-        """The structure of [replicas, ...] with each replica's own in its place."""
+        """Values [replicas, ...] as per-replica values: each replica has its own slice."""
         return self._strategy.experimental_distribute_values_from_function(
             lambda context: tf.nest.map_structure(lambda v: v[context.replica_id_in_sync_group], values)
         )
 
     def _replica(self, own: dict, fed, step):
-        """One replica's part: (loss of the whole batch, what of it is not finite, bool [1 + parts])."""
+        """One replica's part: (loss of the whole batch, what is not finite in it, bool [1 + parts])."""
         with graph_only():
             return self._traced(own, fed, step)
 
@@ -138,7 +142,7 @@ class TpuStep(Step):
         return self._finish(loss, gradients[: len(names)], gradients[len(names) :])
 
     def _differentiated(self, rows: dict, columns: dict, dense: list):
-        """(this share's part of the loss, its gradients to rows by table and then to dense variables)."""
+        """(this share's part of the loss, its gradients by table and then by dense variable)."""
         with tf.GradientTape() as tape:
             tape.watch(rows)
             arranged = self._plan.arranged(rows)
@@ -150,7 +154,7 @@ class TpuStep(Step):
         return loss, tape.gradient(loss, [*rows.values(), *dense], unconnected_gradients=zero)
 
     def _finish(self, loss, rows: list, dense: list):
-        """Sums over replicas, moves towers and their averages; as `_replica`."""
+        """Sums over replicas, updates towers and their averages; returns as `_replica`."""
         context = tf.distribute.get_replica_context()
         total, *dense = context.all_reduce(tf.distribute.ReduceOp.SUM, [loss, *dense])
         averages = self._recommender.dense_averages
@@ -166,7 +170,7 @@ class TpuStep(Step):
         return total, seen > 0
 
     def _set_rate(self, strategy, rate) -> None:
-        """Assigned at every step: a restored rate must not override the configured one."""
+        """Assigns the rate, at each step because a restored rate must not override the configured one."""
         strategy.extended.update(
             self._optimizer.learning_rate, lambda v, value: v.assign(value), args=(rate,)
         )

@@ -1,9 +1,8 @@
-"""Runs on the machine of a job: installs, trains, restarts, and says how it goes. Standard library only.
+"""Runs on the machine of a job: installs, trains, restarts and reports. Standard library only.
 
-The start-up script holds a copy of this file and of trainer/vm/files.py, so that the log arrives even when
-nothing can be installed. It is given one argument, JSON; trainer/launchers/startup.py says what is in it. On
-a TPU slice of several machines it runs on each: worker 0 trains and owns the job's files, others install and
-log.
+The start-up script holds a copy of trainer/vm, so that the log arrives even when nothing can be installed.
+The one argument is the JSON that trainer/launchers/startup.py describes. On a TPU slice of several machines
+this runs on each: worker 0 trains and owns the job's files, the others install and log.
 """
 
 import contextlib
@@ -18,20 +17,23 @@ import threading
 import time
 import traceback
 import uuid
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
 
 from trainer.vm.files import TRIES, Bucket, Directory, Events, Metadata, patiently, say
-from trainer.vm.log import Log
+from trainer.vm.log import JobFiles, Log
 from trainer.vm.slice import Slice
 
-RUN_AGAIN = 75  # the trainer's exit code when it was stopped and has saved
-GRACE_SECONDS = 25.0  # a machine that is taken away has about 30 seconds
-DEADLINE_GRACE_SECONDS = 600.0  # to save when launch.max_seconds is over, and nobody hurries
+RUN_AGAIN = 75  # the trainer's exit code after it was stopped and saved
+GRACE_SECONDS = 25.0  # a preempted machine has about 30 seconds
+DEADLINE_GRACE_SECONDS = 600.0  # to save after launch.max_seconds
 # Environment variable by which a local job's processes are found: trainer/launchers/processes.py.
 PROCESS_MARK = "LAZYTOWER_PROCESS"
 _LONGEST_PAUSE, _JOIN_SECONDS = 60.0, 120.0
-_PUMP_SECONDS = 5.0  # for a child's last words; what it has started may keep its output open
-# Starts a command that is asked to end when this process dies: nobody would know of it any more. A process
-# of its own, since code must not run between fork and exec while other threads do.
+_PUMP_SECONDS = 5.0  # for a child's last output; its own children may keep the pipe open
+# Starts a command that gets SIGTERM when this process dies, since nothing would supervise it. It takes a
+# process of its own: no code may run between fork and exec while other threads run.
 _BOUND = """
 import ctypes, os, sys
 parent, command = int(sys.argv[1]), sys.argv[2:]
@@ -45,9 +47,9 @@ if os.getppid() == parent:
 
 
 class Failed(Exception):
-    """The job cannot go on; its text says why."""
+    """The job cannot continue; the text says why."""
 
-    def __init__(self, text: str, exit_code: int = 1):
+    def __init__(self, text: str, exit_code: int = 1) -> None:
         super().__init__(text)
         self.exit_code = exit_code
 
@@ -55,34 +57,37 @@ class Failed(Exception):
 class Machine:
     """One attempt of a job on this machine."""
 
-    def __init__(self, spec: dict, log: Log | None = None):
+    def __init__(self, spec: dict[str, Any], log: Log | None = None) -> None:
         self._spec, self._metadata = spec, Metadata()
         self._prefix = f"attempts/{spec['attempt']:03}"
         remote = spec["job"].startswith("gs://")
-        self._files = Bucket(spec["job"], self._metadata) if remote else Directory(spec["job"])
+        self._files: JobFiles = Bucket(spec["job"], self._metadata) if remote else Directory(spec["job"])
         self._log = log or Log(os.path.join(spec["work"], "log.txt"))
         self._log.files = self._files
         self._began = time.monotonic()
         self._events, self._given_up = Events(self._files, spec["attempt"]), False
-        self._stopped, self._done = None, threading.Event()
+        self._stopped: str | None = None
+        self._done = threading.Event()
         self._stage, self._restarts, self._beats, self._boot = "installing", 0, 0, uuid.uuid4().hex
-        self.worker, self._threads = None, []
+        self.worker: int | None = None
+        self._threads: list[threading.Thread] = []
 
     def run(self) -> int:
-        """Installs and trains to an end, reports it, and deletes the slice; the exit code."""
+        """Installs, trains, reports the outcome and deletes the slice; returns the exit code."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
-        final, stopped = {"state": "failed", "exit_code": 1, "reason": "ended early"}, None
+        final: dict[str, Any] = {"state": "failed", "exit_code": 1, "reason": "ended early"}
+        stopped = None
         try:
             final = self._work()
-            stopped = self._stopped  # what comes later changes nothing
+            stopped = self._stopped  # a later signal changes nothing
             self._end_threads()
             self._report(final, stopped)
         finally:
-            # What stopped this machine decides what comes next, unless the job has ended meanwhile.
+            # Whoever stopped this machine looks after the slice, unless the job has ended meanwhile.
             if self._spec["slice"] and self.worker == 0 and (self._given_up or not stopped):
                 self._leave()
-        return 128 + signal.SIGTERM if stopped else final["exit_code"]
+        return int(128 + signal.SIGTERM if stopped else final["exit_code"])
 
     def leave(self) -> None:
         """Deletes the slice after this program was killed."""
@@ -91,9 +96,9 @@ class Machine:
             say("the job's program was killed")
             self._leave()
 
-    def _work(self) -> dict:
-        """Trains to an end; how it was, as final.json says it."""
-        final = {"state": "succeeded", "exit_code": 0, "reason": ""}
+    def _work(self) -> dict[str, Any]:
+        """Trains to an end; returns the outcome as final.json states it."""
+        final: dict[str, Any] = {"state": "succeeded", "exit_code": 0, "reason": ""}
         try:
             self._find_worker()
             say(f"job {self._spec['job']}, attempt {self._spec['attempt']}, worker {self.worker}")
@@ -104,7 +109,7 @@ class Machine:
                 self._train(environment)
         except Failed as failure:
             final = {"state": "failed", "exit_code": failure.exit_code, "reason": str(failure)}
-        except Exception as error:  # whatever it is, the slice must not stay
+        except Exception as error:  # after any error the slice must be deleted
             say(traceback.format_exc())
             final = {"state": "failed", "exit_code": 1, "reason": f"{type(error).__name__}: {error}"}
         if self._stopped:
@@ -121,20 +126,20 @@ class Machine:
             self._threads.append(thread)
 
     def _end_threads(self) -> None:
-        """The last heartbeat is of the end; one that hangs is not waited for, since the slice costs."""
+        """Sends the last heartbeat; does not wait for a hanging thread, since the slice is billed."""
         self._done.set()
         for thread in self._threads:
             thread.join(_JOIN_SECONDS)
 
     def _find_worker(self) -> None:
-        """Waits for the metadata server: without it there is neither a number nor a token."""
+        """Waits for the metadata server, which gives the worker's number and tokens."""
         slice_, pause = self._spec["slice"], 1.0
         self.worker = 0 if not slice_ or slice_.get("hosts") == 1 else None
         while self.worker is None and not self._stopped:
             try:
                 self.worker = self._metadata.worker()
             except OSError as error:
-                say(f"metadata server: {error}; trying again")
+                say(f"metadata server: {error}; retrying")
                 self._pause(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
         self._log.prefix = f"{self._prefix}/log/worker-{self.worker or 0}-"
@@ -144,29 +149,30 @@ class Machine:
         while time.monotonic() < over and not self._stopped:
             time.sleep(0.1)
 
-    def _report(self, final: dict, stopped: str | None) -> None:
-        """Writes the outcome before the slice goes: who finds no slice looks for the outcome next."""
+    def _report(self, final: dict[str, Any], stopped: str | None) -> None:
+        """Writes the outcome before the slice goes: a supervisor without a slice reads the outcome."""
         if stopped or self.worker:
-            return self._last_log(tries=2)
+            self._last_log(tries=2)
+            return
         final |= {"log": [], "time": _now(), "progress": {}}
         with _reported("the end of the log is not in the outcome"):
             final |= {"log": self._log.last_lines(), "progress": self._log.latest_progress()}
         self._last_log(tries=TRIES)
-        with _reported("the outcome could not be written"):
+        with _reported("the outcome cannot be written"):
             patiently(lambda: self._files.put(f"{self._prefix}/final.json", _json(final)), "final.json", 9)
 
     def _leave(self) -> None:
-        with _reported("the slice could not be deleted from here; the supervisor will"):
+        with _reported("the slice cannot be deleted from here; the supervisor will"):
             say("deleting the slice")
             self._last_log(tries=2)
             Slice(self._spec["slice"], self._metadata).delete()
 
     def _look_at_job(self) -> None:
         """Stops when the job has ended without this machine: a slice may come up after a cancellation, when
-        no supervisor looks for it any more."""
+        no supervisor looks for it."""
         if self.worker or self._stopped:
             return
-        with _reported("the job's events could not be read"):
+        with _reported("the job's events cannot be read"):
             if reason := self._events.end():
                 self._stopped, self._given_up = reason, True
 
@@ -174,11 +180,11 @@ class Machine:
         with _reported("the end of the log is not kept"):
             patiently(self._log.ship, "log", tries)
 
-    def _on_signal(self, number, frame) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._stopped = signal.Signals(number).name
 
-    def _install(self) -> dict:
-        """Environment variables under which the wheel's trainer runs; also sets the interpreter."""
+    def _install(self) -> dict[str, str]:
+        """Installs the wheel and sets the interpreter; returns the trainer's environment variables."""
         spec, environment = self._spec["install"], self._environment()
         self._python = self._spec["python"] or sys.executable
         if spec is None:
@@ -187,7 +193,7 @@ class Machine:
         wheel = self._fetch(spec["wheel"])
         pip = ["-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]
         if self._spec["python"]:
-            # Beside the interpreter's own packages, and before them: they stay as they are.
+            # In a directory before the interpreter's own packages, which stay unchanged.
             site = os.path.join(work, "site")
             self._run([self._python, *pip, "--upgrade", "--target", site, wheel], environment)
             known = environment.get("PYTHONPATH")
@@ -199,8 +205,8 @@ class Machine:
         self._run([self._python, *pip, "--force-reinstall", wheel], environment)
         return environment
 
-    def _environment(self) -> dict:
-        """Of all that is started here, marked as a part of the job."""
+    def _environment(self) -> dict[str, str]:
+        """Environment variables of all children, which mark them as part of the job."""
         mark = f"child {self._spec['attempt']} {self._spec['job']}"
         return {**os.environ, PROCESS_MARK: mark}
 
@@ -211,23 +217,23 @@ class Machine:
             file.write(content)
         return path
 
-    def _run(self, command: list, environment: dict) -> None:
+    def _run(self, command: list[str], environment: dict[str, str]) -> None:
         code = self._call(command, environment)
         if code and not self._stopped:
             self._check_deadline(code)
             raise Failed(f"{' '.join(command)} failed with exit code {code}", code)
 
     def _check_deadline(self, code: int) -> None:
-        """Raises Failed when a command was ended, with this code, because there is no more time."""
+        """Raises Failed when a command ended, with this code, because launch.max_seconds is over."""
         if self._is_late():
             code = 128 - code if code < 0 else code
-            raise Failed(f"not done after launch.max_seconds {self._spec['max_seconds']:g}", code)
+            raise Failed(f"not done within launch.max_seconds {self._spec['max_seconds']:g}", code)
 
     def _is_late(self) -> bool:
-        return time.monotonic() > self._began + self._spec["max_seconds"]
+        return bool(time.monotonic() > self._began + self._spec["max_seconds"])
 
-    def _call(self, command: list, environment: dict) -> int:
-        """Exit code of a command whose output goes to the log."""
+    def _call(self, command: list[str], environment: dict[str, str]) -> int:
+        """Runs a command with its output in the log; returns its exit code."""
         if self._stopped:
             return RUN_AGAIN
         say("$ " + shlex.join(command))
@@ -238,8 +244,8 @@ class Machine:
             now = time.monotonic()
             if self._stopped or self._is_late():
                 if until == math.inf:
-                    child.terminate()  # once: a second signal would end the trainer before it has saved
-                # The least: a machine that is saving at its deadline may be taken away too.
+                    child.terminate()  # once: a second signal would end the trainer before it saves
+                # The earlier one: a machine that saves at its deadline may be preempted too.
                 until = min(until, now + (GRACE_SECONDS if self._stopped else DEADLINE_GRACE_SECONDS))
             if now > until:
                 child.kill()
@@ -248,15 +254,15 @@ class Machine:
         pump.join(_PUMP_SECONDS)
         return child.returncode
 
-    def _start(self, command: list, environment: dict) -> subprocess.Popen:
-        """A child that does not outlive this process, with its output in a pipe."""
+    def _start(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Starts a child that does not outlive this process, with its output in a pipe."""
         bound = [sys.executable, "-I", "-c", _BOUND, str(os.getpid()), *command]
         directory, output = self._spec["directory"], subprocess.PIPE
         return subprocess.Popen(
             bound, env=environment, cwd=directory, stdout=output, stderr=subprocess.STDOUT
         )
 
-    def _train(self, environment: dict) -> None:
+    def _train(self, environment: dict[str, str]) -> None:
         self._stage, pause = "training", 1.0
         while not self._stopped:
             started = time.monotonic()
@@ -266,11 +272,13 @@ class Machine:
             self._check_deadline(code)
             if code < 0:
                 name = signal.Signals(-code).name
-                raise Failed(f"training was killed by {name}; SIGKILL: perhaps memory ran out", 128 - code)
+                raise Failed(
+                    f"training was killed by {name}; after SIGKILL, suspect a lack of memory", 128 - code
+                )
             if code != RUN_AGAIN:
                 raise Failed(f"training ended with exit code {code}", code)
             self._restarts += 1
-            say(f"training stopped and saved; starting it again, the {self._restarts}. time")
+            say(f"training stopped and saved; restart {self._restarts}")
             pause = 1.0 if time.monotonic() - started > 60 else min(2 * pause, 60.0)
             self._pause(pause)
 
@@ -280,7 +288,7 @@ class Machine:
 
     def _ship(self) -> None:
         while not self._done.wait(self._spec["log_seconds"]):
-            with _reported("log not copied, will be"):
+            with _reported("the log is not copied yet"):
                 self._log.ship()
 
     def _beat(self) -> None:
@@ -289,19 +297,19 @@ class Machine:
             self._beats += 1
             beat = {"boot": self._boot, "count": self._beats, "time": _now(), "stage": self._stage}
             beat |= {"restarts": self._restarts, "progress": {}, "up_seconds": time.monotonic() - self._began}
-            with _reported("progress not read from the log"):
+            with _reported("the log's progress cannot be read"):
                 beat["progress"] = self._log.latest_progress()
-            with _reported("heartbeat not written"):
+            with _reported("the heartbeat cannot be written"):
                 self._files.put(f"{self._prefix}/heartbeat.json", _json(beat))
-            if over:  # the last one is of the end
+            if over:  # this was the last heartbeat
                 return
             self._look_at_job()
             over = self._done.wait(self._spec["heartbeat_seconds"])
 
 
 @contextlib.contextmanager
-def _reported(what: str):
-    """Goes on after any error, which is logged: none may end a training that works, or let a slice stay."""
+def _reported(what: str) -> Iterator[None]:
+    """Logs any error and continues: none may end a working training, or leave a slice behind."""
     try:
         yield
     except OSError as error:
@@ -310,7 +318,7 @@ def _reported(what: str):
         say(f"{what}: {traceback.format_exc()}")
 
 
-def _json(document: dict) -> bytes:
+def _json(document: dict[str, Any]) -> bytes:
     return json.dumps(document).encode()
 
 
@@ -319,12 +327,12 @@ def _now() -> str:
 
 
 def main() -> None:
-    """Entry point: the log takes all output of this process and its children."""
+    """Entry point: all output of this process and its children goes to the log."""
     sys.exit(_machine().run())
 
 
 def leave() -> None:
-    """Entry point after the program was killed: nobody else on this machine would delete the slice."""
+    """Entry point after the program was killed: nothing else on this machine would delete the slice."""
     _machine().leave()
 
 
@@ -332,7 +340,8 @@ def _machine() -> Machine:
     spec = json.loads(sys.argv[1])
     with contextlib.suppress(OSError):
         os.makedirs(spec["work"], exist_ok=True)
-    sys.stdout = sys.stderr = log = Log(os.path.join(spec["work"], "log.txt"))
+    log = Log(os.path.join(spec["work"], "log.txt"))
+    sys.stdout = sys.stderr = log
     return Machine(spec, log)
 
 

@@ -1,17 +1,18 @@
-"""The slice that a machine belongs to: it deletes it itself at its end. Standard library only."""
+"""The slice that a machine belongs to, which the machine deletes at its end. Standard library only."""
 
 import json
 import os
 import time
 import urllib.error
 import urllib.request
+from typing import Any
 
 from trainer.vm.files import Metadata, ask, say
 
-_KINDS = ("queuedResources", "nodes")  # a node may outlive its queued resource, and is what is paid for
+_KINDS = ("queuedResources", "nodes")  # a node may outlive its queued resource, and is what is billed
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 300.0
 _LOOK_SECONDS, _LOOKS = 30.0, 20  # a deletion takes a while, and this machine with it
-_BLIND_LOOKS = 3  # refusals to look, after which the machine goes by the name that it was started under
+_BLIND_LOOKS = 3  # denials of a look, after which the machine trusts the name that it was started with
 
 
 class Slice:
@@ -22,33 +23,33 @@ class Slice:
       metadata: of this machine.
     """
 
-    def __init__(self, spec: dict, metadata: Metadata):
+    def __init__(self, spec: dict[str, Any], metadata: Metadata) -> None:
         host = os.environ.get("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU", "https://tpu.googleapis.com/")
         self._base = f"{host.rstrip('/')}/v2/projects/{spec['project']}/locations/{spec['zone']}"
         self._id, self._labels = spec["id"], spec.get("labels") or {}
         self._metadata, self._blind = metadata, 0
 
     def delete(self) -> None:
-        """Deletes it, and returns when it is gone, or another's. Whatever the service answers, it is asked
-        again: without that the slice would be paid for until somebody notices."""
+        """Deletes the slice; returns when it is gone, or is not this job's. Retries after any answer: a slice
+        left behind is billed until somebody notices."""
         pause = _FIRST_PAUSE
         while True:
             try:
                 if self._is_gone():
                     return
-            except Exception as error:  # also of an answer that nobody expects
-                say(f"deleting the slice: {type(error).__name__}: {error}; trying again")
+            except Exception as error:  # also after an unexpected answer
+                say(f"deleting the slice: {type(error).__name__}: {error}; retrying")
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _is_gone(self) -> bool:
-        """Deletes what is there, and watches for a while. False: it is to be deleted again."""
+        """Deletes what exists, and watches it for a while. False: it must be deleted again."""
         for kind in _KINDS:
             found = self._look(kind)
             if found is None:
                 continue
             if found and not self._is_ours(found):
-                say(f"{kind}/{self._id} is not this job's: it stays")
+                say(f"{kind}/{self._id} is not this job's; not deleted")
                 return True
             say(f"deleting the slice: {kind}/{self._id}")
             if self._ask("DELETE", kind) is not None:
@@ -56,7 +57,7 @@ class Slice:
         return True
 
     def _vanishes(self, kind: str) -> bool:
-        """Whether it goes after the request to delete it, as far as can be seen from here."""
+        """Whether the deletion proceeds, as far as this machine can see."""
         for _ in range(_LOOKS):
             time.sleep(_LOOK_SECONDS)
             found = self._look(kind)
@@ -66,8 +67,8 @@ class Slice:
                 return False
         return True
 
-    def _look(self, kind: str) -> dict | None:
-        """What the API knows of it; None: there is none; {}: this machine may not look. Raises OSError."""
+    def _look(self, kind: str) -> dict[str, Any] | None:
+        """The API's description of it; None: there is none; {}: this machine may not look. Raises OSError."""
         try:
             answer = self._ask("GET", kind)
         except urllib.error.HTTPError as error:
@@ -78,13 +79,13 @@ class Slice:
         found = None if answer is None else json.loads(answer)
         return found if found is None or isinstance(found, dict) else {}
 
-    def _is_ours(self, found: dict) -> bool:
+    def _is_ours(self, found: dict[str, Any]) -> bool:
         specs = found.get("tpu", {}).get("nodeSpec", []) if "tpu" in found else [{"node": found}]
         carried = [spec.get("node", {}).get("labels", {}) for spec in specs]
         return any(self._labels.items() <= labels.items() for labels in carried)
 
     def _ask(self, method: str, kind: str) -> bytes | None:
-        """Answer of the API; None: there is none of the name. Raises OSError."""
+        """Answer of the API; None: nothing of the name exists. Raises OSError."""
         force = "?force=true" if (method, kind) == ("DELETE", "queuedResources") else ""
         url = f"{self._base}/{kind}/{self._id}{force}"
         headers = self._metadata.authorization()
@@ -98,7 +99,7 @@ class Slice:
             raise
 
 
-def _state(found: dict) -> str:
-    """Of a queued resource, or of a node."""
+def _state(found: dict[str, Any]) -> str:
+    """State of a queued resource or node."""
     state = found.get("state")
-    return state.get("state", "") if isinstance(state, dict) else state or ""
+    return str(state.get("state", "") if isinstance(state, dict) else state or "")

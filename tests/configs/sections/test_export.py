@@ -33,7 +33,7 @@ def test_a_config_with_scann_is_dumped_and_read_again(tmp_path):
         ({"kind": "scann", "leafs": 3}, "FILE: export.index.leafs: unknown key"),
         ({"kind": "brute_force", "leaves": 3}, "FILE: export.index.leaves: unknown key"),
         ({"kind": "faiss"}, "brute_force.*scann"),
-        ({"kind": "scann", "leaves": 5, "leaves_to_search": 6}, "leaves_to_search 6 exceeds leaves 5"),
+        ({"kind": "scann", "leaves": 5, "leaves_to_search": 6}, "leaves_to_search: 6 exceeds leaves 5"),
         ({"kind": "scann", "min_recall": 1.1}, "export.index.min_recall"),
         ({"kind": "scann", "reorder": 0}, "export.index.reorder"),
     ],

@@ -58,8 +58,8 @@ def test_every_kind_loads_and_dumps(section):
         ({"kind": "ftrl", "weight_decay": 0.1}, ".weight_decay: unknown key; known: "),
         ({"bias_correction": "row"}, ".bias_correction: Input should be 'global', 'per_row' or 'none'"),
         ({"kind": "sgd", "clip_value": True}, ".clip_value: true and false "),
-        (5, ": a mapping of keys is needed, found 5"),
-        ("sgd", ": a mapping of keys is needed, found 'sgd'"),
+        (5, ": must be a mapping of keys, found 5"),
+        ("sgd", ": must be a mapping of keys, found 'sgd'"),
     ],
 )
 def test_mistakes_are_named(optimizer, message):
@@ -107,4 +107,7 @@ def test_the_engine_tfa_needs_a_python_of_addons(monkeypatch, reason):
 
 def test_a_constant_rate_decays_to_nothing():
     message = error_of(lambda: parse_config(document(schedule={"decay_to": 0.5}), "FILE"))
-    assert message == "schedule: decay_to belongs to decay: cosine or exponential, this is constant"
+    assert (
+        message == "schedule: decay_to requires decay: cosine or exponential, found constant; "
+        "remove it or change decay"
+    )

@@ -43,16 +43,16 @@ def test_the_kind_can_be_chosen_on_the_command_line(tmp_path):
     ("keys", "message"),
     [
         ({"kind": "robe"}, "tables.user.kind: 'robe' is unknown; allowed: 'table', 'robe_z'"),
-        ({"kind": None}, "tables.user: needs a kind"),
+        ({"kind": None}, "tables.user: kind is missing; set it"),
         ({"kind": ["robe_z"]}, "tables.user.kind: \"['robe_z']\" is unknown; allowed: 'table', 'robe_z'"),
-        ({"kind": "robe_z"}, "tables.user.size: required, and missing"),
+        ({"kind": "robe_z"}, "tables.user.size: missing; set it"),
         ({"kind": "robe_z", "size": 64, "engine": "rows"}, "tables.user.engine: unknown key; known: block, "),
         ({"size": 64}, "tables.user.size: unknown key; known: dim, "),
         ({"kind": "robe_z", "size": 64, "blok": 8}, "tables.user.blok: unknown key; did you mean block?"),
         ({"kind": "robe_z", "size": 0}, "tables.user.size: Input should be greater than or equal to 1"),
         ({"kind": "robe_z", "size": True}, "tables.user.size: true and false"),
-        ({"kind": "robe_z", "size": 65}, "tables.user: size: 65 is no multiple of block, 32; the next is 96"),
-        ({"kind": "robe_z", "size": 64, "block": 64}, "tables.user: block: 64 is more than dim, 32"),
+        ({"kind": "robe_z", "size": 65}, "tables.user: size: 65 is not divisible by block 32; use 96"),
+        ({"kind": "robe_z", "size": 64, "block": 64}, "tables.user: block: 64 is larger than dim 32"),
         (
             {"kind": "robe_z", "size": 64, "optimizer": {"learning_rate": -1}},
             "tables.user.optimizer.learning_rate: Input should be greater than 0, found -1",
@@ -66,5 +66,5 @@ def test_mistakes(keys, message):
 
 
 def test_a_section_that_is_no_mapping():
-    with pytest.raises(ConfigError, match="^FILE: tables.user: a mapping of keys is needed, found 5$"):
+    with pytest.raises(ConfigError, match="^FILE: tables.user: must be a mapping of keys, found 5$"):
         parse_config(document(tables={"user": 5}), "FILE")

@@ -29,15 +29,17 @@ def test_chips_and_memory(name, chips, gib):
     "name", ["v7-8", "v5p", "v5p-", "v5p-0", "8", "", "V5P-8", "v5p-8-1", "v5p-x", "gpu-8"]
 )
 def test_unknown_names_list_the_generations(name):
-    with pytest.raises(ConfigError, match=r"no TPU slice; .*\(v2, v3, v4, v5e, v5p, v6e\).*such as v5p-8"):
+    with pytest.raises(ConfigError, match=r"not a TPU slice; .*\(v2, v3, v4, v5e, v5p, v6e\).*such as v5p-8"):
         tpu_slice(name)
 
 
 def test_odd_numbers_of_cores_and_slices_that_replicate():
-    with pytest.raises(ConfigError, match="v4-9: no TPU slice; v4 counts TensorCores, 2 on each chip"):
+    with pytest.raises(
+        ConfigError, match="v4-9: not a TPU slice; v4 counts TensorCores; use a multiple of 2"
+    ):
         tpu_slice("v4-9")
     for name in ("v5e-8", "v5litepod-8"):
-        with pytest.raises(ConfigError, match=f"{name}: v5e would hold every table whole on every chip"):
+        with pytest.raises(ConfigError, match=f"{name}: v5e replicates every table on every chip"):
             tpu_slice(name)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.layout import Job, JobLayout
+from pipelines.job import Job, JobLayout
 from pipelines.rows import history
 from pipelines.rows.history import gather_ranges
 from pipelines.stages.plan import make_plan

@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 
 from configs.errors import DataError
-from pipelines.layout import JobLayout
+from pipelines.job import JobLayout
 from pipelines.sources import lines
 from pipelines.sources.lines import MAX_LINE_BYTES
 from pipelines.sources.reader import make_reader
@@ -83,7 +83,7 @@ def test_headers_that_are_quoted_wide_or_loose(tmp_path):
     wide = ",".join(f"column_{i}" for i in range(20_000)).encode()
     assert len(wide) > 1 << 16
     assert read(path, b"user,item," + wide + b"\nu1,i1" + b"," * 20_000 + b"\n")[0] == rows
-    with pytest.raises(DataError, match="column 'item' stands twice"):
+    with pytest.raises(DataError, match="duplicate column 'item'"):
         read(path, b"user,item,item\nu1,i1,i2\n")
     with pytest.raises(DataError, match="the first line is longer than 1 MiB"):
         read(path, b"user,item," + b"x" * MAX_LINE_BYTES)

@@ -12,7 +12,7 @@ import pytest
 
 from configs.errors import DataError
 from configs.sections.sources import ParquetSourceConfig
-from pipelines.layout import JobLayout
+from pipelines.job import JobLayout
 from pipelines.sources.parquet import Reader
 from tests.support.prepared import read_rejected, read_rows, run
 
@@ -92,26 +92,26 @@ def test_timestamps_are_instants(tmp_path, zone, seconds, unit):
 
 
 REFUSED = [
-    ("key", pa.array([1.5]), "is double; a key is text or an integer, .*: write the column as integers"),
+    ("key", pa.array([1.5]), "is double; a key must be text, an integer, .*: write the column as integers"),
     ("key", pa.array([1.5], pa.float32()), "is float; .*Int64"),
     ("key", pa.array([D("1.5")]), r"is decimal128\(2, 1\); .*without fraction digits"),
     ("key", pa.array([MOMENT]), "is timestamp.*: write the column as text"),
-    ("key", pa.array([["a"]]), "is list<.*: write one value a row"),
+    ("key", pa.array([["a"]]), "is list<.*: write one value per row"),
     ("key", pa.array([{"id": 1, "x": 2}]), r"is struct<.*: write the field you need .*\(id, x\)"),
-    ("key", pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())), "is map<.*: write one value a row"),
+    ("key", pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())), "is map<.*: write one value per row"),
     ("key", pa.array([b"ab"], pa.binary(2)), "is fixed_size_binary.*: write the column as text"),
     ("key", pa.array([1], pa.duration("s")), "is duration.*: write the column as text"),
     ("number", pa.array([DAY]), "is date32.*: write the column as a number"),
     ("number", pa.array([MOMENT]), "is timestamp.*: write the column as a number"),
-    ("number", pa.array([[1.0]]), "is list<.*: write one value a row"),
+    ("number", pa.array([[1.0]]), "is list<.*: write one value per row"),
     (
         "time",
         pa.array([1], pa.duration("s")),
-        "is duration.*no point in time; write a timestamp",
+        "is duration.*not a point in time; write a timestamp",
     ),
-    ("time", pa.array([1], pa.time64("us")), r"is time64\[us\].*no point in time"),
-    ("time", pa.array([True]), "is bool; .*no point in time"),
-    ("split", pa.array([1]), "is int64; text is needed: write the column as text"),
+    ("time", pa.array([1], pa.time64("us")), r"is time64\[us\].*not a point in time"),
+    ("time", pa.array([True]), "is bool; .*not a point in time"),
+    ("split", pa.array([1]), "is int64; must be text: write the column as text"),
 ]
 
 
@@ -127,7 +127,7 @@ def test_columns_by_name(tmp_path):
     table = pa.table([pa.array(["a"]), pa.array(["b"]), pa.array(["c"])], names=["user", "item", "user"])
     parquet.write_table(table, tmp_path / "x.parquet")
     source = {"kind": "parquet", "paths": [str(tmp_path / "x.parquet")]}
-    with pytest.raises(DataError, match="column 'user' stands twice in: user, item, user; rename one"):
+    with pytest.raises(DataError, match="duplicate column 'user' in: user, item, user; rename one"):
         run(source, {"path": str(tmp_path / "out")})
     with pytest.raises(DataError, match="no column 'u', 'i'; the file has: user, item, user"):
         run(source | {"roles": {"user": "u", "item": "i"}}, {"path": str(tmp_path / "out")})
@@ -169,11 +169,11 @@ def test_refused_rows_are_shown_whatever_they_hold(tmp_path):
 
 @pytest.mark.parametrize("data, message", [
     (b"", "the file is empty"),
-    (b"\x1f\x8b\x08" + bytes(300), "it is compressed by gzip; unpack it"),
-    (b"PARE", "it holds encrypted Parquet; decrypt it first"),
-    (b"ORC", "it holds ORC; write it as Parquet"),
-    (b"user,item\n1,2\n", "it holds something else, beginning with b'user,item.*; check source.kind"),
-    (b"PAR1" + bytes(40) + b"PAR1", "not a whole Parquet file .*; write it again"),
+    (b"\x1f\x8b\x08" + bytes(300), "it is compressed with gzip; decompress it"),
+    (b"PARE", "it contains encrypted Parquet; decrypt it first"),
+    (b"ORC", "it contains ORC; convert it to Parquet"),
+    (b"user,item\n1,2\n", "it contains unknown data, beginning with b'user,item.*; check source.kind"),
+    (b"PAR1" + bytes(40) + b"PAR1", "incomplete or broken Parquet file .*; write it again"),
 ])  # fmt: skip
 def test_other_files_than_parquet(tmp_path, data, message):
     path = tmp_path / "x.parquet"
@@ -190,6 +190,8 @@ def test_a_broken_page_is_one_line(tmp_path):
     data = bytearray(path.read_bytes())
     data[200:900] = bytes(700)
     path.write_bytes(data)
-    with pytest.raises(DataError, match=f"{re.escape(str(path))}: not a whole Parquet file") as caught:
+    with pytest.raises(
+        DataError, match=f"{re.escape(str(path))}: incomplete or broken Parquet file"
+    ) as caught:
         run({"kind": "parquet", "paths": [str(path)]}, {"path": str(tmp_path / "out")})
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()

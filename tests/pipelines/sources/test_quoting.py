@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.load import parse_config
-from pipelines.layout import JobLayout
+from pipelines.job import JobLayout
 from pipelines.sources.lines import MAX_LINE_BYTES
 from pipelines.sources.quoting import TEXT_AFTER, UNBALANCED, Quoting
 from pipelines.sources.reader import make_reader

@@ -11,7 +11,7 @@ import pytest
 from configs.errors import DataError
 from configs.planted import Planted, item_key, user_key
 from configs.sections.sources import SyntheticSourceConfig
-from pipelines.layout import JobLayout
+from pipelines.job import JobLayout
 from pipelines.sources.reader import first_rows
 from pipelines.sources.synthetic import Reader
 from tests.support.prepared import Reference, assert_matches, read_rows, run
@@ -159,7 +159,7 @@ def test_first_rows_and_lines():
 def test_parquet_schema_is_checked_first(tmp_path):
     path = tmp_path / "x.parquet"
     parquet.write_table(pa.table({"user": [1.5], "item": ["a"]}), path)
-    with pytest.raises(DataError, match="column 'user' is double; a key is text or an integer"):
+    with pytest.raises(DataError, match="column 'user' is double; a key must be text, an integer"):
         run({"kind": "parquet", "paths": [str(path)]}, {"path": str(tmp_path / "out")})
     with pytest.raises(DataError, match="no column 'rating'; the file has: user, item"):
         run(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.layout import Job, JobLayout
+from pipelines.job import Job, JobLayout
 from pipelines.rows.validate import validate
 from pipelines.sources.reader import make_reader
 from tests.pipelines.sources.pieces import read_pieces

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from configs.errors import DataError
-from pipelines.layout import Job, JobLayout
+from pipelines.job import Job, JobLayout
 from pipelines.rows.validate import validate
 from pipelines.sources.reader import make_reader
 from tests.pipelines.sources.pieces import read_pieces

@@ -9,7 +9,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.layout import Job, JobLayout
+from pipelines.job import Job, JobLayout
 from pipelines.rows.hashes import hash_keys, hash_rows
 from pipelines.stages import ids
 from pipelines.stages.plan import Plan

@@ -2,7 +2,6 @@
 
 import errno
 import gc
-import json
 import os
 import resource
 import subprocess
@@ -12,15 +11,11 @@ import numpy as np
 import pytest
 
 from configs.errors import CheckpointError
-from trainer.checkpoints import files
+from trainer.checkpoints import reader
 from trainer.checkpoints.file_map import forget, map_file
-from trainer.checkpoints.files import (
-    DamagedCheckpoint,
-    RecordPiece,
-    map_array,
-    read_checkpoint_file,
-    write_checkpoint,
-)
+from trainer.checkpoints.files import DamagedCheckpoint, RecordPiece, write_checkpoint
+from trainer.checkpoints.manifest import CheckpointHead
+from trainer.checkpoints.reader import map_array, open_checkpoint, read_checkpoint_file
 
 PIECES, ROWS = 100, 5
 
@@ -28,7 +23,7 @@ LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
 import numpy as np
-from trainer.checkpoints.chain import open_checkpoint
+from trainer.checkpoints.reader import open_checkpoint
 from trainer.checkpoints.rows import StoredRows
 rows = StoredRows([open_checkpoint(sys.argv[1])], "user")
 found = rows.read(np.arange(int(sys.argv[2])))
@@ -79,7 +74,7 @@ def checkpoint(tmp_path) -> str:
         return np.stack([rows, rows], 1)
 
     pieces = (RecordPiece("user", i, None, records(i)) for i in range(PIECES))
-    write_checkpoint(path, head, pieces, {"step": np.int64(1)}, 4)
+    write_checkpoint(path, CheckpointHead(**head), pieces, {"step": np.int64(1)}, 4)
     return path
 
 
@@ -90,9 +85,7 @@ def test_a_checkpoint_of_many_files_is_read_under_a_hard_limit_of_few(checkpoint
 
 
 def test_arrays_of_maps_cannot_be_written(checkpoint):
-    with open(f"{checkpoint}/COMMITTED", encoding="utf-8") as file:
-        manifest = json.load(file)
-    array = map_array(checkpoint, manifest, "tables/user/00000.npy")
+    array = map_array(open_checkpoint(checkpoint), "tables/user/00000.npy")
     with pytest.raises(ValueError, match="read-only"):
         array[0, 0] = 1
 
@@ -100,19 +93,20 @@ def test_arrays_of_maps_cannot_be_written(checkpoint):
 @pytest.mark.parametrize(
     ("number", "advice"),
     [
-        (errno.EMFILE, "raise this process's limit of open files (ulimit -n)"),
-        (errno.ENFILE, "raise the machine's limit of open files"),
-        (errno.EACCES, "give this user the right"),
+        (errno.EMFILE, "raise the limit of open files of this process (ulimit -n)"),
+        (errno.ENFILE, "raise the limit of open files of this machine"),
+        (errno.EACCES, "give this user permission"),
         (errno.EIO, "or delete its checkpoint to go on from the one before"),
     ],
 )
-def test_what_the_machine_lacks_is_no_damage(monkeypatch, number, advice):
+def test_what_the_machine_lacks_is_no_damage(checkpoint, monkeypatch, number, advice):
     def refuse(path):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files.storage, "read_bytes", refuse)
+    opened = open_checkpoint(checkpoint)
+    monkeypatch.setattr(reader.storage, "read_bytes", refuse)
     with pytest.raises(CheckpointError) as caught:
-        read_checkpoint_file("/run/checkpoints/step-1", {"files": {"x": {}}}, "x")
+        read_checkpoint_file(opened, "dense.npz")
     assert not isinstance(caught.value, DamagedCheckpoint)
     assert os.strerror(number) in str(caught.value) and advice in str(caught.value)
     assert ("delete" in str(caught.value)) == (number == errno.EIO)

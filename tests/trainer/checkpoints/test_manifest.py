@@ -3,11 +3,14 @@
 import copy
 import json
 
+import google_crc32c
 import numpy as np
 import pytest
 
-from trainer.checkpoints import files
-from trainer.checkpoints.files import DamagedCheckpoint, RecordPiece, read_manifest, write_checkpoint
+from trainer.checkpoints import reader
+from trainer.checkpoints.files import DamagedCheckpoint, RecordPiece, write_checkpoint
+from trainer.checkpoints.manifest import CheckpointHead, CheckpointManifest
+from trainer.checkpoints.reader import open_checkpoint
 
 
 @pytest.fixture
@@ -16,8 +19,12 @@ def checkpoint(tmp_path) -> str:
     layout = {"rows": 2, "parts": [["w", 2]], "pieces": [2]}
     head = {"step": 1, "kind": "full", "id": "a", "base": None, "identity": {}, "tables": {"user": layout}}
     piece = RecordPiece("user", 0, None, np.zeros((2, 2), np.float32))
-    write_checkpoint(path, head, iter([piece]), {"step": np.int64(1)}, 4)
+    write_checkpoint(path, CheckpointHead(**head), iter([piece]), {"step": np.int64(1)}, 4)
     return path
+
+
+def crc32c(content: bytes) -> str:
+    return google_crc32c.Checksum(content).hexdigest().decode()
 
 
 def forge(path: str, change) -> None:
@@ -27,7 +34,7 @@ def forge(path: str, change) -> None:
     manifest.pop("crc32c")
     manifest = copy.deepcopy(manifest)
     change(manifest)
-    checksum = files._checksum(manifest)
+    checksum = crc32c(json.dumps(manifest, sort_keys=True).encode())
     with open(f"{path}/COMMITTED", "w", encoding="utf-8") as file:
         json.dump({**manifest, "crc32c": checksum}, file)
 
@@ -73,14 +80,23 @@ CHANGES = [
 
 def test_one_that_is_as_written_is_read(checkpoint):
     forge(checkpoint, lambda manifest: manifest.update(later_version="key"))
-    assert read_manifest(checkpoint)["step"] == 1
+    assert open_checkpoint(checkpoint).step == 1
+
+
+def test_what_is_encoded_is_parsed_and_formatting_does_not_matter(checkpoint):
+    with open(f"{checkpoint}/COMMITTED", "rb") as file:
+        content = file.read()
+    manifest = CheckpointManifest.parse(content)
+    assert manifest.encode() == content
+    assert CheckpointManifest.parse(json.dumps(json.loads(content), sort_keys=True).encode()) == manifest
+    assert list(json.loads(content)) == [*(CheckpointManifest.model_fields), "crc32c"]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=range(len(CHANGES)))
 def test_a_forged_one_is_damage_in_one_line(checkpoint, change):
     forge(checkpoint, change)
     with pytest.raises(DamagedCheckpoint) as caught:
-        read_manifest(checkpoint)
+        open_checkpoint(checkpoint)
     assert str(caught.value).startswith(f"{checkpoint}/COMMITTED: cannot be read (")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
 
@@ -92,7 +108,7 @@ def test_what_is_no_manifest_is_damage_in_one_line(checkpoint, content):
     with open(f"{checkpoint}/COMMITTED", "wb") as file:
         file.write(content)
     with pytest.raises(DamagedCheckpoint, match="COMMITTED: cannot be read"):
-        read_manifest(checkpoint)
+        open_checkpoint(checkpoint)
 
 
 @pytest.mark.parametrize("name", ["dense.npz", "tables/user/00000.npy"])
@@ -102,10 +118,9 @@ def test_what_is_no_manifest_is_damage_in_one_line(checkpoint, content):
 def test_a_forged_array_is_damage(checkpoint, name, content):
     with open(f"{checkpoint}/{name}", "wb") as file:
         file.write(content)
-    checksum = files.google_crc32c.Checksum(content).hexdigest().decode()
-    forge(checkpoint, at("files", name, value={"bytes": len(content), "crc32c": checksum}))
-    manifest = read_manifest(checkpoint)
-    readers = [files.read_array, files.map_array]
-    for read in [files.read_dense] if name == "dense.npz" else readers:
+    forge(checkpoint, at("files", name, value={"bytes": len(content), "crc32c": crc32c(content)}))
+    opened = open_checkpoint(checkpoint)
+    readers = [reader.read_array, reader.map_array]
+    for read in [reader.read_dense] if name == "dense.npz" else readers:
         with pytest.raises(DamagedCheckpoint, match="holds no array of a checkpoint"):
-            read(*((checkpoint, manifest) if name == "dense.npz" else (checkpoint, manifest, name)))
+            read(*((opened,) if name == "dense.npz" else (opened, name)))

@@ -118,7 +118,7 @@ def test_looking_for_checkpoints_makes_no_directory(tmp_path):
 
 def test_what_may_not_change_is_named(tmp_path):
     store(tmp_path, **{"train.seed": 1}).save(1, *state(1))
-    message = "saved under train.seed = 1, the run now says 2; .* restore the value .--config .*/config.yaml"
+    message = "saved with train.seed = 1, but this run has 2; .* restore the value .--config .*/config.yaml"
     with pytest.raises(CheckpointError, match=message):
         restored(tmp_path, **{"train.seed": 2})
 
@@ -126,7 +126,7 @@ def test_what_may_not_change_is_named(tmp_path):
 @pytest.mark.parametrize("change", [{"rows": ROWS - 1}, {"dim": 3}])
 def test_a_table_of_another_shape_is_refused(tmp_path, change):
     store(tmp_path).save(1, *state(1))
-    with pytest.raises(CheckpointError, match="table user was saved as"):
+    with pytest.raises(CheckpointError, match="table user was saved with"):
         store(tmp_path).restore_newest(*state(0, **change))
 
 

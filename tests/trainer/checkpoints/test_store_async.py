@@ -122,7 +122,7 @@ def test_a_full_disk_names_file_cause_and_the_last_good_step(tmp_path, monkeypat
     message = str(caught.value)
     assert f"{tmp_path}/step-000000003.increment/" in message and "\n" not in message
     assert "cannot be written (No space left on device); last good checkpoint: step 2" in message
-    assert "the same command resumes" in message
+    assert "rerun the same command to resume" in message
     assert names(tmp_path) == ["step-000000001", "step-000000002.increment"], "no torn directory"
     store.wait()  # told once
     monkeypatch.undo()
@@ -285,4 +285,4 @@ def test_files_are_as_numpy_writes_them(tmp_path):
     facts = files._write(str(tmp_path), "a.npy", files._npy_parts(array))
     np.save(tmp_path / "b.npy", array)
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
-    assert facts["bytes"] == (tmp_path / "a.npy").stat().st_size
+    assert facts.bytes == (tmp_path / "a.npy").stat().st_size

@@ -8,6 +8,7 @@ import pytest
 from configs.errors import CheckpointError, UserError
 from configs.system import storage
 from tests.support.checkpoint_cases import Run, assert_state, make_tables, restored, small_pieces, store_at
+from trainer.checkpoints import store as store_module
 
 
 @pytest.fixture(autouse=True)
@@ -73,14 +74,14 @@ def test_a_reader_beside_a_trainer_that_deletes_looks_again(tmp_path, monkeypatc
     run, store = Run(), store_at(tmp_path, keep=1, incremental=False)
     run.train_and_save(store, 1)
     reader, tables = store_at(tmp_path), make_tables("stored")
-    values = reader._dense_values
+    values = store_module.dense_values
 
     def slow(checkpoint, *arguments, **options):
         if checkpoint.step == 1:
             run.train_and_save(store, 1)
         return values(checkpoint, *arguments, **options)
 
-    monkeypatch.setattr(reader, "_dense_values", slow)
+    monkeypatch.setattr(store_module, "dense_values", slow)
     assert reader.open_newest(tables, {}) == 2
 
 

@@ -200,7 +200,9 @@ def test_an_increment_on_another_base_of_the_same_step_is_not_used(tmp_path):
 def test_a_missing_full_one_leaves_nothing(tmp_path):
     saved_run(tmp_path, 3)
     shutil.rmtree(tmp_path / "step-000000001")
-    with pytest.raises(CheckpointError, match="no checkpoint verifies .*step 1, which later ones build on"):
+    with pytest.raises(
+        CheckpointError, match="no checkpoint verifies .*step 1, which later checkpoints build on"
+    ):
         restored(tmp_path)
 
 

@@ -90,7 +90,7 @@ def test_damaged_ones_are_passed_over(trained_run, tmp_path, monkeypatch):
     warned = []
     monkeypatch.setattr(logging, "warning", lambda text, *values: warned.append(text % values))
     trained = open_trained(trained_run.model_copy(update={"output": output}))
-    assert any("step 50 is not averaged" in text for text in warned)
+    assert any("step 50 is left out of the average" in text for text in warned)
     assert len(trained.recommender.dense_tail) == len(trained.recommender.dense_variables)
 
 
@@ -99,12 +99,13 @@ def test_damaged_ones_are_passed_over(trained_run, tmp_path, monkeypatch):
     [
         (
             {"polyak": {"kind": "tail_average"}},
-            "needs 5 checkpoints, checkpoint.keep is 3: raise it, or lower",
+            "checkpoint.keep: 3 is less than the 5 checkpoints of polyak.kind tail_average; "
+            "raise it, or lower",
         ),
-        ({"polyak": {"checkpoints": 2}}, "checkpoints belongs to kind: tail_average, this is exponential"),
+        ({"polyak": {"checkpoints": 2}}, "checkpoints requires kind: tail_average, found exponential"),
         (
             {"polyak": {"kind": "tail_average", "checkpoints": 2, "start_fraction": 0.1}},
-            "start_fraction belongs to kind: exponential or uniform",
+            "start_fraction requires kind: exponential or uniform",
         ),
     ],
 )

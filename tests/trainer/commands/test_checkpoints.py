@@ -18,7 +18,7 @@ from tests.support.checkpoint_cases import Run, assert_state, names, restored, s
 from tests.support.tiny_run import planted_document
 from trainer.checkpoints import listing
 from trainer.commands import checkpoints
-from trainer.training.session import lock_run
+from trainer.training.run_directory import lock_run
 
 
 @pytest.fixture(autouse=True)
@@ -195,7 +195,7 @@ def test_increments_stand_in_for_a_damaged_compaction(place):
 def test_object_stores(request, monkeypatch):
     # Leases need gs://, where tests/end_to_end/test_gcs_chain.py has them.
     monkeypatch.setattr(
-        "trainer.training.session.lock_run",
+        "trainer.training.run_directory.lock_run",
         lambda path: SimpleNamespace(check=lambda: None, close=lambda: None),
     )
     path = f"memory://{request.node.name}"
@@ -231,7 +231,7 @@ def test_memory_is_mapped_not_read(place):
 
 
 def test_beside_a_trainer_that_deletes(place, monkeypatch):
-    """What was listed is gone when it is read: the list is made anew."""
+    """What was listed is gone when it is read: the list is read again."""
     path, run = place
     store = store_at(path / "checkpoints", keep=1, incremental=False)
     assert store.restore_newest(run.tables, run.dense) == 5

@@ -52,7 +52,10 @@ def test_what_fails_is_an_error_after_the_report(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--set", "a=b"), "lazytower doctor: error: --set: changes a config, give it with --config\n"),
+        (
+            ("--set", "a=b"),
+            "lazytower doctor: error: --set: changes a config; name the config with --config\n",
+        ),
         (("--gcs", "bucket"), "lazytower doctor: error: argument --gcs: bucket does not start with gs://"),
         (("--config", "none.yaml"), "lazytower doctor: error: none.yaml: no such config file\n"),
     ],
@@ -69,9 +72,8 @@ def test_a_bucket(bucket):
 
 
 def test_lines():
-    assert doctor.format_result(Result("disk", "ok", "5 GB")) == "ok    disk:             5 GB"
-    line = doctor.format_result(Result("disk", "warn", "5 GB", "make room"))
-    assert line == "warn  disk:             5 GB; make room"
+    results = [Result("disk", "warn", "5 GB", "make room"), Result("memory", "ok", "8 GB")]
+    assert doctor.format_checks(results) == "warn  disk:    5 GB; make room\nok    memory:  8 GB"
 
 
 def config(tmp_path, **changes):
@@ -130,7 +132,7 @@ def test_a_run_on_a_tpu_of_another_machine(tmp_path, monkeypatch):
     try:
         path = document(tmp_path, device=TPU | NAMED)
         done = lazytower("--config", path)
-        assert done.returncode == 0 and "ok    named TPU:        mine: grpc://10.0.0.2:8470\n" in done.stdout
+        assert done.returncode == 0 and " named TPU:         mine: grpc://10.0.0.2:8470\n" in done.stdout
         service.nodes[name].state = tpu.Node.State.CREATING
         done = lazytower("--config", path)
         assert done.returncode == 2 and done.stderr.endswith("checks failed: named TPU\n")

@@ -104,7 +104,7 @@ def test_a_log_is_read_on_where_it_was_left(record):
 
 
 def test_how_a_job_is_found(record, tmp_path):
-    with pytest.raises(UserError, match="one: not submitted from this machine; give the run's --config"):
+    with pytest.raises(UserError, match="one: not submitted from this machine; add the run's --config"):
         job_path("one", None)
     assert job_path("one", "gs://b/jobs") == "gs://b/jobs/one"
     assert job_path("gs://b/jobs/two", None) == "gs://b/jobs/two"
@@ -122,7 +122,7 @@ def test_who_looks_while_a_job_is_being_remembered_sees_no_half_of_it(record, mo
 def test_no_such_job_is_one_line(tmp_path):
     done = run("jobs", "show", f"{tmp_path}/none")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "no job here; `lazytower jobs list` shows those there are" in done.stderr
+    assert "no job here; `lazytower jobs list` shows all jobs" in done.stderr
 
 
 def test_jobs_that_are_gone_do_not_hide_the_others(record, tmp_path):
@@ -166,7 +166,7 @@ def test_watching_on_a_terminal_draws_the_whole_job(record, capsys, monkeypatch)
     ("launcher", "unseen", "words"),
     [
         ("cloud_tpu", False, "no slice is left"),
-        ("cloud_tpu", True, "could not be seen"),
+        ("cloud_tpu", True, "cannot be seen"),
         ("local", False, "no process is left"),
     ],
 )

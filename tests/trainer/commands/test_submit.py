@@ -101,7 +101,7 @@ def cloud_section(**keys) -> dict:
 def test_without_a_checkout_a_wheel_must_be_named(monkeypatch, tmp_path):
     monkeypatch.setattr(wheel, "_CHECKOUT", str(tmp_path))
     config = parse_config(document(launch=cloud_section()), "x")
-    with pytest.raises(UserError, match="launch.wheel: lazytower is installed without its checkout"):
+    with pytest.raises(UserError, match="launch.wheel: missing, and lazytower is installed without the"):
         wheel.make_wheel(config)
     with pytest.raises(UserError, match="launch.constraints: .*constraints-cpu.txt cannot be read"):
         wheel.read_constraints(config)
@@ -124,7 +124,7 @@ def test_a_refusal_for_good_is_seen_at_once(cloud):
     denied = Fault(grpc.StatusCode.PERMISSION_DENIED, "Permission 'tpu.nodes.create' denied")
     cloud.tpu.faults["CreateQueuedResource"] = [denied]
     output, log = cloud.lazytower("submit", "--config", cloud.config, code=2)
-    assert output == "" and "error: permission is missing" in log and "roles/tpu.admin" in log
+    assert output == "" and "error: permission denied" in log and "roles/tpu.admin" in log
     [job] = {name.split("/")[2] for name in cloud.bucket.names("run/jobs/")}
     assert cloud.history(f"gs://bucket/run/jobs/{job}") == ["submitted", "requesting", "stopping", "failed"]
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import DataError
-from configs.manifest import SPLITS
+from configs.manifest import SPLITS, FeatureInfo
 from tests.support.tiny_dataset import Feature, Row, write_dataset
-from trainer.data.catalog import Items, Users, read_blocks
+from trainer.data.blocks import read_blocks
+from trainer.data.catalog import Items, Users
 from trainer.data.ragged import Ragged, hash_ids
 
 
@@ -158,7 +159,7 @@ def test_a_damaged_catalog_is_refused_in_one_line(tmp_path, damage):
             file.write(data if damage == "flip" else data[:-1])
     with pytest.raises(DataError) as caught:
         Items.load(dataset)
-    message = {"flip": "checksum differs", "cut": "bytes", "gone": "gone"}[damage]
+    message = {"flip": "checksum differs", "cut": "bytes", "gone": "missing"}[damage]
     text = str(caught.value)
     assert text.startswith(f"{path}: ") and message in text and "prepare` again" in text and "\n" not in text
 
@@ -166,9 +167,9 @@ def test_a_damaged_catalog_is_refused_in_one_line(tmp_path, damage):
 def test_wrong_row_count_and_wrong_type_are_refused(tmp_path):
     dataset = write_dataset(str(tmp_path), random_rows(1))
     info = dataset.items.files[0]
-    with pytest.raises(DataError, match="rows, dataset.json says"):
+    with pytest.raises(DataError, match="rows, but dataset.json says"):
         list(read_blocks(dataset, [info.model_copy(update={"rows": info.rows + 1})], ["id"]))
-    text_as_number = dataset.model_copy(update={"features": {"key": Feature("item", "numeric", {})}})
+    text_as_number = dataset.model_copy(update={"features": {"key": FeatureInfo(of="item", kind="numeric")}})
     with pytest.raises(DataError, match="cannot be read"):
         list(read_blocks(text_as_number, [info], ["key"]))
 

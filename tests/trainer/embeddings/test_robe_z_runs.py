@@ -86,7 +86,7 @@ def test_dense_and_sparse_gradients_train_alike(place, trained):
             found = newest_state(config.output.path)[name]
             np.testing.assert_allclose(found, value, rtol=1e-3, atol=1e-4, err_msg=name)
     # The kind of gradient may change from one session to the next, the hashing may not.
-    with pytest.raises(CheckpointError, match="saved under tables"):
+    with pytest.raises(CheckpointError, match="saved with tables"):
         train(configured(place, model, f"{model}-dense", seed=1))
 
 

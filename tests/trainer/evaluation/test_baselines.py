@@ -10,7 +10,8 @@ from configs.sections.sources import SyntheticSourceConfig
 from tests.support.tiny_dataset import Row, write_dataset
 from trainer.data.catalog import Items, Users
 from trainer.evaluation.baselines import BestReachable, Popularity
-from trainer.evaluation.ranking import UserBatch, evaluate_scorers
+from trainer.evaluation.protocols import UserBatch
+from trainer.evaluation.ranking import evaluate_scorers
 
 pytestmark = pytest.mark.any_python
 
@@ -81,7 +82,7 @@ def test_best_reachable_needs_planted_data_with_exact_ids(tmp_path):
     hashed = write_dataset(str(tmp_path / "hashed"), rows, hashed={"item": 8}, source=source)
     for dataset in (other, hashed):
         assert not BestReachable.available(dataset)
-        with pytest.raises(DataError, match="synthetic data with exact ids"):
+        with pytest.raises(DataError, match="synthetic data with ids of kind vocab"):
             BestReachable(dataset, Items.load(dataset))
 
 

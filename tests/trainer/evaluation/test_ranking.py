@@ -16,7 +16,7 @@ from tests.support.tiny_dataset import Row, write_dataset
 from tests.trainer.data.test_catalog import random_rows
 from trainer.data.catalog import Items, Users
 from trainer.data.ragged import Ragged
-from trainer.evaluation import ranking
+from trainer.evaluation import protocols, ranking
 from trainer.evaluation.metrics import full_ranks, user_metrics
 from trainer.evaluation.negatives import sample_negatives
 
@@ -226,7 +226,7 @@ def test_a_read_only_answer_is_not_written_to(users):
 def test_nobody_to_evaluate_is_an_error(tmp_path):
     dataset = write_dataset(str(tmp_path), [Row(b"a", b"x", "train"), Row(b"b", b"x", "test")])
     users = Users(dataset, Items.load(dataset))
-    with pytest.raises(DataError, match="nobody to evaluate.*its 1 rows: 1 users .1 rows. without"):
+    with pytest.raises(DataError, match="no users to evaluate.*its 1 rows: 1 users .1 rows. without"):
         ranking.evaluate_scorers([table("a", users, 2)], users, EvaluateConfig(), "test")
 
 
@@ -291,7 +291,7 @@ def test_negatives_are_uniform(number):
 
 
 def test_many_items_in_bounded_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(ranking._Full, "cells", 1 << 20)
+    monkeypatch.setattr(protocols.FullRanking, "cells", 1 << 20)
     rows = [Row(b"u%d" % u, b"i%d" % u, s) for u in range(64) for s in ("train", "test")]
     dataset = write_dataset(str(tmp_path), rows, block_rows=64)
     items = items_of(100_000)

@@ -7,6 +7,7 @@ import pytest
 from configs.errors import DataError, UserError
 from configs.manifest import load_dataset
 from configs.system import storage
+from trainer.checkpoints.manifest import CheckpointManifest
 from trainer.jobs import checks
 from trainer.jobs import output_claim as module
 from trainer.jobs.output_claim import check_unclaimed, claim_output
@@ -43,16 +44,42 @@ def test_another_job_in_the_same_output(cloud):
     checks.check_output(config, dataset)
 
 
+def committed(identity: dict, step: int = 20) -> bytes:
+    """COMMITTED of a full checkpoint."""
+    head = {"step": step, "kind": "full", "id": "a", "base": None, "identity": identity, "tables": {}}
+    return CheckpointManifest(**head, time=0.0, files={}).encode()
+
+
 def test_checkpoints_of_another_run(cloud):
     config = cloud.load()
     dataset = load_dataset(config.dataset.path)
     identity = checks.checkpoint_identity(config, dataset.fingerprint, 7)
     place = "run/checkpoints/step-000000020/COMMITTED"
     cloud.bucket.write("run/checkpoints/step-000000040/dense.npz", b"unfinished")
-    cloud.bucket.write(place, json.dumps({"identity": identity}).encode())
+    cloud.bucket.write(place, committed(identity))
     checks.check_output(config, dataset)
-    cloud.bucket.write(place, json.dumps({"identity": identity | {"train.batch_size": 7}}).encode())
+    cloud.bucket.write(place, committed(identity | {"train.batch_size": 7}))
     with pytest.raises(UserError, match="holds checkpoints of a run with another train.batch_size"):
+        checks.check_output(config, dataset)
+
+
+@pytest.mark.parametrize("damage", ["checksum", "torn", "no manifest"])
+def test_a_damaged_checkpoint_does_not_decide_whose_the_output_is(cloud, damage):
+    """Training skips it, so the newest checkpoint that verifies is compared."""
+    config = cloud.load()
+    dataset = load_dataset(config.dataset.path)
+    identity = checks.checkpoint_identity(config, dataset.fingerprint, 7)
+    other = committed(identity | {"train.batch_size": 7}, step=40)
+    damaged = {
+        "checksum": other.replace(b'"step": 40', b'"step": 41'),
+        "torn": other[: len(other) // 2],
+        "no manifest": json.dumps({"identity": identity | {"train.batch_size": 7}}).encode(),
+    }[damage]
+    cloud.bucket.write("run/checkpoints/step-000000020/COMMITTED", committed(identity))
+    cloud.bucket.write("run/checkpoints/step-000000040/COMMITTED", damaged)
+    checks.check_output(config, dataset)
+    cloud.bucket.write("run/checkpoints/step-000000040/COMMITTED", other)
+    with pytest.raises(UserError, match="another train.batch_size"):
         checks.check_output(config, dataset)
 
 
@@ -62,7 +89,7 @@ def test_checkpoints_of_another_run(cloud):
 )
 def test_a_bucket_elsewhere_is_warned_of(cloud, location, warned):
     cloud.bucket.store.location = location
-    warnings = checks.region_warnings(cloud.load())
+    warnings = checks.region_warnings(cloud.load(), "us-east5")
     assert bool(warnings) == warned
     for line in warnings:
         assert (
@@ -72,8 +99,10 @@ def test_a_bucket_elsewhere_is_warned_of(cloud, location, warned):
 
 def test_a_bucket_whose_place_may_not_be_asked(cloud, monkeypatch):
     monkeypatch.setattr(checks, "bucket_location", lambda path: None)
-    [first, _] = checks.region_warnings(cloud.load())
-    assert first == "dataset.path: where the bucket of gs://bucket/dataset is could not be found out"
+    [first, _] = checks.region_warnings(cloud.load(), "us-east5")
+    assert first.startswith(
+        "dataset.path: the location of the bucket of gs://bucket/dataset is unknown; make"
+    )
 
 
 @pytest.mark.slow

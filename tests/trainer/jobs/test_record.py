@@ -1,4 +1,4 @@
-"""A job's record: events are never lost nor overwritten, whoever writes them, and add up to its state."""
+"""A job's record: events are never lost or overwritten by other writers, and add up to its state."""
 
 import threading
 
@@ -41,7 +41,7 @@ def test_who_decided_on_an_old_state_learns_of_it(path):
     second = JobRecord(path)
     assert second.state().state == "submitted"
     first.append("requesting", 1)
-    with pytest.raises(Outdated, match="event 2 is there already"):
+    with pytest.raises(Outdated, match="event 2 exists already"):
         second.append("stopping", 0, "cancelled", outcome="cancelled")
     assert second.state().state == "requesting"
     second.append("stopping", 1, "cancelled", outcome="cancelled")
@@ -83,7 +83,7 @@ def test_writers_that_race_lose_nothing_even_when_answers_are_lost(bucket):
 
 
 def test_no_job(tmp_path):
-    with pytest.raises(UserError, match="no job here; `lazytower jobs list` shows those there are"):
+    with pytest.raises(UserError, match="no job here; `lazytower jobs list` shows all jobs"):
         assert not JobRecord(f"{tmp_path}/none").facts
 
 

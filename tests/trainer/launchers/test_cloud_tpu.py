@@ -51,7 +51,7 @@ def test_the_request_is_the_golden_one(cloud, launcher):
     metadata = found["queuedResource"]["tpu"]["nodeSpec"][0]["node"]["metadata"]
     script = metadata.pop("startup-script")
     assert found == json.loads(GOLDEN.read_text())
-    assert script.startswith("#!/bin/bash\n") and metadata == {}, "nothing else is told the machine"
+    assert script.startswith("#!/bin/bash\n") and metadata == {}, "the machine gets nothing else"
     [(_, shown), (_, shown_script)] = full.describe(1)
     metadata["startup-script"] = "(the script below)"
     assert json.loads(shown) == found and shown_script == script
@@ -124,7 +124,7 @@ def test_a_node_that_outlives_its_queued_resource_is_deleted(cloud, launcher):
 @pytest.mark.parametrize(
     ("code", "message", "kind", "words"),
     [
-        (8, "Quota limit X exceeded", "refused", "the quota of project shop does not suffice"),
+        (8, "Quota limit X exceeded", "refused", "the quota of project shop is too small"),
         (8, "There is no more capacity in the zone", "refused", "no capacity now"),
         (13, "internal", "refused", "v6e-4 in us-east5-b: internal"),
         (4, "expired", "failed", "not available within launch.valid_until_seconds"),
@@ -146,20 +146,20 @@ def test_a_request_that_failed_later(cloud, launcher, code, message, kind, words
             "RESOURCE_EXHAUSTED",
             "Quota limit 'TPUV6E' has been exceeded",
             Refused,
-            "v6e-4 in us-east5-b: the quota of project shop does not suffice (Quota limit 'TPUV6E' has been "
-            "exceeded); ask for more at https://cloud.google.com/tpu/docs/quota, or use another zone",
+            "v6e-4 in us-east5-b: the quota of project shop is too small (Quota limit 'TPUV6E' has been "
+            "exceeded); request more at https://cloud.google.com/tpu/docs/quota, or use another zone",
         ),
         (
             "PERMISSION_DENIED",
             "Permission 'tpu.nodes.create' denied",
             LaunchError,
-            "permission is missing (Permission 'tpu.nodes.create' denied); ask for roles/tpu.admin in",
+            "permission denied (Permission 'tpu.nodes.create' denied); get roles/tpu.admin in",
         ),
         (
             "PERMISSION_DENIED",
             "The user does not have permission to act as service account",
             LaunchError,
-            "ask for roles/iam.serviceAccountUser on launch.service_account in project shop",
+            "get roles/iam.serviceAccountUser on launch.service_account in project shop",
         ),
         (
             "PERMISSION_DENIED",
@@ -194,7 +194,9 @@ def test_a_name_that_is_another_s(cloud, launcher):
     cloud.tpu._known.clear()
     [spec] = cloud.tpu.resources[RESOURCE].tpu.node_spec
     spec.node.labels["lazytower-job"] = "another"
-    with pytest.raises(LaunchError, match=f"{NAME}: the name exists in us-east5-b, and is not this job's"):
+    with pytest.raises(
+        LaunchError, match=f"{NAME}: a resource of this name exists in us-east5-b and is not this"
+    ):
         launcher.create(1)
     for _ in range(3):
         assert launcher.observe(1) == ("absent", f"queued resource {NAME} is not this job's")
@@ -212,7 +214,7 @@ def test_a_name_that_exists_and_is_not_seen_yet_is_nobody_s(cloud, launcher):
     launcher.create(1)
     cloud.tpu._known.clear()
     cloud.tpu.faults["GetQueuedResource"] = [Fault(grpc.StatusCode.NOT_FOUND)]
-    with pytest.raises(Unreachable, match=f"{NAME}: exists, says the API, and is not seen yet"):
+    with pytest.raises(Unreachable, match=f"{NAME}: the API says it exists, but does not show it yet"):
         launcher.create(1)
     launcher.create(1)
 
@@ -225,10 +227,10 @@ def test_an_api_that_is_away_for_longer_than_the_client_tries(cloud, monkeypatch
 
 
 def test_before_anything_is_spent(cloud):
-    assert make(cloud).check() == ["device.kind is cpu: the chips of v6e-4 will be idle, and be paid for"]
+    assert make(cloud).check() == ["device.kind is cpu: the chips of v6e-4 are billed but stay idle"]
     [_, several, price] = make(cloud, "launch.slice=v6e-16", "launch.price_per_chip_hour=null").check()
-    assert "v6e-16 has 4 machines: lazytower has never run on more than one" in several
-    assert "no cost will be shown" in price
+    assert "v6e-16 has 4 hosts, and lazytower has never been run on more than one" in several
+    assert "`lazytower jobs` shows no cost" in price
     with pytest.raises(
         LaunchError, match="zone us-east5-b has no v6e-8 .*accelerator-types list --zone us-east5-b"
     ):
@@ -266,9 +268,7 @@ def test_a_slice_of_several_machines_is_named_to_the_trainer(cloud):
 
 def test_a_job_has_no_other_tpu(cloud):
     named = "device={kind: tpu, slice: v6e-16, name: mine, zone: us-east5-b}"
-    with pytest.raises(
-        UserError, match="device.name: the job trains on the slice that it is given; leave it"
-    ):
+    with pytest.raises(UserError, match="device.name: the job trains on the slice that it requests; remove"):
         make(cloud, "launch.slice=null", named).check_files()
 
 

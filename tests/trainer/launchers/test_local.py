@@ -85,6 +85,8 @@ def test_another_machine_s_job_is_left_alone(tmp_path):
 
 
 def test_the_files_of_a_local_job_are_on_the_disk(tmp_path):
-    with pytest.raises(UserError, match="launch.staging: gs://b/run/jobs is in a bucket; launch.kind local"):
+    with pytest.raises(
+        UserError, match="launch.staging: gs://b/run/jobs is in a bucket, but launch.kind local"
+    ):
         Local(None, "gs://b/run/jobs/one", {"directory": ""}).check_files()
     Local(None, f"{tmp_path}/one", {"directory": ""}).check_files()

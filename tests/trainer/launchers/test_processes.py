@@ -110,7 +110,7 @@ def test_what_is_started_is_noted_before_and_not_for_ever(job, monkeypatch):
     monkeypatch.setattr(local.subprocess, "Popen", popen)
     for _ in range(3):
         make(job).create(1)
-    with pytest.raises(Refused, match="ended 3 times before a sign of life; its log: "):
+    with pytest.raises(Refused, match="ended 3 times before its first heartbeat; read /"):
         make(job).create(1)
     assert notes == [1, 2, 3]
 

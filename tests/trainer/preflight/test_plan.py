@@ -137,7 +137,7 @@ def test_what_has_no_form_on_a_tpu(tmp_path, fast_disk):
     tables = {"user": {"dim": 32, "optimizer": {"kind": "rowwise_adagrad"}}, "item": {"dim": 32}}
     config, figures = made(tmp_path, [plan.tpu_slice("v5p-8")], tables=tables)
     assert figures["slices"][0]["fits"] is False
-    assert "tables.user: optimizer rowwise_adagrad has no TPU form" in figures["slices"][0]["reason"]
+    assert "tables.user: optimizer rowwise_adagrad is not available on TPUs" in figures["slices"][0]["reason"]
 
 
 def test_unknown_rows_are_said_to_be_unknown(tmp_path, fast_disk):
@@ -147,9 +147,7 @@ def test_unknown_rows_are_said_to_be_unknown(tmp_path, fast_disk):
     assert not figures["complete"] and figures["steps"] is None
     assert figures["tables"][1]["rows"] is None and figures["slices"][0]["fits"] is None
     text = plan.format_plan(figures)
-    assert (
-        "at least" in text and "no dataset yet" in text and "rows of other tables are not known yet" in text
-    )
+    assert "at least" in text and "no dataset yet" in text and "the rows of others are not known yet" in text
     assert "are not known yet" in preflight_plan.find_problems(config, figures, {"v5p-8"})[0]
 
 
@@ -170,8 +168,8 @@ def test_too_little_memory_is_refused_after_the_plan(tmp_path, fast_disk, monkey
     monkeypatch.setattr(machine, "free_memory", lambda: (8 * GB, "cgroup limit"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: argparse.Namespace(free=100 * GB))
     out, error = command(tmp_path, document(tmp_path), capsys=capsys)
-    assert "memory       15.99 GB at the peak, 8.00 GB are there (cgroup limit)" in out
-    assert error.startswith("memory: the run needs 15.99 GB, 8.00 GB are there (cgroup limit); ")
+    assert "memory       15.99 GB at the peak, 8.00 GB are free (cgroup limit)" in out
+    assert error.startswith("memory: the run needs 15.99 GB, 8.00 GB are free (cgroup limit); ")
     assert "\n" not in error and not (tmp_path / "runs").exists()
 
 
@@ -236,12 +234,12 @@ def test_the_probes_text(tmp_path, planted):
     figures["checkpoints"] |= {"seconds_each": 7.2, "number": 500, "bytes_per_second": 1e9}
     text = plan.format_plan(figures)
     assert "speed        4,000 examples/s, 16.0 ms per step" in text
-    assert "time         1.00 h of training, 1.00 h for 500 checkpoints; evaluations come on top" in text
+    assert "time         1.00 h of training, 1.00 h for 500 checkpoints; plus evaluations" in text
 
 
 def test_a_dataset_of_another_config_is_refused(tmp_path, planted):
     planted["dataset"]["history_length"] = 5
-    with pytest.raises(DataError, match="prepared with dataset.history_length 4, the config says 5"):
+    with pytest.raises(DataError, match="prepared with dataset.history_length 4, but the config has 5"):
         preflight_plan.make_plan(parse_config(planted, "test"), [], 0)
 
 

@@ -23,14 +23,14 @@ def test_a_failed_step_ends_its_group(monkeypatch, capsys):
 
     steps = (
         ProbeStep("first", str.upper, "x"),
-        ProbeStep("second", broken, "mend it"),
+        ProbeStep("second", broken, "fix it"),
         ProbeStep("third", str, "x"),
     )
     monkeypatch.setitem(GROUPS, "beam", steps)
     probes.main("beam", "abc")
     assert lines(capsys) == [
         {"step": "first", "status": "ok", "found": "ABC", "fix": ""},
-        {"step": "second", "status": "fail", "found": "ValueError: bad abc in two lines", "fix": "mend it"},
+        {"step": "second", "status": "fail", "found": "ValueError: bad abc in two lines", "fix": "fix it"},
     ]
 
 
@@ -115,7 +115,7 @@ def test_keras_3_is_noticed():
             "libtpu: no",
         ),
         ("raise ImportError('half a wheel')", "ImportError: half a wheel"),
-        ("import sys; sys.exit(3)", "the process died (exit code 3): it said nothing"),
+        ("import sys; sys.exit(3)", "the process died (exit code 3): no output"),
     ],
 )
 def test_a_tensorflow_that_cannot_be_imported(tmp_path, monkeypatch, code, found):
@@ -130,7 +130,7 @@ def test_a_tensorflow_that_cannot_be_imported(tmp_path, monkeypatch, code, found
 
 
 def test_every_step_has_a_result():
-    steps = tuple(ProbeStep(name, str, f"mend {name}") for name in "abcd")
+    steps = tuple(ProbeStep(name, str, f"fix {name}") for name in "abcd")
     told = {"a": {"status": "warn", "found": "", "fix": ""}, "b": {"status": "fail", "found": "", "fix": ""}}
     results = complete(steps, told, "")
     assert [(result.name, result.status) for result in results] == [
@@ -139,10 +139,10 @@ def test_every_step_has_a_result():
         ("c", "fail"),
         ("d", "fail"),
     ]
-    assert [result.fix for result in results[2:]] == ["mend b first"] * 2
+    assert [result.fix for result in results[2:]] == ["fix b first"] * 2
     died = complete(steps, {"a": told["a"]}, "it died")
     assert [result.found for result in died] == ["", "it died", "not tried", "not tried"]
-    assert [result.fix for result in died[1:]] == ["mend b", "mend b first", "mend b first"]
+    assert [result.fix for result in died[1:]] == ["fix b", "fix b first", "fix b first"]
 
 
 def test_a_tensorflow_that_hangs(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 from configs.errors import ExportError
 from trainer.serving.requests import Request, check_request, parse_requests
 
-INPUTS = {"history": True, "features": {"country": "categorical", "age": "numeric"}, "where": ["genre"]}
+INPUTS = {"history": True, "features": {"country": "string", "age": "float32"}, "where": ["genre"]}
 
 
 def test_a_line_may_hold_any_of_the_inputs():

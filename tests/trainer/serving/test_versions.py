@@ -1,4 +1,4 @@
-"""Versions of models in a bucket: whole or not there, whoever was killed. Local ones: test_export.py."""
+"""Versions of models in a bucket: whole or absent, even after a kill. Local ones: test_export.py."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Names of TPUs are looked up in the Cloud TPU API, over real gRPC; what stands in the way is told."""
+"""Names of TPUs are looked up in the Cloud TPU API, over real gRPC; failures are reported."""
 
 import json
 import re

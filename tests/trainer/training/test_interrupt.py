@@ -111,7 +111,7 @@ def stopped(place, output, number, wait) -> int | None:
     name = signal.Signals(number).name
     last = command.log.splitlines()[-1]
     assert last.startswith(f"lazytower train: stopped by {name} at step ")
-    assert last.endswith("; run the same command to resume")
+    assert last.endswith("; rerun the same command to resume")
     step = int(last.split("at step ")[1].split(";")[0].replace(",", ""))
     newest = max((place / output / "checkpoints").iterdir())
     assert newest.name == f"step-{step:09d}" and (newest / "COMMITTED").exists()
@@ -148,7 +148,9 @@ def test_a_signal_before_training(place):
         assert command.end(signal.SIGTERM) == 75
         if " at step " not in command.log:  # else the signal came late
             break
-    assert command.log.endswith("stopped by SIGTERM before training began; run the same command to go on\n")
+    assert command.log.endswith(
+        "stopped by SIGTERM before training began; rerun the same command to start again\n"
+    )
     assert "Traceback" not in command.log and not (place / f"early-{attempt}/checkpoints").exists()
 
 
@@ -180,8 +182,8 @@ def short(place):
 def kill_once(monkeypatch, owner, name, after, call=2):
     """Sends SIGTERM to ourselves around a call of owner.name, and waits until it was heard."""
     original, calls, heard = getattr(owner, name), [], threading.Event()
-    wish = Interrupt._wish
-    monkeypatch.setattr(Interrupt, "_wish", lambda self, reason: (wish(self, reason), heard.set()))
+    request = Interrupt._request
+    monkeypatch.setattr(Interrupt, "_request", lambda self, reason: (request(self, reason), heard.set()))
 
     def replaced(self, *args):
         calls.append(name)
@@ -203,7 +205,7 @@ def test_a_signal_while_saving(place, short, monkeypatch, after):
     output = f"saving-{after}"
     with monkeypatch.context() as patch:
         kill_once(patch, CheckpointStore, "save", after)
-        with pytest.raises(Stopped, match="stopped by SIGTERM at step 40; run the same command to resume"):
+        with pytest.raises(Stopped, match="stopped by SIGTERM at step 40; rerun the same command to resume"):
             train(config_of(place, output, *SHORT))
     assert sorted(path.name[-2:] for path in (place / output / "checkpoints").iterdir()) == ["20", "40"]
     assert {line["step"] for line in read_metrics(str(place / output)) if line["kind"] == "evaluate"} == {20}

@@ -100,9 +100,9 @@ def test_resumed_otherwise(whole, tmp_path, overrides, exact):
 
 def test_batches_must_divide(tmp_path):
     made = document(str(tmp_path), {"kind": "two_tower"}) | {"device": {"replicas": 3}}
-    with pytest.raises(ConfigError, match="batch_size 64 is no multiple of device.replicas 3"):
+    with pytest.raises(ConfigError, match="batch_size: 64 is not divisible by device.replicas 3"):
         parse_config(made, "test")
     made["device"]["replicas"] = 2
     made["model"]["loss"] = {"extra_negatives": 5}
-    with pytest.raises(ConfigError, match="loss.extra_negatives 5 is no multiple of device.replicas 2"):
+    with pytest.raises(ConfigError, match="loss.extra_negatives: 5 is not divisible by device.replicas 2"):
         parse_config(made, "test")

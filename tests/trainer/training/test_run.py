@@ -20,7 +20,7 @@ from tests.support.tiny_run import planted_document, write_planted
 from trainer.evaluation.trained import open_trained
 from trainer.report.metrics_file import read_metrics
 from trainer.training.run import train
-from trainer.training.session import lock_run
+from trainer.training.run_directory import lock_run
 
 
 @pytest.fixture(scope="module")
@@ -179,15 +179,15 @@ def test_the_two_engines_train_alike_in_closed_loop(place):
     [
         (
             {"train": {"num_steps": 70}},
-            "number of steps = 60, the run now says 70",
+            "number of steps = 60, but this run has 70",
         ),
-        ({"train": {"seed": 1}}, "train.seed = 0, the run now says 1"),
-        ({"train": {"clip_norm": 1.0}}, "train.clip_norm = None, the run now says 1.0"),
-        ({"train": {"batch_size": 32}}, "train.batch_size = 64, the run now says 32"),
-        ({"optimizer": {"learning_rate": 0.5}}, "optimizer.learning_rate = 0.01, the run now says 0.5;"),
+        ({"train": {"seed": 1}}, "train.seed = 0, but this run has 1"),
+        ({"train": {"clip_norm": 1.0}}, "train.clip_norm = None, but this run has 1.0"),
+        ({"train": {"batch_size": 32}}, "train.batch_size = 64, but this run has 32"),
+        ({"optimizer": {"learning_rate": 0.5}}, "optimizer.learning_rate = 0.01, but this run has 0.5;"),
         (
             {"polyak": {"kind": "uniform", "decay": None}},
-            "polyak.kind = exponential, the run now says uniform",
+            "polyak.kind = exponential, but this run has uniform",
         ),
     ],
 )
@@ -195,7 +195,7 @@ def test_another_run_in_the_same_directory_is_refused(place, trained, sections, 
     before = (trained / "config.yaml").read_text()
     with pytest.raises(CheckpointError) as caught:
         train(configured(place, **sections))
-    assert f"saved under {key}" in str(caught.value) and "use another output.path" in str(caught.value)
+    assert f"saved with {key}" in str(caught.value) and "use another output.path" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert (trained / "config.yaml").read_text() == before, "the config that could resume is gone"
 
@@ -218,7 +218,7 @@ def test_another_dataset_under_the_same_path_is_refused(copy, trained):
     shutil.copytree(trained, dataset.parent / "run")
     change_manifest(dataset, fingerprint="another")
     with pytest.raises(
-        CheckpointError, match="saved under dataset.fingerprint = .*, the run now says another"
+        CheckpointError, match="saved with dataset.fingerprint = .*, but this run has another"
     ):
         train(config())
 
@@ -281,7 +281,9 @@ def test_a_diverged_run_stops_and_keeps_its_good_checkpoints(place):
 
 
 def test_too_many_epochs_and_places_that_cannot_be_written(place, tmp_path):
-    with pytest.raises(ConfigError, match="train.num_epochs: makes 75,000,000 steps, at most 16,777,216"):
+    with pytest.raises(
+        ConfigError, match="train.num_epochs: makes 75,000,000 steps, more than the 16,777,216"
+    ):
         train(configured(place, "long", train={"num_steps": None, "num_epochs": 1e6}))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="output.path: .*file/run cannot be written"):
@@ -351,7 +353,7 @@ def test_a_full_disk_ends_the_run_and_a_restart_resumes(place, trained, tmp_path
 
     monkeypatch.setattr(storage, "writing", full)
     with pytest.raises(
-        CheckpointError, match="No space left on device.*last good checkpoint: step 20; .*resumes"
+        CheckpointError, match="No space left on device.*last good checkpoint: step 20; .*to resume"
     ):
         train(configured(place, tmp_path / "run", checkpoint=options))
     monkeypatch.undo()

@@ -116,7 +116,7 @@ class Trained:
 
     def state(self) -> dict:
         found = {name: variable.numpy() for name, variable in self.step.dense_state.items()}
-        with self.step.rows_at_hand():
+        with self.step.readable_rows():
             for name, table in self.recommender.tables.items():
                 found[f"table {name}"] = np.asarray(table.read_records(np.arange(table.rows)))
         return found
@@ -194,7 +194,5 @@ def test_more_rows_than_int32_can_name(planted):
     config = config_of(planted, CASES["dot_bias"])
     dataset = bare_dataset({"user": 2**31 + 5, "item": 10})
     recommender = Recommender(config, dataset, np.ones(10, np.int64), STEPS, TpuTable)
-    with pytest.raises(
-        ConfigError, match="tables.user: 2,147,483,653 rows, a TPU's ids reach to 2,147,483,6"
-    ):
+    with pytest.raises(ConfigError, match="tables.user: 2,147,483,653 rows exceed the 2,147,483,6"):
         TpuStep(config, recommender, STEPS, tf.distribute.get_strategy(), emulated("v4-8"))

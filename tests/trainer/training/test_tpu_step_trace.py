@@ -1,4 +1,4 @@
-"""The TPU's step traced for slices that do not exist: where its ops are, and what the engines are told.
+"""The TPU's step traced for slices that do not exist: where its ops are, and how the engines are configured.
 
 Golden files are written anew by `LAZYTOWER_GOLDEN=1 pytest tests/trainer/training/test_tpu_step_trace.py`;
 read their diff.

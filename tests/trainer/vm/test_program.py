@@ -34,7 +34,7 @@ def spec(tmp_path, **more) -> dict:
 
 
 def run(told: dict, log: bool = True, **environment: str) -> tuple[int, dict | None, str]:
-    """(exit code, final.json, log) of a machine that is told so."""
+    """(exit code, final.json, log) of a machine with this specification."""
     done = subprocess.run(
         [sys.executable, "-m", "trainer.vm.program", json.dumps(told)],
         env={**os.environ, "GCE_METADATA_HOST": "127.0.0.1:9", **environment},
@@ -140,7 +140,7 @@ def test_a_trainer_that_is_killed(tmp_path):
     machine = quiet_machine(tmp_path, python=interpreter(tmp_path, "kill -9 $$"))
     final = machine._work()
     assert final["exit_code"] == 137 and final["state"] == "failed"
-    assert final["reason"] == "training was killed by SIGKILL; SIGKILL: perhaps memory ran out"
+    assert final["reason"] == "training was killed by SIGKILL; after SIGKILL, suspect a lack of memory"
 
 
 def put_events(directory: pathlib.Path, *events: tuple[str, int]) -> None:
@@ -205,7 +205,7 @@ def quiet_machine(tmp_path, **more) -> vm.Machine:
 
 
 def test_an_error_of_one_part_leaves_the_others(tmp_path, monkeypatch, capsys):
-    """The heartbeat and the outcome arrive without the log's end, and the error is told."""
+    """The heartbeat and the outcome arrive without the log's end, and the error is reported."""
     machine = quiet_machine(tmp_path)
 
     def fail():
@@ -226,14 +226,14 @@ def test_an_error_of_one_part_leaves_the_others(tmp_path, monkeypatch, capsys):
 def test_a_token_that_is_none_may_be_asked_for_again(answer, monkeypatch):
     metadata = vm_files.Metadata()
     monkeypatch.setattr(vm_files.Metadata, "get", lambda self, name: answer)
-    with pytest.raises(OSError, match="the metadata server's token is none"):
+    with pytest.raises(OSError, match="the metadata server's token is invalid"):
         metadata.authorization()
 
 
 def test_an_installation_that_takes_too_long_is_called_so(tmp_path):
     machine = quiet_machine(tmp_path)
     machine._began = -1e9
-    with pytest.raises(vm.Failed, match="^not done after launch.max_seconds 900$") as caught:
+    with pytest.raises(vm.Failed, match="^not done within launch.max_seconds 900$") as caught:
         machine._run([sys.executable, "-c", "import time; time.sleep(600)"], dict(os.environ))
     assert caught.value.exit_code == 128 + signal.SIGTERM
 

@@ -1,7 +1,7 @@
 """What `bench retrieval` asks: the served model, and other libraries on the same vectors.
 
-A case answers a TopKRequest: `ask(request)` is what is timed, `rows(answer)` reads the rows of the items out of
-it afterwards, int [batch, k]. `num_bytes` is the memory of its index, vectors included.
+A case answers a TopKRequest: `ask(request)` is timed, `rows(answer)` then reads the rows of the items out of
+the answer, int [batch, k]. `num_bytes` is the memory of its index, vectors included.
 """
 
 import dataclasses
@@ -92,11 +92,12 @@ class Served:
 
     def __init__(self, data: Data, kind: str, exclude_seen: bool = False):
         import tensorflow as tf
+        from pydantic import TypeAdapter
 
-        from configs.sections.export import BruteForceIndexConfig, ScannIndexConfig
+        from configs.sections.export import IndexConfig
         from trainer.indexes.base import make_index
 
-        config = BruteForceIndexConfig() if kind == "brute_force" else ScannIndexConfig(kind="scann")
+        config = TypeAdapter(IndexConfig).validate_python({"kind": kind})
         vectors = tf.Variable(data.items, trainable=False)
         index = make_index(config, vectors, len(data.items))
         self.num_bytes = data.items.nbytes + index.num_bytes()
@@ -200,7 +201,7 @@ class Scann:
             raise NotMeasured("needs scann")
         self._searcher, leaves = _scann_searcher(data)
         self._leaves = max(1, round(share * leaves))
-        # As far as it is told: vectors for the last scores, codes of 4 bits for two columns, leaves.
+        # As far as it is documented: vectors for the last scores, codes of 4 bits for two columns, leaves.
         self.num_bytes = data.items.nbytes + len(data.items) * (math.ceil(data.items.shape[1] / 4) + 4)
 
     def ask(self, request: TopKRequest) -> np.ndarray:

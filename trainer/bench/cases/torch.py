@@ -31,7 +31,7 @@ def torch_case(rows: int, dim: int, optimizer: str, robe=None, threads: int = 0)
 
 def import_torch(threads: int):
     """The module torch, with so many threads (0: its own choice); NotMeasured when it is not importable."""
-    # Threads that wait by spinning take the core from whoever else runs, from TensorFlow beside them too:
+    # Threads that wait by spinning take the core from other threads, TensorFlow's included:
     # on a busy machine a step of 1 ms took 24.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:

@@ -164,7 +164,7 @@ def _tutorial_model(users: int, items: int):
 
 
 class _Scorer:
-    """Dot products, as trainer.evaluation.ranking.Scorer."""
+    """Dot products, as trainer.evaluation.protocols.Scorer."""
 
     name = "tutorial"
 

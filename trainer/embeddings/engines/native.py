@@ -1,4 +1,4 @@
-"""`engine: native`: row records under compiled kernels; the same numbers as `rows`, to rounding."""
+"""`engine: native`: row records with compiled kernels; the same numbers as `rows`, up to rounding."""
 
 import tensorflow as tf
 
@@ -10,7 +10,7 @@ from trainer.kernels.build import kernels
 
 
 def available(optimizer) -> bool:
-    """Whether there are kernels here, and one for an optimizer."""
+    """Whether the kernels are available, and one for this optimizer exists."""
     return optimizer.native is not None and kernels() is not None
 
 
@@ -27,8 +27,10 @@ class NativeTable(RecordTable):
                 f"tables.{name}: engine: native has no optimizer {optimizer.config.kind}; use engine: rows"
             )
         if kernels() is None:
-            raise ConfigError(f"tables.{name}: engine: native needs a C++ compiler (g++); use engine: auto")
-        # Its rows are allocated by the kernels: TensorFlow would hold the initial value beside the variable.
+            raise ConfigError(
+                f"tables.{name}: engine: native needs a C++ compiler (g++); install one, or use engine: auto"
+            )
+        # The kernels allocate the rows: TensorFlow would hold the initial value beside the variable.
         shape = tf.TensorShape([None, self.width])
         empty = tf.zeros([0, self.width])
         self.records = tf.Variable(empty, shape=shape, trainable=False, name=f"{name}_records")

@@ -1,4 +1,4 @@
-"""`engine: rows`: row records in one variable, under TensorFlow's own operations."""
+"""`engine: rows`: row records in one variable, with TensorFlow's own operations."""
 
 import tensorflow as tf
 
@@ -26,7 +26,7 @@ class RecordTable(Table):
         self.records.scatter_update(tf.IndexedSlices(after, lookup.ids))
 
     def updated(self, record, gradient, step, multiplier):
-        """Records after a step, float32 [n, width], from those before it and gradients [n, dim]."""
+        """Records after a step, float32 [n, width], from records before it and gradients [n, dim]."""
         weight, *parts = tf.split(record, [width for _, width in self.parts], axis=1)
         slots = parts[: len(self.optimizer.slot_names)]
         rate = self.optimizer.learning_rate * multiplier
@@ -41,7 +41,7 @@ class RecordTable(Table):
         return tf.concat([after, *slots, self.average.include(average, after, step), last], axis=1)
 
     def _update_all(self, ids, gradient, step, multiplier) -> None:
-        """A step of an optimizer that is not lazy: all rows, chunk by chunk, those without gradient by 0."""
+        """A step of an optimizer that is not lazy: updates all rows, by chunks; missing gradients are 0."""
         for start, stop in self.chunks():
             here = tf.where((ids >= start) & (ids < stop))[:, 0]
             rows = tf.range(start, stop, dtype=tf.int64)
@@ -52,7 +52,7 @@ class RecordTable(Table):
             self.records.scatter_update(tf.IndexedSlices(after, rows))
 
     def read_records(self, ids):
-        # Gather, not slicing: reading a slice of a variable that is scattered into copies all of it.
+        # Gather, not slicing: slicing a variable that is also scattered into copies all of it.
         return tf.gather(self.records, ids)
 
     def last_steps(self, ids):
@@ -68,7 +68,7 @@ class RecordTable(Table):
 
 def assign_rows(variable: tf.Variable, start: int, values) -> None:
     """Overwrites rows start .. start + n of a variable with values [n, width], in place."""
-    # variable[a:b].assign(...) reads the slice first; for that second reader it copies the whole variable.
+    # Not variable[a:b].assign(...), which reads the slice first and so copies the whole variable.
     stop = start + values.shape[0]
     tf.raw_ops.ResourceStridedSliceAssign(
         ref=variable.handle, begin=[start], end=[stop], strides=[1], value=values

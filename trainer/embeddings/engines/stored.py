@@ -1,4 +1,4 @@
-"""A table that stays on disk: records are read from a checkpoint, for evaluation and export."""
+"""A table that stays on disk: reads records from a checkpoint, for evaluation and export."""
 
 import numpy as np
 import tensorflow as tf
@@ -7,16 +7,17 @@ from trainer.embeddings.base import Table
 
 
 class StoredTable(Table):
-    """Read-only; memory holds what is asked for and what the operating system cares to cache."""
+    """Read-only; only requested rows occupy memory, beside the page cache."""
 
     engine = "stored"
 
     def open(self, stored) -> None:
-        """Takes the rows: anything whose `read(ids int64 [n])` returns records, float32 [n, width]."""
-        self._stored, self._tail = stored, []
+        """Sets the source of rows: `stored.read(ids int64 [n])` returns records, float32 [n, width]."""
+        self._stored = stored
+        self._tail: list = []
 
     def open_tail(self, stored: list) -> None:
-        """Takes the rows of several checkpoints, as `open`: averaged weights are their mean."""
+        """Sets the rows of several checkpoints, as `open`; averaged weights are their mean."""
         self._tail = stored
 
     def read_weights(self, ids, averaged, step):
@@ -29,13 +30,13 @@ class StoredTable(Table):
         return self._stored.read(np.asarray(ids))
 
     def lookup(self, ids):
-        raise NotImplementedError("a stored table is not trained")
+        raise NotImplementedError("a stored table cannot be trained")
 
     def update(self, lookup, gradient, step, multiplier):
-        raise NotImplementedError("a stored table is not trained")
+        raise NotImplementedError("a stored table cannot be trained")
 
     def write_records(self, start, records):
-        raise NotImplementedError("a stored table is not written")
+        raise NotImplementedError("a stored table cannot be written")
 
     def write_rows(self, ids, records):
-        raise NotImplementedError("a stored table is not written")
+        raise NotImplementedError("a stored table cannot be written")

@@ -1,4 +1,4 @@
-"""`engine: tfa`: plain variables under tfa.optimizers.LazyAdam, the reference for `rows`."""
+"""`engine: tfa`: plain variables with tfa.optimizers.LazyAdam, the reference for `rows`."""
 
 import tensorflow as tf
 
@@ -8,7 +8,7 @@ from trainer.embeddings.engines.rows import assign_rows
 
 
 class AddonsTable(Table):
-    """Weights, average and last step in variables of their own; slots inside the TF-Addons optimizer."""
+    """Weights, average and last step in separate variables; slots inside the TF-Addons optimizer."""
 
     engine = "tfa"
 
@@ -19,7 +19,7 @@ class AddonsTable(Table):
             raise ConfigError(f"tables.{name}: engine: tfa has no optimizer {kind}; use engine: rows")
         self.weight = tf.Variable(tf.zeros([rows, dim]), name=f"{name}_weight")
         self.addons = optimizer.addons()
-        # Slots exist before the first step, so that a checkpoint can be written into them.
+        # Created before the first step, so that restoring a checkpoint can assign them.
         self.addons._create_all_weights([self.weight])
         self.slots = [self.addons.get_slot(self.weight, slot) for slot in optimizer.slot_names]
         self.extra = [

@@ -1,4 +1,4 @@
-"""A table whose rows live in a TPU's embedding engine; the host sees them between two bouts of training."""
+"""A table whose rows are in a TPU's embedding engine; the host can read them while training pauses."""
 
 import numpy as np
 import tensorflow as tf
@@ -7,18 +7,19 @@ from trainer.embeddings.base import Table
 
 
 class TpuTable(Table):
-    """Its records are put together from the engine's arrays and the ledger's steps, and taken apart again, so
-    that checkpoints are the same as the CPU's."""
+    """Converts between records and the engine's arrays and ledger's steps: checkpoints equal the CPU's."""
 
     engine = "tpu"
 
     def __init__(self, name, rows, dim, optimizer, average):
         super().__init__(name, rows, dim, optimizer, average)
         if self.shared:
-            raise NotImplementedError(f"tables.{name}: state that rows share has no place in the engine")
+            raise NotImplementedError(
+                f"tables.{name}: the engine has no place for optimizer state shared by rows"
+            )
 
     def attach(self, engine, ledger, averages: str | None) -> None:
-        """Says where the rows are.
+        """Sets where the rows are.
 
         Args:
           engine: trainer.tpu.engines.base.Engine, which holds a table of this one's name.
@@ -28,8 +29,8 @@ class TpuTable(Table):
         self._engine, self._ledger, self._averages = engine, ledger, averages
 
     def write_padding(self, row: int) -> None:
-        """Writes the row that padding looks up: zeros, with the slots of an untouched row (0 might be divided
-        by)."""
+        """Writes the row that padding looks up: zero weights, and the slots of an untouched row, because an
+        optimizer may divide by a slot."""
         weight = tf.zeros([1, self.dim])
         average = [] if self.average is None else [weight]
         record = tf.concat(
@@ -60,7 +61,7 @@ class TpuTable(Table):
     def write_rows(self, ids, records) -> None:
         ids, records = np.asarray(ids, np.int64), np.asarray(records)
         pieces = np.split(records, np.cumsum([width for _, width in self.parts])[:-1], axis=1)
-        places = [(self.label, part) for part in self._engine.parts(self.label)]
+        places: list[tuple[str | None, str]] = [(self.label, part) for part in self._engine.parts(self.label)]
         if self.average is not None:
             places.append((self._averages, "parameters"))
         for (name, part), piece in zip(places, pieces[:-1], strict=True):

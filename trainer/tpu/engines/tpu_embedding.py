@@ -31,7 +31,7 @@ class TpuEmbeddingEngine(Engine):
 
     def feed(self, ids):
         """See Engine.feed; ids leave here, replicas get nothing."""
-        # training=True must match that gradients are sent back: else the engine waits for ever.
+        # training=True must match that gradients are sent back: else the engine waits forever.
         self._embedding.enqueue(ids, training=True)
         return None
 

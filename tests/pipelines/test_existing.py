@@ -8,8 +8,8 @@ import pytest
 
 from configs.errors import DataError
 from configs.manifest import load_dataset
+from pipelines.existing import find_existing
 from pipelines.prepare import prepare
-from pipelines.present import find_present
 from tests.support.prepared import configure
 
 TEXT = "user,item\n" + "".join(f"u{i % 7},i{i % 11}\n" for i in range(60))
@@ -51,7 +51,7 @@ def test_an_edit_of_the_same_size_is_another_source(world):
     before = os.stat(path)
     path.write_text(TEXT.replace("u3,", "u4,"))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as `cp -p` or rsync would leave it
-    assert f"another content of {path}, which has changed since; give --overwrite" in world.refusal()
+    assert f"other content of {path}, which has changed since; pass --overwrite" in world.refusal()
     before = load_dataset(str(world.out)).fingerprint
     assert world.prepare(overwrite=True).fingerprint != before
     assert not world.made_again()
@@ -68,10 +68,10 @@ def test_the_same_content_is_the_same_source(world):
 
 def test_what_differs_is_named(world):
     (world.path / "c.csv").write_text(TEXT)
-    assert f"other files: {world.path}/c.csv is new; give --overwrite" in world.refusal()
+    assert f"other files: {world.path}/c.csv is new; pass --overwrite" in world.refusal()
     os.remove(world.path / "c.csv")
     os.rename(world.path / "b.csv", world.path / "b")
-    assert f"other files: {world.path}/b.csv is not among them now" in world.refusal()
+    assert f"other files: {world.path}/b.csv is missing now" in world.refusal()
     os.rename(world.path / "b", world.path / "b.csv")
     assert "another source (source.quote differs)" in world.refusal(quote="'")
     assert not world.made_again()
@@ -100,14 +100,14 @@ def test_a_damaged_dataset_is_made_again(world, damage, directory, caplog):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 2}', b"\xff"])
 def test_a_torn_document_is_no_dataset(tmp_path, content, caplog):
     (tmp_path / "dataset.json").write_bytes(content)
-    assert find_present(str(tmp_path), None, [], None) is None
+    assert find_existing(str(tmp_path), None, [], None) is None
     assert "preparing the dataset again" in caplog.text
 
 
 def test_a_dataset_of_another_version_is_not_replaced_unasked(tmp_path):
     (tmp_path / "dataset.json").write_text('{"format": 99}')
-    with pytest.raises(DataError, match="format 99, this one writes .*give --overwrite"):
-        find_present(str(tmp_path), None, [], None)
+    with pytest.raises(DataError, match="format 99, this one writes .*pass --overwrite"):
+        find_existing(str(tmp_path), None, [], None)
 
 
 def test_a_bucket_knows_generations_and_checksums(bucket):
@@ -121,7 +121,7 @@ def test_a_bucket_knows_generations_and_checksums(bucket):
     prepare(config.source, config.dataset)
     assert bucket.read("out/dataset.json") == document
     bucket.write("raw/a.csv", TEXT.replace("u3,", "u4,").encode())
-    with pytest.raises(DataError, match="another content of gs://bucket/raw/a.csv, which has changed since"):
+    with pytest.raises(DataError, match="other content of gs://bucket/raw/a.csv, which has changed since"):
         prepare(config.source, config.dataset)
     bucket.write("raw/a.csv", TEXT.encode())
     name = bucket.names("out/train/")[0]

@@ -5,8 +5,12 @@ import importlib
 import io
 import logging
 import os
+from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 DEFAULT_RUNNER = "FnApiRunner"
 _MOST_THREADS = 8  # each holds a chunk in memory
@@ -17,13 +21,13 @@ _ALIASES = {
     "fnapirunner": DEFAULT_RUNNER,
 }
 _REFUSED = {
-    "daskrunner": "it silently loses the last elements of batches and mixes tagged outputs; "
+    "daskrunner": "it silently loses the last elements of batches and mixes up tagged outputs; "
     "use FnApiRunner here, or FlinkRunner, SparkRunner or DataflowRunner on a cluster",
 }
 
 
 def import_beam() -> None:
-    """Imports Beam without its remarks on Google packages that are not installed."""
+    """Imports Beam without its warnings about Google packages that are not installed."""
     logging.disable(logging.WARNING)
     try:
         importlib.import_module("apache_beam")
@@ -32,11 +36,11 @@ def import_beam() -> None:
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
 
 
-def beam_options(runner: str | None, flags: list[str]):
+def beam_options(runner: str | None, flags: list[str]) -> "PipelineOptions":
     """PipelineOptions for a runner and Beam's own flags.
 
     Raises:
-      ConfigError: the runner is refused or unknown, or no Beam option has such a name or value.
+      ConfigError: the runner is unsupported or unknown, or Beam has no such option or value.
     """
     import_beam()
     from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
@@ -45,14 +49,14 @@ def beam_options(runner: str | None, flags: list[str]):
     _check_flags(flags)
     options = PipelineOptions([f"--runner={runner}", *flags])
     setup = options.view_as(SetupOptions)
-    # Dataflow's workers would unpickle what happens to be in the command's module. Nothing there is theirs.
+    # Otherwise Dataflow's workers would unpickle the content of the command's module, which they do not need.
     setup.save_main_session = bool(setup.save_main_session)
     return options
 
 
-def worker_threads(options) -> int:
-    """Elements that each worker works on at once: all cores when the local runner has one worker, which is
-    faster and smaller than several; 1 when the runner itself works in parallel."""
+def worker_threads(options: "PipelineOptions") -> int:
+    """Elements that a worker processes at once: one per core if the local runner has one worker, which is
+    faster and needs less memory than several workers; 1 if the runner itself works in parallel."""
     from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 
     if options.view_as(StandardOptions).runner != DEFAULT_RUNNER:
@@ -68,19 +72,19 @@ def _runner_name(name: str) -> str:
     low = name.lower()
     for refused, reason in _REFUSED.items():
         if low in (refused, refused.removesuffix("runner")) or low.endswith(f".{refused}"):
-            raise ConfigError(f"--runner {name} is refused: {reason}")
+            raise ConfigError(f"--runner {name} is not supported: {reason}")
     if low in _ALIASES:
         return _ALIASES[low]
     known = {known.rpartition(".")[2].lower() for known in StandardOptions.KNOWN_RUNNER_NAMES}
     if "." not in name and low not in known and f"{low}runner" not in known:
         names = sorted({*StandardOptions.KNOWN_RUNNER_NAMES, DEFAULT_RUNNER})
         allowed = ", ".join(n for n in names if "." not in n and n.lower() not in _REFUSED)
-        raise ConfigError(f"--runner {name}: no such runner; Beam has {allowed}")
+        raise ConfigError(f"--runner {name}: no such runner; use one of {allowed}")
     return name
 
 
 def _check_flags(flags: list[str]) -> None:
-    """Beam itself drops what it does not know with a warning."""
+    """Refuses unknown flags, which Beam itself would drop with a warning."""
     from apache_beam.options import pipeline_options
 
     parser = pipeline_options._BeamArgumentParser(allow_abbrev=False, add_help=False)
@@ -95,6 +99,6 @@ def _check_flags(flags: list[str]) -> None:
         raise ConfigError(f"{reason} (an option of Apache Beam)") from None
     if unknown:
         raise ConfigError(
-            f"{unknown[0]}: neither `lazytower prepare` nor Apache Beam has such an option; "
+            f"{unknown[0]}: neither `lazytower prepare` nor Apache Beam has this option; "
             "see `lazytower prepare --help`"
         )

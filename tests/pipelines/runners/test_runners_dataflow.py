@@ -19,8 +19,8 @@ from apache_beam.options.pipeline_options_validator import PipelineOptionsValida
 from apache_beam.portability.api import beam_runner_api_pb2 as api
 
 from configs.errors import ConfigError
-from pipelines.options import beam_options
 from pipelines.prepare import prepare
+from pipelines.runners.options import beam_options
 from tests.support.fake_dataflow import FakeDataflow
 from tests.support.prepared import configure, content, run
 from tests.support.service_account import PROJECT, service_account
@@ -95,7 +95,7 @@ def test_template(bucket, account, tmp_path):
                            "--max_num_workers=7", "--label=team=ranking")  # fmt: skip
     _, log = process.communicate(timeout=900)
     assert process.returncode == 0, log
-    assert "gs://bucket/templates/prepare: the job's template; nothing has run, nothing is published" in log
+    assert "gs://bucket/templates/prepare: template written; nothing has run, nothing is published" in log
     assert account.given == 1
     left = [n for n in bucket.names() if not n.startswith("tmp/") and n not in before]
     assert left == ["templates/prepare"], "no dataset, and no lock or temporary file beside it"
@@ -190,7 +190,7 @@ def test_an_interrupted_driver_cancels_the_job(bucket, dataflow):
         dataflow.watched.wait(300)  # prepare waits by then
         os.kill(os.getpid(), signal.SIGINT)
 
-    # Whoever starts tests in the background of a script has them ignore the signal.
+    # A script that starts tests in the background makes them ignore the signal.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         threading.Thread(target=interrupt, daemon=True).start()

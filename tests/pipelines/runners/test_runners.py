@@ -14,10 +14,10 @@ import yaml
 from configs.errors import ConfigError, DataError
 from configs.system.processes import module_command
 from configs.system.storage import is_remote
-from pipelines import runners
-from pipelines.options import beam_options
 from pipelines.prepare import prepare
-from pipelines.runners import check_runner
+from pipelines.runners import checks, running
+from pipelines.runners.checks import check_runner
+from pipelines.runners.options import beam_options
 from tests.pipelines.test_prepare import interactions, write_tsv
 from tests.support.prepared import Reference, assert_matches, configure, content
 
@@ -178,16 +178,16 @@ def test_nothing_is_written_when_the_runner_is_refused(tmp_path):
     "flag", ["--no_wait_until_finish", "--dry_run=True", "--output_executable_path=x.jar"]
 )
 def test_prepare_must_wait(flag):
-    refused(f"{flag.partition('=')[0]} does not go with prepare", "FnApiRunner", [flag])
+    refused(f"{flag.partition('=')[0]} cannot be used with prepare", "FnApiRunner", [flag])
 
 
 def test_a_job_server_must_be_there():
     endpoint = "--job_endpoint=localhost:1"  # below all that programs are given; nobody listens there
-    refused("^--environment_type is missing: LOOPBACK", "PortableRunner", [])
-    refused("^--environment_type is missing: LOOPBACK", "FlinkRunner", [])
+    refused("^--environment_type is missing; set LOOPBACK", "PortableRunner", [])
+    refused("^--environment_type is missing; set LOOPBACK", "FlinkRunner", [])
     loopback = "--environment_type=LOOPBACK"
     refused("^--job_endpoint is missing", "PortableRunner", [loopback])
-    refused("must be HOST:PORT", "PortableRunner", [loopback, "--job_endpoint=x"])
+    refused("not HOST:PORT", "PortableRunner", [loopback, "--job_endpoint=x"])
     refused("no job server answers there", "PortableRunner", [loopback, endpoint])
     refused("^--environment_config is missing", "PortableRunner", ["--environment_type=DOCKER", endpoint])
     refused(
@@ -214,7 +214,7 @@ def test_a_job_server_must_be_there():
     ],
 )
 def test_who_sees_the_files(monkeypatch, server, flags, place):
-    monkeypatch.setattr(runners, "_check_endpoint", lambda endpoint: None)
+    monkeypatch.setattr(checks, "_check_endpoint", lambda endpoint: None)
     options = beam_options("PortableRunner", [f"--job_endpoint={server}", *flags.split()])
     check_runner(options, *sections())
     for path in ("gs://b/x", "/data/x", "x"):
@@ -233,7 +233,7 @@ def test_a_job_that_others_ended_publishes_nothing():
             return Result()
 
     with pytest.raises(DataError, match="the job ended as CANCELLED; nothing is published"):
-        runners.run_to_end(Pipeline(), beam_options(None, []))
+        running.run_to_end(Pipeline(), beam_options(None, []))
 
 
 def test_worker_processes_import_nothing_from_the_working_directory(tmp_path):

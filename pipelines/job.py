@@ -1,14 +1,17 @@
-"""How big the parts of a job are. None of these numbers can be seen in the dataset."""
+"""What every stage knows about the job: sections of the config, and the sizes of the job's parts.
+
+The sizes do not affect the dataset.
+"""
 
 import dataclasses
 import math
 
 from configs.manifest import BLOCK_ROWS, SPLITS
-from configs.sections.dataset import DatasetConfig, VocabIdsConfig
+from configs.sections.dataset import DatasetConfig, IdsConfig, VocabIdsConfig
 from configs.sections.sources import SourceConfig
 
 RECORDS = (*SPLITS, "positives")
-"""Directories of records, by number."""
+"""Directories of records, in the order of their numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,28 +23,28 @@ class JobLayout:
     staging: str
     """Directory where the dataset is written before it is published."""
     user_shards: int = 1
-    """Parts of the users; one part's rows are in memory at a time per worker."""
+    """Number of parts of the users; each worker has the rows of one part in memory at a time."""
     key_shards: int = 1
-    """Parts of the keys of a table."""
+    """Number of parts of the keys of a table."""
     chunk_bytes: int = 2 << 20
-    """Bytes of text that are parsed together."""
+    """Bytes of text parsed at once."""
     chunk_rows: int = 1 << 17
-    """Rows of other sources that are read together."""
+    """Rows of other sources read at once."""
     bucket_rows: int = 1 << 18
-    """Rows of an output file that are shuffled together."""
+    """Rows of an output file shuffled at once."""
     threads: int = 1
-    """Elements that a worker of the runner works on at once."""
+    """Elements that a worker processes at once."""
 
 
 def plan_layout(spool: str, staging: str, estimated_rows: int) -> JobLayout:
-    """Sizes for a source of about so many rows."""
+    """Sizes for a source of about `estimated_rows` rows."""
     user_shards = min(4096, max(2, math.ceil(estimated_rows / (1 << 18))))
     return JobLayout(spool, staging, user_shards, key_shards=max(1, user_shards // 4))
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What every stage needs to know; travels with its DoFn."""
+    """Configuration of all stages, pickled with their DoFns."""
 
     source: SourceConfig
     dataset: DatasetConfig
@@ -59,7 +62,7 @@ class Job:
 
     @property
     def missing(self) -> dict[str, float]:
-        """By numeric feature, the value of rows where it is empty; without it they are refused."""
+        """By numeric feature, the value used where it is empty; without one such rows are rejected."""
         features = self.source.features
         return {feature.name: feature.missing for feature in features if feature.missing is not None}
 
@@ -68,14 +71,14 @@ class Job:
         """Names of all tables."""
         return ["user", "item", *self.categorical]
 
-    def ids_of(self, table: str):
+    def ids_of(self, table: str) -> IdsConfig:
         """The ids section of a table."""
         if table in ("user", "item"):
             return self.dataset.user_ids if table == "user" else self.dataset.item_ids
         return self.dataset.feature_ids.get(table, VocabIdsConfig())
 
     def num_files(self, split: int) -> int:
-        """Most files of a directory of RECORDS: held-out splits are small and take a quarter of train's."""
+        """Largest number of files in a directory of RECORDS; held-out splits are small and get a quarter."""
         held_out = RECORDS[split] in SPLITS[1:]
         return max(1, self.dataset.num_shards // 4) if held_out else self.dataset.num_shards
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from configs.errors import ConfigError
-from trainer.indexes.scann_package import load_scann, op_library, require_scann
+from trainer.indexes.packages import load_operations, op_library, require_package
 
 
 @pytest.fixture
@@ -26,18 +26,18 @@ def broken_scann(tmp_path, monkeypatch):
 
 def test_operations_that_do_not_load_are_named(broken_scann):
     with pytest.raises(ConfigError, match=r"WHAT: .*TensorFlow 2\.\d+.*undefined symbol: x.*scann==1\.4\.2"):
-        load_scann("WHAT")
+        load_operations("scann", "WHAT")
 
 
 def test_the_shared_library_is_in_the_package(broken_scann):
-    assert op_library() == str(broken_scann / "scann/scann_ops/cc/_scann_ops.so")
+    assert op_library("scann") == str(broken_scann / "scann/scann_ops/cc/_scann_ops.so")
 
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        ConfigError, match="WHAT needs the package scann, which is not installed: pip install"
+        ConfigError, match="WHAT needs the package scann, which is not installed; install it: pip install"
     ):
-        require_scann("WHAT")
+        require_package("scann", "WHAT")
     with pytest.raises(ConfigError, match="WHAT needs the package scann"):
-        load_scann("WHAT")
+        load_operations("scann", "WHAT")

@@ -7,7 +7,7 @@ import pytest
 from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 
 from configs.errors import ConfigError
-from pipelines.options import beam_options, worker_threads
+from pipelines.runners.options import beam_options, worker_threads
 
 
 @pytest.mark.parametrize("name", [None, "DirectRunner", "directrunner", "FnApiRunner"])
@@ -37,7 +37,7 @@ def test_dask_is_refused_with_its_reason(name):
 
 def test_unknown_runner_and_flags_are_one_line():
     for runner, flags, message in (
-        ("Foo", [], "--runner Foo: no such runner; Beam has "),
+        ("Foo", [], "--runner Foo: no such runner; use one of "),
         (None, ["--num_worker=3"], "--num_worker=3: neither"),
         (None, ["stray"], "stray: neither"),
         (None, ["--direct_num_workers=x"], "invalid int value: 'x'"),

@@ -1,0 +1,115 @@
+"""What `prepare` logs at its end: splits, tables, rejected rows, what was left out and why, time, memory."""
+
+import datetime
+
+from absl import logging
+
+from configs.manifest import SPLITS, Dataset
+from configs.sections.dataset import DatasetConfig, LeaveLastOutSplitConfig, VocabIdsConfig
+from pipelines.progress import Progress
+
+_PER_SECOND = 10**9
+
+
+def split_line(dataset: DatasetConfig) -> str:
+    """The split in words, which is worth a log line because its default depends on the source."""
+    options = dataset.split.model_dump(exclude={"kind"})
+    text = ", ".join(f"{name} {value:g}" for name, value in options.items())
+    return f"dataset.split: {dataset.split.kind}" + (f" ({text})" if text else "")
+
+
+def row_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:
+    """What became of the rows that were read: positive, left out or duplicate."""
+    lines = []
+    rows = sum(info.rows for info in manifest.splits.values())
+    positives = {name: info.positives for name, info in manifest.splits.items()}
+    if manifest.source.get("roles", {}).get("label"):
+        each = ", ".join(f"{name} {count:,}" for name, count in positives.items())
+        others = rows - sum(positives.values())
+        text = f"positive rows ({dataset.positive_rule}): {each}"
+        if others:
+            text += (
+                f"; {others:,} others, on which only dot_bias trains: no targets, seen items or popularity"
+            )
+        lines.append(text)
+    if manifest.filtered:
+        lines.append(f"left out by dataset.min_label: {manifest.filtered:,} rows")
+    if manifest.duplicates:
+        what = {"drop": "left out", "keep": "kept"}[dataset.duplicates]
+        lines.append(
+            f"{what} by dataset.duplicates {dataset.duplicates}: {manifest.duplicates:,} rows "
+            "with the user, item and instant of another row"
+        )
+    return lines + _user_lines(manifest, dataset)
+
+
+def _user_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:
+    lines = []
+    if manifest.short_users and isinstance(dataset.split, LeaveLastOutSplitConfig):
+        lines.append(
+            f"train only: {manifest.short_users:,} users with fewer than dataset.split.min_rows "
+            f"{dataset.split.min_rows} positive events"
+        )
+    for name in SPLITS[1:]:
+        info = manifest.splits[name]
+        if info.cold_users:
+            lines.append(
+                f"{name}: {info.cold_users:,} users without positive train rows are not evaluated "
+                f"({info.cold_user_rows:,} rows)"
+            )
+        if info.rare_users and isinstance(dataset.user_ids, VocabIdsConfig):
+            lines.append(
+                f"{name}: {info.rare_users:,} users with fewer than dataset.user_ids.min_count "
+                f"{dataset.user_ids.min_count} positive train rows are not evaluated "
+                f"({info.rare_user_rows:,} rows)"
+            )
+    return lines
+
+
+def date(nanoseconds: int) -> str:
+    """A time to the minute, UTC."""
+    moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=nanoseconds // _PER_SECOND)
+    return f"{moment:%Y-%m-%d %H:%M}"
+
+
+def log_report(manifest: Dataset, dataset: DatasetConfig, target: str, progress: Progress) -> None:
+    """Logs the result: rows, tables, rejects, what was left out, time and memory."""
+    logging.info("%s: prepared", target)
+    splits = ", ".join(f"{name} {info.rows:,}" for name, info in manifest.splits.items())
+    logging.info("rows read %s; %s", f"{manifest.source_rows:,}", splits)
+    if manifest.source.get("roles", {}).get("timestamp"):
+        # Often the only sign of a wrong source.timestamp_unit.
+        for name, info in manifest.splits.items():
+            if info.min_timestamp is not None and info.max_timestamp is not None:
+                logging.info("%s: %s to %s UTC", name, date(info.min_timestamp), date(info.max_timestamp))
+    for name, table in manifest.tables.items():
+        logging.info(
+            "table %s: %s rows, %s keys in train (%s)", name, f"{table.rows:,}", f"{table.keys:,}", table.ids
+        )
+    for name, info in manifest.splits.items():
+        if not info.rows:
+            logging.warning("split %s is empty", name)
+    for reason, count in manifest.rejected.items():
+        logging.info("rejected for %s: %s, see %s/rejected", reason, f"{count:,}", target)
+    for line in row_lines(manifest, dataset):
+        logging.info("%s", line)
+    for reason, count in manifest.notes.items():
+        logging.info("%s: %s", _note(reason), f"{count:,}")
+    logging.info(
+        "%.1f s, %s rows/s, peak memory %.0f MB on this machine",
+        progress.seconds,
+        f"{manifest.source_rows / progress.seconds:,.0f}",
+        progress.peak_bytes / 1e6,
+    )
+
+
+def _note(reason: str) -> str:
+    """A key of Dataset.notes in words."""
+    forms = {
+        "repeated_header": "repeated header lines, which are not rows",
+        "null": "missing values of {} (empty or in source.nulls)",
+        "outer_blanks": "keys of {} stripped of outer blanks (source.clean_keys)",
+        "integer_as_float": "keys of {} such as 17.0 read as 17 (source.clean_keys)",
+    }
+    form = next(form for form in forms if reason.startswith(form))
+    return forms[form].format(reason[len(form) + 1 :])

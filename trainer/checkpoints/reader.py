@@ -1,0 +1,214 @@
+"""One checkpoint read back: its manifest, and its files, each verified on the very bytes that are used.
+
+Without TensorFlow, and through configs.system.storage, so directories may be in object stores.
+"""
+
+import contextlib
+import ctypes
+import errno
+import io
+import math
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from configs.errors import CheckpointError
+from configs.system import storage
+from configs.system.terminal import bounded
+from trainer.checkpoints.file_map import forget, map_file
+from trainer.checkpoints.files import (
+    COMMITTED,
+    DENSE,
+    DamagedCheckpoint,
+    errors_of,
+    ids_file,
+    records_file,
+)
+from trainer.checkpoints.manifest import CheckpointFile, CheckpointManifest, checksum_text
+
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One complete directory."""
+
+    path: str
+    manifest: CheckpointManifest
+
+    @property
+    def name(self) -> str:
+        """Of the directory."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.manifest.step
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it holds all rows; otherwise it is an increment."""
+        return self.manifest.kind == "full"
+
+    @property
+    def bytes(self) -> int:
+        """Of all files but COMMITTED."""
+        return sum(file.bytes for file in self.manifest.files.values())
+
+    def pieces(self, table: str) -> list[tuple[int, str, str | None]]:
+        """(rows, records file, ids file or None) of each piece of a table, in order of rows."""
+        sizes = self.manifest.tables[table].pieces
+        return [
+            (n, records_file(table, i), None if self.is_full else ids_file(table, i))
+            for i, n in enumerate(sizes)
+        ]
+
+
+def open_checkpoint(path: str) -> Checkpoint:
+    """A complete checkpoint, its manifest verified. Raises DamagedCheckpoint."""
+    content = _content(storage.join(path, COMMITTED))
+    try:
+        return Checkpoint(path, CheckpointManifest.parse(content))
+    except ValueError as error:
+        raise DamagedCheckpoint(f"{path}/{COMMITTED}: cannot be read ({bounded(str(error), 200)})") from None
+
+
+def read_checkpoint_file(checkpoint: Checkpoint, name: str) -> bytes:
+    """A file's content. Raises DamagedCheckpoint unless it has the size and checksum of the manifest."""
+    full_name = storage.join(checkpoint.path, name)
+    content = _content(full_name)
+    _compare(full_name, checkpoint.manifest.files[name], len(content), [content])
+    return content
+
+
+def read_array(checkpoint: Checkpoint, name: str) -> np.ndarray:
+    """An .npy file's array, read-only. Raises DamagedCheckpoint as read_checkpoint_file."""
+    content = read_checkpoint_file(checkpoint, name)
+    with _as_written(checkpoint, name):
+        return _array(content)
+
+
+def read_dense(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """The arrays of dense.npz by name. Raises DamagedCheckpoint as read_checkpoint_file."""
+    content = read_checkpoint_file(checkpoint, DENSE)
+    with _as_written(checkpoint, DENSE), np.load(io.BytesIO(content), allow_pickle=False) as values:
+        return {name: values[name] for name in values.files}
+
+
+def verify_checkpoint_file(checkpoint: Checkpoint, name: str) -> None:
+    """Raises DamagedCheckpoint as read_checkpoint_file; reads block by block and keeps nothing."""
+    full_name, size, checksum = storage.join(checkpoint.path, name), 0, google_crc32c.Checksum()
+    with _reading(full_name), storage.reading(full_name) as file:
+        while block := file.read(_BLOCK):
+            size += len(block)
+            checksum.update(block)
+    if CheckpointFile(bytes=size, crc32c=checksum_text(checksum)) != checkpoint.manifest.files[name]:
+        raise _differs(full_name)
+
+
+def map_array(checkpoint: Checkpoint, name: str) -> np.ndarray:
+    """An .npy file's array, read-only, mapped into memory and verified through that map.
+
+    The map stays valid when a trainer deletes the checkpoint meanwhile. A remote file is verified in memory;
+    what is mapped is an unnamed temporary copy, which is gone when the process ends for whatever reason.
+
+    Raises:
+      DamagedCheckpoint: as read_checkpoint_file.
+    """
+    full_name = storage.join(checkpoint.path, name)
+    if storage.is_remote(checkpoint.path):
+        content = read_checkpoint_file(checkpoint, name)
+        with errors_of(tempfile.gettempdir()), tempfile.TemporaryFile(prefix="lazytower-") as file:
+            file.write(content)
+            file.flush()
+            return _array(map_file(file))
+    with _reading(full_name), storage.reading(full_name) as file:
+        size = os.fstat(file.fileno()).st_size
+        mapped: Any = map_file(file) if size else b""  # an empty file cannot be mapped
+    blocks = (mapped[at : at + _BLOCK] for at in range(0, len(mapped), _BLOCK))
+    _compare(full_name, checkpoint.manifest.files[name], len(mapped), blocks)
+    with _as_written(checkpoint, name):
+        array = _array(mapped)
+    release(array)
+    return array
+
+
+def release(array: np.ndarray) -> None:
+    """Frees the memory of an array of map_array; later reads come from the file, or the page cache.
+
+    Without it a process that has read a table once would count as holding all of it.
+    """
+    base: Any = array
+    while not isinstance(base, ctypes.Array):
+        base = base.obj if isinstance(base, memoryview) else base.base
+    forget(base)
+
+
+def _content(name: str) -> bytes:
+    with _reading(name):
+        return storage.read_bytes(name)
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Tells damage from trouble: a missing file is damage, any other failure to read may be temporary.
+
+    Falling back to an older checkpoint because of a temporary failure would have the next save delete a good
+    one.
+    """
+    try:
+        with errors_of(name, "read"):
+            yield
+    except CheckpointError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise DamagedCheckpoint(f"{name}: missing") from None
+        if isinstance(error, DamagedCheckpoint):
+            raise
+        # A lack of file handles, memory or permissions says nothing about the checkpoint.
+        number = getattr(error.__cause__, "errno", None)
+        fix = "remove the cause and run again, or delete its checkpoint to go on from the one before"
+        if number in storage.REFUSALS - {errno.EIO}:
+            fix = storage.advice(number)
+        raise CheckpointError(f"{error}; {fix}") from error
+
+
+@contextlib.contextmanager
+def _as_written(checkpoint: Checkpoint, name: str) -> Iterator[None]:
+    """A file that agrees with its manifest and still holds no array was not written by this program."""
+    try:
+        yield
+    except (ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+        reason = bounded(str(error), 200)
+        raise DamagedCheckpoint(
+            f"{checkpoint.path}/{name}: holds no array of a checkpoint ({reason})"
+        ) from None
+
+
+def _array(content: Any) -> np.ndarray:
+    """The array of an .npy file's content, a view of it."""
+    header = io.BytesIO(content[:256])
+    np.lib.format.read_magic(header)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(header)
+    array = np.frombuffer(content, dtype, math.prod(shape), header.tell()).reshape(shape)
+    array.flags.writeable = False
+    return array
+
+
+def _compare(name: str, expected: CheckpointFile, size: int, blocks: Iterable[bytes]) -> None:
+    checksum = google_crc32c.Checksum()
+    if size == expected.bytes:  # else there is no need to read it
+        for block in blocks:
+            checksum.update(block)
+    if CheckpointFile(bytes=size, crc32c=checksum_text(checksum)) != expected:
+        raise _differs(name)
+
+
+def _differs(name: str) -> DamagedCheckpoint:
+    return DamagedCheckpoint(f"{name}: size or checksum differs from {COMMITTED}")

@@ -1,0 +1,130 @@
+"""Finds the newest checkpoint that verifies, and reads its rows and dense weights."""
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from configs.errors import CheckpointError
+from configs.system import storage
+from trainer.checkpoints.chain import LOOKS, CheckpointDirectory
+from trainer.checkpoints.files import DENSE, DamagedCheckpoint, errors_of, in_flight, in_order
+from trainer.checkpoints.identity import first_difference
+from trainer.checkpoints.reader import Checkpoint, read_array, read_dense
+from trainer.embeddings.base import Table
+
+_Loaded = TypeVar("_Loaded")
+
+
+def newest_restorable(
+    directory: str,
+    identity: dict[str, Any],
+    tables: dict[str, Table],
+    load: Callable[[list[Checkpoint]], _Loaded],
+) -> tuple[list[Checkpoint], _Loaded] | None:
+    """(chain, load(chain)) of the newest step for which `load` finds no damage; None without checkpoints.
+
+    Args:
+      directory: of the run's checkpoints.
+      identity: what the checkpoints must share with the run.
+      tables: by name, whose layouts the checkpoints must have.
+      load: reads a chain, a full checkpoint and its increments; raises DamagedCheckpoint.
+
+    Raises:
+      CheckpointError: no checkpoint verifies, or they belong to another run.
+    """
+    for attempt in range(LOOKS):
+        with errors_of(directory, "read"):
+            found = CheckpointDirectory(directory)
+            steps = found.steps()
+        changed, reasons = False, []
+        for step, chain in ((s, c) for s in steps[::-1] for c in found.chains(s)):
+            try:
+                if isinstance(chain, DamagedCheckpoint):
+                    raise chain
+                _check_identity(chain[-1], identity, directory)
+                _check_layouts(chain, tables)
+                return chain, load(chain)
+            except DamagedCheckpoint as error:
+                # A running trainer deletes what is too old, and has written newer ones by then.
+                changed = attempt < LOOKS - 1 and found.has_changed()
+                if changed:
+                    break
+                logging.warning("step %d: %s; falling back to the checkpoint before it", step, error)
+                reasons.append(str(error))
+        if not changed:
+            break
+    if reasons:
+        raise CheckpointError(f"no checkpoint verifies ({reasons[0]}); delete {directory} to start over")
+    if found.names:
+        logging.warning("%s: holds only incomplete checkpoints, which are not used", directory)
+    return None
+
+
+def _check_identity(newest: Checkpoint, identity: dict[str, Any], directory: str) -> None:
+    different = first_difference(newest.manifest.identity, identity)
+    if different is None:
+        return
+    key, saved, value = different
+    config = storage.join(os.path.dirname(directory), "config.yaml")
+    raise CheckpointError(
+        f"{newest.path}: was saved with {key} = {saved}, but this run has {value}; "
+        f"use another output.path, or restore the value (--config {config} has it)"
+    )
+
+
+def _check_layouts(chain: list[Checkpoint], tables: dict[str, Table]) -> None:
+    for checkpoint in chain:
+        for name, table in tables.items():
+            layout = checkpoint.manifest.tables.get(name)
+            if layout is None:
+                raise CheckpointError(
+                    f"{checkpoint.path}: holds no table {name}; use another output.path or restore the config"
+                )
+            if (layout.rows, layout.parts) != (table.rows, list(table.parts)):
+                raise CheckpointError(
+                    f"{checkpoint.path}: table {name} was saved with {layout.rows} rows of {layout.parts}, "
+                    f"but the config makes {table.rows} rows of {list(table.parts)}; use another output.path "
+                    "or restore the config"
+                )
+
+
+def dense_values(
+    checkpoint: Checkpoint, dense: dict[str, tf.Variable], partial: bool
+) -> dict[str, np.ndarray]:
+    """Saved arrays by name; names (all, unless partial) and shapes must be those of the variables.
+
+    Raises:
+      CheckpointError: they are not.
+      DamagedCheckpoint: they cannot be read.
+    """
+    values = read_dense(checkpoint)
+    odd = sorted(set(dense) - set(values) if partial else set(values) ^ set(dense))
+    odd += [n for n, v in dense.items() if n in values and values[n].shape != tuple(v.shape)]
+    if odd:
+        raise CheckpointError(
+            f"{checkpoint.path}/{DENSE}: its weights are not those of the config; they differ in {odd}; use "
+            "another output.path or restore the config"
+        )
+    return values
+
+
+def load_rows(checkpoint: Checkpoint, name: str, table: Table) -> None:
+    """Writes a checkpoint's rows into a table: threads read and verify, this thread writes."""
+
+    def read(piece: tuple[int, str, str | None]) -> list[np.ndarray]:
+        _, records, ids = piece
+        names = [records] if ids is None else [records, ids]
+        return [read_array(checkpoint, file) for file in names]
+
+    pieces, start = checkpoint.pieces(name), 0
+    largest = max((n for n, _, _ in pieces), default=0)
+    for records, *ids in in_order(read, pieces, in_flight(4 * table.width * largest)):
+        if ids:
+            table.write_rows(ids[0], records)
+        else:
+            table.write_records(start, records)
+            start += len(records)

@@ -1,0 +1,48 @@
+"""Reads the record files of a dataset, each verified against dataset.json before its first record is used."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from configs.errors import DataError
+from configs.manifest import Dataset, FileInfo, feature_of_column
+from trainer.data.record_files import PREPARE_AGAIN, verify_dataset_file
+
+
+def read_blocks(
+    dataset: Dataset, files: Iterable[FileInfo], columns: Sequence[str]
+) -> Iterator[dict[str, np.ndarray]]:
+    """The blocks of record files, in order, as one flat array per column.
+
+    Args:
+      columns: names as in configs/manifest.py; the first must have one value per row (id or user). Keys are
+        objects (bytes), label, weight and numeric features float32, all others int64.
+
+    Raises:
+      DataError: a file differs from dataset.json (see `verify_dataset_file`), or cannot be read.
+    """
+    import tensorflow as tf
+
+    spec = {name: tf.io.RaggedFeature(_column_type(dataset, name)) for name in columns}
+    for info in files:
+        verify_dataset_file(dataset, info)
+        path, rows = dataset.file_path(info), 0
+        records = tf.data.TFRecordDataset(path, compression_type="GZIP")
+        blocks = records.map(lambda record: tf.io.parse_single_example(record, spec), num_parallel_calls=2)
+        try:
+            for block in blocks.prefetch(2).as_numpy_iterator():
+                rows += len(block[columns[0]])
+                yield block
+        except tf.errors.OpError as error:
+            raise DataError(
+                f"{path}: cannot be read ({error.message.splitlines()[0]}); {PREPARE_AGAIN}"
+            ) from None
+        if rows != info.rows:
+            raise DataError(f"{path}: has {rows} rows, but dataset.json says {info.rows}; {PREPARE_AGAIN}")
+
+
+def _column_type(dataset: Dataset, name: str) -> str:
+    feature = dataset.features.get(feature_of_column(name))
+    if name in ("label", "weight") or (feature and feature.is_numeric):
+        return "float32"
+    return "string" if name == "key" else "int64"
