@@ -164,7 +164,7 @@ def _changed_users(trained: Trained, users: list[_User]) -> tuple[list[_User], d
         keys = load_vocabulary(trained.dataset, name)
         inputs[name] = [_text(keys[other.features[name]]) for other in others]
     for name, info in trained.dataset.features.items():
-        if name in reads and info.kind == "numeric":
+        if name in reads and info.is_numeric:
             inputs[name] = [float(other.features[name]) for other in others]
     for name in inputs.keys() - {"history"}:
         given = [other if inputs[name][i] != "" else users[i] for i, other in enumerate(others)]

@@ -43,7 +43,7 @@ def user_feature_keys(trained: Trained, names: Iterable[str]) -> dict[str, KeyTa
     hashed = [n for n in names if n in tables and tables[n].ids == "hash"]
     named = named_features(trained, "user")
     for name in names:
-        if features[name].kind == "categorical" and name not in [*hashed, *named]:
+        if not features[name].is_numeric and tables[name].keys and name not in [*hashed, *named]:
             logging.warning(
                 "%s: has no vocabulary of %s, so requests cannot give its value; run `lazytower prepare "
                 "--overwrite` for one",
@@ -62,6 +62,10 @@ def _add_vocabulary(trained: Trained, name: str, fingerprints: Fingerprints) -> 
 
 
 def item_filters(trained: Trained, order: np.ndarray) -> dict[str, FeatureFilter]:
+    """The FeatureFilter of each item feature that requests can name.
+
+    `order`: int64 [item rows], rows of the item table in the order of the served vectors, catalog items first.
+    """
     places = order[: len(trained.items.ids)]
     return {
         name: FeatureFilter(name, _feature_keys(trained, name), trained.items.features[name][places])

@@ -61,7 +61,8 @@ def check_request(request: Request, inputs: dict, place: str) -> Request:
 
     Args:
       inputs: what lazytower.json says of the model's inputs: history (bool), features (dtype by name, string
-        or float32) and where (list of names). Empty for exports of versions whose models take `user` and `exclude` only.
+        or float32) and where (list of names). Empty for exports of earlier versions, which take `user` and
+        `exclude` only.
 
     Raises:
       ExportError: the model does not take an input of the request.
