@@ -70,8 +70,8 @@ def _embeddings(run, path, side):
     least = getattr(run.config.dataset, f"{side}_ids").min_count
     frequent = [key for key in set(train) if train.count(key) >= least]
     keys = [*sorted(frequent, key=lambda key: (-train.count(key), key)), b"\x01unknown"]
-    ask = getattr(tf.saved_model.load(path), f"{side}_embedding")
-    return keys, ask(tf.constant(keys))["embedding"].numpy()
+    model = tf.saved_model.load(path)  # functions of a model that is gone have no variables
+    return keys, getattr(model, f"{side}_embedding")(tf.constant(keys))["embedding"].numpy()
 
 
 def test_embeddings_are_the_averages_in_the_checkpoint():
@@ -94,8 +94,8 @@ def test_the_history_of_a_user_is_the_last_items_of_all_splits():
     run, path = tiny_run("history"), tiny_export("history")
     rows = _averages(run, "item", 20, 9)
     keys, _ = _embeddings(run, path, "item")
-    ask = tf.saved_model.load(path).user_embedding
-    vectors = ask(tf.constant([*USER_KEYS, b"nobody"]))["embedding"].numpy()
+    model = tf.saved_model.load(path)
+    vectors = model.user_embedding(tf.constant([*USER_KEYS, b"nobody"]))["embedding"].numpy()
     for user, vector in zip(USER_KEYS, vectors, strict=False):
         past = [row.item for row in run.rows if row.user == user and row.item in keys][-3:]
         expected = rows[[keys.index(item) for item in past], :8].sum(axis=0) / np.sqrt(len(past))
