@@ -64,8 +64,8 @@ def _add_vocabulary(trained: Trained, name: str, fingerprints: Fingerprints) -> 
 def item_filters(trained: Trained, order: np.ndarray) -> dict[str, FeatureFilter]:
     """The FeatureFilter of each item feature that requests can name.
 
-    `order`: int64 [item rows], rows of the item table in the order of the served vectors; those of the catalog
-    come first.
+    `order`: int64 [item rows], rows of the item table in the order of the served vectors, those of the
+    catalog first.
     """
     places = order[: len(trained.items.ids)]
     return {
