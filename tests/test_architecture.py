@@ -103,7 +103,7 @@ REGISTRIES = {
     "trainer/models": ("MODELS", {"base", "drawn", "losses", "recommender"}),
     "trainer/optimizers": (
         "ROW_OPTIMIZERS",
-        {"base", "checks", "clipping", "schedules", "slots", "sm3_maths"},
+        {"arguments", "base", "checks", "clipping", "schedules", "sm3_maths"},
     ),
     "trainer/embeddings": ("TABLE_KINDS", {"base", "block_hash", "blocks", "pooling"}),
     "trainer/embeddings/engines": ("TABLE_ENGINES", {"stored", "tpu"}),
