@@ -63,7 +63,8 @@ def allowed_places(include, wheres: list, servable: int):
         # A row that only one of the two restricts keeps what that one allows.
         mine = tf.boolean_mask(together, ~tf.gather(also, together // servable))
         its = tf.boolean_mask(other, ~tf.gather(some, other // servable))
-        together, some = tf.sort(tf.concat([both, mine, its], axis=0)), some | also
+        together = _rising(tf.concat([both, mine, its], axis=0), tf.cast(rows, tf.int64) * servable)
+        some |= also
     counts = tf.math.bincount(tf.cast(together // servable, tf.int32), minlength=rows, maxlength=rows)
     return some, tf.RaggedTensor.from_row_lengths(together % servable, counts, validate=False)
 
@@ -72,7 +73,8 @@ def _named(text, places_of, servable: int):
     """row * servable + place of the items that `text` names, rising and distinct."""
     where = tf.where(text != "")
     places = places_of(tf.gather_nd(text, where))
-    return _distinct(tf.boolean_mask(where[:, 0] * servable + places, places < servable))
+    codes = tf.boolean_mask(where[:, 0] * servable + places, places < servable)
+    return _rising(codes, tf.shape(text, tf.int64)[0] * servable)
 
 
 def _having(text, feature: FeatureFilter, servable: int):
@@ -80,12 +82,25 @@ def _having(text, feature: FeatureFilter, servable: int):
     where = tf.where(text != "")
     found = feature.places(tf.gather_nd(text, where))
     rows = tf.gather(where[:, 0], found.value_rowids())
-    return _distinct(rows * servable + tf.cast(found.values, tf.int64))
+    codes = rows * servable + tf.cast(found.values, tf.int64)
+    return _rising(codes, tf.shape(text, tf.int64)[0] * servable)
 
 
-def _distinct(codes):
-    codes = tf.sort(codes)
-    return tf.boolean_mask(codes, tf.concat([[True], codes[1:] != codes[:-1]], axis=0)[: tf.size(codes)])
+def _rising(codes, bound):
+    """int64 codes below `bound`, rising and distinct. Many of them are marked in a mask, few are sorted."""
+
+    def marked():
+        mask = tf.zeros(tf.reshape(bound, [1]), tf.bool)
+        return tf.where(
+            tf.tensor_scatter_nd_update(mask, codes[:, tf.newaxis], tf.ones_like(codes, tf.bool))
+        )[:, 0]
+
+    def ordered():
+        found = tf.sort(codes)
+        new = tf.concat([[True], found[1:] != found[:-1]], axis=0)[: tf.size(found)]
+        return tf.boolean_mask(found, new)
+
+    return tf.cond(tf.size(codes, tf.int64) > bound // 16, marked, ordered)
 
 
 def _among(codes, others):
