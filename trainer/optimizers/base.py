@@ -226,7 +226,10 @@ class RowOptimizer(tf.Module, abc.ABC):
           ValueError: the loss is a tensor and there is no tape; else as `apply_gradients`.
         """
         if not callable(loss) and tape is None:
-            raise ValueError("minimize needs the tape that recorded the loss, or the loss as a function")
+            raise ValueError(
+                "`tape` is required when the loss is a tensor; give minimize the tape that recorded it, "
+                "or the loss as a function"
+            )
         tape = tape or tf.GradientTape()
         if callable(loss):
             with tape:
