@@ -28,7 +28,8 @@ class RowOptimizer(tf.Module, abc.ABC):
     Args:
       config: the optimizer's section of a run's config; or, for public use, the learning rate alone.
       **hyper: the section's keys instead of `config`. learning_rate may also be a tf.Variable, a function
-        of the step (float32 scalar, counted from 1), or a LearningRateSchedule of Keras, which counts from 0.
+        of the step (float32 scalar, counted from 1) or of nothing, or a LearningRateSchedule of Keras, which
+        counts from 0.
 
     Attributes:
       section: the class of `config`.
