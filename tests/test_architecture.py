@@ -108,7 +108,7 @@ REGISTRIES = {
     "trainer/embeddings": ("TABLE_KINDS", {"base", "block_hash", "blocks", "pooling"}),
     "trainer/embeddings/engines": ("TABLE_ENGINES", {"stored", "tpu"}),
     "trainer/tpu/engines": ("TPU_ENGINES", {"base", "layout"}),
-    "trainer/indexes": ("MODULES", {"base", "recall", "packages"}),
+    "trainer/indexes": ("MODULES", {"among", "base", "recall", "packages"}),
     "trainer/launchers": (
         "LAUNCHERS",
         {"base", "api_errors", "local_state", "processes", "startup", "tpu_api", "tpu_slices"},

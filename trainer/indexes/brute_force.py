@@ -20,16 +20,17 @@ class Index(BaseIndex):
         return top_items(users, self._vectors, self._servable, banned, k)
 
 
-def top_items(users, items, servable: int, banned, k, block_items: int = BLOCK_ITEMS):
+def top_items(users, items, servable, banned, k, block_items: int = BLOCK_ITEMS, allowed=None):
     """For each user the k rows of `items` with the largest dot products; of equal scores, lower rows first.
 
     Args:
       users: float32 [batch, dim].
       items: float32 [rows, dim], tensor or variable.
-      servable: only the first `servable` rows may be returned.
+      servable: only the first `servable` rows may be returned; an integer or int32 scalar.
       banned: (position in the batch, row of items), int64 [n] each: pairs that must not be returned.
       k: int32 scalar, at least 1.
       block_items: limit on the rows scored at once; large batches use fewer.
+      allowed: bool [servable], rows that may be returned; None for all.
 
     Returns:
       (scores float32 [batch, k], rows int64 [batch, k]), best first. If fewer than k items remain, the other
@@ -44,6 +45,8 @@ def top_items(users, items, servable: int, banned, k, block_items: int = BLOCK_I
         stop = tf.minimum(start + block, servable)
         # Items times users is twice as fast on CPUs as users times items, for 8 to 128 users.
         now = tf.matmul(items[start:stop], users, transpose_b=True)
+        if allowed is not None:
+            now = tf.where(allowed[start:stop, tf.newaxis], now, NO_SCORE)
         now, rows = _promising(_without(now, banned, start, stop), scores[:, -1:], k)
         # Earlier rows come first: top_k prefers the first of equal scores, so ties stay in row order.
         now, rows = tf.concat([scores, now], axis=1), tf.concat([found, rows + start], axis=1)

@@ -69,33 +69,40 @@ def is_rate_object(value) -> bool:
 
 
 def check_rate(owner: str, rate) -> None:
-    """Raises ConfigError for a function that cannot be called with the step as its only argument."""
+    """Raises ConfigError for a function that requires arguments other than the step."""
     if not is_rate_object(rate) or isinstance(rate, tf.Variable):
         return
-    try:
-        signature = inspect.signature(rate)
-    except ValueError:  # some built-in functions have no signature
-        return
-    try:
-        signature.bind(1.0)
-    except TypeError:
+    if not _takes(rate, 1) and not _takes(rate, 0):
         raise ConfigError(
-            f"{owner}: learning_rate is a function that does not take the step as its only argument; write "
-            "lambda step: ..., or use a tf.Variable"
-        ) from None
+            f"{owner}: learning_rate is a function of more than the step; write lambda step: ..., or use a "
+            "tf.Variable"
+        )
 
 
 def rate_of(rate, step) -> tf.Tensor:
     """The learning rate at a step, float32 scalar.
 
     Args:
-      rate: a number, a tf.Variable, a function of the step, or a LearningRateSchedule. A schedule gets the
-        number of completed steps, int64, as in Keras.
+      rate: a number, a tf.Variable, a LearningRateSchedule, or a function of the step or without arguments. A
+        schedule gets the number of completed steps, int64, as in Keras.
       step: float32 scalar, counted from 1.
     """
     if isinstance(rate, tf.Variable) or not callable(rate):
         return tf.cast(rate, tf.float32)
-    return tf.cast(rate(tf.cast(step, tf.int64) - 1 if _is_schedule(rate) else step), tf.float32)
+    if _is_schedule(rate):
+        return tf.cast(rate(tf.cast(step, tf.int64) - 1), tf.float32)
+    return tf.cast(rate(step) if _takes(rate, 1) else rate(), tf.float32)
+
+
+def _takes(function, number: int) -> bool:
+    """Whether a function can be called with `number` arguments; True for built-ins without a signature."""
+    try:
+        inspect.signature(function).bind(*[1.0] * number)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 def _is_schedule(rate) -> bool:

@@ -28,7 +28,8 @@ class RowOptimizer(tf.Module, abc.ABC):
     Args:
       config: the optimizer's section of a run's config, or the learning rate.
       **hyper: keys of that section, instead of `config`. learning_rate may also be a tf.Variable, a function
-        of the step (float32 scalar, counted from 1), or a LearningRateSchedule of Keras, which counts from 0.
+        of the step (float32 scalar, counted from 1) or without arguments, or a LearningRateSchedule of Keras,
+        which counts from 0.
 
     Attributes:
       section: the class of `config`.
@@ -235,7 +236,10 @@ class RowOptimizer(tf.Module, abc.ABC):
           ValueError: the loss is a tensor and there is no tape; further as `apply_gradients`.
         """
         if not callable(loss) and tape is None:
-            raise ValueError("minimize: the loss is a tensor; pass the tape that recorded it, or a function")
+            raise ValueError(
+                "`tape` is required if the loss is a tensor; pass the tape that recorded it, or the loss as a "
+                "function"
+            )
         tape = tape or tf.GradientTape()
         if callable(loss):
             with tape:

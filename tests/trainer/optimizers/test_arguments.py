@@ -36,20 +36,32 @@ def test_each_wrong_argument_is_named():
 
 @pytest.mark.parametrize("kind", ROW_OPTIMIZERS)
 @pytest.mark.parametrize(
-    "rate",
-    [lambda: 0.1, lambda step, more: 0.1, tf.function(lambda: 0.1)],
-    ids=["none", "two", "tf.function"],
+    "rate", [lambda step, more: 0.1, tf.function(lambda step, more: 0.1)], ids=["two", "tf.function"]
 )
 def test_a_rate_takes_the_step_alone(kind, rate):
     """It is refused when it is given, not at the first step, when the step is already counted."""
     name = ROW_OPTIMIZERS[kind].__name__
-    message = f"^{name}: learning_rate is a function that does not take the step as its only argument; write"
+    message = f"^{name}: learning_rate is a function of more than the step; write lambda step"
     with pytest.raises(ConfigError, match=message):
         ROW_OPTIMIZERS[kind](rate)
     optimizer = ROW_OPTIMIZERS[kind](0.5)
     with pytest.raises(ConfigError, match=message):
         optimizer.learning_rate = rate
     assert optimizer.learning_rate == 0.5
+
+
+@pytest.mark.parametrize("kind", ROW_OPTIMIZERS)
+def test_a_function_of_nothing_is_called_at_each_step(kind):
+    """As Keras' legacy optimizers do: a rate that is changed from outside."""
+    rates, variables = [0.5], [tf.Variable([1.0, 2.0]) for _ in range(2)]
+    called = ROW_OPTIMIZERS[kind](lambda: rates[-1])
+    held = ROW_OPTIMIZERS[kind](tf.Variable(0.5))
+    for rate in (0.5, 0.25, 0.125):
+        rates.append(rate)
+        held.learning_rate.assign(rate)
+        for optimizer, variable in zip((called, held), variables, strict=True):
+            optimizer.apply_gradients([(tf.constant([1.0, -2.0]), variable)])
+    np.testing.assert_array_equal(*(variable.numpy() for variable in variables))
 
 
 @pytest.mark.parametrize(
