@@ -237,8 +237,8 @@ class RowOptimizer(tf.Module, abc.ABC):
         """
         if not callable(loss) and tape is None:
             raise ValueError(
-                "`tape` is required if the loss is a tensor; pass the tape that recorded it, or the loss as a "
-                "function"
+                "`tape` is required if the loss is a tensor; pass the tape that recorded it, or the loss as "
+                "a function"
             )
         tape = tape or tf.GradientTape()
         if callable(loss):
