@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Trains all, prints the table and writes it."""
     from trainer.bench.page import print_plain_table, write_plain_csv
 
-    tries = {AS_WRITTEN: []} | dict(map(parse_try, args.tries))
+    tries: dict[str, list[str]] = {AS_WRITTEN: []} | dict(map(parse_try, args.tries))
     rows = []
     for path in args.configs:
         for name, overrides in tries.items():
@@ -89,6 +89,7 @@ def _measured(path: str, name: str, overrides: list[str], seed: int, split: str)
         training.recommender, dataset, training.items, training.num_steps, split, lambda: None
     )
     metric = main_metric(lines[0])
+    assert metric is not None, "every protocol has Recall or HR"
     figures = {
         line["scorer"] if line["scorer"] != "model" else line["weights"]: line[metric] for line in lines
     }

@@ -144,8 +144,8 @@ def lines(identity: str, title: str, rows: Sequence[Mapping], x: str, by: str, y
                 error_y={"array": [s / 2 for s in spread]},
             )
         )
-    layout = {"yaxis": {"type": "log", "title": {"text": "ms"}}, "xaxis": {"type": "log"}}
-    return _html(identity, go.Figure(traces, layout | _layout(title, 340, x, layout["xaxis"])))
+    layout = {"yaxis": {"type": "log", "title": {"text": "ms"}}}
+    return _html(identity, go.Figure(traces, layout | _layout(title, 340, x, {"type": "log"})))
 
 
 def _layout(title: str, height: int, x_title: str, x_axis: Mapping | None = None) -> dict:

@@ -134,7 +134,7 @@ def _shares(rows: np.ndarray, exact: list[set]) -> list[float]:
     return [len(set(r.tolist()) & best) / len(best) for r, best in zip(rows, exact, strict=True)]
 
 
-def _summary(times: list[float], shares: list[float], batch: int, num_bytes: int) -> dict[str, str]:
+def _summary(times: list[float], shares: list[float], batch: int, num_bytes: int) -> dict[str, str | int]:
     """Figures as text, rounded as far as they are good for."""
     p50, p99 = 1000 * np.percentile(times, [50, 99])
     return {

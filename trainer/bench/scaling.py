@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures the three parts, prints the table, writes scaling.csv and scaling.html."""
     rows = []
-    for (part, table_rows, batch), names in itertools.groupby(plan(args), lambda case: case[:3]):
-        names = [name for *_, name in names]
+    for (part, table_rows, batch), cases in itertools.groupby(plan(args), lambda case: case[:3]):
+        names = [name for *_, name in cases]
         # A process of its own: what TensorFlow keeps of freed tables would fill the memory in the end.
         results = in_fresh_process(_measure, names, table_rows, batch, args)
         for name, result in zip(names, results, strict=True):

@@ -18,7 +18,7 @@ import gc
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -116,12 +116,12 @@ def _times(case, rows: int, pairs: int, steps: int) -> list[tuple[float, float, 
         case.update(state)
         marks.append(time.perf_counter())
         if step >= WARMUP_STEPS:
-            times.append(tuple(b - a for a, b in zip(marks, marks[1:], strict=False)))
+            times.append((marks[1] - marks[0], marks[2] - marks[1], marks[3] - marks[2]))
     return times
 
 
 def _summary(times: list[tuple[float, float, float]]) -> dict[str, float]:
-    columns = dict(zip(PHASES, zip(*times, strict=True), strict=True))
+    columns: dict[str, Sequence[float]] = dict(zip(PHASES, zip(*times, strict=True), strict=True))
     columns["total"] = [sum(step) for step in times]
     found = {}
     for name, seconds in columns.items():

@@ -5,6 +5,7 @@ import functools
 import math
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,7 @@ class Floor:
         self._rows, self._dim, self._width, self._steps = rows, dim, 4 * dim + 1, 0
         self._output = np.zeros([0, dim], np.float32)
         self._library, self._owned = _library(), address is None
+        self._memory: Any = None  # a pointer until `close`
         self._threads = threads or len(os.sched_getaffinity(0))
         if address is not None:
             self._memory = ctypes.cast(address, _POINTER)
@@ -97,7 +99,20 @@ def _library() -> ctypes.CDLL:
     library.floor_open.argtypes = [whole, whole, ctypes.c_int]
     library.floor_open.restype = _POINTER
     library.floor_close.argtypes = [_POINTER, whole, whole]
-    step = [_POINTER, whole, _IDS, whole, _IDS, whole, _VALUES, _VALUES, real, real, real, ctypes.c_int]
+    step: list[Any] = [
+        _POINTER,
+        whole,
+        _IDS,
+        whole,
+        _IDS,
+        whole,
+        _VALUES,
+        _VALUES,
+        real,
+        real,
+        real,
+        ctypes.c_int,
+    ]
     library.floor_step.argtypes = step
     library.floor_step.restype = library.floor_close.restype = None
     return library

@@ -8,10 +8,14 @@ import dataclasses
 import functools
 import importlib.util
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trainer.bench.timing import NotMeasured
+
+if TYPE_CHECKING:  # `--help` answers without TensorFlow
+    import tensorflow as tf
 
 _USERS = 256
 _SEEN = 50
@@ -24,11 +28,11 @@ class Request:
 
     users: np.ndarray
     """Rows of `Data.users`."""
-    keys: "tensorflow.Tensor"  # noqa: F821 - importing it here would load TensorFlow
+    keys: "tf.Tensor"
     """Their raw keys."""
     vectors: np.ndarray
     """Their vectors, float32 [batch, dim]."""
-    tensor: "tensorflow.Tensor"  # noqa: F821
+    tensor: "tf.Tensor"
     """The same."""
     k: int
 

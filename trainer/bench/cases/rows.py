@@ -73,14 +73,14 @@ class OurRows(_Rows):
     def __init__(self, optimizer: str, decay: float | None, rows: int, dim: int, threads: int):
         from configs.sections.tables import TableConfig
         from trainer.averages import Exponential
-        from trainer.embeddings import TABLE_KINDS
+        from trainer.embeddings.table import plain_table
         from trainer.optimizers import ROW_OPTIMIZERS
 
         rule = ROW_OPTIMIZERS[optimizer](1e-3)
         average = None if decay is None else Exponential(decay)
         width = dim + sum(rule.slot_widths(dim)) + (dim if average else 0) + 1
         need_memory(4 * rows * width / GIB + 1)
-        self.table = TABLE_KINDS["table"]("bench", rows, TableConfig(dim=dim), rule, average, 0)
+        self.table = plain_table("bench", rows, TableConfig(dim=dim), rule, average, 0)
         self.table.initialize(0.0, 0)
         super().__init__()
 

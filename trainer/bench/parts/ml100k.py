@@ -139,7 +139,8 @@ def _tutorial(overrides: list[str], seed: int, started: float) -> tuple[float, f
     seconds = time.monotonic() - started
     users = Users(dataset, Items.load(dataset))
     scorer = _Scorer(model.user.embeddings.numpy(), model.item.embeddings.numpy())
-    return seconds, evaluate_scorers([scorer], users, config.evaluate, "test")[scorer.name][_METRIC]
+    figures = evaluate_scorers([scorer], users, config.evaluate, "test")[scorer.name]
+    return seconds, float(figures[_METRIC])
 
 
 def _tutorial_model(users: int, items: int):

@@ -15,6 +15,7 @@ import itertools
 import statistics
 import time
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -66,9 +67,7 @@ def measure(args: argparse.Namespace) -> list[dict]:
             try:
                 results = in_fresh_process(_measure, names, rows, args, turn)
             except BrokenProcessPool:
-                results = {
-                    key: {"reason": "its process was killed: no memory?"} for key in _keys(names, args)
-                }
+                results = {key: {"reason": KILLED} for key in _keys(names, args)}
             for key, result in results.items():
                 pools.setdefault(key, []).append(result)
         found += [
@@ -102,7 +101,8 @@ def _groups(rows: int, args: argparse.Namespace) -> list[tuple[str, ...]]:
     import psutil
 
     free = psutil.virtual_memory().available / GIB - _RESERVE
-    groups, room = [], 0.0
+    groups: list[list[str]] = []
+    room = 0.0
     for name in (name for name in args.peers if name != FLOOR):
         need = memory(name, rows, args.dim)
         if not groups or need > room:
@@ -147,7 +147,8 @@ def _measure(names: tuple[str, ...], rows: int, args: argparse.Namespace, turn: 
 
 def _make(names, rows: int, args: argparse.Namespace, shared: bool) -> tuple[dict, dict[str, str]]:
     """(cases, reasons of those that cannot be had), by name; `shared`: a floor after OURS has its records."""
-    cases, reasons = {}, {}
+    cases: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
     for name in names:
         try:
             if name == FLOOR and shared and OUR_ROWS in cases:

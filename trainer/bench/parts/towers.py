@@ -13,6 +13,7 @@ import re
 import statistics
 import time
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -116,7 +117,8 @@ def _measure(names: list[str], batch: int, args: argparse.Namespace) -> dict[str
     counts = np.bincount(_item_of_user(args), minlength=args.items) + -(-args.users // args.items)
     steps = list(tower_batches(args, batch, WARMUP_STEPS + max(args.steps, COMPARED_STEPS - WARMUP_STEPS)))
     before = psutil.Process().memory_info().rss
-    found, cases = {name: {"ms": [], "losses": []} for name in names}, {}
+    found: dict[str, dict[str, Any]] = {name: {"ms": [], "losses": []} for name in names}
+    cases: dict[str, Any] = {}
     for name in names:
         try:
             cases[name] = TOWERS[name](weights, args.corrected, counts, args.threads)
@@ -144,7 +146,8 @@ def _gigabytes(name: str, batch: int, args: argparse.Namespace) -> float:
 def _peak_bytes() -> int:
     """Largest resident set of this process so far (unlike ru_maxrss, not that of who started it)."""
     with open("/proc/self/status", encoding="utf-8") as status:
-        return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status.read()).group(1))
+        [kibibytes] = re.findall(r"VmHWM:\s*(\d+) kB", status.read())
+    return 1024 * int(kibibytes)
 
 
 def _row(batch: int, name: str, alone: dict[str, dict], turns: list[dict[str, dict]]) -> dict:
