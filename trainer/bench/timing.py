@@ -83,23 +83,26 @@ def measured(build: Callable, rows: int, pairs: int, steps: int) -> dict:
       pairs: of ids, per step.
       steps: after WARMUP_STEPS.
     """
-    case = None
     try:
         case = build()
-        times = _times(case, rows, pairs, steps)
-        return _summary(times) | {
-            "model_bytes": case.model_bytes,
-            "state_bytes": case.state_bytes,
-            "reason": "",
-        }
-    except NotMeasured as reason:
+    except NotMeasured as reason:  # raised before a table is made: nothing to free
         return {"reason": str(reason)}
-    except Exception as error:  # whatever breaks a peer, its neighbours are measured and its row says why
-        first_line = (str(error).strip().splitlines() or [""])[0]
-        return {"reason": f"{type(error).__name__}: {first_line[:160]}"}
+    except Exception as error:  # a broken peer must not stop the others; its row gives the reason
+        return {"reason": first_line(error)}
+    try:
+        figures = _summary(_times(case, rows, pairs, steps))
+        return figures | {"model_bytes": case.model_bytes, "state_bytes": case.state_bytes, "reason": ""}
+    except Exception as error:  # as above
+        return {"reason": first_line(error)}
     finally:
-        case = None
-        gc.collect()  # tables of many GB hang in cycles of compiled functions
+        del case
+        gc.collect()  # compiled functions hold tables of many GB in reference cycles
+
+
+def first_line(error: Exception) -> str:
+    """The type and first line of an error that stopped a measurement."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text[:160]}"
 
 
 def _times(case, rows: int, pairs: int, steps: int) -> list[tuple[float, float, float]]:

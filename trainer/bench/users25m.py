@@ -62,11 +62,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _command(args, *command: str) -> list[tuple[str, str]]:
     """Runs `lazytower command` on the config: its seconds and peak memory."""
-    line = module_command("trainer.cli", *command)
-    if "--model" not in command:
-        line += ["--config", args.config, *(f"--set={override}" for override in args.overrides)]
     started = time.monotonic()
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        module_command("trainer.cli", *_arguments(args, command)), stdout=subprocess.DEVNULL
+    )
     # Unlike RUSAGE_CHILDREN, the usage of this child alone.
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -74,6 +73,13 @@ def _command(args, *command: str) -> list[tuple[str, str]]:
         raise SystemExit(process.returncode)  # the command has said why
     seconds = f"{time.monotonic() - started:.1f}"
     return [("seconds", seconds), ("peak memory GB", f"{usage.ru_maxrss * 1024 / 1e9:.2f}")]
+
+
+def _arguments(args, command: tuple[str, ...]) -> list[str]:
+    """Of the command line: the run's config, unless the command takes an exported model instead."""
+    if "--model" in command:
+        return [*command]
+    return [*command, "--config", args.config, *(f"--set={override}" for override in args.overrides)]
 
 
 def _prepare(args, config) -> list[tuple[str, str]]:

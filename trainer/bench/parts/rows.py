@@ -22,7 +22,15 @@ from absl import logging
 
 from trainer.bench.cases.floor import Floor
 from trainer.bench.cases.rows import FLOOR, OUR_ROWS, ROW_CASES, memory
-from trainer.bench.timing import GIB, WARMUP_STEPS, NotMeasured, in_fresh_process, positive, start_bench
+from trainer.bench.timing import (
+    GIB,
+    WARMUP_STEPS,
+    NotMeasured,
+    first_line,
+    in_fresh_process,
+    positive,
+    start_bench,
+)
 
 _ROWS = (1_000_000, 5_000_000, 25_000_000)
 _BATCHES = (1_024, 8_192, 32_768, 131_072)
@@ -192,12 +200,6 @@ def _timed(case, ids: np.ndarray, gradient: np.ndarray) -> float:
     started = time.perf_counter()
     case.steps(inputs)
     return 1000 * (time.perf_counter() - started) / len(ids)
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    text = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {text[:160]}"
 
 
 def _row(rows: int, key: tuple, results: list[dict]) -> dict:

@@ -19,11 +19,12 @@ import numpy as np
 from absl import logging
 
 from configs.system.pythons import missing_addons
-from trainer.bench.parts.rows import KILLED, draw, first_line
+from trainer.bench.parts.rows import KILLED, draw
 from trainer.bench.timing import (
     GIB,
     WARMUP_STEPS,
     NotMeasured,
+    first_line,
     in_fresh_process,
     need_memory,
     positive,
