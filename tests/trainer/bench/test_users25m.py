@@ -60,7 +60,7 @@ def test_all_stages(config, tmp_path, capsys):
     assert "written: " in capsys.readouterr().out
 
     assert bench(*args, "--stages", "prepare") == 0
-    assert "the dataset is there" in capsys.readouterr().out
+    assert "the dataset exists" in capsys.readouterr().out
 
 
 def test_a_stage_that_fails_ends_it(config, tmp_path, capfd):

@@ -1,4 +1,4 @@
-"""The floor under an embedding step: bench_floor.cc, loaded into this process and timed like any peer."""
+"""The memory floor of an embedding step: floor.cc, loaded into this process and timed like any peer."""
 
 import ctypes
 import functools
@@ -28,11 +28,11 @@ class Floor:
     Args:
       rows, dim: of the table.
       threads: 0: one per core.
-      address: of records float32 [rows, 4 dim + 1] of somebody else, which are worked on in place; None: own
-        ones.
+      address: of another table's records, float32 [rows, 4 dim + 1], to update in place; None allocates
+        records.
 
     Raises:
-      NotMeasured: no compiler, or not so much memory.
+      NotMeasured: no compiler, or not enough memory.
     """
 
     def __init__(self, rows: int, dim: int, threads: int, address: int | None = None):
@@ -47,12 +47,12 @@ class Floor:
         need_memory(4 * rows * self._width / GIB + 1)
         self._memory = self._library.floor_open(rows, self._width, self._threads)
         if not self._memory:
-            raise NotMeasured(f"the system gives no memory for {rows:,} records")
+            raise NotMeasured(f"cannot allocate memory for {rows:,} records")
 
     def inputs(self, ids: np.ndarray, gradient: np.ndarray):
         """As of trainer/bench/cases/rows.py: ids int64 [k, n] below rows, gradient float32 [n, dim]."""
         if ids.size and not 0 <= ids.min() <= ids.max() < self._rows:
-            raise ValueError(f"ids beyond {self._rows} rows")  # the loop would write anywhere
+            raise ValueError(f"ids outside the {self._rows} rows")  # the loop would write out of bounds
         if len(self._output) < ids.shape[1]:
             self._output = np.ones([ids.shape[1], self._dim], np.float32)  # in memory, unlike zeros
         return [(row, row[np.sort(np.unique(row, return_index=True)[1])]) for row in ids], gradient
@@ -78,7 +78,7 @@ class Floor:
         return np.ctypeslib.as_array(self._memory, (self._rows, self._width))
 
     def close(self) -> None:
-        """Gives its own memory back."""
+        """Frees the records that it allocated."""
         if self._owned:
             self._library.floor_close(self._memory, self._rows, self._width)
         self._memory = None

@@ -1,4 +1,4 @@
-"""Part `rows` of `bench peers`: the embedding step of every peer beside the floor of memory.
+"""Part `rows` of `bench peers`: the embedding step of every peer, compared with the memory floor.
 
 Tables of one size run in as few processes as the free memory allows, each process with a floor of its own.
 What fits together takes turns, step by step. Where two tables do not fit, lazytower's floor works on
@@ -48,10 +48,10 @@ COLUMNS = (
     "x_rows",
     "reason",
 )
-KILLED = "its process was killed: no memory?"
-_TOGETHER = 4  # steps that run without a pause; their mean is one figure
-_DENSE_STEPS = 3  # most figures for what passes over the table
-_PAUSE = 0.01  # threads of the library before spin on for a moment
+KILLED = "its process was killed, probably for lack of memory"
+_TOGETHER = 4  # steps without a pause between them; one figure is their mean
+_DENSE_STEPS = 3  # limit of figures for dense optimizers
+_PAUSE = 0.01  # seconds; threads of the previous library keep spinning for a moment
 _RESERVE = 1.5  # GiB that processes leave free
 
 
@@ -59,9 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the part."""
     parser.add_argument("--rows", nargs="+", type=positive, default=_ROWS, help="rows of the tables")
     parser.add_argument("--dim", type=positive, default=32, help="width of a row")
-    parser.add_argument("--batches", nargs="+", type=positive, default=_BATCHES, help="ids of a step")
+    parser.add_argument("--batches", nargs="+", type=positive, default=_BATCHES, help="ids per step")
     parser.add_argument("--ids", nargs="+", choices=IDS, default=IDS, help="how ids are drawn")
-    parser.add_argument("--zipf", type=float, default=1.05, help="exponent of the Zipf ids, above 0, not 1")
+    parser.add_argument(
+        "--zipf", type=float, default=1.05, help="exponent of the Zipf ids, greater than 0 and not 1"
+    )
     parser.add_argument("--peers", nargs="+", choices=list(ROW_CASES), default=list(ROW_CASES))
 
 
@@ -165,7 +167,7 @@ def _make(names, rows: int, args: argparse.Namespace, shared: bool) -> tuple[dic
                 cases[name] = ROW_CASES[name].make(rows, args.dim, args.threads)
         except NotMeasured as reason:
             reasons[name] = str(reason)
-        except Exception as error:  # whatever breaks a peer, its neighbours are measured
+        except Exception as error:  # a broken peer must not stop the others
             reasons[name] = first_line(error)
     return cases, reasons
 
