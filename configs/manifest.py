@@ -5,6 +5,7 @@ A dataset directory holds
   train/ valid/ test/               columnar records (see RECORD COLUMNS)
   positives/                        a copy of the positive rows of train; absent if all of them are positive
   users/ items/                     catalogs (see CATALOG COLUMNS)
+  vocabularies/                     raw values of categorical features with vocab ids: id, key, count
   rejected/                         rejected rows with their reasons, as JSON lines
 
 A row is positive according to dataset.positive and its label. Rows of a user are ordered by time; rows of one
@@ -101,6 +102,9 @@ class TableInfo(Section):
     """Distinct keys with positive train rows (with vocab: at least min_count)."""
     oov_keys: Count = 0
     """Distinct keys of all splits that share the out-of-vocabulary row; 0 with hash."""
+    files: list[FileInfo] = []
+    """Vocabulary of a categorical feature, by rising id; empty for user and item, which have catalogs, with
+    hash, and in datasets that were written before there were vocabularies."""
 
 
 class FeatureInfo(Section):
@@ -216,7 +220,8 @@ class Dataset(Section):
     def record_files(self) -> list[FileInfo]:
         """All files with rows, users or items; rejected rows are not part of the content."""
         splits = [*self.splits.values(), *filter(None, [self.positives])]
-        parts: list[SplitInfo | CatalogInfo] = [*splits, self.users, self.items]
+        parts: list[SplitInfo | CatalogInfo | TableInfo] = [*splits, self.users, self.items]
+        parts += self.tables.values()
         return [info for part in parts for info in part.files]
 
     def table_rows(self, name: str) -> int:

@@ -13,6 +13,7 @@ would depend on how many users are computed together.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def _normal(seed: int, stream: str, index: np.ndarray) -> np.ndarray:
     return radius * np.cos(2.0 * np.pi * _uniform(seed, stream, index * 2 + 1))
 
 
-def planted_source(source: dict) -> SyntheticSourceConfig | None:
+def planted_source(source: dict[str, Any]) -> SyntheticSourceConfig | None:
     """The source section of a dataset's manifest; None unless its data was drawn from a planted model."""
     return SyntheticSourceConfig(**source) if source.get("kind") == "synthetic" else None
 

@@ -38,7 +38,8 @@ def source_fingerprint(source: dict[str, Any], files: list[SourceFile]) -> str:
 
 def fingerprint(files: list[WrittenFile]) -> str:
     """SHA-256 over the checksums of all record files in order."""
-    parts = [[f.directory, f.number, f.info] for f in sorted(files) if f.directory != "rejected"]
+    content = sorted((f for f in files if f.directory != "rejected"), key=WrittenFile.place)
+    parts = [[f.directory, *([f.table] if f.table else []), f.number, f.info] for f in content]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -64,7 +65,7 @@ def build_manifest(
     digest = fingerprint(files)
 
     def infos(directory: str) -> list[FileInfo]:
-        chosen = sorted(f for f in files if f.directory == directory)
+        chosen = sorted((f for f in files if f.directory == directory), key=WrittenFile.place)
         return [FileInfo(path=published_name(f, digest), **f.info) for f in chosen]
 
     def split(directory: str) -> SplitInfo:
@@ -72,6 +73,11 @@ def build_manifest(
         prefix = f"{directory}/"
         left_out = {k.removeprefix(prefix): v for k, v in stats.counts.items() if k.startswith(prefix)}
         return SplitInfo(**_rows(infos(directory), chosen), **left_out)
+
+    def table(name: str, ids: TableIds) -> TableInfo:
+        chosen = sorted((f for f in files if f.table == name), key=WrittenFile.place)
+        found = [FileInfo(path=published_name(f, digest), **f.info) for f in chosen]
+        return _table(job, name, ids).model_copy(update={"files": found})
 
     def catalog(directory: str) -> CatalogInfo:
         found = infos(directory)
@@ -88,7 +94,7 @@ def build_manifest(
         has_weight=job.source.roles.weight is not None,
         splits={name: split(name) for name in SPLITS},
         positives=split("positives") if any(f.directory == "positives" for f in files) else None,
-        tables={name: _table(job, name, ids) for name, ids in tables.items()},
+        tables={name: table(name, ids) for name, ids in tables.items()},
         features={f.name: _feature(f, files) for f in job.source.features},
         users=catalog("users"),
         items=catalog("items"),
@@ -107,7 +113,8 @@ def _feature(feature: SideFeatureConfig, files: list[WrittenFile]) -> FeatureInf
     info = FeatureInfo(of=feature.of, kind=feature.kind)
     some = any(f.directory == "positives" for f in files)  # models with features train on these
     directory = "positives" if some else "train"
-    train = sorted(f for f in files if f.directory == directory and feature.name in f.moments)
+    mine = (f for f in files if f.directory == directory and feature.name in f.moments)
+    train = sorted(mine, key=WrittenFile.place)
     if not train:
         return info
     whole = functools.reduce(Moments.join, (f.moments[feature.name] for f in train))

@@ -48,7 +48,7 @@ def dump_summary(
         "stats": _without(vars(stats), _STATS_LEFT_OUT),
         "plan": _without(dataclasses.asdict(plan), _PLAN_LEFT_OUT),
         "tables": {name: _without(ids._asdict(), ("first_ids",)) for name, ids in tables.items()},
-        "files": [file._asdict() for file in sorted(files)],
+        "files": [file._asdict() for file in sorted(files, key=WrittenFile.place)],
     }
     return json.dumps(document, default=_number).encode()
 

@@ -7,9 +7,9 @@
 ruff check .
 ruff format --check .
 python -m pytest -q tests/test_wording.py
-# In two processes: most of these tests keep one core busy. The slow ones start processes themselves.
+# In two processes: most tests keep one core busy.
 python -m pytest -q -n 2 --dist loadfile "$@"
-python -m pytest -q -m slow "$@"
+python -m pytest -q -n 2 --dist loadfile -m slow "$@"
 
 here=$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 newest=$(newest_version) || newest=$here

@@ -103,12 +103,12 @@ REGISTRIES = {
     "trainer/models": ("MODELS", {"base", "drawn", "losses", "recommender"}),
     "trainer/optimizers": (
         "ROW_OPTIMIZERS",
-        {"base", "checks", "clipping", "schedules", "slots", "sm3_maths"},
+        {"arguments", "base", "checks", "clipping", "schedules", "sm3_maths"},
     ),
     "trainer/embeddings": ("TABLE_KINDS", {"base", "block_hash", "blocks", "pooling"}),
     "trainer/embeddings/engines": ("TABLE_ENGINES", {"stored", "tpu"}),
     "trainer/tpu/engines": ("TPU_ENGINES", {"base", "layout"}),
-    "trainer/indexes": ("MODULES", {"base", "recall", "packages"}),
+    "trainer/indexes": ("MODULES", {"among", "base", "recall", "packages"}),
     "trainer/launchers": (
         "LAUNCHERS",
         {"base", "api_errors", "local_state", "processes", "startup", "tpu_api", "tpu_slices"},

@@ -69,7 +69,7 @@ def test_programs_that_commands_start_notice_it(shadow, tmp_path, name):
     assert done.returncode == 2 and done.stderr.startswith(f"lazytower: error: {found} shadows")
 
 
-@pytest.mark.parametrize("package", ["trainer.version", "pipelines.layout"])
+@pytest.mark.parametrize("package", ["trainer.version", "pipelines.job"])
 def test_an_import_names_what_shadows_configs(shadow, tmp_path, package):
     found = shadow("configs")
     command = [sys.executable, "-c", f"import {package}"]

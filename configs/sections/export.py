@@ -14,6 +14,7 @@ class BruteForceIndexConfig(Section):
     """Whether the best items are always found."""
     package: ClassVar[str | None] = None
     """Package whose TensorFlow operations the index consists of, beside TensorFlow's own."""
+    min_recall: ClassVar[float] = 1.0
     kind: Literal["brute_force"] = "brute_force"
     """Exact; needs only TensorFlow's own operations."""
 
@@ -46,8 +47,8 @@ class ScannIndexConfig(Section):
 
 def package_of(kind: str | None) -> str | None:
     """The package that an index of this kind needs; None: none, or the kind is not known to this version."""
-    sections = {"brute_force": BruteForceIndexConfig, "scann": ScannIndexConfig}
-    return sections[kind].package if kind in sections else None
+    packages = {"brute_force": BruteForceIndexConfig.package, "scann": ScannIndexConfig.package}
+    return packages.get(kind) if kind else None
 
 
 IndexConfig = Annotated[BruteForceIndexConfig | ScannIndexConfig, Field(discriminator="kind")]

@@ -1,4 +1,5 @@
 """Catalogs: users/ with sequences, items/ with counts; both with side features as of three points in time.
+Vocabularies of categorical features are written like them.
 
 configs/manifest.py defines the values of a feature: the newest known one, and those that evaluation of valid
 and of test may use.
@@ -156,7 +157,9 @@ class WriteCatalog(ThreadedDoFn):
             by_kind.setdefault(kind, []).append(ref)
         whole = {kind: _concatenated(refs) for kind, refs in by_kind.items()}
         keys, rows = whole["keys"], whole.get("rows")
-        written = WrittenFile(_DIRECTORY[table], number, {})
+        written = WrittenFile(_DIRECTORY.get(table, "vocabularies"), number, {})
+        if table not in _DIRECTORY:
+            written = written._replace(table=table)
         file = open_staged(self._job.layout.staging, written.directory, written.name)
         writer = BlockWriter(file, self._job.block_rows)
         order = np.argsort(column(keys, "id"), kind="stable")

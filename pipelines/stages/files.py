@@ -8,7 +8,7 @@ import fsspec
 from pipelines.job import RECORDS
 from pipelines.rows.moments import Moments
 
-DIRECTORIES = (*RECORDS, "users", "items", "rejected")
+DIRECTORIES = (*RECORDS, "users", "items", "vocabularies", "rejected")
 """Directories of a dataset's files."""
 
 
@@ -16,7 +16,7 @@ class WrittenFile(NamedTuple):
     """A file of the dataset, in the staging directory."""
 
     directory: str
-    """train, valid, test, positives, users, items or rejected."""
+    """One of DIRECTORIES."""
     number: int
     """Index among the directory's files."""
     info: dict[str, Any]
@@ -27,11 +27,17 @@ class WrittenFile(NamedTuple):
     """Moments of numeric features, by name."""
     positives: int = 0
     """Positive rows."""
+    table: str = ""
+    """Feature of a vocabulary."""
+
+    def place(self) -> tuple[str, str, int]:
+        """Key by which files are ordered."""
+        return self.directory, self.table, self.number
 
     @property
     def name(self) -> str:
         suffix = "jsonl" if self.directory == "rejected" else "tfrecord.gz"
-        return f"{self.number:05d}.{suffix}"
+        return "-".join(filter(None, [self.table, f"{self.number:05d}.{suffix}"]))
 
 
 def open_staged(staging: str, directory: str, name: str) -> BinaryIO:

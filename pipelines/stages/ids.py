@@ -200,7 +200,8 @@ def plan_ids(histograms: list[CountHistogram], job: Job) -> dict[str, TableIds]:
 class AssignIds(ThreadedDoFn):
     """Output of CountKeys to (user shard, ("map", table, part, ref of ids)), and `catalog` slices.
 
-    Catalog slices are ((table, file), ("keys", part, ref of id, key, count)), for users and items.
+    Catalog slices are ((table, file), ("keys", part, ref of id, key, count)): of all tables but those of
+    features with hashed ids.
     """
 
     def work(self, element: tuple[Any, ...], tables: dict[str, TableIds]) -> Iterator[Any]:
@@ -208,14 +209,15 @@ class AssignIds(ThreadedDoFn):
         whole = read_table(keys_ref).combine_chunks()
         output = []
         with SpoolWriter(self._job.layout.spool, "ids") as spool:
-            if self._job.ids_of(table).kind == "vocab":
+            has_vocab = self._job.ids_of(table).kind == "vocab"
+            if has_vocab:
                 ids = dense_ids(column(whole, "count"), _min_count(self._job, table), part, tables[table])
                 whole = whole.append_column("id", pa.array(ids))
                 for shard, ref in refs:
                     found = pa.table({"id": ids[column(read_table(ref), "rank")]})
                     output.append((shard, ("map", table, part, spool.add(found))))
                 whole = whole.filter(pa.array(ids < tables[table].keys))
-            if table in ("user", "item") and whole.num_rows:
+            if (has_vocab or table in ("user", "item")) and whole.num_rows:
                 for file, slice_ in by_file(whole):
                     item = ((table, file), ("keys", part, spool.add(slice_)))
                     output.append(beam.pvalue.TaggedOutput("catalog", item))

@@ -10,6 +10,7 @@ import pytest
 
 from configs.errors import UserError
 from configs.load import parse_config
+from configs.sections import devices
 from tests.support.checkpoint_state import newest_state
 from tests.support.tiny_run import planted_document, write_planted
 from tests.support.tpu_emulator import emulated_tpu
@@ -133,9 +134,7 @@ def test_tables_that_do_not_fit_are_refused_before_anything_is_connected(root):
     made["model"] = {"kind": "two_tower", **model}
     config = parse_config(made, "wide")
     with pytest.MonkeyPatch.context() as patch:
-        from trainer.resources import forecast
-
-        patch.setattr(forecast, "tpu_slice", lambda name: _tiny(name))
+        patch.setattr(devices, "tpu_slice", lambda name: _tiny(name))
         with pytest.raises(UserError, match="device.slice: v6e-4 has 0.0 GB per chip, but the tables need"):
             train(config)
 

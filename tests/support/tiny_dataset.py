@@ -77,7 +77,7 @@ def write_dataset(
         has_weight=any(row.weight is not None for row in rows),
         splits=splits,
         positives=positives and _split_info(writer, "positives", positives),
-        tables={name: table.info() for name, table in ids.items()},
+        tables={name: table.info() | _vocabulary(writer, name, table) for name, table in ids.items()},
         features={name: {"of": f.of, "kind": f.kind} for name, f in features.items()},
         users={"rows": len(catalogs["user"]), "files": writer.write("users", catalogs["user"])},
         items={"rows": len(catalogs["item"]), "files": writer.write("items", catalogs["item"])},
@@ -175,6 +175,16 @@ def _catalog(rows, ids, features, side: str, as_of: dict | None) -> list[dict]:
                 record |= {f"{name}{when}": other for when, other in (as_of or {}).get(key, {}).items()}
         catalog.append(record)
     return catalog
+
+
+def _vocabulary(writer: "_Writer", name: str, table: "_Ids") -> dict:
+    """Of a categorical feature; users and items have catalogs."""
+    if name in ("user", "item"):
+        return {}
+    records = [
+        {"id": number, "key": key, "count": table.counts[key]} for number, key in enumerate(table.known)
+    ]
+    return {"files": writer.write(f"vocabularies/{name}", records)}
 
 
 def _told_apart(items: list[bytes], ids: "_Ids") -> list[int]:

@@ -1,5 +1,6 @@
 """`lazytower recommend`: asks an exported model for items; needs the SavedModel alone."""
 
+import dataclasses
 import json
 
 from configs.arguments import add_override_argument
@@ -7,6 +8,7 @@ from configs.errors import ExportError
 from configs.system.storage import read_bytes
 from configs.text import aligned
 from trainer.serving.client import find_version, read_metadata, recommend
+from trainer.serving.requests import Request, check_request, parse_requests
 
 _SHOWN = 3  # example users
 
@@ -27,11 +29,30 @@ def add_arguments(parser) -> None:
     users.add_argument(
         "--num_users", metavar="N", type=int, help=f"number of example users, at most 20 (default: {_SHOWN})"
     )
+    users.add_argument(
+        "--requests",
+        metavar="FILE",
+        help="a JSON object a line: user, history, features, include, exclude, where",
+    )
+    parser.add_argument(
+        "--history", metavar="A,B,C", default="", help="items of the user's past, newest last"
+    )
+    parser.add_argument(
+        "--set_feature", metavar="NAME=VALUE", action="append", default=[], help="a user feature; repeatable"
+    )
     parser.add_argument("--k", type=int, default=10, help="items per user (default: 10)")
     parser.add_argument(
         "--include_seen", action="store_true", help="do not leave out items that the user has seen"
     )
     parser.add_argument("--exclude", metavar="X,Y", default="", help="keys of items to leave out")
+    parser.add_argument("--include", metavar="X,Y", default="", help="keys of the only items that may return")
+    parser.add_argument(
+        "--where",
+        metavar="NAME=V,W",
+        action="append",
+        default=[],
+        help="only items that have one of the values of a categorical feature; repeatable",
+    )
     parser.add_argument("--format", choices=["table", "jsonl"], default="table", help="output format")
 
 
@@ -40,9 +61,8 @@ def run(args) -> int:
     path = find_version(_directory(args))
     metadata = read_metadata(path)
     _check_k(args.k, metadata)
-    users = _users(args, metadata)
-    exclude = [key for key in args.exclude.split(",") if key]
-    answers = recommend(path, users, args.k, metadata["exclude_seen"] and not args.include_seen, exclude)
+    requests = _requests(args, metadata)
+    answers = recommend(path, requests, args.k, metadata["exclude_seen"] and not args.include_seen)
     if args.format == "jsonl":
         for answer in answers:
             print(json.dumps(answer, ensure_ascii=False))
@@ -70,7 +90,7 @@ def format_answer(answer: dict, ids: str) -> str:
     lines = ["  " + line for line in aligned(rows, left=(1,)).splitlines()]
     if not answer["items"]:
         lines.append("  (no item is left)")
-    return "\n".join([f"user {answer['user']}{note}", *lines])
+    return "\n".join([f"user {answer['user'] or '(without a key)'}{note}", *lines])
 
 
 def _heading(path: str, metadata: dict, include_seen: bool) -> str:
@@ -97,17 +117,63 @@ def _check_k(k: int, metadata: dict) -> None:
         raise ExportError(f"--k {k}: must be 1 to {metadata['max_k']}, the export.max_k of the model")
 
 
+def _requests(args, metadata: dict) -> list[Request]:
+    """What the flags ask. Raises ExportError when it is nothing, or not what the model takes."""
+    inputs = metadata.get("inputs", {})
+    request = Request(
+        history=_split(args.history),
+        features={name: value for name, value in map(_named("--set_feature"), args.set_feature)},
+        include=_split(args.include),
+        exclude=_split(args.exclude),
+        where={name: _split(value) for name, value in map(_named("--where"), args.where)},
+    )
+    if args.requests:
+        if request != Request():
+            raise ExportError("--requests: the file says all of a request; leave out the other flags")
+        found = parse_requests(_lines("--requests", args.requests), args.requests, inputs)
+        if not found:
+            raise ExportError(f"--requests {args.requests}: holds no request")
+        return found
+    check_request(request, inputs, "the flags")
+    return [
+        check_request(dataclasses.replace(request, user=user), inputs, "the flags")
+        for user in _users(args, metadata)
+    ]
+
+
+def _split(text: str) -> list[str]:
+    return [key for key in text.split(",") if key]
+
+
+def _named(flag: str):
+    """Function from NAME=VALUE to both; ExportError names the flag."""
+
+    def part(text: str) -> tuple[str, str]:
+        name, equals, value = text.partition("=")
+        if not name or not equals or not value:
+            raise ExportError(f"{flag} {text}: expected NAME=VALUE")
+        return name, value
+
+    return part
+
+
+def _lines(flag: str, path: str) -> list[str]:
+    try:
+        # prepare rejects keys with a line end or a leading byte-order mark.
+        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(f"{flag} {path}: cannot be read ({error})") from None
+
+
 def _users(args, metadata: dict) -> list[str]:
-    """Keys from the flags, or example users. Raises ExportError when there are none."""
+    """Keys from the flags; a user without a key when the flags say what one did or is; or example users.
+    Raises ExportError when there are none."""
     if args.users is not None:
         users = [key for key in args.users.split(",") if key]
     elif args.users_file:
-        try:
-            # prepare rejects keys with a line end or a leading byte-order mark.
-            lines = read_bytes(args.users_file).decode("utf-8-sig").replace("\r\n", "\n").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ExportError(f"--users_file {args.users_file}: cannot be read ({error})") from None
-        users = [line for line in lines if line]
+        users = [line for line in _lines("--users_file", args.users_file) if line]
+    elif args.num_users is None and (args.history or args.set_feature):
+        users = [""]
     else:
         examples = metadata["example_users"]
         if args.num_users is not None and not 1 <= args.num_users <= len(examples):

@@ -21,6 +21,15 @@ def unknown_feature(dataset: Dataset, name: str) -> tuple[float | int, str]:
     return feature.mean if feature.is_numeric else dataset.tables[name].oov or 0, feature.dtype
 
 
+def load_vocabulary(dataset: Dataset, name: str) -> np.ndarray:
+    """Raw values of a categorical feature with exact ids by id, object (bytes) [rows]; b"" at the
+    out-of-vocabulary row; DataError as `read_blocks`."""
+    keys = np.full(dataset.table_rows(name), b"", object)
+    for block in read_blocks(dataset, dataset.tables[name].files, ["id", "key"]):
+        keys[block["id"]] = block["key"]
+    return keys
+
+
 @dataclasses.dataclass(frozen=True)
 class Items:
     """The item catalog, by item id. `rows` is that of the item table; rows without an item hold b"" and 0."""

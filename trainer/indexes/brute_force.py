@@ -20,16 +20,17 @@ class Index(BaseIndex):
         return top_items(users, self._vectors, self._servable, banned, k)
 
 
-def top_items(users, items, servable: int, banned, k, block_items: int = BLOCK_ITEMS):
+def top_items(users, items, servable, banned, k, block_items: int = BLOCK_ITEMS, allowed=None):
     """The k rows of `items` with the largest dot products, for each user; equal scores by rising row.
 
     Args:
       users: float32 [batch, dim].
       items: float32 [rows, dim], tensor or variable.
-      servable: so many first rows may be returned.
+      servable: so many first rows may be returned; an integer or int32 scalar.
       banned: (position in the batch, row of items), int64 [n] each: pairs not to be returned.
       k: int32 scalar of at least 1.
       block_items: most rows scored at once; fewer when the batch is large.
+      allowed: bool [servable], rows that may be returned; None: all of them.
 
     Returns:
       (scores float32 [batch, k], rows int64 [batch, k]), best first. Where fewer than k items are left the
@@ -44,6 +45,8 @@ def top_items(users, items, servable: int, banned, k, block_items: int = BLOCK_I
         stop = tf.minimum(start + block, servable)
         # Items times users, not users times items: twice as fast on CPUs, for 8 to 128 users.
         now = tf.matmul(items[start:stop], users, transpose_b=True)
+        if allowed is not None:
+            now = tf.where(allowed[start:stop, tf.newaxis], now, NO_SCORE)
         now, rows = _promising(_without(now, banned, start, stop), scores[:, -1:], k)
         # What was found before stands first: top_k takes the first of equals, so ties stay in row order.
         now, rows = tf.concat([scores, now], axis=1), tf.concat([found, rows + start], axis=1)

@@ -1,15 +1,16 @@
 """What every optimizer of table rows offers; `trainer.optimizers.ROW_OPTIMIZERS` lists them by kind."""
 
 import abc
+import functools
 import types
 from collections.abc import Sequence
 
 import tensorflow as tf
-from pydantic import ValidationError
 
 from configs.errors import ConfigError
 from configs.sections.base import Section
-from trainer.optimizers.slots import Slots
+from trainer.optimizers.arguments import check_rate, is_rate_object, rate_of, validated
+from trainer.optimizers.standalone.slots import Slots
 from trainer.optimizers.standalone.variables import VariableUpdates, apply_to_variables
 
 
@@ -26,8 +27,9 @@ class RowOptimizer(tf.Module, abc.ABC):
 
     Args:
       config: the optimizer's section of a run's config; or, for public use, the learning rate alone.
-      **hyper: the section's keys instead of `config`. learning_rate may also be a tf.Variable or a function
-        of the step (float32 scalar, counted from 1).
+      **hyper: the section's keys instead of `config`. learning_rate may also be a tf.Variable, a function
+        of the step (float32 scalar, counted from 1) or of nothing, or a LearningRateSchedule of Keras, which
+        counts from 0.
 
     Attributes:
       section: the class of `config`.
@@ -54,43 +56,37 @@ class RowOptimizer(tf.Module, abc.ABC):
         if config is not None and not isinstance(config, Section):
             config, hyper = None, {"learning_rate": config, **hyper}
         if config is None:
-            if _is_rate_object(hyper.get("learning_rate")):
+            check_rate(type(self).__name__, hyper.get("learning_rate"))
+            if is_rate_object(hyper.get("learning_rate")):
                 rate = hyper.pop("learning_rate")
-            config = self._validated(hyper)
+            config = validated(type(self).__name__, self.section, hyper)
         self.config = config
         self._learning_rate = config.learning_rate if rate is None else rate
         self._compiled = types.SimpleNamespace(rate=False)
 
     @property
     def learning_rate(self):
-        """As set: a number, a tf.Variable, or a function of the step."""
+        """As set: a number, a tf.Variable, a function of the step, or a LearningRateSchedule."""
         if not tf.executing_eagerly():
             self._compiled.rate = True
         return self._learning_rate
 
     @learning_rate.setter
     def learning_rate(self, value):
-        if isinstance(self._learning_rate, tf.Variable) and not _is_rate_object(value):
+        owner = type(self).__name__
+        check_rate(owner, value)
+        if isinstance(self._learning_rate, tf.Variable) and not is_rate_object(value):
             self._learning_rate.assign(value)
             return
         if self._compiled.rate:
             raise ConfigError(
-                f"{type(self).__name__}: learning_rate is compiled into a tf.function and cannot be changed; "
+                f"{owner}: learning_rate is compiled into a tf.function and cannot be changed; "
                 "make the optimizer with a tf.Variable as learning_rate and call its assign()"
             )
-        if not _is_rate_object(value):
-            self.config = self._validated({**self.config.model_dump(), "learning_rate": value})
+        if not is_rate_object(value):
+            self.config = validated(owner, self.section, {**self.config.model_dump(), "learning_rate": value})
             value = self.config.learning_rate
         self._learning_rate = value
-
-    @classmethod
-    def _validated(cls, hyper: dict) -> Section:
-        kind = cls.section.model_fields["kind"].annotation.__args__[0]
-        try:
-            return cls.section(**{"kind": kind, **hyper})
-        except ValidationError as error:
-            reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise ConfigError(f"{cls.__name__}: {reasons}") from None
 
     def slot_widths(self, dim: int) -> list[int]:
         """Width of each slot of a row of `dim` values; as wide as the row unless overridden."""
@@ -231,7 +227,10 @@ class RowOptimizer(tf.Module, abc.ABC):
           ValueError: the loss is a tensor and there is no tape; else as `apply_gradients`.
         """
         if not callable(loss) and tape is None:
-            raise ValueError("minimize needs the tape that recorded the loss, or the loss as a function")
+            raise ValueError(
+                "`tape` is required when the loss is a tensor; give minimize the tape that recorded it, "
+                "or the loss as a function"
+            )
         tape = tape or tf.GradientTape()
         if callable(loss):
             with tape:
@@ -261,7 +260,7 @@ class RowOptimizer(tf.Module, abc.ABC):
         """
         peak, multipliers = self.learning_rate, [m for m in multipliers if m is not None]
         if callable(peak) and not isinstance(peak, tf.Variable):
-            peak, multipliers = 1.0, [peak, *multipliers]
+            peak, multipliers = 1.0, [functools.partial(rate_of, peak), *multipliers]
         if not multipliers:
             return peak.read_value if isinstance(peak, tf.Variable) else peak
         if step is None:
@@ -274,8 +273,3 @@ class RowOptimizer(tf.Module, abc.ABC):
             return value
 
         return rate
-
-
-def _is_rate_object(value) -> bool:
-    """Whether a learning rate is more than a number: a variable, or a function of the step."""
-    return isinstance(value, tf.Variable) or callable(value)

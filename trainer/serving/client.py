@@ -1,15 +1,21 @@
 """Asks an exported model; needs nothing but the SavedModel."""
 
 import json
+import math
+from collections.abc import Iterator
 
 from configs.errors import ExportError
 from configs.system.storage import exists, join, read_bytes
+from trainer.serving.requests import Request
 
 _METADATA = "assets.extra/lazytower.json"
 _KEYS = {
     **{"name": str, "step": int, "weights": str, "max_k": int, "exclude_seen": bool},
     **{"users": dict, "example_users": list},
 }
+_FLAGS = ("k", "exclude_seen")
+_WHERE = "where_"
+_AT_ONCE = 256
 
 
 def find_version(directory: str) -> str:
@@ -32,18 +38,17 @@ def find_version(directory: str) -> str:
     raise ExportError(f"{directory}: holds no exported version; run `lazytower export` first")
 
 
-def recommend(path: str, users: list[str], k: int, exclude_seen: bool, exclude: list[str]) -> list[dict]:
+def recommend(path: str, requests: list[Request], k: int, exclude_seen: bool) -> Iterator[dict]:
     """Asks the SavedModel at `path`.
 
     Args:
       path: a version's directory.
-      users: raw keys.
-      k: items per user, 1 to the export's max_k.
+      requests: one for each answer, checked by `check_request`.
+      k: items per answer, 1 to the export's max_k.
       exclude_seen: leave out items of the user's past.
-      exclude: raw keys of items to leave out for everybody.
 
-    Returns:
-      By user: user, known (whether training saw the user), and items: dicts of item and score, best first.
+    Yields:
+      By request: user, known (whether training saw the user), and items: dicts of item and score, best first.
 
     Raises:
       ExportError: the SavedModel cannot be loaded.
@@ -66,21 +71,38 @@ def recommend(path: str, users: list[str], k: int, exclude_seen: bool, exclude: 
             signature = tf.saved_model.load(place).signatures["recommend"]
     except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
         raise ExportError(f"{path}: cannot be loaded ({str(error).splitlines()[0]})") from None
-    answer = signature(
-        user=tf.constant([_bytes(user) for user in users], tf.string),
-        k=tf.constant(k),
-        exclude_seen=tf.constant(exclude_seen),
-        exclude=tf.constant([_bytes(key) for key in exclude], tf.string, shape=[1, len(exclude)]),
-    )
-    answer = {name: value.numpy() for name, value in answer.items()}
-    return [
-        {
-            "user": user,
-            "known": bool(answer["known"][i]),
-            "items": _entries(answer["items"][i], answer["scores"][i]),
-        }
-        for i, user in enumerate(users)
-    ]
+    specs = signature.structured_input_signature[1]
+    for start in range(0, len(requests), _AT_ONCE):
+        batch = requests[start : start + _AT_ONCE]
+        given = {name: _values(tf, name, spec, batch) for name, spec in specs.items() if name not in _FLAGS}
+        answer = signature(k=tf.constant(k), exclude_seen=tf.constant(exclude_seen), **given)
+        answer = {name: value.numpy() for name, value in answer.items()}
+        for i, request in enumerate(batch):
+            yield {
+                "user": request.user,
+                "known": bool(answer["known"][i]),
+                "items": _entries(answer["items"][i], answer["scores"][i]),
+            }
+
+
+def _values(tf, name: str, spec, requests: list[Request]):
+    """An input of the signature, from all requests of a batch."""
+    if name == "user":
+        return tf.constant([_bytes(request.user) for request in requests], tf.string)
+    if name in ("history", "include", "exclude"):
+        return _padded(tf, [getattr(request, name) for request in requests])
+    if name.startswith(_WHERE):
+        return _padded(tf, [request.where.get(name.removeprefix(_WHERE), []) for request in requests])
+    values = [request.features.get(name) for request in requests]
+    if spec.dtype == tf.string:
+        return tf.constant([_bytes(str(value or "")) for value in values], tf.string)
+    return tf.constant([math.nan if value is None else value for value in values], spec.dtype)
+
+
+def _padded(tf, lists: list[list[str]]):
+    width = max(map(len, lists))
+    keys = [_bytes(key) for row in lists for key in (*row, *[""] * (width - len(row)))]
+    return tf.constant(keys, tf.string, shape=[len(lists), width])
 
 
 def _entries(items, scores) -> list[dict]:
@@ -114,6 +136,8 @@ def _check_metadata(document: object) -> None:
     index = document.get("index", {})
     if not isinstance(index, dict) or not isinstance(document["users"].get("ids"), str):
         raise ValueError("index or users.ids is of another type")
+    if not isinstance(document.get("inputs", {}), dict):
+        raise ValueError("inputs is of another type")
     if not all(isinstance(user, str) for user in document["example_users"]):
         raise ValueError("example_users are not all text")
 

@@ -10,10 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from configs.sections.export import IndexConfig
-from trainer.data.catalog import Users, unknown_feature
+from trainer.data.catalog import Users, load_vocabulary, unknown_feature
 from trainer.evaluation.scorer import item_vectors
 from trainer.evaluation.trained import Trained
 from trainer.indexes.packages import op_library
+from trainer.serving.lookups import named_features
+from trainer.serving.model import WHERE
 from trainer.serving.saved_model import averaged
 
 _SAMPLE = 32
@@ -36,8 +38,9 @@ def golden_examples(trained: Trained) -> dict:
 
     Returns:
       users, items (keys), user_vectors, item_vectors, scores (of user i with item i, cyclically), and
-      recommend: requests with the `extended` list of best items and their scores, and the keys that
-      may not appear; and approximate: null, or of an approximate index the op_library to load and the
+      recommend: requests with their inputs beside k, exclude and exclude_seen, whether they are exact under
+      every index, the `extended` list of best items and their scores, and the keys that may not appear; and
+      approximate: null, or of an approximate index the op_library to load and the
       least_recall over all lists.
     """
     users, item_ids = _sample_users(trained), _sample_items(trained)
@@ -54,7 +57,7 @@ def golden_examples(trained: Trained) -> dict:
         "scores": [
             [_text(users[i].key), _text(item_keys[j]), float(user_vectors[i] @ of_items[j])] for i, j in pairs
         ],
-        "recommend": _requests(trained, users, user_vectors @ vectors.T),
+        "recommend": _requests(trained, users, user_vectors @ vectors.T, vectors),
         "approximate": _approximate(trained.config.export.index),
     }
 
@@ -67,28 +70,69 @@ def _approximate(index: IndexConfig) -> dict | None:
     return {"op_library": library, "least_recall": index.min_recall / 2}
 
 
-def _requests(trained: Trained, users: list[_User], scores: np.ndarray) -> list[dict]:
-    """recommend with seen items kept and left out, small and large k, and a list of excluded items."""
+def _requests(trained: Trained, users: list[_User], scores: np.ndarray, vectors: np.ndarray) -> list[dict]:
+    """recommend with seen items kept and left out, small and large k, a list of excluded items, restricted
+    answers, and requests that say something of their users."""
     max_k, can_exclude = trained.config.export.max_k, trained.config.export.exclude_seen
-    plain = [np.array([], np.int64) for _ in users]
     best = [np.argsort(-np.where(trained.items.known, row, -np.inf), kind="stable")[:2] for row in scores]
-    return [
-        _request(trained, users, scores, min(10, max_k), can_exclude, plain),
-        _request(trained, users, scores, min(3, max_k), False, plain),
-        _request(trained, users, scores, min(50, max_k), can_exclude, best),
+    plain = _Request(users, scores, min(10, max_k), can_exclude)
+    requests = [
+        plain,
+        dataclasses.replace(plain, k=min(3, max_k), exclude_seen=False),
+        dataclasses.replace(plain, k=min(50, max_k), exclude=best),
+        dataclasses.replace(plain, include=[np.append(two, trained.items.ids[:1]) for two in best]),
     ]
+    first = np.array([two[0] for two in best])
+    vocabularies = {n: load_vocabulary(trained.dataset, n) for n in named_features(trained, "item")}
+    for name, keys in vocabularies.items():
+        values = trained.items.features[name]
+        where = [keys[value] for value in values[first]]
+        having = [(values == value) & (keys[value] != b"") for value in values[first]]
+        requests.append(dataclasses.replace(plain, where={name: where}, having=having))
+    changed, inputs = _changed_users(trained, users)
+    if inputs:
+        scores = _user_vectors(trained, changed) @ vectors.T
+        seen = [np.concatenate([a.past, b.past]) for a, b in zip(users, changed, strict=True)]
+        past = [dataclasses.replace(user, past=past) for user, past in zip(users, seen, strict=True)]
+        requests.append(dataclasses.replace(plain, users=past, scores=scores, inputs=inputs))
+    return [_expected(trained, request) for request in requests]
 
 
-def _request(trained, users, scores, k: int, exclude_seen: bool, exclude: list[np.ndarray]) -> dict:
-    items, keys = trained.items, trained.items.keys
-    answers = []
-    for user, row, without in zip(users, scores, exclude, strict=True):
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    users: list[_User]
+    """Their past is what exclude_seen leaves out."""
+    scores: np.ndarray
+    """float32 [users, rows of the item table]."""
+    k: int
+    exclude_seen: bool
+    exclude: list[np.ndarray] | None = None
+    """Rows of items, by user."""
+    include: list[np.ndarray] | None = None
+    where: dict = dataclasses.field(default_factory=dict)
+    """By feature, each user's value (bytes)."""
+    having: list[np.ndarray] | None = None
+    """By user, which items have it, bool [rows]."""
+    inputs: dict = dataclasses.field(default_factory=dict)
+    """What the request says of its users, as golden_examples returns it."""
+
+
+def _expected(trained: Trained, request: _Request) -> dict:
+    """The question and its answer."""
+    items, keys, answers = trained.items, trained.items.keys, []
+    nothing = np.array([], np.int64)
+    exclude = request.exclude or [nothing] * len(request.users)
+    for i, (user, row, without) in enumerate(zip(request.users, request.scores, exclude, strict=True)):
         without = without[items.known[without]]
-        banned = np.unique(np.concatenate([without, user.past if exclude_seen else without]))
+        banned = np.unique(np.concatenate([without, user.past if request.exclude_seen else without]))
         allowed = items.known.copy()
+        if request.include:
+            allowed &= np.isin(np.arange(len(allowed)), request.include[i])
+        if request.having and next(iter(request.where.values()))[i]:
+            allowed &= request.having[i]
         allowed[banned] = False
         order = np.argsort(-np.where(allowed, row, -np.inf), kind="stable")
-        order = order[: min(k + _SPARE, int(allowed.sum()))]
+        order = order[: min(request.k + _SPARE, int(allowed.sum()))]
         answers.append(
             {
                 "exclude": [_text(keys[i]) for i in without],
@@ -96,7 +140,39 @@ def _request(trained, users, scores, k: int, exclude_seen: bool, exclude: list[n
                 "banned": [_text(keys[i]) for i in banned],
             }
         )
-    return {"k": k, "exclude_seen": exclude_seen, "answers": answers}
+    lists = {} if request.include is None else {"include": [[*map(_text, keys[i])] for i in request.include]}
+    lists |= {WHERE + name: [[_text(value)] for value in values] for name, values in request.where.items()}
+    found = {"k": request.k, "exclude_seen": request.exclude_seen, "answers": answers}
+    return found | {"inputs": lists | request.inputs, "exact": bool(lists)}
+
+
+def _changed_users(trained: Trained, users: list[_User]) -> tuple[list[_User], dict]:
+    """The users with another past and others' features, and the inputs of a request that says so."""
+    reads, items = trained.recommender.model.user_inputs, trained.items
+    inputs: dict[str, list] = {}
+    others = users[1:] + users[:1]
+    changed = list(users)
+    if "history" in reads:
+        past = items.ids[:3][::-1]
+        changed = [dataclasses.replace(user, past=past) for user in changed]
+        inputs["history"] = [
+            [*map(_text, items.keys[past[:1]]), _text(UNKNOWN_KEY), *map(_text, items.keys[past[1:]])]
+        ]
+    else:
+        changed = [dataclasses.replace(user, past=user.past[:0]) for user in changed]
+    for name in named_features(trained, "user"):
+        keys = load_vocabulary(trained.dataset, name)
+        inputs[name] = [_text(keys[other.features[name]]) for other in others]
+    for name, info in trained.dataset.features.items():
+        if name in reads and info.is_numeric:
+            inputs[name] = [float(other.features[name]) for other in others]
+    for name in inputs.keys() - {"history"}:
+        given = [other if inputs[name][i] != "" else users[i] for i, other in enumerate(others)]
+        changed = [
+            dataclasses.replace(user, features={**user.features, name: other.features[name]})
+            for user, other in zip(changed, given, strict=True)
+        ]
+    return changed, inputs
 
 
 def _sample_users(trained: Trained) -> list[_User]:
@@ -134,7 +210,7 @@ def _spread(ids: np.ndarray) -> np.ndarray:
 
 def _row_of_unknown(trained: Trained, table: str) -> int:
     info = trained.dataset.tables[table]
-    if info.ids == "vocab":
+    if info.oov is not None:
         return info.oov
     return int(tf.strings.to_hash_bucket_fast([UNKNOWN_KEY], info.rows)[0])
 

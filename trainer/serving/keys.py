@@ -63,8 +63,12 @@ class KeyTable(tf.Module):
       info: the table's entry in dataset.json.
       fill: adds all (ids, keys) of the table's catalog to its argument, a Fingerprints; called again with
         another seed should two keys collide. None under hashed ids.
-      what: user or item, for messages.
+      what: user, item or the name of a feature, for messages.
       buckets: see Fingerprints.
+
+    Attributes:
+      rows: of the table.
+      oov: id of unknown keys; None under hashed ids.
 
     Raises:
       ExportError: the catalog lacks keys.
@@ -79,6 +83,7 @@ class KeyTable(tf.Module):
     ):
         super().__init__(name=f"{what}_keys")
         self._info, self._buckets, self._seed = info, buckets, None
+        self.rows, self.oov = info.rows, info.oov
         if info.ids == "vocab":
             self._seed, ascending, ids = _unique(info, fill, what, buckets)
             if not len(ids):  # all keys are rare: one that no key has keeps the search from an empty array
@@ -100,7 +105,7 @@ class KeyTable(tf.Module):
 def _unique(info: TableInfo, fill, what: str, buckets: int) -> tuple[int, np.ndarray, np.ndarray]:
     """(seed, ascending fingerprints, ids) under the first seed that keeps all keys apart."""
     for seed in _SEEDS:
-        found = Fingerprints(info.oov, seed, buckets)
+        found = Fingerprints(info.keys, seed, buckets)
         fill(found)
         if found.missing:
             raise ExportError(

@@ -2,14 +2,28 @@
 
 Signatures, all batched over users or items:
   serving_default  user [B] -> as `recommend` with its defaults; the one that TF Serving can batch.
-  recommend        user [B] string; k int32 scalar; exclude_seen bool scalar; exclude [B, M] or [1, M]
-                   string, item keys left out ("": none) -> items [B, k] string, scores [B, k] float32,
+  recommend        user [B] string, and optional inputs -> items [B, k] string, scores [B, k] float32,
                    known [B] bool.
-                   Only `user` is required by TF Serving (SignatureDef.defaults) and by the Python function
-                   `recommend` of the loaded model; `signatures["recommend"]` in Python wants all four.
-  user_embedding   user [B] -> embedding [B, D].
+  user_embedding   user [B], and what a request says of users -> embedding [B, D].
   item_embedding   item [B] -> embedding [B, D].
-  score            user [B], item [B] -> score [B].
+  score            user [B], item [B], and what a request says of users -> score [B].
+
+Optional inputs. TF Serving fills them in (SignatureDef.defaults), and so do the Python functions of the
+loaded model; `signatures[...]` in Python needs all of them. [*, M] has one row for the whole batch or one for
+each user, filled up with "".
+  What a request says of users, in place of what the model knows of them:
+    history        [*, M] string, item keys, newest last, if the model reads history; items outside the
+                   catalog are dropped, and of the others the newest count. A row without keys: the known one.
+    <feature>      [1] or [B], each user feature that the model reads: string ("": the known value), or
+                   float32 if numeric (NaN: the known value).
+  What `recommend` may return:
+    k              int32 scalar.
+    exclude_seen   bool scalar: leave out items of the user's past, those of the input `history` included.
+    exclude        [*, M] string, item keys to leave out.
+    include        [*, M] string, item keys; only they may be returned.
+    where_<feature>  [*, M] string, values of a categorical item feature with exact ids; only items that have
+                   one of them may be returned. Several features, and `include`, have to hold together.
+  Restricted answers are exact under every index.
 
 A score is the dot product of the two embeddings (under dot_bias: the logit of the trained probability);
 where the model adds a bias, a constant column carries it. When fewer than k items are left, or found by an
@@ -22,16 +36,22 @@ was trained. Items outside the catalog are never recommended.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
+from trainer.indexes.among import search_among
 from trainer.indexes.base import NO_SCORE, BaseIndex
+from trainer.serving.device_lists import DeviceLists
+from trainer.serving.filters import FeatureFilter, allowed_places
 from trainer.serving.keys import KeyTable
 from trainer.serving.user_rows import Lists
 
 DEFAULT_K = 10
+WHERE = "where_"
+"""Begins the names of inputs with values of an item feature."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +71,11 @@ class ServingModel(tf.Module):
     Args:
       user_keys, item_keys: KeyTable.
       users: UserState.
+      user_feature_keys: KeyTable of each categorical user feature.
+      item_filters: FeatureFilter of each item feature that requests may name.
       item_order: int64 [item rows], the rows of the item table in the order of the vectors and names: first
         those that may be recommended, rising.
+      servable: number of those.
       item_vectors: float32 variable [item rows, D].
       item_names: raw keys, object (bytes) [item rows].
       index: of item_vectors.
@@ -67,7 +90,10 @@ class ServingModel(tf.Module):
         user_keys: KeyTable,
         item_keys: KeyTable,
         users: UserState,
+        user_feature_keys: dict[str, KeyTable],
+        item_filters: dict[str, FeatureFilter],
         item_order: np.ndarray,
+        servable: int,
         item_vectors: tf.Variable,
         item_names: np.ndarray,
         index: BaseIndex,
@@ -77,55 +103,79 @@ class ServingModel(tf.Module):
     ):
         super().__init__(name="lazytower")
         self._user_keys, self._item_keys = user_keys, item_keys
+        self._feature_keys, self._filters = user_feature_keys, item_filters
         self._known = _constant(users.known, "known_users")
         self._features = {name: _constant(v, f"feature_{name}") for name, v in users.features.items()}
-        self._history = _ListsOnDevice(users.history, "history") if users.history else None
+        self._history = DeviceLists(users.history, "history") if users.history else None
         self._history_length = users.history_length
-        self._seen = _ListsOnDevice(users.seen, "seen") if users.seen else None
-        self._item_places = _places(item_order)
+        self._seen = DeviceLists(users.seen, "seen") if users.seen else None
+        self._item_places, self._servable = _places(item_order), servable
         self._item_vectors, self._index = item_vectors, index
         self._item_names = _constant(item_names, "item_names")
         self._user_tower, self._weights = user_tower, weights
         self._max_k = max_k
         self._make_functions()
 
+    @property
+    def state_inputs(self) -> dict[str, str]:
+        """Optional inputs that say something of users, with their dtypes."""
+        return {spec.name: spec.dtype.name for spec, _ in self._state_inputs()}
+
+    @property
+    def filter_inputs(self) -> list[str]:
+        """Names of the inputs `where_<feature>`."""
+        return [WHERE + name for name in self._filters]
+
+    def _state_inputs(self) -> list[tuple[tf.TensorSpec, tf.Tensor]]:
+        found = []
+        if self._history is not None:
+            found.append((tf.TensorSpec([None, None], tf.string, "history"), tf.zeros([1, 0], tf.string)))
+        for name, values in self._features.items():
+            if name in self._feature_keys:
+                found.append((tf.TensorSpec([None], tf.string, name), tf.constant([""])))
+            elif values.dtype == tf.float32:
+                found.append((tf.TensorSpec([None], tf.float32, name), tf.constant([np.nan], tf.float32)))
+        return found
+
     def _make_functions(self) -> None:
         user, item = (tf.TensorSpec([None], tf.string, name) for name in ("user", "item"))
-        default_k = tf.constant(min(DEFAULT_K, self._max_k))
-        seen_goes, no_items = tf.constant(self._seen is not None), tf.zeros([1, 0], tf.string)
-
-        # tf.saved_model.save turns default values that are tensors into SignatureDef.defaults.
-        def recommend(user, k=default_k, exclude_seen=seen_goes, exclude=no_items):
-            return self._recommend(user, k, exclude_seen, exclude)
-
-        def serving_default(user):
-            return self._recommend(user, default_k, seen_goes, no_items)
-
-        def user_embedding(user):
-            return {"embedding": self.user_vectors(self._user_keys(user))}
-
-        def item_embedding(item):
-            return {"embedding": self._vectors_of_items(item)}
-
-        def score(user, item):
-            users, items = self.user_vectors(self._user_keys(user)), self._vectors_of_items(item)
-            return {"score": tf.reduce_sum(users * items, axis=1)}
-
+        keys, state = tf.TensorSpec([None, None], tf.string), self._state_inputs()
         options = [
-            tf.TensorSpec([], tf.int32, "k"),
-            tf.TensorSpec([], tf.bool, "exclude_seen"),
-            tf.TensorSpec([None, None], tf.string, "exclude"),
+            (tf.TensorSpec([], tf.int32, "k"), tf.constant(min(DEFAULT_K, self._max_k))),
+            (tf.TensorSpec([], tf.bool, "exclude_seen"), tf.constant(self._seen is not None)),
         ]
-        self.recommend = tf.function(recommend, input_signature=[user, *options])
-        self.serving_default = tf.function(serving_default, input_signature=[user])
-        self.user_embedding = tf.function(user_embedding, input_signature=[user])
-        self.item_embedding = tf.function(item_embedding, input_signature=[item])
-        self.score = tf.function(score, input_signature=[user, item])
+        options += [
+            (tf.TensorSpec(keys.shape, keys.dtype, name), tf.zeros([1, 0], tf.string))
+            for name in ("exclude", "include", *self.filter_inputs)
+        ]
+        defaults = {spec.name: value for spec, value in [*options, *state]}
+
+        def item_embedding(inputs):
+            return {"embedding": self._vectors_of_items(inputs["item"])}
+
+        self.recommend = _function(self._recommend, [user], [*options, *state])
+        self.serving_default = _function(lambda inputs: self._recommend({**defaults, **inputs}), [user], [])
+        self.user_embedding = _function(self._user_embedding, [user], state)
+        self.item_embedding = _function(item_embedding, [item], [])
+        self.score = _function(self._score, [user, item], state)
 
     def signatures(self) -> dict:
         """What tf.saved_model.save takes as `signatures`."""
         names = ("serving_default", "recommend", "user_embedding", "item_embedding", "score")
         return {name: getattr(self, name) for name in names}
+
+    def _user_embedding(self, inputs):
+        return {"embedding": self._checked(inputs, self._state_checks(inputs), self._vectors_of_users)}
+
+    def _score(self, inputs):
+        users = self._checked(inputs, self._state_checks(inputs), self._vectors_of_users)
+        return {"score": tf.reduce_sum(users * self._vectors_of_items(inputs["item"]), axis=1)}
+
+    @staticmethod
+    def _checked(inputs, checks: list, then: Callable):
+        """Nothing is computed from a request before it has been checked."""
+        with tf.control_dependencies(checks):
+            return then({name: tf.identity(value) for name, value in inputs.items()})
 
     def _vectors_of_items(self, keys):
         # After a gather from the variable itself TensorFlow copies it at every whole read, that of the index.
@@ -138,64 +188,129 @@ class ServingModel(tf.Module):
         """Rows of the vectors, int64 [n], of rows of the item table."""
         return rows if self._item_places is None else tf.gather(self._item_places, rows)
 
-    def user_vectors(self, ids):
-        """Vectors float32 [n, D] of rows int64 [n] of the user table."""
-        inputs = {"user": ids}
-        if self._history is not None:
-            past = tf.cast(self._history.of(ids), tf.int64)
-            inputs["history"] = past.to_tensor(default_value=-1, shape=[None, self._history_length])
-        inputs |= {name: tf.gather(values, ids) for name, values in self._features.items()}
-        return self._user_tower(inputs)
+    def _vectors_of_users(self, inputs):
+        return self.user_vectors(self._user_keys(inputs["user"]), inputs)
 
-    def _recommend(self, user, k, exclude_seen, exclude):
-        # Nothing is computed from a request before it has been checked.
-        with tf.control_dependencies(self._checks(user, k, exclude_seen, exclude)):
-            user, k, exclude = tf.identity(user), tf.identity(k), tf.identity(exclude)
-        ids = self._user_keys(user)
-        banned = self._banned(ids, exclude_seen, exclude)
-        scores, rows = self._index.search(self.user_vectors(ids), banned, k)
+    def user_vectors(self, ids, inputs: dict | None = None):
+        """Vectors float32 [n, D] of rows int64 [n] of the user table.
+
+        `inputs`: what a request says of these users; None: nothing.
+        """
+        inputs = inputs or {}
+        state = {"user": ids}
+        if self._history is not None:
+            past = self._history.of(ids)
+            if "history" in inputs:
+                past = self._history_of(past, inputs["history"])
+            state["history"] = tf.cast(past, tf.int64).to_tensor(-1, shape=[None, self._history_length])
+        for name, values in self._features.items():
+            state[name] = tf.gather(values, ids)
+            if name in inputs:
+                state[name] = self._feature_of(name, state[name], inputs[name])
+        return self._user_tower(state)
+
+    def _history_of(self, known: tf.RaggedTensor, keys) -> tf.RaggedTensor:
+        """Rows of items of each user, oldest first: those that the request names, or else the known ones."""
+        names = tf.broadcast_to(keys, tf.stack([known.nrows(), tf.shape(keys, tf.int64)[1]]))
+        rows = self._item_keys(tf.reshape(names, [-1]))
+        listed = (names != "") & tf.reshape(self._places_of_rows(rows) < self._servable, tf.shape(names))
+        named = tf.ragged.boolean_mask(tf.reshape(rows, tf.shape(names)), listed)
+        named = tf.cast(named[:, -self._history_length :], known.dtype)
+        given = tf.reduce_any(names != "", axis=1)
+        return tf.concat(
+            [_only(named, given), _only(known.with_row_splits_dtype(named.row_splits.dtype), ~given)], axis=1
+        )
+
+    def _feature_of(self, name: str, known, given):
+        """Each user's feature: the request's value, or else the known one."""
+        given = tf.broadcast_to(given, tf.shape(known))
+        if name in self._feature_keys:
+            return tf.where(given == "", known, tf.cast(self._feature_keys[name](given), known.dtype))
+        return tf.where(tf.math.is_nan(given), known, given)
+
+    def _recommend(self, inputs):
+        return self._checked(inputs, self._checks(inputs), self._answer)
+
+    def _answer(self, inputs):
+        ids, k = self._user_keys(inputs["user"]), inputs["k"]
+        users, banned = self.user_vectors(ids, inputs), self._banned(ids, inputs)
+        wheres = [(inputs[WHERE + name], found) for name, found in self._filters.items()]
+        restrictions = [inputs["include"], *(text for text, _ in wheres)]
+
+        def among():
+            named = (inputs["include"], self._places_of_items)
+            restricted, allowed = allowed_places(named, wheres, self._servable)
+            return search_among(
+                self._index, users, self._item_vectors, self._servable, restricted, allowed, banned, k
+            )
+
+        there = tf.reduce_any([tf.reduce_any(text != "") for text in restrictions])
+        scores, rows = tf.cond(there, among, lambda: self._index.search(users, banned, k))
         items = tf.where(scores > NO_SCORE, tf.gather(self._item_names, rows), "")
         return {"items": items, "scores": scores, "known": tf.gather(self._known, ids)}
 
-    def _checks(self, user, k, exclude_seen, exclude) -> list:
+    def _checks(self, inputs) -> list:
         """Assertions that refuse a request that cannot be answered, as INVALID_ARGUMENT."""
-        rows = tf.shape(exclude)[0]
-        one_or_each = (rows == 1) | (rows == tf.shape(user)[0])
-        k_fits = (k >= 1) & (k <= self._max_k)
-        checks = [
-            tf.Assert(k_fits, [f"k must be 1 to {self._max_k} (export.max_k), found", k]),
-            tf.Assert(one_or_each, ["exclude needs one row for all users, or one per user, found", rows]),
-        ]
+        k, message = inputs["k"], f"k must be 1 to {self._max_k} (export.max_k), found"
+        checks = [tf.Assert((k >= 1) & (k <= self._max_k), [message, k])]
+        checks += [_one_or_each(name, inputs) for name in ("exclude", "include", *self.filter_inputs)]
         if self._seen is None:
-            checks.append(tf.Assert(~exclude_seen, ["exported without seen items (export.exclude_seen)"]))
-        return checks
+            message = "exported without seen items (export.exclude_seen)"
+            checks.append(tf.Assert(~inputs["exclude_seen"], [message]))
+        return checks + self._state_checks(inputs)
 
-    def _banned(self, ids, exclude_seen, exclude):
+    def _state_checks(self, inputs) -> list:
+        return [_one_or_each(name, inputs) for name in self.state_inputs]
+
+    def _banned(self, ids, inputs):
         """(position in the batch, row of the item's vector) of all pairs to leave out, int64 [n] each."""
-        batch = tf.shape(ids)[0]
-        exclude = tf.broadcast_to(exclude, tf.stack([batch, tf.shape(exclude)[1]]))
-        place = tf.where(exclude != "")
-        users, items = place[:, 0], self._places_of_items(tf.gather_nd(exclude, place))
+        banned = [self._pairs_of(ids, inputs["exclude"])]
         if self._seen is not None:
-            seen = self._seen.of(ids, exclude_seen)
-            users = tf.concat([users, seen.value_rowids()], axis=0)
-            items = tf.concat([items, self._places_of_rows(tf.cast(seen.values, tf.int64))], axis=0)
-        return users, items
+            seen = self._seen.of(ids, inputs["exclude_seen"])
+            banned.append((seen.value_rowids(), self._places_of_rows(tf.cast(seen.values, tf.int64))))
+            if "history" in inputs:
+                fresh = tf.where(inputs["exclude_seen"], inputs["history"], "")
+                banned.append(self._pairs_of(ids, fresh))
+        users, rows = (tf.concat(parts, axis=0) for parts in zip(*banned, strict=True))
+        return users, rows
+
+    def _pairs_of(self, ids, keys):
+        """As _banned, of keys string [1 or batch, m]."""
+        keys = tf.broadcast_to(keys, tf.stack([tf.shape(ids)[0], tf.shape(keys)[1]]))
+        place = tf.where(keys != "")
+        return place[:, 0], self._places_of_items(tf.gather_nd(keys, place))
 
 
-class _ListsOnDevice(tf.Module):
-    """Lists as variables."""
+def _function(body: Callable, required: list, optional: list) -> tf.function:
+    """A tf.function of named inputs that calls `body` with a dict of them.
 
-    def __init__(self, lists: Lists, name: str):
-        super().__init__(name=name)
-        self._splits = _constant(lists.splits, f"{name}_splits")
-        self._values = _constant(lists.values, f"{name}_values")
+    Args:
+      required: tf.TensorSpec of each, with its name.
+      optional: (tf.TensorSpec, value) of each; tf.saved_model.save makes SignatureDef.defaults of the values.
+    """
+    specs = [*required, *(spec for spec, _ in optional)]
+    names = [spec.name for spec in specs]
 
-    def of(self, ids, wanted=True) -> tf.RaggedTensor:
-        """The lists of rows int64 [n]; all empty unless `wanted`, a bool scalar."""
-        start, stop = tf.gather(self._splits, ids), tf.gather(self._splits, ids + 1)
-        where = tf.ragged.range(start, tf.where(wanted, stop, start))
-        return where.with_values(tf.gather(self._values, where.values))
+    def function(*values):
+        return body(dict(zip(names, values, strict=True)))
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(spec.name, kind) for spec in required]
+    parameters += [inspect.Parameter(spec.name, kind, default=value) for spec, value in optional]
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # tf.function reads it
+    return tf.function(function, input_signature=specs)
+
+
+def _one_or_each(name: str, inputs):
+    """Asserts that an input has one row for all users or one each."""
+    rows, users = tf.shape(inputs[name])[0], tf.shape(inputs["user"])[0]
+    message = f"{name} needs one row for all users, or one per user, found"
+    return tf.Assert((rows == 1) | (rows == users), [message, rows])
+
+
+def _only(lists: tf.RaggedTensor, wanted) -> tf.RaggedTensor:
+    """The lists of rows where `wanted` (bool [n]) holds; the others are empty."""
+    return tf.ragged.boolean_mask(lists, lists.with_values(tf.gather(wanted, lists.value_rowids())))
 
 
 def _places(order: np.ndarray) -> tf.Variable | None:

@@ -35,10 +35,25 @@ def replay(model_dir, golden):
     signatures = tf.saved_model.load(model_dir).signatures
 
     def ask(name, **inputs):
+        for key, spec in signatures[name].structured_input_signature[1].items():
+            if key not in inputs:  # the value that says nothing
+                empty = np.nan if spec.dtype == tf.float32 else ""
+                inputs[key] = tf.zeros([1, 0], tf.string) if len(spec.shape) == 2 else tf.constant([empty])
         return {key: value.numpy() for key, value in signatures[name](**inputs).items()}
 
     def keys(texts):
         return tf.constant([text.encode("latin-1") for text in texts], tf.string)
+
+    def rows(lists):
+        width = max(map(len, lists))
+        return tf.reshape(
+            keys(text for row in lists for text in row + [""] * (width - len(row))), [-1, width]
+        )
+
+    def value(given):
+        if isinstance(given[0], list):
+            return rows(given)
+        return keys(given) if isinstance(given[0], str) else tf.constant(given, tf.float32)
 
     users = keys(golden["users"])
     same("user_embedding", ask("user_embedding", user=users)["embedding"], golden["user_vectors"])
@@ -50,19 +65,19 @@ def replay(model_dir, golden):
     recalls = []
     for request in golden["recommend"]:
         answers = request["answers"]
-        width = max(len(answer["exclude"]) for answer in answers)
-        exclude = [answer["exclude"] + [""] * (width - len(answer["exclude"])) for answer in answers]
         found = ask(
             "recommend",
             user=users,
             k=tf.constant(request["k"]),
             exclude_seen=tf.constant(request["exclude_seen"]),
-            exclude=tf.reshape(keys(text for row in exclude for text in row), [len(answers), width]),
+            exclude=rows([answer["exclude"] for answer in answers]),
+            **{name: value(given) for name, given in request["inputs"].items()},
         )
+        exact = request["exact"] or not approximate
         for i, answer in enumerate(answers):
-            what = f"recommend, k {request['k']}, user {golden['users'][i]!r}"
+            what = f"recommend, k {request['k']}, {sorted(request['inputs'])}, user {golden['users'][i]!r}"
             lists = found["items"][i], found["scores"][i]
-            recalls.append(check_list(what, *lists, request["k"], answer, exact=not approximate))
+            recalls.append(check_list(what, *lists, request["k"], answer, exact))
     if approximate and np.mean(recalls) < approximate["least_recall"]:
         raise Difference(f"recommend: finds {np.mean(recalls):.3f} of the best items")
 

@@ -18,8 +18,8 @@ from trainer.evaluation.trained import Trained
 from trainer.indexes.base import NO_SCORE, make_index
 from trainer.indexes.packages import INSTALL
 from trainer.indexes.recall import measure_recall
-from trainer.serving.keys import KeyTable
-from trainer.serving.model import DEFAULT_K, ServingModel, UserState
+from trainer.serving.lookups import item_filters, key_table, user_feature_keys
+from trainer.serving.model import DEFAULT_K, WHERE, ServingModel, UserState
 from trainer.serving.user_rows import UserRows, load_user_rows
 from trainer.serving.warmup import write_warmup_requests
 from trainer.version import VERSION
@@ -53,6 +53,7 @@ def write_saved_model(trained: Trained, path: str, version: int) -> None:
         features=[n for n in trained.recommender.model.user_inputs if n in trained.dataset.features],
     )
     model, index = _serving_model(trained, users, history_length)
+    inputs = _inputs(trained, model)
     size = sum(int(np.prod(v.shape)) * v.dtype.size for v in model.variables if v.dtype != tf.string)
     logging.info("writing the SavedModel: %.2f GB of weights and lists", size / 1e9)
     with _quiet():
@@ -62,7 +63,7 @@ def write_saved_model(trained: Trained, path: str, version: int) -> None:
     examples = _example_users(trained, users.known)
     write_warmup_requests(path, _warmup_requests(trained, examples))
     with open(os.path.join(path, METADATA), "w", encoding="utf-8") as file:
-        json.dump(_metadata(trained, version, examples, index), file, indent=1)
+        json.dump(_metadata(trained, version, examples, index, inputs), file, indent=1)
 
 
 @contextlib.contextmanager
@@ -92,14 +93,18 @@ def _serving_model(trained: Trained, users: UserRows, history_length: int) -> tu
     order = np.argsort(~items.known, kind="stable")
     vectors = _item_vectors(trained, order)
     index = make_index(trained.config.export.index, vectors, len(items.ids))
-    names = {recommender.config.table_of_input.get(name) for name in recommender.model.user_inputs}
-    tables = {name: _table_weights(trained, name) for name in sorted(names - {None})}
+    table_of = recommender.config.table_of_input
+    names = {table_of[name] for name in recommender.model.user_inputs if name in table_of}
+    tables = {name: _table_weights(trained, name) for name in sorted(names)}
     user_tower = _user_tower(recommender, tables)
     model = ServingModel(
-        user_keys=_key_table(trained, "user"),
-        item_keys=_key_table(trained, "item"),
+        user_keys=key_table(trained, "user"),
+        item_keys=key_table(trained, "item"),
         users=UserState(users.known, users.features, users.history, history_length, users.seen),
+        user_feature_keys=user_feature_keys(trained, users.features),
+        item_filters=item_filters(trained, order),
         item_order=order,
+        servable=len(items.ids),
         item_vectors=vectors,
         item_names=items.keys[order],
         index=index,
@@ -190,20 +195,6 @@ def _write_rows(variable: tf.Variable, start: int, chunk: tf.Tensor, what: str) 
     assign_rows(variable, start, chunk)
 
 
-def _key_table(trained: Trained, name: str) -> KeyTable:
-    """The KeyTable of users or items."""
-
-    def fill(fingerprints):
-        if name == "item":
-            ids = trained.items.ids
-            fingerprints.add(ids, trained.items.keys[ids])
-            return
-        for block in read_blocks(trained.dataset, trained.dataset.users.files, ["id", "key"]):
-            fingerprints.add(block["id"], block["key"])
-
-    return KeyTable(trained.dataset.tables[name], fill, name)
-
-
 def _example_users(trained: Trained, known: np.ndarray) -> list[bytes]:
     """Keys of a few users with train rows, spread over the table."""
     ids = np.flatnonzero(known)
@@ -236,7 +227,7 @@ def _warmup_requests(trained: Trained, examples: list[bytes]) -> list[tuple[str,
     return requests
 
 
-def _metadata(trained: Trained, version: int, examples: list[bytes], index: dict) -> dict:
+def _metadata(trained: Trained, version: int, examples: list[bytes], index: dict, inputs: dict) -> dict:
     config, dataset = trained.config, trained.dataset
     return {
         "name": config.name,
@@ -251,6 +242,7 @@ def _metadata(trained: Trained, version: int, examples: list[bytes], index: dict
         "max_k": config.export.max_k,
         "exclude_seen": config.export.exclude_seen,
         "index": index,
+        "inputs": inputs,
         "no_score": NO_SCORE,
         # Keys are UTF-8; anything else survives the round trip as surrogates.
         "example_users": [key.decode("utf-8", "surrogateescape") for key in examples],
@@ -259,4 +251,14 @@ def _metadata(trained: Trained, version: int, examples: list[bytes], index: dict
             "tensorflow": tf.__version__,
             "python": platform.python_version(),
         },
+    }
+
+
+def _inputs(trained: Trained, model: ServingModel) -> dict:
+    """What requests may say of users, and by which features they may restrict the answer."""
+    state = model.state_inputs
+    return {
+        "history": "history" in state,
+        "features": {name: dtype for name, dtype in state.items() if name in trained.dataset.features},
+        "where": [name.removeprefix(WHERE) for name in model.filter_inputs],
     }

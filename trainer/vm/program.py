@@ -84,7 +84,7 @@ class Machine:
             self._end_threads()
             self._report(final, stopped)
         finally:
-            # Whoever stopped this machine looks after the slice, unless the job has ended meanwhile.
+            # What stopped this machine looks after the slice, unless the job has ended meanwhile.
             if self._spec["slice"] and self.worker == 0 and (self._given_up or not stopped):
                 self._leave()
         return int(128 + signal.SIGTERM if stopped else final["exit_code"])

@@ -64,6 +64,32 @@ def test_users_come_from_a_file(model, capsys, tmp_path):
         assert [json.loads(line)["user"] for line in out.splitlines()] == ["ü1", "ü2"]
 
 
+def test_flags_say_what_a_user_without_a_key_did_and_is(capsys):
+    flags = ("--model", tiny_export("towers"), "--k", "40", "--include_seen", "--format", "jsonl")
+    more = ("--history", "item 1,item 2", "--set_feature", "country=c1", "--set_feature", "age=0.5")
+    (new,) = map(json.loads, _recommend(capsys, *flags, *more)[1].splitlines())
+    assert new["user"] == "" and not new["known"] and new["items"]
+    (plain,) = map(json.loads, _recommend(capsys, *flags, "--users", "nobody")[1].splitlines())
+    assert plain["items"] != new["items"]
+    (some,) = map(json.loads, _recommend(capsys, *flags, *more, "--where", "genre=g1,g3")[1].splitlines())
+    genres = tiny_run("towers").features["genre"].values
+    assert some["items"] == [e for e in new["items"] if genres[e["item"].encode()] in (b"g1", b"g3")] != []
+
+
+def test_a_file_of_requests_is_answered_line_by_line(capsys, tmp_path):
+    path, flags = tmp_path / "requests.jsonl", ("--model", tiny_export("towers"), "--format", "jsonl")
+    path.write_text(
+        '{"user": "ü3", "include": ["item 1", "item 2"], "exclude": "item 2"}\n\n'
+        '{"history": ["item 1", "item 2"], "features": {"country": "c1", "age": 0.5}, '
+        '"where": {"genre": "g1"}}\n'
+    )
+    known, new = map(json.loads, _recommend(capsys, *flags, "--requests", str(path))[1].splitlines())
+    assert known["user"] == "ü3" and [entry["item"] for entry in known["items"]] in (["item 1"], [])
+    more = ("--history", "item 1,item 2", "--set_feature", "country=c1", "--set_feature", "age=0.5")
+    (expected,) = map(json.loads, _recommend(capsys, *flags, *more, "--where", "genre=g1")[1].splitlines())
+    assert new == expected and "item 1" not in [entry["item"] for entry in new["items"]]
+
+
 def test_mistakes_are_one_line(model, capsys, tmp_path):
     (tmp_path / "incomplete-3").mkdir()
     (tmp_path / "2").mkdir()
@@ -80,6 +106,13 @@ def test_mistakes_are_one_line(model, capsys, tmp_path):
         ),
         (("--model", model, "--num_users", "0"), "--num_users 0: must be 1 to 20, the model's example users"),
         (("--model", model, "--set", "export.path=x"), "--set export.path=x: changes a config; replace"),
+        (("--model", model, "--history", "a"), "the flags: history: the model does not read the history"),
+        (("--model", model, "--set_feature", "age=3"), "features.age: 'age' is not a user feature"),
+        (("--model", model, "--set_feature", "age"), "--set_feature age: expected NAME=VALUE"),
+        (("--model", model, "--where", "genre=g1"), "where.genre: 'genre' is not an item feature"),
+        (("--model", model, "--requests", "/no/file"), "--requests /no/file: cannot be read"),
+        (("--model", model, "--requests", "/dev/null"), "--requests /dev/null: holds no request"),
+        (("--model", model, "--requests", "/dev/null", "--include", "a"), "leave out the other flags"),
     ]:
         code, out, err = _recommend(capsys, *flags)
         assert code == 2 and out == ""
@@ -108,6 +141,7 @@ def test_config_finds_the_run_and_no_trainer_code_but_the_command_is_loaded(mode
             "version",
             "serving",
             "serving.client",
+            "serving.requests",
             "serving.versions",
         )
     }

@@ -12,6 +12,7 @@ from trainer.jobs import checks
 from trainer.jobs import output_claim as module
 from trainer.jobs.output_claim import check_unclaimed, claim_output
 from trainer.jobs.record import JobRecord
+from trainer.launchers import LAUNCHERS
 
 
 def test_a_damaged_file_of_the_dataset(cloud):
@@ -109,12 +110,20 @@ def test_a_bucket_whose_place_may_not_be_asked(cloud, monkeypatch):
 def test_tables_that_do_not_fit_the_slice(cloud, monkeypatch):
     monkeypatch.setenv("FSSPEC_GCS_TOKEN", "anon")  # plan is a process of its own
     wide = ("device={kind: tpu, slice: v6e-1}", "launch.slice=null", "dataset.path=gs://bucket/dataset")
-    checks.check_plan(cloud.load(*wide))
+
+    def check(*overrides):
+        config = cloud.load(*overrides)
+        launcher = LAUNCHERS["cloud_tpu"](
+            config, "gs://bucket/run/jobs/new", {"directory": "", "wheel": None}
+        )
+        checks.check_plan(config, launcher)
+
+    check(*wide)
     hashed = [f"dataset.{side}_ids={{kind: hash, rows: 900000000}}" for side in ("user", "item")]
     with pytest.raises(UserError, match="^plan: gs://bucket/dataset: prepared with dataset.user_ids"):
-        checks.check_plan(cloud.load(*wide, *hashed))
+        check(*wide, *hashed)
     with pytest.raises(UserError, match=r"v6e-1: does not fit \(.* on each chip, which has .*GB\)"):
-        checks.check_plan(cloud.load(*wide[:2], "dataset.path=gs://bucket/new", *hashed))
+        check(*wide[:2], "dataset.path=gs://bucket/new", *hashed)
 
 
 @pytest.fixture

@@ -221,7 +221,7 @@ def test_arguments_round_trip(kind, options):
 @pytest.mark.parametrize("kind", ROW_OPTIMIZERS)
 def test_wrong_arguments_are_named(kind):
     name = ROW_OPTIMIZERS[kind].__name__
-    with pytest.raises(ConfigError, match=f"^{name}: learning_rat: Extra inputs are not permitted$"):
+    with pytest.raises(ConfigError, match=f"^{name}: learning_rat: unknown; did you mean learning_rate\\?$"):
         ROW_OPTIMIZERS[kind](learning_rat=1.0)
     with pytest.raises(ConfigError, match=f"^{name}: learning_rate: Input should be greater than 0$"):
         ROW_OPTIMIZERS[kind](0.0)

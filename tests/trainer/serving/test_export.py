@@ -22,6 +22,7 @@ from trainer.serving import golden as golden_module
 from trainer.serving.client import recommend
 from trainer.serving.export import export, replay_golden
 from trainer.serving.replay import Difference, replay
+from trainer.serving.requests import Request
 from trainer.serving.versions import locked, versions
 
 USER_KEYS = [f"ü{i}".encode() for i in range(USERS)]
@@ -69,8 +70,8 @@ def _embeddings(run, path, side):
     least = getattr(run.config.dataset, f"{side}_ids").min_count
     frequent = [key for key in set(train) if train.count(key) >= least]
     keys = [*sorted(frequent, key=lambda key: (-train.count(key), key)), b"\x01unknown"]
-    ask = tf.saved_model.load(path).signatures[f"{side}_embedding"]
-    return keys, ask(**{side: tf.constant(keys)})["embedding"].numpy()
+    model = tf.saved_model.load(path)  # functions of a model that is gone have no variables
+    return keys, getattr(model, f"{side}_embedding")(tf.constant(keys))["embedding"].numpy()
 
 
 def test_embeddings_are_the_averages_in_the_checkpoint():
@@ -93,8 +94,8 @@ def test_the_history_of_a_user_is_the_last_items_of_all_splits():
     run, path = tiny_run("history"), tiny_export("history")
     rows = _averages(run, "item", 20, 9)
     keys, _ = _embeddings(run, path, "item")
-    ask = tf.saved_model.load(path).signatures["user_embedding"]
-    vectors = ask(user=tf.constant([*USER_KEYS, b"nobody"]))["embedding"].numpy()
+    model = tf.saved_model.load(path)
+    vectors = model.user_embedding(tf.constant([*USER_KEYS, b"nobody"]))["embedding"].numpy()
     for user, vector in zip(USER_KEYS, vectors, strict=False):
         past = [row.item for row in run.rows if row.user == user and row.item in keys][-3:]
         expected = rows[[keys.index(item) for item in past], :8].sum(axis=0) / np.sqrt(len(past))
@@ -264,15 +265,17 @@ def test_a_path_that_tensorflow_may_take_for_a_pattern(tmp_path, name, caplog):
         assert "need it copied to another path" in caplog.text
         with pytest.raises((OSError, tf.errors.OpError)):
             tf.saved_model.load(path)
-    (answer,) = recommend(path, ["ü1"], 3, False, [])
-    assert answer == recommend(tiny_export("plain"), ["ü1"], 3, False, [])[0] and len(answer["items"]) == 3
+    request = [Request("ü1")]
+    (answer,) = recommend(path, request, 3, False)
+    assert [answer] == list(recommend(tiny_export("plain"), request, 3, False)) and len(answer["items"]) == 3
 
 
 _KILLED = """
 import os, signal, sys
-from trainer.commands import export
+from configs.load import load_config
+from trainer.serving import export
 export.replay_golden = lambda model, golden: os.kill(os.getpid(), signal.SIGKILL)
-export.export(export.load_config(sys.argv[1], ["export.path=" + sys.argv[2]]))
+export.export(load_config(sys.argv[1], ["export.path=" + sys.argv[2]]))
 """
 
 

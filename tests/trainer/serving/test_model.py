@@ -25,9 +25,7 @@ def served(request):
 
 def _ask(model, users, k=DEFAULT_K, exclude_seen=True, exclude=None):
     exclude = tf.zeros([1, 0], tf.string) if exclude is None else tf.constant(exclude)
-    answer = model.signatures["recommend"](
-        user=tf.constant(users), k=tf.constant(k), exclude_seen=tf.constant(exclude_seen), exclude=exclude
-    )
+    answer = model.recommend(tf.constant(users), tf.constant(k), tf.constant(exclude_seen), exclude)
     return {name: value.numpy() for name, value in answer.items()}
 
 
@@ -85,7 +83,7 @@ def test_recommend_equals_brute_force_for_all_users(served, k, exclude_seen):
     run, model = served
     users = [*USER_KEYS, UNKNOWN] if run.config.model.kind == "two_tower" else USER_KEYS
     expected = Expected(run, model)
-    vectors = model.signatures["user_embedding"](user=tf.constant(users))["embedding"].numpy()
+    vectors = model.user_embedding(tf.constant(users))["embedding"].numpy()
     exclude = [[ITEM_KEYS[i % 9], b"", ITEM_KEYS[(i + 3) % 9], b"no item"] for i in range(len(users))]
     answer = _ask(model, users, k, exclude_seen, exclude)
     no_item = set(_rows_of(run, "item", [b"no item"]))
@@ -108,11 +106,10 @@ def test_known_tells_trained_users_from_others(served):
 
 def test_score_is_the_dot_product_of_the_embeddings(served):
     _, model = served
-    ask = model.signatures
     users, items = [*USER_KEYS, UNKNOWN], [*ITEM_KEYS[: len(USER_KEYS)], UNKNOWN]
-    vectors = ask["user_embedding"](user=tf.constant(users))["embedding"].numpy()
-    others = ask["item_embedding"](item=tf.constant(items))["embedding"].numpy()
-    score = ask["score"](user=tf.constant(users), item=tf.constant(items))["score"].numpy()
+    vectors = model.user_embedding(tf.constant(users))["embedding"].numpy()
+    others = model.item_embedding(tf.constant(items))["embedding"].numpy()
+    score = model.score(tf.constant(users), tf.constant(items))["score"].numpy()
     np.testing.assert_allclose(score, (vectors * others).sum(axis=1), rtol=1e-5, atol=1e-6)
 
 
@@ -139,6 +136,84 @@ def test_k_out_of_range_is_an_invalid_argument(served, k):
 def test_exclude_of_a_wrong_number_of_rows_is_an_invalid_argument(served):
     with pytest.raises(tf.errors.InvalidArgumentError, match="one row for all users"):
         _ask(served[1], USER_KEYS[:3], 2, True, [[b"a"], [b"b"]])
+
+
+def _past(run, user):
+    """Items of a user's rows that training knows, oldest first."""
+    least = getattr(run.config.dataset.item_ids, "min_count", 1)
+    train = [row.item for row in run.rows if row.split == "train"]
+    return [row.item for row in run.rows if row.user == user and train.count(row.item) >= least]
+
+
+@pytest.mark.parametrize("kind", ["history", "towers"])
+def test_a_request_says_what_its_users_did_and_are(kind):
+    """Users whose own row is not read, or is the one that unknown keys share, differ by state alone."""
+    run, model = tiny_run(kind), tf.saved_model.load(tiny_export(kind))
+    users, nobody = USER_KEYS[:6], [UNKNOWN] * 6
+    state = {}
+    for name in ("country", "age") if kind == "towers" else ():
+        state[name] = tf.constant([run.features[name].values[user] for user in users])
+    length = run.config.dataset.history_length
+    histories = [[b"no item", *_past(run, user)] for user in users]
+    width = max(map(len, histories))
+    history = tf.constant([[*past, *[b""] * (width - len(past))] for past in histories])
+    said = model.user_embedding(tf.constant(nobody), history=history, **state)["embedding"].numpy()
+    if kind == "history":
+        known = model.user_embedding(tf.constant(users))["embedding"].numpy()
+        np.testing.assert_allclose(said, known, rtol=1e-6)
+    again = model.user_embedding(tf.constant(users), history=history, **state)["embedding"].numpy()
+    np.testing.assert_allclose(
+        again, model.user_embedding(tf.constant(users))["embedding"].numpy(), rtol=1e-6
+    )
+    # The newest ones alone count, and a score is that of the same vector.
+    newest = tf.constant([[*past[-length:], *[b""] * (length - len(past[-length:]))] for past in histories])
+    last = model.user_embedding(tf.constant(nobody), history=newest, **state)["embedding"].numpy()
+    np.testing.assert_allclose(last, said, rtol=1e-6)
+    items = tf.constant(ITEM_KEYS[:6])
+    score = model.score(tf.constant(nobody), items, history=history, **state)["score"].numpy()
+    vectors = model.item_embedding(items)["embedding"].numpy()
+    np.testing.assert_allclose(score, (said * vectors).sum(axis=1), rtol=1e-5, atol=1e-6)
+
+
+def test_items_of_the_history_that_a_request_says_count_as_seen():
+    model = tf.saved_model.load(tiny_export("history"))
+    history = tf.constant([[ITEM_KEYS[1], ITEM_KEYS[3]]])
+    for seen in (True, False):
+        answer = model.recommend(tf.constant([UNKNOWN]), 40, tf.constant(seen), history=history)
+        items = answer["items"].numpy()[0].tolist()
+        assert (ITEM_KEYS[1] in items) is not seen and (ITEM_KEYS[3] in items) is not seen
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_where_and_include_restrict_the_answer(each):
+    run, model = tiny_run("towers"), tf.saved_model.load(tiny_export("towers"))
+    expected, genres = Expected(run, model), run.features["genre"].values
+    users = USER_KEYS[:5]
+    rows = len(users) if each else 1
+    where = [[b"g%d" % (i % 5), b"g4", b"no such genre"] for i in range(rows)]
+    include = [[*ITEM_KEYS[i : i + 25], b"no item"] for i in range(rows)]
+    vectors = model.user_embedding(tf.constant(users))["embedding"].numpy()
+    for inputs in ({"where_genre": where}, {"include": include}, {"where_genre": where, "include": include}):
+        given = {name: tf.constant(value) for name, value in inputs.items()}
+        answer = model.recommend(tf.constant(users), 20, **given)
+        for i, user in enumerate(users):
+            row = i if each else 0
+            banned = expected.seen(user)
+            for key, place in expected.row_of_item.items():
+                out = "where_genre" in inputs and genres[key] not in where[row]
+                if out or ("include" in inputs and key not in include[row]):
+                    banned = banned | {place}
+            items, scores = answer["items"].numpy()[i], answer["scores"].numpy()[i]
+            expected.check(user, vectors[i], items, scores, 20, banned)
+
+
+def test_optional_inputs_of_a_wrong_number_of_rows_are_invalid_arguments():
+    model = tf.saved_model.load(tiny_export("towers"))
+    for name in ("include", "where_genre", "history"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"{name} needs one row for all users"):
+            model.recommend(tf.constant(USER_KEYS[:3]), **{name: tf.constant([[b"a"], [b"b"]])})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="country needs one row for all users"):
+        model.user_embedding(tf.constant(USER_KEYS[:3]), country=tf.constant([b"a", b"b"]))
 
 
 def test_defaults_hold_as_tensorflow_serving_runs_a_signature(served):

@@ -103,7 +103,7 @@ def test_one_without_an_address(service):
         (
             "PERMISSION_DENIED",
             "Permission 'tpu.nodes.get' denied",
-            "(Permission 'tpu.nodes.get' denied); ask for roles/tpu.viewer in project shop",
+            "(Permission 'tpu.nodes.get' denied); get roles/tpu.viewer in project shop",
         ),
         ("PERMISSION_DENIED", "Cloud TPU API is disabled", "`gcloud services enable tpu.googleapis.com"),
         ("UNAUTHENTICATED", "expired", "`gcloud auth application-default login`"),

@@ -1,7 +1,7 @@
 """Cases of `bench retrieval`: the served model, and other libraries on the same vectors.
 
-A case answers a Request: `ask(request)` is what is timed, `rows(answer)` reads the rows of the items out of
-it afterwards, int [batch, k]. `num_bytes` is the memory of its index, vectors included.
+A case answers a TopKRequest: `ask(request)` is timed, `rows(answer)` then reads the rows of the items out of
+the answer, int [batch, k]. `num_bytes` is the memory of its index, vectors included.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _REORDER = 500
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class TopKRequest:
     """A batch of users."""
 
     users: np.ndarray
@@ -62,13 +62,13 @@ class Data:
         found *= random.lognormal(0, 0.2, [number, 1]).astype(np.float32)
         return found
 
-    def request(self, number: int, batch: int, k: int) -> Request:
+    def request(self, number: int, batch: int, k: int) -> TopKRequest:
         """The number-th batch of users, cyclically."""
         import tensorflow as tf
 
         users = np.arange(number * batch, (number + 1) * batch) % _USERS
         keys = tf.constant(self.keys[users].tolist(), tf.string)
-        return Request(users, keys, self.users[users], tf.constant(self.users[users]), k)
+        return TopKRequest(users, keys, self.users[users], tf.constant(self.users[users]), k)
 
     @functools.cached_property
     def keys(self) -> np.ndarray:
@@ -108,7 +108,7 @@ class Served:
         self._model = _serving_model(data, vectors, index)
         self._exclude_seen = tf.constant(exclude_seen)
 
-    def ask(self, request: Request) -> dict:
+    def ask(self, request: TopKRequest) -> dict:
         import tensorflow as tf
 
         k = tf.constant(request.k)
@@ -134,7 +134,10 @@ def _serving_model(data: Data, vectors, index):
         user_keys=KeyTable(hashed[0], None, "user"),
         item_keys=KeyTable(hashed[1], None, "item"),
         users=UserState(np.ones(_USERS, bool), {}, None, 0, seen),
+        user_feature_keys={},
+        item_filters={},
         item_order=np.arange(len(data.items)),
+        servable=len(data.items),
         item_vectors=vectors,
         item_names=np.array([b"%d" % i for i in range(len(data.items))], object),
         index=index,
@@ -155,7 +158,7 @@ class TfrsBruteForce:
         self._ask = tf.function(lambda vectors, k: self._layer(vectors, k), reduce_retracing=True)
         self.num_bytes = data.items.nbytes + 4 * len(data.items)
 
-    def ask(self, request: Request) -> np.ndarray:
+    def ask(self, request: TopKRequest) -> np.ndarray:
         return self._ask(request.tensor, request.k)[1].numpy()
 
     def rows(self, answer: np.ndarray) -> np.ndarray:
@@ -185,7 +188,7 @@ class Numpy:
     def __init__(self, data: Data):
         self._items, self.num_bytes = data.items, data.items.nbytes
 
-    def ask(self, request: Request) -> np.ndarray:
+    def ask(self, request: TopKRequest) -> np.ndarray:
         return np.stack([_best(scores, request.k) for scores in -(request.vectors @ self._items.T)])
 
     def rows(self, answer: np.ndarray) -> np.ndarray:
@@ -208,7 +211,7 @@ class Scann:
         # As far as it is documented: vectors for the last scores, codes of 4 bits for two columns, leaves.
         self.num_bytes = data.items.nbytes + len(data.items) * (math.ceil(data.items.shape[1] / 4) + 4)
 
-    def ask(self, request: Request) -> np.ndarray:
+    def ask(self, request: TopKRequest) -> np.ndarray:
         k, options = request.k, {"leaves_to_search": self._leaves}
         options |= {"final_num_neighbors": k, "pre_reorder_num_neighbors": max(_REORDER, 2 * k)}
         if len(request.vectors) == 1:

@@ -4,8 +4,8 @@ import types
 
 import tensorflow as tf
 
-from trainer.optimizers.slots import Slots
 from trainer.optimizers.sm3_maths import decayed, sm3_accumulators, sm3_sparse_update, sm3_update
+from trainer.optimizers.standalone.slots import Slots
 from trainer.optimizers.standalone.variables import distinct
 
 

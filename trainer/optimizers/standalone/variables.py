@@ -2,8 +2,9 @@
 
 import tensorflow as tf
 
+from trainer.optimizers.arguments import rate_of
 from trainer.optimizers.checks import check_one_copy, checked, range_checks, stored_dtype
-from trainer.optimizers.slots import Slots
+from trainer.optimizers.standalone.slots import Slots
 
 
 class VariableUpdates(Slots):
@@ -55,13 +56,6 @@ def apply_to_variables(optimizer, updates: Slots, grads_and_vars) -> None:
         for _, variable in pairs:
             if variable.constraint is not None:
                 variable.assign(variable.constraint(variable))
-
-
-def rate_of(rate, step):
-    """The rate of a step, float32 scalar, from a number, a variable or a function of the step."""
-    if callable(rate) and not isinstance(rate, tf.Variable):
-        rate = rate(step)
-    return tf.cast(rate, tf.float32)
 
 
 def update_variable(optimizer, gradient, variable, slots, step, rate, decay=True, is_distinct=False) -> None:

@@ -78,6 +78,23 @@ def test_every_floating_type_equals_the_plain_face(kind, dtype, gradient):
     assert all(slot.dtype == tf.float32 for slot in slots)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_minimize_equals_the_plain_face(kind, dtype):
+    """With a loss that looks rows up, and so has slices as gradient."""
+    variables = [tf.Variable([[1.0, 2.0], [1.0, 2.0]], dtype=dtype) for _ in range(2)]
+    optimizers = ROW_OPTIMIZERS[kind](learning_rate=0.5), ROW_OPTIMIZERS[kind](learning_rate=0.5).keras()
+    for optimizer, variable in zip(optimizers, variables, strict=True):
+
+        def loss(variable=variable):
+            return tf.matmul(tf.gather(variable, [0]), tf.constant([[4.0], [5.0]], dtype)) ** 2
+
+        optimizer.minimize(loss, [variable])
+    np.testing.assert_array_equal(*[variable.numpy() for variable in variables])
+    assert (variables[0].numpy()[0] < [1.0, 2.0]).all()
+    np.testing.assert_array_equal(variables[0][1], [1.0, 2.0])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_slots_of_keras_are_counted_once(dtype):
     optimizer, variable = LazyAdam(0.1).keras(), tf.Variable(tf.ones([4, 2], dtype))

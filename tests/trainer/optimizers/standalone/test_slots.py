@@ -116,7 +116,7 @@ def test_minimize(kind):
     with tf.GradientTape() as tape:
         value = loss()
     optimizer.minimize(value, lambda: [table], tape)
-    with pytest.raises(ValueError, match="needs the tape"):
+    with pytest.raises(ValueError, match="`tape` is required"):
         optimizer.minimize(value, [table])
 
 
