@@ -74,7 +74,7 @@ def measure(args: argparse.Namespace) -> list[dict]:
                 tutorial = _row("tfrs_tutorial", _TUTORIAL_EPOCHS, runs, ours)
                 return [_row("lazytower", epochs, ours, ours), tutorial]
     raise UserError(
-        f"ml100k: lazytower reaches {_METRIC} {reached:.4f} after {epochs} epochs, below the target {target:.4f}"
+        f"ml100k: lazytower reaches {_METRIC} {reached:.4f} after {epochs} epochs, below {target:.4f}"
     )
 
 
