@@ -1,12 +1,18 @@
-"""Benchmarks by name; each measures one part beside its peers."""
+"""Benchmarks by name; each compares one part with its peers."""
 
 BENCHES = {
-    "prepare": ("pipelines.bench", "raw interactions to a dataset, beside polars"),
-    "optimizers": ("trainer.bench.optimizers", "a step of every table and optimizer, beside peers"),
-    "scaling": ("trainer.bench.scaling", "a step's time over rows and batch, and the cost of averages"),
-    "peers": ("trainer.bench.peers", "steps, prepare and a whole training beside other libraries"),
-    "input": ("trainer.bench.input", "the reader alone, and how long training waits for it"),
-    "retrieval": ("trainer.bench.retrieval", "the best items of a request: served indexes beside peers"),
-    "defaults": ("trainer.bench.defaults", "what settings reach on prepared datasets, averaged and raw"),
-    "users25m": ("trainer.bench.users25m", "the whole chain at 25 million users: time, memory, checkpoints"),
+    "prepare": ("pipelines.bench", "from raw interactions to a dataset, compared with polars"),
+    "optimizers": ("trainer.bench.optimizers", "a step of every table and optimizer, compared with peers"),
+    "scaling": ("trainer.bench.scaling", "step time by table rows and batch size, and the cost of averages"),
+    "peers": (
+        "trainer.bench.peers",
+        "training steps, prepare and a whole training run, compared with other libraries",
+    ),
+    "input": ("trainer.bench.input", "speed of the reader alone, and how long training waits for it"),
+    "retrieval": ("trainer.bench.retrieval", "top-k retrieval: served indexes compared with peers"),
+    "defaults": (
+        "trainer.bench.defaults",
+        "quality of settings on prepared datasets, with averaged and raw weights",
+    ),
+    "users25m": ("trainer.bench.users25m", "all commands at 25 million users: time, memory, checkpoints"),
 }

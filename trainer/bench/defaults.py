@@ -1,12 +1,12 @@
-r"""`lazytower bench defaults`: what settings reach on prepared datasets, raw and averaged, beside popularity.
+r"""`lazytower bench defaults`: quality of settings, raw and averaged, compared with popularity.
 
     lazytower bench defaults --configs a.yaml b.yaml --try "dot=model.normalize=false" \
         --try "narrow=tables.user.dim=16 tables.item.dim=17"
 
-Each config is trained as it stands (`as_written`) and once more under the overrides of each `--try`, in
+Each config is trained as written (`as_written`) and again with the overrides of each `--try`, in
 one process, without checkpoints, and evaluated on `--split`. The figure is Recall (HR under the sampled
 protocol) at the last of evaluate.k. Datasets must be prepared; a try that changes what `prepare` writes is
-refused. docs/decisions.md has the table that the project's own defaults were chosen by.
+refused. docs/decisions.md has the table behind the project's defaults.
 """
 
 import argparse
@@ -24,25 +24,33 @@ AS_WRITTEN = "as_written"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the benchmark."""
-    parser.add_argument("--configs", nargs="+", required=True, metavar="FILE", help="runs, datasets prepared")
+    parser.add_argument(
+        "--configs",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="run configs, whose datasets must be prepared",
+    )
     parser.add_argument(
         "--try",
         action="append",
         default=[],
         dest="tries",
         metavar="NAME=OVERRIDES",
-        help="as --set, by blanks",
+        help="overrides as for --set, separated by spaces",
     )
-    parser.add_argument("--split", choices=["valid", "test"], default="valid", help="what to predict")
-    parser.add_argument("--seeds", type=positive, default=1, help="runs of each, by seed; figures are means")
-    parser.add_argument("--output", default="bench_results", help="directory of defaults.csv")
+    parser.add_argument("--split", choices=["valid", "test"], default="valid", help="split to evaluate")
+    parser.add_argument(
+        "--seeds", type=positive, default=1, help="seeds per setting; figures are their means"
+    )
+    parser.add_argument("--output", default="bench_results", help="output directory of defaults.csv")
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains all, prints the table and writes it."""
     from trainer.bench.page import print_plain_table, write_plain_csv
 
-    tries = {AS_WRITTEN: []} | dict(map(parse_try, args.tries))
+    tries: dict[str, list[str]] = {AS_WRITTEN: []} | dict(map(parse_try, args.tries))
     rows = []
     for path in args.configs:
         for name, overrides in tries.items():
@@ -89,12 +97,13 @@ def _measured(path: str, name: str, overrides: list[str], seed: int, split: str)
         training.recommender, dataset, training.items, training.num_steps, split, lambda: None
     )
     metric = main_metric(lines[0])
+    assert metric is not None, "every protocol has Recall or HR"
     figures = {
         line["scorer"] if line["scorer"] != "model" else line["weights"]: line[metric] for line in lines
     }
     num_steps = training.num_steps
     del training, loop, batches
-    gc.collect()  # graphs refer to themselves, and hold the tables
+    gc.collect()  # graphs hold the tables in reference cycles
     return {
         "config": config.name,
         "try": name,

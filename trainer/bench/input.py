@@ -2,9 +2,8 @@
 
     lazytower bench input --config run.yaml --steps 100
 
-`reader`: batches of the prepared dataset are taken and thrown away. `training`: real steps of the config's
-model, each taken by hand, so that the wait for a batch and the step are timed separately; 5 steps
-of warm-up come first.
+`reader`: batches of the prepared dataset are read and discarded. `training`: real steps of the config's
+model, with the wait for a batch and the step timed separately, after 5 warm-up steps.
 """
 
 import argparse
@@ -20,11 +19,13 @@ _WARMUP_STEPS = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the benchmark."""
     parser.add_argument(
-        "--config", required=True, metavar="RUN.yaml", help="the run; its dataset is prepared"
+        "--config", required=True, metavar="RUN.yaml", help="the run; its dataset must be prepared"
     )
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
-    parser.add_argument("--steps", type=positive, default=100, help="batches read, and steps trained")
-    parser.add_argument("--output", default="bench_results", metavar="DIR", help="where input.csv goes")
+    parser.add_argument("--steps", type=positive, default=100, help="batches to read, and steps to train")
+    parser.add_argument(
+        "--output", default="bench_results", metavar="DIR", help="output directory of input.csv"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,11 +45,11 @@ def measure_input(config, steps: int) -> dict[str, float]:
     """reader_rows_per_second, step_ms (median) and waiting_share of a run's training.
 
     Args:
-      config: configs.schema.RunConfig; its dataset must be there.
+      config: configs.schema.RunConfig; its dataset must be prepared.
       steps: of each measurement.
 
     Raises:
-      DataError: there is no such dataset, or not enough rows.
+      DataError: the dataset is missing or has too few rows.
     """
     from trainer.runtime import start_tensorflow
 
@@ -79,7 +80,7 @@ def measure_input(config, steps: int) -> dict[str, float]:
 
 
 def _timed(batches, work, steps: int) -> tuple[list[float], list[float]]:
-    """Seconds until each batch is there, and of the work on it."""
+    """Seconds of waiting for each batch, and of the work on it."""
     waits, works = [], []
     for i in range(_WARMUP_STEPS + steps):
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""`lazytower bench optimizers`: a step of every table and optimizer, beside Keras, TF-Addons and PyTorch.
+"""`lazytower bench optimizers`: a step of every table and optimizer, compared with other libraries.
 
     lazytower bench optimizers                      about 8 minutes on 2 cores, 9 with torch
     lazytower bench optimizers --threads 1 --models full robe_1mb
@@ -9,7 +9,7 @@ score = e_u . e_i of pairs of ids from one table under the logistic loss (traine
 uniform. A step's three phases are compiled and timed one by one (trainer.bench.timing): forward is lookup and
 loss, gradient reaches the looked-up rows, update is the optimizer on the table. Model `full` is the table
 itself, `robe_<n>mb` is ROBE-Z with an array of n MiB in blocks of a quarter row; for peers, ROBE-Z is a
-gather of every value. A combination without figures shows '-', and the reason below.
+gather of every value. A combination without figures shows '-', with the reason below.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from trainer.bench.timing import add_shared_arguments, measured, positive, start
 TABLE_MODELS = ("full", "robe_1mb", "robe_10mb", "robe_381mb")
 PEER_OPTIMIZERS = ("sgd", "adagrad", "adam", "lazy_adam", "sm3")
 PEERS = ("lazytower", "keras", "keras_legacy", "tfa", "torch")
-# lazytower's optimizers on plain variables, and as Keras optimizers; measured when asked for.
+# lazytower's optimizers on plain variables, and as Keras optimizers; measured on request.
 FACES = ("lazytower_plain", "lazytower_keras")
 _KEYS = ("model", "optimizer", "by")
 
@@ -33,7 +33,7 @@ _KEYS = ("model", "optimizer", "by")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the benchmark."""
     parser.add_argument("--rows", type=positive, default=1_000_000, help="rows of the embedding")
-    parser.add_argument("--dim", type=positive, default=100, help="width of a row")
+    parser.add_argument("--dim", type=positive, default=100, help="values per row")
     parser.add_argument("--batch", type=positive, default=32_768, help="pairs of ids per step")
     parser.add_argument(
         "--models", nargs="+", type=_model, default=TABLE_MODELS, metavar="MODEL", help="full, or robe_<n>mb"
@@ -44,14 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=PEERS + FACES,
         default=PEERS,
-        help="whose optimizers; lazytower's own included, by default without its other faces",
+        help="whose optimizers; lazytower_plain and lazytower_keras are measured only on request",
     )
     add_shared_arguments(parser, "bench_results")
 
 
 def _model(name: str) -> str:
     if name != "full" and not re.fullmatch(r"robe_[1-9]\d*mb", name):
-        raise argparse.ArgumentTypeError(f"{name} is neither full nor robe_<n>mb")
+        raise argparse.ArgumentTypeError(f"{name} is neither full nor robe_<n>mb, such as robe_10mb")
     return name
 
 

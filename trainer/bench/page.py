@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: a table in the terminal, a CSV file, and one self-contained HTML file."""
+"""Output of a benchmark: a table in the terminal, a CSV file, and a self-contained HTML file."""
 
 import csv
 import os
@@ -12,7 +12,7 @@ _LINES = ("#3f82f0", "#e0782f", "#2a9d6f", "#b0489a")
 
 
 def print_table(rows: Sequence[Mapping], keys: Sequence[str]) -> None:
-    """Prints keys, median and spread of each phase in ms, and sizes; '-' where the reason stands below."""
+    """Prints keys, median and spread of each phase in ms, and sizes; '-' where the reason is below."""
     titles = [*keys, *(f"{phase} ms" for phase in PHASES), "total ms", "model MB", "state MB"]
     lines = [titles, *([*(_text(row[key]) for key in keys), *_figures(row)] for row in rows)]
     _print_lines(lines, len(keys))
@@ -22,7 +22,7 @@ def print_table(rows: Sequence[Mapping], keys: Sequence[str]) -> None:
 
 
 def print_plain_table(rows: Sequence[Mapping], columns: Sequence[str]) -> None:
-    """Prints rows under `columns`; '-' for what a row lacks, and below why: `reason`, if there is one."""
+    """Prints rows under `columns`; '-' for missing values, with the row's `reason`, if any, below."""
     shown = [name for name in columns if name != "reason"]
     _print_lines([shown, *([_text(row.get(name, "-")) for name in shown] for row in rows)], 0)
     for row in rows:
@@ -32,12 +32,12 @@ def print_plain_table(rows: Sequence[Mapping], columns: Sequence[str]) -> None:
 
 
 def _print_lines(lines: Sequence[Sequence[str]], num_left: int) -> None:
-    """Prints cells under each other, the first `num_left` of a line on the left of their columns."""
+    """Prints cells in columns, the first `num_left` of which are left-aligned."""
     print(aligned(lines, left=range(num_left)))
 
 
 def missing_reasons(rows: Sequence[Mapping], keys: Sequence[str]) -> dict[str, list[str]]:
-    """Why rows have no figures: {reason: names of the rows}."""
+    """Reasons of the rows without figures: {reason: names of the rows}."""
     found: dict[str, list[str]] = {}
     for row in rows:
         if row["reason"]:
@@ -64,7 +64,7 @@ def write_csv(path: str, rows: Sequence[Mapping], keys: Sequence[str]) -> None:
 
 
 def write_plain_csv(path: str, rows: Sequence[Mapping], columns: Sequence[str] | None = None) -> None:
-    """Writes rows (at least one) under `columns`, those of the first row when not given; '-' for none."""
+    """Writes rows (at least one) under `columns`, default: the first row's keys; '-' for missing values."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns or list(rows[0]), restval="-", extrasaction="ignore")
@@ -107,7 +107,7 @@ _TITLES = (*(f"{phase}_ms" for phase in PHASES), "total_ms", "model_MB", "state_
 
 
 def bars(identity: str, title: str, rows: Sequence[Mapping], keys: Sequence[str]) -> str:
-    """Stacked bars of the phases, a row each; rows without figures are left to the table. HTML."""
+    """HTML of stacked bars of the phases, one bar per row; rows without figures are omitted."""
     import plotly.graph_objects as go
 
     rows = [row for row in rows if not row["reason"]]
@@ -123,7 +123,7 @@ def bars(identity: str, title: str, rows: Sequence[Mapping], keys: Sequence[str]
 
 
 def lines(identity: str, title: str, rows: Sequence[Mapping], x: str, by: str, y: str) -> str:
-    """One curve of row[y] in ms over row[x] for every value of row[by], both axes logarithmic. HTML."""
+    """HTML of curves of row[y] in ms over row[x], one per value of row[by], on logarithmic axes."""
     import plotly.graph_objects as go
 
     traces = []
@@ -144,8 +144,8 @@ def lines(identity: str, title: str, rows: Sequence[Mapping], x: str, by: str, y
                 error_y={"array": [s / 2 for s in spread]},
             )
         )
-    layout = {"yaxis": {"type": "log", "title": {"text": "ms"}}, "xaxis": {"type": "log"}}
-    return _html(identity, go.Figure(traces, layout | _layout(title, 340, x, layout["xaxis"])))
+    layout = {"yaxis": {"type": "log", "title": {"text": "ms"}}}
+    return _html(identity, go.Figure(traces, layout | _layout(title, 340, x, {"type": "log"})))
 
 
 def _layout(title: str, height: int, x_title: str, x_axis: Mapping | None = None) -> dict:

@@ -1,18 +1,18 @@
-"""`lazytower bench peers`: what this project does beside what others do it with, in one call.
+"""`lazytower bench peers`: lazytower compared with other libraries, in one call.
 
-    scripts/peers.sh                   all of it, in an environment of its own with PyTorch and FBGEMM
+    scripts/peers.sh                   all parts, in a separate environment with PyTorch and FBGEMM
     lazytower bench peers --parts towers --tower_batches 8192
     lazytower bench peers --parts rows --rows 25000000 --batches 32768 --peers lazytower tfa_lazy_adam
 
-rows: the embedding step beside the floor of memory (trainer/bench/parts/rows.py); 25 million rows want 20
-GiB. towers: a two-tower training step, its memory and its losses (trainer/bench/parts/towers.py).
-prepare: raw interactions to a dataset, beside polars (`lazytower bench prepare`).
+rows: the embedding step compared with the memory floor (trainer/bench/parts/rows.py); 25 million rows
+need 20 GiB. towers: a two-tower training step, its memory and its losses (trainer/bench/parts/towers.py).
+prepare: raw interactions to a dataset, compared with polars (`lazytower bench prepare`).
 ml100k: training until a tutorial's Recall@20 (trainer/bench/parts/ml100k.py), with `--ml100k FILE` only.
 
-Times are medians of `--steps` after 3 of warm-up, with their interquartile range; in the part `rows`, each is
-the mean of 4 steps that run without a pause. Libraries that cannot be imported, and what does not fit into
+Times are medians of `--steps` after 3 warm-up steps, with their interquartile range; in the part `rows`, each
+is the mean of 4 steps that run without a pause. Libraries that cannot be imported, and what does not fit into
 memory, show '-' and the reason. A part's rows go to peers_<part>.csv; peers.html has every part whose file is
-in the directory, so that parts may be run one by one.
+in the directory, so parts can be run one by one.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from trainer.bench.parts import rows as bench_peer_rows
 from trainer.bench.timing import add_shared_arguments, positive
 
 PARTS = {
-    "rows": (bench_peer_rows, "Embedding step, beside the floor of memory"),
+    "rows": (bench_peer_rows, "Embedding step, compared with the memory floor"),
     "towers": (towers, "Two-tower training step"),
-    "prepare": (prepare, "prepare, beside polars"),
+    "prepare": (prepare, "prepare, compared with polars"),
     "ml100k": (ml100k, "MovieLens 100K to the Recall@20 of TFRS's tutorial model"),
 }
 
@@ -34,10 +34,10 @@ PARTS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the benchmark."""
     parser.add_argument(
-        "--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="what to measure"
+        "--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts to measure"
     )
     parser.add_argument(
-        "--turns", type=positive, default=3, help="processes, runs or seeds of each measurement"
+        "--turns", type=positive, default=3, help="number of processes, runs or seeds per measurement"
     )
     for module, _ in PARTS.values():
         module.add_arguments(parser)
@@ -75,4 +75,4 @@ def _write_page(path: str, args: argparse.Namespace) -> None:
         if os.path.exists(_csv(args, part)):
             with open(_csv(args, part), newline="", encoding="utf-8") as file:
                 tables[title] = list(csv.DictReader(file))
-    write_tables(path, "lazytower beside its peers", "lazytower bench peers", tables)
+    write_tables(path, "lazytower compared with its peers", "lazytower bench peers", tables)

@@ -1,6 +1,6 @@
-"""`lazytower bench retrieval`: the best items of a catalog, from the served model and from its peers.
+"""`lazytower bench retrieval`: top-k items of a catalog, from the served model and from its peers.
 
-    lazytower bench retrieval                                     some minutes, 5 GiB of free memory
+    lazytower bench retrieval                                     a few minutes, 5 GiB of free memory
     lazytower bench retrieval --items 100000 --batches 1 32 --k 10 --cases brute_force tfrs_brute_force
 
 brute_force and scann are `recommend` of the model that export writes, with each index: raw keys in, names of
@@ -9,7 +9,7 @@ of each user. The others get the user's vector and return rows: TFRS's BruteForc
 and Streaming, NumPy (a product and argpartition), and the Python API of the scann package, searching 1, 5 and
 20 % of its leaves and scoring 500 candidates exactly. scann needs that package: without it '-' is shown.
 
-Vectors lie around `--centres` points, since independent ones would have approximate indexes fail. recall is
+Vectors lie around `--centres` points, since approximate indexes fail on independent ones. recall is
 the share of the exact best k that was returned. All cases take turns, request by request; one that has used
 `--seconds` stops, `timed` says after how many requests. x_ours is the median over that of brute_force.
 `--threads` are those of TensorFlow: NumPy and the scann package take all cores.
@@ -37,13 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", type=positive, default=1_000_000, help="items of the catalog")
     parser.add_argument("--dim", type=positive, default=64, help="width of a vector")
     parser.add_argument("--centres", type=positive, default=3_000, help="clusters of the vectors")
-    parser.add_argument("--k", nargs="+", type=positive, default=[100], help="items asked for")
-    parser.add_argument("--batches", nargs="+", type=positive, default=[1, 8, 32, 128], help="users at once")
-    parser.add_argument("--queries", type=positive, default=200, help="most requests timed of each case")
-    parser.add_argument("--seconds", type=float, default=20, help="of each case, batch and k")
+    parser.add_argument("--k", nargs="+", type=positive, default=[100], help="items per user to return")
+    parser.add_argument(
+        "--batches", nargs="+", type=positive, default=[1, 8, 32, 128], help="users per request"
+    )
+    parser.add_argument("--queries", type=positive, default=200, help="maximum timed requests per case")
+    parser.add_argument("--seconds", type=float, default=20, help="time limit per case, batch and k")
     parser.add_argument("--cases", nargs="+", choices=list(RETRIEVAL_CASES), default=list(RETRIEVAL_CASES))
     parser.add_argument("--threads", type=int, default=0, help="threads of TensorFlow; 0: one per core")
-    parser.add_argument("--output", default="bench_results", metavar="DIR", help="where retrieval.csv goes")
+    parser.add_argument(
+        "--output", default="bench_results", metavar="DIR", help="output directory of retrieval.csv"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure_retrieval(args: argparse.Namespace) -> list[dict]:
-    """Rows of COLUMNS, one for every batch, k and case; those without figures have a reason.
+    """Rows of _COLUMNS, one for every batch, k and case; those without figures have a reason.
 
     Raises:
       UserError: k exceeds the catalog, or there is not enough memory.
@@ -70,7 +74,7 @@ def measure_retrieval(args: argparse.Namespace) -> list[dict]:
     from configs.errors import UserError
 
     if max(args.k) > args.items:
-        raise UserError(f"--k {max(args.k)}: there are {args.items} items (--items)")
+        raise UserError(f"--k {max(args.k)}: exceeds the {args.items} items; lower --k or raise --items")
     start_bench(args.threads)
     try:
         # Every case holds the vectors once; the largest batch has all its scores, and their order, at once.
@@ -97,7 +101,7 @@ def _made(data: Data, names: list[str]) -> tuple[dict, dict[str, str]]:
         started = time.perf_counter()
         try:
             cases[name] = RETRIEVAL_CASES[name](data)
-        except Exception as error:  # whatever breaks a peer, its neighbours are measured and its row says why
+        except Exception as error:  # a broken peer must not stop the others; its row gives the reason
             reasons[name] = str(error).splitlines()[0][:160]
             continue
         logging.info("%s: made in %.1f s", name, time.perf_counter() - started)
@@ -134,8 +138,8 @@ def _shares(rows: np.ndarray, exact: list[set]) -> list[float]:
     return [len(set(r.tolist()) & best) / len(best) for r, best in zip(rows, exact, strict=True)]
 
 
-def _summary(times: list[float], shares: list[float], batch: int, num_bytes: int) -> dict[str, str]:
-    """Figures as text, rounded as far as they are good for."""
+def _summary(times: list[float], shares: list[float], batch: int, num_bytes: int) -> dict[str, str | int]:
+    """Figures as text, rounded to their meaningful digits."""
     p50, p99 = 1000 * np.percentile(times, [50, 99])
     return {
         "p50_ms": f"{p50:.2f}",

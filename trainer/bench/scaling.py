@@ -1,4 +1,4 @@
-"""`lazytower bench scaling`: how a step's time grows with table and batch, and what averages cost.
+"""`lazytower bench scaling`: how step time grows with table and batch size, and what averages cost.
 
     lazytower bench scaling                         about 2 minutes on 2 cores
     lazytower bench scaling --max_rows 25000000     about 12 minutes, 20 GiB of free memory
@@ -7,7 +7,7 @@ Three optimizers on one table: `adam` is tf_keras Adam, which passes over the ta
 `rows` lazytower's lazy Adam on records. Lazy must be flat in rows. Before them, at the largest table, lazy
 Adam with exact averages beside TF-Addons with its MovingAverage and without averages. A step looks up
 `--batch` uniform ids, in pairs (model and phases as in bench optimizers). Optimizers on tables of one size
-are measured one after the other in one process. What free memory does not suffice for is skipped: '-', and
+are measured one after the other in one process. What does not fit into free memory is skipped: '-', with
 the reason below.
 """
 
@@ -27,16 +27,18 @@ _OPTIMIZERS = ("rows", "tfa", "adam")
 AVERAGING = ("rows + exact average", "tfa + MovingAverage", "tfa")
 _DENSE = ("adam", AVERAGING[1])
 _DECAY = 0.999
-DENSE_STEPS = 3  # most for what passes over the table, seconds at 25 million rows
+DENSE_STEPS = 3  # limit for dense optimizers, which take seconds at 25 million rows
 _KEYS = ("part", "rows", "batch", "optimizer")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the benchmark."""
     parser.add_argument("--max_rows", type=positive, default=5_000_000, help="rows of the largest table")
-    parser.add_argument("--rows", type=positive, default=1_000_000, help="rows, where the batch grows")
+    parser.add_argument(
+        "--rows", type=positive, default=1_000_000, help="rows of the table while the batch grows"
+    )
     parser.add_argument("--dim", type=positive, default=32, help="width of a row")
-    parser.add_argument("--batch", type=positive, default=32_768, help="ids per step, where the table grows")
+    parser.add_argument("--batch", type=positive, default=32_768, help="ids per step while the table grows")
     parser.add_argument("--max_batch", type=positive, default=131_072, help="ids of the largest batch")
     parser.add_argument("--optimizers", nargs="+", choices=_OPTIMIZERS, default=_OPTIMIZERS)
     add_shared_arguments(parser, "bench_results")
@@ -45,9 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures the three parts, prints the table, writes scaling.csv and scaling.html."""
     rows = []
-    for (part, table_rows, batch), names in itertools.groupby(plan(args), lambda case: case[:3]):
-        names = [name for *_, name in names]
-        # A process of its own: what TensorFlow keeps of freed tables would fill the memory in the end.
+    for (part, table_rows, batch), cases in itertools.groupby(plan(args), lambda case: case[:3]):
+        names = [name for *_, name in cases]
+        # In its own process: memory that TensorFlow keeps from freed tables would add up.
         results = in_fresh_process(_measure, names, table_rows, batch, args)
         for name, result in zip(names, results, strict=True):
             rows.append(dict(zip(_KEYS, (part, table_rows, batch, name), strict=True)) | result)
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 def plan(args: argparse.Namespace) -> list[tuple[str, int, int, str]]:
     """(part, rows, batch, optimizer) of every measurement."""
-    # The largest asked for is always measured, on the ladder or not.
+    # The largest requested size is always measured, even if it is not in the list.
     sizes = sorted({n for n in _ROWS if n < args.max_rows} | {args.max_rows})
     batches = sorted({n for n in _BATCHES if n < args.max_batch} | {args.max_batch})
     found = [("averaging", args.max_rows, args.batch, name) for name in AVERAGING]

@@ -1,4 +1,4 @@
-"""What benchmarks of table updates share: timing of the phases, medians, and rows that say what they lack.
+"""Shared by the benchmarks of table updates: timing of the phases, medians, and reasons for missing figures.
 
 A case is an object with
 
@@ -7,9 +7,9 @@ A case is an object with
     update(state) -> None               the optimizer on the table
     model_bytes, state_bytes            weights; optimizer state and averages
 
-Each phase is compiled by itself and timed by itself in every step, one after the other. (Timing nested
-functions and taking differences would subtract two noisy numbers; and no phase profits from being compiled
-together with the next, since TensorFlow fuses nothing here.)
+Each phase is compiled and timed separately, one after the other in every step. (Timing nested functions and
+taking differences would subtract two noisy numbers, and no phase gains from being compiled with the next,
+since TensorFlow fuses nothing here.)
 """
 
 import argparse
@@ -18,7 +18,7 @@ import gc
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -27,30 +27,32 @@ from configs.errors import UserError
 PHASES = ("forward", "gradient", "update")
 WARMUP_STEPS = 3  # the first traces, the second traces again for any number of distinct rows
 GIB = 1 << 30
-_rss_at_start = 0  # of the process, in bytes, with TensorFlow loaded and no table yet
+_rss_at_start = 0  # bytes, with TensorFlow loaded, before the first table
 
 
 class NotMeasured(Exception):
-    """A combination that cannot be measured here; the message says why."""
+    """A combination that cannot be measured here; the message gives the reason."""
 
 
 def add_shared_arguments(parser: argparse.ArgumentParser, output: str) -> None:
     """Flags of every benchmark of table updates."""
-    parser.add_argument("--steps", type=positive, default=10, help="timed steps, after 3 of warm-up")
+    parser.add_argument("--steps", type=positive, default=10, help="timed steps, after 3 warm-up steps")
     parser.add_argument("--threads", type=int, default=0, help="threads of the kernels; 0: one per core")
-    parser.add_argument("--output", default=output, metavar="DIR", help="where the CSV and HTML files go")
+    parser.add_argument(
+        "--output", default=output, metavar="DIR", help="output directory of the CSV and HTML files"
+    )
 
 
 def positive(text: str) -> int:
-    """Type of flags that count something."""
+    """Type of flags that take a positive integer."""
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
     return value
 
 
 def start_bench(threads: int) -> None:
-    """Starts TensorFlow with so many threads per operation and, when given, no two operations at a time."""
+    """Starts TensorFlow with `threads` threads (0: its default), at most as many operations at a time."""
     import psutil
 
     from configs.sections.devices import CpuDeviceConfig
@@ -63,7 +65,9 @@ def start_bench(threads: int) -> None:
         try:
             tf.config.threading.set_inter_op_parallelism_threads(threads)
         except RuntimeError:
-            raise UserError("--threads: TensorFlow has already started in this process") from None
+            raise UserError(
+                "--threads: TensorFlow has already started in this process; use a new process"
+            ) from None
 
 
 def random_ids(rows: int, pairs: int, seed: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -79,27 +83,30 @@ def measured(build: Callable, rows: int, pairs: int, steps: int) -> dict:
 
     Args:
       build: makes the case, or raises NotMeasured.
-      rows: ids are below it.
-      pairs: of ids, per step.
-      steps: after WARMUP_STEPS.
+      rows: upper bound of the ids, exclusive.
+      pairs: pairs of ids per step.
+      steps: timed steps, after WARMUP_STEPS.
     """
-    case = None
+    case, made = None, True
     try:
         case = build()
-        times = _times(case, rows, pairs, steps)
-        return _summary(times) | {
-            "model_bytes": case.model_bytes,
-            "state_bytes": case.state_bytes,
-            "reason": "",
-        }
-    except NotMeasured as reason:
+        figures = _summary(_times(case, rows, pairs, steps))
+        return figures | {"model_bytes": case.model_bytes, "state_bytes": case.state_bytes, "reason": ""}
+    except NotMeasured as reason:  # raised before a table is made
+        made = False
         return {"reason": str(reason)}
-    except Exception as error:  # whatever breaks a peer, its neighbours are measured and its row says why
-        first_line = (str(error).strip().splitlines() or [""])[0]
-        return {"reason": f"{type(error).__name__}: {first_line[:160]}"}
+    except Exception as error:  # a broken peer must not stop the others; its row gives the reason
+        return {"reason": first_line(error)}
     finally:
         case = None
-        gc.collect()  # tables of many GB hang in cycles of compiled functions
+        if made:
+            gc.collect()  # compiled functions hold tables of many GB in reference cycles
+
+
+def first_line(error: Exception) -> str:
+    """The type and first line of an error that stopped a measurement."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text[:160]}"
 
 
 def _times(case, rows: int, pairs: int, steps: int) -> list[tuple[float, float, float]]:
@@ -116,12 +123,12 @@ def _times(case, rows: int, pairs: int, steps: int) -> list[tuple[float, float, 
         case.update(state)
         marks.append(time.perf_counter())
         if step >= WARMUP_STEPS:
-            times.append(tuple(b - a for a, b in zip(marks, marks[1:], strict=False)))
+            times.append((marks[1] - marks[0], marks[2] - marks[1], marks[3] - marks[2]))
     return times
 
 
 def _summary(times: list[tuple[float, float, float]]) -> dict[str, float]:
-    columns = dict(zip(PHASES, zip(*times, strict=True), strict=True))
+    columns: dict[str, Sequence[float]] = dict(zip(PHASES, zip(*times, strict=True), strict=True))
     columns["total"] = [sum(step) for step in times]
     found = {}
     for name, seconds in columns.items():
@@ -132,15 +139,15 @@ def _summary(times: list[tuple[float, float, float]]) -> dict[str, float]:
 
 
 def in_fresh_process(function: Callable, *args):
-    """Result of a function of a module, called in a process that ends with it: its memory is given back."""
+    """Result of a module-level function, called in a new process whose memory is freed afterwards."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *args).result()
 
 
 def need_memory(gigabytes: float) -> None:
-    """Raises NotMeasured unless so much memory is free, or held by TensorFlow for its next tables.
+    """Raises NotMeasured unless that much memory is free, or kept by TensorFlow for its next tables.
 
-    To be called while no case is alive: what earlier ones held beyond the start, TensorFlow uses again.
+    Call it while no case is alive: TensorFlow reuses what earlier cases allocated.
     """
     import psutil
 

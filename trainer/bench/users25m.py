@@ -1,9 +1,9 @@
-"""`lazytower bench users25m`: the whole chain at scale, stage by stage, each in a process of its own.
+"""`lazytower bench users25m`: all commands at scale, stage by stage, each in its own process.
 
-    lazytower bench users25m                        about 40 minutes on 2 cores; wants 18 GiB of free memory
+    lazytower bench users25m                        about 40 minutes on 2 cores; needs 18 GiB of free memory
     lazytower bench users25m --stages restore export
 
-Stages are the commands that a user runs: prepare (skipped when the dataset is there), train, train again (it
+Stages are the commands that a user runs: prepare (skipped when the dataset exists), train, train again (it
 restores the last checkpoint and finds nothing to do), evaluate, export, recommend. Their seconds are those of
 the process, imports included; peak memory is the largest resident set, pages of mapped files included. Then
 steps: one training step of the same model on the same batches with the user table as it is and with
@@ -37,10 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--few_rows", type=positive, default=1_000_000, help="rows of the smaller user table")
     parser.add_argument(
-        "--steps", type=positive, default=40, help="timed steps of a turn, after 5 of warm-up"
+        "--steps", type=positive, default=40, help="timed steps per turn, after 5 warm-up steps"
     )
-    parser.add_argument("--turns", type=positive, default=2, help="turns of each size of table")
-    parser.add_argument("--output", default="bench_results", metavar="DIR", help="where users25m.csv goes")
+    parser.add_argument("--turns", type=positive, default=2, help="turns per table size")
+    parser.add_argument(
+        "--output", default="bench_results", metavar="DIR", help="output directory of users25m.csv"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,23 +64,29 @@ def run(args: argparse.Namespace) -> int:
 
 def _command(args, *command: str) -> list[tuple[str, str]]:
     """Runs `lazytower command` on the config: its seconds and peak memory."""
-    line = module_command("trainer.cli", *command)
-    if "--model" not in command:
-        line += ["--config", args.config, *(f"--set={override}" for override in args.overrides)]
     started = time.monotonic()
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        module_command("trainer.cli", *_arguments(args, command)), stdout=subprocess.DEVNULL
+    )
     # Unlike RUSAGE_CHILDREN, the usage of this child alone.
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(process.returncode)  # the command has said why
+        raise SystemExit(process.returncode)  # the command has printed the reason
     seconds = f"{time.monotonic() - started:.1f}"
     return [("seconds", seconds), ("peak memory GB", f"{usage.ru_maxrss * 1024 / 1e9:.2f}")]
 
 
+def _arguments(args, command: tuple[str, ...]) -> list[str]:
+    """Of the command line: the run's config, unless the command takes an exported model instead."""
+    if "--model" in command:
+        return [*command]
+    return [*command, "--config", args.config, *(f"--set={override}" for override in args.overrides)]
+
+
 def _prepare(args, config) -> list[tuple[str, str]]:
     if os.path.exists(os.path.join(config.dataset.path, "dataset.json")):
-        return [("skipped", "the dataset is there")]
+        return [("skipped", "the dataset exists")]
     return [*_command(args, "prepare"), ("dataset GB", _gigabytes(config.dataset.path))]
 
 
@@ -141,7 +149,10 @@ def _steps(args, config) -> list[tuple[str, str]]:
             mine += turn
     medians = {size: 1000 * statistics.median(mine) for size, mine in times.items()}
     figures = [
-        (f"{size:,} user rows", f"{medians[size]:.1f} ms a step, {distinct[size]:,.0f} distinct users in it")
+        (
+            f"{size:,} user rows",
+            f"{medians[size]:.1f} ms per step, {distinct[size]:,.0f} distinct users per step",
+        )
         for size in times
     ]
     return [*figures, ("ratio", f"{medians[rows] / medians[args.few_rows]:.2f}")]

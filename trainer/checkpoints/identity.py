@@ -8,13 +8,13 @@ from configs.schema import RunConfig
 _YOUNGER = {"amsgrad": False, "l2_shrinkage": 0.0}
 
 
-def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int) -> dict[str, Any]:
+def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int | None) -> dict[str, Any]:
     """JSON values that a run must share with the checkpoints it resumes from, by config key.
 
     Args:
       config: the run.
       fingerprint: of the dataset.
-      num_steps: steps of the run, which its schedule and averages depend on.
+      num_steps: steps of the run, which its schedule and averages depend on; None where a checkpoint lacks it.
     """
     tables = {name: config.table(name).model_dump(mode="json") for name in config.table_of_input.values()}
     for table in tables.values():

@@ -1,4 +1,4 @@
-"""`lazytower bench NAME`: finds the benchmark's module; each measures one part beside its peers."""
+"""`lazytower bench NAME`: finds the benchmark's module and runs it."""
 
 import argparse
 import importlib

@@ -1,4 +1,4 @@
-"""Writes <run_dir>/report.html: the whole run on one page that opens anywhere, without a network."""
+"""Writes <run_dir>/report.html: the whole run on one self-contained page that opens offline."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,13 +40,13 @@ _KNOWN_TRAIN = {"loss", "examples_per_second", "input_wait_share", "peak_rss_byt
 def write_report(
     run_dir: str, dataset_summary: Mapping | None, table_stats: Sequence[Mapping], config_yaml: str
 ) -> str:
-    """Writes <run_dir>/report.html, atomically, from the run's metrics and the given facts.
+    """Writes <run_dir>/report.html atomically from the run's metrics and the given facts.
 
     Args:
       run_dir: run directory, local or gs://; its metrics.jsonl may be missing.
       dataset_summary: content of dataset.json (configs.manifest.Dataset.model_dump()), or None.
-      table_stats: one mapping per embedding table; every key becomes a column, its unit told by its ending
-        (_bytes, _share, training_seconds).
+      table_stats: one mapping per embedding table; every key becomes a column whose unit follows from the
+        key's suffix (_bytes, _share, _seconds).
       config_yaml: the resolved configuration.
 
     Returns:
@@ -63,7 +63,9 @@ def write_report(
         _metric_curves(evaluations),
         section("Final evaluation", *_final_table(evaluations)),
         _speed(train),
-        section("Tables", table(table_stats) if table_stats else note("No table statistics were given.")),
+        section(
+            "Embedding tables", table(table_stats) if table_stats else note("No statistics of the tables.")
+        ),
         _dataset(dataset_summary),
         _resources(lines),
         section("Configuration", f"<pre>{escape(config_yaml)}</pre>"),
@@ -82,7 +84,7 @@ def write_report(
 
 
 def _run_name(config_yaml: str, run_dir: str) -> str:
-    """The configuration's `name`; the directory's when there is none."""
+    """The configuration's `name`, or else the name of the run directory."""
     try:
         config = yaml.safe_load(config_yaml)
     except yaml.YAMLError:
@@ -94,16 +96,16 @@ def _run_name(config_yaml: str, run_dir: str) -> str:
 def _loss(train: list[dict]) -> str:
     raw = curve(train, "loss", "as recorded")
     if not raw.steps:
-        return section("Loss", note("No training step was recorded yet."))
+        return section("Loss", note("No training steps recorded yet."))
     if len(raw.steps) < 20:  # too few to smooth
         curves = [raw]
     else:
         curves = [raw._replace(faint=True), smoothed(raw, "smoothed")]
     buttons = "".join(
         f'<button type="button" data-figure="loss" data-axis="{axis}" aria-pressed="false">{text}</button> '
-        for axis, text in (("xaxis", "log steps"), ("yaxis", "log loss"))
+        for axis, text in (("xaxis", "log step"), ("yaxis", "log loss"))
     )
-    help_line = note("In every figure: drag to zoom, double click to see all.")
+    help_line = note("Drag in any figure to zoom in; double-click to reset.")
     return section(
         "Loss",
         f'<div class="bar">{help_line}<div>{buttons}</div></div>',
@@ -123,13 +125,13 @@ def _metric_curves(evaluations: list[dict]) -> str:
     for place, (pair, lines) in enumerate(groups.items()):
         parts.append(_group_title(pair))
         if several and len(steps[pair]) < 2:
-            parts.append(note("Evaluated once: see the final evaluation."))
+            parts.append(note("Evaluated only once: see Final evaluation."))
             continue
         curves = {metric: _metric(lines, metric) for metric in metric_names(lines)}
         figures = [figure(f"metric-{place}-{n}", label(m), c) for n, (m, c) in enumerate(curves.items()) if c]
         drawn = {c.name: c for several_curves in curves.values() for c in several_curves}
         parts.append(legend(list(drawn.values())) + f'<div class="grid">{"".join(figures)}</div>')
-    return section("Ranking metrics", *(parts or [note("No evaluation was recorded yet.")]))
+    return section("Ranking metrics", *(parts or [note("No evaluations recorded yet.")]))
 
 
 def _group_title(pair: tuple[str, str]) -> str:
@@ -137,7 +139,7 @@ def _group_title(pair: tuple[str, str]) -> str:
 
 
 def _metric(lines: list[dict], metric: str) -> list[Curve]:
-    """The model's curves of one metric, and each baseline's latest value as a dashed level line."""
+    """The model's curves of one metric, and each baseline's latest value as a dashed horizontal line."""
     start, end = min(line["step"] for line in lines), max(line["step"] for line in lines)
     subjects = grouped(lines, subject)
     curves = []
@@ -164,8 +166,8 @@ def _final_table(evaluations: list[dict]) -> list[str]:
             rows.append(row | {name: value for name, value in line.items() if name not in hidden})
         parts += [_group_title(pair), table(rows)]
         if left_out := reasons(latest[0]):
-            parts.append(note(f"Left out: {'; '.join(left_out)}."))
-    return parts or [note("No evaluation was recorded yet.")]
+            parts.append(note(f"Not evaluated: {'; '.join(left_out)}."))
+    return parts or [note("No evaluations recorded yet.")]
 
 
 def _speed(train: list[dict]) -> str:
@@ -182,13 +184,13 @@ def _speed(train: list[dict]) -> str:
     ]
     grid = f'<div class="grid">{"".join(figures)}</div>'
     return section(
-        "Throughput and learning rate", grid if figures else note("No training step was recorded yet.")
+        "Throughput and learning rate", grid if figures else note("No training steps recorded yet.")
     )
 
 
 def _dataset(summary: Mapping | None) -> str:
     if not summary:
-        return section("Dataset", note("No dataset summary was given."))
+        return section("Dataset", note("No summary of the dataset."))
     facts = {key: summary[key] for key in _DATASET_FACTS if key in summary}
     for catalog in ("users", "items"):
         if isinstance(summary.get(catalog), Mapping):
@@ -198,9 +200,9 @@ def _dataset(summary: Mapping | None) -> str:
     rejected = summary.get("rejected", {}).items()
     parts = [table(rows) for rows in (splits, tables) if rows]
     parts.append(
-        table([{"rejected because": reason, "rows": rows} for reason, rows in rejected])
+        table([{"rejection reason": reason, "rows": rows} for reason, rows in rejected])
         if rejected
-        else note("No row was rejected.")
+        else note("No rows were rejected.")
     )
     return section("Dataset", pairs(facts), *parts)
 
@@ -209,20 +211,20 @@ def _split(info: Any) -> dict:
     entry = _entry(info)
     if isinstance(entry.get("files"), (list, tuple)):
         entry["files"] = len(entry["files"])
-    for name in ("min_timestamp", "max_timestamp"):  # nanoseconds there, seconds on the page
+    for name in ("min_timestamp", "max_timestamp"):  # manifest: nanoseconds; page: seconds
         if isinstance(entry.get(name), int):
             entry[name] //= 10**9
     return {k: v for k, v in entry.items() if k != "path"}
 
 
 def _entry(info: Any) -> dict:
-    """A part of the summary as a mapping; a bare number is its rows."""
+    """An entry of the summary as a mapping; a bare number counts rows."""
     return dict(info) if isinstance(info, Mapping) else {"rows": info}
 
 
 def _resources(lines: list[dict]) -> str:
     if not lines:
-        return section("Memory and time", note("Nothing was recorded yet."))
+        return section("Memory and time", note("Nothing recorded yet."))
     facts = {
         "peak memory": number(peak_memory(lines), "bytes"),
         "run time": number(training_seconds(lines), "seconds"),
@@ -233,7 +235,7 @@ def _resources(lines: list[dict]) -> str:
         if line.get("kind") == "run" and line.get("event") not in ("checkpoint", "finding")
     ]
     saved = checkpoint_facts(lines)
-    medians = note("Medians of what was written, and of the time that training stood still for it.")
+    medians = note("Medians. Blocked: how long training waited; written: how long saving took.")
     return section(
         "Memory and time",
         pairs(facts),
@@ -243,7 +245,7 @@ def _resources(lines: list[dict]) -> str:
 
 
 def _headline(lines: list[dict], train: list[dict], evaluations: list[dict]) -> list[tuple[str, str]]:
-    """Captions and values of the final figures."""
+    """(caption, value) of the cards at the top of the page."""
     figures = _best_metrics(evaluations)
     if losses := [line["loss"] for line in train if "loss" in line]:
         figures.append(("final loss", "not finite" if losses[-1] is None else number(losses[-1])))
@@ -272,7 +274,7 @@ def _best_metrics(evaluations: list[dict]) -> list[tuple[str, str]]:
 
 def _subtitle(lines: list[dict]) -> str:
     times = [number(line["time"], "time") for line in lines if "time" in line]
-    return f"{times[0]} to {times[-1]}" if times else "Nothing was recorded yet."
+    return f"{times[0]} to {times[-1]}" if times else "Nothing recorded yet."
 
 
 def _warnings(lines: list[dict], train: list[dict], evaluations: list[dict]) -> str:
@@ -280,14 +282,13 @@ def _warnings(lines: list[dict], train: list[dict], evaluations: list[dict]) -> 
     skips = [line for line in lines if line.get("event") == "skip"]
     texts = []
     if bad:
-        texts.append(f"The loss was not finite in {len(bad):,} recorded lines, first at step {bad[0]:,}.")
+        steps = "1 recorded step" if len(bad) == 1 else f"{len(bad):,} recorded steps"
+        texts.append(f"The loss was not finite at {steps}, first at step {bad[0]:,}.")
     if skips:
-        number, first = skips[-1]["skipped_batches"], skips[0]["step"]
-        left_out = "batch" if number == 1 else "batches"
-        were = "was" if number == 1 else "were"
+        skipped, first = skips[-1]["skipped_batches"], skips[0]["step"]
+        batches = "1 batch was" if skipped == 1 else f"{skipped:,} batches were"
         texts.append(
-            f"{number:,} {left_out} with a loss or gradient that was not finite {were} left out, "
-            f"first at step {first:,}."
+            f"{batches} skipped because the loss or a gradient was not finite, first at step {first:,}."
         )
     texts += dict.fromkeys(line["finding"] for line in lines if "finding" in line)
     if any(line.get("event") == "end" for line in lines):

@@ -1,4 +1,4 @@
-"""What the lines of metrics.jsonl say: selections and sums for the report, plain data in and out."""
+"""Facts from the lines of metrics.jsonl for the report: selections and sums, plain data in and out."""
 
 import collections
 import statistics
@@ -9,15 +9,16 @@ _NO_METRIC = {"step", "time", "kind", "split", "weights", "scorer", "protocol", 
 
 
 def without_repeats(evaluations: list[dict]) -> list[dict]:
-    """Of evaluations of the same thing at the same step (a resumed run repeats some) only the last."""
+    """The evaluations without those repeated by a resumed run: per step and subject, only the last."""
     latest = {}
     for line in evaluations:
-        latest[(line.get("step"), *subject(line), *comparable(line))] = line
+        key = (line.get("step"), *subject(line), *comparable(line))
+        latest[key] = line
     return sorted(latest.values(), key=lambda line: line.get("step", 0))
 
 
 def comparable(line: dict) -> tuple[str, str]:
-    """(split, protocol): figures may be compared inside one such pair only."""
+    """(split, protocol): metrics are comparable only within one such pair."""
     return str(line.get("split", "")), str(line.get("protocol", ""))
 
 
@@ -36,13 +37,13 @@ def grouped(lines: Sequence[dict], key: Callable[[dict], Any]) -> dict[Any, list
 
 
 def metric_names(lines: Sequence[dict]) -> list[str]:
-    """Names of the metrics in the lines, in order of appearance; other numbers are whole or known by name."""
+    """Names of the metrics, in order of appearance: keys with "@" and floats, apart from known other keys."""
     names = dict.fromkeys(key for line in lines for key in line if key not in _NO_METRIC)
     return [n for n in names if "@" in n or any(isinstance(line.get(n), float) for line in lines)]
 
 
 def train_names(train: list[dict]) -> list[str]:
-    """Names of the numbers in train lines, in order of appearance."""
+    """Names of the numeric values in train lines, in order of appearance."""
     numbers = {k: None for line in train for k, v in line.items() if type(v) in (int, float)}
     return [key for key in numbers if key not in ("step", "time")]
 
@@ -53,7 +54,7 @@ def peak_memory(lines: list[dict]) -> float | None:
 
 
 def checkpoint_facts(lines: list[dict]) -> list[dict]:
-    """Of full checkpoints, of increments and of restores: number, median seconds and bytes, one row each."""
+    """One row each for full checkpoints, increments and restores: their count, median seconds and bytes."""
     groups = grouped(
         [line for line in lines if line.get("event") == "checkpoint"],
         lambda line: str(line.get("checkpoint")),
@@ -81,9 +82,9 @@ def _median(lines: list[dict], name: str) -> float | None:
 
 
 def training_seconds(lines: list[dict]) -> float:
-    """Seconds from each start or resume to its end, or to the last train line when it was killed.
+    """Seconds from each start or resume to its end, or to the last line before it was killed.
 
-    Evaluations count while the run goes on, not those that someone asked for after it.
+    Evaluations during training count; evaluations by a separate command do not.
     """
     total = 0.0
     begin = end = None

@@ -1,10 +1,10 @@
-"""Figures of the report: curves over steps, as HTML fragments that need plotly.js on their page."""
+"""Figures of the report: curves over steps, as HTML fragments for a page that includes plotly.js."""
 
 import html
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-MAX_POINTS = 4000  # more cannot be told apart on a screen, and make the file slow to open
+MAX_POINTS = 4000  # more are indistinguishable on a screen, and make the file slow to open
 COLOURS = ("#3f82f0", "#e0782f", "#2a9d6f", "#b0489a", "#8a7a2e", "#5d6877")  # readable on white and black
 FAINT = 0.5  # opacity
 
@@ -15,15 +15,15 @@ class Curve(NamedTuple):
     name: str
     """Plain text for the legend."""
     steps: Sequence[int]
-    """x, rising."""
+    """x, increasing."""
     values: Sequence[float | None]
-    """y, as many; None is a gap."""
+    """y, one per step; None is a gap."""
     dashed: bool = False
     """For baselines."""
     faint: bool = False
     """For the raw values behind a smoothed curve."""
     colour: int = 0
-    """Place in COLOURS."""
+    """Index into COLOURS."""
 
 
 def figure(
@@ -39,10 +39,10 @@ def figure(
     Args:
       identity: the element's id, unique on the page; letters, digits and dashes.
       title: plain text over the figure.
-      curves: what is drawn, in order of the legend.
+      curves: the lines, in the order of the legend.
       height: pixels.
-      unit: plotly's format of the y axis, such as ".0%"; "" leaves it to plotly.
-      from_zero: whether the y axis begins at 0, so that small changes look small.
+      unit: plotly's tick format of the y axis, such as ".0%"; "" for plotly's default.
+      from_zero: whether the y axis begins at 0, which keeps small changes small.
     """
     import plotly.graph_objects as go
 
@@ -75,14 +75,14 @@ def legend(curves: Sequence[Curve]) -> str:
 
 
 def plotly_source() -> str:
-    """Source of plotly.js, to be put into the page once."""
+    """Source of plotly.js, to include once per page."""
     from plotly.offline import get_plotlyjs
 
     return get_plotlyjs()
 
 
 def curve(lines: Sequence[dict[str, Any]], key: str, name: str, **looks) -> Curve:
-    """The values of `key` in those lines that have it, over their steps."""
+    """The values of `key` over the steps of the lines that have it."""
     points = [(line["step"], line[key]) for line in lines if key in line]
     return Curve(name, [step for step, _ in points], [value for _, value in points], **looks)
 
@@ -110,7 +110,7 @@ def _layout(title: str, height: int) -> dict:
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, 'Segoe UI', Roboto, Arial, sans-serif", "size": 12, "color": "#5d6877"},
         hovermode="x unified",
-        showlegend=False,  # figures side by side share one: see legend()
+        showlegend=False,  # neighbouring figures share one: see legend()
     )
 
 
@@ -123,7 +123,7 @@ def _trace(go, curve: Curve):
         x=steps,
         y=values,
         name=_text(curve.name),
-        mode="lines+markers" if few else "lines",  # a single point is no line
+        mode="lines+markers" if few else "lines",  # a single point draws no line
         line=line,
         marker={"size": 6},
         opacity=FAINT if curve.faint else 1,
@@ -132,7 +132,7 @@ def _trace(go, curve: Curve):
 
 
 def _thin(steps: list, values: list) -> tuple[list, list]:
-    """At most MAX_POINTS points: of each stretch its lowest and highest, so that spikes stay visible."""
+    """At most MAX_POINTS points: the lowest and highest of each stretch, which keeps spikes visible."""
     if len(steps) <= MAX_POINTS:
         return steps, values
     stretch = -(-2 * len(steps) // MAX_POINTS)
@@ -152,5 +152,5 @@ def _colour(curve: Curve) -> str:
 
 
 def _text(text: str) -> str:
-    """Plotly reads some HTML in its texts; ours are plain."""
+    """Escapes plain text: plotly interprets some HTML in its labels."""
     return html.escape(text, quote=False)

@@ -1,8 +1,8 @@
-"""What an evaluation does not count, in numbers and in words: every row of the split is somewhere in them.
+"""What an evaluation leaves out and why; together with the targets, the counts cover every row of the split.
 
-The rows of a split are: not_positive_rows, rows of users who are left out (cold_user_rows, rare_user_rows,
-unsampled_user_rows), and, of the others, repeated_rows (each target counts once), seen_targets (which
-exclude_seen leaves out) and the targets.
+The rows of a split are: not_positive_rows; rows of excluded users (cold_user_rows, rare_user_rows,
+unsampled_user_rows); and, for the remaining users, repeated_rows (each target counts once), seen_targets
+(excluded by exclude_seen) and the targets.
 """
 
 from collections.abc import Mapping
@@ -14,20 +14,20 @@ COUNTS = (
 
 
 def reasons(counts: Mapping[str, int]) -> list[str]:
-    """What was left out and why, as clauses for people; empty when nothing was."""
+    """What was left out and why, one phrase each; empty when nothing was left out."""
 
     def users(name: str, why: str) -> str:
         number, rows = counts.get(f"{name}_users", 0), counts.get(f"{name}_user_rows", 0)
         return f"{number:,} users ({rows:,} rows) {why}" if number or rows else ""
 
     found = [
-        _some(counts, "not_positive_rows", "rows that are not positive"),
+        _some(counts, "not_positive_rows", "rows with a label that is not positive"),
         users("cold", "without positive train rows"),
         users("rare", "with fewer positive train rows than dataset.user_ids.min_count"),
-        users("unsampled", "beyond evaluate.max_users"),
-        _some(counts, "repeated_rows", "rows that repeat a target of their user"),
-        _some(counts, "seen_targets", "targets that their user had before (evaluate.exclude_seen)"),
-        _some(counts, "seen_users", "users with no other targets than those"),
+        users("unsampled", "not sampled (evaluate.max_users)"),
+        _some(counts, "repeated_rows", "rows that repeat a target of the same user"),
+        _some(counts, "seen_targets", "targets that the user has already seen (evaluate.exclude_seen)"),
+        _some(counts, "seen_users", "users whose targets have all been seen"),
     ]
     return [reason for reason in found if reason]
 

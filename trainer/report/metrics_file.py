@@ -1,7 +1,7 @@
 """The run's figures over time: <run_dir>/metrics.jsonl, and the same scalars as TensorBoard events.
 
 One JSON object a line: {"step": int, "time": unix seconds, "kind": "train" | "evaluate" | "run", ...}.
-A figure that is no finite number stands as null, so every line is JSON that any reader takes.
+A value that is not finite is written as null, so every line is valid JSON for any reader.
 This module imports TensorFlow only inside MetricsWriter; the report reads metrics without it.
 """
 
@@ -24,16 +24,16 @@ from configs.system.storage import filesystem, is_remote, names, read_bytes, wri
 METRICS_FILE = "metrics.jsonl"
 EVENTS = "tensorboard"
 LINE_KINDS = ("train", "evaluate", "run")
-_MOST_WAITING_BYTES = 16 << 20  # lines that a disk did not take, some 100,000
+_MOST_WAITING_BYTES = 16 << 20  # limit of buffered lines, some 100,000, while the disk fails
 
 
 def read_metrics(run_dir: str) -> list[dict]:
-    """All lines of <run_dir>/metrics.jsonl in order; [] when there is no such file.
+    """All lines of <run_dir>/metrics.jsonl in order; [] when the file does not exist.
 
-    A last line that is torn (its writer was killed) is left out.
+    An incomplete last line (its writer was killed) is ignored.
 
     Raises:
-      DataError: another line is no JSON object; names file and line.
+      DataError: another line is not a JSON object; names file and line.
     """
     name = f"{run_dir.rstrip('/')}/{METRICS_FILE}"
     try:
@@ -43,7 +43,7 @@ def read_metrics(run_dir: str) -> list[dict]:
 
 
 class MetricsWriter:
-    """Appends figures to metrics.jsonl and to TensorBoard events, flushed after each write.
+    """Appends metrics to metrics.jsonl and to TensorBoard events, flushed after each write.
 
     On a local disk files are written in place. Object stores cannot append: there the files live in a
     temporary directory and are uploaded whole, by `flush`, at most every `upload_seconds`, and on close.
@@ -53,13 +53,13 @@ class MetricsWriter:
         """Opens the files.
 
         Args:
-          run_dir: run directory, local or gs://; made when missing.
-          start_step: step resumed from; what a killed run wrote after it is dropped. None drops nothing: for
-            a command that adds lines beside a run that may still be going on.
-          upload_seconds: least time between two uploads of train lines to an object store.
+          run_dir: run directory, local or gs://; created when missing.
+          start_step: step to resume from; lines that a killed run wrote after it are dropped. None drops
+            nothing, for a command that adds lines while the run may still be training.
+          upload_seconds: minimum time between two uploads of train lines to an object store.
 
         Raises:
-          DataError: metrics.jsonl holds a line, other than its last, that is no JSON object.
+          DataError: a line of metrics.jsonl, other than the last, is not a JSON object.
         """
         import tensorflow as tf
 
@@ -93,27 +93,27 @@ class MetricsWriter:
           values: numbers (Python, NumPy or scalar tensors), text, or lists and dicts of them.
 
         Raises:
-          ValueError: an unknown kind, or values that use the names step, time or kind.
+          ValueError: an unknown kind, or values with the keys step, time or kind.
         """
         if kind not in LINE_KINDS:
-            raise ValueError(f"kind {kind!r} is none of {', '.join(LINE_KINDS)}")
+            raise ValueError(f"kind {kind!r} is not one of {', '.join(LINE_KINDS)}")
         if taken := {"step", "time", "kind"} & set(values):
-            raise ValueError(f"values may not hold {', '.join(sorted(taken))}: every line has its own")
+            raise ValueError(f"values must not contain {', '.join(sorted(taken))}: every line sets its own")
         line = {"step": int(step), "time": round(time.time(), 3), "kind": kind}
         line |= {name: _plain(value) for name, value in values.items()}
         self._lines.add(json.dumps(line, allow_nan=False).encode() + b"\n")
         self._write_scalars(line)
-        # Evaluations are rare and dear: they do not wait for the clock.
+        # Evaluations are rare and expensive: upload them at once.
         if self._remote and (kind != "train" or time.monotonic() - self._uploaded_at > self._upload_seconds):
             self._try_upload()
 
     def read(self) -> list[dict]:
-        """All lines written so far, those of earlier processes of the run included."""
+        """All lines written so far, including those of earlier processes of the run."""
         path = f"{self._work}/{METRICS_FILE}"
         return _parse(Path(path).read_bytes(), path)
 
     def flush(self) -> None:
-        """In an object store uploads what is written so far; a failure is logged.
+        """Uploads the lines written so far to an object store; a failure is logged.
 
         Called before each checkpoint: a run that resumes from it finds all lines up to there.
         """
@@ -121,10 +121,10 @@ class MetricsWriter:
             self._try_upload()
 
     def close(self, upload: bool = True) -> None:
-        """Closes the files; in an object store uploads the rest, and raises what the upload raises.
+        """Closes the files and uploads the rest to an object store; errors of that upload are raised.
 
         Args:
-          upload: False when another process writes there now.
+          upload: False when another process has taken over the run.
         """
         if self._lines.closed:
             return
@@ -157,7 +157,7 @@ class MetricsWriter:
 
     @contextlib.contextmanager
     def _events_may_fail(self) -> Iterator[None]:
-        """Says once that scalars are lost: training is worth more than its curves."""
+        """Logs the first failure and continues: losing TensorBoard curves must not end training."""
         import tensorflow as tf
 
         try:
@@ -166,10 +166,15 @@ class MetricsWriter:
             if not self._events_failed:
                 self._events_failed = True
                 reason = " ".join(str(getattr(error, "message", error)).split())
-                logging.warning("%s/%s: scalars are lost (%s); training goes on", self._work, EVENTS, reason)
+                logging.warning(
+                    "%s/%s: cannot write TensorBoard events (%s); training continues without them",
+                    self._work,
+                    EVENTS,
+                    reason,
+                )
 
     def _download(self) -> None:
-        # Listed, not globbed: the run's own path may hold the marks of a pattern.
+        # Listed, not globbed: the run's path may contain glob characters.
         events = [f"{EVENTS}/{name}" for name in names(f"{self._run_dir}/{EVENTS}") if "tfevents" in name]
         for name in (METRICS_FILE, *events):
             if self._fs.exists(f"{self._root}/{name}"):
@@ -185,16 +190,18 @@ class MetricsWriter:
         self._uploaded_at = time.monotonic()
 
     def _try_upload(self) -> None:
-        """As _upload; a failure is logged, because training is worth more than its curve of this minute."""
+        """Uploads; a failure is only logged, because the next upload repeats it."""
         try:
             self._upload()
         except Exception as error:  # each file system has its own errors
-            logging.warning("metrics are not uploaded to %s yet: %s", self._root, error)
+            logging.warning(
+                "cannot upload metrics to %s yet: %s; retrying with the next upload", self._root, error
+            )
             self._uploaded_at = time.monotonic()
 
 
 class _Lines:
-    """Appends lines to a file. What a full or failing disk refuses waits in memory and is tried again.
+    """Appends lines to a file; lines that a full or failing disk rejects are buffered and retried.
 
     Args:
       path: of the file.
@@ -211,37 +218,37 @@ class _Lines:
         return self._file.closed
 
     def add(self, line: bytes) -> None:
-        """Writes a line and those that wait; a refusal is logged once, and when it is over."""
+        """Writes the buffered lines and this one; logs when writing starts to fail and when it recovers."""
         if len(self._waiting) + len(line) > _MOST_WAITING_BYTES:
             self._lost += 1
         else:
             self._waiting += line
         try:
-            while self._waiting:  # a disk that fills up takes a part
+            while self._waiting:  # a disk that fills up accepts only a part
                 self._waiting = self._waiting[self._file.write(self._waiting) :]
         except OSError as error:
             if not self._failing:
                 reason = error.strerror or error
                 logging.warning(
-                    "%s: cannot be written (%s); its lines wait, training goes on", self._path, reason
+                    "%s: cannot write (%s); buffering its lines, training continues", self._path, reason
                 )
             self._failing = True
             return
         if self._failing:
             self._failing = False
-            logging.info("%s: is written again, %d lines are lost", self._path, self._lost)
+            logging.info("%s: writing again; %d lines were lost", self._path, self._lost)
 
     def close(self) -> None:
-        """Tries once more, and says how much is lost."""
+        """Retries once, and logs how many lines are lost."""
         self.add(b"")
         lost = self._lost + self._waiting.count(b"\n")
         if self._waiting:
-            logging.warning("%s: its last %d lines are lost", self._path, lost)
+            logging.warning("%s: the last %d lines were lost", self._path, lost)
         self._file.close()
 
 
 def _plain(value: Any) -> Any:
-    """`value` as what JSON holds: floats that are not finite become None."""
+    """`value` as JSON types: floats that are not finite become None."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, Mapping):
@@ -269,12 +276,12 @@ def _parse(content: bytes, name: str) -> list[dict]:
         if isinstance(line, dict) and type(line.get("step", 0)) is int and type(line.get("kind", "")) is str:
             parsed.append(line)
         elif number != lines[-1][0]:
-            raise DataError(f"{name}: line {number} is no JSON object; remove it, or restore the file")
+            raise DataError(f"{name}: line {number} is not a JSON object; remove it, or restore the file")
     return parsed
 
 
 def _cut_torn_line(path: str) -> None:
-    """Cuts off a last line without its newline, in place: a running trainer has the same file open."""
+    """Cuts off an incomplete last line, in place: a running trainer may have the same file open."""
     if os.path.exists(path):
         content = Path(path).read_bytes()
         _parse(content, path)
@@ -283,7 +290,7 @@ def _cut_torn_line(path: str) -> None:
 
 
 def _truncate_lines(path: str, start_step: int) -> None:
-    """Drops a torn last line and lines after `start_step`, atomically."""
+    """Drops an incomplete last line and lines after `start_step`, atomically."""
     if not os.path.exists(path):
         return
     content = Path(path).read_bytes()
@@ -294,13 +301,13 @@ def _truncate_lines(path: str, start_step: int) -> None:
 
 
 def _truncate_events(folder: str, start_step: int) -> None:
-    """Drops the events after `start_step`, and a torn tail, from every event file of `folder`."""
+    """Drops the events after `start_step`, and an incomplete tail, from every event file of `folder`."""
     import tensorflow as tf
 
     for path in sorted(Path(folder).glob("*tfevents*")):
         records = list(_records(str(path)))
         kept = [r for r in records if tf.compat.v1.Event.FromString(r).step <= start_step]
-        temporary = f"{folder}/rewrite.tmp"  # TensorBoard looks at names with tfevents only
+        temporary = f"{folder}/rewrite.tmp"  # TensorBoard ignores names without tfevents
         with tf.io.TFRecordWriter(temporary) as writer:
             for record in kept:
                 writer.write(record)
@@ -311,7 +318,7 @@ def _truncate_events(folder: str, start_step: int) -> None:
 
 
 def _records(path: str) -> Iterator[bytes]:
-    """The records of a TFRecord file up to its end or to where it is torn."""
+    """The records of a TFRecord file up to its end or to the first damaged one."""
     import tensorflow as tf
 
     try:

@@ -1,6 +1,6 @@
-"""Looks of the report: numbers as text, HTML tables and cards, and the page around them.
+"""Rendering of the report: numbers as text, HTML tables and cards, and the surrounding page.
 
-Every function takes plain data and escapes it; what it returns is HTML.
+Functions take plain data, escape it, and return HTML unless they say otherwise.
 """
 
 import html
@@ -58,7 +58,7 @@ tbody tr:last-child td { border-bottom: 0; }
 pre { margin: 0; overflow-x: auto; font: 13px/1.45 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 """
 
-# Plotly knows nothing of the page's colours; buttons with data-figure switch an axis to logarithms.
+# Applies the page's colours to plotly's figures; buttons with data-figure toggle a logarithmic axis.
 SCRIPT = """
 const figures = () => document.querySelectorAll('.js-plotly-plot');
 function paint() {
@@ -66,7 +66,7 @@ function paint() {
   figures().forEach(f => Plotly.relayout(f, {'font.color': color('--text'),
     'hoverlabel.bgcolor': color('--card'), 'hoverlabel.font.color': color('--text'),
     'xaxis.gridcolor': color('--line'), 'yaxis.gridcolor': color('--line')})
-    .then(() => Plotly.Plots.resize(f)));  // drawn while the page was still being laid out
+    .then(() => Plotly.Plots.resize(f)));  // it was drawn before the page had its final layout
 }
 paint();
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', paint);
@@ -82,12 +82,12 @@ _WORDS = {name: name.upper() for name in ("hr", "ndcg", "mrr", "auc", "rss", "oo
 
 
 def escape(value: Any) -> str:
-    """`value` as text that is safe in HTML, in attributes too."""
+    """`value` as text that is safe in HTML, including attributes."""
     return html.escape(str(value), quote=True)
 
 
 def label(key: str) -> str:
-    """A key as people write it: ndcg@10 is NDCG@10, weight_norm_p99 is Weight norm p99."""
+    """A key as a heading: ndcg@10 becomes NDCG@10, weight_norm_p99 becomes Weight norm p99."""
     words = key.removesuffix("_share").replace("_", " ").split()
     named = []
     for word in words:
@@ -98,10 +98,10 @@ def label(key: str) -> str:
 
 
 def number(value: Any, key: str = "") -> str:
-    """A value as text, plain and not escaped: 4 significant digits, thousands separators.
+    """A value as plain text, not escaped: 4 significant digits, thousands separators.
 
-    The unit follows from the key's last word: bytes in B to TiB, share and fraction in %, seconds as time
-    spans, time and timestamp (unix seconds) as dates.
+    The unit follows from the key's last word: bytes in B to TiB, share and fraction in %, seconds as
+    durations, time and timestamp (unix seconds) as dates.
     """
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -164,7 +164,7 @@ _FORMS = {
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """An HTML table; its columns are the rows' keys in order of appearance, numbers to the right."""
+    """An HTML table whose columns are the rows' keys in order of appearance; numbers are right-aligned."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     kinds = {c: _kind([row.get(c) for row in rows]) for c in columns}
     head = "".join(f'<th class="{kinds[c]}">{escape(label(c))}</th>' for c in columns)
@@ -178,7 +178,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def pairs(facts: Mapping[str, Any]) -> str:
-    """Facts under each other, name beside value; "" when there are none."""
+    """A two-column table of names and values; "" when there are no facts."""
     rows = "".join(
         f"<tr><td>{escape(label(k))}</td><td>{escape(number(v, k))}</td></tr>" for k, v in facts.items()
     )
@@ -192,7 +192,7 @@ def _kind(values: Sequence[Any]) -> str:
 
 
 def cards(figures: Sequence[tuple[str, str]]) -> str:
-    """The figures at the head of the page: (caption, value) pairs of plain text."""
+    """The cards at the top of the page, from (caption, value) pairs of plain text."""
     return (
         '<div class="cards">'
         + "".join(f"<div><b>{escape(v)}</b><span>{escape(c)}</span></div>" for c, v in figures)
@@ -201,7 +201,7 @@ def cards(figures: Sequence[tuple[str, str]]) -> str:
 
 
 def note(text: str) -> str:
-    """A quiet line of plain text."""
+    """A paragraph of plain text in a muted colour."""
     return f'<p class="dim">{escape(text)}</p>'
 
 

@@ -1,4 +1,4 @@
-"""Facts about trained tables, and the run's report with them."""
+"""Statistics of trained tables, and the run's report that includes them."""
 
 import numpy as np
 
@@ -12,31 +12,31 @@ def write_run_report(config: RunConfig, dataset: Dataset, recommender, step: int
     """Writes <output.path>/report.html from the run's metrics and tables as of `step`; returns its path."""
     facts = []
     for name, table in recommender.tables.items():
-        # Evaluation reads tables from disk; the report names what trained them.
+        # Evaluation reads tables with another engine; the report names the one that trained them.
         trained_by = {"engine": config.table(name).trained_by}
         facts.append(table_statistics(table, step) | trained_by)
     return write_report(config.output.path, dataset.model_dump(mode="json"), facts, dump_config(config))
 
 
 def table_statistics(table, step: int) -> dict:
-    """Facts about a table, read chunk by chunk.
+    """Statistics of a table, read chunk by chunk.
 
     Args:
-      table: trainer.embeddings.base.Table; norms are those of its storage's rows.
-      step: steps done, to which averages are caught up.
+      table: trainer.embeddings.base.Table; norms are over the rows of its storage.
+      step: training steps done; averages are brought up to it.
     """
     storage = table.storage
-    norms, distances, touched = [], [], 0
+    row_norms, distances, touched = [], [], 0
     for start, stop in storage.chunks():
         ids = np.arange(start, stop, dtype=np.int64)
         records = np.asarray(storage.read_records(ids))
         weight = records[:, : storage.dim]
-        norms.append(np.linalg.norm(weight, axis=1))
+        row_norms.append(np.linalg.norm(weight, axis=1))
         touched += int(np.count_nonzero(records[:, -1]))
         if table.average is not None:
             average = np.asarray(storage.average_of(records, float(step)))
             distances.append(np.linalg.norm(average - weight, axis=1))
-    norms = np.concatenate(norms)
+    norms = np.concatenate(row_norms)
     facts = {
         "name": table.label,
         "rows": table.rows,

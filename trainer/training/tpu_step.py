@@ -16,7 +16,7 @@ from configs.tpu_rules import MAX_ROWS
 from trainer.kernels.build import graph_only
 from trainer.models.recommender import Recommender
 from trainer.tpu.batches import InputPlan, prepared
-from trainer.tpu.engines.base import AVERAGE, Engine, EngineTableSpec
+from trainer.tpu.engines.base import AVERAGE, Engine, EngineOptimizer, EngineTableSpec
 from trainer.tpu.ledger import Ledger
 from trainer.training.replicas import Share
 from trainer.training.step import Step
@@ -65,7 +65,7 @@ class TpuStep(Step):
             table.attach(self._engine, self._ledger, None if average is None else name + AVERAGE)
 
     def _engine_tables(self, config: RunConfig) -> dict[str, EngineTableSpec]:
-        optimizers: dict[str, object] = {}
+        optimizers: dict[str, EngineOptimizer] = {}
         sgd = tf.tpu.experimental.embedding.SGD(1.0, use_gradient_accumulation=True)
         found = {}
         for name, table in self._recommender.tables.items():

@@ -9,6 +9,7 @@ import pytest
 from configs.errors import UserError
 from configs.system.pythons import missing_addons
 from tests.support.addons import skipping_tfa
+from tests.support.fresh_processes import only_first_is_fresh
 from tests.trainer.bench.test_optimizers import bench_run, parsed
 from trainer import cli
 from trainer.bench import timing
@@ -81,7 +82,7 @@ def test_the_floor_looks_up_all_ids():
     case.records()[:, :4] = np.arange(50_000)[:, None]
     case.steps(case.inputs(ids[None], np.zeros([50_000, 4], np.float32)))
     np.testing.assert_array_equal(case._output[:, 0], ids)
-    with pytest.raises(ValueError, match="ids beyond 50000 rows"):
+    with pytest.raises(ValueError, match="ids outside the 50000 rows"):
         case.inputs(np.array([[50_000]]), np.zeros([1, 4], np.float32))
     case.close()
 
@@ -133,7 +134,8 @@ def test_zipf_ids(exponent):
 
 
 @pytest.mark.slow
-def test_rows(tmp_path, capsys):
+def test_rows(tmp_path, capsys, monkeypatch):
+    only_first_is_fresh(monkeypatch, bench_peer_rows)
     args = ["--rows", "300", "600", "--batches", "16", "--dim", "4", "--steps", "2", "--turns", "2"]
     peers = ["--peers", "lazytower", "keras_adam", "torch_sparse_adam", "--ids", "zipf"]
     assert bench_run("peers", "--parts", "rows", *args, *peers, "--output", str(tmp_path)) == 0
@@ -265,7 +267,8 @@ def forward(arrays: list[np.ndarray], ids: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_towers(tmp_path):
+def test_towers(tmp_path, monkeypatch):
+    only_first_is_fresh(monkeypatch, bench_peer_towers)
     args = ["--users", "500", "--items", "80", "--tower_dim", "4", "--layers", "6", "--tower_batches", "32"]
     assert bench_run("peers", "--parts", "towers", *args, "--turns", "1", "--output", str(tmp_path)) == 0
     rows = parsed(tmp_path / "peers_towers.csv")
@@ -276,7 +279,9 @@ def test_towers(tmp_path):
             assert row["reason"] == reason
             continue
         assert row["reason"] == "" and row["equal"] == row["interleaved"] == "yes"
-        assert float(row["ms"]) > 0 and float(row["memory_mb"]) > 0 and len(row["losses"].split()) == 5
+        assert float(row["ms"]) > 0 and len(row["losses"].split()) == 5
+        # The process of the tests has had its peak already.
+        assert float(row["memory_mb"]) >= (1 if row["by"] == "lazytower" else 0)
 
 
 def test_other_losses_are_called_so():
@@ -306,7 +311,21 @@ def test_prepare(tmp_path):
 
 @pytest.mark.slow
 def test_ml100k(tmp_path, monkeypatch):
-    """On planted rows in MovieLens's form; their tutorial model is slow to learn, so the first try passes."""
+    """On planted rows in MovieLens's form; their tutorial model is slow to learn, so the first try passes.
+
+    `train`, whose seconds count, runs in a process of its own; the rest runs here.
+    """
+    in_process = ml100k._Line.run
+
+    def run(line, command, *overrides):
+        if command == "train":
+            return in_process(line, command, *overrides)
+        sets = [f"--set={override}" for override in (*line.overrides, *overrides)]
+        assert cli.run(cli.parse(["lazytower", command, "--config", ml100k._config_path(), *sets])) == 0
+        return None
+
+    monkeypatch.setattr(ml100k._Line, "run", run)
+    monkeypatch.setattr(ml100k, "in_fresh_process", lambda function, *args: function(*args))
     generator = np.random.default_rng(0)
     lines = [f"{u}\t{(u % 5) * 10 + generator.integers(10)}\t5\t{t}" for t in range(40) for u in range(100)]
     (tmp_path / "u.data").write_text("\n".join(lines) + "\n")
@@ -321,7 +340,7 @@ def test_ml100k(tmp_path, monkeypatch):
 
 def test_ml100k_is_skipped_or_missed(tmp_path):
     assert ml100k.measure(parsed_args()) == []
-    with pytest.raises(UserError, match="there is no .*u.data"):
+    with pytest.raises(UserError, match="u.data does not exist; set it to"):
         ml100k.measure(parsed_args("--ml100k", str(tmp_path / "u.data")))
 
 

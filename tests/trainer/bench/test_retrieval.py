@@ -71,7 +71,7 @@ def test_a_case_that_has_used_its_seconds_stops(tmp_path):
 
 
 def test_what_cannot_be_measured_is_said_before(tmp_path):
-    with pytest.raises(UserError, match="--k 4000: there are 3000 items"):
+    with pytest.raises(UserError, match="--k 4000: exceeds the 3000 items"):
         bench_run("retrieval", *TINY, "--k", "4000", "--output", str(tmp_path))
     with pytest.raises(UserError, match="GiB of memory, .* lower --items"):
         bench_run("retrieval", "--items", str(10**11), "--output", str(tmp_path))

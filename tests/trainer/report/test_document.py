@@ -111,7 +111,14 @@ def test_page_has_its_final_figures_and_sections(tmp_path):
         "1,234,567",
     ):
         assert text in page.text, text
-    for title in ("Loss", "Ranking metrics", "Final evaluation", "Tables", "Dataset", "Configuration"):
+    for title in (
+        "Loss",
+        "Ranking metrics",
+        "Final evaluation",
+        "Embedding tables",
+        "Dataset",
+        "Configuration",
+    ):
         assert title in page.text
     assert f"valid: {PROTOCOL}" in page.text
     assert "16 min 40 s" in page.text  # 1,000 seconds from start to end
@@ -151,8 +158,8 @@ def test_empty_run(tmp_path):
     content = _write(tmp_path, config="")
     page = Page(content)
     assert tmp_path.name in page.text  # the directory names a run that has no name
-    assert page.text.count("No evaluation was recorded yet.") == 2
-    assert "No dataset summary was given." in page.text
+    assert page.text.count("No evaluations recorded yet.") == 2
+    assert "No summary of the dataset." in page.text
     assert page.scripts == [] and len(content) < 20_000
 
 
@@ -172,7 +179,7 @@ def test_single_point(tmp_path):
 def test_split_evaluated_once_stands_in_the_table_only(tmp_path):
     lines = [*_run(), _evaluation(1000, split="test", cold_targets=4321, **{"hr@10": 0.375})]
     page = Page(_write(tmp_path, lines))
-    assert "Evaluated once: see the final evaluation." in page.text
+    assert "Evaluated only once: see Final evaluation." in page.text
     assert "0.3750" in page.text and "HR@10, test" in page.text
     assert "Cold targets" in page.text and "4,321" in page.text
 
@@ -188,7 +195,7 @@ def test_loss_that_is_not_finite_is_a_gap_and_a_warning(tmp_path):
     content = _write(tmp_path, lines)
     raw, mean = _figures(content)["loss"][0]
     assert raw["y"][2] is None and mean["y"][2] is None and mean["y"][3] == pytest.approx(1.0)
-    assert "The loss was not finite in 1 recorded lines, first at step 3." in Page(content).text
+    assert "The loss was not finite at 1 recorded step, first at step 3." in Page(content).text
 
 
 def test_a_healthy_run_has_no_warnings(tmp_path):
@@ -206,8 +213,8 @@ def test_what_figures_mean_stands_in_words(tmp_path):
     assert content.count('class="warn"') == 4
     for words in (
         "polyak.decay 0.999 averages too much",
-        "The loss hardly moved, from 8.4",
-        "test: The averaged weights are worse than the raw ones (hr@10 0.0500 against 0.2000)",
+        "The loss barely changed, from 8.4",
+        "test: The averaged weights are worse than the raw weights (hr@10 0.0500 against 0.2000)",
         "test: The model is no better than popularity",
     ):
         assert words in content

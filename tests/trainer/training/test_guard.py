@@ -171,7 +171,7 @@ def test_the_allowance_holds_for_the_whole_run_and_survives_resuming(place, tmp_
     events = [line for line in read_metrics(str(whole)) if line.get("event") == "skip"]
     assert [(line["step"], line["skipped_batches"]) for line in events] == [(5, 1), (10, 2)]
     assert (
-        "2 batches with a loss or gradient that was not finite were left out, first at step 5"
+        "2 batches were skipped because the loss or a gradient was not finite, first at step 5"
         in (whole / "report.html").read_text()
     )
     with pytest.raises(UserError, match="^step 10: .* of step 8 is intact.* allows 1 "):

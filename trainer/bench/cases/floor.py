@@ -1,10 +1,11 @@
-"""The floor under an embedding step: bench_floor.cc, loaded into this process and timed like any peer."""
+"""The memory floor of an embedding step: floor.cc, loaded into this process and timed like any peer."""
 
 import ctypes
 import functools
 import math
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -27,17 +28,18 @@ class Floor:
     Args:
       rows, dim: of the table.
       threads: 0: one per core.
-      address: of records float32 [rows, 4 dim + 1] of somebody else, which are worked on in place; None: own
-        ones.
+      address: of another table's records, float32 [rows, 4 dim + 1], to update in place; None allocates
+        records.
 
     Raises:
-      NotMeasured: no compiler, or not so much memory.
+      NotMeasured: no compiler, or not enough memory.
     """
 
     def __init__(self, rows: int, dim: int, threads: int, address: int | None = None):
         self._rows, self._dim, self._width, self._steps = rows, dim, 4 * dim + 1, 0
         self._output = np.zeros([0, dim], np.float32)
         self._library, self._owned = _library(), address is None
+        self._memory: Any = None  # a pointer until `close`
         self._threads = threads or len(os.sched_getaffinity(0))
         if address is not None:
             self._memory = ctypes.cast(address, _POINTER)
@@ -45,12 +47,12 @@ class Floor:
         need_memory(4 * rows * self._width / GIB + 1)
         self._memory = self._library.floor_open(rows, self._width, self._threads)
         if not self._memory:
-            raise NotMeasured(f"the system gives no memory for {rows:,} records")
+            raise NotMeasured(f"cannot allocate memory for {rows:,} records")
 
     def inputs(self, ids: np.ndarray, gradient: np.ndarray):
         """As of trainer/bench/cases/rows.py: ids int64 [k, n] below rows, gradient float32 [n, dim]."""
         if ids.size and not 0 <= ids.min() <= ids.max() < self._rows:
-            raise ValueError(f"ids beyond {self._rows} rows")  # the loop would write anywhere
+            raise ValueError(f"ids outside the {self._rows} rows")  # the loop would write out of bounds
         if len(self._output) < ids.shape[1]:
             self._output = np.ones([ids.shape[1], self._dim], np.float32)  # in memory, unlike zeros
         return [(row, row[np.sort(np.unique(row, return_index=True)[1])]) for row in ids], gradient
@@ -76,7 +78,7 @@ class Floor:
         return np.ctypeslib.as_array(self._memory, (self._rows, self._width))
 
     def close(self) -> None:
-        """Gives its own memory back."""
+        """Frees the records that it allocated."""
         if self._owned:
             self._library.floor_close(self._memory, self._rows, self._width)
         self._memory = None
@@ -97,7 +99,20 @@ def _library() -> ctypes.CDLL:
     library.floor_open.argtypes = [whole, whole, ctypes.c_int]
     library.floor_open.restype = _POINTER
     library.floor_close.argtypes = [_POINTER, whole, whole]
-    step = [_POINTER, whole, _IDS, whole, _IDS, whole, _VALUES, _VALUES, real, real, real, ctypes.c_int]
+    step: list[Any] = [
+        _POINTER,
+        whole,
+        _IDS,
+        whole,
+        _IDS,
+        whole,
+        _VALUES,
+        _VALUES,
+        real,
+        real,
+        real,
+        ctypes.c_int,
+    ]
     library.floor_step.argtypes = step
     library.floor_step.restype = library.floor_close.restype = None
     return library

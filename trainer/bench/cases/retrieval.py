@@ -1,4 +1,4 @@
-"""What `bench retrieval` asks: the served model, and other libraries on the same vectors.
+"""Cases of `bench retrieval`: the served model, and other libraries on the same vectors.
 
 A case answers a TopKRequest: `ask(request)` is timed, `rows(answer)` then reads the rows of the items out of
 the answer, int [batch, k]. `num_bytes` is the memory of its index, vectors included.
@@ -8,10 +8,14 @@ import dataclasses
 import functools
 import importlib.util
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trainer.bench.timing import NotMeasured
+
+if TYPE_CHECKING:  # `--help` answers without TensorFlow
+    import tensorflow as tf
 
 _USERS = 256
 _SEEN = 50
@@ -24,11 +28,11 @@ class TopKRequest:
 
     users: np.ndarray
     """Rows of `Data.users`."""
-    keys: "tensorflow.Tensor"  # noqa: F821 - importing it here would load TensorFlow
+    keys: "tf.Tensor"
     """Their raw keys."""
     vectors: np.ndarray
     """Their vectors, float32 [batch, dim]."""
-    tensor: "tensorflow.Tensor"  # noqa: F821
+    tensor: "tf.Tensor"
     """The same."""
     k: int
 
@@ -37,7 +41,7 @@ class Data:
     """Vectors and questions, the same for all cases.
 
     Users and items are drawn around common centres, because those of trained models lie in clusters;
-    independent normal values, of which no item is near any user, have approximate indexes fail.
+    approximate indexes fail on independent normal values, where no item is near any user.
 
     Args:
       items, dim: size of the catalog.
@@ -201,7 +205,7 @@ class Scann:
 
     def __init__(self, data: Data, share: float):
         if importlib.util.find_spec("scann") is None:
-            raise NotMeasured("needs scann")
+            raise NotMeasured("scann is not installed")
         self._searcher, leaves = _scann_searcher(data)
         self._leaves = max(1, round(share * leaves))
         # As far as it is documented: vectors for the last scores, codes of 4 bits for two columns, leaves.

@@ -4,10 +4,10 @@ A case is an object with
 
     inputs(ids, gradient)   int64 [k, n] and float32 [n, dim] of NumPy as the library takes them; not timed
     steps(inputs)           k steps one after the other, all of one gradient, done when it returns
-    close()                 gives back what is not the garbage collector's
+    close()                 frees what the garbage collector does not
 
-TensorFlow's steps run in one graph, as training does. CASES maps names to what makes them; `memory` says what
-they need.
+TensorFlow's steps run in one graph, as training does. ROW_CASES maps names to factories; `memory` gives their
+needs.
 """
 
 import functools
@@ -20,12 +20,12 @@ from trainer.bench.timing import GIB, need_memory
 
 
 class Peer(NamedTuple):
-    """An entry of CASES."""
+    """An entry of ROW_CASES."""
 
     make: Callable
     """(rows, dim, threads) -> case; raises NotMeasured."""
     tables: float
-    """Memory in sizes of the weights: slots, averages, and what a dense pass holds for a moment."""
+    """Memory in sizes of the weights: slots, averages, and temporaries of a dense pass."""
     dense: bool = False
     """Whether a step passes over the whole table."""
 
@@ -58,7 +58,7 @@ class _Rows:
         return tf.while_loop(lambda i, _: i < several, body, (0, 0.0), parallel_iterations=1)[1]
 
     def close(self) -> None:
-        """Nothing: the garbage collector does it."""
+        """Does nothing: the garbage collector frees the table."""
 
 
 class OurRows(_Rows):
@@ -73,14 +73,14 @@ class OurRows(_Rows):
     def __init__(self, optimizer: str, decay: float | None, rows: int, dim: int, threads: int):
         from configs.sections.tables import TableConfig
         from trainer.averages import Exponential
-        from trainer.embeddings import TABLE_KINDS
+        from trainer.embeddings.table import plain_table
         from trainer.optimizers import ROW_OPTIMIZERS
 
         rule = ROW_OPTIMIZERS[optimizer](1e-3)
         average = None if decay is None else Exponential(decay)
         width = dim + sum(rule.slot_widths(dim)) + (dim if average else 0) + 1
         need_memory(4 * rows * width / GIB + 1)
-        self.table = TABLE_KINDS["table"]("bench", rows, TableConfig(dim=dim), rule, average, 0)
+        self.table = plain_table("bench", rows, TableConfig(dim=dim), rule, average, 0)
         self.table.initialize(0.0, 0)
         super().__init__()
 
@@ -182,5 +182,5 @@ ROW_CASES = {
 
 
 def memory(name: str, rows: int, dim: int) -> float:
-    """GiB that a case of CASES needs at most, tensors of a step included."""
+    """GiB that a case of ROW_CASES needs at most, tensors of a step included."""
     return 4 * rows * dim * ROW_CASES[name].tables / GIB + 0.5

@@ -1,6 +1,6 @@
 """Cases of the benchmarks in TensorFlow: lazytower's tables, and plain variables under Keras and TF-Addons.
 
-The model is that of the notes: score = e_u . e_i, the dot product of a pair of rows of ONE table, under the
+The model: score = e_u . e_i, the dot product of a pair of rows of ONE table, under the
 logistic loss averaged over the batch. Its gradient is written out, with the operations that automatic
 differentiation would use: e_u gets slope e_i, e_i gets slope e_u, slope = (sigmoid(score) - label) / pairs.
 
@@ -27,7 +27,7 @@ class _Case:
     """Compiles the phases; subclasses define _forward, _gradient and _update."""
 
     def __init__(self):
-        # The number of distinct rows differs from step to step and must not compile anew.
+        # The number of distinct rows differs from step to step and must not trigger a recompilation.
         self._compiled = [
             tf.function(f, reduce_retracing=True) for f in (self._forward, self._gradient, self._update)
         ]
@@ -94,7 +94,7 @@ class PlainCase(_Case):
       rows, dim: of the embedding.
       make: makes the optimizer.
       robe: configs.sections.tables.RobeZConfig, or None for the full table.
-      tables: memory needed, in sizes of the weights: slots and what a dense pass holds for a moment.
+      tables: memory needed, in sizes of the weights: slots and temporaries of a dense pass.
     """
 
     def __init__(self, rows, dim, make, robe=None, tables=3.0):
@@ -152,7 +152,7 @@ def keras_case(rows, dim, optimizer, robe=None, legacy=False) -> PlainCase:
     if optimizer not in names:
         raise NotMeasured(f"Keras has no {optimizer}")
     if legacy and robe is not None:
-        raise NotMeasured("ROBE-Z is measured under Keras's present optimizers only")
+        raise NotMeasured("ROBE-Z is measured with Keras's current optimizers only")
     module = tf_keras.optimizers.legacy if legacy else tf_keras.optimizers
     tables = {"sgd": 1.5, "adagrad": 2.5, "adam": 6.0}[optimizer]
     return PlainCase(rows, dim, lambda: getattr(module, names[optimizer])(1e-3), robe, tables)
@@ -182,7 +182,7 @@ def addons_optimizers():
 def addons_case(rows, dim, optimizer, robe=None, average=False) -> PlainCase:
     """A case of tfa.optimizers.LazyAdam, alone or inside tfa.optimizers.MovingAverage."""
     if optimizer != "lazy_adam":
-        raise NotMeasured("TF-Addons is measured by what only it has, LazyAdam")
+        raise NotMeasured("of TF-Addons only LazyAdam is measured")
     optimizers = addons_optimizers()
 
     def make():
@@ -193,7 +193,7 @@ def addons_case(rows, dim, optimizer, robe=None, average=False) -> PlainCase:
 
 
 def make_slots(optimizer, variable) -> None:
-    """Before the first step, as the present and the legacy optimizers want it."""
+    """Makes the slots before the first step, of current and of legacy optimizers."""
     if hasattr(optimizer, "build"):
         optimizer.build([variable])
     else:

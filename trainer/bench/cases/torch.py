@@ -1,4 +1,4 @@
-"""Cases of the benchmarks in PyTorch, which is no dependency: they are measured when it is importable."""
+"""Cases of the benchmarks in PyTorch, which is optional: they are measured when it is importable."""
 
 import os
 import warnings
@@ -38,7 +38,7 @@ def import_torch(threads: int):
         import torch
     except ImportError:
         raise NotMeasured("torch is not importable") from None
-    # A notice of every sparse step, about a check that is off by default.
+    # Every sparse step would warn about a check that is off by default.
     warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")
     if threads:
         torch.set_num_threads(threads)
@@ -101,7 +101,7 @@ class TorchRows:
     """Lookup, a given gradient and torch.optim.SparseAdam, as a case of trainer/bench/cases/rows.py.
 
     Raises:
-      NotMeasured: PyTorch is not importable, or there is not so much memory.
+      NotMeasured: PyTorch is not importable, or there is not enough memory.
     """
 
     def __init__(self, rows: int, dim: int, threads: int = 0):
@@ -123,7 +123,7 @@ class TorchRows:
             self._optimizer.step()
 
     def close(self) -> None:
-        """Nothing: the garbage collector does it."""
+        """Does nothing: the garbage collector frees the table."""
 
 
 class FbgemmRows:
@@ -134,7 +134,7 @@ class FbgemmRows:
       rows, dim, threads: of the table.
 
     Raises:
-      NotMeasured: FBGEMM is not importable, or there is not so much memory.
+      NotMeasured: FBGEMM is not importable, or there is not enough memory.
     """
 
     def __init__(self, optimizer: str, rows: int, dim: int, threads: int = 0):
@@ -170,4 +170,4 @@ class FbgemmRows:
             self._table(ids, offsets).backward(gradient)
 
     def close(self) -> None:
-        """Nothing: the garbage collector does it."""
+        """Does nothing: the garbage collector frees the table."""

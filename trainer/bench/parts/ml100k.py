@@ -42,20 +42,22 @@ _TUTORIAL_BATCH, _TUTORIAL_EPOCHS, _METRIC = 8_192, 3, "recall@20"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the part."""
-    parser.add_argument("--ml100k", metavar="FILE", help="MovieLens 100K's u.data; else the part is skipped")
+    parser.add_argument(
+        "--ml100k", metavar="FILE", help="u.data of MovieLens 100K; the part is skipped without it"
+    )
 
 
 def measure(args: argparse.Namespace) -> list[dict]:
     """Rows of COLUMNS; none without --ml100k.
 
     Raises:
-      UserError: the file is not there, a command fails, or lazytower does not reach the target.
+      UserError: the file does not exist, a command fails, or lazytower does not reach the target.
     """
     if not args.ml100k:
-        logging.info("ml100k: skipped, it takes --ml100k FILE")
+        logging.info("ml100k: skipped; set --ml100k FILE to measure it")
         return []
     if not os.path.exists(args.ml100k):
-        raise UserError(f"--ml100k: there is no {args.ml100k}; it is u.data of the MovieLens 100K archive")
+        raise UserError(f"--ml100k: {args.ml100k} does not exist; set it to u.data of MovieLens 100K")
     with tempfile.TemporaryDirectory() as directory:
         line = _Line(args.ml100k, directory)
         line.run("prepare")
@@ -72,7 +74,7 @@ def measure(args: argparse.Namespace) -> list[dict]:
                 tutorial = _row("tfrs_tutorial", _TUTORIAL_EPOCHS, runs, ours)
                 return [_row("lazytower", epochs, ours, ours), tutorial]
     raise UserError(
-        f"ml100k: lazytower has {_METRIC} {reached:.4f} after {epochs} epochs, less than {target:.4f}"
+        f"ml100k: lazytower reaches {_METRIC} {reached:.4f} after {epochs} epochs, below {target:.4f}"
     )
 
 
@@ -90,7 +92,7 @@ class _Line:
         self.overrides.append(f"output.path={self.output}")
 
     def run(self, command: str, *overrides: str) -> float:
-        """Runs a sub-command; its seconds. UserError when it fails, having said why."""
+        """Runs a sub-command; its seconds. UserError when it fails, after it has printed the reason."""
         line = module_command("trainer.cli", command, "--config", _config_path())
         line += [f"--set={override}" for override in (*self.overrides, *overrides)]
         started = time.monotonic()
@@ -139,7 +141,8 @@ def _tutorial(overrides: list[str], seed: int, started: float) -> tuple[float, f
     seconds = time.monotonic() - started
     users = Users(dataset, Items.load(dataset))
     scorer = _Scorer(model.user.embeddings.numpy(), model.item.embeddings.numpy())
-    return seconds, evaluate_scorers([scorer], users, config.evaluate, "test")[scorer.name][_METRIC]
+    figures = evaluate_scorers([scorer], users, config.evaluate, "test")[scorer.name]
+    return seconds, float(figures[_METRIC])
 
 
 def _tutorial_model(users: int, items: int):

@@ -26,7 +26,7 @@ def measure(args: argparse.Namespace) -> list[dict]:
     """Rows of COLUMNS.
 
     Raises:
-      UserError: the benchmark fails, having said why.
+      UserError: the benchmark fails, after printing the reason.
     """
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "prepare.csv")

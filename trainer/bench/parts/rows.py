@@ -1,4 +1,4 @@
-"""Part `rows` of `bench peers`: the embedding step of every peer beside the floor of memory.
+"""Part `rows` of `bench peers`: the embedding step of every peer, compared with the memory floor.
 
 Tables of one size run in as few processes as the free memory allows, each process with a floor of its own.
 What fits together takes turns, step by step. Where two tables do not fit, lazytower's floor works on
@@ -15,13 +15,22 @@ import itertools
 import statistics
 import time
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 import numpy as np
 from absl import logging
 
 from trainer.bench.cases.floor import Floor
 from trainer.bench.cases.rows import FLOOR, OUR_ROWS, ROW_CASES, memory
-from trainer.bench.timing import GIB, WARMUP_STEPS, NotMeasured, in_fresh_process, positive, start_bench
+from trainer.bench.timing import (
+    GIB,
+    WARMUP_STEPS,
+    NotMeasured,
+    first_line,
+    in_fresh_process,
+    positive,
+    start_bench,
+)
 
 _ROWS = (1_000_000, 5_000_000, 25_000_000)
 _BATCHES = (1_024, 8_192, 32_768, 131_072)
@@ -39,10 +48,10 @@ COLUMNS = (
     "x_rows",
     "reason",
 )
-KILLED = "its process was killed: no memory?"
-_TOGETHER = 4  # steps that run without a pause; their mean is one figure
-_DENSE_STEPS = 3  # most figures for what passes over the table
-_PAUSE = 0.01  # threads of the library before spin on for a moment
+KILLED = "its process was killed, probably for lack of memory"
+_TOGETHER = 4  # steps without a pause between them; one figure is their mean
+_DENSE_STEPS = 3  # limit of figures for dense optimizers
+_PAUSE = 0.01  # seconds; threads of the previous library keep spinning for a moment
 _RESERVE = 1.5  # GiB that processes leave free
 
 
@@ -50,9 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the part."""
     parser.add_argument("--rows", nargs="+", type=positive, default=_ROWS, help="rows of the tables")
     parser.add_argument("--dim", type=positive, default=32, help="width of a row")
-    parser.add_argument("--batches", nargs="+", type=positive, default=_BATCHES, help="ids of a step")
+    parser.add_argument("--batches", nargs="+", type=positive, default=_BATCHES, help="ids per step")
     parser.add_argument("--ids", nargs="+", choices=IDS, default=IDS, help="how ids are drawn")
-    parser.add_argument("--zipf", type=float, default=1.05, help="exponent of the Zipf ids, above 0, not 1")
+    parser.add_argument(
+        "--zipf", type=float, default=1.05, help="exponent of the Zipf ids, greater than 0 and not 1"
+    )
     parser.add_argument("--peers", nargs="+", choices=list(ROW_CASES), default=list(ROW_CASES))
 
 
@@ -66,9 +77,7 @@ def measure(args: argparse.Namespace) -> list[dict]:
             try:
                 results = in_fresh_process(_measure, names, rows, args, turn)
             except BrokenProcessPool:
-                results = {
-                    key: {"reason": "its process was killed: no memory?"} for key in _keys(names, args)
-                }
+                results = {key: {"reason": KILLED} for key in _keys(names, args)}
             for key, result in results.items():
                 pools.setdefault(key, []).append(result)
         found += [
@@ -102,7 +111,8 @@ def _groups(rows: int, args: argparse.Namespace) -> list[tuple[str, ...]]:
     import psutil
 
     free = psutil.virtual_memory().available / GIB - _RESERVE
-    groups, room = [], 0.0
+    groups: list[list[str]] = []
+    room = 0.0
     for name in (name for name in args.peers if name != FLOOR):
         need = memory(name, rows, args.dim)
         if not groups or need > room:
@@ -147,7 +157,8 @@ def _measure(names: tuple[str, ...], rows: int, args: argparse.Namespace, turn: 
 
 def _make(names, rows: int, args: argparse.Namespace, shared: bool) -> tuple[dict, dict[str, str]]:
     """(cases, reasons of those that cannot be had), by name; `shared`: a floor after OURS has its records."""
-    cases, reasons = {}, {}
+    cases: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
     for name in names:
         try:
             if name == FLOOR and shared and OUR_ROWS in cases:
@@ -156,7 +167,7 @@ def _make(names, rows: int, args: argparse.Namespace, shared: bool) -> tuple[dic
                 cases[name] = ROW_CASES[name].make(rows, args.dim, args.threads)
         except NotMeasured as reason:
             reasons[name] = str(reason)
-        except Exception as error:  # whatever breaks a peer, its neighbours are measured
+        except Exception as error:  # a broken peer must not stop the others
             reasons[name] = first_line(error)
     return cases, reasons
 
@@ -191,12 +202,6 @@ def _timed(case, ids: np.ndarray, gradient: np.ndarray) -> float:
     started = time.perf_counter()
     case.steps(inputs)
     return 1000 * (time.perf_counter() - started) / len(ids)
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    text = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {text[:160]}"
 
 
 def _row(rows: int, key: tuple, results: list[dict]) -> dict:

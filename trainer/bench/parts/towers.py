@@ -13,16 +13,18 @@ import re
 import statistics
 import time
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 import numpy as np
 from absl import logging
 
 from configs.system.pythons import missing_addons
-from trainer.bench.parts.rows import KILLED, draw, first_line
+from trainer.bench.parts.rows import KILLED, draw
 from trainer.bench.timing import (
     GIB,
     WARMUP_STEPS,
     NotMeasured,
+    first_line,
     in_fresh_process,
     need_memory,
     positive,
@@ -38,21 +40,23 @@ COLUMNS = (
 COMPARED_STEPS = 5
 TOLERANCE = 1e-3
 # Matrices of batch x batch float32 that are alive at a time, and more of them with --corrected; measured at
-# 8,192, rounded up: a process without memory takes others with it.
+# 8,192, rounded up: a process that runs out of memory takes others with it.
 _MATRICES = {"lazytower": 0.1, "tfrs_tfa": 10.5, "torch": 5.0}
 _CORRECTED = {"lazytower": 0.0, "tfrs_tfa": 6.5, "torch": 0.5}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the part."""
-    parser.add_argument("--users", type=positive, default=1_000_000, help="rows of the towers' user table")
-    parser.add_argument("--items", type=positive, default=200_000, help="rows of their item table")
+    parser.add_argument("--users", type=positive, default=1_000_000, help="rows of the user table")
+    parser.add_argument("--items", type=positive, default=200_000, help="rows of the item table")
     parser.add_argument("--tower_dim", type=positive, default=32, help="width of both tables")
     parser.add_argument("--layers", nargs="*", type=positive, default=[64, 32], help="widths of dense layers")
-    parser.add_argument("--tower_batches", nargs="+", type=positive, default=_BATCHES, help="rows of a step")
-    parser.add_argument("--tower_peers", nargs="+", choices=NAMES, default=NAMES, help="by whom")
+    parser.add_argument("--tower_batches", nargs="+", type=positive, default=_BATCHES, help="rows per step")
+    parser.add_argument("--tower_peers", nargs="+", choices=NAMES, default=NAMES, help="libraries to measure")
     parser.add_argument(
-        "--corrected", action="store_true", help="logQ correction and masked accidental hits, in all of them"
+        "--corrected",
+        action="store_true",
+        help="use logQ correction and mask accidental hits, in all libraries",
     )
 
 
@@ -97,7 +101,7 @@ def _measure(names: list[str], batch: int, args: argparse.Namespace) -> dict[str
     import psutil
 
     start_bench(args.threads)
-    import tensorflow_recommenders  # noqa: F401  # belongs to what is there before, for every peer
+    import tensorflow_recommenders  # noqa: F401  # loaded before memory is measured, for every peer
 
     from trainer.addons import import_addons
     from trainer.bench.cases.torch import import_torch
@@ -116,15 +120,16 @@ def _measure(names: list[str], batch: int, args: argparse.Namespace) -> dict[str
     counts = np.bincount(_item_of_user(args), minlength=args.items) + -(-args.users // args.items)
     steps = list(tower_batches(args, batch, WARMUP_STEPS + max(args.steps, COMPARED_STEPS - WARMUP_STEPS)))
     before = psutil.Process().memory_info().rss
-    found, cases = {name: {"ms": [], "losses": []} for name in names}, {}
+    found: dict[str, dict[str, Any]] = {name: {"ms": [], "losses": []} for name in names}
+    cases: dict[str, Any] = {}
     for name in names:
         try:
             cases[name] = TOWERS[name](weights, args.corrected, counts, args.threads)
-        except Exception as error:  # whatever breaks a peer, its neighbours are measured
+        except Exception as error:  # a broken peer must not stop the others
             found[name] = {"reason": str(error) if isinstance(error, NotMeasured) else first_line(error)}
     for users, items in steps:
         for name, case in cases.items():
-            time.sleep(0.01)  # threads of the library before spin on for a moment
+            time.sleep(0.01)  # threads of the previous library keep spinning for a moment
             started = time.perf_counter()
             loss = case.step(users, items)
             found[name]["ms"].append(1000 * (time.perf_counter() - started))
@@ -142,9 +147,10 @@ def _gigabytes(name: str, batch: int, args: argparse.Namespace) -> float:
 
 
 def _peak_bytes() -> int:
-    """Largest resident set of this process so far (unlike ru_maxrss, not that of who started it)."""
+    """Largest resident set of this process so far (unlike ru_maxrss, not that of its parent)."""
     with open("/proc/self/status", encoding="utf-8") as status:
-        return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status.read()).group(1))
+        [kibibytes] = re.findall(r"VmHWM:\s*(\d+) kB", status.read())
+    return 1024 * int(kibibytes)
 
 
 def _row(batch: int, name: str, alone: dict[str, dict], turns: list[dict[str, dict]]) -> dict:
