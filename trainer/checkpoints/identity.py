@@ -14,7 +14,7 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int | No
     Args:
       config: the run.
       fingerprint: of the dataset.
-      num_steps: steps of the run, which its schedule and averages depend on; None where a checkpoint lacks it.
+      num_steps: steps of the run, which its schedule and averages depend on; None: not known.
     """
     tables = {name: config.table(name).model_dump(mode="json") for name in config.table_of_input.values()}
     for table in tables.values():
