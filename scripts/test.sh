@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Sets up everything and passes the tests: style and types, the fast tests, then the slow ones; after that the quickstart and the
-# fast tests once more on the newest Python of this machine, if that is another one (scripts/pythons.sh --lean). The
-# same as CI. Arguments go to pytest, and leave out the other Python.
+# Sets up everything and passes the tests: style and types, the fast tests, then the slow ones; after that the quickstart
+# and the fast tests once more on the newest Python of this machine, if that is another one (scripts/pythons.sh --lean).
+# The same as CI. Arguments go to pytest, and leave out the other Python.
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 ruff check .
