@@ -28,7 +28,8 @@ FLAGS = {
     "jobs": {"--help", "--helpfull"},  # each action has its own: see test_jobs.py
     "bench": {"--help", "--helpfull"},  # each measurement has its own
     "recommend": SHARED
-    | {"--model", "--users", "--users_file", "--num_users", "--k", "--include_seen", "--exclude", "--format"},
+    | {"--model", "--users", "--users_file", "--num_users", "--k", "--include_seen", "--exclude", "--format"}
+    | {"--history", "--set_feature", "--include", "--where", "--requests"},
 }
 
 
