@@ -1,4 +1,4 @@
-"""Asks an exported model; needs nothing but the SavedModel."""
+"""Sends requests to an exported model; needs only the SavedModel."""
 
 import json
 import math

@@ -16,7 +16,7 @@ from absl import logging
 from configs.errors import ExportError
 from trainer.serving.versions import is_pattern, loadable, locked, new_version, publish
 
-# Nothing of the working directory; PYTHONPATH stays, which may be where TensorFlow is.
+# Without the working directory; PYTHONPATH stays, because TensorFlow may be there.
 _ALONE = "import sys\nsys.path[:] = [path for path in sys.path if path]\n"
 
 
@@ -65,7 +65,7 @@ def export(config) -> str:
 
 
 def _log_weights(trained) -> None:
-    """Says which weights are exported, and what the step's evaluations say of raw and averaged ones."""
+    """Logs which weights are exported, and how raw and averaged weights did in this step's evaluations."""
     from trainer.report.facts import comparable, grouped, without_repeats
     from trainer.report.findings import compared_weights, evaluation_findings
     from trainer.report.metrics_file import read_metrics
@@ -103,7 +103,7 @@ def _write_and_verify(trained, model: str, version: int, scratch: str) -> None:
                 write_saved_model(trained, model, version)
         except tf.errors.OpError as error:
             raise ExportError(f"{model}: cannot be written ({error.message.splitlines()[0]})") from None
-        # Graphs refer to themselves: without this the weights would stay while the replay loads its own.
+        # Graphs are reference cycles: without this, the weights stay while the replay loads its own.
         gc.collect()
         golden = golden_examples(trained)
     path = os.path.join(scratch, "golden.json")
@@ -113,7 +113,7 @@ def _write_and_verify(trained, model: str, version: int, scratch: str) -> None:
 
 
 def replay_golden(model: str, golden: str) -> None:
-    """Runs trainer.serving.replay on a SavedModel in a fresh process that sees TensorFlow and NumPy alone.
+    """Runs trainer.serving.replay on a SavedModel in a fresh process with only TensorFlow and NumPy.
 
     Raises:
       ExportError: the model cannot be loaded or answers otherwise than expected.
@@ -131,7 +131,7 @@ def replay_golden(model: str, golden: str) -> None:
         )
     if done.returncode != 0 or done.stdout.strip() != "ok":
         lines = (done.stdout.strip() or done.stderr.strip() or f"exit code {done.returncode}").splitlines()
-        raise ExportError(f"the SavedModel does not answer as the trained model: {lines[-1]}")
+        raise ExportError(f"the SavedModel answers differently from the trained model: {lines[-1]}")
     logging.info("golden examples replayed in a fresh process, %.1f s", time.monotonic() - started)
 
 

@@ -1,9 +1,9 @@
-"""What a request restricts the answer to: items it names (`include`), and values of item features (`where`).
+"""Restrictions of a request: items that it names (`include`) and values of item features (`where`).
 
-A request has rows of strings, one row for all users or one each; "" fills rows up, and a row of nothing else
-restricts nothing. Values of one feature are alternatives, features and `include` have to hold together. A
-feature keeps, for each of its values, the list of items that have it, so that finding the allowed items takes
-time in their number, not in the catalog's. A value that no item has allows nothing.
+A restriction has rows of strings, one row for all users or one per user, padded with "". A row of padding
+alone restricts nothing. Values of one feature are alternatives; several features, and `include`, must all
+hold. For each value, a feature keeps the list of items that have it, so the time to find the allowed items
+depends on their number, not on the size of the catalog. A value that no item has allows no item.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ class FeatureFilter(tf.Module):
 
     Args:
       name: of the feature.
-      keys: of its values; exact ids, because hashed ones would let other values in.
+      keys: KeyTable of its values, with exact ids: hashed ids would admit other values.
       ids: int64 [servable], id of each item's value, by place of the item.
     """
 
@@ -39,7 +39,7 @@ class FeatureFilter(tf.Module):
 
 
 def allowed_places(include, wheres: list, servable: int):
-    """What all restrictions of a request leave.
+    """The items that satisfy all restrictions of a request.
 
     Args:
       include: (string [1 or batch, m], function from keys string [n] to places int64 [n], of which those of
@@ -60,7 +60,7 @@ def allowed_places(include, wheres: list, servable: int):
     together, some = codes[0], restricted[0]
     for other, also in zip(codes[1:], restricted[1:], strict=True):
         both = tf.boolean_mask(together, _among(together, other))
-        # A row that only one of the two restricts keeps what that one allows.
+        # Where only one of the two restricts a row, the row keeps what that one allows.
         mine = tf.boolean_mask(together, ~tf.gather(also, together // servable))
         its = tf.boolean_mask(other, ~tf.gather(some, other // servable))
         together = _rising(tf.concat([both, mine, its], axis=0), tf.cast(rows, tf.int64) * servable)

@@ -71,8 +71,8 @@ def _approximate(index: IndexConfig) -> dict | None:
 
 
 def _requests(trained: Trained, users: list[_User], scores: np.ndarray, vectors: np.ndarray) -> list[dict]:
-    """recommend with seen items kept and left out, small and large k, a list of excluded items, restricted
-    answers, and requests that say something of their users."""
+    """Requests for recommend: with and without seen items, small and large k, excluded items, restrictions,
+    and state of the users."""
     max_k, can_exclude = trained.config.export.max_k, trained.config.export.exclude_seen
     best = [np.argsort(-np.where(trained.items.known, row, -np.inf), kind="stable")[:2] for row in scores]
     plain = _Request(users, scores, min(10, max_k), can_exclude)
@@ -118,7 +118,7 @@ class _Request:
 
 
 def _expected(trained: Trained, request: _Request) -> dict:
-    """The question and its answer."""
+    """A request with its expected answer."""
     items, keys, answers = trained.items, trained.items.keys, []
     nothing = np.array([], np.int64)
     exclude = request.exclude or [nothing] * len(request.users)
@@ -147,7 +147,7 @@ def _expected(trained: Trained, request: _Request) -> dict:
 
 
 def _changed_users(trained: Trained, users: list[_User]) -> tuple[list[_User], dict]:
-    """The users with another past and others' features, and the inputs of a request that says so."""
+    """The users with another past and the features of other users, and the request inputs that say so."""
     reads, items = trained.recommender.model.user_inputs, trained.items
     inputs: dict[str, list] = {}
     others = users[1:] + users[:1]

@@ -27,7 +27,7 @@ def key_table(trained: Trained, name: str) -> KeyTable:
 
 
 def named_features(trained: Trained, of: str) -> list[str]:
-    """Categorical features with exact ids whose raw values requests can name: of `item` all, of `user` those
+    """Categorical features with exact ids whose raw values requests can name: all of `item`; of `user`, those
     that the model reads."""
     tables, read = trained.dataset.tables, trained.recommender.model.user_inputs
     return [

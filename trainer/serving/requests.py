@@ -1,4 +1,4 @@
-"""One question to an exported model, from flags or a line of JSON, checked against what the model takes."""
+"""A request to an exported model, from flags or a line of JSON, checked against the inputs of the model."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ _LISTS = ("history", "include", "exclude")
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """See trainer.serving.model for what each input means; what is empty says nothing."""
+    """Inputs as trainer.serving.model describes them; empty ones are left out of the request."""
 
     user: str = ""
     history: list[str] = dataclasses.field(default_factory=list)
@@ -28,7 +28,7 @@ class Request:
 
 
 def parse_requests(lines: Iterable[str], name: str, inputs: dict) -> list[Request]:
-    """Requests of JSON lines; blank lines are passed over.
+    """Requests from JSON lines; blank lines are skipped.
 
     Args:
       lines: objects with the fields of Request as keys, all optional. A single text or number may stand for

@@ -1,4 +1,4 @@
-"""What a served model knows of each user row: past items, features; from the user catalog."""
+"""State of each user row in a served model, from the user catalog: past items and features."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ class UserRows:
 def load_user_rows(
     dataset: Dataset, items: Items, history_length: int, seen: bool, features: list[str]
 ) -> UserRows:
-    """Reads the user catalog twice, first for lengths, so that nothing is in memory twice.
+    """Reads the user catalog twice, the first time for lengths only, so that no list is in memory twice.
 
     Args:
       dataset: manifest.
@@ -75,7 +75,7 @@ def _lists_of(block: UserBlock, name: str, items: Items, history_length: int) ->
 
 
 class _ListsBuilder:
-    """Lists whose rows come in any order: all lengths first, then all values."""
+    """Builds lists whose rows arrive in any order: first all lengths, then all values."""
 
     def __init__(self, rows: int):
         self._splits = np.zeros(rows + 1, np.int64)

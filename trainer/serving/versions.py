@@ -21,7 +21,7 @@ from configs.system import storage
 from configs.system.lease import LeaseHeld
 from trainer.run_lock import Lock, lock_directory
 
-# TensorFlow Serving reads directories whose name is a number, and no others.
+# TensorFlow Serving reads only directories whose name is a number.
 _INCOMPLETE = "incomplete-"
 _MANIFEST = "saved_model.pb"
 
@@ -49,13 +49,13 @@ def versions(directory: str) -> list[int]:
     """Version numbers in an export directory, ascending; none when it is missing."""
     numbers = _numbers(directory)
     if not storage.is_remote(directory):
-        return numbers  # a rename made each of them whole
+        return numbers  # each appeared complete, by a rename
     return [n for n in numbers if storage.exists(storage.join(directory, str(n), _MANIFEST))]
 
 
 @contextlib.contextmanager
 def new_version(directory: str) -> Iterator[tuple[int, str]]:
-    """The next version's number, and an empty local directory to write it in; gone after the block.
+    """The next version's number, and an empty local directory to write it in, removed after the block.
 
     What killed exports left is removed, so the directory must be locked. A number is never used twice: a
     server that saw a torn version may remember it as bad.
@@ -92,7 +92,7 @@ def publish(model: str, directory: str, number: int, check: Callable[[], None] =
     path = storage.join(directory, str(number))
     if storage.is_remote(directory):
         _upload(model, storage.join(directory, f"{_INCOMPLETE}{number}"), path, check)
-        # Not before there is a larger number, or theirs would be used again.
+        # Only after a larger number exists; otherwise these numbers would be used again.
         _remove(directory, lambda name: name.isdigit() and int(name) < number)
         return path
     for folder, _, files in os.walk(model):
@@ -105,7 +105,7 @@ def publish(model: str, directory: str, number: int, check: Callable[[], None] =
 
 
 def is_pattern(path: str) -> bool:
-    """Whether TensorFlow takes a path for a pattern that does not match the path itself."""
+    """Whether TensorFlow reads a path as a pattern that does not match the path itself."""
     return "[" in path or "\\" in path
 
 
@@ -121,7 +121,7 @@ def loadable(model: str) -> Iterator[str]:
         return
     if storage.is_remote(model):
         raise ExportError(
-            f"{model}: TensorFlow takes [ and \\ in a path for a pattern; copy the model elsewhere"
+            f"{model}: TensorFlow reads [ and \\ in a path as a pattern; copy the model to another path"
         )
     with tempfile.TemporaryDirectory(prefix="model-") as folder:
         link = os.path.join(folder, "model")
@@ -170,12 +170,12 @@ def _numbers(directory: str) -> list[int]:
 
 
 def _remove(directory: str, unwanted: Callable[[str], bool]) -> None:
-    """Deletes what killed exports left under such names; the lock proves that nobody writes it."""
+    """Deletes what killed exports left under such names; the lock proves that no export writes there."""
     whole = {str(number) for number in versions(directory)}
     for name in storage.names(directory):
         if name.isascii() and unwanted(name) and name not in whole:
             path = storage.join(directory, name)
-            logging.warning("removing %s, left by an export that did not end", path)
+            logging.warning("removing %s, left by an unfinished export", path)
             storage.remove(path)
 
 

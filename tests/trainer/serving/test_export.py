@@ -232,7 +232,7 @@ def test_a_model_that_answers_otherwise_is_not_published(tmp_path, monkeypatch):
 
     monkeypatch.setattr(golden_module, "golden_examples", dishonest)
     with pytest.raises(
-        ExportError, match="does not answer as the trained model: user_embedding: .* at \\(0, 0\\)"
+        ExportError, match="answers differently from the trained model: user_embedding: .* at \\(0, 0\\)"
     ):
         export(config)
     assert sorted(os.listdir(tmp_path)) == [".lock", "7"]
@@ -240,7 +240,7 @@ def test_a_model_that_answers_otherwise_is_not_published(tmp_path, monkeypatch):
 
 def test_the_fresh_process_refuses_a_broken_model(tmp_path):
     (tmp_path / "golden.json").write_text("{}")
-    with pytest.raises(ExportError, match="does not answer as the trained model"):
+    with pytest.raises(ExportError, match="answers differently from the trained model"):
         replay_golden(str(tmp_path / "nothing"), str(tmp_path / "golden.json"))
 
 
