@@ -46,7 +46,7 @@ class TableConfig(Section):
             if isinstance(optimizer, LazyAdamConfig):
                 lacks = optimizer.addons_lacks
             if lacks:
-                raise ValueError(f"engine: tfa has no {lacks}; use engine: rows")
+                raise ValueError(f"engine: tfa does not support {lacks}; use engine: rows")
         return self
 
 

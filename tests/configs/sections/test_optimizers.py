@@ -87,7 +87,7 @@ def test_towers_have_no_optimizer_of_rows():
 )
 def test_addons_has_global_lazy_adam_only(optimizer, lacks):
     message = error_of(lambda: parse(optimizer, engine="tfa"))
-    assert message == f"tables.user: engine: tfa has no {lacks}; use engine: rows"
+    assert message == f"tables.user: engine: tfa does not support {lacks}; use engine: rows"
     assert parse(optimizer, engine="rows")
 
 

@@ -145,7 +145,9 @@ def test_addons_engine_refuses_an_optimizer_it_does_not_have():
 
     with pytest.raises(ConfigError, match="engine: tfa does not support optimizer lazy_adam"):
         TABLE_ENGINES["tfa"]("x", 3, 2, Other(HYPER), None)
-    with pytest.raises(ConfigError, match="engine: tfa does not support bias_correction: per_row; use engine: rows"):
+    with pytest.raises(
+        ConfigError, match="engine: tfa does not support bias_correction: per_row; use engine: rows"
+    ):
         TABLE_ENGINES["tfa"]("x", 3, 2, LazyAdam(bias_correction="per_row"), None)
 
 

@@ -244,7 +244,7 @@ def test_rows_cannot_be_updated_without_the_columns():
 
 
 def test_the_addons_engine_refuses_sm3():
-    with pytest.raises(ConfigError, match="engine: tfa has no optimizer sm3; use engine: rows"):
+    with pytest.raises(ConfigError, match="engine: tfa does not support optimizer sm3; use engine: rows"):
         TABLE_ENGINES["tfa"]("x", 3, 2, SM3(SM3Config(kind="sm3")), None)
 
 

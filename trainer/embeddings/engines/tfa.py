@@ -16,7 +16,9 @@ class AddonsTable(Table):
         super().__init__(name, rows, dim, optimizer, average)
         if not hasattr(optimizer, "addons"):
             kind = optimizer.config.kind
-            raise ConfigError(f"tables.{name}: engine: tfa has no optimizer {kind}; use engine: rows")
+            raise ConfigError(
+                f"tables.{name}: engine: tfa does not support optimizer {kind}; use engine: rows"
+            )
         self.weight = tf.Variable(tf.zeros([rows, dim]), name=f"{name}_weight")
         self.addons = optimizer.addons()
         # Created before the first step, so that restoring a checkpoint can assign them.
