@@ -265,7 +265,7 @@ def test_a_request_that_fails_after_it_was_accepted(cloud):
     cloud.tpu.late_failure = status_pb2.Status(code=8, message="no more capacity in the zone")
     path = stage(cloud.load("launch.retries=0"))
     state = supervise(path)
-    assert state.state == "failed" and "no capacity now" in state.reason and "given up" in state.reason
+    assert state.state == "failed" and "no capacity now" in state.reason and "gave up" in state.reason
 
 
 @pytest.mark.slow
