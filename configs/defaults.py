@@ -160,6 +160,7 @@ class _Widths:
 
     def __init__(self, config: "RunConfig", model: TwoTowerConfig, dims: dict[str, int | None]):
         self._model, self._tables, self._dims = model, config.table_of_input, dims
+        self._features = config.features
         self._carried = int(config.item_rows_carry_bias)
 
     def of(self, tower: TowerConfig) -> int | None:
@@ -203,8 +204,8 @@ class _Widths:
 
     def _input(self, name: str) -> int | None:
         table = self._tables.get(name)
-        if table is None:  # a numeric input
-            return 1
+        if table is None:  # numbers
+            return getattr(self._features[name], "dim", 1)
         dim = self._dims.get(table)
         return dim if dim is None else dim - self._bias_of(name)
 

@@ -18,19 +18,33 @@ Every record file is a GZIP TFRecord of columnar tf.train.Example: each feature 
 RECORD COLUMNS  user, item: int64 ids; label, weight: float32 (weight only if the source has it);
   timestamp: int64 nanoseconds since 1970, or, when the source has no timestamp, the row's number, counted
   from 0 over the lines of all files in the order of source.paths (without headers; rejected and blank lines
-  leave gaps); one per side feature (int64 id or float32), its value in this row; and, when history_length >
-  0, history: int64 item ids, oldest first, of all rows of the block one after the other, and history_length:
-  int64 [rows], how many of them belong to each row. A row's history holds the user's newest earlier positive
-  in-vocabulary items: from train for train and valid rows, from train and valid for test rows.
-CATALOG COLUMNS  users/: id, key (bytes), count (positive train rows), one per user feature, and
-  sequence, sequence_split: int64, the items of all the user's positive rows, oldest first, and the split of
-  each (0 train, 1 valid, 2 test), with sequence_length: int64 [rows]. An item is written as its id; items
-  on the out-of-vocabulary row as that row's id, the next number and so on, one for each distinct key in the
-  order in which the user met them, so that a repetition differs from another item.
-  items/: id, key (bytes), count (positive train rows), one per item feature.
-  A catalog has one row per id in use, never the out-of-vocabulary row. With hashed ids, of the keys that
-  share an id the most frequent in train is written (ties: the smallest); count and sequence cover all of
-  them.
+  leave gaps); each feature that lives in records (see FEATURES), its value in this row; and, when
+  history_length > 0, history: int64 item ids, oldest first, of all rows of the block one after the other, and
+  history_length: int64 [rows], how many of them belong to each row. A row's history holds the user's newest
+  earlier positive in-vocabulary items: from train for train and valid rows, from train and valid for test
+  rows. user and item are catalog ids (see IDS).
+IDS  A table has `rows` rows. With vocab ids, 0..rows - 2 are the admitted keys and rows - 1 is the
+  out-of-vocabulary row. Further users and items, which have too few train rows or occur in held-out splits or
+  side tables only, have catalog ids from `rows` on, by key: their catalog rows and features are their own,
+  and they share the out-of-vocabulary row. So the table row of a catalog id is min(id, rows - 1), and
+  catalog_rows is one more than the largest catalog id. With hashed ids the catalog id is the table row.
+CATALOG COLUMNS  users/: id (catalog id), key (bytes), count (positive train rows), the user features, and
+  sequence, sequence_split: int64, the catalog ids of the items of all the user's positive rows, oldest first,
+  and the split of each (0 train, 1 valid, 2 test), with sequence_length: int64 [rows].
+  items/: id (catalog id), key (bytes), count (positive train rows), the item features.
+  A catalog has one row per catalog id in use, never the out-of-vocabulary row; users that are in no side
+  table and on the out-of-vocabulary row are in it too. With hashed ids, of the keys that share an id the most
+  frequent in train is written (ties: the smallest); count and sequence cover all of them.
+FEATURES  Columns by kind, in records and catalogs alike: categorical and cross: int64 ids of the feature's
+  table. numeric: float32 as in the source, before its steps; NaN where it is empty and has no `missing`.
+  list: int64 ids, those of all rows of the block one after the other, <name>/length: int64 [rows], and, if
+  it is weighted, <name>/weight: float32, one per id. vector: no column, but files of its own in the catalog's
+  directory: float32 little-endian [rows of the file, dim] by catalog id, VECTOR_ROWS rows to a file and
+  catalog_rows in all; zeros where there is none.
+  A feature of a side table (`lives: catalog`) is in the catalog only, and has one value for all times. A
+  feature of a column of the interactions (`lives: records`) is in the records, and, unless it is of the
+  context, in the catalog as of three points in time (FEATURES IN CATALOGS); those of a list are
+  <name>@valid/length and so on.
 FEATURES IN CATALOGS  feature: the newest known value, for serving. feature@valid and feature@test: the value
   that evaluation of that split may use. For a user, the newest known value not later than the user's first
   positive row in the split (without such a row: as in feature); for an item, the newest known value in rows
@@ -41,15 +55,20 @@ FEATURES IN CATALOGS  feature: the newest known value, for serving. feature@vali
 import json
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from configs.errors import DataError
 from configs.sections.base import Section
+from configs.sections.features import ClipConfig
 from configs.system.storage import inner_path, read_bytes
 
 MANIFEST_FILE = "dataset.json"
 SPLITS = ("train", "valid", "test")
 BLOCK_ROWS = 4096
+VECTOR_ROWS = 1 << 16
+"""Rows of a vector file; the last one holds the rest."""
+FORMAT: Literal[3] = 3
 Count = Annotated[int, Field(ge=0, lt=2**48)]
 
 
@@ -92,43 +111,93 @@ class SplitInfo(Section):
 class TableInfo(Section):
     """The ids of one embedding table."""
 
-    ids: Literal["vocab", "hash"]
-    """How keys become ids."""
+    ids: Literal["vocab", "hash", "given", "buckets"]
+    """How keys become ids; buckets: of a numeric feature, by its boundaries."""
     rows: Count
-    """Rows of the table, the out-of-vocabulary row included."""
+    """Rows of the table, out-of-vocabulary rows included."""
     oov: Count | None
-    """Id of the out-of-vocabulary row, rows - 1; null with hash."""
+    """Id of the (first) out-of-vocabulary row; null with hash and buckets."""
+    oov_rows: Count = 1
+    """Number of out-of-vocabulary rows, which follow each other; more than one with given only."""
     keys: Count
-    """Distinct keys with positive train rows (with vocab: at least min_count)."""
+    """Distinct keys with positive train rows (with vocab: at least min_count; with given: keys of the file;
+    of a table of side tables: of users or items with positive train rows)."""
     oov_keys: Count = 0
-    """Distinct keys of all splits that share the out-of-vocabulary row; 0 with hash."""
+    """Distinct keys of all splits and side tables that share the out-of-vocabulary row; 0 with hash."""
+    catalog_rows: Count = 0
+    """One more than the largest catalog id; user and item only."""
     files: list[FileInfo] = []
-    """Vocabulary of a categorical feature, by rising id; empty for user and item, which have catalogs, with
-    hash, and in datasets that were written before there were vocabularies."""
+    """Vocabulary of the table, by rising id; empty for user and item, which have catalogs, and with hash and
+    buckets."""
+
+    def row_of(self, ids: Any) -> Any:
+        """Table rows of catalog ids, in NumPy; see IDS."""
+        return ids if self.oov is None or self.ids != "vocab" else np.minimum(ids, self.oov)
 
 
 class FeatureInfo(Section):
-    """One side feature."""
+    """One feature; FEATURES in the docstring of this module has its columns."""
 
-    of: Literal["user", "item"]
+    of: Literal["user", "item", "context"]
     """Whose feature it is."""
-    kind: Literal["categorical", "numeric"]
-    """categorical: int64 ids of the table of the same name; numeric: float32."""
+    kind: Literal["categorical", "list", "numeric", "vector", "cross"]
+    """As in the config."""
+    lives: Literal["records", "catalog"] = "records"
+    """records: a column of the interactions; catalog: of a side table."""
+    table: str | None = None
+    """Table of its ids, of its buckets too; null: it enters models as numbers."""
+    max_length: Count = 0
+    """Longest list."""
+    weighted: bool = False
+    """Whether the keys of a list have weights."""
+    steps: list[Literal["log1p", "standardize"] | ClipConfig] = []
+    """Of a numeric feature: from the stored value to the model's, in order."""
+    boundaries: list[float] | None = None
+    """Of a numeric feature with buckets, in units after `steps`: bucket b has values v with boundaries[b - 1]
+    <= v < boundaries[b]; the bucket after the last one, len(boundaries) + 1, is that of empty values."""
     mean: float = 0.0
-    """Mean of a numeric feature over train rows; models use (value - mean) / stddev, records hold the
-    value."""
+    """Mean of a numeric feature over positive train rows, after the steps before standardize, which models
+    subtract; over users or items with positive train rows if it is of a side table. Empty values count as the
+    mean."""
     stddev: float = 1.0
-    """Standard deviation of a numeric feature over train rows; 1 if all are equal."""
+    """Standard deviation over the same values, by which models divide; 1 if all are equal."""
+    dim: Count = 0
+    """Values of a vector."""
+    keys: list[str] = []
+    """Of a cross: the categorical features whose keys it joins, in order."""
+    files: list[FileInfo] = []
+    """Of a vector: its files, in the order of ids."""
+    coverage: Count = 0
+    """Users, items or rows with a known value."""
 
     @property
     def is_numeric(self) -> bool:
-        """Whether its values are numbers; otherwise they are ids."""
+        """Whether its stored values are numbers, one a row; otherwise they are ids or vectors."""
         return self.kind == "numeric"
 
     @property
     def dtype(self) -> Literal["float32", "int64"]:
         """Type of its values in records and catalogs."""
-        return "float32" if self.is_numeric else "int64"
+        return "float32" if self.kind in ("numeric", "vector") else "int64"
+
+
+class SideInfo(Section):
+    """What became of one side table."""
+
+    of: Literal["user", "item"]
+    """Whose rows it has."""
+    rows: Count
+    """Rows read."""
+    rejected: dict[str, int]
+    """Rejected rows by reason."""
+    duplicates: Count
+    """Further rows of a key, left out."""
+    matched: Count
+    """Its users or items that occur in the interactions."""
+    alone: Count
+    """Its users or items that do not."""
+    missing: Count
+    """Users or items of the interactions without a row in it."""
 
 
 class CatalogInfo(Section):
@@ -157,7 +226,7 @@ class SourceFileInfo(Section):
 class Dataset(Section):
     """The whole of dataset.json."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = FORMAT
     """Version of this contract."""
     fingerprint: str
     """SHA-256 over the checksums of all record files: equal for equal content."""
@@ -176,9 +245,11 @@ class Dataset(Section):
     positives: SplitInfo | None = None
     """Copies of the positive rows of train; null: all rows of train are positive."""
     tables: dict[str, TableInfo]
-    """user, item, and each categorical side feature."""
+    """user, item, and those of features."""
     features: dict[str, FeatureInfo]
-    """Side features."""
+    """Features, by name."""
+    sides: list[SideInfo] = []
+    """Side tables, as listed in source.sides."""
     users: CatalogInfo
     """Catalog of users."""
     items: CatalogInfo
@@ -220,8 +291,8 @@ class Dataset(Section):
     def record_files(self) -> list[FileInfo]:
         """All files with rows, users or items; rejected rows are not part of the content."""
         splits = [*self.splits.values(), *filter(None, [self.positives])]
-        parts: list[SplitInfo | CatalogInfo | TableInfo] = [*splits, self.users, self.items]
-        parts += self.tables.values()
+        parts: list[SplitInfo | CatalogInfo | TableInfo | FeatureInfo] = [*splits, self.users, self.items]
+        parts += [*self.tables.values(), *self.features.values()]
         return [info for part in parts for info in part.files]
 
     def table_rows(self, name: str) -> int:
@@ -264,10 +335,10 @@ def load_dataset(path: str) -> Dataset:
         document = json.loads(content)
         if not isinstance(document, dict):
             raise ValueError(f"must be an object, found {type(document).__name__}")
-        if document.get("format") == 1:
+        if document.get("format") in range(1, FORMAT):
             raise DataError(
-                f"{name}: written by an older version (format 1; this one reads 2). "
-                "Run `lazytower prepare --overwrite` with this config to rebuild it."
+                f"{name}: written by an older version (format {document['format']}; this one reads "
+                f"{FORMAT}). Run `lazytower prepare --overwrite` with this config to rebuild it."
             )
         return Dataset.model_validate({**document, "path": path})
     except ValidationError as error:

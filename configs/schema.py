@@ -6,10 +6,18 @@ from pydantic import Field, model_validator
 
 from configs.defaults import complete_bias, complete_dataset, complete_model, complete_tables
 from configs.sections.base import Section
-from configs.sections.dataset import DatasetConfig, IdsConfig, VocabIdsConfig
+from configs.sections.dataset import DatasetConfig, FeatureIdsConfig, HashIdsConfig, VocabIdsConfig
 from configs.sections.devices import CpuDeviceConfig, DeviceConfig
 from configs.sections.evaluation import EvaluateConfig
 from configs.sections.export import ExportConfig
+from configs.sections.features import (
+    CategoricalFeatureConfig,
+    CrossFeatureConfig,
+    FeatureConfig,
+    ListFeatureConfig,
+    VectorFeatureConfig,
+    table_of,
+)
 from configs.sections.launch import LaunchConfig, LocalLaunchConfig, check_launch
 from configs.sections.models import DRAWN, DotBiasConfig, ModelConfig, TowerConfig, TwoTowerConfig
 from configs.sections.optimizers import AdamConfig, DenseOptimizer
@@ -38,7 +46,8 @@ class RunConfig(Section):
     model: ModelConfig = TwoTowerConfig()
     """The model."""
     tables: dict[str, EmbeddingConfig] = {}
-    """Embedding tables by name: user, item, history, or the name of a categorical side feature."""
+    """Embedding tables by name: user, item, history, or that of features (their own name, unless they name a
+    table)."""
     optimizer: DenseOptimizer = AdamConfig()
     """Optimizer of the towers' dense weights."""
     schedule: ScheduleConfig = ScheduleConfig()
@@ -75,10 +84,16 @@ class RunConfig(Section):
 
     @property
     def table_of_input(self) -> dict[str, str]:
-        """Table of each model input that is looked up in one; numeric features are absent."""
-        numeric = {f.name for f in self.source.features if f.kind == "numeric"}
+        """Table of each model input that is looked up in one; features that enter as numbers are absent."""
         history = self.model.history.table if isinstance(self.model, TwoTowerConfig) else "history"
-        return {n: history if n == "history" else n for n in self.model.inputs if n not in numeric}
+        found = {"user": "user", "item": "item", "history": history}
+        tables = found | {name: table for name, f in self.features.items() if (table := table_of(f))}
+        return {name: tables[name] for name in self.model.inputs if name in tables}
+
+    @property
+    def features(self) -> dict[str, FeatureConfig]:
+        """All features of the source and its side tables, by name."""
+        return {feature.name: feature for feature in self.source.all_features}
 
     @property
     def ids_of_batch(self) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -87,12 +102,18 @@ class RunConfig(Section):
         batch = self.train.batch_size
         found: dict[str, dict[str, tuple[int, ...]]] = {}
         for name, table in self.table_of_input.items():
-            history = (self.dataset.history_length or 0,) if name == "history" else ()
-            found.setdefault(table, {})[name] = (batch, *history)
+            found.setdefault(table, {})[name] = (batch, *self.length_of(name))
         for name, shape in self.model.drawn(batch).items():
             if name in self.table_of_input:
                 found[self.table_of_input[name]][DRAWN + name] = shape
         return found
+
+    def length_of(self, name: str) -> tuple[int, ...]:
+        """(length,) of an input that is a list of ids in each row: history and list features; else ()."""
+        if name == "history":
+            return (self.dataset.history_length or 0,)
+        feature = self.features.get(name)
+        return (feature.max_length,) if isinstance(feature, ListFeatureConfig) else ()
 
     def uneven(self, parts: int) -> str:
         """A key and its value that is not divisible by `parts`, as text; empty: all are divisible."""
@@ -125,7 +146,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _inputs_exist(self) -> "RunConfig":
-        sides = {f.name: f.of for f in self.source.features}
+        # A model has no side of its own for the row: what is of the context describes the request.
+        sides = {name: "item" if f.of == "item" else "user" for name, f in self.features.items()}
         known = {"user", "item", "history", *sides}
         for name in self.model.inputs:
             if name not in known:
@@ -159,12 +181,17 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _ids_fit(self) -> "RunConfig":
-        categorical = {f.name for f in self.source.features if f.kind == "categorical"}
+        keyed = (CategoricalFeatureConfig, ListFeatureConfig)
+        tables = {f.table_name for f in self.features.values() if isinstance(f, keyed)}
         for name in self.dataset.feature_ids:
-            if name not in categorical:
+            if name not in tables:
                 raise ValueError(
-                    f"dataset.feature_ids.{name}: not a categorical feature of the source; remove it"
+                    f"dataset.feature_ids.{name}: not the table of a categorical or list feature; remove it"
                 )
+        for name, feature in self.features.items():
+            table = table_of(feature)
+            if table in ("user", "item", "history") or (not isinstance(feature, keyed) and table in tables):
+                raise ValueError(f"feature {name!r}: table {table!r} is already in use; choose another name")
         if (self.dataset.split.kind == "given") != (self.source.roles.split is not None):
             raise ValueError(
                 "dataset.split.kind: given and source.roles.split require each other; set both or neither"
@@ -266,10 +293,12 @@ class RunConfig(Section):
         return sum(widths)
 
     def input_width(self, name: str) -> int:
-        """Width of one input of a tower: its table's dim (less a shared item bias), or 1 if numeric."""
+        """Width of one input of a tower: its table's dim (less a shared item bias), or the number of its
+        values."""
         table = self.table_of_input.get(name)
         if table is None:
-            return 1
+            feature = self.features[name]
+            return feature.dim if isinstance(feature, VectorFeatureConfig) else 1
         bias = name == "history" and table == "item" and self.item_rows_carry_bias
         return self._dim(table) - int(bias)
 
@@ -279,10 +308,13 @@ class RunConfig(Section):
         model = self.model
         return isinstance(model, TwoTowerConfig) and bool(model.item_bias) and not model.item_tower.layers
 
-    def ids_of(self, name: str) -> IdsConfig:
-        """The ids section of a table: user_ids, item_ids (also for history) or the feature's."""
+    def ids_of(self, name: str) -> FeatureIdsConfig:
+        """The ids section of a table: user_ids, item_ids (also for history) or that of features."""
         if name == "user":
             return self.dataset.user_ids
         if name in ("item", "history"):
             return self.dataset.item_ids
+        feature = self.features.get(name)
+        if isinstance(feature, CrossFeatureConfig):
+            return HashIdsConfig(kind="hash", rows=feature.rows)
         return self.dataset.feature_ids.get(name, VocabIdsConfig())

@@ -7,7 +7,8 @@ import dataclasses
 import math
 
 from configs.manifest import BLOCK_ROWS, SPLITS
-from configs.sections.dataset import DatasetConfig, IdsConfig, VocabIdsConfig
+from configs.sections.dataset import DatasetConfig, FeatureIdsConfig, VocabIdsConfig
+from configs.sections.features import NumericFeatureConfig
 from configs.sections.sources import SourceConfig
 
 RECORDS = (*SPLITS, "positives")
@@ -63,15 +64,15 @@ class Job:
     @property
     def missing(self) -> dict[str, float]:
         """By numeric feature, the value used where it is empty; without one such rows are rejected."""
-        features = self.source.features
-        return {feature.name: feature.missing for feature in features if feature.missing is not None}
+        numeric = [feature for feature in self.source.features if isinstance(feature, NumericFeatureConfig)]
+        return {feature.name: feature.missing for feature in numeric if feature.missing is not None}
 
     @property
     def tables(self) -> list[str]:
         """Names of all tables."""
         return ["user", "item", *self.categorical]
 
-    def ids_of(self, table: str) -> IdsConfig:
+    def ids_of(self, table: str) -> FeatureIdsConfig:
         """The ids section of a table."""
         if table in ("user", "item"):
             return self.dataset.user_ids if table == "user" else self.dataset.item_ids

@@ -16,7 +16,7 @@ from configs.manifest import (
     SplitInfo,
     TableInfo,
 )
-from configs.sections.sources import SideFeatureConfig
+from configs.sections.features import FeatureConfig, table_of
 from pipelines.job import Job
 from pipelines.rows.moments import Moments
 from pipelines.sources.identity import SourceFile
@@ -109,8 +109,8 @@ def build_manifest(
     )
 
 
-def _feature(feature: SideFeatureConfig, files: list[WrittenFile]) -> FeatureInfo:
-    info = FeatureInfo(of=feature.of, kind=feature.kind)
+def _feature(feature: FeatureConfig, files: list[WrittenFile]) -> FeatureInfo:
+    info = FeatureInfo(of=feature.of, kind=feature.kind, table=table_of(feature))
     some = any(f.directory == "positives" for f in files)  # models with features train on these
     directory = "positives" if some else "train"
     mine = (f for f in files if f.directory == directory and feature.name in f.moments)

@@ -38,7 +38,26 @@ class HashIdsConfig(Section):
         return self.rows
 
 
+class GivenIdsConfig(Section):
+    """Ids by a vocabulary file."""
+
+    kind: Literal["given"]
+    """Id = the key's line in `path`, from 0; other keys share the oov_rows rows after them by their hash."""
+    path: Path
+    """UTF-8 text with one key a line, each once; local or gs://."""
+    oov_rows: int = Field(1, ge=1, le=2**24)
+    """Rows for keys that are not in the file: lines + Fingerprint64(key) mod oov_rows."""
+
+    @property
+    def known_rows(self) -> int | None:
+        """As VocabIdsConfig.known_rows; the file is read by prepare."""
+        return None
+
+
 IdsConfig = Annotated[VocabIdsConfig | HashIdsConfig, Field(discriminator="kind"), of_kind("vocab")]
+FeatureIdsConfig = Annotated[
+    VocabIdsConfig | HashIdsConfig | GivenIdsConfig, Field(discriminator="kind"), of_kind("vocab")
+]
 
 
 class FractionSplitConfig(Section):
@@ -108,8 +127,8 @@ class DatasetConfig(Section):
     """How user keys become table rows."""
     item_ids: IdsConfig = VocabIdsConfig()
     """How item keys become table rows."""
-    feature_ids: dict[str, IdsConfig] = {}
-    """How keys of categorical side features become table rows, by feature; vocab by default."""
+    feature_ids: dict[str, FeatureIdsConfig] = {}
+    """How keys of categorical and list features become table rows, by table; vocab by default."""
     positive: Literal["above_zero", "all"] | float = "above_zero"
     """Which rows are positive: above_zero, those with a label above 0 (right for 0/1, -1/+1, counts, ratings
     from 1); a number, those with at least that label; or all. two_tower trains on positive rows; targets,

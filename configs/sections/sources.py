@@ -1,16 +1,17 @@
 """The `source` section: where raw interactions come from, one class per kind of source."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from configs.sections.base import Section, Seed
-
-# Columns of records and catalogs (configs/manifest.py), and inputs of a model's loss besides features.
-RESERVED_NAMES = frozenset(
-    "user item label weight timestamp history history_length history_mask log_q negative "
-    "id key count sequence sequence_split sequence_length".split()
+from configs.sections.features import (
+    FeatureConfig,
+    ListFeatureConfig,
+    VectorFeatureConfig,
+    check_crosses,
+    check_names,
 )
 
 # What pandas, R, SQL and the dumps of MySQL and Hive write; pandas reads nearly the same list.
@@ -38,50 +39,15 @@ class RolesConfig(Section):
     """Column with train, valid or test; only with dataset.split.kind: given."""
 
 
-class SideFeatureConfig(Section):
-    """A further column that describes the user or the item."""
-
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    """Name of the feature in the dataset, the model and the table."""
-    column: str | None = None
-    """Column of the source; defaults to the feature's name."""
-    of: Literal["user", "item"]
-    """Whose feature it is. Training uses the value in the row, evaluation the value known at that time,
-    serving the newest known value of the user or item (configs/manifest.py). An empty value does not count as
-    known."""
-    kind: Literal["categorical", "numeric"]
-    """categorical: a key that gets an id according to dataset.feature_ids; numeric: a float32."""
-    missing: float | None = Field(None, allow_inf_nan=False)
-    """Value of a numeric feature in rows where it is empty or null; without it such rows are rejected."""
-
-    @property
-    def source_column(self) -> str:
-        return self.column or self.name
-
-    @model_validator(mode="after")
-    def _keys_have_no_missing(self) -> "SideFeatureConfig":
-        if self.kind == "categorical" and self.missing is not None:
-            raise ValueError(
-                "missing applies to numeric features only; remove it, since an empty category is a category"
-            )
-        return self
-
-
-class FileSourceConfig(Section):
-    """What all file sources share."""
+class FilesConfig(Section):
+    """What all tables in files share."""
 
     paths: list[str] = Field(min_length=1)
     """Files, directories or globs, local or gs://. Rows are read in this order, inside a directory or glob in
     natural order (events_8 before events_10), each file once; docs/prepare.md lists what is left out. Text
     compressed by gzip, bzip2, xz, zstd or zip (one file inside) is decompressed, whatever its name."""
-    roles: RolesConfig = RolesConfig()
-    """Which column has which role."""
-    features: list[SideFeatureConfig] = []
-    """Side features."""
-    timestamp_unit: Literal["s", "ms", "us", "ns", "iso8601"] = "s"
-    """Unit of numeric timestamps, which may have a fraction, or iso8601 for text (pipelines/rows/times.py
-    lists its forms). The dataset stores nanoseconds, so order is kept. Rows of one instant keep the order of
-    the source."""
+    features: list[FeatureConfig] = []
+    """Features made of further columns."""
     nulls: list[str] = list(NULLS)
     """Spellings of a missing value, besides empty text. A row with a missing key, label, weight or time is
     rejected; a missing category becomes the empty one; a numeric feature takes its `missing`."""
@@ -91,20 +57,73 @@ class FileSourceConfig(Section):
     max_rejected_fraction: float = Field(0.01, ge=0, le=1)
     """Largest fraction of rejected rows; above it the job fails and publishes nothing."""
 
+    @property
+    def separates(self) -> bool:
+        """Whether lists are text with a separator."""
+        return False
+
     @model_validator(mode="after")
-    def _feature_names_differ(self) -> "FileSourceConfig":
-        names = [feature.name for feature in self.features]
-        for name in names:
-            if names.count(name) > 1 or name in RESERVED_NAMES:
-                raise ValueError(f"feature name {name!r} is already in use; choose another")
+    def _lists_can_be_read(self) -> "FilesConfig":
+        for feature in self.features:
+            if not isinstance(feature, ListFeatureConfig | VectorFeatureConfig):
+                continue
+            if self.separates and feature.separator is None:
+                raise ValueError(
+                    f"feature {feature.name!r}: a {feature.kind} in delimited text requires separator, "
+                    "such as separator: '|'"
+                )
+            if not self.separates and feature.separator is not None:
+                raise ValueError(
+                    f"feature {feature.name!r}: separator applies to delimited text only; remove it, since "
+                    "JSON and Parquet have lists"
+                )
         return self
 
 
-class DelimitedSourceConfig(FileSourceConfig):
-    """Delimited text."""
+class SideTableConfig(FilesConfig):
+    """What side tables of all kinds share: a table with one row for each user or item."""
 
-    kind: Literal["delimited"]
-    """Delimited text, one interaction per line."""
+    of: Literal["user", "item"]
+    """Whose features its columns are."""
+    key: str
+    """Column with the user's or item's key, which is cleaned like the keys of interactions, so that 1, "1"
+    and 1.0 are one key. Users and items without a row have empty values; those that occur only here are in
+    the catalog. Two rows of one key must have the same values unless keep says otherwise."""
+    keep: Literal["newest"] | None = None
+    """newest: of several rows of one key, take the one with the largest order_by (the last of equal ones)."""
+    order_by: str | None = None
+    """Column with numbers or ISO 8601 times, which tells the newest row; required by keep: newest."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _features_are_of_its_owner(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("features"), list):
+            return values
+        of, features = values.get("of"), []
+        for feature in values["features"]:
+            if isinstance(feature, dict):
+                if feature.get("of", of) != of:
+                    raise ValueError(
+                        f"feature {feature.get('name')!r}: of: {feature['of']} in a side table of: {of}; "
+                        "remove it"
+                    )
+                feature = feature | {"of": of}
+            features.append(feature)
+        return values | {"features": features}
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> "SideTableConfig":
+        if (self.keep is None) != (self.order_by is None):
+            raise ValueError("keep: newest and order_by require each other; set both or neither")
+        if not self.features:
+            raise ValueError("features: name at least one, or remove the side table")
+        check_crosses(self.features, "this side table")
+        return self
+
+
+class DelimitedFormat(Section):
+    """How delimited text is written."""
+
     delimiter: str = Field(",", min_length=1, max_length=8)
     """Separator of columns, such as ',', '::' or '\\t' for a tab."""
     header: bool = True
@@ -131,7 +150,7 @@ class DelimitedSourceConfig(FileSourceConfig):
         )
 
     @model_validator(mode="after")
-    def _special_characters_differ(self) -> "DelimitedSourceConfig":
+    def _special_characters_differ(self) -> "DelimitedFormat":
         for name in ("quote", "escape"):
             value = getattr(self, name)
             if value is not None and (value in self.delimiter or not value.isascii() or value in "\r\n"):
@@ -143,7 +162,7 @@ class DelimitedSourceConfig(FileSourceConfig):
         return self
 
     @model_validator(mode="after")
-    def _columns_are_known(self) -> "DelimitedSourceConfig":
+    def _columns_are_known(self) -> "DelimitedFormat":
         if not self.header and not self.columns:
             raise ValueError("header: false requires columns: [names, left to right]")
         if self.header and self.columns:
@@ -151,6 +170,85 @@ class DelimitedSourceConfig(FileSourceConfig):
                 "columns requires header: false, because a header names the columns; remove columns"
             )
         return self
+
+
+class DelimitedSideConfig(SideTableConfig, DelimitedFormat):
+    """Delimited text."""
+
+    kind: Literal["delimited"]
+    """Delimited text, one user or item per line."""
+
+    @property
+    def separates(self) -> bool:
+        """As FilesConfig.separates."""
+        return True
+
+
+class JsonlSideConfig(SideTableConfig):
+    """JSON lines."""
+
+    kind: Literal["jsonl"]
+    """One JSON object per line."""
+
+
+class ParquetSideConfig(SideTableConfig):
+    """Parquet files."""
+
+    kind: Literal["parquet"]
+    """Parquet, read by row groups."""
+
+
+SideConfig = Annotated[
+    DelimitedSideConfig | JsonlSideConfig | ParquetSideConfig,
+    Field(discriminator="kind"),
+]
+
+
+class FileSourceConfig(FilesConfig):
+    """What all file sources share."""
+
+    roles: RolesConfig = RolesConfig()
+    """Which column has which role."""
+    timestamp_unit: Literal["s", "ms", "us", "ns", "iso8601"] = "s"
+    """Unit of numeric timestamps, which may have a fraction, or iso8601 for text (pipelines/rows/times.py
+    lists its forms). The dataset stores nanoseconds, so order is kept. Rows of one instant keep the order of
+    the source."""
+    sides: list[SideConfig] = []
+    """Side tables with features of users and items, joined by key."""
+
+    @property
+    def all_features(self) -> list[FeatureConfig]:
+        """The features of the interactions' columns and of all side tables."""
+        return [*self.features, *(feature for side in self.sides for feature in side.features)]
+
+    @model_validator(mode="after")
+    def _features_are_complete(self) -> "FileSourceConfig":
+        for feature in self.features:
+            if feature.of is None:
+                raise ValueError(f"feature {feature.name!r}: of is required: user, item or context")
+            if isinstance(feature, VectorFeatureConfig):
+                raise ValueError(
+                    f"feature {feature.name!r}: a vector must be in a side table (source.sides), so that it "
+                    "is stored once for each user or item; move it there"
+                )
+        for side in self.sides:
+            if any(feature.of == "context" for feature in side.features):
+                raise ValueError("source.sides: a side table has no context features")
+        check_names(self.all_features)
+        check_crosses(self.features, "source.features")
+        return self
+
+
+class DelimitedSourceConfig(FileSourceConfig, DelimitedFormat):
+    """Delimited text."""
+
+    kind: Literal["delimited"]
+    """Delimited text, one interaction per line."""
+
+    @property
+    def separates(self) -> bool:
+        """As FilesConfig.separates."""
+        return True
 
 
 class JsonlSourceConfig(FileSourceConfig):
@@ -196,7 +294,17 @@ class SyntheticSourceConfig(Section):
         return RolesConfig(timestamp="timestamp")
 
     @property
-    def features(self) -> list[SideFeatureConfig]:
+    def features(self) -> list[FeatureConfig]:
+        return []
+
+    @property
+    def all_features(self) -> list[FeatureConfig]:
+        """As FileSourceConfig.all_features."""
+        return []
+
+    @property
+    def sides(self) -> list[SideConfig]:
+        """As FileSourceConfig.sides."""
         return []
 
     @property

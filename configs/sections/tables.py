@@ -21,6 +21,9 @@ class TableConfig(Section):
     init_stddev: float = Field(0.05, ge=0)
     """Standard deviation of the normal initial weights. Defaults to 0.005 for the user table if
     model.normalize is on and the user's row is the whole vector or is added to the history."""
+    combiner: Literal["mean", "sum", "sqrtn"] = "mean"
+    """How the rows of a list feature become one vector, with its weights if it has them, as in
+    tf.nn.embedding_lookup_sparse; model.history.pooling is that of the history."""
     optimizer: TableOptimizer = TableLazyAdamConfig()
     """Optimizer of the rows."""
     engine: Literal["auto", "native", "rows", "tfa"] = "auto"
@@ -68,6 +71,8 @@ class RobeZConfig(Section):
     """Seed of the hashing, together with the table's name."""
     init_stddev: float = Field(0.05, ge=0)
     """Standard deviation of the normal initial weights."""
+    combiner: Literal["mean", "sum", "sqrtn"] = "mean"
+    """As TableConfig.combiner."""
     optimizer: TableOptimizer = TableLazyAdamConfig()
     """Optimizer of the array, in which each aligned chunk of `block` values counts as a row."""
     gradient: Literal["auto", "dense", "sparse"] = "auto"

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from configs.sections.sources import RolesConfig, SideFeatureConfig, SourceConfig
+from configs.sections.features import ColumnFeatureConfig, FeatureConfig
+from configs.sections.sources import RolesConfig, SourceConfig
 from pipelines.job import JobLayout
 from pipelines.sources import MODULES
 from pipelines.sources.identity import SourceFile
@@ -119,7 +120,7 @@ class Wanted(NamedTuple):
     """key, number, time or split."""
 
 
-def wanted_columns(roles: RolesConfig, features: list[SideFeatureConfig]) -> list[Wanted]:
+def wanted_columns(roles: RolesConfig, features: list[FeatureConfig]) -> list[Wanted]:
     """All columns the job needs."""
     wanted = [Wanted("user", roles.user, "key"), Wanted("item", roles.item, "key")]
     for name, kind in (("label", "number"), ("timestamp", "time"), ("weight", "number")):
@@ -128,8 +129,9 @@ def wanted_columns(roles: RolesConfig, features: list[SideFeatureConfig]) -> lis
     if roles.split is not None:
         wanted.append(Wanted("_split", roles.split, "split"))
     for feature in features:
-        kind = "key" if feature.kind == "categorical" else "number"
-        wanted.append(Wanted(feature.name, feature.source_column, kind))
+        if isinstance(feature, ColumnFeatureConfig):
+            kind = "key" if feature.kind == "categorical" else "number"
+            wanted.append(Wanted(feature.name, feature.source_column, kind))
     return wanted
 
 

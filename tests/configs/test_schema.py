@@ -5,7 +5,7 @@ import pytest
 from configs.errors import ConfigError
 from configs.load import parse_config
 from configs.schema import RunConfig
-from configs.sections.sources import RESERVED_NAMES
+from configs.sections.features import RESERVED_NAMES
 from tests.support.documents import delimited, document, feature, two_tower
 
 AGE, GENRE = feature("age", kind="numeric"), feature("genre", "item")
