@@ -44,8 +44,9 @@ class TrainData:
         """All batches from step `start_step` (0: the first) on, endlessly.
 
         Returns:
-          Dataset of dicts: user, item, timestamp: int64 [batch]; label: float32 [batch]; weight, side
-          features, and history int64 [batch, history_length] padded with -1, if the dataset has them.
+          Dataset of dicts: user, item: int64 [batch], rows of their tables; timestamp: int64 [batch]; label:
+          float32 [batch]; weight, side features, and history int64 [batch, history_length] padded with -1, if
+          the dataset has them.
         """
         epoch, step = divmod(start_step, self.steps_per_epoch)
         blocks, window, rows = self._place(epoch, step * self._batch_size)
@@ -138,8 +139,14 @@ class TrainData:
     def _window(self, epoch: tf.Tensor, index: tf.Tensor, blocks: tf.Tensor) -> dict[str, tf.Tensor]:
         """Parses a window of serialized blocks, string [n], and permutes its rows."""
         columns = parse_blocks(self._dataset, blocks)
+        columns |= {name: self._table_rows(name, columns[name]) for name in ("user", "item")}
         order = self._permutation(epoch, index, tf.shape(columns["user"])[0])
         return {name: tf.gather(value, order) for name, value in columns.items()}
+
+    def _table_rows(self, table: str, ids: tf.Tensor) -> tf.Tensor:
+        """Rows of a table, int64 [n], of catalog ids int64 [n]; as TableInfo.row_of."""
+        oov = self._dataset.tables[table].oov
+        return ids if oov is None else tf.minimum(ids, tf.constant(oov, tf.int64))
 
     def _permutation(self, epoch: tf.Tensor, window: tf.Tensor, rows: int | tf.Tensor) -> tf.Tensor:
         """Order of a window's rows, int32 [rows]; epoch and window: int64 scalars."""

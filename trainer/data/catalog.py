@@ -32,17 +32,18 @@ def load_vocabulary(dataset: Dataset, name: str) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-    """The item catalog, by item id. `rows` is that of the item table; rows without an item hold b"" and 0."""
+    """The item catalog, by catalog id (configs/manifest.py); ids without an item hold b"" and 0."""
 
     rows: int
+    """Rows of the item table."""
     ids: np.ndarray
-    """Ids of items with positive train rows, int64 [items], ascending; never the out-of-vocabulary row."""
+    """Ids of items with positive train rows and a row of the table, int64 [items], ascending."""
     keys: np.ndarray
-    """Raw keys, object (bytes) [rows]."""
+    """Raw keys, object (bytes) [catalog rows]."""
     counts: np.ndarray
-    """Positive train rows, int64 [rows]."""
+    """Positive train rows, int64 [catalog rows]."""
     features: dict[str, np.ndarray]
-    """Newest known side features, [rows] each; see `unknown_feature` for rows outside the catalog."""
+    """Newest known side features, [catalog rows] each; see `unknown_feature` for ids without an item."""
     cold: int = 0
     """Number of further items of the data, which share the out-of-vocabulary row."""
     earlier: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
@@ -51,39 +52,42 @@ class Items:
     @classmethod
     def load(cls, dataset: Dataset) -> "Items":
         """Reads the whole item catalog; DataError as `read_blocks`."""
-        rows = dataset.table_rows("item")
+        table = dataset.tables["item"]
         names = [name for name, info in dataset.features.items() if info.of == "item"]
         columns: dict[str, np.ndarray] = {
-            "key": np.full(rows, b"", object),
-            "count": np.zeros(rows, np.int64),
+            "key": np.full(table.catalog_rows, b"", object),
+            "count": np.zeros(table.catalog_rows, np.int64),
         }
         for name in names:
             for column in (name, *(feature_as_of(name, split) for split in SPLITS[1:])):
-                columns[column] = np.full(rows, *unknown_feature(dataset, name))
+                columns[column] = np.full(table.catalog_rows, *unknown_feature(dataset, name))
         for block in read_blocks(dataset, dataset.items.files, ["id", *columns]):
             for name, values in columns.items():
                 values[block["id"]] = block[name]
         features = {name: columns[name] for name in names}
         earlier = {split: {n: columns[feature_as_of(n, split)] for n in names} for split in SPLITS[1:]}
-        cold, ids = dataset.tables["item"].oov_keys, np.flatnonzero(columns["count"])
-        return cls(rows, ids, columns["key"], columns["count"], features, cold, earlier)
+        ids = np.flatnonzero(columns["count"])
+        ids = ids[table.has_row(ids)]
+        return cls(table.rows, ids, columns["key"], columns["count"], features, table.oov_keys, earlier)
 
     def as_of(self, split: str) -> "Items":
         """The same items with the side features that the evaluation of `split` (valid or test) may know."""
         return dataclasses.replace(self, features=self.earlier.get(split, self.features))
 
     @property
+    def table_counts(self) -> np.ndarray:
+        """Positive train rows by row of the table, int64 [rows]; 0 at the out-of-vocabulary row."""
+        return self.counts[: self.rows]
+
+    @property
     def known(self) -> np.ndarray:
-        """Whether each row of the table is an item of the catalog, bool [rows]."""
+        """Whether each row of the table is that of one of `ids`, bool [rows]."""
         known = np.zeros(self.rows, bool)
         known[self.ids] = True
         return known
 
     def knows(self, numbers: np.ndarray) -> np.ndarray:
-        """Whether each number of a user's sequence is an item of the catalog, bool [n].
-
-        Numbers from the table's last row on are items that share it, the out-of-vocabulary row.
-        """
+        """Whether each catalog id of a user's sequence is one of `ids`, bool [n]."""
         return self.known[np.minimum(numbers, self.rows - 1)]
 
 
@@ -128,18 +132,18 @@ class UserBlock:
 
 @dataclasses.dataclass(frozen=True)
 class SplitView:
-    """n users as seen from one split; only `cold` and `cold_seen` hold items outside the catalog."""
+    """n users as seen from one split; only `cold` and `cold_seen` hold items outside `Items.ids`."""
 
     targets: Ragged
     """Distinct items of the split, ascending."""
     cold: Ragged
-    """Distinct items of the split outside the catalog, ascending; numbered per user."""
+    """Distinct items of the split outside `Items.ids`, ascending."""
     rows: np.ndarray
     """Positive rows of the split, int64 [n]."""
     seen: Ragged
     """Distinct items of earlier splits (valid: train; test: train and valid), ascending."""
     cold_seen: Ragged
-    """Distinct items of earlier splits outside the catalog, as `cold`."""
+    """Distinct items of earlier splits outside `Items.ids`, ascending."""
     touched: Ragged
     """Distinct items of all splits, ascending."""
     history: np.ndarray
@@ -174,6 +178,12 @@ class Users:
             features = {name: block[column] for name, column in names.items()}
             yield UserBlock(block["id"], block["key"], block["count"], sequence, splits, features)
 
+    def blocks_of_rows(self) -> Iterator[UserBlock]:
+        """As `blocks`, of the users that have a row of the table, with the newest known features."""
+        table = self.dataset.tables["user"]
+        for block in self.blocks():
+            yield block.take(np.flatnonzero(table.has_row(block.ids)))
+
     def of_split(self, split: str, max_users: int | None = None, seed: int = 0) -> "SplitUsers":
         """The users that can be evaluated on `split` (valid or test), or a stable random sample of them."""
         return SplitUsers(self, split, max_users, seed)
@@ -201,7 +211,8 @@ def number_bound(*sequences: Ragged) -> int:
 
 
 class SplitUsers:
-    """Iterates over blocks of the users with a positive train row and a positive row in the split.
+    """Iterates over blocks of the users with a row of the table, trained on positive rows, and a positive row
+    in the split.
 
     With `max_users`, one block with the users of smallest hash of (seed, id): the same users in whatever
     order files are read, with memory for about twice as many. The counts are complete when the iteration is.
@@ -229,9 +240,10 @@ class SplitUsers:
     def _warm(self) -> Iterator[UserBlock]:
         """Blocks of all users that can be evaluated; counts them."""
         self.users_found = self.rows_found = 0
+        table = self.users.dataset.tables["user"]
         for block in self.users.blocks(self.split):
             rows = self.split_rows(block)
-            warm = (block.counts > 0) & (rows > 0)
+            warm = (block.counts > 0) & table.has_row(block.ids) & (rows > 0)
             self.users_found += int(warm.sum())
             self.rows_found += int(rows[warm].sum())
             yield block.take(np.flatnonzero(warm))

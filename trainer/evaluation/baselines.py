@@ -16,7 +16,7 @@ class Popularity:
 
     def __init__(self, items: Items):
         # Ranks of the counts instead of counts, which float32 cannot tell apart beyond 2^24.
-        _, order = np.unique(items.counts, return_inverse=True)
+        _, order = np.unique(items.table_counts, return_inverse=True)
         self._scores = order.astype(np.float32)
 
     def scores(self, users: UserBatch, items: np.ndarray | None) -> np.ndarray:

@@ -51,7 +51,7 @@ def build_training(config: RunConfig, dataset: Dataset) -> Training:
         return Training(items, data, num_steps, *trained)
     items = Items.load(dataset)
     features = items.as_of(FIRST_HELD_OUT).features
-    recommender = Recommender(config, dataset, items.counts, num_steps, item_features=features)
+    recommender = Recommender(config, dataset, items.table_counts, num_steps, item_features=features)
     return Training(items, data, num_steps, recommender, TrainStep(config, recommender, num_steps))
 
 
@@ -69,5 +69,5 @@ def _on_tpu(
     engine = TPU_ENGINES[device.slice_type.engine]
     with strategy.scope():
         features = items.as_of(FIRST_HELD_OUT).features
-        recommender = Recommender(config, dataset, items.counts, num_steps, TpuTable, features)
+        recommender = Recommender(config, dataset, items.table_counts, num_steps, TpuTable, features)
     return recommender, TpuStep(config, recommender, num_steps, strategy, engine)

@@ -46,6 +46,8 @@ def test_items_hold_keys_counts_and_features_by_id(dataset, rows):
     items = Items.load(dataset)
     counts = collections.Counter(row.item for row in rows if row.split == "train")
     assert {items.keys[i]: items.counts[i] for i in items.ids} == counts
+    others = {row.item for row in rows} - set(counts)
+    assert others and [*items.keys[items.rows :]] == sorted(others) and not items.counts[items.rows :].any()
     assert items.rows == len(counts) + 1
     oov = items.rows - 1
     assert (items.keys[oov], items.counts[oov], items.known[oov]) == (b"", 0, False)
@@ -57,13 +59,9 @@ def test_items_hold_keys_counts_and_features_by_id(dataset, rows):
 def test_users_hold_every_row_in_order(dataset, rows):
     items = Items.load(dataset)
     number = {key: i for i, key in enumerate(items.keys)}
-    expected, unknown = collections.defaultdict(list), collections.defaultdict(dict)
+    expected = collections.defaultdict(list)
     for row in rows:
-        item = number.get(row.item)
-        if item is None:  # from the out-of-vocabulary row on, one number for each key of the user's
-            item = items.rows - 1 + unknown[row.user].setdefault(row.item, len(unknown[row.user]))
-        expected[row.user].append((item, SPLITS.index(row.split)))
-    del expected[b"new"]
+        expected[row.user].append((number[row.item], SPLITS.index(row.split)))
     found = {}
     for block in Users(dataset, items).blocks():
         ends = np.cumsum(block.sequence.lengths)
@@ -73,6 +71,8 @@ def test_users_hold_every_row_in_order(dataset, rows):
             found[block.keys[i]] = [(int(item), int(split)) for item, split in pairs]
         assert block.features["country"].shape == block.ids.shape
     assert found == expected
+    of_rows = {key for block in Users(dataset, items).blocks_of_rows() for key in block.keys}
+    assert of_rows == {row.user for row in rows if row.split == "train"} and b"new" not in of_rows
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
