@@ -27,12 +27,11 @@ from configs.sections.features import (
     table_of,
 )
 from pipelines.job import Job
-from pipelines.rows.moments import Moments
 from pipelines.sources.identity import SourceFile
-from pipelines.stages.coverage import other_count, value_count
 from pipelines.stages.files import WrittenFile
 from pipelines.stages.ids import TableIds
-from pipelines.stages.stats import known_count
+from pipelines.statistics.coverage import known_count, other_count, value_count
+from pipelines.statistics.moments import Moments
 from pipelines.summary import Summary
 
 

@@ -10,7 +10,6 @@ from apache_beam.pvalue import AsIter, AsSingleton
 
 from configs.sections.features import QuantilesConfig
 from pipelines.job import Job
-from pipelines.rows.quantiles import NumberHistogram, boundaries
 from pipelines.sources.reader import Place, Range, first_rows
 from pipelines.stages.catalog import WriteCatalog
 from pipelines.stages.files import WrittenFile
@@ -22,6 +21,7 @@ from pipelines.stages.plan import Plan, make_plan
 from pipelines.stages.read import CountRows, ReadRows
 from pipelines.stages.stats import MergeCounts, MergeNumbers, MergeStats, Stats
 from pipelines.stages.write import WriteFile, WriteRejected
+from pipelines.statistics.quantiles import NumberHistogram, boundaries
 from pipelines.summary import FILE_NAME, dump_summary
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from configs.sections.dataset import DatasetConfig
     from configs.sections.sources import SourceConfig
     from pipelines.job import Job
-    from pipelines.sources.reader import Range
+    from pipelines.sources.identity import SourceFile
+    from pipelines.sources.reader import Range, Reader
     from pipelines.summary import Summary
 
 
@@ -84,20 +85,19 @@ def prepare(
     from pipelines.runners.checks import check_runner
     from pipelines.sources.identity import check_unchanged, each, with_content
     from pipelines.sources.reader import make_reader
-    from pipelines.stages.given import given_files
     from pipelines.workspace import workspace
 
     options = options or beam_options(None, [])
     check_runner(options, source, dataset)
     target = dataset.path.rstrip("/")
     reader = make_reader(source, plan_layout("", "", 0))
-    source_files = [*reader.files(), *given_files(dataset)]
+    source_files = _source_files(reader, dataset)
     if not overwrite and (present := find_existing(target, source, source_files, dataset)):
         logging.info("%s: already prepared from this source with these settings", target)
         return present
-    job = Job(source, dataset, plan_layout("", "", reader.estimated_rows()))
+    layout = plan_layout("", "", reader.estimated_rows())
     with workspace(target) as (path, check):
-        job = _placed(job, path, {"threads": worker_threads(options)} | sizes)
+        job = _placed(Job(source, dataset, layout), path, {"threads": worker_threads(options)} | sizes)
         reader.layout = job.layout  # keeps the files that were listed
         ranges = reader.ranges()
         source_files = each(with_content, source_files)
@@ -110,6 +110,13 @@ def prepare(
         publish(target, job.layout.staging, manifest, found.files)
     log_report(manifest, dataset, target, progress)
     return manifest
+
+
+def _source_files(reader: "Reader", dataset: "DatasetConfig") -> "list[SourceFile]":
+    """All files on which the dataset depends: those of the source, and vocabulary files."""
+    from pipelines.stages.given import given_files
+
+    return [*reader.files(), *given_files(dataset)]
 
 
 def _placed(job: "Job", path: str, sizes: dict[str, Any]) -> "Job":

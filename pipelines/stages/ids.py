@@ -57,6 +57,13 @@ class TableIds(NamedTuple):
     """As TableInfo.catalog_rows; 0 for tables without a catalog."""
     first_others: dict[int, int] = {}
     """By part: first catalog id of its keys outside the vocabulary, if there are catalog ids."""
+    hashed: bool = False
+    """Whether no id is out of vocabulary."""
+
+    @property
+    def first_oov(self) -> int:
+        """First id that is out of vocabulary; the number of rows if none is."""
+        return self.rows if self.hashed else self.keys
 
     @property
     def id_bound(self) -> int:
@@ -221,7 +228,9 @@ def plan_ids(histograms: list[CountHistogram], job: Job) -> dict[str, TableIds]:
         keys = sum(int(h.numbers.sum()) for h in parts)
         ids = job.ids_of(table)
         if ids.kind == "hash":
-            result[table] = TableIds(keys, ids.rows, 0, {}, ids.rows if table in WITH_CATALOG else 0)
+            result[table] = TableIds(
+                keys, ids.rows, 0, {}, ids.rows if table in WITH_CATALOG else 0, hashed=True
+            )
             continue
         others = sum(h.others for h in parts)
         if ids.kind == "given":

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as compute
 
 from pipelines.job import Job
-from pipelines.rows import histogram
 from pipelines.stages.stats import Stats
+from pipelines.statistics import histogram
 
 _BUCKET_ITEMS = 1 << 24  # items of histories in a bucket of an output file: 64 MiB
 

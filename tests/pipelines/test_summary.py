@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from configs.errors import DataError
-from pipelines.rows.moments import Moments
 from pipelines.sources.reader import Reject
 from pipelines.stages.files import WrittenFile
 from pipelines.stages.ids import TableIds
 from pipelines.stages.plan import Plan
 from pipelines.stages.stats import Stats
+from pipelines.statistics.moments import Moments
 from pipelines.summary import dump_summary, load_summary
 
 
