@@ -61,7 +61,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from configs.errors import DataError
 from configs.sections.base import Section
-from configs.sections.features import ClipConfig
+from configs.sections.features import Step
 from configs.system.storage import inner_path, read_bytes
 
 MANIFEST_FILE = "dataset.json"
@@ -155,7 +155,7 @@ class FeatureInfo(Section):
     """Longest list."""
     weighted: bool = False
     """Whether the keys of a list have weights."""
-    steps: list[Literal["log1p", "standardize"] | ClipConfig] = []
+    steps: list[Step] = []
     """Of a numeric feature: from the stored value to the model's, in order."""
     boundaries: list[float] | None = None
     """Of a numeric feature with buckets, in units after `steps`: bucket b has values v with boundaries[b - 1]
