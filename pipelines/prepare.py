@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from configs.sections.sources import SourceConfig
     from pipelines.job import Job
     from pipelines.sources.reader import Range
-    from pipelines.stages.files import WrittenFile
-    from pipelines.stages.ids import TableIds
-    from pipelines.stages.stats import Stats
+    from pipelines.summary import Summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,13 +84,14 @@ def prepare(
     from pipelines.runners.checks import check_runner
     from pipelines.sources.identity import check_unchanged, each, with_content
     from pipelines.sources.reader import make_reader
+    from pipelines.stages.given import given_files
     from pipelines.workspace import workspace
 
     options = options or beam_options(None, [])
     check_runner(options, source, dataset)
     target = dataset.path.rstrip("/")
     reader = make_reader(source, plan_layout("", "", 0))
-    source_files = reader.files()
+    source_files = [*reader.files(), *given_files(dataset)]
     if not overwrite and (present := find_existing(target, source, source_files, dataset)):
         logging.info("%s: already prepared from this source with these settings", target)
         return present
@@ -106,9 +105,9 @@ def prepare(
             found = _run_pipeline(job, ranges, options, lambda: check_unchanged(source_files))
         if found is None:
             return None
-        manifest = build_manifest(job, source_files, *found)
+        manifest = build_manifest(job, source_files, found)
         check()
-        publish(target, job.layout.staging, manifest, found[2])
+        publish(target, job.layout.staging, manifest, found.files)
     log_report(manifest, dataset, target, progress)
     return manifest
 
@@ -123,14 +122,15 @@ def _placed(job: "Job", path: str, sizes: dict[str, Any]) -> "Job":
 
 def _run_pipeline(
     job: "Job", ranges: "list[Range]", options: "PipelineOptions", check_source: Callable[[], None]
-) -> "tuple[Stats, dict[str, TableIds], list[WrittenFile]] | None":
-    """Runs the pipeline and returns its Stats, TableIds by table and written files.
+) -> "Summary | None":
+    """Runs the pipeline and returns its Summary.
 
     None: only a template was written.
 
     Args:
       check_source: raises DataError if the source has changed, which explains other errors.
     """
+    import dataclasses
     import os
 
     import apache_beam as beam
@@ -140,10 +140,12 @@ def _run_pipeline(
     from pipelines.pipeline import build
     from pipelines.report import split_line
     from pipelines.runners.running import make_runner, run_to_end, template_location
+    from pipelines.stages.given import store_vocabularies
     from pipelines.summary import FILE_NAME, load_summary
 
     if "://" not in job.layout.spool:
         os.makedirs(job.layout.spool)
+    job = dataclasses.replace(job, given=store_vocabularies(job))
     logging.info("%s", split_line(job.dataset))
     pipeline = beam.Pipeline(make_runner(options), options=options)
     build(pipeline, job, ranges)
@@ -158,20 +160,20 @@ def _run_pipeline(
     name = f"{job.layout.spool}/{FILE_NAME}"
     try:
         with fsspec.open(name, "rb") as file:
-            stats, plan, tables, files = load_summary(file.read(), name)
+            summary = load_summary(file.read(), name)
     except FileNotFoundError:
         raise DataError(
             f"{job.dataset.path}: the job succeeded, but its workers wrote to another disk, "
             "so the dataset is not here; use gs:// in dataset.path"
         ) from None
     check_source()
-    if plan.failed:
-        raise DataError(plan.failed)
-    if not any(file.directory == "train" for file in files):
+    if summary.plan.failed:
+        raise DataError(summary.plan.failed)
+    if not any(file.directory == "train" for file in summary.files):
         raise DataError("no row is in train; check dataset.split")
-    if not any(file.positives for file in files if file.directory == "train"):
+    if not any(file.positives for file in summary.files if file.directory == "train"):
         raise DataError(
             f"no row of train is positive ({job.dataset.positive_rule}); "
             "check dataset.split and dataset.positive"
         )
-    return stats, tables, files
+    return summary

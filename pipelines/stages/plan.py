@@ -30,6 +30,20 @@ _HINTS = {
 }
 
 
+_FEATURE_HINTS = (
+    ("outside_log1p_", "log1p takes numbers above -1; put a {{clip: [low, high]}} before it, or remove it"),
+    ("weight_count_", "each key of the list needs one weight"),
+    ("bad_weight_", "a weight must be a number"),
+    ("negative_weight_", "weights must be at least 0"),
+    ("control_character_in_", "keys of a list must not contain \\x01 or \\x02; check separator"),
+    (
+        "wrong_type_",
+        "a list feature needs a list in each row, all others one value; check the feature's kind",
+    ),
+)
+"""Hints by the beginning of a reason, which ends in a feature's name."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Side input of every stage after reading."""
@@ -91,7 +105,7 @@ def _hint(reason: str, job: Job) -> str:
         return "; it must be a number in every row, and must not be empty"
     if reason in {f"bad_{name}" for name in job.numeric}:
         return "; it must be a number; set the feature's missing to accept empty values"
-    hint = _HINTS.get(reason)
+    hint = _HINTS.get(reason) or next((h for start, h in _FEATURE_HINTS if reason.startswith(start)), None)
     unit = getattr(job.source, "timestamp_unit", "s")  # the synthetic source has none
     return f"; {hint.format(unit=unit)}" if hint else ""
 

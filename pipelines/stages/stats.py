@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipelines.rows.hashes import hash_keys
 from pipelines.rows.histogram import TimeHistogram
+from pipelines.rows.quantiles import NumberHistogram
 from pipelines.sources.reader import Reject
 
 _SAMPLE = 1024  # keys per table, used only to balance the parts of a table
@@ -98,7 +99,36 @@ class MergeStats(beam.CombineFn):
         return accumulator
 
 
+_Numbers = dict[str, NumberHistogram]
+
+
+class MergeNumbers(beam.CombineFn):
+    """Merges histograms of numbers by feature."""
+
+    def create_accumulator(self) -> _Numbers:
+        return {}
+
+    def add_input(self, accumulator: _Numbers, element: _Numbers) -> _Numbers:
+        for name, histogram in element.items():
+            accumulator.setdefault(name, NumberHistogram()).merge(histogram)
+        return accumulator
+
+    def merge_accumulators(self, accumulators: Iterable[_Numbers]) -> _Numbers:
+        merged: _Numbers = {}
+        for accumulator in accumulators:
+            self.add_input(merged, accumulator)
+        return merged
+
+    def extract_output(self, accumulator: _Numbers) -> _Numbers:
+        return accumulator
+
+
 _Counts = collections.Counter[str]
+
+
+def known_count(name: str) -> str:
+    """Key of Stats.counts for the rows or users with a known value of a feature."""
+    return f"known/{name}"
 
 
 class MergeCounts(beam.CombineFn):
