@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from configs.sections.dataset import DatasetConfig
     from configs.sections.sources import SourceConfig
     from pipelines.job import Job
+    from pipelines.sources.identity import SourceFile
     from pipelines.sources.reader import Range
     from pipelines.summary import Summary
 
@@ -76,7 +77,7 @@ def prepare(
 
     import_beam()
     from pipelines.existing import find_existing
-    from pipelines.job import Job, plan_layout
+    from pipelines.job import Job, plan_layout, side_parts
     from pipelines.manifest import build_manifest
     from pipelines.progress import Progress
     from pipelines.publish import publish
@@ -91,15 +92,18 @@ def prepare(
     check_runner(options, source, dataset)
     target = dataset.path.rstrip("/")
     reader = make_reader(source, plan_layout("", "", 0))
-    source_files = [*reader.files(), *given_files(dataset)]
+    sides = [make_reader(side, plan_layout("", "", 0)) for side in source.sides]
+    source_files = _once([reader.files(), *(side.files() for side in sides), given_files(dataset)])
     if not overwrite and (present := find_existing(target, source, source_files, dataset)):
         logging.info("%s: already prepared from this source with these settings", target)
         return present
     job = Job(source, dataset, plan_layout("", "", reader.estimated_rows()))
     with workspace(target) as (path, check):
-        job = _placed(job, path, {"threads": worker_threads(options)} | sizes)
-        reader.layout = job.layout  # keeps the files that were listed
-        ranges = reader.ranges()
+        parts = tuple(side_parts(side.config, side.estimated_rows()) for side in sides)
+        job = _placed(job, path, {"threads": worker_threads(options), "side_shards": parts} | sizes)
+        for each_reader in (reader, *sides):
+            each_reader.layout = job.layout  # keeps the files that were listed
+        ranges = [each_reader.ranges() for each_reader in (reader, *sides)]
         source_files = each(with_content, source_files)
         with Progress(job.layout.spool) as progress:
             found = _run_pipeline(job, ranges, options, lambda: check_unchanged(source_files))
@@ -112,6 +116,11 @@ def prepare(
     return manifest
 
 
+def _once(lists: "list[list[SourceFile]]") -> "list[SourceFile]":
+    """All files, each once."""
+    return list({file.name: file for files in lists for file in files}.values())
+
+
 def _placed(job: "Job", path: str, sizes: dict[str, Any]) -> "Job":
     """The job with its directories in a workspace, and other sizes."""
     import dataclasses
@@ -121,13 +130,14 @@ def _placed(job: "Job", path: str, sizes: dict[str, Any]) -> "Job":
 
 
 def _run_pipeline(
-    job: "Job", ranges: "list[Range]", options: "PipelineOptions", check_source: Callable[[], None]
+    job: "Job", ranges: "list[list[Range]]", options: "PipelineOptions", check_source: Callable[[], None]
 ) -> "Summary | None":
     """Runs the pipeline and returns its Summary.
 
     None: only a template was written.
 
     Args:
+      ranges: of the interactions, then of each side table.
       check_source: raises DataError if the source has changed, which explains other errors.
     """
     import dataclasses
@@ -148,7 +158,7 @@ def _run_pipeline(
     job = dataclasses.replace(job, given=store_vocabularies(job))
     logging.info("%s", split_line(job.dataset))
     pipeline = beam.Pipeline(make_runner(options), options=options)
-    build(pipeline, job, ranges)
+    build(pipeline, job, ranges[0], ranges[1:])
     run_to_end(pipeline, options)
     if template := template_location(options):
         logging.info(

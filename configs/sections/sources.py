@@ -121,6 +121,17 @@ class SideTableConfig(FilesConfig):
         return self
 
 
+    @property
+    def all_features(self) -> list[FeatureConfig]:
+        """As FileSourceConfig.all_features."""
+        return self.features
+
+    @property
+    def timestamp_unit(self) -> str:
+        """How order_by is read: as text of any form."""
+        return "iso8601"
+
+
 class DelimitedFormat(Section):
     """How delimited text is written."""
 

@@ -40,7 +40,7 @@ class Reader(text.TextReader):
     def __init__(self, config: DelimitedSourceConfig, layout: JobLayout):
         super().__init__(config, layout)
         self.header = config.header
-        self._wanted = wanted_columns(config.roles, config.features)
+        self._wanted = wanted_columns(config)
         self._types = self._column_types()
         self._quoting = Quoting(config.delimiter, config.quote, config.escape)
         # With escapes MySQL and Hive write missing values like this; Arrow would read an N.
@@ -93,7 +93,8 @@ class Reader(text.TextReader):
             return "; is source.kind jsonl?"
         for name in names:
             if name.lower() == wanted.lower():
-                return f"; write {name!r} in source.roles or source.features"
+                role = "roles" if self.key == "source" else "key"
+                return f"; write {name!r} in {self.key}.{role} or {self.key}.features"
         return self._delimiter_hint(line)
 
     def _delimiter_hint(self, line: str, columns: int | None = None) -> str:

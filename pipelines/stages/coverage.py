@@ -26,16 +26,22 @@ def value_counts(
             counts[known_count(feature.name)] += len(np.unique(columns["user"][known]))
         if (table := job.columns.get(feature.name)) is None:
             continue
-        values, oov = columns[feature.name], first_oov(job, table, tables[table])
-        if isinstance(values, BagColumn):
-            bags = np.bincount(values.codes, minlength=len(values.bags.lengths))
-            whose = np.repeat(bags, values.bags.lengths)
-            found, others = int(whose.sum()), int(whose[values.bags.members >= oov].sum())
-        else:
-            found, others = int(known.sum()), int(np.count_nonzero(known & (values >= oov)))
+        found, others = keys_of(job, table, columns[feature.name], known, tables)
         counts[value_count(feature.name)] += found
         counts[other_count(feature.name)] += others
     return counts
+
+
+def keys_of(
+    job: Job, table: str, values: "np.ndarray | BagColumn", known: np.ndarray, tables: dict[str, TableIds]
+) -> tuple[int, int]:
+    """Keys in all rows of a column of ids or bags, and those of them that are out of vocabulary."""
+    oov = first_oov(job, table, tables[table])
+    if isinstance(values, BagColumn):
+        bags = np.bincount(values.codes, minlength=len(values.bags.lengths))
+        whose = np.repeat(bags, values.bags.lengths)
+        return int(whose.sum()), int(whose[values.bags.members >= oov].sum())
+    return int(known.sum()), int(np.count_nonzero(known & (values >= oov)))
 
 
 def first_oov(job: Job, table: str, ids: TableIds) -> int:

@@ -13,6 +13,7 @@ from configs.transforms import before_standardize
 from pipelines.rows import bags, split
 from pipelines.rows.events import best_of_each, events
 from pipelines.rows.quantiles import NumberHistogram
+from pipelines.rows.vectors import known_column
 from pipelines.stages.given import Vocabularies
 from pipelines.stages.ids import hash_ids, rank_keys, send_keys
 from pipelines.stages.members import Members, bags_table, crossed, share
@@ -59,19 +60,37 @@ class GroupUsers(ThreadedDoFn):
         output = [beam.pvalue.TaggedOutput("counts", counts + self._known_rows(columns))]
         output += [beam.pvalue.TaggedOutput("numbers", self._quantiles(columns, counted))]
         with SpoolWriter(self._job.layout.spool, "group", rows.num_rows) as spool:
-            for table in self._job.tables:
-                names = [name for name, of in self._job.columns.items() if of == table]
-                shared = share(
-                    {name: self._members(name, keys[name], columns[name][counted]) for name in names}
-                )
-                output += self._send(shard, table, shared.keys, shared.counts, plan, spool)
-                for name in names:
-                    if (bags := shared.bags.get(name)) is not None:
-                        output.append((shard, ("bags", name, 0, spool.add(bags_table(bags)))))
-                    elif len(names) > 1:
-                        columns[name] = shared.places[name][columns[name]]
+            output += self._send_keys(shard, self._job.columns, keys, columns, counted, plan, spool)
             output.append((shard, ("rows", "", 0, spool.add(pa.table(columns)))))
         yield from output
+
+    def _send_keys(
+        self,
+        shard: int,
+        tables: dict[str, str],
+        keys: dict[str, pa.StringArray],
+        columns: dict[str, np.ndarray],
+        counted: np.ndarray,
+        plan: Plan,
+        spool: SpoolWriter,
+    ) -> Iterator[Any]:
+        """Sends the keys of columns to their tables; the columns become indices into a table's keys or bags.
+
+        Args:
+          tables: table of each column.
+          keys: distinct keys or bags of each column.
+          columns: int32 [n] indices into these; changed.
+          counted: bool [n], rows that count.
+        """
+        for table in dict.fromkeys(tables.values()):
+            names = [name for name, of in tables.items() if of == table]
+            shared = share({name: self._members(name, keys[name], columns[name][counted]) for name in names})
+            yield from self._send(shard, table, shared.keys, shared.counts, plan, spool)
+            for name in names:
+                if (bags := shared.bags.get(name)) is not None:
+                    yield shard, ("bags", name, 0, spool.add(bags_table(bags)))
+                elif len(names) > 1:
+                    columns[name] = shared.places[name][columns[name]]
 
     def _members(self, name: str, keys: pa.StringArray, counted: np.ndarray) -> Members:
         """A column's distinct keys or bags with their numbers in `counted`, int [m] indices."""
@@ -171,11 +190,6 @@ class GroupUsers(ThreadedDoFn):
             yield shard, ("map", table, 0, spool.add(pa.table({"id": ids})))
         for part, slice_ in send_keys(self._job, plan, table, keys, counts, ids):
             yield beam.pvalue.TaggedOutput("keys", ((table, part), (shard, spool.add(slice_))))
-
-
-def known_column(name: str) -> str:
-    """Name of the column that tells where a feature is not empty."""
-    return f"_known_{name}"
 
 
 def starts(users: np.ndarray) -> np.ndarray:

@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
 
+from configs.sections.features import VectorFeatureConfig
 from pipelines.job import Job
 from pipelines.rows import histogram
-from pipelines.stages.stats import Stats
+from pipelines.stages.stats import Stats, known_count
 
 _BUCKET_ITEMS = 1 << 24  # items of histories in a bucket of an output file: 64 MiB
 
@@ -62,9 +63,22 @@ class Plan:
     """Whether every one of them is positive."""
 
 
-def make_plan(stats: Stats, job: Job) -> Plan:
-    """The plan, made once all rows are read."""
+def side_count(number: int, what: str) -> str:
+    """Key of Stats.counts for a fact about a side table."""
+    return f"side/{number}/{what}"
+
+
+def make_plan(stats: Stats, job: Job, sides: dict[int, Stats]) -> Plan:
+    """The plan, made once all rows are read.
+
+    Args:
+      sides: by side table.
+    """
     failed = stats.fatal or _too_many_rejects(stats, job)
+    for number, side in sorted(sides.items()):
+        failed = failed or _side_fails(side, job.sides[number])
+        for table, pairs in side.samples.items():
+            stats.merge_sample(table, pairs)
     if not failed and not stats.kept:
         failed = "no rows are left after validation and dataset.min_label; check source and dataset.min_label"
     if not failed and not stats.positives and stats.label_range:
@@ -85,7 +99,23 @@ def make_plan(stats: Stats, job: Job) -> Plan:
     return Plan(None, cuts, splitters, buckets, stats.kept, stats.positives == stats.kept)
 
 
-def _too_many_rejects(stats: Stats, job: Job) -> str | None:
+def _side_fails(stats: Stats, side: Job) -> str | None:
+    """Why a side table cannot be used; None: it can."""
+    paths = ", ".join(side.source.paths)
+    if failed := stats.fatal or _too_many_rejects(stats, side, f"source.sides ({paths})."):
+        return failed
+    if not stats.kept:
+        return f"{paths}: no rows are left after validation; check source.sides"
+    for feature in side.source.features:
+        if side.source.kind == "jsonl" and feature.columns and not stats.counts[known_count(feature.name)]:
+            return (
+                f"{paths}: no object has a value of {feature.source_column!r}, which feature "
+                f"{feature.name!r} reads; correct its column, or remove the feature"
+            )
+    return None
+
+
+def _too_many_rejects(stats: Stats, job: Job, key: str = "source.") -> str | None:
     rejected, limit = sum(stats.rejected.values()), job.source.max_rejected_fraction
     first = stats.first_reject
     if first is None or rejected <= limit * stats.rows:
@@ -93,7 +123,7 @@ def _too_many_rejects(stats: Stats, job: Job) -> str | None:
     reasons = ", ".join(f"{count} {reason}" for reason, count in stats.rejected.most_common())
     hint = _hint(stats.rejected.most_common(1)[0][0], job)
     return (
-        f"{rejected} of {stats.rows} rows are rejected, more than source.max_rejected_fraction {limit:g} "
+        f"{rejected} of {stats.rows} rows are rejected, more than {key}max_rejected_fraction {limit:g} "
         f"allows: {reasons}; the first is {first.path}:{first.line}: {first.reason}: {first.text[:100]!r}"
         f"{hint}"
     )
@@ -103,7 +133,10 @@ def _hint(reason: str, job: Job) -> str:
     """Advice that fixes most rows rejected for this reason; empty if there is none."""
     if reason in ("bad_label", "bad_weight"):
         return "; it must be a number in every row, and must not be empty"
-    if reason in {f"bad_{name}" for name in job.numeric}:
+    for vector in (f for f in job.source.features if isinstance(f, VectorFeatureConfig)):
+        if reason == f"wrong_width_{vector.name}":
+            return f"; the feature's dim is {vector.dim}: correct it, or write that many values in each row"
+    if reason in {f"bad_{name}" for name in job.numeric} - {f"bad_{name}" for name in job.may_be_empty}:
         return "; it must be a number; set the feature's missing to accept empty values"
     hint = _HINTS.get(reason) or next((h for start, h in _FEATURE_HINTS if reason.startswith(start)), None)
     unit = getattr(job.source, "timestamp_unit", "s")  # the synthetic source has none
