@@ -120,7 +120,6 @@ class SideTableConfig(FilesConfig):
         check_crosses(self.features, "this side table")
         return self
 
-
     @property
     def all_features(self) -> list[FeatureConfig]:
         """As FileSourceConfig.all_features."""

@@ -37,6 +37,8 @@ _FEATURE_HINTS = (
     ("bad_weight_", "a weight must be a number"),
     ("negative_weight_", "weights must be at least 0"),
     ("control_character_in_", "keys of a list must not contain \\x01 or \\x02; check separator"),
+    ("not_finite_", "write a finite number"),
+    ("bad_order_by", "order_by needs a number or an ISO 8601 time in every row"),
     (
         "wrong_type_",
         "a list feature needs a list in each row, all others one value; check the feature's kind",
@@ -76,7 +78,7 @@ def make_plan(stats: Stats, job: Job, sides: dict[int, Stats]) -> Plan:
     """
     failed = stats.fatal or _too_many_rejects(stats, job)
     for number, side in sorted(sides.items()):
-        failed = failed or _side_fails(side, job.sides[number])
+        failed = failed or _side_fails(side, job.sides[number], f"source.sides[{number}]")
         for table, pairs in side.samples.items():
             stats.merge_sample(table, pairs)
     if not failed and not stats.kept:
@@ -99,13 +101,13 @@ def make_plan(stats: Stats, job: Job, sides: dict[int, Stats]) -> Plan:
     return Plan(None, cuts, splitters, buckets, stats.kept, stats.positives == stats.kept)
 
 
-def _side_fails(stats: Stats, side: Job) -> str | None:
-    """Why a side table cannot be used; None: it can."""
+def _side_fails(stats: Stats, side: Job, key: str) -> str | None:
+    """Why a side table cannot be used; None: it can. `key`: its key in the config."""
     paths = ", ".join(side.source.paths)
-    if failed := stats.fatal or _too_many_rejects(stats, side, f"source.sides ({paths})."):
+    if failed := stats.fatal or _too_many_rejects(stats, side, f"{key}."):
         return failed
     if not stats.kept:
-        return f"{paths}: no rows are left after validation; check source.sides"
+        return f"{paths}: no rows are left after validation; check {key}"
     for feature in side.source.features:
         if side.source.kind == "jsonl" and feature.columns and not stats.counts[known_count(feature.name)]:
             return (
@@ -136,7 +138,11 @@ def _hint(reason: str, job: Job) -> str:
     for vector in (f for f in job.source.features if isinstance(f, VectorFeatureConfig)):
         if reason == f"wrong_width_{vector.name}":
             return f"; the feature's dim is {vector.dim}: correct it, or write that many values in each row"
-    if reason in {f"bad_{name}" for name in job.numeric} - {f"bad_{name}" for name in job.may_be_empty}:
+        if reason == f"bad_{vector.name}":
+            return "; each value must be a number; check the feature's separator"
+    if reason in {f"bad_{name}" for name in job.may_be_empty}:
+        return "; it must be a number, or empty"
+    if reason in {f"bad_{name}" for name in job.numeric}:
         return "; it must be a number; set the feature's missing to accept empty values"
     hint = _HINTS.get(reason) or next((h for start, h in _FEATURE_HINTS if reason.startswith(start)), None)
     unit = getattr(job.source, "timestamp_unit", "s")  # the synthetic source has none
