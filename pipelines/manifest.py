@@ -29,13 +29,12 @@ from configs.sections.features import (
     table_of,
 )
 from pipelines.job import Job
-from pipelines.rows.moments import Moments
 from pipelines.sources.identity import SourceFile
-from pipelines.stages.coverage import other_count, value_count
 from pipelines.stages.files import WrittenFile
 from pipelines.stages.ids import TableIds
 from pipelines.stages.plan import side_count
-from pipelines.stages.stats import known_count
+from pipelines.statistics.coverage import known_count, other_count, value_count
+from pipelines.statistics.moments import Moments
 from pipelines.summary import Summary
 
 
@@ -167,7 +166,7 @@ def _boundaries(feature: NumericFeatureConfig, summary: Summary) -> list[float] 
     if feature.buckets is None:
         return None
     if isinstance(feature.buckets, BoundariesConfig):
-        return [float(value) for value in np.unique(np.float32(feature.buckets.boundaries))]
+        return [float(value) for value in np.unique(np.array(feature.buckets.boundaries, np.float32))]
     return summary.quantiles.get(feature.name, [])
 
 
@@ -188,13 +187,12 @@ def _scale(name: str, files: list[WrittenFile], directory: str | None) -> dict[s
 
 def _bucket_tables(features: dict[str, FeatureInfo]) -> dict[str, TableInfo]:
     """Tables of numeric features with buckets: one row for each, and one for empty values."""
-    return {
-        info.table: TableInfo(
-            ids="buckets", rows=len(info.boundaries) + 2, oov=None, keys=len(info.boundaries) + 1
-        )
-        for info in features.values()
-        if info.boundaries is not None and info.table is not None
-    }
+    found = {}
+    for info in features.values():
+        if info.boundaries is not None and info.table is not None:
+            buckets = len(info.boundaries) + 1
+            found[info.table] = TableInfo(ids="buckets", rows=buckets + 1, oov=None, keys=buckets)
+    return found
 
 
 def _rows(infos: list[FileInfo], files: list[WrittenFile]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from apache_beam.pvalue import AsIter, AsSingleton
 
 from configs.sections.features import QuantilesConfig
 from pipelines.job import Job, JobLayout
-from pipelines.rows.quantiles import NumberHistogram, boundaries
 from pipelines.sources.reader import Place, Range, first_rows
 from pipelines.stages.catalog import WriteCatalog, vector_files
 from pipelines.stages.files import WrittenFile
@@ -24,6 +23,7 @@ from pipelines.stages.sides import FinishSide, JoinSide, ReadSide, ResolveSide, 
 from pipelines.stages.spool import Ref
 from pipelines.stages.stats import MergeCounts, MergeNumbers, MergeStats, Stats
 from pipelines.stages.write import WriteFile, WriteRejected
+from pipelines.statistics.quantiles import NumberHistogram, boundaries
 from pipelines.summary import FILE_NAME, dump_summary
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from configs.sections.sources import SourceConfig
     from pipelines.job import Job
     from pipelines.sources.identity import SourceFile
-    from pipelines.sources.reader import Range
+    from pipelines.sources.reader import Range, Reader
     from pipelines.summary import Summary
 
 
@@ -85,7 +85,6 @@ def prepare(
     from pipelines.runners.checks import check_runner
     from pipelines.sources.identity import check_unchanged, each, with_content
     from pipelines.sources.reader import make_reader
-    from pipelines.stages.given import given_files
     from pipelines.workspace import workspace
 
     options = options or beam_options(None, [])
@@ -93,14 +92,15 @@ def prepare(
     target = dataset.path.rstrip("/")
     reader = make_reader(source, plan_layout("", "", 0))
     sides = [make_reader(side, plan_layout("", "", 0)) for side in source.sides]
-    source_files = _once([reader.files(), *(side.files() for side in sides), given_files(dataset)])
+    source_files = _source_files([reader, *sides], dataset)
     if not overwrite and (present := find_existing(target, source, source_files, dataset)):
         logging.info("%s: already prepared from this source with these settings", target)
         return present
-    job = Job(source, dataset, plan_layout("", "", reader.estimated_rows()))
+    layout = plan_layout("", "", reader.estimated_rows())
     with workspace(target) as (path, check):
         parts = tuple(side_parts(side.config, side.estimated_rows()) for side in sides)
-        job = _placed(job, path, {"threads": worker_threads(options), "side_shards": parts} | sizes)
+        sizes = {"threads": worker_threads(options), "side_shards": parts} | sizes
+        job = _placed(Job(source, dataset, layout), path, sizes)
         for each_reader in (reader, *sides):
             each_reader.layout = job.layout  # keeps the files that were listed
         ranges = [each_reader.ranges() for each_reader in (reader, *sides)]
@@ -116,9 +116,13 @@ def prepare(
     return manifest
 
 
-def _once(lists: "list[list[SourceFile]]") -> "list[SourceFile]":
-    """All files, each once."""
-    return list({file.name: file for files in lists for file in files}.values())
+def _source_files(readers: "list[Reader]", dataset: "DatasetConfig") -> "list[SourceFile]":
+    """All files on which the dataset depends, each once: those of the source, of side tables, and vocabulary
+    files."""
+    from pipelines.stages.given import given_files
+
+    files = [file for reader in readers for file in reader.files()]
+    return list({file.name: file for file in [*files, *given_files(dataset)]}.values())
 
 
 def _placed(job: "Job", path: str, sizes: dict[str, Any]) -> "Job":

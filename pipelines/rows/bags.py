@@ -5,7 +5,7 @@ joined by \\x01, then, if they have weights, \\x02 and the weights joined by \\x
 text.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -43,8 +43,8 @@ def _joined(parts: pa.StringArray, offsets: np.ndarray) -> pa.StringArray:
 class Bags(NamedTuple):
     """Bags whose members are keys, or ids once those are known."""
 
-    members: pa.StringArray | np.ndarray
-    """Of all bags, one after the other."""
+    members: Any
+    """Of all bags, one after the other: a pa.StringArray, or integers."""
     offsets: np.ndarray
     """int64 [bags + 1]: bag i has members[offsets[i]:offsets[i + 1]]."""
     weights: np.ndarray | None

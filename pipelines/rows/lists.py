@@ -114,7 +114,7 @@ def _keys(
     clean: bool,
     faults: Faults,
 ) -> tuple[pa.Array, np.ndarray]:
-    """Cleaned keys of all lists, and bool [keys], which of them count: neither missing nor empty."""
+    """Cleaned keys of all lists, and bool [keys], which of them count: not those that are missing."""
     rows = np.bincount(found.codes, minlength=len(found.lengths))  # of each list
     owner = np.repeat(np.arange(len(found.lengths)), found.lengths)
     values = found.values

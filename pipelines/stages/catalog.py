@@ -25,7 +25,6 @@ from configs.transforms import before_standardize
 from pipelines.job import Job
 from pipelines.rows.bags import arrow, taken
 from pipelines.rows.blocks import BlockWriter, Columns, Lists, slice_columns
-from pipelines.rows.moments import Moments
 from pipelines.stages.files import WrittenFile, close_durably, open_staged
 from pipelines.stages.ids import CATALOG_FILE_ROWS, WITH_CATALOG, TableIds, hash_ids
 from pipelines.stages.members import crossed
@@ -34,6 +33,7 @@ from pipelines.stages.spool import Ref, array, column, read_table
 from pipelines.stages.threads import ThreadedDoFn
 from pipelines.stages.vectors import write_vectors
 from pipelines.stages.write import STEP_ROWS, take
+from pipelines.statistics.moments import Moments
 
 _DIRECTORY = {"user": "users", "item": "items"}
 _FEATURE = "feature/"  # prefix of the kind of an item feature's slices

@@ -6,7 +6,7 @@ from typing import Any, BinaryIO, NamedTuple
 import fsspec
 
 from pipelines.job import RECORDS
-from pipelines.rows.moments import Moments
+from pipelines.statistics.moments import Moments
 
 DIRECTORIES = (*RECORDS, "users", "items", "vocabularies", "rejected")
 """Directories of a dataset's files."""

@@ -15,13 +15,13 @@ from pipelines.rows.bags import BagColumn, arrow, taken
 from pipelines.rows.hashes import hash_rows
 from pipelines.rows.history import gather_ranges, history_ranges
 from pipelines.stages.catalog import RowFacts, item_slices, user_slices
-from pipelines.stages.coverage import value_counts
 from pipelines.stages.group import known_column, starts
 from pipelines.stages.ids import TableIds, id_type
 from pipelines.stages.members import bags_of
 from pipelines.stages.plan import Plan
 from pipelines.stages.spool import Ref, SpoolWriter, column, partition, read_table
 from pipelines.stages.threads import ThreadedDoFn
+from pipelines.statistics.coverage import value_counts
 
 _STREAM = 2  # of hash_rows; split.py uses another
 
@@ -35,7 +35,7 @@ class FinishRows(ThreadedDoFn):
         shard, parts = element
         parts = sorted(parts)
         rows = next(read_table(ref) for kind, _, _, ref in parts if kind == "rows")
-        columns = {name: column(rows, name) for name in rows.column_names}
+        columns: dict[str, Any] = {name: column(rows, name) for name in rows.column_names}
         rows_of = RowFacts(
             starts(columns["user"]),
             self._job.dataset.is_positive(columns["label"]),
@@ -43,7 +43,8 @@ class FinishRows(ThreadedDoFn):
         )
         columns |= mapped(parts, self._job.columns, columns, tables)
         counts = self._left_out(columns, rows_of, tables["user"])
-        counts += value_counts(self._job, columns, rows_of, tables)
+        oov = {name: tables[table].first_oov for name, table in self._job.columns.items()}
+        counts += value_counts(self._job.source.features, columns, rows_of.known, oov)
         output = [beam.pvalue.TaggedOutput("counts", counts)]
         with SpoolWriter(self._job.layout.spool, "records", rows.num_rows) as spool:
             for key, slice_ in user_slices(self._job, columns, rows_of):

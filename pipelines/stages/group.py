@@ -12,15 +12,15 @@ from configs.sections.features import QuantilesConfig
 from configs.transforms import before_standardize
 from pipelines.rows import bags, split
 from pipelines.rows.events import best_of_each, events
-from pipelines.rows.quantiles import NumberHistogram
 from pipelines.rows.vectors import known_column
 from pipelines.stages.given import Vocabularies
 from pipelines.stages.ids import hash_ids, rank_keys, send_keys
 from pipelines.stages.members import Members, bags_table, crossed, share
 from pipelines.stages.plan import Plan
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, read_tables, stable_order
-from pipelines.stages.stats import known_count
 from pipelines.stages.threads import ThreadedDoFn
+from pipelines.statistics.coverage import known_count
+from pipelines.statistics.quantiles import NumberHistogram
 
 
 class GroupUsers(ThreadedDoFn):

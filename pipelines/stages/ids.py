@@ -66,6 +66,13 @@ class TableIds(NamedTuple):
     """As in CountHistogram."""
     empty: int = 0
     """Id of the empty key, with side tables only."""
+    hashed: bool = False
+    """Whether no id is out of vocabulary."""
+
+    @property
+    def first_oov(self) -> int:
+        """First id that is out of vocabulary; the number of rows if none is."""
+        return self.rows if self.hashed else self.keys
 
     @property
     def id_bound(self) -> int:
@@ -149,6 +156,7 @@ class CountKeys(ThreadedDoFn):
         slices = sorted(slices)
         pieces = [read_table(ref) for _, ref in slices]
         whole = pa.concat_tables(pieces)
+        refs: list[tuple[int, Ref]] = []  # of ranks; hashed and given ids are known to their shards
         with SpoolWriter(self._job.layout.spool, "ids") as spool:
             met = self._met(table, slices, pieces)
             if self._job.ids_of(table).kind == "hash":
@@ -157,7 +165,6 @@ class CountKeys(ThreadedDoFn):
                 histogram = CountHistogram(table, part, np.array([1]), np.array([seen]), 0)
             elif self._job.ids_of(table).kind == "given":
                 merged, others = merge_given(whole, self._job.given[table])
-                refs = []
                 histogram = CountHistogram(table, part, np.array([1]), np.array([merged.num_rows]), others)
             else:
                 merged, ranks = merge_keys(whole)
@@ -286,8 +293,9 @@ def plan_ids(histograms: list[CountHistogram], job: Job, tables: list[str]) -> d
         keys = sum(int(h.numbers.sum()) for h in parts)
         ids = job.ids_of(table)
         if ids.kind == "hash":
-            result[table] = TableIds(keys, ids.rows, 0, {}, ids.rows if table in WITH_CATALOG else 0)
-            result[table] = result[table]._replace(met=sum(h.met for h in parts))
+            catalog_rows = ids.rows if table in WITH_CATALOG else 0
+            met = sum(h.met for h in parts)
+            result[table] = TableIds(keys, ids.rows, 0, {}, catalog_rows, met=met, hashed=True)
             continue
         others = sum(h.others for h in parts)
         if ids.kind == "given":

@@ -9,8 +9,9 @@ import pyarrow.compute as compute
 
 from configs.sections.features import VectorFeatureConfig
 from pipelines.job import Job
-from pipelines.rows import histogram
-from pipelines.stages.stats import Stats, known_count
+from pipelines.stages.stats import Stats
+from pipelines.statistics import histogram
+from pipelines.statistics.coverage import known_count
 
 _BUCKET_ITEMS = 1 << 24  # items of histories in a bucket of an output file: 64 MiB
 
@@ -39,10 +40,7 @@ _FEATURE_HINTS = (
     ("control_character_in_", "keys of a list must not contain \\x01 or \\x02; check separator"),
     ("not_finite_", "write a finite number"),
     ("bad_order_by", "order_by needs a number or an ISO 8601 time in every row"),
-    (
-        "wrong_type_",
-        "a list feature needs a list in each row, all others one value; check the feature's kind",
-    ),
+    ("wrong_type_", "a list feature needs a list in each row, others one value; check the feature's kind"),
 )
 """Hints by the beginning of a reason, which ends in a feature's name."""
 

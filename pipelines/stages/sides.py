@@ -26,7 +26,6 @@ from pipelines.rows.validate import validate_side
 from pipelines.rows.vectors import as_matrix, known_column
 from pipelines.sources.reader import Place, Range
 from pipelines.stages.catalog import SIDE, VECTOR, by_catalog_file
-from pipelines.stages.coverage import keys_of, other_count, value_count
 from pipelines.stages.finish import mapped
 from pipelines.stages.group import GroupUsers
 from pipelines.stages.ids import TableIds, hash_ids, rank_keys
@@ -34,8 +33,9 @@ from pipelines.stages.members import crossed
 from pipelines.stages.plan import Plan, side_count
 from pipelines.stages.read import ReadRows, shards_of
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, partition, read_table, read_tables
-from pipelines.stages.stats import Stats, known_count
+from pipelines.stages.stats import Stats
 from pipelines.stages.threads import ThreadedDoFn
+from pipelines.statistics.coverage import known_count, value_counts
 
 _PLACE = ("_row", "_line", "_path", WHOLE, REST, TIME)  # columns that end with the duplicates
 
@@ -237,9 +237,6 @@ class JoinSide(GroupUsers):
         counted = facts["total"][order] > 0
         keys, columns = self._columns(rows)
         vectors = [f.name for f in self._job.source.features if isinstance(f, VectorFeatureConfig)]
-        counts += collections.Counter(
-            {known_count(f.name): int(columns[known_column(f.name)].sum()) for f in self._job.source.features}
-        )
         output = [beam.pvalue.TaggedOutput("counts", counts)]
         output.append(beam.pvalue.TaggedOutput("numbers", self._quantiles(columns, counted)))
         with SpoolWriter(self._job.layout.spool, "side", rows.num_rows) as spool:
@@ -305,10 +302,9 @@ class FinishSide(ThreadedDoFn):
         columns: dict[str, Any] = {name: column(rows, name) for name in ["id", *names]}
         columns |= mapped(parts, job.feature_columns, columns, tables)
         known = {f.name: column(rows, known_column(f.name)) for f in side.features}
-        counts: collections.Counter[str] = collections.Counter()
-        for name, of in job.feature_columns.items():
-            found, others = keys_of(job, of, columns[name], known[name], tables)
-            counts[value_count(name)], counts[other_count(name)] = found, others
+        oov = {name: tables[table].first_oov for name, table in job.feature_columns.items()}
+        counts = value_counts(side.features, columns | {"user": columns["id"]}, known, oov)
+        counts |= collections.Counter({known_count(name): int(mask.sum()) for name, mask in known.items()})
         output = [beam.pvalue.TaggedOutput("counts", counts)]
         with SpoolWriter(job.layout.spool, "side", rows.num_rows) as spool:
             table: dict[str, Any] = {}

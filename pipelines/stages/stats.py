@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.rows.hashes import hash_keys
-from pipelines.rows.histogram import TimeHistogram
-from pipelines.rows.quantiles import NumberHistogram
 from pipelines.sources.reader import Reject
+from pipelines.statistics.histogram import TimeHistogram
+from pipelines.statistics.quantiles import NumberHistogram
 
 _SAMPLE = 1024  # keys per table, used only to balance the parts of a table
 
@@ -125,11 +125,6 @@ class MergeNumbers(beam.CombineFn):
 
 
 _Counts = collections.Counter[str]
-
-
-def known_count(name: str) -> str:
-    """Key of Stats.counts for the rows or users with a known value of a feature."""
-    return f"known/{name}"
 
 
 class MergeCounts(beam.CombineFn):

@@ -10,10 +10,10 @@ from configs.transforms import before_standardize
 from pipelines.job import RECORDS, Job
 from pipelines.rows.bags import length_name
 from pipelines.rows.blocks import BlockWriter, Columns, lists
-from pipelines.rows.moments import Moments
 from pipelines.stages.files import WrittenFile, close_durably, open_staged
 from pipelines.stages.spool import Ref, array, column, read_bytes, read_table
 from pipelines.stages.threads import ThreadedDoFn
+from pipelines.statistics.moments import Moments
 
 STEP_ROWS = 1 << 14  # brought into the order of a file at once
 _INTERNAL = ("_place", "_row")  # columns that records do not have

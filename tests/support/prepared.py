@@ -43,14 +43,20 @@ def read_file(path: str) -> list[dict[str, list]]:
 def rows_of(block: dict[str, list]) -> list[dict]:
     """A block's rows; lists are cut by their lengths."""
     columns = dict(block)
-    for name, lengths in LISTS.items():
+    lists = LISTS | {
+        name: lengths
+        for lengths in block
+        if lengths.endswith("/length")
+        for name in (lengths.removesuffix("/length"), lengths.replace("/length", "/weight"))
+    }
+    for name, lengths in lists.items():
         if name in block:
             values, cut = iter(block[name]), []
             for length in block[lengths]:
                 cut.append(tuple(next(values) for _ in range(length)))
             assert next(values, None) is None
             columns[name] = cut
-    for lengths in set(LISTS.values()):
+    for lengths in set(lists.values()):
         columns.pop(lengths, None)
     sizes = {len(values) for values in columns.values()}
     assert len(sizes) == 1, {k: len(v) for k, v in columns.items()}

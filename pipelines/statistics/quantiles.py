@@ -8,7 +8,7 @@ doubling of that range doubles the error).
 
 import numpy as np
 
-from pipelines.rows.histogram import TimeHistogram
+from pipelines.statistics.histogram import TimeHistogram
 
 LIMIT = 1 << 16
 _INFINITY = int(np.float32(np.inf).view(np.int32))
