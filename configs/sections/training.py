@@ -8,6 +8,7 @@ from configs.sections.base import KeptAt, Section, Seed
 
 MAX_STEPS = 2**24  # a record stores its last step as float32, which is exact up to here
 
+
 class ScheduleConfig(Section):
     """Multiplier of every learning rate over the run: warm-up, middle part, cool-down."""
 
