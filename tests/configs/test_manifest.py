@@ -1,4 +1,4 @@
-"""dataset.json: what is missing or wrong is said in one line with the file and the key."""
+"""dataset.json: what is missing or wrong is reported in one line with the file and the key."""
 
 import json
 
