@@ -170,7 +170,7 @@ def test_files_that_cannot_be_read(tmp_path):
     cases = {
         str(tmp_path / "none.yaml"): "no such config file",
         str(tmp_path): "is a directory, not a config file",
-        "nowhere://run.yaml": "cannot be read: Protocol not known: nowhere",
+        "nowhere://run.yaml": "Protocol not known: nowhere; use a local path or gs://",
     }
     for path, message in cases.items():
         with pytest.raises(ConfigError) as caught:

@@ -135,7 +135,9 @@ def test_object_stores(tmp_path):
 
     local, generations = run(SYNTHETIC, dataset_section(tmp_path)), []
     for seed in (2, 1, 0):  # each replaces the one before
-        remote = run(SYNTHETIC, dataset_section(tmp_path, path="memory://bucket/out", seed=seed))
+        config = configure(SYNTHETIC, dataset_section(tmp_path, seed=seed))
+        section = config.dataset.model_copy(update={"path": "memory://bucket/out"})  # configs refuse it
+        remote = prepare(config.source, section, overwrite=True)
         generations.append(remote)
     assert remote.fingerprint == local.fingerprint == load_dataset("memory://bucket/out").fingerprint
     store = fsspec.filesystem("memory")

@@ -36,7 +36,7 @@ def spec(tmp_path, **more) -> dict:
 def run(told: dict, log: bool = True, **environment: str) -> tuple[int, dict | None, str]:
     """(exit code, final.json, log) of a machine with this specification."""
     done = subprocess.run(
-        [sys.executable, "-m", "trainer.vm.program", json.dumps(told)],
+        [sys.executable, "-m", "trainer.vm", json.dumps(told)],
         env={**os.environ, "GCE_METADATA_HOST": "127.0.0.1:9", **environment},
         timeout=900,
     )
@@ -273,7 +273,7 @@ def test_at_the_deadline_there_is_more_time_to_save_than_at_a_preemption(
 def test_a_trainer_ends_with_its_machine(tmp_path):
     """The kernel's out-of-memory killer may end one without the other."""
     told = spec(tmp_path, python=interpreter(tmp_path, f"exec {sys.executable} -c '{SAVES_SLOWLY}' 0"))
-    process = subprocess.Popen([sys.executable, "-m", "trainer.vm.program", json.dumps(told)])
+    process = subprocess.Popen([sys.executable, "-m", "trainer.vm", json.dumps(told)])
     wait_until((tmp_path / "work" / "ready").exists)
     [trainer] = psutil.Process(process.pid).children()
     assert trainer.environ()[vm.PROCESS_MARK] == f"child 1 {told['job']}"
