@@ -61,7 +61,7 @@ def test_averages_of_another_horizon_are_another_run():
         **now,
         "polyak": {"kind": "exponential", "decay": None, "start_fraction": 0.0, "checkpoints": None},
     }
-    assert first_difference(old, now) == ("polyak.horizon_fraction", None, 0.01)
+    assert first_difference(old, now) == ("polyak.horizon_fraction", None, 0.002)
     said = {"decay": 0.9, "start_fraction": 0.0}
     explicit = checkpoint_identity(parse_config(document(polyak=said), "FILE"), "f", 10)
     old = {**explicit, "polyak": {"kind": "exponential", **said, "checkpoints": None}}
