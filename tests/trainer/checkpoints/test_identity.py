@@ -55,7 +55,7 @@ def test_checkpoints_may_be_older_than_an_option_that_is_off(kind, key, off, on)
 
 
 def test_averages_of_another_horizon_are_another_run():
-    """What a checkpoint without the key was averaged by is not what the default means now."""
+    """A checkpoint without the key was averaged by another default than today's."""
     now = checkpoint_identity(parse_config(document(), "FILE"), "f", 10)
     old = {
         **now,

@@ -1,4 +1,4 @@
-"""What the supervisor decides: every case by itself, then whole lives in a world that does what it likes."""
+"""What the supervisor decides: every case by itself, then whole lives in a random world."""
 
 import random
 import types
@@ -113,7 +113,7 @@ def test_the_outcome_is_the_machine_s():
 
 
 class World:
-    """A launcher whose slices do what a die says, and a machine that beats and ends now and then."""
+    """A launcher whose slices change at random, and a machine that now and then sends a heartbeat or ends."""
 
     settle_seconds = 0.0
 
@@ -355,7 +355,7 @@ def test_going_down_and_up_again_is_no_sign_of_life(tmp_path, monkeypatch):
 
 
 class Unanswered:
-    """Slices of which one may be there, and a service that answers so often with an error."""
+    """Slices one of which may exist, and a service that first answers with some errors."""
 
     settle_seconds = 0.0
 
