@@ -1,6 +1,7 @@
 """What the supervisor decides: every case by itself, then whole lives in a random world."""
 
 import random
+import shutil
 import types
 
 import pytest
@@ -270,6 +271,23 @@ def test_a_slice_that_is_wanted_stays(tmp_path):
     late = Late(lambda: None)
     module._create(record, late, late, 1)
     assert late.slices == {1}
+
+
+@pytest.mark.parametrize("events", [(), ("requesting",), ("requesting", "queued", "running")])
+def test_a_job_whose_directory_is_deleted_ends_and_leaves_no_slice(events, tmp_path, monkeypatch):
+    """Its supervisor retried forever, since no event could be written."""
+    record = JobRecord.create(str(tmp_path / "job"), {"name": "n"})
+    for event in events:
+        record.append(event, 1)
+    pauses = []
+    monkeypatch.setattr(module.time, "sleep", pauses.append)
+    late = Late(lambda: None, answers=[Unreachable("flaky")])
+    late.slices.add(1)
+    late.observe = lambda attempt: SliceState("ready" if attempt in late.slices else "absent")
+    shutil.rmtree(record.path)
+    with pytest.raises(UserError, match="the job's directory was deleted, so the job has ended; no slice"):
+        module._run(record, LIMITS, late, late, None, lambda: None)
+    assert late.slices == set() and len(pauses) == 1
 
 
 def test_without_the_lease_nothing_is_asked_for(tmp_path):
