@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from configs.sections.base import Path, Section, Seed, of_kind
+from configs.sections.base import KeptAt, Section, Seed, of_kind
 
 
 class VocabIdsConfig(Section):
@@ -121,7 +121,7 @@ def rule_text(positive: str | float) -> str:
 class DatasetConfig(Section):
     """What `prepare` writes and `train` reads."""
 
-    path: Path
+    path: KeptAt
     """Directory of the dataset, local or gs://."""
     user_ids: IdsConfig = VocabIdsConfig()
     """How user keys become table rows."""

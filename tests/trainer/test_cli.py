@@ -1,4 +1,4 @@
-"""The command line: quick answers without TensorFlow, one line per error, no flag that nobody decided on."""
+"""The command line: quick answers without TensorFlow, one line per error, no flag without a decision."""
 
 import argparse
 import os
