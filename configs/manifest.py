@@ -134,6 +134,10 @@ class TableInfo(Section):
         """Table rows of catalog ids, in NumPy; see IDS."""
         return ids if self.oov is None or self.ids != "vocab" else np.minimum(ids, self.oov)
 
+    def owns(self, ids: Any) -> Any:
+        """Whether catalog ids have table rows of their own, as far as their ids tell; in NumPy."""
+        return np.ones(np.shape(ids), bool) if self.oov is None else ids < self.oov
+
 
 class FeatureInfo(Section):
     """One feature; FEATURES in the docstring of this module has its columns."""

@@ -78,7 +78,10 @@ def write_dataset(
         splits=splits,
         positives=positives and _split_info(writer, "positives", positives),
         tables={name: table.info() | _vocabulary(writer, name, table) for name, table in ids.items()},
-        features={name: {"of": f.of, "kind": f.kind} for name, f in features.items()},
+        features={
+            name: {"of": f.of, "kind": f.kind, "table": name if f.kind == "categorical" else None}
+            for name, f in features.items()
+        },
         users={"rows": len(catalogs["user"]), "files": writer.write("users", catalogs["user"])},
         items={"rows": len(catalogs["item"]), "files": writer.write("items", catalogs["item"])},
         source_rows=len(rows),
@@ -251,7 +254,7 @@ def _example(records: list[dict]) -> tf.train.Example:
     for name in records[0]:
         values = [record[name] for record in records]
         if isinstance(values[0], list):
-            if name != "sequence_split":
+            if name in ("history", "sequence"):
                 columns[f"{name}_length"] = [len(value) for value in values]
             values = list(itertools.chain.from_iterable(values))
         columns[name] = values
