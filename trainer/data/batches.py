@@ -150,11 +150,12 @@ class TrainData:
         found = dict(columns)
         for of, lookup in self._lookups.items():
             found |= lookup.of(columns[of])
-        for of in ("user", "item"):
-            table = self._dataset.tables[of]
-            if table.ids == "vocab":
-                found[of] = tf.minimum(columns[of], table.oov)
-        return found
+        return found | {of: self._table_rows(of, columns[of]) for of in ("user", "item")}
+
+    def _table_rows(self, table: str, ids: tf.Tensor) -> tf.Tensor:
+        """Rows of a table, int64 [n], of catalog ids int64 [n]; as TableInfo.row_of."""
+        oov = self._dataset.tables[table].oov
+        return ids if oov is None else tf.minimum(ids, tf.constant(oov, tf.int64))
 
     def _skippable(self, epoch: tf.Tensor, blocks: int) -> tuple[int, int]:
         """(whole groups of files, blocks of the next group) that make up the first `blocks` blocks."""

@@ -35,7 +35,7 @@ def load_vocabulary(dataset: Dataset, name: str) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-    """The item catalog, by catalog id; rows without an item hold b"" and 0."""
+    """The item catalog, by catalog id (configs/manifest.py); ids without an item hold b"" and 0."""
 
     rows: int
     """Number of catalog ids: those of the item table, and of items that share its out-of-vocabulary row."""
@@ -75,7 +75,8 @@ class Items:
             split: features | {name: found[column] for name, column in names.items()}
             for split, names in of_splits.items()
         }
-        ids = np.flatnonzero(counts[: table.rows])
+        ids = np.flatnonzero(counts)
+        ids = ids[table.has_row(ids)]
         return cls(rows, ids, keys, counts, features, table.oov_keys, earlier, infos, table)
 
     def as_of(self, split: str) -> "Items":
@@ -87,6 +88,12 @@ class Items:
         """The row of the table that items share which have none of their own."""
         last = self.rows - 1
         return last if self.table is None or self.table.oov is None else self.table.oov
+
+    @property
+    def table_counts(self) -> np.ndarray:
+        """Positive train rows by row of the table, int64 [rows of the table]; 0 at the out-of-vocabulary
+        row."""
+        return self.counts if self.table is None else self.counts[: self.table.rows]
 
     def inputs(self, names: Iterable[str], ids: np.ndarray) -> dict[str, np.ndarray]:
         """What a model reads of items.
@@ -110,8 +117,7 @@ class Items:
         return known
 
     def knows(self, numbers: np.ndarray) -> np.ndarray:
-        """Whether each number of a user's sequence is among `ids`, bool [n]; numbers beyond the catalog are
-        not."""
+        """Whether each catalog id of a user's sequence is one of `ids`, bool [n]."""
         return self.known[np.minimum(numbers, self.rows - 1)]
 
 
@@ -156,18 +162,18 @@ class UserBlock:
 
 @dataclasses.dataclass(frozen=True)
 class SplitView:
-    """n users as seen from one split; only `cold` and `cold_seen` hold items outside the catalog."""
+    """n users as seen from one split; only `cold` and `cold_seen` hold items outside `Items.ids`."""
 
     targets: Ragged
     """Distinct items of the split, ascending."""
     cold: Ragged
-    """Distinct items of the split outside the catalog, ascending; numbered per user."""
+    """Distinct items of the split outside `Items.ids`, ascending."""
     rows: np.ndarray
     """Positive rows of the split, int64 [n]."""
     seen: Ragged
     """Distinct items of earlier splits (valid: train; test: train and valid), ascending."""
     cold_seen: Ragged
-    """Distinct items of earlier splits outside the catalog, as `cold`."""
+    """Distinct items of earlier splits outside `Items.ids`, ascending."""
     touched: Ragged
     """Distinct items of all splits, ascending."""
     history: np.ndarray
@@ -212,9 +218,6 @@ class Users:
             self._vector_files[name] = VectorFiles(self.dataset, self.dataset.features[name])
         return self._vector_files[name]
 
-    def trained(self, block: UserBlock) -> np.ndarray:
-        """Which users have positive train rows and a table row that is theirs, bool [n]."""
-        return (block.counts > 0) & self.dataset.tables["user"].owns(block.ids)
 
     def of_split(self, split: str, max_users: int | None = None, seed: int = 0) -> "SplitUsers":
         """The users that can be evaluated on `split` (valid or test), or a stable random sample of them."""
@@ -243,7 +246,8 @@ def number_bound(*sequences: Ragged) -> int:
 
 
 class SplitUsers:
-    """Iterates over blocks of the users with a positive train row and a positive row in the split.
+    """Iterates over blocks of the users with a row of the table, trained on positive rows, and a positive row
+    in the split.
 
     With `max_users`, one block with the users of smallest hash of (seed, id): the same users in whatever
     order files are read, with memory for about twice as many. The counts are complete when the iteration is.
@@ -271,9 +275,10 @@ class SplitUsers:
     def _warm(self) -> Iterator[UserBlock]:
         """Blocks of all users that can be evaluated; counts them."""
         self.users_found = self.rows_found = 0
+        table = self.users.dataset.tables["user"]
         for block in self.users.blocks(self.split):
             rows = self.split_rows(block)
-            warm = self.users.trained(block) & (rows > 0)
+            warm = (block.counts > 0) & table.has_row(block.ids) & (rows > 0)
             self.users_found += int(warm.sum())
             self.rows_found += int(rows[warm].sum())
             yield block.take(np.flatnonzero(warm))

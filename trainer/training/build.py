@@ -51,7 +51,7 @@ def build_training(config: RunConfig, dataset: Dataset) -> Training:
         trained = _on_tpu(config, config.device, dataset, items, num_steps, strategy)
         return Training(items, _train_data(config, dataset, items), num_steps, *trained)
     items = Items.load(dataset)
-    recommender = Recommender(config, dataset, items.counts, num_steps, drawn_items=_drawn(config, items))
+    recommender = Recommender(config, dataset, items.table_counts, num_steps, drawn_items=_drawn(config, items))
     step = TrainStep(config, recommender, num_steps)
     return Training(items, _train_data(config, dataset, items), num_steps, recommender, step)
 
@@ -89,5 +89,5 @@ def _on_tpu(
     engine = TPU_ENGINES[device.slice_type.engine]
     with strategy.scope():
         drawn = _drawn(config, items)
-        recommender = Recommender(config, dataset, items.counts, num_steps, TpuTable, drawn)
+        recommender = Recommender(config, dataset, items.table_counts, num_steps, TpuTable, drawn)
     return recommender, TpuStep(config, recommender, num_steps, strategy, engine)
