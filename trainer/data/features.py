@@ -81,7 +81,7 @@ class VectorFiles:
         """float32 [n, dim] of ids int64 [n]; zeros for ids beyond the files."""
         found = np.zeros((len(ids), self.dim), np.float32)
         for number in np.unique(ids[ids < self._rows] // VECTOR_ROWS):
-            mine = np.flatnonzero(ids // VECTOR_ROWS == number)
+            mine = np.flatnonzero((ids // VECTOR_ROWS == number) & (ids < self._rows))
             found[mine] = self._parts[number][ids[mine] - number * VECTOR_ROWS]
         return found
 

@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from configs.load import parse_config
 from configs.manifest import FeatureInfo
-from configs.sections.models import DRAWN
 from configs.sections.features import RESERVED_NAMES
+from configs.sections.models import DRAWN
 from trainer.data.lookups import FeatureLookup
 from trainer.models import MODELS
 from trainer.models.losses import logistic
