@@ -1,9 +1,9 @@
 """Features as they are stored and as models read them.
 
 A column holds the stored values of one feature, by row: ids or numbers [n], a ListColumn, or VectorFiles.
-Indexing any of them with positions (int64) gives those rows. `model_inputs` makes of columns what models read;
-the input pipeline and the served model do the same to tensors (trainer/data/batches.py,
-trainer/serving/features.py), and all three share the steps of numbers (configs/transforms.py).
+Indexing any of them with positions (int64) gives those rows. `model_inputs` turns columns into what models
+read; the input pipeline (trainer/data/batches.py) and the served model (trainer/serving/inputs) do the same
+to tensors, and all three share the steps of numbers (configs/transforms.py).
 """
 
 import dataclasses
@@ -130,6 +130,8 @@ def _configured(source: dict) -> Iterator[dict]:
 
 def empty_column(info: FeatureInfo, value: float | int, number: int) -> Column:
     """`number` rows of a feature that is not known; `value`: from `empty_value`, of a single value."""
+    if info.kind == "vector":
+        return np.zeros((number, info.dim), np.float32)
     if info.kind == "list":
         nothing = Ragged(np.zeros(0, np.int64), np.zeros(number, np.int64))
         return ListColumn(nothing, np.zeros(0, np.float32) if info.weighted else None)

@@ -17,7 +17,7 @@ class Model(tf.Module, abc.ABC):
 
     @abc.abstractmethod
     def lookups(self, batch: dict, step) -> dict:
-        """Ids to look up for a training batch, by input name, and the weights of lists as <name>/weight; `step`
+        """Ids to look up for a training batch, by input name, and weights of lists as <name>/weight; `step`
         (int64 scalar) seeds sampled items."""
 
     @abc.abstractmethod

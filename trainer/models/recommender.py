@@ -43,7 +43,7 @@ class Recommender(tf.Module):
         super().__init__(name="recommender")
         self.config = config
         self._table_type = table_type
-        self._dataset, self._tables_info = dataset, dataset.tables
+        self.dataset, self._tables_info = dataset, dataset.tables
         self._lists = {name for name, info in dataset.features.items() if info.kind == "list"}
         self._empty: dict[str, float | int] = {}
         self.average = make_average(config.polyak, num_steps)
@@ -165,13 +165,13 @@ class Recommender(tf.Module):
             name: columns[name] if name in columns else self._unknown(name, len(ids))
             for name in self.model.user_inputs
         }
-        return model_inputs(self._dataset.features, wanted)
+        return model_inputs(self.dataset.features, wanted)
 
     def _unknown(self, name: str, number: int) -> Column:
         """An empty column of a feature of the context."""
         if name not in self._empty and name not in self._lists:
-            self._empty[name] = empty_value(self._dataset, name)
-        return empty_column(self._dataset.features[name], self._empty.get(name, 0), number)
+            self._empty[name] = empty_value(self.dataset, name)
+        return empty_column(self.dataset.features[name], self._empty.get(name, 0), number)
 
     def user_vectors(self, inputs: dict, averaged: bool, step):
         """User vectors, float32 [n, dim].
