@@ -33,6 +33,10 @@ def _lines(model: type[BaseModel], prefix: str) -> list[str]:
 def _allowed(field: FieldInfo) -> str:
     """Names a value may take, or its type and bounds: `(mean | sum)`, `(int, >= 1)`; "" for sections."""
     forms = typing.get_args(field.annotation) or (field.annotation,)
+    named = [form for form in forms if form is not type(None)]
+    if len(named) == 1 and typing.get_origin(named[0]) is typing.Literal:  # beside None
+        forms = typing.get_args(named[0])
+        return f"({' | '.join(map(str, forms))})" if len(forms) > 1 else ""
     if typing.get_origin(field.annotation) is typing.Literal:
         return f"({' | '.join(map(str, forms))})" if len(forms) > 1 else ""
     types = [form.__name__ for form in forms if form in (int, float, str, bool)]

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from configs.errors import ConfigError
 from configs.schema import RunConfig
+from configs.sections.base import is_choice
 from configs.system import storage
 from configs.system.terminal import bounded, shown
 
@@ -225,7 +226,9 @@ def _explain(error: ErrorDetails) -> str:
 
 def _without_tags(location: list[str]) -> list[str]:
     """The dotted key as the user wrote it: pydantic puts the kind of a union into the location."""
-    return [part for i, part in enumerate(location) if not _is_tag(part, location[:i])]
+    return [
+        part for i, part in enumerate(location) if not is_choice(part) and not _is_tag(part, location[:i])
+    ]
 
 
 def _is_tag(part: str, location: list[str]) -> bool:

@@ -27,7 +27,8 @@ IDS  A table has `rows` rows. With vocab ids, 0..rows - 2 are the admitted keys 
   out-of-vocabulary row. Further users and items, which have too few train rows or occur in held-out splits or
   side tables only, have catalog ids from `rows` on, by key: their catalog rows and features are their own,
   and they share the out-of-vocabulary row. So the table row of a catalog id is min(id, rows - 1), and
-  catalog_rows is one more than the largest catalog id. With hashed ids the catalog id is the table row.
+  catalog_rows is rows plus the number of further users or items. With hashed ids the catalog id is the table
+  row.
 CATALOG COLUMNS  users/: id (catalog id), key (bytes), count (positive train rows), the user features, and
   sequence, sequence_split: int64, the catalog ids of the items of all the user's positive rows, oldest first,
   and the split of each (0 train, 1 valid, 2 test), with sequence_length: int64 [rows].
@@ -60,7 +61,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from configs.errors import DataError
 from configs.sections.base import Section
-from configs.sections.features import ClipConfig
+from configs.sections.features import Step
 from configs.system.storage import inner_path, read_bytes
 
 MANIFEST_FILE = "dataset.json"
@@ -125,7 +126,7 @@ class TableInfo(Section):
     oov_keys: Count = 0
     """Distinct keys of all splits and side tables that share the out-of-vocabulary row; 0 with hash."""
     catalog_rows: Count = 0
-    """One more than the largest catalog id; user and item only."""
+    """Bound of the catalog ids, at least `rows`; user and item only."""
     files: list[FileInfo] = []
     """Vocabulary of the table, by rising id; empty for user and item, which have catalogs, and with hash and
     buckets."""
@@ -133,6 +134,10 @@ class TableInfo(Section):
     def row_of(self, ids: Any) -> Any:
         """Table rows of catalog ids, in NumPy; see IDS."""
         return ids if self.oov is None or self.ids != "vocab" else np.minimum(ids, self.oov)
+
+    def has_row(self, ids: np.ndarray) -> np.ndarray:
+        """Which catalog ids have a row of their own, not the out-of-vocabulary row: bool [n]."""
+        return ids < (self.rows if self.oov is None else self.oov)
 
 
 class FeatureInfo(Section):
@@ -150,7 +155,7 @@ class FeatureInfo(Section):
     """Longest list."""
     weighted: bool = False
     """Whether the keys of a list have weights."""
-    steps: list[Literal["log1p", "standardize"] | ClipConfig] = []
+    steps: list[Step] = []
     """Of a numeric feature: from the stored value to the model's, in order."""
     boundaries: list[float] | None = None
     """Of a numeric feature with buckets, in units after `steps`: bucket b has values v with boundaries[b - 1]

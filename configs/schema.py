@@ -105,7 +105,7 @@ class RunConfig(Section):
             found.setdefault(table, {})[name] = (batch, *self.length_of(name))
         for name, shape in self.model.drawn(batch).items():
             if name in self.table_of_input:
-                found[self.table_of_input[name]][DRAWN + name] = shape
+                found[self.table_of_input[name]][DRAWN + name] = (*shape, *self.length_of(name))
         return found
 
     def length_of(self, name: str) -> tuple[int, ...]:

@@ -136,4 +136,5 @@ def _rows(infos: list[FileInfo], files: list[WrittenFile]) -> dict[str, Any]:
 def _table(job: Job, name: str, ids: TableIds) -> TableInfo:
     kind = job.ids_of(name).kind
     oov = ids.rows - 1 if kind == "vocab" else None
-    return TableInfo(ids=kind, rows=ids.rows, oov=oov, keys=ids.keys, oov_keys=ids.others)
+    sizes = {"rows": ids.rows, "catalog_rows": ids.catalog_rows}
+    return TableInfo(ids=kind, oov=oov, keys=ids.keys, oov_keys=ids.others, **sizes)

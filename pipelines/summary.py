@@ -24,6 +24,7 @@ FILE_NAME = "summary.json"
 # Large, and needed only while the job runs.
 _STATS_LEFT_OUT = ("histogram", "samples", "first_reject", "label_range")
 _PLAN_LEFT_OUT = ("splitters",)
+_IDS_LEFT_OUT = ("first_ids", "first_others")
 _ARRAYS = ConfigDict(arbitrary_types_allowed=True)
 
 
@@ -47,7 +48,7 @@ def dump_summary(
     document = {
         "stats": _without(vars(stats), _STATS_LEFT_OUT),
         "plan": _without(dataclasses.asdict(plan), _PLAN_LEFT_OUT),
-        "tables": {name: _without(ids._asdict(), ("first_ids",)) for name, ids in tables.items()},
+        "tables": {name: _without(ids._asdict(), _IDS_LEFT_OUT) for name, ids in tables.items()},
         "files": [file._asdict() for file in sorted(files, key=WrittenFile.place)],
     }
     return json.dumps(document, default=_number).encode()

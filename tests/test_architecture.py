@@ -75,6 +75,7 @@ ORDER = {
         "configs.planted",
         "configs.dataset_lock",
         "configs.manifest",
+        "configs.transforms",
         "configs.sections",
         "configs.system",
         "configs.text",

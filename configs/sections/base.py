@@ -1,6 +1,7 @@
 """The base of every configuration section: frozen, refuses unknown keys, strict about booleans."""
 
 import os
+from collections.abc import Callable
 from typing import Annotated, Any, get_args
 
 from pydantic import (
@@ -8,7 +9,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -63,6 +66,24 @@ class Section(BaseModel):
 _NO_BOOLEAN = PydanticCustomError(
     "boolean", "true and false (also written yes, no, on, off) are not allowed here"
 )
+
+
+_CHOICE = "<{}>"  # pydantic puts it into the location of an error; no key has such a name
+
+
+def choice(name: str) -> Tag:
+    """Marks a member of a union without `kind`."""
+    return Tag(_CHOICE.format(name))
+
+
+def chosen_by(name_of: Callable[[Any], str]) -> Discriminator:
+    """Marks a union without `kind`: one member is chosen by a raw value, so that a mistake is one error."""
+    return Discriminator(lambda value: _CHOICE.format(name_of(value)))
+
+
+def is_choice(part: str) -> bool:
+    """Whether a part of an error's location is not a key but a member of such a union."""
+    return part.startswith("<")
 
 
 def of_kind(default: str) -> BeforeValidator:

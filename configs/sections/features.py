@@ -1,11 +1,11 @@
 """Features: what a model may know of a user, an item or a row besides their ids, one class per kind."""
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from configs.sections.base import Section
+from configs.sections.base import Section, choice, chosen_by
 
 # Columns of records and catalogs (configs/manifest.py), and inputs of a model's loss besides features.
 RESERVED_NAMES = frozenset(
@@ -123,6 +123,22 @@ class BoundariesConfig(Section):
         return value
 
 
+Step = Annotated[
+    Annotated[Literal["log1p", "standardize"], choice("name")] | Annotated[ClipConfig, choice("clip")],
+    chosen_by(lambda value: "name" if isinstance(value, str) else "clip"),
+]
+BucketsConfig = Annotated[
+    Annotated[QuantilesConfig, choice("quantiles")] | Annotated[BoundariesConfig, choice("boundaries")],
+    chosen_by(
+        lambda value: (
+            "boundaries"
+            if isinstance(value, BoundariesConfig) or (isinstance(value, dict) and "boundaries" in value)
+            else "quantiles"
+        )
+    ),
+]
+
+
 class NumericFeatureConfig(ColumnFeatureConfig):
     """A number."""
 
@@ -131,17 +147,29 @@ class NumericFeatureConfig(ColumnFeatureConfig):
     missing: float | None = Field(None, allow_inf_nan=False)
     """Value that counts where it is empty or null. Without it such a row of interactions is rejected; with
     `buckets` the empty value has a bucket of its own; in a side table it counts as the mean."""
-    transform: list[Literal["log1p", "standardize"] | ClipConfig] = ["standardize"]
+    transform: list[Step] = ["standardize"]
     """Steps from the stored number to the model's, in order: log1p, {clip: [low, high]}, standardize
     (subtract the mean of training values and divide by their standard deviation; last)."""
-    buckets: QuantilesConfig | BoundariesConfig | None = None
+    buckets: BucketsConfig | None = None
     """Makes it categorical after the steps before: the number of its bucket is looked up in a table. Either
     {quantiles: 10} or {boundaries: [18, 25, 35]}, which are in the units after `transform`."""
 
     @property
-    def steps(self) -> list[Literal["log1p", "standardize"] | ClipConfig]:
+    def steps(self) -> list[Step]:
         """The steps of `transform` that are used: buckets need no standardization."""
         return [step for step in self.transform if self.buckets is None or step != "standardize"]
+
+    @field_validator("transform", mode="before")
+    @classmethod
+    def _steps_are_known(cls, value: Any) -> Any:
+        for step in value if isinstance(value, list) else []:
+            name = next(iter(step), None) if isinstance(step, dict) else step
+            if isinstance(name, str) and name not in ("log1p", "standardize", "clip"):
+                raise ValueError(
+                    f"{name!r} is unknown; allowed: log1p, {{clip: [low, high]}}, standardize"
+                    + (" (buckets is a key beside transform)" if name == "buckets" else "")
+                )
+        return value
 
     @model_validator(mode="after")
     def _standardize_is_last(self) -> "NumericFeatureConfig":

@@ -34,26 +34,3 @@ def best_of_each(event: np.ndarray, labels: np.ndarray) -> np.ndarray:
     order = rows[np.lexsort((-labels[rows], event[rows]))]
     keep[order[1:][event[order[1:]] == event[order[:-1]]]] = False
     return keep
-
-
-def by_appearance(owners: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """int64 [n]: the index of each value among its owner's distinct values, in order of first appearance.
-
-    Args:
-      owners: [n], equal ones adjacent.
-      values: integers [n].
-    """
-    if not len(owners):
-        return np.zeros(0, np.int64)
-    run = np.cumsum(np.r_[True, owners[1:] != owners[:-1]]) - 1
-    order = np.lexsort((values, run))
-    new = np.r_[True, (run[order][1:] != run[order][:-1]) | (values[order][1:] != values[order][:-1])]
-    first = order[new]  # where each distinct value first appears
-    place = np.argsort(first)
-    owner = run[first[place]]
-    begin = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
-    number = np.empty(len(first), np.int64)
-    number[place] = np.arange(len(first)) - np.repeat(begin, np.diff(np.r_[begin, len(first)]))
-    found = np.empty(len(owners), np.int64)
-    found[order] = number[np.cumsum(new) - 1]
-    return found

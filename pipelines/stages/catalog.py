@@ -15,9 +15,8 @@ import pyarrow as pa
 from configs.manifest import SPLITS, feature_as_of
 from pipelines.job import Job
 from pipelines.rows.blocks import BlockWriter
-from pipelines.rows.events import by_appearance
 from pipelines.stages.files import WrittenFile, close_durably, open_staged
-from pipelines.stages.ids import CATALOG_FILE_ROWS, TableIds
+from pipelines.stages.ids import CATALOG_FILE_ROWS
 from pipelines.stages.spool import Ref, array, column, read_table
 from pipelines.stages.threads import ThreadedDoFn
 from pipelines.stages.write import STEP_ROWS, take
@@ -36,13 +35,9 @@ class RowFacts(NamedTuple):
     """bool [n]."""
     known: dict[str, np.ndarray]
     """By side feature, bool [n]: where its value is not empty."""
-    item_keys: np.ndarray
-    """int32 [n], index of the item's key among the shard's keys."""
 
 
-def user_slices(
-    job: Job, columns: dict[str, np.ndarray], rows_of: RowFacts, tables: dict[str, TableIds]
-) -> Iterator[Any]:
+def user_slices(job: Job, columns: dict[str, np.ndarray], rows_of: RowFacts) -> Iterator[Any]:
     """((user, file), table of id, sequence, sequence_split and features) of a shard's users.
 
     Args:
@@ -53,19 +48,16 @@ def user_slices(
         order = np.lexsort((columns["_row"], columns["timestamp"], ids))  # keys that share an id are one user
     else:
         order = np.argsort(ids, kind="stable")
-        order = order[: np.searchsorted(ids[order], tables["user"].keys)]  # without the out-of-vocabulary row
     if not len(order):
         return
     ids = ids[order]
     begin = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
     positive = rows_of.positive[order]
-    places = np.flatnonzero(positive)  # among `order`
     offsets = pa.array(np.r_[0, np.cumsum(np.add.reduceat(positive.astype(np.int64), begin))])
-    mine = order[places]
-    items = _told_apart(job, columns["item"][mine], ids[places], rows_of.item_keys[mine], tables)
+    mine = order[positive]
     table = {
         "id": ids[begin],
-        "sequence": pa.LargeListArray.from_arrays(offsets, pa.array(items)),
+        "sequence": pa.LargeListArray.from_arrays(offsets, pa.array(columns["item"][mine])),
         "sequence_split": pa.LargeListArray.from_arrays(offsets, pa.array(columns["_split"][mine])),
     }
     whose = np.repeat(np.arange(len(begin)), np.diff(np.r_[begin, len(ids)]))
@@ -81,19 +73,6 @@ def user_slices(
             table[feature.name] = values[newest[ends]]
             table |= {feature_as_of(feature.name, name): values[newest[rows]] for name, rows in whens.items()}
     yield from _files("user", pa.table(table))
-
-
-def _told_apart(
-    job: Job, items: np.ndarray, owners: np.ndarray, keys: np.ndarray, tables: dict[str, TableIds]
-) -> np.ndarray:
-    """Item ids; items on the out-of-vocabulary row are numbered from its id on, by key, for each owner."""
-    if job.ids_of("item").kind == "hash":
-        return items
-    cold = np.flatnonzero(items == tables["item"].keys)
-    # One type for all shards, with room for the numbers beyond the table.
-    result = items.astype(np.int32 if tables["item"].rows < 2**30 else np.int64)
-    result[cold] += by_appearance(owners[cold], keys[cold]).astype(result.dtype)
-    return result
 
 
 def _first_rows(
@@ -117,9 +96,7 @@ def _newest_known(known: np.ndarray, owners: np.ndarray) -> np.ndarray:
     return np.where(there, newest, rows)
 
 
-def item_slices(
-    job: Job, columns: dict[str, np.ndarray], known: dict[str, np.ndarray], items: TableIds
-) -> Iterator[Any]:
+def item_slices(job: Job, columns: dict[str, np.ndarray], known: dict[str, np.ndarray]) -> Iterator[Any]:
     """((item, file), kind, table) of each item feature. The table has, for each item and split, the shard's
     newest row with a known value, or else its newest row: id, timestamp, _row, split, known and value."""
     for feature in job.source.features:
@@ -127,8 +104,6 @@ def item_slices(
             continue
         ids, splits = columns["item"], columns["_split"]
         order = np.lexsort((columns["_row"], columns["timestamp"], known[feature.name], splits, ids))
-        if job.ids_of("item").kind == "vocab":
-            order = order[: np.searchsorted(ids[order], items.keys)]
         differs = (ids[order][1:] != ids[order][:-1]) | (splits[order][1:] != splits[order][:-1])
         last = order[np.r_[differs, True][: len(order)]]
         if not len(last):

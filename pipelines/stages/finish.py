@@ -37,15 +37,14 @@ class FinishRows(ThreadedDoFn):
             starts(columns["user"]),
             self._job.dataset.is_positive(columns["label"]),
             {f.name: columns.pop(known_column(f.name)) for f in self._job.source.features},
-            columns["item"],
         )
         for table in self._job.tables:
-            columns[table] = _map_ids(parts, table, tables[table].rows)[columns[table]]
+            columns[table] = _map_ids(parts, table, tables[table].id_bound)[columns[table]]
         output = [beam.pvalue.TaggedOutput("counts", self._left_out(columns, rows_of, tables["user"]))]
         with SpoolWriter(self._job.layout.spool, "records", rows.num_rows) as spool:
-            for key, slice_ in user_slices(self._job, columns, rows_of, tables):
+            for key, slice_ in user_slices(self._job, columns, rows_of):
                 output.append(beam.pvalue.TaggedOutput("catalog", (key, ("rows", shard, spool.add(slice_)))))
-            for key, name, slice_ in item_slices(self._job, columns, rows_of.known, tables["item"]):
+            for key, name, slice_ in item_slices(self._job, columns, rows_of.known):
                 output.append(beam.pvalue.TaggedOutput("catalog", (key, (name, shard, spool.add(slice_)))))
             for key, bucket, slice_ in self._rows(columns, rows_of, plan, tables["item"]):
                 output.append((key, (bucket, spool.add(slice_))))
@@ -127,8 +126,8 @@ def _lists(members: np.ndarray, first: np.ndarray, last: np.ndarray, rows: np.nd
     return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(gather_ranges(members, first, last)))
 
 
-def _map_ids(parts: list[Any], table: str, rows: int) -> np.ndarray:
-    """Final ids of the shard's keys of a table, in byte order of the keys."""
+def _map_ids(parts: list[Any], table: str, bound: int) -> np.ndarray:
+    """Final ids, below `bound`, of the shard's keys of a table, in byte order of the keys."""
     refs: list[Ref] = [ref for kind, name, _, ref in parts if kind == "map" and name == table]
     ids = np.concatenate([column(read_table(ref), "id") for ref in refs])
-    return ids.astype(id_type(rows))
+    return ids.astype(id_type(bound))

@@ -3,7 +3,8 @@
 Every user shard counts its distinct keys. Keys are divided into ranges at sampled splitters; each range sums
 the counts of its keys and sorts them. The number of keys of each count in each range determines the first id
 of each count in each range, in the order (count descending, range, key), which is (count descending, key).
-No step has more than one range of keys in memory.
+Keys outside the vocabulary of users and items get catalog ids after it in the order (range, key), which is by
+key. No step has more than one range of keys in memory.
 """
 
 import collections
@@ -24,6 +25,8 @@ from pipelines.stages.spool import Ref, SpoolWriter, array, column, partition, r
 from pipelines.stages.threads import ThreadedDoFn
 
 CATALOG_FILE_ROWS = 1 << 16  # 25 million keys make 382 files
+WITH_CATALOG = ("user", "item")
+"""Tables whose keys have a catalog, and catalog ids."""
 
 
 class CountHistogram(NamedTuple):
@@ -50,6 +53,15 @@ class TableIds(NamedTuple):
     """Distinct keys on the out-of-vocabulary row."""
     first_ids: dict[int, np.ndarray]
     """By part: first id of each of its counts, as in its CountHistogram."""
+    catalog_rows: int = 0
+    """As TableInfo.catalog_rows; 0 for tables without a catalog."""
+    first_others: dict[int, int] = {}
+    """By part: first catalog id of its keys outside the vocabulary, if there are catalog ids."""
+
+    @property
+    def id_bound(self) -> int:
+        """One more than the largest id."""
+        return max(self.rows, self.catalog_rows)
 
 
 def hash_ids(keys: pa.Array, rows: int) -> np.ndarray:
@@ -183,7 +195,7 @@ def plan_ids(histograms: list[CountHistogram], job: Job) -> dict[str, TableIds]:
         keys = sum(int(h.numbers.sum()) for h in parts)
         ids = job.ids_of(table)
         if ids.kind == "hash":
-            result[table] = TableIds(keys, ids.rows, 0, {})
+            result[table] = TableIds(keys, ids.rows, 0, {}, ids.rows if table in WITH_CATALOG else 0)
             continue
         counts = np.concatenate([h.counts for h in parts] or [np.zeros(0, np.int64)])
         numbers = np.concatenate([h.numbers for h in parts] or [np.zeros(0, np.int64)])
@@ -193,7 +205,12 @@ def plan_ids(histograms: list[CountHistogram], job: Job) -> dict[str, TableIds]:
         ends = np.cumsum([len(h.counts) for h in parts])
         pieces = np.split(first, ends[:-1]) if parts else []
         first_ids = {h.part: piece for h, piece in zip(parts, pieces, strict=True)}
-        result[table] = TableIds(keys, keys + 1, sum(h.others for h in parts), first_ids)
+        others = sum(h.others for h in parts)
+        result[table] = TableIds(keys, keys + 1, others, first_ids)
+        if table in WITH_CATALOG:
+            starts = itertools.accumulate((h.others for h in parts), initial=keys + 1)
+            first_others = {h.part: start for h, start in zip(parts, starts, strict=False)}
+            result[table] = result[table]._replace(catalog_rows=keys + 1 + others, first_others=first_others)
     return result
 
 
@@ -216,8 +233,9 @@ class AssignIds(ThreadedDoFn):
                 for shard, ref in refs:
                     found = pa.table({"id": ids[column(read_table(ref), "rank")]})
                     output.append((shard, ("map", table, part, spool.add(found))))
-                whole = whole.filter(pa.array(ids < tables[table].keys))
-            if (has_vocab or table in ("user", "item")) and whole.num_rows:
+                if table not in WITH_CATALOG:
+                    whole = whole.filter(pa.array(ids < tables[table].keys))
+            if (has_vocab or table in WITH_CATALOG) and whole.num_rows:
                 for file, slice_ in by_file(whole):
                     item = ((table, file), ("keys", part, spool.add(slice_)))
                     output.append(beam.pvalue.TaggedOutput("catalog", item))
@@ -225,8 +243,12 @@ class AssignIds(ThreadedDoFn):
 
 
 def dense_ids(counts: np.ndarray, min_count: int, part: int, table: TableIds) -> np.ndarray:
-    """int64 [n] ids of a part's keys, which are in byte order; out-of-vocabulary keys get the last row."""
+    """int64 [n] ids of a part's keys, which are in byte order; keys outside the vocabulary get catalog ids,
+    or else the last row."""
     ids = np.full(len(counts), table.keys, np.int64)
+    if table.first_others:
+        others = np.flatnonzero(counts < min_count)
+        ids[others] = table.first_others[part] + np.arange(len(others))
     order = np.argsort(-counts, kind="stable")
     order = order[counts[order] >= min_count]
     if len(order):

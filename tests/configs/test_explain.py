@@ -32,7 +32,7 @@ def test_every_field_of_every_section_is_described():
 
 
 def test_every_number_has_a_bound():
-    free = {"min_label", "positive", "label_threshold"}  # labels are the user's own numbers
+    free = {"min_label", "positive", "label_threshold", "clip"}  # labels and values are the user's own
     for section in all_sections(RunConfig):
         for name, field in section.model_fields.items():
             forms = {field.annotation, *typing.get_args(field.annotation)}
@@ -52,7 +52,11 @@ def test_lines():
     assert line_of("tables(table).*.optimizer(lazy_adam).beta_1").startswith(
         "tables(table).*.optimizer(lazy_adam).beta_1  [0.9]  (float, >= 0, < 1)"
     )
-    assert line_of("source(jsonl).features.*.of").split("  ")[1:3] == ["[required]", "(user | item)"]
+    assert line_of("source(jsonl).features(list).*.of").split("  ")[1:3] == [
+        "[None]",
+        "(user | item | context)",
+    ]
+    assert line_of("source(jsonl).sides(parquet).*.of").split("  ")[1:3] == ["[required]", "(user | item)"]
 
 
 def test_no_line_twice():

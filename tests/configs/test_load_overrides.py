@@ -30,14 +30,15 @@ def test_scalars_lists_and_sections(load):
             "tables.user.dim=8",
             "tables.item={dim: 8}",
             "source.paths.0=b.csv",
-            "source.features.0.kind=categorical",
+            "source.features.0={name: job, of: user, kind: categorical}",
+            "source.features.1.missing=3",
         ],
-        source=delimited(features=[feature("age", kind="numeric")]),
+        source=delimited(features=[feature("sex"), feature("age", kind="numeric")]),
     )
     assert config.train.batch_size == 64 and config.name == "other" and config.evaluate.k == [5, 9]
     assert (config.table("user").dim, config.table("item").dim) == (8, 8)
     assert config.source.paths == ["b.csv"]
-    assert config.source.features[0].kind == "categorical" and config.source.features[0].name == "age"
+    assert config.source.features[0].name == "job" and config.source.features[1].missing == 3
 
 
 def test_the_last_of_two_wins_and_values_may_hold_equals_signs(load):

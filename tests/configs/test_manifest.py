@@ -82,7 +82,7 @@ def test_a_missing_field_is_named(tmp_path, name):
     ("change", "message"),
     [
         ({"rowz": 1}, "rowz: Extra inputs are not permitted"),
-        ({"format": 3}, "format: Input should be 2"),
+        ({"format": 4}, "format: Input should be 3"),
         ({"history_length": "long"}, "history_length: Input should be a valid integer"),
         ({"splits": {"train": SPLIT, "valid": SPLIT}}, "splits.test is missing"),
         ({"tables": {"user": TABLE}}, "tables.item is missing"),
@@ -93,10 +93,11 @@ def test_a_field_that_breaks_the_contract_is_named(tmp_path, change, message):
     assert error_of(tmp_path, MANIFEST | change).startswith(f"FILE: {message}")
 
 
-def test_an_older_dataset_is_refused_with_the_command_that_rebuilds_it(tmp_path):
-    message = error_of(tmp_path, MANIFEST | {"format": 1})
+@pytest.mark.parametrize("older", [1, 2])
+def test_an_older_dataset_is_refused_with_the_command_that_rebuilds_it(tmp_path, older):
+    message = error_of(tmp_path, MANIFEST | {"format": older})
     assert message == (
-        "FILE: written by an older version (format 1; this one reads 2). "
+        f"FILE: written by an older version (format {older}; this one reads 3). "
         "Run `lazytower prepare --overwrite` with this config to rebuild it."
     )
 

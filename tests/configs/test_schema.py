@@ -65,7 +65,7 @@ def split(**keys) -> dict:
         ),
         (
             {"dataset": {"path": "x", "feature_ids": {"age": {"kind": "vocab"}}}},
-            "dataset.feature_ids.age: not a categorical feature of the source; remove it",
+            "dataset.feature_ids.age: not the table of a categorical or list feature; remove it",
         ),
         (
             {"source": delimited(), "dataset": split(kind="given")},

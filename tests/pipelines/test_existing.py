@@ -97,7 +97,7 @@ def test_a_damaged_dataset_is_made_again(world, damage, directory, caplog):
     assert path.read_bytes() == data and load_dataset(str(world.out)).fingerprint == before.fingerprint
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 2}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 3}', b"\xff"])
 def test_a_torn_document_is_no_dataset(tmp_path, content, caplog):
     (tmp_path / "dataset.json").write_bytes(content)
     assert find_existing(str(tmp_path), None, [], None) is None

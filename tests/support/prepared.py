@@ -190,8 +190,8 @@ class Reference:
         counts = self.counts(name)
         known = [key for key in counts if counts[key] >= self._least(name)]
         known.sort(key=lambda key: (-counts[key], key.encode()))
-        ids = {key: i for i, key in enumerate(known)}
-        return {key: ids.get(key, len(ids)) for key in keys}
+        others = sorted(keys - set(known), key=str.encode)
+        return {key: i for i, key in enumerate([*known, None, *others]) if key is not None}
 
     def _least(self, name) -> int:
         return self.least.get(name, 1)
@@ -231,8 +231,7 @@ class Reference:
     def _catalog(self, name, ids) -> list[tuple]:
         counts, by_id = self.counts(name), collections.defaultdict(list)
         for key, i in ids.items():
-            if name in self.hash_rows or i < self.vocabulary(name):
-                by_id[i].append(key)
+            by_id[i].append(key)
         result = []
         for i, keys in sorted(by_id.items()):
             best = min(keys, key=lambda key: (-counts[key], key.encode()))
@@ -250,13 +249,8 @@ class Reference:
         result = []
         for i, key, count in self._catalog("user", self.user_ids):
             own = [row for row in self.rows_of("user", i) if self.is_positive(row)]
-            numbers, sequence = {}, []
-            for row in own:
-                item = self.item_ids[row["item"]]
-                if not self._known(row["item"]):
-                    item += numbers.setdefault(row["item"], len(numbers))
-                sequence.append(item)
-            result.append((i, key, count, tuple(sequence), tuple(row["split"] for row in own)))
+            sequence = tuple(self.item_ids[row["item"]] for row in own)
+            result.append((i, key, count, sequence, tuple(row["split"] for row in own)))
         return result
 
     def feature(self, name: str, side: str, i: int, split: int | None):
@@ -319,6 +313,7 @@ def assert_matches(dataset, reference: Reference) -> None:
             keys = reference.vocabulary(name)
             assert (table.ids, table.rows, table.oov, table.keys) == ("vocab", keys + 1, keys, keys)
             assert table.oov_keys == len({row[name] for row in reference.rows}) - keys
+        assert table.catalog_rows == table.rows + table.oov_keys
 
 
 def assert_features_match(dataset, reference: Reference, features: dict[str, str], to_value) -> None:

@@ -78,7 +78,10 @@ def write_dataset(
         splits=splits,
         positives=positives and _split_info(writer, "positives", positives),
         tables={name: table.info() | _vocabulary(writer, name, table) for name, table in ids.items()},
-        features={name: {"of": f.of, "kind": f.kind} for name, f in features.items()},
+        features={
+            name: {"of": f.of, "kind": f.kind, "table": name if f.kind == "categorical" else None}
+            for name, f in features.items()
+        },
         users={"rows": len(catalogs["user"]), "files": writer.write("users", catalogs["user"])},
         items={"rows": len(catalogs["item"]), "files": writer.write("items", catalogs["item"])},
         source_rows=len(rows),
@@ -95,34 +98,46 @@ def _tables(rows, hashed, features, min_count) -> dict[str, "_Ids"]:
     """The ids of user, item and each categorical feature."""
     train = [row for row in rows if row.split == "train" and row.label > 0]
     ids = {
-        side: _Ids([getattr(row, side) for row in train], min_count, hashed.get(side))
+        side: _Ids(
+            [getattr(row, side) for row in train],
+            min_count,
+            hashed.get(side),
+            {getattr(row, side) for row in rows},
+        )
         for side in ("user", "item")
     }
     for name, feature in features.items():
         if feature.kind == "categorical":
-            ids[name] = _Ids([feature.values[getattr(row, feature.of)] for row in train], 1, None)
+            ids[name] = _Ids([feature.values[getattr(row, feature.of)] for row in train], 1, None, None)
     return ids
 
 
 class _Ids:
-    """Ids of one table, from its train keys."""
+    """Ids of one table, from its train keys; users and items have catalog ids, so give all their keys."""
 
-    def __init__(self, keys: list[bytes], min_count: int, hash_rows: int | None):
+    def __init__(self, keys: list[bytes], min_count: int, hash_rows: int | None, every: set[bytes] | None):
         self.counts, self.hash_rows = collections.Counter(keys), hash_rows
         frequent = [key for key, count in self.counts.items() if count >= min_count]
         self.known = frequent if hash_rows else sorted(frequent, key=lambda key: (-self.counts[key], key))
         self.of_known = {key: number for number, key in enumerate(self.known)}
+        others = sorted(set(every or ()) - set(self.known))
+        self.of_other = {key: len(self.known) + 1 + number for number, key in enumerate(others)}
+        self.has_catalog = every is not None
 
     def id(self, key: bytes) -> int:
         if self.hash_rows:
             return int(tf.strings.to_hash_bucket_fast([key], self.hash_rows)[0])
-        return self.of_known.get(key, len(self.known))
+        return self.of_known.get(key, self.of_other.get(key, len(self.known)))
 
     def info(self) -> dict:
-        size = len(self.known)
+        size, rows = len(self.known), self.hash_rows or len(self.known) + 1
+        catalog = {"catalog_rows": rows} if self.has_catalog else {}
         if self.hash_rows:
-            return {"ids": "hash", "rows": self.hash_rows, "oov": None, "keys": size}
-        return {"ids": "vocab", "rows": size + 1, "oov": size, "keys": size}
+            return {"ids": "hash", "rows": rows, "oov": None, "keys": size, **catalog}
+        others = len(self.of_other)
+        if catalog:
+            catalog = {"catalog_rows": rows + others, "oov_keys": others}
+        return {"ids": "vocab", "rows": rows, "oov": size, "keys": size, **catalog}
 
 
 def _records(rows, ids, features, history_length) -> dict[str, list[dict]]:
@@ -141,7 +156,7 @@ def _records(rows, ids, features, history_length) -> dict[str, list[dict]]:
             visible = ("train", "valid") if row.split == "test" else ("train",)
             earlier = [item for split, item in past[row.user] if split in visible]
             record["history"] = earlier[-history_length:]
-            if record["item"] != ids["item"].info()["oov"] and row.label > 0:
+            if (ids["item"].hash_rows or row.item in ids["item"].of_known) and row.label > 0:
                 past[row.user].append((row.split, record["item"]))
         records[row.split].append(record)
     return records
@@ -154,7 +169,7 @@ def _value(ids, name: str, feature: Feature, key: bytes):
 
 def _catalog(rows, ids, features, side: str, as_of: dict | None) -> list[dict]:
     """One record per id in use, by id."""
-    table, oov = ids[side], ids[side].info()["oov"]
+    table = ids[side]
     keys, sequences = collections.defaultdict(collections.Counter), collections.defaultdict(list)
     for row in rows:
         number = table.id(getattr(row, side))
@@ -162,11 +177,11 @@ def _catalog(rows, ids, features, side: str, as_of: dict | None) -> list[dict]:
         if row.label > 0:
             sequences[number].append((row.item, SPLITS.index(row.split)))
     catalog = []
-    for number in sorted(set(keys) - {oov}):
+    for number in sorted(keys):
         key = min(keys[number], key=lambda key: (-keys[number][key], key))
         record = {"id": number, "key": key, "count": sum(keys[number].values())}
         if side == "user":
-            record["sequence"] = _told_apart([item for item, _ in sequences[number]], ids["item"])
+            record["sequence"] = [ids["item"].id(item) for item, _ in sequences[number]]
             record["sequence_split"] = [split for _, split in sequences[number]]
         for name, feature in features.items():
             if feature.of == side:
@@ -185,13 +200,6 @@ def _vocabulary(writer: "_Writer", name: str, table: "_Ids") -> dict:
         {"id": number, "key": key, "count": table.counts[key]} for number, key in enumerate(table.known)
     ]
     return {"files": writer.write(f"vocabularies/{name}", records)}
-
-
-def _told_apart(items: list[bytes], ids: "_Ids") -> list[int]:
-    """Ids; those of unknown items count on from the out-of-vocabulary row, one number for each key."""
-    unknown = dict.fromkeys(item for item in items if ids.id(item) == ids.info()["oov"])
-    numbers = {item: number for number, item in enumerate(unknown)}
-    return [ids.id(item) + numbers.get(item, 0) for item in items]
 
 
 def _left_out(rows, split: str, ids: "_Ids") -> dict[str, int]:
@@ -251,16 +259,18 @@ def _example(records: list[dict]) -> tf.train.Example:
     for name in records[0]:
         values = [record[name] for record in records]
         if isinstance(values[0], list):
-            if name != "sequence_split":
+            if name in ("history", "sequence"):
                 columns[f"{name}_length"] = [len(value) for value in values]
             values = list(itertools.chain.from_iterable(values))
         columns[name] = values
     return tf.train.Example(
-        features=tf.train.Features(feature={name: _feature(values) for name, values in columns.items()})
+        features=tf.train.Features(feature={name: _feature(name, values) for name, values in columns.items()})
     )
 
 
-def _feature(values: list) -> tf.train.Feature:
+def _feature(name: str, values: list) -> tf.train.Feature:
+    if name.endswith("/weight"):  # floats also where no list has a key
+        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
     if values and isinstance(values[0], bytes):
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
     if values and isinstance(values[0], float):

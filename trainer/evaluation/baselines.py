@@ -20,7 +20,7 @@ class Popularity:
         self._scores = order.astype(np.float32)
 
     def scores(self, users: UserBatch, items: np.ndarray | None) -> np.ndarray:
-        """float32 [n, table rows], or [n, m] for candidates int64 [n, m]."""
+        """float32 [n, items.rows], or [n, m] for candidates int64 [n, m]."""
         if items is None:
             return np.tile(self._scores, (len(users), 1))
         return self._scores[items]
@@ -54,7 +54,7 @@ class BestReachable:
         return exact and planted_source(dataset.source) is not None
 
     def scores(self, users: UserBatch, items: np.ndarray | None) -> np.ndarray:
-        """float32 [n, table rows], or [n, m] for candidates int64 [n, m]; any number outside the catalog."""
+        """float32 [n, items.rows], or [n, m] for candidates int64 [n, m]; any number outside the catalog."""
         taste = self._planted.taste(index_of_key(users.keys)).astype(np.float32)
         if items is None:
             scores = taste[:, self._cluster]

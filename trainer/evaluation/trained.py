@@ -54,7 +54,7 @@ def open_trained(config: RunConfig) -> Trained:
     num_steps = run_steps(config, per_epoch)
     identity = checkpoint_identity(config, dataset.fingerprint, num_steps)
     items = Items.load(dataset)
-    recommender = Recommender(config, dataset, items.counts, num_steps, StoredTable)
+    recommender = Recommender(config, dataset, items.table_counts, num_steps, StoredTable)
     store = CheckpointStore(directory, config.checkpoint.keep, identity)
     step = store.open_newest(recommender.storages, recommender.dense_state)
     if step is None:

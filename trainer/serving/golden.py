@@ -85,7 +85,7 @@ def _requests(trained: Trained, users: list[_User], scores: np.ndarray, vectors:
     first = np.array([two[0] for two in best])
     vocabularies = {n: load_vocabulary(trained.dataset, n) for n in named_features(trained, "item")}
     for name, keys in vocabularies.items():
-        values = trained.items.features[name]
+        values = trained.items.features[name][: trained.items.rows]
         where = [keys[value] for value in values[first]]
         having = [(values == value) & (keys[value] != b"") for value in values[first]]
         requests.append(dataclasses.replace(plain, where={name: where}, having=having))
@@ -178,11 +178,11 @@ def _changed_users(trained: Trained, users: list[_User]) -> tuple[list[_User], d
 def _sample_users(trained: Trained) -> list[_User]:
     """Users spread over the catalog, then one whose key was never seen."""
     users = Users(trained.dataset, trained.items)
-    ids = np.sort(np.concatenate([block.ids for block in users.blocks()] or [np.array([], np.int64)]))
+    ids = np.sort(np.concatenate([block.ids for block in users.blocks_of_rows()] or [np.array([], np.int64)]))
     unknown = _row_of_unknown(trained, "user")
     wanted = np.union1d(_spread(ids), [unknown])
     found = {}
-    for block in users.blocks():
+    for block in users.blocks_of_rows():
         block = block.take(np.flatnonzero(np.isin(block.ids, wanted)))
         past = block.sequence.keep(trained.items.knows(block.sequence.values))
         stops = np.cumsum(past.lengths)

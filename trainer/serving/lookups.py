@@ -21,7 +21,8 @@ def key_table(trained: Trained, name: str) -> KeyTable:
             fingerprints.add(ids, trained.items.keys[ids])
             return
         for block in read_blocks(trained.dataset, trained.dataset.users.files, ["id", "key"]):
-            fingerprints.add(block["id"], block["key"])
+            own = trained.dataset.tables["user"].has_row(block["id"])
+            fingerprints.add(block["id"][own], block["key"][own])
 
     return KeyTable(trained.dataset.tables[name], fill, name)
 

@@ -54,13 +54,13 @@ def load_user_rows(
     known = np.zeros(rows, bool)
     columns = {name: np.full(rows, *unknown_feature(dataset, name)) for name in features}
     users = Users(dataset, items)
-    for block in users.blocks():
+    for block in users.blocks_of_rows():
         known[block.ids] = block.counts > 0
         for name, column in columns.items():
             column[block.ids] = block.features[name]
         for name, builder in builders.items():
             builder.count(block.ids, _lists_of(block, name, items, history_length).lengths)
-    for block in users.blocks():
+    for block in users.blocks_of_rows():
         for name, builder in builders.items():
             builder.place(block.ids, _lists_of(block, name, items, history_length))
     lists = {name: builders[name].lists() if name in builders else None for name in wanted}

@@ -47,7 +47,7 @@ def test_the_kind_can_be_chosen_on_the_command_line(tmp_path):
         ({"kind": ["robe_z"]}, "tables.user.kind: \"['robe_z']\" is unknown; allowed: 'table', 'robe_z'"),
         ({"kind": "robe_z"}, "tables.user.size: missing; set it"),
         ({"kind": "robe_z", "size": 64, "engine": "rows"}, "tables.user.engine: unknown key; known: block, "),
-        ({"size": 64}, "tables.user.size: unknown key; known: dim, "),
+        ({"size": 64}, "tables.user.size: unknown key; known: combiner, dim, "),
         ({"kind": "robe_z", "size": 64, "blok": 8}, "tables.user.blok: unknown key; did you mean block?"),
         ({"kind": "robe_z", "size": 0}, "tables.user.size: Input should be greater than or equal to 1"),
         ({"kind": "robe_z", "size": True}, "tables.user.size: true and false"),

@@ -1,10 +1,10 @@
-"""Events and numbers by appearance, against loops."""
+"""Events, against loops."""
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.rows.events import best_of_each, by_appearance, events
+from pipelines.rows.events import best_of_each, events
 
 ROWS = st.lists(
     st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 2), st.sampled_from([0.0, 1.0, 2.0])),
@@ -28,16 +28,3 @@ def test_events_and_their_best_rows(rows):
         if row[:3] not in best or row[3] > rows[best[row[:3]]][3]:
             best[row[:3]] = place
     assert np.flatnonzero(best_of_each(event, labels)).tolist() == sorted(best.values())
-
-
-@settings(deadline=None, max_examples=150)
-@given(st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=8), max_size=6))
-def test_values_are_numbered_as_they_appear(owners):
-    owner = np.repeat(np.arange(len(owners)) * 3 % 5, [len(values) for values in owners]).astype(np.int64)
-    expected, runs = [], []
-    for values in owners:
-        runs.append([list(dict.fromkeys(values)).index(value) for value in values])
-    expected = [number for run in runs for number in run]
-    if len({int(o) for o in owner}) == len(owners):  # equal owners stand side by side
-        found = by_appearance(owner, np.array(sum(owners, []), np.int64))
-        assert found.tolist() == expected

@@ -57,8 +57,11 @@ def test_dense_ids_for_any_cut_of_the_keys(shards, min_count, data):
         total.update(shard)
     known = sorted((k for k in total if total[k] >= min_count), key=lambda k: (-total[k], k.encode()))
     expected = {key: i for i, key in enumerate(known)}
-    assert found == {key: expected.get(key, len(known)) for key in everything}
+    others = [key for key in everything if key not in expected]
+    catalog = {key: len(known) + 1 + i for i, key in enumerate(others)}
+    assert found == expected | catalog
     assert tables["item"].keys == len(known) and tables["item"].rows == len(known) + 1
+    assert tables["item"].catalog_rows == tables["item"].id_bound == len(known) + 1 + len(others)
 
 
 def test_hashed_ids_are_tensorflows():

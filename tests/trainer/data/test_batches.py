@@ -65,3 +65,14 @@ def test_the_seed_chooses_the_order(dataset):
 def test_a_batch_larger_than_the_split_is_refused(dataset):
     with pytest.raises(DataError, match="3,001 train rows are fewer than train.batch_size 4,000"):
         TrainData(dataset, 4000, 0)
+
+
+def test_rare_users_and_items_train_the_shared_row(tmp_path):
+    """Records hold catalog ids, which tell them apart; batches hold rows of the tables."""
+    rows = [Row(b"u%d" % (i % 3), b"i%d" % (i % 3), "train") for i in range(6)]
+    rows += [Row(b"once", b"i0", "train"), Row(b"u0", b"rare", "train"), Row(b"u1", b"odd", "train")]
+    dataset = write_dataset(str(tmp_path), rows, min_count=2)
+    assert (dataset.tables["item"].rows, dataset.tables["item"].catalog_rows) == (4, 6)
+    batch = read(dataset, 9, 0, 0, 1)[0]
+    assert sorted(batch["item"]) == [0, 0, 0, 1, 1, 2, 2, 3, 3]
+    assert sorted(batch["user"]) == [0, 0, 0, 1, 1, 1, 2, 2, 3]

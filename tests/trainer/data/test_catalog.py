@@ -46,8 +46,11 @@ def test_items_hold_keys_counts_and_features_by_id(dataset, rows):
     items = Items.load(dataset)
     counts = collections.Counter(row.item for row in rows if row.split == "train")
     assert {items.keys[i]: items.counts[i] for i in items.ids} == counts
-    assert items.rows == len(counts) + 1
-    oov = items.rows - 1
+    others = {row.item for row in rows} - set(counts)
+    assert others and [*items.keys[items.table.rows :]] == sorted(others)
+    assert not items.counts[items.table.rows :].any()
+    assert items.table.rows == len(counts) + 1 and items.rows == len(counts) + 1 + len(others)
+    oov = items.shared_row
     assert (items.keys[oov], items.counts[oov], items.known[oov]) == (b"", 0, False)
     assert [items.features["price"][i] for i in items.ids] == [len(items.keys[i]) for i in items.ids]
     assert items.features["price"].dtype == np.float32
@@ -57,13 +60,9 @@ def test_items_hold_keys_counts_and_features_by_id(dataset, rows):
 def test_users_hold_every_row_in_order(dataset, rows):
     items = Items.load(dataset)
     number = {key: i for i, key in enumerate(items.keys)}
-    expected, unknown = collections.defaultdict(list), collections.defaultdict(dict)
+    expected = collections.defaultdict(list)
     for row in rows:
-        item = number.get(row.item)
-        if item is None:  # from the out-of-vocabulary row on, one number for each key of the user's
-            item = items.rows - 1 + unknown[row.user].setdefault(row.item, len(unknown[row.user]))
-        expected[row.user].append((item, SPLITS.index(row.split)))
-    del expected[b"new"]
+        expected[row.user].append((number[row.item], SPLITS.index(row.split)))
     found = {}
     for block in Users(dataset, items).blocks():
         ends = np.cumsum(block.sequence.lengths)
@@ -78,7 +77,7 @@ def test_users_hold_every_row_in_order(dataset, rows):
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_views_agree_with_loops(dataset, split):
     items, code = Items.load(dataset), SPLITS.index(split)
-    users, oov = Users(dataset, items, history_length=3), items.rows - 1
+    users, oov = Users(dataset, items, history_length=3), items.shared_row
     for block in users.blocks():
         view = users.view(block, split)
         for i, end in enumerate(np.cumsum(block.sequence.lengths)):

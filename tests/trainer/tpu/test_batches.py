@@ -32,7 +32,7 @@ def planted(tmp_path_factory):
 def made(planted, start: int, ledger=None):
     """(plan, CPU's batches, prepared batches) from step `start` on."""
     config, dataset, items = planted
-    model = Recommender(config, dataset, items.counts, 60).model
+    model = Recommender(config, dataset, items.table_counts, 60).model
     rows = {name: dataset.table_rows(name) for name in ("item", "user")}
     plan = InputPlan.of(config, rows, REPLICAS)
     data = TrainData(dataset, BATCH, SEED)
