@@ -328,9 +328,7 @@ class _Keys:
     def __init__(self, config, counts: collections.Counter):
         self.kind, self.counts, self.config = getattr(config, "kind", "vocab"), counts, config
         least = getattr(config, "min_count", 1)
-        self.known = sorted(
-            (k for k in counts if counts[k] >= least), key=lambda k: (-counts[k], k.encode())
-        )
+        self.known = sorted((k for k in counts if counts[k] >= least), key=lambda k: (-counts[k], k.encode()))
         if self.kind == "given":
             with open(config.path, encoding="utf-8") as file:
                 self.known = file.read().split("\n")[:-1]

@@ -218,7 +218,6 @@ class Users:
             self._vector_files[name] = VectorFiles(self.dataset, self.dataset.features[name])
         return self._vector_files[name]
 
-
     def of_split(self, split: str, max_users: int | None = None, seed: int = 0) -> "SplitUsers":
         """The users that can be evaluated on `split` (valid or test), or a stable random sample of them."""
         return SplitUsers(self, split, max_users, seed)

@@ -51,7 +51,9 @@ def build_training(config: RunConfig, dataset: Dataset) -> Training:
         trained = _on_tpu(config, config.device, dataset, items, num_steps, strategy)
         return Training(items, _train_data(config, dataset, items), num_steps, *trained)
     items = Items.load(dataset)
-    recommender = Recommender(config, dataset, items.table_counts, num_steps, drawn_items=_drawn(config, items))
+    recommender = Recommender(
+        config, dataset, items.table_counts, num_steps, drawn_items=_drawn(config, items)
+    )
     step = TrainStep(config, recommender, num_steps)
     return Training(items, _train_data(config, dataset, items), num_steps, recommender, step)
 
