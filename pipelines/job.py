@@ -7,8 +7,14 @@ import dataclasses
 import math
 
 from configs.manifest import BLOCK_ROWS, SPLITS
-from configs.sections.dataset import DatasetConfig, FeatureIdsConfig, VocabIdsConfig
-from configs.sections.features import NumericFeatureConfig
+from configs.sections.dataset import DatasetConfig, FeatureIdsConfig, HashIdsConfig, VocabIdsConfig
+from configs.sections.features import (
+    CrossFeatureConfig,
+    ListFeatureConfig,
+    NumericFeatureConfig,
+    Step,
+    table_of,
+)
 from configs.sections.sources import SourceConfig
 
 RECORDS = (*SPLITS, "positives")
@@ -50,6 +56,8 @@ class Job:
     source: SourceConfig
     dataset: DatasetConfig
     layout: JobLayout
+    given: dict[str, int] = dataclasses.field(default_factory=dict)
+    """By table with given ids, the number of keys of its vocabulary file."""
 
     @property
     def categorical(self) -> list[str]:
@@ -57,25 +65,58 @@ class Job:
         return [feature.name for feature in self.source.features if feature.kind == "categorical"]
 
     @property
+    def lists(self) -> list[ListFeatureConfig]:
+        """The list features."""
+        return [feature for feature in self.source.features if isinstance(feature, ListFeatureConfig)]
+
+    @property
+    def crosses(self) -> list[CrossFeatureConfig]:
+        """The crosses."""
+        return [feature for feature in self.source.features if isinstance(feature, CrossFeatureConfig)]
+
+    @property
+    def numbers(self) -> list[NumericFeatureConfig]:
+        """The numeric features."""
+        return [feature for feature in self.source.features if isinstance(feature, NumericFeatureConfig)]
+
+    @property
     def numeric(self) -> list[str]:
-        """Names of the numeric side features."""
-        return [feature.name for feature in self.source.features if feature.kind == "numeric"]
+        """Names of the numeric features."""
+        return [feature.name for feature in self.numbers]
+
+    @property
+    def steps(self) -> dict[str, list[Step]]:
+        """Steps of each numeric feature."""
+        return {feature.name: feature.steps for feature in self.numbers}
 
     @property
     def missing(self) -> dict[str, float]:
-        """By numeric feature, the value used where it is empty; without one such rows are rejected."""
-        numeric = [feature for feature in self.source.features if isinstance(feature, NumericFeatureConfig)]
-        return {feature.name: feature.missing for feature in numeric if feature.missing is not None}
+        """By numeric feature, the value used where it is empty; see may_be_empty."""
+        return {feature.name: feature.missing for feature in self.numbers if feature.missing is not None}
+
+    @property
+    def may_be_empty(self) -> list[str]:
+        """Numeric features with a value or a bucket for what is empty; of others such rows are rejected."""
+        return [feature.name for feature in self.numbers if feature.missing is not None or feature.buckets]
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Table of each column of keys: user, item, and categorical, list and cross features."""
+        keyed = {f.name: table for f in self.source.features if f.kind != "numeric" if (table := table_of(f))}
+        return {"user": "user", "item": "item"} | keyed
 
     @property
     def tables(self) -> list[str]:
-        """Names of all tables."""
-        return ["user", "item", *self.categorical]
+        """Names of all tables whose ids are of keys."""
+        return list(dict.fromkeys(self.columns.values()))
 
     def ids_of(self, table: str) -> FeatureIdsConfig:
         """The ids section of a table."""
         if table in ("user", "item"):
             return self.dataset.user_ids if table == "user" else self.dataset.item_ids
+        for cross in self.crosses:
+            if cross.name == table:
+                return HashIdsConfig(kind="hash", rows=cross.rows)
         return self.dataset.feature_ids.get(table, VocabIdsConfig())
 
     def num_files(self, split: int) -> int:

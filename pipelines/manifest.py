@@ -6,6 +6,8 @@ import json
 import math
 from typing import Any
 
+import numpy as np
+
 from configs.manifest import (
     SPLITS,
     CatalogInfo,
@@ -16,13 +18,21 @@ from configs.manifest import (
     SplitInfo,
     TableInfo,
 )
-from configs.sections.features import FeatureConfig, table_of
+from configs.sections.features import (
+    BoundariesConfig,
+    CrossFeatureConfig,
+    FeatureConfig,
+    ListFeatureConfig,
+    NumericFeatureConfig,
+    table_of,
+)
 from pipelines.job import Job
-from pipelines.rows.moments import Moments
 from pipelines.sources.identity import SourceFile
 from pipelines.stages.files import WrittenFile
 from pipelines.stages.ids import TableIds
-from pipelines.stages.stats import Stats
+from pipelines.statistics.coverage import known_count, other_count, value_count
+from pipelines.statistics.moments import Moments
+from pipelines.summary import Summary
 
 
 def source_fingerprint(source: dict[str, Any], files: list[SourceFile]) -> str:
@@ -52,9 +62,7 @@ def published_name(file: WrittenFile, digest: str) -> str:
 def build_manifest(
     job: Job,
     source_files: list[SourceFile],
-    stats: Stats,
-    tables: dict[str, TableIds],
-    files: list[WrittenFile],
+    summary: Summary,
 ) -> Dataset:
     """The manifest of a dataset.
 
@@ -62,6 +70,7 @@ def build_manifest(
       source_files: what was read, with its content.
     """
     source = job.source.model_dump(mode="json")
+    stats, files = summary.stats, summary.files
     digest = fingerprint(files)
 
     def infos(directory: str) -> list[FileInfo]:
@@ -83,6 +92,7 @@ def build_manifest(
         found = infos(directory)
         return CatalogInfo(rows=sum(f.rows for f in found), files=found)
 
+    features = {feature.name: _feature(feature, summary) for feature in job.source.features}
     return Dataset(
         fingerprint=digest,
         source_fingerprint=source_fingerprint(source, source_files),
@@ -94,8 +104,8 @@ def build_manifest(
         has_weight=job.source.roles.weight is not None,
         splits={name: split(name) for name in SPLITS},
         positives=split("positives") if any(f.directory == "positives" for f in files) else None,
-        tables={name: table(name, ids) for name, ids in tables.items()},
-        features={f.name: _feature(f, files) for f in job.source.features},
+        tables={name: table(name, ids) for name, ids in summary.tables.items()} | _bucket_tables(features),
+        features=features,
         users=catalog("users"),
         items=catalog("items"),
         source_rows=stats.rows,
@@ -109,18 +119,55 @@ def build_manifest(
     )
 
 
-def _feature(feature: FeatureConfig, files: list[WrittenFile]) -> FeatureInfo:
-    info = FeatureInfo(of=feature.of, kind=feature.kind, table=table_of(feature))
-    some = any(f.directory == "positives" for f in files)  # models with features train on these
+def _feature(feature: FeatureConfig, summary: Summary) -> FeatureInfo:
+    """A feature of a column of the interactions."""
+    counts, name = summary.stats.counts, feature.name
+    info: dict[str, Any] = {
+        "coverage": counts[known_count(name)] + sum(f.coverage.get(name, 0) for f in summary.files),
+        "values": counts[value_count(name)],
+        "oov_values": counts[other_count(name)],
+    }
+    if isinstance(feature, ListFeatureConfig):
+        info |= {"max_length": feature.max_length, "weighted": feature.weights is not None}
+    if isinstance(feature, CrossFeatureConfig):
+        info["keys"] = feature.keys
+    if isinstance(feature, NumericFeatureConfig):
+        info |= {"steps": feature.steps, "boundaries": _boundaries(feature, summary)}
+        info |= _scale(name, summary.files)
+    return FeatureInfo(of=feature.of, kind=feature.kind, table=table_of(feature), **info)
+
+
+def _boundaries(feature: NumericFeatureConfig, summary: Summary) -> list[float] | None:
+    """Distinct boundaries as float32, which models compare."""
+    if feature.buckets is None:
+        return None
+    if isinstance(feature.buckets, BoundariesConfig):
+        return [float(value) for value in np.unique(np.array(feature.buckets.boundaries, np.float32))]
+    return summary.quantiles.get(feature.name, [])
+
+
+def _scale(name: str, files: list[WrittenFile]) -> dict[str, float]:
+    """Mean and standard deviation over the positive rows of train; empty if they are not needed."""
+    some = any(f.directory == "positives" for f in files)
     directory = "positives" if some else "train"
-    mine = (f for f in files if f.directory == directory and feature.name in f.moments)
+    mine = (f for f in files if f.directory == directory and name in f.moments)
     train = sorted(mine, key=WrittenFile.place)
     if not train:
-        return info
-    whole = functools.reduce(Moments.join, (f.moments[feature.name] for f in train))
+        return {}
+    whole = functools.reduce(Moments.join, (f.moments[name] for f in train))
     # Rounded, because the last bits depend on how rows are distributed over files.
     stddev = float(f"{math.sqrt(whole.spread / whole.count):.7g}") or 1.0
-    return info.model_copy(update={"mean": float(f"{whole.mean:.7g}"), "stddev": stddev})
+    return {"mean": float(f"{whole.mean:.7g}"), "stddev": stddev}
+
+
+def _bucket_tables(features: dict[str, FeatureInfo]) -> dict[str, TableInfo]:
+    """Tables of numeric features with buckets: one row for each, and one for empty values."""
+    found = {}
+    for info in features.values():
+        if info.boundaries is not None and info.table is not None:
+            buckets = len(info.boundaries) + 1
+            found[info.table] = TableInfo(ids="buckets", rows=buckets + 1, oov=None, keys=buckets)
+    return found
 
 
 def _rows(infos: list[FileInfo], files: list[WrittenFile]) -> dict[str, Any]:
@@ -135,6 +182,8 @@ def _rows(infos: list[FileInfo], files: list[WrittenFile]) -> dict[str, Any]:
 
 def _table(job: Job, name: str, ids: TableIds) -> TableInfo:
     kind = job.ids_of(name).kind
-    oov = ids.rows - 1 if kind == "vocab" else None
+    oov = ids.keys if kind in ("vocab", "given") else None
     sizes = {"rows": ids.rows, "catalog_rows": ids.catalog_rows}
+    if kind == "given":
+        sizes["oov_rows"] = ids.rows - ids.keys
     return TableInfo(ids=kind, oov=oov, keys=ids.keys, oov_keys=ids.others, **sizes)

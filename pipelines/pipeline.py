@@ -8,17 +8,20 @@ import apache_beam as beam
 import fsspec
 from apache_beam.pvalue import AsIter, AsSingleton
 
+from configs.sections.features import QuantilesConfig
 from pipelines.job import Job
 from pipelines.sources.reader import Place, Range, first_rows
 from pipelines.stages.catalog import WriteCatalog
 from pipelines.stages.files import WrittenFile
 from pipelines.stages.finish import FinishRows
+from pipelines.stages.given import SendVocabularies
 from pipelines.stages.group import GroupUsers
 from pipelines.stages.ids import AssignIds, CountKeys, TableIds, plan_ids
 from pipelines.stages.plan import Plan, make_plan
 from pipelines.stages.read import CountRows, ReadRows
-from pipelines.stages.stats import MergeCounts, MergeStats, Stats
+from pipelines.stages.stats import MergeCounts, MergeNumbers, MergeStats, Stats
 from pipelines.stages.write import WriteFile, WriteRejected
+from pipelines.statistics.quantiles import NumberHistogram, boundaries
 from pipelines.summary import FILE_NAME, dump_summary
 
 
@@ -87,9 +90,18 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range]) -> None:
     grouped = (
         rows
         | "ByUserShard" >> beam.GroupByKey()
-        | "GroupUsers" >> beam.ParDo(GroupUsers(job), plan).with_outputs("keys", "counts", main="rows")
+        | "GroupUsers"
+        >> beam.ParDo(GroupUsers(job), plan).with_outputs("keys", "counts", "numbers", main="rows")
     )
-    maps, keys_catalog, tables = grouped.keys | "Ids" >> Ids(job)
+    keys = grouped.keys
+    if job.given:
+        given = (
+            pipeline
+            | "Given" >> beam.Create(sorted(job.given))
+            | "SendVocabularies" >> beam.ParDo(SendVocabularies(job), plan)
+        )
+        keys = (keys, given) | "AllKeys" >> beam.Flatten()
+    maps, keys_catalog, tables = keys | "Ids" >> Ids(job)
     finished = (
         (grouped.rows, maps)
         | "RowsAndIds" >> beam.Flatten()
@@ -114,26 +126,41 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range]) -> None:
         | "AllCounts" >> beam.Flatten()
         | "MergeCounts" >> beam.CombineGlobally(MergeCounts())
     )
+    numbers = grouped.numbers | "MergeNumbers" >> beam.CombineGlobally(MergeNumbers())
     files = (records, catalogs, refused) | "AllFiles" >> beam.Flatten()
     _ = (
         pipeline
         | "Once" >> beam.Create([job.layout.spool])
         | "Summarize"
         >> beam.Map(
-            _summarize, AsSingleton(stats), AsSingleton(counts), plan, AsSingleton(tables), AsIter(files)
+            _summarize,
+            {f.name: f.buckets.quantiles for f in job.numbers if isinstance(f.buckets, QuantilesConfig)},
+            AsSingleton(stats),
+            AsSingleton(counts),
+            plan,
+            AsSingleton(tables),
+            AsSingleton(numbers),
+            AsIter(files),
         )
     )
 
 
 def _summarize(
     spool: str,
+    parts: dict[str, int],
     stats: Stats,
     counts: collections.Counter[str],
     plan: Plan,
     tables: dict[str, TableIds],
+    numbers: dict[str, NumberHistogram],
     files: Iterable[WrittenFile],
 ) -> None:
-    """Writes the job's summary into the spool, which workers of any runner can write."""
+    """Writes the job's summary into the spool, which workers of any runner can write.
+
+    Args:
+      parts: number of buckets by feature with buckets by quantiles.
+    """
     stats.counts = counts
+    quantiles = {name: boundaries(found, parts[name]) for name, found in numbers.items()}
     with fsspec.open(f"{spool}/{FILE_NAME}", "wb") as file:
-        file.write(dump_summary(stats, plan, tables, files))
+        file.write(dump_summary(stats, plan, tables, quantiles, files))

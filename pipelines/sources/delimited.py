@@ -23,6 +23,7 @@ from pipelines.sources.reader import Range, Reject, SourcePiece, wanted_columns
 from pipelines.sources.text import Block
 
 _KEYS = pa.dictionary(pa.int32(), pa.string())
+_TYPES = {"key": _KEYS, "split": _KEYS, "number": pa.float64(), "keys": _KEYS, "numbers": _KEYS}
 _OTHERS = {
     "comma": ",", "tab": "\t", "semicolon": ";", "bar": "|", "space": " ", "colon": ":",
     "two colons": "::", "control-A": "\x01",
@@ -289,7 +290,7 @@ class Reader(text.TextReader):
         """Arrow type of each column in the typed parse; text if two roles need different types."""
         types: dict[str, pa.DataType] = {}
         for wanted in self._wanted:
-            kind = {"key": _KEYS, "split": _KEYS, "number": pa.float64()}.get(wanted.kind)
+            kind = _TYPES.get(wanted.kind)
             if kind is None:
                 kind = pa.string() if self.config.timestamp_unit == "iso8601" else pa.int64()
             types[wanted.column] = kind if types.get(wanted.column, kind) == kind else pa.string()

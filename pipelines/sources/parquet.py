@@ -94,7 +94,7 @@ class Reader(reader.Reader):
     def _piece(self, batch: pa.RecordBatch, path: str, first_row: int, first_line: int) -> SourcePiece:
         place = np.arange(batch.num_rows)
         return SourcePiece(
-            columns={w.name: convert(batch.column(w.column), w.kind) for w in self._wanted},
+            columns={w.name: convert(batch.column(w.column), w) for w in self._wanted},
             rows=first_row + place,
             lines=first_line + place,
             path=path,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from configs.sections.features import ColumnFeatureConfig, FeatureConfig
+from configs.sections.features import ColumnFeatureConfig, FeatureConfig, ListFeatureConfig
 from configs.sections.sources import RolesConfig, SourceConfig
 from pipelines.job import JobLayout
 from pipelines.sources import MODULES
@@ -57,7 +57,7 @@ class SourcePiece:
     """Rows as read from the source, not validated."""
 
     columns: dict[str, pa.Array]
-    """By role (user, item, label, timestamp, weight, _split) or feature name: any Arrow type."""
+    """By Wanted.name: any Arrow type. A column of lists is text that is yet to be separated, or lists."""
     rows: np.ndarray
     """int64 [n] global row numbers, ascending."""
     lines: np.ndarray
@@ -117,7 +117,12 @@ class Wanted(NamedTuple):
     column: str
     """Name in the source."""
     kind: str
-    """key, number, time or split."""
+    """key, number, time, split, keys (a list) or numbers (a list)."""
+
+    @property
+    def is_list(self) -> bool:
+        """Whether a row has several values."""
+        return self.kind in ("keys", "numbers")
 
 
 def wanted_columns(roles: RolesConfig, features: list[FeatureConfig]) -> list[Wanted]:
@@ -130,9 +135,18 @@ def wanted_columns(roles: RolesConfig, features: list[FeatureConfig]) -> list[Wa
         wanted.append(Wanted("_split", roles.split, "split"))
     for feature in features:
         if isinstance(feature, ColumnFeatureConfig):
-            kind = "key" if feature.kind == "categorical" else "number"
-            wanted.append(Wanted(feature.name, feature.source_column, kind))
+            wanted.append(Wanted(feature.name, feature.source_column, _KINDS[feature.kind]))
+        if isinstance(feature, ListFeatureConfig) and feature.weights is not None:
+            wanted.append(Wanted(weights_column(feature.name), feature.weights, "numbers"))
     return wanted
+
+
+_KINDS = {"categorical": "key", "list": "keys", "numeric": "number", "vector": "numbers"}
+
+
+def weights_column(name: str) -> str:
+    """Wanted.name of the weights of a list feature."""
+    return f"{name}/weight"
 
 
 def make_reader(config: SourceConfig, layout: JobLayout) -> Reader:

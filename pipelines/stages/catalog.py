@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from configs.manifest import SPLITS, feature_as_of
 from pipelines.job import Job
-from pipelines.rows.blocks import BlockWriter
+from pipelines.rows.bags import arrow, taken
+from pipelines.rows.blocks import BlockWriter, Columns, slice_columns
 from pipelines.stages.files import WrittenFile, close_durably, open_staged
 from pipelines.stages.ids import CATALOG_FILE_ROWS
 from pipelines.stages.spool import Ref, array, column, read_table
@@ -22,8 +23,8 @@ from pipelines.stages.threads import ThreadedDoFn
 from pipelines.stages.write import STEP_ROWS, take
 
 _DIRECTORY = {"user": "users", "item": "items"}
-_LENGTH_NAMES = {"sequence": "sequence_length", "sequence_split": None}
 _FEATURE = "feature/"  # prefix of the kind of an item feature's slices
+_VALUE = "value"
 
 
 class RowFacts(NamedTuple):
@@ -55,7 +56,7 @@ def user_slices(job: Job, columns: dict[str, np.ndarray], rows_of: RowFacts) -> 
     positive = rows_of.positive[order]
     offsets = pa.array(np.r_[0, np.cumsum(np.add.reduceat(positive.astype(np.int64), begin))])
     mine = order[positive]
-    table = {
+    table: dict[str, Any] = {
         "id": ids[begin],
         "sequence": pa.LargeListArray.from_arrays(offsets, pa.array(columns["item"][mine])),
         "sequence_split": pa.LargeListArray.from_arrays(offsets, pa.array(columns["_split"][mine])),
@@ -68,10 +69,11 @@ def user_slices(job: Job, columns: dict[str, np.ndarray], rows_of: RowFacts) -> 
     }
     for feature in job.source.features:
         if feature.of == "user":
-            values, known = columns[feature.name][order], rows_of.known[feature.name][order]
+            values, known = taken(columns[feature.name], order), rows_of.known[feature.name][order]
             newest = _newest_known(known, whose)
-            table[feature.name] = values[newest[ends]]
-            table |= {feature_as_of(feature.name, name): values[newest[rows]] for name, rows in whens.items()}
+            table |= arrow(feature.name, taken(values, newest[ends]))
+            for name, rows in whens.items():
+                table |= arrow(feature_as_of(feature.name, name), taken(values, newest[rows]))
     yield from _files("user", pa.table(table))
 
 
@@ -110,7 +112,8 @@ def item_slices(job: Job, columns: dict[str, np.ndarray], known: dict[str, np.nd
             continue
         table = {"id": ids[last], "split": splits[last], "known": known[feature.name][last]}
         table |= {name: columns[name][last] for name in ("timestamp", "_row")}
-        for key, slice_ in _files("item", pa.table(table | {"value": columns[feature.name][last]})):
+        values = arrow(_VALUE, taken(columns[feature.name], last))
+        for key, slice_ in _files("item", pa.table(table | values)):
             yield key, _FEATURE + feature.name, slice_
 
 
@@ -138,10 +141,13 @@ class WriteCatalog(ThreadedDoFn):
         file = open_staged(self._job.layout.staging, written.directory, written.name)
         writer = BlockWriter(file, self._job.block_rows)
         order = np.argsort(column(keys, "id"), kind="stable")
-        features: dict[str, np.ndarray] = {}
+        features: Columns = {}
+        coverage: dict[str, int] = {}
         for kind, values in whole.items():
             if kind.startswith(_FEATURE):
-                features |= _as_of_each(kind.removeprefix(_FEATURE), values)
+                name = kind.removeprefix(_FEATURE)
+                found, coverage[name] = _as_of_each(name, values)
+                features |= found
         if rows is not None:
             of_users = np.argsort(column(rows, "id"), kind="stable")  # one row each
             rows = rows.drop_columns(["id"])
@@ -153,27 +159,30 @@ class WriteCatalog(ThreadedDoFn):
                 "count": column(keys, "count")[step],
                 "key": names.take(pa.array(step)).to_pylist(),
             }
-            columns |= {name: values[start : start + STEP_ROWS] for name, values in features.items()}
+            columns |= slice_columns(features, start, start + STEP_ROWS)
             if rows is not None:
-                columns |= take(rows, of_users[start : start + STEP_ROWS], _LENGTH_NAMES)
+                columns |= take(rows, of_users[start : start + STEP_ROWS])
             writer.add(columns)
         info = writer.close()
         close_durably(file)
-        yield written._replace(info=info)
+        yield written._replace(info=info, coverage=coverage)
 
 
 def _concatenated(refs: list[Ref]) -> pa.Table:
     return pa.concat_tables([read_table(ref) for ref in refs]).combine_chunks()
 
 
-def _as_of_each(name: str, rows: pa.Table) -> dict[str, np.ndarray]:
-    """An item feature and its values as of valid and test, ids ascending, from the slices of all shards."""
+def _as_of_each(name: str, rows: pa.Table) -> tuple[Columns, int]:
+    """An item feature and its values as of valid and test, ids ascending, from the slices of all shards; and
+    the number of items with a known value."""
     ids, splits, known, times, numbers = (
         column(rows, n) for n in ("id", "split", "known", "timestamp", "_row")
     )
-    found = {}
+    columns: Columns = {}
+    values = rows.select([column for column in rows.column_names if column.partition("/")[0] == _VALUE])
     for number, split in enumerate((*SPLITS[1:], ""), 1):  # rows of earlier splits, finally all rows
         order = np.lexsort((numbers, times, known, splits < number, ids))
         last = order[np.r_[ids[order][1:] != ids[order][:-1], True][: len(ids)]]
-        found[feature_as_of(name, split) if split else name] = column(rows, "value")[last]
-    return found
+        as_of = feature_as_of(name, split) if split else name
+        columns |= take(values.rename_columns([as_of + n[len(_VALUE) :] for n in values.column_names]), last)
+    return columns, int(np.count_nonzero(known[last]))

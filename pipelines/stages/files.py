@@ -6,7 +6,7 @@ from typing import Any, BinaryIO, NamedTuple
 import fsspec
 
 from pipelines.job import RECORDS
-from pipelines.rows.moments import Moments
+from pipelines.statistics.moments import Moments
 
 DIRECTORIES = (*RECORDS, "users", "items", "vocabularies", "rejected")
 """Directories of a dataset's files."""
@@ -28,7 +28,9 @@ class WrittenFile(NamedTuple):
     positives: int = 0
     """Positive rows."""
     table: str = ""
-    """Feature of a vocabulary."""
+    """Table of a vocabulary."""
+    coverage: dict[str, int] = {}
+    """Items with a known value, by feature."""
 
     def place(self) -> tuple[str, str, int]:
         """Key by which files are ordered."""

@@ -17,7 +17,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from configs.sections.dataset import HashIdsConfig, VocabIdsConfig
+from configs.sections.dataset import GivenIdsConfig, HashIdsConfig, VocabIdsConfig
 from configs.system.chips import spare_metadata_server
 from pipelines.job import Job
 from pipelines.stages.plan import Plan, key_bounds, sort_keys
@@ -57,6 +57,13 @@ class TableIds(NamedTuple):
     """As TableInfo.catalog_rows; 0 for tables without a catalog."""
     first_others: dict[int, int] = {}
     """By part: first catalog id of its keys outside the vocabulary, if there are catalog ids."""
+    hashed: bool = False
+    """Whether no id is out of vocabulary."""
+
+    @property
+    def first_oov(self) -> int:
+        """First id that is out of vocabulary; the number of rows if none is."""
+        return self.rows if self.hashed else self.keys
 
     @property
     def id_bound(self) -> int:
@@ -97,20 +104,29 @@ def send_keys(
     Args:
       keys: distinct, in byte order.
       counts: int64 train rows of each.
-      ids: int64 hashed ids, or None under vocab.
+      ids: int64 ids if they are hashed or given, or None under vocab.
     """
     if ids is None:
         bounds = key_bounds(keys, plan.splitters.get(table, []))
         whole = pa.table({"key": keys, "count": counts})
     else:
-        config = job.ids_of(table)
-        assert isinstance(config, HashIdsConfig)
-        order, begins = partition(ids * job.layout.key_shards // config.rows, job.layout.key_shards)
+        order, begins = partition(
+            ids * job.layout.key_shards // _known_rows(job, table), job.layout.key_shards
+        )
         bounds = begins.tolist()
         whole = pa.table({"key": keys.take(pa.array(order)), "count": counts[order], "id": ids[order]})
     for part, (start, stop) in enumerate(itertools.pairwise(bounds)):
         if stop > start:
             yield part, whole.slice(start, stop - start)
+
+
+def _known_rows(job: Job, table: str) -> int:
+    """Rows of a table with hashed or given ids."""
+    ids = job.ids_of(table)
+    if isinstance(ids, GivenIdsConfig):
+        return job.given[table] + ids.oov_rows
+    assert isinstance(ids, HashIdsConfig)
+    return ids.rows
 
 
 def _min_count(job: Job, table: str) -> int:
@@ -131,11 +147,14 @@ class CountKeys(ThreadedDoFn):
         slices = sorted(slices)
         pieces = [read_table(ref) for _, ref in slices]
         whole = pa.concat_tables(pieces)
+        refs: list[tuple[int, Ref]] = []  # of ranks; hashed and given ids are known to their shards
         with SpoolWriter(self._job.layout.spool, "ids") as spool:
             if self._job.ids_of(table).kind == "hash":
                 merged, seen = merge_hashed(whole)
-                refs = []
                 histogram = CountHistogram(table, part, np.array([1]), np.array([seen]), 0)
+            elif self._job.ids_of(table).kind == "given":
+                merged, others = merge_given(whole, self._job.given[table])
+                histogram = CountHistogram(table, part, np.array([1]), np.array([merged.num_rows]), others)
             else:
                 merged, ranks = merge_keys(whole)
                 ends = np.cumsum([piece.num_rows for piece in pieces])
@@ -184,6 +203,20 @@ def merge_hashed(whole: pa.Table) -> tuple[pa.Table, int]:
     return result, int((counts > 0).sum())
 
 
+def merge_given(whole: pa.Table, keys: int) -> tuple[pa.Table, int]:
+    """The keys of a vocabulary file with id and train count; and how many other keys there are.
+
+    Args:
+      keys: number of keys in the file.
+    """
+    merged, ranks = merge_keys(whole)
+    ids = np.zeros(merged.num_rows, np.int64)
+    ids[ranks] = column(whole.combine_chunks(), "id")
+    inside = ids < keys
+    result = merged.append_column("id", pa.array(ids)).filter(pa.array(inside))
+    return result, int(np.count_nonzero(~inside))
+
+
 def plan_ids(histograms: list[CountHistogram], job: Job) -> dict[str, TableIds]:
     """First ids of every (table, part, count), by prefix sums in the order (count descending, part)."""
     by_table = collections.defaultdict(list)
@@ -195,7 +228,13 @@ def plan_ids(histograms: list[CountHistogram], job: Job) -> dict[str, TableIds]:
         keys = sum(int(h.numbers.sum()) for h in parts)
         ids = job.ids_of(table)
         if ids.kind == "hash":
-            result[table] = TableIds(keys, ids.rows, 0, {}, ids.rows if table in WITH_CATALOG else 0)
+            result[table] = TableIds(
+                keys, ids.rows, 0, {}, ids.rows if table in WITH_CATALOG else 0, hashed=True
+            )
+            continue
+        others = sum(h.others for h in parts)
+        if ids.kind == "given":
+            result[table] = TableIds(job.given[table], _known_rows(job, table), others, {})
             continue
         counts = np.concatenate([h.counts for h in parts] or [np.zeros(0, np.int64)])
         numbers = np.concatenate([h.numbers for h in parts] or [np.zeros(0, np.int64)])
@@ -205,7 +244,6 @@ def plan_ids(histograms: list[CountHistogram], job: Job) -> dict[str, TableIds]:
         ends = np.cumsum([len(h.counts) for h in parts])
         pieces = np.split(first, ends[:-1]) if parts else []
         first_ids = {h.part: piece for h, piece in zip(parts, pieces, strict=True)}
-        others = sum(h.others for h in parts)
         result[table] = TableIds(keys, keys + 1, others, first_ids)
         if table in WITH_CATALOG:
             starts = itertools.accumulate((h.others for h in parts), initial=keys + 1)
@@ -235,7 +273,8 @@ class AssignIds(ThreadedDoFn):
                     output.append((shard, ("map", table, part, spool.add(found))))
                 if table not in WITH_CATALOG:
                     whole = whole.filter(pa.array(ids < tables[table].keys))
-            if (has_vocab or table in WITH_CATALOG) and whole.num_rows:
+            listed = has_vocab or table in WITH_CATALOG or self._job.ids_of(table).kind == "given"
+            if listed and whole.num_rows:
                 for file, slice_ in by_file(whole):
                     item = ((table, file), ("keys", part, spool.add(slice_)))
                     output.append(beam.pvalue.TaggedOutput("catalog", item))

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as compute
 
 from pipelines.job import Job
-from pipelines.rows import histogram
 from pipelines.stages.stats import Stats
+from pipelines.statistics import histogram
 
 _BUCKET_ITEMS = 1 << 24  # items of histories in a bucket of an output file: 64 MiB
 
@@ -28,6 +28,17 @@ _HINTS = {
     "wrong_column_count": "quote values that contain the delimiter",
     "unknown_split": "source.roles.split must hold train, valid or test",
 }
+
+
+_FEATURE_HINTS = (
+    ("outside_log1p_", "log1p takes numbers above -1; put a {{clip: [low, high]}} before it, or remove it"),
+    ("weight_count_", "each key of the list needs one weight"),
+    ("bad_weight_", "a weight must be a number"),
+    ("negative_weight_", "weights must be at least 0"),
+    ("control_character_in_", "keys of a list must not contain \\x01 or \\x02; check separator"),
+    ("wrong_type_", "a list feature needs a list in each row, others one value; check the feature's kind"),
+)
+"""Hints by the beginning of a reason, which ends in a feature's name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +102,7 @@ def _hint(reason: str, job: Job) -> str:
         return "; it must be a number in every row, and must not be empty"
     if reason in {f"bad_{name}" for name in job.numeric}:
         return "; it must be a number; set the feature's missing to accept empty values"
-    hint = _HINTS.get(reason)
+    hint = _HINTS.get(reason) or next((h for start, h in _FEATURE_HINTS if reason.startswith(start)), None)
     unit = getattr(job.source, "timestamp_unit", "s")  # the synthetic source has none
     return f"; {hint.format(unit=unit)}" if hint else ""
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from configs.errors import DataError
 from pipelines.job import Job
+from pipelines.rows import bags
 from pipelines.rows.hashes import hash_keys
 from pipelines.rows.validate import validate
 from pipelines.sources.identity import check_range
@@ -98,8 +99,13 @@ class ReadRows(ThreadedDoFn):
         if self._job.dataset.split.kind == "temporal":
             stats.histogram.add(column(table, "timestamp"))
         if self._job.layout.key_shards > 1:
-            for name in self._job.tables:
-                stats.add_sample(name, array(table[name]).dictionary)
+            lists = {feature.name: feature.weights is not None for feature in self._job.lists}
+            for name, keys_of in self._job.columns.items():
+                if self._job.ids_of(keys_of).kind == "vocab":
+                    keys = array(table[name]).dictionary
+                    if name in lists:
+                        keys = bags.split(keys, lists[name]).members.unique()
+                    stats.add_sample(keys_of, keys)
 
     def _write_rows(self, table: pa.Table) -> Iterator[tuple[int, tuple[int, Ref]]]:
         num_shards = self._job.layout.user_shards

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.rows.hashes import hash_keys
-from pipelines.rows.histogram import TimeHistogram
 from pipelines.sources.reader import Reject
+from pipelines.statistics.histogram import TimeHistogram
+from pipelines.statistics.quantiles import NumberHistogram
 
 _SAMPLE = 1024  # keys per table, used only to balance the parts of a table
 
@@ -95,6 +96,30 @@ class MergeStats(beam.CombineFn):
         return first
 
     def extract_output(self, accumulator: Stats) -> Stats:
+        return accumulator
+
+
+_Numbers = dict[str, NumberHistogram]
+
+
+class MergeNumbers(beam.CombineFn):
+    """Merges histograms of numbers by feature."""
+
+    def create_accumulator(self) -> _Numbers:
+        return {}
+
+    def add_input(self, accumulator: _Numbers, element: _Numbers) -> _Numbers:
+        for name, histogram in element.items():
+            accumulator.setdefault(name, NumberHistogram()).merge(histogram)
+        return accumulator
+
+    def merge_accumulators(self, accumulators: Iterable[_Numbers]) -> _Numbers:
+        merged: _Numbers = {}
+        for accumulator in accumulators:
+            self.add_input(merged, accumulator)
+        return merged
+
+    def extract_output(self, accumulator: _Numbers) -> _Numbers:
         return accumulator
 
 
