@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "dataset", metavar="DATASET", help="directory of a dataset, the config's dataset.path"
     )
     parser.add_argument("--rows", type=int, default=5, metavar="N", help="train rows to show (default 5)")
-    parser.add_argument("--feature", metavar="NAME", help="show this feature alone, with its 20 most frequent keys")
+    parser.add_argument(
+        "--feature", metavar="NAME", help="show this feature alone, with its 20 most frequent keys"
+    )
 
 
 def run(args) -> int:
