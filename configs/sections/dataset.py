@@ -43,7 +43,7 @@ class GivenIdsConfig(Section):
 
     kind: Literal["given"]
     """Id = the key's line in `path`, from 0; other keys share the oov_rows rows after them by their hash."""
-    path: Path
+    path: KeptAt
     """UTF-8 text with one key a line, each once; local or gs://."""
     oov_rows: int = Field(1, ge=1, le=2**24)
     """Rows for keys that are not in the file: lines + Fingerprint64(key) mod oov_rows."""
