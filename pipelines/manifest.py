@@ -14,6 +14,7 @@ from configs.manifest import (
     Dataset,
     FeatureInfo,
     FileInfo,
+    SideInfo,
     SourceFileInfo,
     SplitInfo,
     TableInfo,
@@ -24,12 +25,14 @@ from configs.sections.features import (
     FeatureConfig,
     ListFeatureConfig,
     NumericFeatureConfig,
+    VectorFeatureConfig,
     table_of,
 )
 from pipelines.job import Job
 from pipelines.sources.identity import SourceFile
 from pipelines.stages.files import WrittenFile
 from pipelines.stages.ids import TableIds
+from pipelines.stages.plan import side_count
 from pipelines.statistics.coverage import known_count, other_count, value_count
 from pipelines.statistics.moments import Moments
 from pipelines.summary import Summary
@@ -59,11 +62,7 @@ def published_name(file: WrittenFile, digest: str) -> str:
     return f"{file.directory}/{digest[:8]}-{file.name}"
 
 
-def build_manifest(
-    job: Job,
-    source_files: list[SourceFile],
-    summary: Summary,
-) -> Dataset:
+def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -> Dataset:
     """The manifest of a dataset.
 
     Args:
@@ -73,8 +72,10 @@ def build_manifest(
     stats, files = summary.stats, summary.files
     digest = fingerprint(files)
 
-    def infos(directory: str) -> list[FileInfo]:
-        chosen = sorted((f for f in files if f.directory == directory), key=WrittenFile.place)
+    def infos(directory: str, table: str = "") -> list[FileInfo]:
+        """Files of a directory; those with records, or those of a table or feature."""
+        mine = (f for f in files if (f.directory, f.table) == (directory, table))
+        chosen = sorted(mine, key=WrittenFile.place)
         return [FileInfo(path=published_name(f, digest), **f.info) for f in chosen]
 
     def split(directory: str) -> SplitInfo:
@@ -84,21 +85,23 @@ def build_manifest(
         return SplitInfo(**_rows(infos(directory), chosen), **left_out)
 
     def table(name: str, ids: TableIds) -> TableInfo:
-        chosen = sorted((f for f in files if f.table == name), key=WrittenFile.place)
-        found = [FileInfo(path=published_name(f, digest), **f.info) for f in chosen]
-        return _table(job, name, ids).model_copy(update={"files": found})
+        return _table(job, name, ids).model_copy(update={"files": infos("vocabularies", name)})
 
     def catalog(directory: str) -> CatalogInfo:
         found = infos(directory)
         return CatalogInfo(rows=sum(f.rows for f in found), files=found)
 
-    features = {feature.name: _feature(feature, summary) for feature in job.source.features}
+    def feature(config: FeatureConfig) -> FeatureInfo:
+        info = _feature(config, summary, config in job.source.features)
+        return info.model_copy(update={"files": infos(f"{config.of}s", config.name)})
+
+    features = {config.name: feature(config) for config in job.source.all_features}
     return Dataset(
         fingerprint=digest,
         source_fingerprint=source_fingerprint(source, source_files),
         source_files=[
-            SourceFileInfo(path=file.name, bytes=file.size, version=file.version, content=file.content)
-            for file in source_files
+            SourceFileInfo(path=f.name, bytes=f.size, version=f.version, content=f.content)
+            for f in source_files
         ],
         history_length=job.dataset.history_length,
         has_weight=job.source.roles.weight is not None,
@@ -106,6 +109,7 @@ def build_manifest(
         positives=split("positives") if any(f.directory == "positives" for f in files) else None,
         tables={name: table(name, ids) for name, ids in summary.tables.items()} | _bucket_tables(features),
         features=features,
+        sides=[_side(job, number, summary) for number in range(len(job.sides))],
         users=catalog("users"),
         items=catalog("items"),
         source_rows=stats.rows,
@@ -119,8 +123,17 @@ def build_manifest(
     )
 
 
-def _feature(feature: FeatureConfig, summary: Summary) -> FeatureInfo:
-    """A feature of a column of the interactions."""
+def _side(job: Job, number: int, summary: Summary) -> SideInfo:
+    counts, of = summary.stats.counts, job.sides[number].source.of
+    prefix = side_count(number, "rejected/")
+    rejected = {key.removeprefix(prefix): n for key, n in sorted(counts.items()) if key.startswith(prefix)}
+    facts = {name: counts[side_count(number, name)] for name in ("rows", "duplicates", "matched", "alone")}
+    missing = summary.tables[of].met - facts["matched"]
+    return SideInfo(of=of, rejected=rejected, missing=missing, **facts)
+
+
+def _feature(feature: FeatureConfig, summary: Summary, in_records: bool) -> FeatureInfo:
+    """A feature of a column of the interactions, or else of a side table."""
     counts, name = summary.stats.counts, feature.name
     info: dict[str, Any] = {
         "coverage": counts[known_count(name)] + sum(f.coverage.get(name, 0) for f in summary.files),
@@ -133,7 +146,11 @@ def _feature(feature: FeatureConfig, summary: Summary) -> FeatureInfo:
         info["keys"] = feature.keys
     if isinstance(feature, NumericFeatureConfig):
         info |= {"steps": feature.steps, "boundaries": _boundaries(feature, summary)}
-        info |= _scale(name, summary.files)
+        info |= _scale(name, summary.files, None if in_records else f"{feature.of}s")
+    if isinstance(feature, VectorFeatureConfig):
+        info["dim"] = feature.dim
+    if not in_records:
+        info["lives"] = "catalog"
     return FeatureInfo(of=feature.of, kind=feature.kind, table=table_of(feature), **info)
 
 
@@ -146,10 +163,11 @@ def _boundaries(feature: NumericFeatureConfig, summary: Summary) -> list[float] 
     return summary.quantiles.get(feature.name, [])
 
 
-def _scale(name: str, files: list[WrittenFile]) -> dict[str, float]:
-    """Mean and standard deviation over the positive rows of train; empty if they are not needed."""
+def _scale(name: str, files: list[WrittenFile], directory: str | None) -> dict[str, float]:
+    """Mean and standard deviation over the rows of a directory, by default the positive rows of train; empty
+    if they are not needed."""
     some = any(f.directory == "positives" for f in files)
-    directory = "positives" if some else "train"
+    directory = directory or ("positives" if some else "train")
     mine = (f for f in files if f.directory == directory and name in f.moments)
     train = sorted(mine, key=WrittenFile.place)
     if not train:

@@ -9,58 +9,30 @@ import fsspec
 from apache_beam.pvalue import AsIter, AsSingleton
 
 from configs.sections.features import QuantilesConfig
-from pipelines.job import Job
-from pipelines.sources.reader import Place, Range, first_rows
-from pipelines.stages.catalog import WriteCatalog
+from pipelines.job import Job, JobLayout
+from pipelines.sides.join import SendSide
+from pipelines.sides.tables import SideCatalog, SideFeatures, SideRows
+from pipelines.sources.reader import Range
+from pipelines.stages.catalog import WriteCatalog, vector_files
 from pipelines.stages.files import WrittenFile
 from pipelines.stages.finish import FinishRows
 from pipelines.stages.given import SendVocabularies
 from pipelines.stages.group import GroupUsers
-from pipelines.stages.ids import AssignIds, CountKeys, TableIds, plan_ids
-from pipelines.stages.plan import Plan, make_plan
-from pipelines.stages.read import CountRows, ReadRows
+from pipelines.stages.ids import WITH_CATALOG, AssignIds, CountKeys, TableIds, plan_ids
+from pipelines.stages.plan import Plan, make_plan, side_count
+from pipelines.stages.read import Read, ReadRows
 from pipelines.stages.stats import MergeCounts, MergeNumbers, MergeStats, Stats
 from pipelines.stages.write import WriteFile, WriteRejected
 from pipelines.statistics.quantiles import NumberHistogram, boundaries
 from pipelines.summary import FILE_NAME, dump_summary
 
 
-class Read(beam.PTransform):
-    """Ranges to rows by user shard, rejected rows and merged Stats."""
-
-    def __init__(self, job: Job, ranges: list[Range]):
-        super().__init__()
-        self._job, self._ranges = job, ranges
-
-    # Beam reads annotations, and has none for tuples of collections.
-    def expand(self, pipeline: Any) -> Any:
-        ranges = (
-            pipeline | "Ranges" >> beam.Create(self._ranges, reshuffle=False) | "Spread" >> beam.Reshuffle()
-        )
-        places = (
-            ranges
-            | "CountRows" >> beam.ParDo(CountRows(self._job))
-            | "CollectCounts" >> beam.combiners.ToDict()
-            | "FirstRows" >> beam.Map(_first_rows, self._ranges)
-        )
-        rows = ranges | "ReadRows" >> beam.ParDo(ReadRows(self._job), AsSingleton(places)).with_outputs(
-            "stats", "rejected", main="rows"
-        )
-        stats = rows.stats | "MergeStats" >> beam.CombineGlobally(MergeStats())
-        return rows.rows, rows.rejected, stats
-
-
-def _first_rows(counts: dict[int, int], ranges: list[Range]) -> dict[int, Place]:
-    # A lambda would be pickled by value, with the path of this file on the machine that starts the job.
-    return first_rows(ranges, counts)
-
-
 class Ids(beam.PTransform):
-    """Keys by (table, part) to ids for each user shard, catalog slices and TableIds of all tables."""
+    """Keys by (table, part) to ids for each shard, catalog slices and TableIds of some tables."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, tables: list[str]):
         super().__init__()
-        self._job = job
+        self._job, self._tables = job, tables
 
     # Beam reads annotations, and has none for tuples of collections.
     def expand(self, keys: Any) -> Any:
@@ -72,7 +44,7 @@ class Ids(beam.PTransform):
         tables = (
             counted.histogram
             | "CollectHistograms" >> beam.combiners.ToList()
-            | "PlanIds" >> beam.Map(plan_ids, self._job)
+            | "PlanIds" >> beam.Map(plan_ids, self._job, self._tables)
         )
         assigned = (
             counted.counted
@@ -83,65 +55,158 @@ class Ids(beam.PTransform):
         return assigned.maps, assigned.catalog, tables
 
 
-def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range]) -> None:
-    """Adds all stages of the job to a pipeline; the last one writes the summary file into the spool."""
-    rows, rejected, stats = pipeline | "Read" >> Read(job, ranges)
-    plan = AsSingleton(stats | "MakePlan" >> beam.Map(make_plan, job))
+def _is_of_users(element: tuple[int, Any], layout: JobLayout) -> bool:
+    return element[0] < layout.user_shards
+
+
+def _has_catalog(element: tuple[tuple[str, int], Any]) -> bool:
+    return element[0][0] in WITH_CATALOG
+
+
+def _has_no_catalog(element: tuple[tuple[str, int], Any]) -> bool:
+    return element[0][0] not in WITH_CATALOG
+
+
+def _together(tables: dict[str, TableIds], others: dict[str, TableIds]) -> dict[str, TableIds]:
+    return tables | others
+
+
+def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range], side_ranges: list[list[Range]]) -> None:
+    """Adds all stages of the job to a pipeline; the last one writes the summary file into the spool.
+
+    Args:
+      side_ranges: of each side table.
+    """
+    rows, rejected, stats = pipeline | "Read" >> Read(job, ranges, ReadRows(job))
+    stats = stats | "MergeStats" >> beam.CombineGlobally(MergeStats())
+    sides = [pipeline | f"Side{n}" >> SideRows(job, n, found) for n, found in enumerate(side_ranges)]
+    side_stats = _side_stats(pipeline, [found for _, _, found in sides])
+    plan = AsSingleton(stats | "MakePlan" >> beam.Map(make_plan, job, AsSingleton(side_stats)))
     grouped = (
         rows
         | "ByUserShard" >> beam.GroupByKey()
         | "GroupUsers"
         >> beam.ParDo(GroupUsers(job), plan).with_outputs("keys", "counts", "numbers", main="rows")
     )
-    keys = grouped.keys
+    side_rows = [found for found, _, _ in sides]
+    joined, maps, keys_catalog, tables = _assign(pipeline, job, grouped.keys, plan, side_rows)
+    ids = AsSingleton(tables)
+    finished = (
+        (grouped.rows, maps | "OfUsers" >> beam.Filter(_is_of_users, job.layout))
+        | "RowsAndIds" >> beam.Flatten()
+        | "ByUserShardAgain" >> beam.GroupByKey()
+        | "FinishRows"
+        >> beam.ParDo(FinishRows(job), plan, ids).with_outputs("catalog", "counts", main="rows")
+    )
+    finished_sides = [
+        (side.rows, maps) | f"SideCatalog{n}" >> SideCatalog(job, n, ids) for n, side in enumerate(joined)
+    ]
+    slices = [keys_catalog, finished.catalog, *(side.catalog for side in finished_sides)]
+    counts = _flat(
+        "Counts", [grouped.counts, finished.counts, *(side.counts for side in [*joined, *finished_sides])]
+    )
+    numbers = _flat("Numbers", [grouped.numbers, *(side.numbers for side in joined)])
+    facts = {
+        "stats": AsSingleton(stats),
+        "sides": AsSingleton(side_stats),
+        "counts": AsSingleton(counts | "MergeCounts" >> beam.CombineGlobally(MergeCounts())),
+        "plan": plan,
+        "tables": ids,
+        "numbers": AsSingleton(numbers | "MergeNumbers" >> beam.CombineGlobally(MergeNumbers())),
+    }
+    refused = _flat("Rejected", [rejected, *(found for _, found, _ in sides)])
+    files = _write(pipeline, job, finished.rows, slices, refused, plan, ids)
+    once = pipeline | "Once" >> beam.Create([job.layout.spool])
+    _ = once | "Summarize" >> beam.Map(_summarize, _quantile_parts(job), files=AsIter(files), **facts)
+
+
+def _flat(name: str, collections_: list[Any]) -> Any:
+    return collections_ | f"All{name}" >> beam.Flatten()
+
+
+def _side_stats(pipeline: beam.Pipeline, found: list[Any]) -> Any:
+    """Merged Stats of all side tables, by their number, in one dictionary."""
+    return (
+        _flat("SideStats", found or [pipeline | "NoSides" >> beam.Create([])])
+        | "MergeSideStats" >> beam.CombinePerKey(MergeStats())
+        | "SidesByNumber" >> beam.combiners.ToDict()
+    )
+
+
+def _quantile_parts(job: Job) -> dict[str, int]:
+    """Number of buckets by feature with buckets by quantiles."""
+    numbers = [feature for part in (job, *job.sides) for feature in part.numbers]
+    return {f.name: f.buckets.quantiles for f in numbers if isinstance(f.buckets, QuantilesConfig)}
+
+
+def _write(
+    pipeline: beam.Pipeline,
+    job: Job,
+    rows: Any,
+    slices: list[Any],
+    refused: Any,
+    plan: AsSingleton,
+    tables: AsSingleton,
+) -> Any:
+    """All WrittenFile: records, catalogs and rejected rows.
+
+    Args:
+      rows: by file.
+      slices: of catalogs.
+    """
+    every = pipeline | "Catalogs" >> beam.Create([job])
+    slices = [*slices, every | "VectorFiles" >> beam.FlatMap(vector_files, tables, plan)]
+    records = rows | "ByFile" >> beam.GroupByKey() | "WriteRecords" >> beam.ParDo(WriteFile(job))
+    catalogs = (
+        _flat("Slices", slices)
+        | "ByCatalogFile" >> beam.GroupByKey()
+        | "WriteCatalogs" >> beam.ParDo(WriteCatalog(job), tables)
+    )
+    rejects = refused | "Together" >> beam.GroupByKey() | "WriteRejected" >> beam.ParDo(WriteRejected(job))
+    return _flat("Files", [records, catalogs, rejects])
+
+
+def _assign(pipeline: beam.Pipeline, job: Job, keys: Any, plan: AsSingleton, sides: list[Any]) -> Any:
+    """Assigns ids: first those of users and items, so that keys of side tables can be counted, then those of
+    features.
+
+    Args:
+      keys: of the user shards.
+      sides: rows of each side table.
+
+    Returns:
+      Outputs of SideFeatures of each side table; all maps; catalog slices; TableIds of all tables.
+    """
+    feature_keys = []
     if job.given:
-        given = (
+        feature_keys.append(
             pipeline
             | "Given" >> beam.Create(sorted(job.given))
             | "SendVocabularies" >> beam.ParDo(SendVocabularies(job), plan)
         )
-        keys = (keys, given) | "AllKeys" >> beam.Flatten()
-    maps, keys_catalog, tables = keys | "Ids" >> Ids(job)
-    finished = (
-        (grouped.rows, maps)
-        | "RowsAndIds" >> beam.Flatten()
-        | "ByUserShardAgain" >> beam.GroupByKey()
-        | "FinishRows"
-        >> beam.ParDo(FinishRows(job), plan, AsSingleton(tables)).with_outputs(
-            "catalog", "counts", main="rows"
-        )
+    if not sides:  # one phase is enough
+        all_keys = (keys, *feature_keys) | "AllKeys" >> beam.Flatten()
+        maps, catalog, tables = all_keys | "Ids" >> Ids(job, [*WITH_CATALOG, *job.feature_tables])
+        return [], maps, catalog, tables
+    sent = [
+        rows | f"SendSide{number}" >> beam.ParDo(SendSide(job, number), plan)
+        for number, rows in enumerate(sides)
+    ]
+    own_keys = (keys | "OfCatalogs" >> beam.Filter(_has_catalog), *sent) | "OwnKeys" >> beam.Flatten()
+    maps, catalog, tables = own_keys | "Ids" >> Ids(job, list(WITH_CATALOG))
+    joined = [
+        (rows, maps) | f"SideFeatures{number}" >> SideFeatures(job, number, plan)
+        for number, rows in enumerate(sides)
+    ]
+    feature_keys += [keys | "OfFeatures" >> beam.Filter(_has_no_catalog), *(side.keys for side in joined)]
+    feature_maps, feature_catalog, feature_tables = (
+        feature_keys | "FeatureKeys" >> beam.Flatten() | "FeatureIds" >> Ids(job, job.feature_tables)
     )
-    records = finished.rows | "ByFile" >> beam.GroupByKey() | "WriteRecords" >> beam.ParDo(WriteFile(job))
-    catalogs = (
-        (keys_catalog, finished.catalog)
-        | "KeysAndRows" >> beam.Flatten()
-        | "ByCatalogFile" >> beam.GroupByKey()
-        | "WriteCatalogs" >> beam.ParDo(WriteCatalog(job))
-    )
-    refused = (
-        rejected | "AllRejected" >> beam.GroupByKey() | "WriteRejected" >> beam.ParDo(WriteRejected(job))
-    )
-    counts = (
-        (grouped.counts, finished.counts)
-        | "AllCounts" >> beam.Flatten()
-        | "MergeCounts" >> beam.CombineGlobally(MergeCounts())
-    )
-    numbers = grouped.numbers | "MergeNumbers" >> beam.CombineGlobally(MergeNumbers())
-    files = (records, catalogs, refused) | "AllFiles" >> beam.Flatten()
-    _ = (
-        pipeline
-        | "Once" >> beam.Create([job.layout.spool])
-        | "Summarize"
-        >> beam.Map(
-            _summarize,
-            {f.name: f.buckets.quantiles for f in job.numbers if isinstance(f.buckets, QuantilesConfig)},
-            AsSingleton(stats),
-            AsSingleton(counts),
-            plan,
-            AsSingleton(tables),
-            AsSingleton(numbers),
-            AsIter(files),
-        )
+    return (
+        joined,
+        (maps, feature_maps) | "AllMaps" >> beam.Flatten(),
+        (catalog, feature_catalog) | "AllKeySlices" >> beam.Flatten(),
+        tables | "AllTables" >> beam.Map(_together, AsSingleton(feature_tables)),
     )
 
 
@@ -149,6 +214,7 @@ def _summarize(
     spool: str,
     parts: dict[str, int],
     stats: Stats,
+    sides: dict[int, Stats],
     counts: collections.Counter[str],
     plan: Plan,
     tables: dict[str, TableIds],
@@ -161,6 +227,11 @@ def _summarize(
       parts: number of buckets by feature with buckets by quantiles.
     """
     stats.counts = counts
+    for number, side in sorted(sides.items()):
+        counts[side_count(number, "rows")] = side.rows
+        counts[side_count(number, "duplicates")] = side.counts["duplicates"]
+        counts.update({side_count(number, f"rejected/{why}"): n for why, n in side.rejected.items()})
+        stats.notes.update(side.notes)
     quantiles = {name: boundaries(found, parts[name]) for name, found in numbers.items()}
     with fsspec.open(f"{spool}/{FILE_NAME}", "wb") as file:
         file.write(dump_summary(stats, plan, tables, quantiles, files))

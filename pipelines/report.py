@@ -87,6 +87,26 @@ def feature_lines(manifest: Dataset) -> list[str]:
     return lines
 
 
+def side_lines(manifest: Dataset) -> list[str]:
+    """What became of each side table's rows."""
+    lines = []
+    for info, section in zip(manifest.sides, manifest.source.get("sides", []), strict=True):
+        many, table = f"{info.of}s", manifest.tables[info.of]
+        name = ", ".join(path.rpartition("/")[2] or path for path in section["paths"])
+        found = [
+            f"{info.matched:,} of {info.matched + info.missing:,} {many} of the interactions have one",
+            f"{info.missing:,} do not",
+            f"{info.alone:,} occur only there",
+        ]
+        if info.duplicates:
+            found.append(f"{info.duplicates:,} further rows of a key left out")
+        if table.ids == "hash":
+            found.append("counted by key")
+        lines.append(f"{name}: {info.rows:,} rows; {', '.join(found)}")
+        lines += [f"{name}: rejected for {why}: {n:,}" for why, n in info.rejected.items()]
+    return lines
+
+
 def date(nanoseconds: int) -> str:
     """A time to the minute, UTC."""
     moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=nanoseconds // _PER_SECOND)
@@ -107,7 +127,7 @@ def log_report(manifest: Dataset, dataset: DatasetConfig, target: str, progress:
         logging.info(
             "table %s: %s rows, %s keys in train (%s)", name, f"{table.rows:,}", f"{table.keys:,}", table.ids
         )
-    for line in feature_lines(manifest):
+    for line in [*side_lines(manifest), *feature_lines(manifest)]:
         logging.info("%s", line)
     for name, info in manifest.splits.items():
         if not info.rows:

@@ -38,21 +38,25 @@ def validate(piece: SourcePiece, job: Job) -> tuple[pa.Table, list[Reject]]:
     faults = Faults(len(piece.rows))
     columns = {"_row": pa.array(piece.rows)}
     for name in ("user", "item", *job.categorical):
-        columns[name] = _keys(piece, name, job, faults)
+        columns[name] = key_column(piece, name, job, faults)
     for feature in job.lists:
         nulls, clean = getattr(job.source, "nulls", []), getattr(job.source, "clean_keys", False)
         columns[feature.name] = bag_texts(piece, feature, nulls, clean, faults)
     columns["timestamp"] = _timestamps(piece, job, faults)
     for name in ("label", "weight", *job.numeric):
         if name in piece.columns:
-            columns[name] = _numbers(piece, name, job, faults)
+            columns[name] = number_column(piece, name, job, faults)
     for name, steps in job.steps.items():
-        _check_steps(columns[name], name, steps, faults)
+        check_steps(columns[name], name, steps, faults)
     if "label" not in columns:
         columns["label"] = pa.array(np.ones(len(piece.rows), np.float32))
     if "_split" in piece.columns:
         columns["_split"] = _splits(piece.columns["_split"], faults)
-    table = pa.table(columns)
+    return valid_rows(piece, pa.table(columns), faults)
+
+
+def valid_rows(piece: SourcePiece, table: pa.Table, faults: Faults) -> tuple[pa.Table, list[Reject]]:
+    """The rows without faults, and all rejects of the piece, by row."""
     bad = faults.rows()
     if not len(bad):
         return table, piece.rejects
@@ -65,7 +69,7 @@ def validate(piece: SourcePiece, job: Job) -> tuple[pa.Table, list[Reject]]:
     return table.filter(pa.array(keep)), sorted(piece.rejects + found)
 
 
-def _keys(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.DictionaryArray:
+def key_column(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.DictionaryArray:
     """Text or integers as dictionary; a missing category is the empty key."""
     values = _as_dictionary(piece.columns[name], faults)
     codes = values.indices.fill_null(-1).to_numpy(zero_copy_only=False)
@@ -102,7 +106,7 @@ def _as_dictionary(values: pa.Array, faults: Faults) -> pa.DictionaryArray:
     return values.cast(pa.string()).dictionary_encode()
 
 
-def _numbers(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.Array:
+def number_column(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.Array:
     """float32 without nulls; NaN where a feature's `missing` applies."""
     values = _plain(piece.columns[name])
     numbers, bad = parse_numbers(_booleans_as_numbers(values))
@@ -124,7 +128,7 @@ def _numbers(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.Arra
     return pa.array(numbers)
 
 
-def _check_steps(values: pa.Array, name: str, steps: list[Step], faults: Faults) -> None:
+def check_steps(values: pa.Array, name: str, steps: list[Step], faults: Faults) -> None:
     """Rejects numbers that have no logarithm."""
     if "log1p" in steps:
         numbers = values.to_numpy(zero_copy_only=False)

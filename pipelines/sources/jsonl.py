@@ -49,7 +49,7 @@ class Reader(text.TextReader):
 
     def __init__(self, config: JsonlSourceConfig, layout: JobLayout):
         super().__init__(config, layout)
-        self._wanted = wanted_columns(config.roles, config.features)
+        self._wanted = wanted_columns(config)
         self._kinds: dict[str, set[str]] = {}
         for wanted in self._wanted:
             self._kinds.setdefault(wanted.column, set()).add(wanted.kind)
@@ -67,8 +67,7 @@ class Reader(text.TextReader):
             elif first.strip() == "{":
                 what = "write each object on one line (jq -c .)"
             raise DataError(f"{name}: the first line is not a JSON object; {what}: {first[:80]!r}")
-        required = (self.config.roles.user, self.config.roles.item)
-        missing = [w.column for w in self._wanted if w.column not in row and w.column in required]
+        missing = [w.column for w in self._wanted if w.column not in row and w.name in ("user", "item")]
         if missing:
             raise DataError(f"{name}: no column {missing[0]!r}; the first object has: {text.shown(row)}")
         return ()

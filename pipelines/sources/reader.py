@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from configs.sections.features import ColumnFeatureConfig, FeatureConfig, ListFeatureConfig
-from configs.sections.sources import RolesConfig, SourceConfig
+from configs.sections.features import ColumnFeatureConfig, ListFeatureConfig
+from configs.sections.sources import RolesConfig, SideConfig, SideTableConfig, SourceConfig
 from pipelines.job import JobLayout
 from pipelines.sources import MODULES
 from pipelines.sources.identity import SourceFile
@@ -76,9 +76,11 @@ class SourcePiece:
 class Reader(abc.ABC):
     """Reads one kind of source."""
 
-    def __init__(self, config: SourceConfig, layout: JobLayout):
+    def __init__(self, config: SourceConfig | SideConfig, layout: JobLayout):
         self.config: Any = config  # sub-classes narrow it to the section of their kind
         self.layout = layout
+        self.key = "source.sides" if isinstance(config, SideTableConfig) else "source"
+        """Key of the config, for messages."""
 
     def setup(self) -> None:  # noqa: B027 - most need none
         """Called once per worker, before the first read."""
@@ -125,19 +127,29 @@ class Wanted(NamedTuple):
         return self.kind in ("keys", "numbers")
 
 
-def wanted_columns(roles: RolesConfig, features: list[FeatureConfig]) -> list[Wanted]:
+def wanted_columns(config: SourceConfig | SideConfig) -> list[Wanted]:
     """All columns the job needs."""
+    if isinstance(config, SideTableConfig):
+        wanted = [Wanted(config.of, config.key, "key")]
+        if config.order_by is not None:
+            wanted.append(Wanted(ORDER, config.order_by, "time"))
+    else:
+        wanted = _wanted_roles(config.roles)
+    for feature in config.features:
+        if isinstance(feature, ColumnFeatureConfig):
+            wanted.append(Wanted(feature.name, feature.source_column, _KINDS[feature.kind]))
+        if isinstance(feature, ListFeatureConfig) and feature.weights is not None:
+            wanted.append(Wanted(weights_column(feature.name), feature.weights, "numbers"))
+    return wanted
+
+
+def _wanted_roles(roles: RolesConfig) -> list[Wanted]:
     wanted = [Wanted("user", roles.user, "key"), Wanted("item", roles.item, "key")]
     for name, kind in (("label", "number"), ("timestamp", "time"), ("weight", "number")):
         if getattr(roles, name) is not None:
             wanted.append(Wanted(name, getattr(roles, name), kind))
     if roles.split is not None:
         wanted.append(Wanted("_split", roles.split, "split"))
-    for feature in features:
-        if isinstance(feature, ColumnFeatureConfig):
-            wanted.append(Wanted(feature.name, feature.source_column, _KINDS[feature.kind]))
-        if isinstance(feature, ListFeatureConfig) and feature.weights is not None:
-            wanted.append(Wanted(weights_column(feature.name), feature.weights, "numbers"))
     return wanted
 
 
@@ -149,8 +161,12 @@ def weights_column(name: str) -> str:
     return f"{name}/weight"
 
 
-def make_reader(config: SourceConfig, layout: JobLayout) -> Reader:
-    """The reader of a source's kind."""
+ORDER = "_order"
+"""Wanted.name of order_by of a side table."""
+
+
+def make_reader(config: SourceConfig | SideConfig, layout: JobLayout) -> Reader:
+    """The reader of a source's or side table's kind."""
     reader: Reader = importlib.import_module(MODULES[config.kind]).Reader(config, layout)
     return reader
 

@@ -28,9 +28,11 @@ class WrittenFile(NamedTuple):
     positives: int = 0
     """Positive rows."""
     table: str = ""
-    """Table of a vocabulary."""
+    """Table of a vocabulary, or feature of vectors."""
     coverage: dict[str, int] = {}
     """Items with a known value, by feature."""
+    suffix: str = "tfrecord.gz"
+    """What the name of a file with records ends in: tfrecord.gz, or f32 of vectors."""
 
     def place(self) -> tuple[str, str, int]:
         """Key by which files are ordered."""
@@ -38,7 +40,7 @@ class WrittenFile(NamedTuple):
 
     @property
     def name(self) -> str:
-        suffix = "jsonl" if self.directory == "rejected" else "tfrecord.gz"
+        suffix = "jsonl" if self.directory == "rejected" else self.suffix
         return "-".join(filter(None, [self.table, f"{self.number:05d}.{suffix}"]))
 
 

@@ -41,14 +41,7 @@ class FinishRows(ThreadedDoFn):
             self._job.dataset.is_positive(columns["label"]),
             {f.name: columns.pop(known_column(f.name)) for f in self._job.source.features},
         )
-        maps = {table: _map_ids(parts, table, tables[table].id_bound) for table in self._job.tables}
-        bags = {name: bags_of(read_table(ref)) for kind, name, _, ref in parts if kind == "bags"}
-        for name, table in self._job.columns.items():
-            if name in bags:
-                mine = bags[name]._replace(members=maps[table][bags[name].members])
-                columns[name] = BagColumn(columns[name], mine)
-            else:
-                columns[name] = maps[table][columns[name]]
+        columns |= mapped(parts, self._job.columns, columns, tables)
         counts = self._left_out(columns, rows_of, tables["user"])
         oov = {name: tables[table].first_oov for name, table in self._job.columns.items()}
         counts += value_counts(self._job.source.features, columns, rows_of.known, oov)
@@ -139,6 +132,28 @@ def _lists(members: np.ndarray, first: np.ndarray, last: np.ndarray, rows: np.nd
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(last - first, out=offsets[1:])
     return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(gather_ranges(members, first, last)))
+
+
+def mapped(
+    parts: list[Any], of: dict[str, str], columns: dict[str, np.ndarray], tables: dict[str, TableIds]
+) -> "dict[str, np.ndarray | BagColumn]":
+    """Columns of final ids.
+
+    Args:
+      parts: all that a shard got, in order: maps of tables and bags of columns.
+      of: table of each column.
+      columns: indices int32 [n] into the shard's keys of the table, or into its bags.
+    """
+    maps = {table: _map_ids(parts, table, tables[table].id_bound) for table in dict.fromkeys(of.values())}
+    found: dict[str, np.ndarray | BagColumn] = {}
+    for name, table in of.items():
+        ref = next((ref for kind, column_, _, ref in parts if (kind, column_) == ("bags", name)), None)
+        if ref is None:
+            found[name] = maps[table][columns[name]]
+        else:
+            bags = bags_of(read_table(ref))
+            found[name] = BagColumn(columns[name], bags._replace(members=maps[table][bags.members]))
+    return found
 
 
 def _map_ids(parts: list[Any], table: str, bound: int) -> np.ndarray:

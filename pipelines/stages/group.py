@@ -59,19 +59,37 @@ class GroupUsers(ThreadedDoFn):
         output = [beam.pvalue.TaggedOutput("counts", counts + self._known_rows(columns))]
         output += [beam.pvalue.TaggedOutput("numbers", self._quantiles(columns, counted))]
         with SpoolWriter(self._job.layout.spool, "group", rows.num_rows) as spool:
-            for table in self._job.tables:
-                names = [name for name, of in self._job.columns.items() if of == table]
-                shared = share(
-                    {name: self._members(name, keys[name], columns[name][counted]) for name in names}
-                )
-                output += self._send(shard, table, shared.keys, shared.counts, plan, spool)
-                for name in names:
-                    if (bags := shared.bags.get(name)) is not None:
-                        output.append((shard, ("bags", name, 0, spool.add(bags_table(bags)))))
-                    elif len(names) > 1:
-                        columns[name] = shared.places[name][columns[name]]
+            output += self._send_keys(shard, self._job.columns, keys, columns, counted, plan, spool)
             output.append((shard, ("rows", "", 0, spool.add(pa.table(columns)))))
         yield from output
+
+    def _send_keys(
+        self,
+        shard: int,
+        tables: dict[str, str],
+        keys: dict[str, pa.StringArray],
+        columns: dict[str, np.ndarray],
+        counted: np.ndarray,
+        plan: Plan,
+        spool: SpoolWriter,
+    ) -> Iterator[Any]:
+        """Sends the keys of columns to their tables; the columns become indices into a table's keys or bags.
+
+        Args:
+          tables: table of each column.
+          keys: distinct keys or bags of each column.
+          columns: int32 [n] indices into these; changed.
+          counted: bool [n], rows that count.
+        """
+        for table in dict.fromkeys(tables.values()):
+            names = [name for name, of in tables.items() if of == table]
+            shared = share({name: self._members(name, keys[name], columns[name][counted]) for name in names})
+            yield from self._send(shard, table, shared.keys, shared.counts, plan, spool)
+            for name in names:
+                if (bags := shared.bags.get(name)) is not None:
+                    yield shard, ("bags", name, 0, spool.add(bags_table(bags)))
+                elif len(names) > 1:
+                    columns[name] = shared.places[name][columns[name]]
 
     def _members(self, name: str, keys: pa.StringArray, counted: np.ndarray) -> Members:
         """A column's distinct keys or bags with their numbers in `counted`, int [m] indices."""

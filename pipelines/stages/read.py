@@ -7,6 +7,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+from apache_beam.pvalue import AsSingleton
 
 from configs.errors import DataError
 from pipelines.job import Job
@@ -14,7 +15,7 @@ from pipelines.rows import bags
 from pipelines.rows.hashes import hash_keys
 from pipelines.rows.validate import validate
 from pipelines.sources.identity import check_range
-from pipelines.sources.reader import Place, Range, Reject, SourcePiece, make_reader
+from pipelines.sources.reader import Place, Range, Reject, SourcePiece, first_rows, make_reader
 from pipelines.stages.ids import hash_ids
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, partition
 from pipelines.stages.stats import Stats
@@ -99,18 +100,28 @@ class ReadRows(ThreadedDoFn):
         if self._job.dataset.split.kind == "temporal":
             stats.histogram.add(column(table, "timestamp"))
         if self._job.layout.key_shards > 1:
-            lists = {feature.name: feature.weights is not None for feature in self._job.lists}
-            for name, keys_of in self._job.columns.items():
-                if self._job.ids_of(keys_of).kind == "vocab":
-                    keys = array(table[name]).dictionary
-                    if name in lists:
-                        keys = bags.split(keys, lists[name]).members.unique()
-                    stats.add_sample(keys_of, keys)
+            self._sample(table, self._job.columns, stats)
+
+    def _sample(self, table: pa.Table, tables: dict[str, str], stats: Stats) -> None:
+        """Samples the keys of columns, by the table of each."""
+        lists = {feature.name: feature.weights is not None for feature in self._job.lists}
+        for name, keys_of in tables.items():
+            if self._job.ids_of(keys_of).kind == "vocab":
+                keys = array(table[name]).dictionary
+                if name in lists:
+                    keys = bags.split(keys, lists[name]).members.unique()
+                stats.add_sample(keys_of, keys)
 
     def _write_rows(self, table: pa.Table) -> Iterator[tuple[int, tuple[int, Ref]]]:
         num_shards = self._job.layout.user_shards
         users = array(table["user"])
-        shard = self._user_shards(users.dictionary)[users.indices.to_numpy()]
+        shard = shards_of(self._job, "user", users.dictionary, num_shards)[users.indices.to_numpy()]
+        yield from self._write_shards(table, shard, num_shards)
+
+    def _write_shards(
+        self, table: pa.Table, shard: np.ndarray, num_shards: int
+    ) -> Iterator[tuple[int, tuple[int, Ref]]]:
+        """Rows in one slice per shard."""
         order, bounds = partition(shard, num_shards)
         table = table.take(pa.array(order)).combine_chunks()
         output = []
@@ -119,12 +130,6 @@ class ReadRows(ThreadedDoFn):
                 slice_ = _compact(table.slice(bounds[part], bounds[part + 1] - bounds[part]))
                 output.append((int(part), (slice_["_row"][0].as_py(), spool.add(slice_))))
         yield from output
-
-    def _user_shards(self, keys: pa.StringArray) -> np.ndarray:
-        """Shard of each key. With hashed ids keys that share an id stay together, as they are one user."""
-        ids = self._job.ids_of("user")
-        values = hash_ids(keys, ids.rows) if ids.kind == "hash" else hash_keys(keys)
-        return values % values.dtype.type(self._job.layout.user_shards)
 
     def _write_rejects(self, index: int, rejects: list[Reject]) -> Iterator[Any]:
         if not rejects:
@@ -138,6 +143,47 @@ class ReadRows(ThreadedDoFn):
         with SpoolWriter(self._job.layout.spool, "rejected") as spool:
             ref = spool.add_bytes(("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
         yield beam.pvalue.TaggedOutput("rejected", (0, (rejects[0].row, ref)))
+
+
+class Read(beam.PTransform):
+    """Ranges to rows by shard, rejected rows and Stats.
+
+    Args:
+      job: whose source is read: of the interactions, or one of Job.sides.
+      reader: DoFn that makes rows of ranges.
+    """
+
+    def __init__(self, job: Job, ranges: list[Range], reader: ReadRows):
+        super().__init__()
+        self._job, self._ranges, self._reader = job, ranges, reader
+
+    # Beam reads annotations, and has none for tuples of collections.
+    def expand(self, pipeline: Any) -> Any:
+        ranges = (
+            pipeline | "Ranges" >> beam.Create(self._ranges, reshuffle=False) | "Spread" >> beam.Reshuffle()
+        )
+        places = (
+            ranges
+            | "CountRows" >> beam.ParDo(CountRows(self._job))
+            | "CollectCounts" >> beam.combiners.ToDict()
+            | "FirstRows" >> beam.Map(_first_rows, self._ranges)
+        )
+        rows = ranges | "ReadRows" >> beam.ParDo(self._reader, AsSingleton(places)).with_outputs(
+            "stats", "rejected", main="rows"
+        )
+        return rows.rows, rows.rejected, rows.stats
+
+
+def _first_rows(counts: dict[int, int], ranges: list[Range]) -> dict[int, Place]:
+    # A lambda would be pickled by value, with the path of this file on the machine that starts the job.
+    return first_rows(ranges, counts)
+
+
+def shards_of(job: Job, table: str, keys: pa.StringArray, num_shards: int) -> np.ndarray:
+    """Shard of each key. With hashed ids keys that share an id stay together, as one user or item."""
+    ids = job.ids_of(table)
+    values = hash_ids(keys, ids.rows) if ids.kind == "hash" else hash_keys(keys)
+    return values % values.dtype.type(num_shards)
 
 
 def _compact(table: pa.Table) -> pa.Table:

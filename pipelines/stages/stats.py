@@ -53,7 +53,7 @@ class Stats:
         hashes = hash_keys(keys)
         best = np.argsort(hashes, kind="stable")[:_SAMPLE]
         pairs = zip(hashes[best].tolist(), keys.take(pa.array(best)).to_pylist(), strict=True)
-        self._merge_sample(table, list(pairs))
+        self.merge_sample(table, list(pairs))
 
     def merge(self, other: "Stats") -> None:
         self.rows += other.rows
@@ -69,12 +69,13 @@ class Stats:
         self.fatal = min(filter(None, (self.fatal, other.fatal)), default=None)
         self.histogram.merge(other.histogram)
         for table, pairs in other.samples.items():
-            self._merge_sample(table, pairs)
+            self.merge_sample(table, pairs)
 
     def _first(self, reject: Reject | None) -> None:
         self.first_reject = min(filter(None, (self.first_reject, reject)), default=None)
 
-    def _merge_sample(self, table: str, pairs: Iterable[tuple[int, str]]) -> None:
+    def merge_sample(self, table: str, pairs: Iterable[tuple[int, str]]) -> None:
+        """Adds to a sample of keys: (hash, key)."""
         self.samples[table] = heapq.nsmallest(_SAMPLE, {*self.samples.get(table, ()), *pairs})
 
 

@@ -206,8 +206,9 @@ class Reference:
         counts = self.counts(name)
         return sum(count >= self._least(name) for count in counts.values())
 
-    def _known(self, item: str) -> bool:
-        return "item" in self.hash_rows or self.item_ids[item] < self.vocabulary("item")
+    def has_row(self, name: str, i: int) -> bool:
+        """Whether a catalog id has a row of the table of its own."""
+        return name in self.hash_rows or i < self.vocabulary(name)
 
     def history(self, row) -> tuple[int, ...]:
         own = self.by_user[row["user"]]
@@ -216,7 +217,9 @@ class Reference:
         items = [
             self.item_ids[r["item"]]
             for r in earlier
-            if r["split"] in allowed and self._known(r["item"]) and self.is_positive(r)
+            if r["split"] in allowed
+            and self.has_row("item", self.item_ids[r["item"]])
+            and self.is_positive(r)
         ]
         return tuple(items[-self.history_length :])
 
