@@ -112,9 +112,8 @@ def prepare(
     from pipelines.sources.reader import make_reader
     from pipelines.workspace import workspace
 
-    options = options or beam_options(None, [])
+    options, target = options or beam_options(None, []), dataset.path.rstrip("/")
     check_runner(options, source, dataset)
-    target = dataset.path.rstrip("/")
     readers = [make_reader(section, plan_layout("", "", 0)) for section in (source, *source.sides)]
     source_files = _source_files(readers, dataset)
     if not overwrite and (present := find_existing(target, source, source_files, dataset)):

@@ -49,7 +49,7 @@ class JoinSide(GroupUsers):
         super().__init__(job.sides[number])
         self._number = number
 
-    def work(self, element: tuple[int, Iterable[Any]], plan: Plan) -> Iterator[Any]:  # type: ignore[override]
+    def work(self, element: tuple[int, Iterable[Any]], plan: Plan) -> Iterator[Any]:
         if plan.failed:
             return
         shard, parts = element

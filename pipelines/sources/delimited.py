@@ -248,7 +248,7 @@ class Reader(text.TextReader):
         good = np.delete(good, wrong)
         columns, bad = {}, np.zeros(len(good), bool)
         for name in table.column_names:
-            columns[name], invalid = decode_text(_only(table[name]))
+            columns[name], invalid = text.decode(_only(table[name]))
             bad |= invalid
         rejects += [block.reject(i, "not_utf8") for i in good[bad]]
         return pa.table(columns).filter(pa.array(~bad)), good[~bad]
@@ -356,25 +356,8 @@ def _places_in(forms: pa.Array, values: pa.Array) -> np.ndarray:
     return places[values.indices.to_numpy(zero_copy_only=False)] if is_dictionary else places
 
 
-def decode_text(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """Bytes as text (null if not UTF-8), and bool [n] of where they are not UTF-8."""
-    try:
-        return values.cast(pa.string()), np.zeros(len(values), bool)
-    except pa.ArrowInvalid:
-        decoded = [None if v is None else _decode(v) for v in values.to_pylist()]
-        bad = [d is None and v.is_valid for d, v in zip(decoded, values, strict=True)]
-        return pa.array(decoded, pa.string()), np.array(bad)
-
-
 def _is_utf8(data: bytes) -> bool:
-    return _decode(data) is not None
-
-
-def _decode(value: bytes) -> str | None:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return None
+    return text.decode_one(data) is not None
 
 
 def _put_back(table: pa.Table, stand_in: str, delimiter: str) -> pa.Table:

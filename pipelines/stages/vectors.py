@@ -27,14 +27,14 @@ def write_vectors(
     written = WrittenFile(directory, number, {}, table=name, suffix="f32")
     checksum = google_crc32c.Checksum()
     file = open_staged(staging, written.directory, written.name)
-    data = memoryview(whole.reshape(-1)).cast("B")
-    for start in range(0, len(data), _STEP_BYTES):
-        piece = bytes(data[start : start + _STEP_BYTES])
+    step = max(1, _STEP_BYTES // whole.itemsize // dim)
+    for start in range(0, rows, step):
+        piece = whole[start : start + step].tobytes()
         checksum.update(piece)
         file.write(piece)
     close_durably(file)
     crc32c = checksum.hexdigest().decode()
-    return written._replace(info={"rows": rows, "bytes": len(data), "crc32c": crc32c})
+    return written._replace(info={"rows": rows, "bytes": whole.nbytes, "crc32c": crc32c})
 
 
 def as_matrix(vectors: pa.FixedSizeListArray) -> np.ndarray:
