@@ -78,7 +78,10 @@ def write_dataset(
         splits=splits,
         positives=positives and _split_info(writer, "positives", positives),
         tables={name: table.info() | _vocabulary(writer, name, table) for name, table in ids.items()},
-        features={name: {"of": f.of, "kind": f.kind} for name, f in features.items()},
+        features={
+            name: {"of": f.of, "kind": f.kind, "table": name if f.kind == "categorical" else None}
+            for name, f in features.items()
+        },
         users={"rows": len(catalogs["user"]), "files": writer.write("users", catalogs["user"])},
         items={"rows": len(catalogs["item"]), "files": writer.write("items", catalogs["item"])},
         source_rows=len(rows),
@@ -256,16 +259,18 @@ def _example(records: list[dict]) -> tf.train.Example:
     for name in records[0]:
         values = [record[name] for record in records]
         if isinstance(values[0], list):
-            if name != "sequence_split":
+            if name in ("history", "sequence"):
                 columns[f"{name}_length"] = [len(value) for value in values]
             values = list(itertools.chain.from_iterable(values))
         columns[name] = values
     return tf.train.Example(
-        features=tf.train.Features(feature={name: _feature(values) for name, values in columns.items()})
+        features=tf.train.Features(feature={name: _feature(name, values) for name, values in columns.items()})
     )
 
 
-def _feature(values: list) -> tf.train.Feature:
+def _feature(name: str, values: list) -> tf.train.Feature:
+    if name.endswith("/weight"):  # floats also where no list has a key
+        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
     if values and isinstance(values[0], bytes):
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
     if values and isinstance(values[0], float):

@@ -4,14 +4,19 @@ Records are columnar blocks, shuffled when they were written. An epoch reads the
 (seed, epoch), FILES_AT_ONCE of them in parallel, one block of each in turn. WINDOW_BLOCKS blocks are joined,
 their rows permuted by (seed, epoch, window), and cut into batches. dataset.json has the number of rows of
 every block, so the place of any step is computed, not replayed: only the blocks before it in its own group of
-files are skipped, without parsing them.
+files are skipped, without parsing them. What lives in a catalog is looked up for each batch.
 """
+
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
 from configs.errors import DataError
-from configs.manifest import Dataset
+from configs.manifest import Dataset, FeatureInfo
+from trainer.data.features import LENGTH, WEIGHT
+from trainer.data.lookups import FeatureLookup
+from trainer.data.numbers import model_numbers
 
 FILES_AT_ONCE = 8
 WINDOW_BLOCKS = 16
@@ -25,6 +30,8 @@ class TrainData:
       batch_size: rows per batch; an epoch drops the rows that do not fill its last batch.
       seed: of the order of rows.
       positives_only: read positive rows only.
+      names: features to read; None: all that live in records.
+      lookups: of features that live in catalogs; see trainer.data.lookups.catalog_lookups.
 
     Attributes:
       split: the rows that are read, as in the manifest.
@@ -33,7 +40,19 @@ class TrainData:
       DataError: fewer train rows than a batch.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, seed: int, positives_only: bool = False):
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int,
+        positives_only: bool = False,
+        names: Iterable[str] | None = None,
+        lookups: Mapping[str, FeatureLookup] | None = None,
+    ):
+        wanted = dataset.features if names is None else set(names)
+        in_records = {n: info for n, info in dataset.features.items() if info.lives == "records"}
+        self._features = {name: info for name, info in in_records.items() if name in wanted}
+        self._lookups = lookups or {}
         self.split = split = dataset.training_split(positives_only)
         self._dataset, self._batch_size, self._seed = dataset, batch_size, seed
         self._paths = [dataset.file_path(file) for file in split.files]
@@ -44,9 +63,9 @@ class TrainData:
         """All batches from step `start_step` (0: the first) on, endlessly.
 
         Returns:
-          Dataset of dicts: user, item: int64 [batch], rows of their tables; timestamp: int64 [batch]; label:
-          float32 [batch]; weight, side features, and history int64 [batch, history_length] padded with -1, if
-          the dataset has them.
+          Dataset of dicts: user, item: int64 [batch], table rows; timestamp: int64 [batch]; label: float32
+          [batch]; weight, features as trainer.data.features.model_inputs, and history int64
+          [batch, history_length] padded with -1, if the dataset has them.
         """
         epoch, step = divmod(start_step, self.steps_per_epoch)
         blocks, window, rows = self._place(epoch, step * self._batch_size)
@@ -123,7 +142,20 @@ class TrainData:
             # Only the first window is cut: the place always lies within it.
             cut = windows.take(1).map(lambda rows: {name: value[skip_rows:] for name, value in rows.items()})
             windows = cut.concatenate(windows.skip(1))
-        return windows.rebatch(self._batch_size, drop_remainder=True)
+        batches = windows.rebatch(self._batch_size, drop_remainder=True)
+        return batches.map(self._complete, num_parallel_calls=2)
+
+    def _complete(self, columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """A batch with the features of catalogs, and table rows in place of catalog ids."""
+        found = dict(columns)
+        for of, lookup in self._lookups.items():
+            found |= lookup.of(columns[of])
+        return found | {of: self._table_rows(of, columns[of]) for of in ("user", "item")}
+
+    def _table_rows(self, table: str, ids: tf.Tensor) -> tf.Tensor:
+        """Rows of a table, int64 [n], of catalog ids int64 [n]; as TableInfo.row_of."""
+        oov = self._dataset.tables[table].oov
+        return ids if oov is None else tf.minimum(ids, tf.constant(oov, tf.int64))
 
     def _skippable(self, epoch: tf.Tensor, blocks: int) -> tuple[int, int]:
         """(whole groups of files, blocks of the next group) that make up the first `blocks` blocks."""
@@ -138,15 +170,9 @@ class TrainData:
 
     def _window(self, epoch: tf.Tensor, index: tf.Tensor, blocks: tf.Tensor) -> dict[str, tf.Tensor]:
         """Parses a window of serialized blocks, string [n], and permutes its rows."""
-        columns = parse_blocks(self._dataset, blocks)
-        columns |= {name: self._table_rows(name, columns[name]) for name in ("user", "item")}
+        columns = parse_blocks(self._dataset, blocks, self._features)
         order = self._permutation(epoch, index, tf.shape(columns["user"])[0])
         return {name: tf.gather(value, order) for name, value in columns.items()}
-
-    def _table_rows(self, table: str, ids: tf.Tensor) -> tf.Tensor:
-        """Rows of a table, int64 [n], of catalog ids int64 [n]; as TableInfo.row_of."""
-        oov = self._dataset.tables[table].oov
-        return ids if oov is None else tf.minimum(ids, tf.constant(oov, tf.int64))
 
     def _permutation(self, epoch: tf.Tensor, window: tf.Tensor, rows: int | tf.Tensor) -> tf.Tensor:
         """Order of a window's rows, int32 [rows]; epoch and window: int64 scalars."""
@@ -165,31 +191,50 @@ def steps_per_epoch(dataset: Dataset, batch_size: int, positives_only: bool = Fa
     return rows // batch_size
 
 
-def parse_blocks(dataset: Dataset, blocks: tf.Tensor) -> dict[str, tf.Tensor]:
+def parse_blocks(
+    dataset: Dataset, blocks: tf.Tensor, features: Mapping[str, FeatureInfo]
+) -> dict[str, tf.Tensor]:
     """Columns of serialized record blocks.
 
     Args:
       dataset: the manifest, which defines the columns.
       blocks: string [n] of columnar tf.train.Example.
+      features: those to read, which live in records.
 
     Returns:
-      Dict of columns, each [rows of all blocks] (history: [rows, history_length], padded with -1).
+      Dict of columns, each [rows of all blocks] (history: [rows, history_length], padded with -1); features
+      as trainer.data.features.model_inputs.
     """
     types = {"user": tf.int64, "item": tf.int64, "label": tf.float32, "timestamp": tf.int64}
     if dataset.has_weight:
         types["weight"] = tf.float32
-    for name, feature in dataset.features.items():
-        types[name] = tf.as_dtype(feature.dtype)
-    spec = {name: tf.io.RaggedFeature(dtype) for name, dtype in types.items()}
-    if dataset.history_length:
-        lengths = tf.io.RaggedFeature.RowLengths("history_length")
-        spec["history"] = tf.io.RaggedFeature(tf.int64, value_key="history", partitions=[lengths])
+    types |= {name: tf.as_dtype(info.dtype) for name, info in features.items() if info.kind != "list"}
+    spec: dict = {name: tf.io.RaggedFeature(dtype) for name, dtype in types.items()}
+    lists = _list_columns(dataset, features)
+    for name, (dtype, lengths, _, _) in lists.items():
+        partition = tf.io.RaggedFeature.RowLengths(lengths)
+        spec[name] = tf.io.RaggedFeature(dtype, value_key=name, partitions=[partition])
     parsed = tf.io.parse_example(blocks, spec)
     columns = {name: parsed[name].flat_values for name in types}
-    if dataset.history_length:
-        ragged = parsed["history"].merge_dims(0, 1)
-        columns["history"] = ragged.to_tensor(-1, shape=[None, dataset.history_length])
+    for name, (_, _, length, padding) in lists.items():
+        columns[name] = parsed[name].merge_dims(0, 1).to_tensor(padding, shape=[None, length])
+    for name, info in features.items():
+        if info.is_numeric:
+            columns[name] = model_numbers(info, columns[name], tf)
     return columns
+
+
+def _list_columns(dataset: Dataset, features: Mapping[str, FeatureInfo]) -> dict[str, tuple]:
+    """By column with lists: (type, column of their lengths, longest list, padding)."""
+    found = {}
+    if dataset.history_length:
+        found["history"] = (tf.int64, "history_length", dataset.history_length, -1)
+    for name, info in features.items():
+        if info.kind == "list":
+            found[name] = (tf.int64, name + LENGTH, info.max_length, -1)
+            if info.weighted:
+                found[name + WEIGHT] = (tf.float32, name + LENGTH, info.max_length, 0.0)
+    return found
 
 
 def _read_group(paths: tf.Tensor) -> tf.data.Dataset:

@@ -5,27 +5,30 @@ that are evaluated are kept in memory.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from configs.manifest import SPLITS, Dataset, feature_as_of
+from configs.manifest import SPLITS, Dataset, FeatureInfo, TableInfo, feature_as_of
 from trainer.data.blocks import read_blocks
+from trainer.data.features import (
+    Column,
+    VectorFiles,
+    column_of,
+    join,
+    load_features,
+    model_inputs,
+    stored_columns,
+)
 from trainer.data.ragged import Ragged, hash_ids
 
 
-def unknown_feature(dataset: Dataset, name: str) -> tuple[float | int, str]:
-    """(value, dtype) of a side feature of users or items outside the catalog: the mean of a numeric one, the
-    out-of-vocabulary id, or 0, of a categorical one."""
-    feature = dataset.features[name]
-    return feature.mean if feature.is_numeric else dataset.tables[name].oov or 0, feature.dtype
-
-
 def load_vocabulary(dataset: Dataset, name: str) -> np.ndarray:
-    """Raw values of a categorical feature with exact ids by id, object (bytes) [rows]; b"" at the
-    out-of-vocabulary row; DataError as `read_blocks`."""
-    keys = np.full(dataset.table_rows(name), b"", object)
-    for block in read_blocks(dataset, dataset.tables[name].files, ["id", "key"]):
+    """Raw keys of a feature with exact ids by id, object (bytes) [rows]; b"" at out-of-vocabulary rows;
+    DataError as `read_blocks`."""
+    table = dataset.features[name].table or ""
+    keys = np.full(dataset.table_rows(table), b"", object)
+    for block in read_blocks(dataset, dataset.tables[table].files, ["id", "key"]):
         keys[block["id"]] = block["key"]
     return keys
 
@@ -35,53 +38,80 @@ class Items:
     """The item catalog, by catalog id (configs/manifest.py); ids without an item hold b"" and 0."""
 
     rows: int
-    """Rows of the item table."""
+    """Number of catalog ids: those of the item table, and of items that share its out-of-vocabulary row."""
     ids: np.ndarray
-    """Ids of items with positive train rows and a row of the table, int64 [items], ascending."""
+    """Catalog ids of items with a table row and positive train rows, int64 [items], ascending."""
     keys: np.ndarray
-    """Raw keys, object (bytes) [catalog rows]."""
+    """Raw keys, object (bytes) [rows]."""
     counts: np.ndarray
-    """Positive train rows, int64 [catalog rows]."""
-    features: dict[str, np.ndarray]
-    """Newest known side features, [catalog rows] each; see `unknown_feature` for ids without an item."""
+    """Positive train rows, int64 [rows]."""
+    features: dict[str, Column]
+    """Newest known features, as stored, [rows] each; see trainer.data.features.empty_value for rows outside
+    the catalog."""
     cold: int = 0
     """Number of further items of the data, which share the out-of-vocabulary row."""
-    earlier: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
-    """Side features that the evaluation of a held-out split may know, by split."""
+    earlier: dict[str, dict[str, Column]] = dataclasses.field(default_factory=dict)
+    """Features that the evaluation of a held-out split may know, by split."""
+    infos: dict[str, FeatureInfo] = dataclasses.field(default_factory=dict)
+    """What `features` are."""
+    table: TableInfo | None = None
+    """The item table; None: its rows are `rows`, and the last one is that of unknown items."""
 
     @classmethod
     def load(cls, dataset: Dataset) -> "Items":
         """Reads the whole item catalog; DataError as `read_blocks`."""
         table = dataset.tables["item"]
-        names = [name for name, info in dataset.features.items() if info.of == "item"]
-        columns: dict[str, np.ndarray] = {
-            "key": np.full(table.catalog_rows, b"", object),
-            "count": np.zeros(table.catalog_rows, np.int64),
+        rows = max(table.rows, table.catalog_rows)
+        infos = {name: info for name, info in dataset.features.items() if info.of == "item"}
+        keys, counts = np.full(rows, b"", object), np.zeros(rows, np.int64)
+        for block in read_blocks(dataset, dataset.items.files, ["id", "key", "count"]):
+            keys[block["id"]], counts[block["id"]] = block["key"], block["count"]
+        changing = [name for name, info in infos.items() if info.lives == "records"]
+        of_splits = {split: {n: feature_as_of(n, split) for n in changing} for split in SPLITS[1:]}
+        columns = [*infos, *(column for names in of_splits.values() for column in names.values())]
+        found = load_features(dataset, "item", columns, rows)
+        features = {name: found[name] for name in infos}
+        earlier = {
+            split: features | {name: found[column] for name, column in names.items()}
+            for split, names in of_splits.items()
         }
-        for name in names:
-            for column in (name, *(feature_as_of(name, split) for split in SPLITS[1:])):
-                columns[column] = np.full(table.catalog_rows, *unknown_feature(dataset, name))
-        for block in read_blocks(dataset, dataset.items.files, ["id", *columns]):
-            for name, values in columns.items():
-                values[block["id"]] = block[name]
-        features = {name: columns[name] for name in names}
-        earlier = {split: {n: columns[feature_as_of(n, split)] for n in names} for split in SPLITS[1:]}
-        ids = np.flatnonzero(columns["count"])
+        ids = np.flatnonzero(counts)
         ids = ids[table.has_row(ids)]
-        return cls(table.rows, ids, columns["key"], columns["count"], features, table.oov_keys, earlier)
+        return cls(rows, ids, keys, counts, features, table.oov_keys, earlier, infos, table)
 
     def as_of(self, split: str) -> "Items":
-        """The same items with the side features that the evaluation of `split` (valid or test) may know."""
+        """The same items with the features that the evaluation of `split` (valid or test) may know."""
         return dataclasses.replace(self, features=self.earlier.get(split, self.features))
 
     @property
+    def shared_row(self) -> int:
+        """The row of the table that items share which have none of their own."""
+        last = self.rows - 1
+        return last if self.table is None or self.table.oov is None else self.table.oov
+
+    @property
     def table_counts(self) -> np.ndarray:
-        """Positive train rows by row of the table, int64 [rows]; 0 at the out-of-vocabulary row."""
-        return self.counts[: self.rows]
+        """Positive train rows by row of the table, int64 [rows of the table]; 0 at the out-of-vocabulary
+        row."""
+        return self.counts if self.table is None else self.counts[: self.table.rows]
+
+    def inputs(self, names: Iterable[str], ids: np.ndarray) -> dict[str, np.ndarray]:
+        """What a model reads of items.
+
+        Args:
+          names: the model's item inputs.
+          ids: catalog ids, int64 [n].
+
+        Returns:
+          As trainer.data.features.model_inputs; `item` are table rows.
+        """
+        rows = ids if self.table is None else self.table.row_of(ids)
+        columns = {name: rows if name == "item" else self.features[name][ids] for name in names}
+        return model_inputs(self.infos, columns)
 
     @property
     def known(self) -> np.ndarray:
-        """Whether each row of the table is that of one of `ids`, bool [rows]."""
+        """Whether each catalog id is in `ids`, bool [rows]."""
         known = np.zeros(self.rows, bool)
         known[self.ids] = True
         return known
@@ -96,7 +126,7 @@ class UserBlock:
     """n users of the catalog."""
 
     ids: np.ndarray
-    """int64 [n]."""
+    """Catalog ids, int64 [n]."""
     keys: np.ndarray
     """object (bytes) [n]."""
     counts: np.ndarray
@@ -105,8 +135,8 @@ class UserBlock:
     """Items of all positive rows, oldest first, int64, n rows; see `Items.knows`."""
     splits: Ragged
     """Split of each row, aligned with `sequence`: 0 train, 1 valid, 2 test."""
-    features: dict[str, np.ndarray]
-    """Side features, [n] each."""
+    features: dict[str, Column]
+    """Features as stored, [n] each."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -126,7 +156,7 @@ class UserBlock:
             np.concatenate([block.counts for block in blocks]),
             Ragged.join([block.sequence for block in blocks]),
             Ragged.join([block.splits for block in blocks]),
-            {n: np.concatenate([block.features[n] for block in blocks]) for n in blocks[0].features},
+            {n: join([block.features[n] for block in blocks]) for n in blocks[0].features},
         )
 
 
@@ -158,31 +188,35 @@ class Users:
         self.dataset = dataset
         self.items = items
         self.history_length = dataset.history_length if history_length is None else history_length
+        self._vector_files: dict[str, VectorFiles] = {}
 
     def blocks(self, split: str | None = None) -> Iterator[UserBlock]:
         """All users in file order; raises DataError as `read_blocks`.
 
         Args:
-          split: valid or test: side features that its evaluation may know; None: the newest known ones.
+          split: valid or test: features that its evaluation may know; None: the newest known ones.
         """
+        infos = {name: info for name, info in self.dataset.features.items() if info.of == "user"}
+        vectors = {n: self._vectors(n) for n, info in infos.items() if info.kind == "vector"}
         names = {
-            name: feature_as_of(name, split) if split else name
-            for name, info in self.dataset.features.items()
-            if info.of == "user"
+            name: feature_as_of(name, split) if split and info.lives == "records" else name
+            for name, info in infos.items()
+            if name not in vectors
         }
-        columns = ["id", "key", "count", "sequence", "sequence_split", "sequence_length", *names.values()]
+        columns = ["id", "key", "count", "sequence", "sequence_split", "sequence_length"]
+        columns += [c for name, column in names.items() for c in stored_columns(infos[name], column)]
         for block in read_blocks(self.dataset, self.dataset.users.files, columns):
             sequence, splits = (
                 Ragged(block[name], block["sequence_length"]) for name in ("sequence", "sequence_split")
             )
-            features = {name: block[column] for name, column in names.items()}
+            features = {name: column_of(infos[name], column, block) for name, column in names.items()}
+            features |= {name: files[block["id"]] for name, files in vectors.items()}
             yield UserBlock(block["id"], block["key"], block["count"], sequence, splits, features)
 
-    def blocks_of_rows(self) -> Iterator[UserBlock]:
-        """As `blocks`, of the users that have a row of the table, with the newest known features."""
-        table = self.dataset.tables["user"]
-        for block in self.blocks():
-            yield block.take(np.flatnonzero(table.has_row(block.ids)))
+    def _vectors(self, name: str) -> VectorFiles:
+        if name not in self._vector_files:  # verified once
+            self._vector_files[name] = VectorFiles(self.dataset, self.dataset.features[name])
+        return self._vector_files[name]
 
     def of_split(self, split: str, max_users: int | None = None, seed: int = 0) -> "SplitUsers":
         """The users that can be evaluated on `split` (valid or test), or a stable random sample of them."""

@@ -1,10 +1,11 @@
 """Compares the record files of a dataset with dataset.json; without TensorFlow, as jobs need it."""
 
 import google_crc32c
+import numpy as np
 
 from configs.errors import DataError
 from configs.manifest import Dataset, FileInfo
-from configs.system.storage import reading
+from configs.system.storage import filesystem, is_remote, read_bytes, reading
 
 _CHUNK_BYTES = 4 << 20
 PREPARE_AGAIN = "run `lazytower prepare` again"
@@ -29,3 +30,12 @@ def verify_dataset_file(dataset: Dataset, info: FileInfo) -> None:
         raise DataError(f"{path}: has {size} bytes, but dataset.json says {info.bytes}; {PREPARE_AGAIN}")
     if checksum.digest().hex() != info.crc32c.lower():
         raise DataError(f"{path}: its checksum differs from dataset.json; {PREPARE_AGAIN}")
+
+
+def map_dataset_file(dataset: Dataset, info: FileInfo) -> np.ndarray:
+    """The bytes of a verified file, uint8 [info.bytes]: memory-mapped, or read if they are not on this
+    machine."""
+    path = dataset.file_path(info)
+    if is_remote(path) or not info.bytes:  # an empty file cannot be mapped
+        return np.frombuffer(read_bytes(path), np.uint8)
+    return np.memmap(filesystem(path)[1], np.uint8, mode="r")

@@ -15,6 +15,11 @@ _SEGMENT = {
     "sqrtn": tf.sparse.segment_sqrt_n,
 }
 _DIVISOR = {"mean": tf.identity, "sum": tf.ones_like, "sqrtn": tf.sqrt}
+_WEIGHTED_DIVISOR = {  # of the weights of each list, [batch, length]
+    "mean": lambda weights: tf.reduce_sum(weights, axis=1, keepdims=True),
+    "sum": lambda weights: tf.ones_like(weights[:, :1]),
+    "sqrtn": lambda weights: tf.sqrt(tf.reduce_sum(tf.square(weights), axis=1, keepdims=True)),
+}
 
 
 class Fetched(NamedTuple):
@@ -74,8 +79,8 @@ def divided(values, sizes: dict) -> dict:
     return dict(zip(sizes, tf.split(values, list(sizes.values()), num=len(sizes)), strict=True))
 
 
-def pooled(weight, where, ids, pooling: str | None, trains: bool = True):
-    """The vectors of one feature.
+def pooled(weight, where, ids, pooling: str | None, trains: bool = True, parts=None):
+    """The vectors of one feature, as tf.nn.embedding_lookup_sparse.
 
     Args:
       weight: float32 [u, dim], rows of distinct ids; or [number of ids, dim], a row for each id.
@@ -85,6 +90,8 @@ def pooled(weight, where, ids, pooling: str | None, trains: bool = True):
       pooling: mean, sum or sqrtn over the length (sum / sqrt(number of ids)); None for single ids.
       trains: whether gradients are needed. False for a served graph: TensorFlow warns whenever it loads a
         SavedModel without its custom gradients.
+      parts: float32 [batch, length], the weight of each id, at least 0 and without a gradient; None: 1. mean
+        divides by their sum, sqrtn by the root of the sum of their squares.
 
     Returns:
       float32 [batch, dim], zero for an empty list; without pooling, shape of `ids` + [dim].
@@ -93,7 +100,12 @@ def pooled(weight, where, ids, pooling: str | None, trains: bool = True):
         gather = gather_rows if trains else tf.gather
         flat = weight if where is None else gather(weight, where)
         return tf.reshape(flat, tf.concat([tf.shape(ids), [weight.shape[-1]]], axis=0))
-    row = tf.cast(tf.where(ids >= 0)[:, 0], tf.int32)
+    there = ids >= 0
+    row = tf.cast(tf.where(there)[:, 0], tf.int32)
+    if parts is not None:
+        share = tf.where(there, parts, 0.0)
+        share = tf.math.divide_no_nan(share, _WEIGHTED_DIVISOR[pooling](share))
+        return _weighted(weight, where, row, tf.boolean_mask(share, there), tf.shape(ids)[0], trains)
 
     def of_lists(weight):
         return _SEGMENT[pooling](weight, where, row, num_segments=tf.shape(ids)[0])
@@ -104,6 +116,32 @@ def pooled(weight, where, ids, pooling: str | None, trains: bool = True):
             sizes = tf.reduce_sum(tf.cast(ids >= 0, tf.float32), axis=1)
             share = above / _DIVISOR[pooling](tf.maximum(sizes, 1.0))[:, None]
             return sum_rows(share, where, tf.shape(weight)[0], row)
+
+        return of_lists(weight), gradient
+
+    return with_gradient(weight) if trains else of_lists(weight)
+
+
+def _weighted(weight, where, row, share, batch, trains: bool):
+    """Sums of rows times `share`.
+
+    Args:
+      weight, where, trains: as in `pooled`.
+      row: int32 [n], the list of each id.
+      share: float32 [n], the factor of each id.
+      batch: number of lists, int32 scalar.
+
+    Returns:
+      float32 [batch, dim].
+    """
+
+    def of_lists(weight):
+        return sum_rows(tf.gather(weight, where) * share[:, None], row, batch)
+
+    @tf.custom_gradient
+    def with_gradient(weight):
+        def gradient(above):
+            return sum_rows(tf.gather(above, row) * share[:, None], where, tf.shape(weight)[0])
 
         return of_lists(weight), gradient
 

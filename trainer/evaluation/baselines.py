@@ -16,11 +16,11 @@ class Popularity:
 
     def __init__(self, items: Items):
         # Ranks of the counts instead of counts, which float32 cannot tell apart beyond 2^24.
-        _, order = np.unique(items.table_counts, return_inverse=True)
+        _, order = np.unique(items.counts, return_inverse=True)
         self._scores = order.astype(np.float32)
 
     def scores(self, users: UserBatch, items: np.ndarray | None) -> np.ndarray:
-        """float32 [n, table rows], or [n, m] for candidates int64 [n, m]."""
+        """float32 [n, items.rows], or [n, m] for candidates int64 [n, m]."""
         if items is None:
             return np.tile(self._scores, (len(users), 1))
         return self._scores[items]
@@ -54,7 +54,7 @@ class BestReachable:
         return exact and planted_source(dataset.source) is not None
 
     def scores(self, users: UserBatch, items: np.ndarray | None) -> np.ndarray:
-        """float32 [n, table rows], or [n, m] for candidates int64 [n, m]; any number outside the catalog."""
+        """float32 [n, items.rows], or [n, m] for candidates int64 [n, m]; any number outside the catalog."""
         taste = self._planted.taste(index_of_key(users.keys)).astype(np.float32)
         if items is None:
             scores = taste[:, self._cluster]

@@ -22,13 +22,13 @@ def sample_negatives(
       items: the catalog.
       number: items per user; fewer where fewer are untouched.
       seed: of the draw.
-      cold: number of further items to draw from, which share the out-of-vocabulary row, id items.rows - 1.
+      cold: number of further items to draw from, which share the out-of-vocabulary row, id items.shared_row.
         Which of them a user touched is unknown, so none is excluded.
 
     Returns:
       Item ids, n rows.
     """
-    pool = np.concatenate([items.ids, np.full(cold, items.rows - 1)])
+    pool = np.concatenate([items.ids, np.full(cold, items.shared_row)])
     size = len(pool)
     steps = np.minimum(number + touched.lengths, size)
     walk = Ragged(np.zeros(steps.sum(), np.int64), steps)

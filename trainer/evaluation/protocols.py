@@ -14,6 +14,7 @@ import numpy as np
 from configs.errors import UserError
 from configs.sections.evaluation import EvaluateConfig
 from trainer.data.catalog import Items, SplitView, number_bound
+from trainer.data.features import Column
 from trainer.data.ragged import Ragged
 from trainer.evaluation.metrics import full_ranks, user_metrics
 from trainer.evaluation.negatives import sample_negatives
@@ -26,13 +27,13 @@ class UserBatch:
     """What a scorer may know about n users: nothing from the evaluated split or later ones."""
 
     ids: np.ndarray
-    """int64 [n]."""
+    """Catalog ids, int64 [n]."""
     keys: np.ndarray
     """object (bytes) [n]."""
     history: np.ndarray
     """Newest items of earlier splits, int64 [n, history_length], oldest first, -1 after the last."""
-    features: dict[str, np.ndarray]
-    """Side features, [n] each."""
+    features: dict[str, Column]
+    """Features as stored, [n] each."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -47,11 +48,11 @@ class Scorer(Protocol):
         """Scores of all items, or of each user's own candidates.
 
         Args:
-          items: None: all rows of the item table, column = item id (columns outside the catalog may hold any
+          items: None: all catalog ids, column = id (columns outside the catalog may hold any
             number except NaN); or int64 [n, m], the candidates of each user, all valid ids.
 
         Returns:
-          float32 [n, table rows] or [n, m]; the caller may overwrite it.
+          float32 [n, items.rows] or [n, m]; the caller may overwrite it.
         """
 
 
@@ -134,7 +135,7 @@ class SampledRanking:
     def task(self, users: UserBatch, view: SplitView) -> RankingTask:
         config, targets, cold = self.config, view.targets, view.cold.lengths
         if self._cold:
-            shared = np.full(cold.sum(), self.items.rows - 1)
+            shared = np.full(cold.sum(), self.items.shared_row)
             targets, cold = targets.beside(Ragged(shared, cold)), np.zeros_like(cold)
         negatives = sample_negatives(
             users.ids, view.touched, self.items, config.negatives, config.seed, self._cold

@@ -50,10 +50,9 @@ class TrainedScorer:
             self._item_vectors = item_vectors(recommender, items, averaged, step)
 
     def scores(self, users: "UserBatch", items: np.ndarray | None) -> np.ndarray:
-        """float32 [n, items of the table], or [n, m] for candidates int64 [n, m]."""
+        """float32 [n, catalog ids], or [n, m] for candidates int64 [n, m]."""
         self._check()
-        inputs = {"user": users.ids, "history": users.history, **users.features}
-        inputs = {name: inputs[name] for name in self._recommender.model.user_inputs}
+        inputs = self._recommender.user_inputs(users.ids, users.history, users.features)
         with self._recommender.averaged_dense(self._averaged):
             vectors = self._recommender.user_vectors(inputs, self._averaged, self._step).numpy()
         if items is None:
@@ -64,12 +63,11 @@ class TrainedScorer:
 def item_vectors(
     recommender: "Recommender", items: Items, averaged: bool, step: int, chunk: int = 1 << 16
 ) -> np.ndarray:
-    """Vectors of all rows of the item table, float32 [rows, dim]; uses the current dense weights."""
+    """Vectors of all catalog ids, float32 [rows, dim]; uses the current dense weights."""
     vectors: np.ndarray | None = None
     for start in range(0, items.rows, chunk):
         ids = np.arange(start, min(start + chunk, items.rows), dtype=np.int64)
-        columns = {"item": ids, **{name: values[ids] for name, values in items.features.items()}}
-        inputs = {name: columns[name] for name in recommender.model.item_inputs}
+        inputs = items.inputs(recommender.model.item_inputs, ids)
         part = recommender.item_vectors(inputs, averaged, float(step)).numpy()
         if vectors is None:
             vectors = np.empty((items.rows, part.shape[1]), part.dtype)

@@ -1,20 +1,24 @@
 """The interface of models, for the training step, evaluation and export."""
 
 import abc
+from collections.abc import Collection
 
 import tensorflow as tf
+
+from trainer.data.features import WEIGHT
 
 
 class Model(tf.Module, abc.ABC):
     """Scores a user and an item by the dot product of two vectors.
 
     In all methods, `activations` has the pooled embeddings by input name, float32 [batch, dim], and
-    `features` the numeric inputs by name, float32 [batch].
+    `features` the inputs without a table by name: numbers float32 [batch], vectors float32 [batch, dim].
     """
 
     @abc.abstractmethod
     def lookups(self, batch: dict, step) -> dict:
-        """Ids to look up for a training batch, by input name; `step` (int64 scalar) seeds sampled items."""
+        """Ids to look up for a training batch, by input name, and weights of lists as <name>/weight; `step`
+        (int64 scalar) seeds sampled items."""
 
     @abc.abstractmethod
     def columns(self, batch: dict, step) -> dict:
@@ -53,6 +57,12 @@ class Model(tf.Module, abc.ABC):
     @abc.abstractmethod
     def item_inputs(self) -> list[str]:
         """Inputs of `item_vectors`."""
+
+
+def inputs_of(batch: dict, names: Collection[str]) -> dict:
+    """The inputs of these names and the weights of lists among them."""
+    weights = [name + WEIGHT for name in names if name + WEIGHT in batch]
+    return {name: batch[name] for name in (*names, *weights)}
 
 
 def row_weights(batch: dict):

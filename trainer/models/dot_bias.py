@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from configs.schema import RunConfig
 from configs.sections.models import DRAWN, DotBiasConfig
+from trainer.data.lookups import FeatureLookup
 from trainer.models.base import Model, row_weights, split_last
 from trainer.models.drawn import Pool
 from trainer.models.losses import logistic
@@ -16,10 +17,10 @@ class DotBias(Model):
       config: the run.
       item_counts: [item table rows], positive train rows of each item; items that have any are sampled as
         negatives.
-      scales, item_features: unused; the model has no side features.
+      drawn_items: unused; the model has no features.
     """
 
-    def __init__(self, config: RunConfig, item_counts, scales: dict, item_features: dict):
+    def __init__(self, config: RunConfig, item_counts, drawn_items: FeatureLookup | None = None):
         super().__init__(name="dot_bias")
         assert isinstance(config.model, DotBiasConfig)
         self._options = config.model

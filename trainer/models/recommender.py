@@ -8,8 +8,10 @@ import tensorflow as tf
 
 from configs.manifest import Dataset
 from configs.schema import RunConfig
-from configs.sections.models import TwoTowerConfig
+from configs.sections.models import DRAWN, TwoTowerConfig
 from trainer.averages import DenseAverages, make_average
+from trainer.data.features import WEIGHT, Column, empty_column, empty_value, model_inputs
+from trainer.data.lookups import FeatureLookup
 from trainer.embeddings import TABLE_KINDS
 from trainer.embeddings.base import Embedding
 from trainer.embeddings.pooling import Fetch, divided, fetch_distinct, joined, pooled
@@ -23,10 +25,10 @@ class Recommender(tf.Module):
     Args:
       config: the run.
       dataset: its dataset.
-      item_counts: int64 [item table rows], positive train rows of each item.
+      item_counts: int64 [item table rows or more], positive train rows of each item by catalog id.
       num_steps: length of the run, which determines the start of averaging.
       table_type: class that stores all tables, instead of the configured engines; None: as configured.
-      item_features: side features [item table rows] of items, by name; for models that sample items.
+      drawn_items: the features of items, for models that sample them.
     """
 
     def __init__(
@@ -36,22 +38,19 @@ class Recommender(tf.Module):
         item_counts: np.ndarray,
         num_steps: int,
         table_type: type | None = None,
-        item_features: dict[str, np.ndarray] | None = None,
+        drawn_items: FeatureLookup | None = None,
     ):
         super().__init__(name="recommender")
         self.config = config
         self._table_type = table_type
-        self._tables_info = dataset.tables
+        self.dataset, self._tables_info = dataset, dataset.tables
+        self._lists = {name for name, info in dataset.features.items() if info.kind == "list"}
+        self._empty: dict[str, float | int] = {}
         self.average = make_average(config.polyak, num_steps)
         self.tables = {
             name: self._make_table(name, dataset) for name in sorted(set(config.table_of_input.values()))
         }
-        self.model = MODELS[config.model.kind](
-            config,
-            _with_unknown(item_counts, dataset),
-            {name: (f.mean, f.stddev) for name, f in dataset.features.items() if f.is_numeric},
-            item_features or {},
-        )
+        self.model = MODELS[config.model.kind](config, _with_unknown(item_counts, dataset), drawn_items)
         self.dense_variables = list(self.model.trainable_variables)
         self.dense_averages = DenseAverages(self.average, self.dense_variables) if self.average else None
         # Averages of dense variables that were computed after training (trainer/checkpoints/tail_average.py).
@@ -93,8 +92,8 @@ class Recommender(tf.Module):
         """Pooled embeddings of inputs.
 
         Args:
-          ids: by input name, int64 [batch]; history [batch, length], padded with -1. Inputs without a table
-            (numeric features) are ignored.
+          ids: by input name, int64 [batch]; lists [batch, length], padded with -1, and their weights, if any,
+            as <name>/weight. Inputs without a table (numbers and vectors) are ignored.
           fetch: reads rows of the tables.
           trains: as in trainer.embeddings.pooling.pooled.
 
@@ -110,25 +109,28 @@ class Recommender(tf.Module):
             parts = divided(weight if where is None else where, sizes)
             for name, part in parts.items():
                 rows, places = (part, None) if where is None else (weight, part)
-                result[name] = pooled(rows, places, ids[name], self._pooling(name), trains)
+                pooling, parts = self._pooling(name), ids.get(name + WEIGHT)
+                result[name] = pooled(rows, places, ids[name], pooling, trains, parts)
         return result
 
-    def pooled_activations(self, rows: dict, history_mask) -> dict:
+    def pooled_activations(self, rows: dict, weights: dict) -> dict:
         """As `activations`, from one row for each id, in static shapes.
 
         Args:
           rows: by input name, float32 [..., dim], in the shape of the ids.
-          history_mask: float32 [batch, length], 0 for padding; None without history.
+          weights: by name of each list, float32 [batch, length]: the weight of each id, 0 for padding.
         """
         found = dict(rows)
-        if history_mask is not None:
-            there = tf.where(history_mask[..., None] > 0, rows["history"], 0.0)
+        for name, weight in weights.items():
+            there = tf.where(weight[..., None] > 0, rows[name] * weight[..., None], 0.0)
             total = tf.reduce_sum(there, axis=1)
-            number = tf.maximum(tf.reduce_sum(history_mask, axis=1, keepdims=True), 1.0)
-            divisor = {"sum": 1.0, "mean": number, "sqrtn": tf.sqrt(number)}
-            pooling = self._pooling("history")
-            assert pooling is not None, "only a model that pools its history has a mask"
-            found["history"] = total / divisor[pooling]
+            pooling = self._pooling(name)
+            assert pooling is not None, "only lists have weights"
+            if pooling != "sum":
+                power = weight if pooling == "mean" else tf.square(weight)
+                divisor = tf.reduce_sum(power, axis=1, keepdims=True)
+                total = tf.math.divide_no_nan(total, divisor if pooling == "mean" else tf.sqrt(divisor))
+            found[name] = total
         return found
 
     def _by_table(self, names) -> dict[str, list[str]]:
@@ -140,15 +142,44 @@ class Recommender(tf.Module):
         return grouped
 
     def _pooling(self, name: str) -> str | None:
-        model = self.config.model
-        return model.history.pooling if name == "history" and isinstance(model, TwoTowerConfig) else None
+        """How the ids of an input, sampled ones too, become one vector; None: it is no list."""
+        name, model = name.removeprefix(DRAWN), self.config.model
+        if name == "history":
+            return model.history.pooling if isinstance(model, TwoTowerConfig) else None
+        if name not in self._lists:
+            return None
+        return self.config.table(self.config.table_of_input[name]).combiner
+
+    def user_inputs(self, ids: np.ndarray, history: np.ndarray, features: dict[str, Column]) -> dict:
+        """What the model reads of users; of the context nothing is known.
+
+        Args:
+          ids: catalog ids, int64 [n].
+          history: catalog ids of items, int64 [n, length], padded with -1.
+          features: as stored, by name, of n rows.
+
+        Returns:
+          As trainer.data.features.model_inputs, with table rows for catalog ids.
+        """
+        rows = self._tables_info["user"].row_of(ids), self._tables_info["item"].row_of(history)
+        columns = dict(zip(("user", "history"), rows, strict=True)) | features
+        wanted = {
+            name: columns[name] if name in columns else self._unknown(name, len(ids))
+            for name in self.model.user_inputs
+        }
+        return model_inputs(self.dataset.features, wanted)
+
+    def _unknown(self, name: str, number: int) -> Column:
+        """An empty column of a feature of the context."""
+        if name not in self._empty and name not in self._lists:
+            self._empty[name] = empty_value(self.dataset, name)
+        return empty_column(self.dataset.features[name], self._empty.get(name, 0), number)
 
     def user_vectors(self, inputs: dict, averaged: bool, step):
         """User vectors, float32 [n, dim].
 
         Args:
-          inputs: all user inputs of the model, by name: ids int64 [n]; history int64 [n, length], padded with
-            -1; numeric features float32 [n].
+          inputs: all user inputs of the model, by name, as from `user_inputs`.
           averaged: whether to use table weights averaged as of `step`. Dense weights are used as they are;
             see `averaged_dense`.
           step: float32 scalar.
@@ -186,6 +217,6 @@ def _with_unknown(item_counts: np.ndarray, dataset: Dataset) -> np.ndarray:
     oov = dataset.tables["item"].oov
     if oov is None:
         return item_counts
-    counts = np.array(item_counts)
+    counts = np.array(item_counts[: dataset.tables["item"].rows])
     counts[oov] = max(dataset.splits["train"].positives - counts.sum(), 0)
     return counts

@@ -5,7 +5,8 @@ import tf_keras
 
 from configs.schema import RunConfig
 from configs.sections.models import DRAWN, TowerConfig, TwoTowerConfig
-from trainer.models.base import Model, row_weights, split_last
+from trainer.data.lookups import FeatureLookup
+from trainer.models.base import Model, inputs_of, row_weights, split_last
 from trainer.models.drawn import Pool
 from trainer.models.losses import in_batch_softmax
 
@@ -16,22 +17,22 @@ class TwoTower(Model):
     Args:
       config: the run.
       item_counts: [item table rows], positive train rows of each item, for the logQ correction.
-      scales: (mean, standard deviation) of each numeric feature, to standardize it.
-      item_features: side features [item table rows] of items, by name, for sampled items.
+      drawn_items: the features of items, for sampled ones; None: the model samples none, or reads none.
     """
 
-    def __init__(self, config: RunConfig, item_counts, scales: dict, item_features: dict):
+    def __init__(self, config: RunConfig, item_counts, drawn_items: FeatureLookup | None = None):
         super().__init__(name="two_tower")
         options = config.model
         assert isinstance(options, TwoTowerConfig) and options.user_tower is not None
-        self._options, self._scales = options, scales
+        self._options = options
+        self._dense = [name for name in options.inputs if name not in config.table_of_input]
         self._bias_in_rows = config.item_rows_carry_bias
-        self._features, self._extra = item_features, options.loss.extra_negatives
+        self._drawn_items, self._extra = drawn_items, options.loss.extra_negatives
         seed = config.train.seed
         self._pool = Pool(item_counts, seed)
         self._log_q = self._log_probability(item_counts, config.train.batch_size)
-        self._user = Tower(config, options.user_tower, "user", seed, scales)
-        self._item = Tower(config, options.item_tower, "item", seed + 100, scales)
+        self._user = Tower(config, options.user_tower, "user", seed)
+        self._item = Tower(config, options.item_tower, "item", seed + 100)
 
     def _log_probability(self, item_counts, batch_size: int):
         """Log of each item's expected share of the candidates, float32 [rows].
@@ -57,29 +58,29 @@ class TwoTower(Model):
         return self._options.item_tower.inputs
 
     def lookups(self, batch, step):
-        return {name: batch[name] for name in self._options.inputs} | self._drawn(step)
+        return inputs_of(batch, self._options.inputs) | self._drawn(step)
 
     def _drawn(self, step):
-        """Inputs of the items sampled at a step, each [extra]."""
+        """Inputs of the items sampled at a step, each [extra, ...]."""
         if not self._extra:
             return {}
         ids = self._pool.draw([self._extra], step)
-        others = {name: tf.gather(self._features[name], ids) for name in self.item_inputs if name != "item"}
-        return {DRAWN + name: value for name, value in {"item": ids, **others}.items()}
+        features = self._drawn_items.of(ids) if self._drawn_items else {}
+        return {DRAWN + name: value for name, value in {"item": ids, **features}.items()}
 
     def columns(self, batch, step):
         weight = row_weights(batch)
         columns = {"item": batch["item"], "weight": weight, "log_q": tf.zeros_like(weight)}
         if self._options.loss.logq:
             columns["log_q"] = tf.gather(self._log_q, batch["item"])
-        columns |= {name: batch[name] for name in self._options.inputs if name in self._scales}
+        columns |= {name: batch[name] for name in self._dense}
         if not self._extra:
             return columns
         drawn = self._drawn(step)
         columns[DRAWN + "log_q"] = tf.zeros([self._extra])
         if self._options.loss.logq:
             columns[DRAWN + "log_q"] = tf.gather(self._log_q, drawn[DRAWN + "item"])
-        needed = [DRAWN + name for name in ("item", *self._scales)]
+        needed = [DRAWN + name for name in ("item", *self._dense)]
         return columns | {name: value for name, value in drawn.items() if name in needed}
 
     def loss(self, activations, columns, step, share=None):
@@ -134,12 +135,11 @@ class Tower(tf.Module):
       options: of this tower.
       side: user or item.
       seed: for initial weights and dropout.
-      scales: (mean, standard deviation) of each numeric feature.
     """
 
-    def __init__(self, config: RunConfig, options: TowerConfig, side: str, seed: int, scales: dict):
+    def __init__(self, config: RunConfig, options: TowerConfig, side: str, seed: int):
         super().__init__(name=f"{side}_tower")
-        self._options, self._seed, self._scales = options, seed, scales
+        self._options, self._seed = options, seed
         width = sum(config.input_width(name) for name in options.inputs)
         if options.combine == "sum":
             width = config.input_width(options.inputs[0])
@@ -166,7 +166,7 @@ class Tower(tf.Module):
           drawn: whether these are the sampled items, which have a dropout seed of their own.
         """
         inputs = [
-            activations[name] if name in activations else self._standardized(name, features[name])
+            activations[name] if name in activations else _as_columns(features[name])
             for name in self._options.inputs
         ]
         vector = tf.concat(inputs, axis=1) if self._options.combine == "concat" else tf.add_n(inputs)
@@ -186,6 +186,8 @@ class Tower(tf.Module):
         )
         return mask if share is None else share.rows_of(mask)
 
-    def _standardized(self, name, value):
-        mean, stddev = self._scales[name]
-        return ((tf.cast(value, tf.float32) - mean) / stddev)[:, None]
+
+def _as_columns(values):
+    """Numbers [n] or vectors [n, dim] as float32 [n, width]."""
+    values = tf.convert_to_tensor(values, tf.float32)
+    return values[:, None] if values.shape.rank == 1 else values

@@ -14,7 +14,7 @@ _KEYS = {
     **{"users": dict, "example_users": list},
 }
 _FLAGS = ("k", "exclude_seen")
-_WHERE = "where_"
+_WHERE, _WEIGHT = "where_", "weight_"
 _AT_ONCE = 256
 
 
@@ -93,7 +93,14 @@ def _values(tf, name: str, spec, requests: list[Request]):
         return _padded(tf, [getattr(request, name) for request in requests])
     if name.startswith(_WHERE):
         return _padded(tf, [request.where.get(name.removeprefix(_WHERE), []) for request in requests])
+    if name.startswith(_WEIGHT):
+        feature = name.removeprefix(_WEIGHT)
+        return _padded_weights(tf, [request.features.get(feature, {}) for request in requests])
     values = [request.features.get(name) for request in requests]
+    if len(spec.shape) == 2:
+        if spec.dtype == tf.string:
+            return _padded(tf, [list(value or []) for value in values])
+        return _vectors(tf, name, spec, values)
     if spec.dtype == tf.string:
         return tf.constant([_bytes(str(value or "")) for value in values], tf.string)
     return tf.constant([math.nan if value is None else value for value in values], spec.dtype)
@@ -103,6 +110,22 @@ def _padded(tf, lists: list[list[str]]):
     width = max(map(len, lists))
     keys = [_bytes(key) for row in lists for key in (*row, *[""] * (width - len(row)))]
     return tf.constant(keys, tf.string, shape=[len(lists), width])
+
+
+def _padded_weights(tf, lists: list[dict[str, float]]):
+    """In the shape of the keys of the same lists."""
+    width = max(map(len, lists))
+    return tf.constant(
+        [[*row.values(), *[0.0] * (width - len(row))] for row in lists], tf.float32, shape=[len(lists), width]
+    )
+
+
+def _vectors(tf, name: str, spec, values: list[list[float] | None]):
+    dim = spec.shape[1]
+    for value in values:
+        if value is not None and len(value) != dim:
+            raise ExportError(f"features.{name}: expected {dim} numbers, found {len(value)}")
+    return tf.constant([[math.nan] * dim if value is None else value for value in values], spec.dtype)
 
 
 def _entries(items, scores) -> list[dict]:

@@ -9,33 +9,37 @@ depends on their number, not on the size of the catalog. A value that no item ha
 import numpy as np
 import tensorflow as tf
 
+from trainer.data.features import Column, ListColumn
 from trainer.serving.device_lists import DeviceLists
 from trainer.serving.keys import KeyTable
 from trainer.serving.user_rows import Lists
 
 
 class FeatureFilter(tf.Module):
-    """Items by the value of one categorical feature.
+    """Items by the value of one categorical feature, or by the values of a list.
 
     Args:
       name: of the feature.
       keys: KeyTable of its values, with exact ids: hashed ids would admit other values.
-      ids: int64 [servable], id of each item's value, by place of the item.
+      column: int64 ids or a ListColumn [servable], each item's value or values, by place of the item.
     """
 
-    def __init__(self, name: str, keys: KeyTable, ids: np.ndarray):
+    def __init__(self, name: str, keys: KeyTable, column: Column):
         super().__init__(name=f"filter_{name}")
         self._keys = keys
+        ids, places = column, np.arange(len(column))
+        if isinstance(column, ListColumn):
+            ids, places = column.ids.values, column.ids.row_of_value
         order = np.argsort(ids, kind="stable")
         splits = np.zeros(keys.rows + 1, np.int64)
         np.cumsum(np.bincount(ids, minlength=keys.rows), out=splits[1:])
-        lists = Lists(splits, order.astype(np.int32))
+        lists = Lists(splits, places[order].astype(np.int32))
         self._places = DeviceLists(lists, f"places_by_{name}")
 
     def places(self, values):
         """RaggedTensor int32 [n, None]: places of the items that have each value, string [n], rising."""
         ids = self._keys(values)
-        return self._places.of(ids, ids != self._keys.oov)
+        return self._places.of(ids, ids < self._keys.oov)  # rows from there on are shared by other keys
 
 
 def allowed_places(include, wheres: list, servable: int):

@@ -10,10 +10,15 @@ import numpy as np
 import tensorflow as tf
 
 from configs.sections.export import IndexConfig
-from trainer.data.catalog import Users, load_vocabulary, unknown_feature
+from trainer.data.catalog import Users, load_vocabulary
+from trainer.data.features import Column, ListColumn, empty_column, empty_value, join
+from trainer.data.ragged import Ragged
 from trainer.evaluation.scorer import item_vectors
 from trainer.evaluation.trained import Trained
 from trainer.indexes.packages import op_library
+from trainer.serving.inputs.build import read_features
+from trainer.serving.inputs.examples import UNKNOWN as UNKNOWN_KEY
+from trainer.serving.inputs.examples import feature_examples
 from trainer.serving.lookups import named_features
 from trainer.serving.model import WHERE
 from trainer.serving.saved_model import averaged
@@ -21,7 +26,6 @@ from trainer.serving.saved_model import averaged
 _SAMPLE = 32
 # Next best items beyond k: the served model may swap items whose scores differ by rounding.
 _SPARE = 20
-UNKNOWN_KEY = b"\x01no such key\x01"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +33,9 @@ class _User:
     key: bytes
     id: int
     past: np.ndarray
-    """Items of all splits in the catalog, oldest first, int64."""
-    features: dict
+    """Items of all splits with train rows, oldest first, int64."""
+    features: dict[str, Column]
+    """As stored, of one row each; those of the context only where a request gives them."""
 
 
 def golden_examples(trained: Trained) -> dict:
@@ -83,11 +88,8 @@ def _requests(trained: Trained, users: list[_User], scores: np.ndarray, vectors:
         dataclasses.replace(plain, include=[np.append(two, trained.items.ids[:1]) for two in best]),
     ]
     first = np.array([two[0] for two in best])
-    vocabularies = {n: load_vocabulary(trained.dataset, n) for n in named_features(trained, "item")}
-    for name, keys in vocabularies.items():
-        values = trained.items.features[name][: trained.items.rows]
-        where = [keys[value] for value in values[first]]
-        having = [(values == value) & (keys[value] != b"") for value in values[first]]
+    for name in named_features(trained):
+        where, having = _wheres(trained, name, first)
         requests.append(dataclasses.replace(plain, where={name: where}, having=having))
     changed, inputs = _changed_users(trained, users)
     if inputs:
@@ -98,21 +100,32 @@ def _requests(trained: Trained, users: list[_User], scores: np.ndarray, vectors:
     return [_expected(trained, request) for request in requests]
 
 
+def _wheres(trained: Trained, name: str, items: np.ndarray) -> tuple[list[bytes], list[np.ndarray]]:
+    """(a value of each of `items`, which items have it, bool [catalog ids] each) of a feature; b"": none."""
+    keys, column = load_vocabulary(trained.dataset, name), trained.items.features[name]
+    lists = column.ids if isinstance(column, ListColumn) else Ragged(column, np.ones(len(column), np.int64))
+    where, having = [], []
+    for own in lists.take(items).first(1).last(1)[:, 0]:
+        where.append(keys[own] if own >= 0 else b"")
+        having.append(np.isin(np.arange(len(lists)), lists.row_of_value[lists.values == own]))
+    return where, having
+
+
 @dataclasses.dataclass(frozen=True)
 class _Request:
     users: list[_User]
     """Their past is what exclude_seen leaves out."""
     scores: np.ndarray
-    """float32 [users, rows of the item table]."""
+    """float32 [users, catalog ids of items]."""
     k: int
     exclude_seen: bool
     exclude: list[np.ndarray] | None = None
-    """Rows of items, by user."""
+    """Catalog ids of items, by user."""
     include: list[np.ndarray] | None = None
     where: dict = dataclasses.field(default_factory=dict)
     """By feature, each user's value (bytes)."""
     having: list[np.ndarray] | None = None
-    """By user, which items have it, bool [rows]."""
+    """By user, which items have it, bool [catalog ids]."""
     inputs: dict = dataclasses.field(default_factory=dict)
     """What the request says of its users, as golden_examples returns it."""
 
@@ -147,51 +160,58 @@ def _expected(trained: Trained, request: _Request) -> dict:
 
 
 def _changed_users(trained: Trained, users: list[_User]) -> tuple[list[_User], dict]:
-    """The users with another past and the features of other users, and the request inputs that say so."""
+    """The users with another past and other features, and the request inputs that say so."""
     reads, items = trained.recommender.model.user_inputs, trained.items
     inputs: dict[str, list] = {}
-    others = users[1:] + users[:1]
-    changed = list(users)
+    past = users[0].past[:0]
     if "history" in reads:
         past = items.ids[:3][::-1]
-        changed = [dataclasses.replace(user, past=past) for user in changed]
         inputs["history"] = [
             [*map(_text, items.keys[past[:1]]), _text(UNKNOWN_KEY), *map(_text, items.keys[past[1:]])]
         ]
-    else:
-        changed = [dataclasses.replace(user, past=user.past[:0]) for user in changed]
-    for name in named_features(trained, "user"):
-        keys = load_vocabulary(trained.dataset, name)
-        inputs[name] = [_text(keys[other.features[name]]) for other in others]
-    for name, info in trained.dataset.features.items():
-        if name in reads and info.is_numeric:
-            inputs[name] = [float(other.features[name]) for other in others]
-    for name in inputs.keys() - {"history"}:
-        given = [other if inputs[name][i] != "" else users[i] for i, other in enumerate(others)]
-        changed = [
-            dataclasses.replace(user, features={**user.features, name: other.features[name]})
-            for user, other in zip(changed, given, strict=True)
-        ]
-    return changed, inputs
+    names = [n for n in read_features(trained.dataset, reads) if _can_be_said(trained, n)]
+    of_users = [name for name in names if name in users[0].features]
+    known = {name: join([user.features[name] for user in users]) for name in of_users}
+    examples = feature_examples(trained.dataset, names, known, len(users))
+    changed = []
+    for i, user in enumerate(users):
+        own = {name: column[np.array([i])] for name, column in examples.columns.items()}
+        mine = past if "history" in inputs else user.past[:0]
+        changed.append(dataclasses.replace(user, past=mine, features=user.features | own))
+    return changed, inputs | examples.inputs
+
+
+def _can_be_said(trained: Trained, name: str) -> bool:
+    """Whether requests can give a feature, or all keys of a cross."""
+    info = trained.dataset.features[name]
+    if info.kind == "cross":
+        return all(_can_be_said(trained, key) for key in info.keys)
+    if info.kind not in ("categorical", "list"):
+        return True
+    table = trained.dataset.tables[info.table or ""]
+    return table.oov is None or bool(table.files) or not table.keys
 
 
 def _sample_users(trained: Trained) -> list[_User]:
     """Users spread over the catalog, then one whose key was never seen."""
     users = Users(trained.dataset, trained.items)
-    ids = np.sort(np.concatenate([block.ids for block in users.blocks_of_rows()] or [np.array([], np.int64)]))
+    ids = np.sort(np.concatenate([block.ids for block in users.blocks()] or [np.array([], np.int64)]))
     unknown = _row_of_unknown(trained, "user")
     wanted = np.union1d(_spread(ids), [unknown])
     found = {}
-    for block in users.blocks_of_rows():
+    for block in users.blocks():
         block = block.take(np.flatnonzero(np.isin(block.ids, wanted)))
         past = block.sequence.keep(trained.items.knows(block.sequence.values))
         stops = np.cumsum(past.lengths)
         for i in range(len(block)):
             items = past.values[stops[i] - past.lengths[i] : stops[i]]
-            features = {name: values[i] for name, values in block.features.items()}
+            features = {name: values[np.array([i])] for name, values in block.features.items()}
             found[int(block.ids[i])] = _User(block.keys[i], int(block.ids[i]), items, features)
-    names = [name for name, info in trained.dataset.features.items() if info.of == "user"]
-    blank = {name: unknown_feature(trained.dataset, name)[0] for name in names}
+    blank = {}
+    for name, info in trained.dataset.features.items():
+        if info.of == "user":
+            single = info.kind not in ("list", "vector")
+            blank[name] = empty_column(info, empty_value(trained.dataset, name) if single else 0, 1)
     nobody = _User(UNKNOWN_KEY, unknown, np.array([], np.int64), blank)
     # Under hashed ids the unknown key may fall on a row in use, and then shares its past.
     shared = dataclasses.replace(found.get(unknown, nobody), key=UNKNOWN_KEY)
@@ -199,8 +219,11 @@ def _sample_users(trained: Trained) -> list[_User]:
 
 
 def _sample_items(trained: Trained) -> list[tuple[bytes, int]]:
-    """(key, row) of items spread over the catalog, then of one that was never seen."""
-    known = [(trained.items.keys[i], int(i)) for i in _spread(trained.items.ids)]
+    """(key, catalog id) of items spread over the catalog, those that cannot be recommended too, then of one
+    that was never seen."""
+    others = np.setdiff1d(np.flatnonzero(trained.items.keys != b""), trained.items.ids)
+    ids = np.concatenate([_spread(trained.items.ids), _spread(others)])
+    known = [(trained.items.keys[i], int(i)) for i in ids]
     return [*known, (UNKNOWN_KEY, _row_of_unknown(trained, "item"))]
 
 
@@ -222,11 +245,10 @@ def _user_vectors(trained: Trained, users: list[_User]) -> np.ndarray:
     for row, user in zip(history, users, strict=True):
         last = user.past[-length:]
         row[: len(last)] = last
-    columns = {"user": np.array([user.id for user in users], np.int64), "history": history}
-    for name, info in trained.dataset.features.items():
-        if info.of == "user":
-            columns[name] = np.array([user.features[name] for user in users], info.dtype)
-    inputs = {name: columns[name] for name in trained.recommender.model.user_inputs}
+    ids, features = np.array([user.id for user in users], np.int64), {}
+    for name in users[0].features:
+        features[name] = join([user.features[name] for user in users])
+    inputs = trained.recommender.user_inputs(ids, history, features)
     return trained.recommender.user_vectors(inputs, averaged(trained), float(trained.step)).numpy()
 
 

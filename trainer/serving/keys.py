@@ -24,13 +24,15 @@ class Fingerprints:
     """Of all keys of a table under one seed.
 
     Args:
-      rows: number of keys, which have the ids 0 .. rows - 1.
+      rows: number of ids, 0 .. rows - 1.
       seed: of the hash.
       buckets: fingerprints are below it.
+      gap: an id without a key; None: all have one.
     """
 
-    def __init__(self, rows: int, seed: int, buckets: int = _BUCKETS):
+    def __init__(self, rows: int, seed: int, buckets: int = _BUCKETS, gap: int | None = None):
         self.seed, self.buckets = seed, buckets
+        self._gaps = int(gap is not None and gap < rows)
         self._values = np.full(rows, -1, np.int64)
 
     def add(self, ids: np.ndarray, keys: np.ndarray) -> None:
@@ -43,11 +45,11 @@ class Fingerprints:
     @property
     def missing(self) -> int:
         """How many ids have got no key."""
-        return int((self._values < 0).sum())
+        return int((self._values < 0).sum()) - self._gaps
 
     def sorted(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """(ascending fingerprints int64 [rows], their ids int32 [rows]); None when two keys share one."""
-        order = np.argsort(self._values, kind="stable")
+        """(ascending fingerprints int64 [keys], their ids int32 [keys]); None when two keys share one."""
+        order = np.argsort(self._values, kind="stable")[self._gaps :]  # an id without a key has -1
         ascending = self._values[order]
         return None if (ascending[1:] == ascending[:-1]).any() else (ascending, order.astype(np.int32))
 
@@ -57,7 +59,7 @@ def _fingerprint(keys, seed: int, buckets: int):
 
 
 class KeyTable(tf.Module):
-    """Rows int64 [n] of keys, string [n].
+    """Ids int64 [n] of keys, string [n]: catalog ids of users and items, rows of the tables of features.
 
     Args:
       info: the table's entry in dataset.json.
@@ -68,7 +70,7 @@ class KeyTable(tf.Module):
 
     Attributes:
       rows: of the table.
-      oov: id of unknown keys; None under hashed ids.
+      oov: (first) id of unknown keys; None under hashed ids.
 
     Raises:
       ExportError: the catalog lacks keys.
@@ -84,7 +86,7 @@ class KeyTable(tf.Module):
         super().__init__(name=f"{what}_keys")
         self._info, self._buckets, self._seed = info, buckets, None
         self.rows, self.oov = info.rows, info.oov
-        if info.ids == "vocab":
+        if info.oov is not None:
             self._seed, ascending, ids = _unique(info, fill, what, buckets)
             if not len(ids):  # all keys are rare: one that no key has keeps the search from an empty array
                 ascending, ids = np.array([-1]), np.array([info.oov], np.int32)
@@ -99,13 +101,16 @@ class KeyTable(tf.Module):
         wanted = _fingerprint(keys, self._seed, self._buckets)
         place = tf.minimum(tf.searchsorted(known, wanted), tf.size(known) - 1)
         found = tf.gather(known, place) == wanted
-        return tf.where(found, tf.cast(tf.gather(ids, place), tf.int64), self._info.oov)
+        unknown = tf.constant(self._info.oov, tf.int64)
+        if self._info.oov_rows > 1:
+            unknown += tf.strings.to_hash_bucket_fast(keys, self._info.oov_rows)
+        return tf.where(found, tf.cast(tf.gather(ids, place), tf.int64), unknown)
 
 
 def _unique(info: TableInfo, fill, what: str, buckets: int) -> tuple[int, np.ndarray, np.ndarray]:
     """(seed, ascending fingerprints, ids) under the first seed that keeps all keys apart."""
     for seed in _SEEDS:
-        found = Fingerprints(info.keys, seed, buckets)
+        found = Fingerprints(max(info.keys, info.catalog_rows), seed, buckets, info.oov)
         fill(found)
         if found.missing:
             raise ExportError(

@@ -14,15 +14,21 @@ each user, filled up with "".
   What a request says of users, in place of what the model knows of them:
     history        [*, M] string, item keys, newest last, if the model reads history; items outside the
                    catalog are dropped, and of the others the newest count. A row without keys: the known one.
-    <feature>      [1] or [B], each user feature that the model reads: string ("": the known value), or
-                   float32 if numeric (NaN: the known value).
+    <feature>      each feature of users or of the context that the model reads, and the keys of crosses.
+                   One key: [1] or [B] string; "" says nothing. A number: [1] or [B] float32; NaN says
+                   nothing. A list: [*, M] string; a row without keys says nothing. A vector: [*, dim]
+                   float32; a row with a NaN says nothing. Where a request says nothing of a user's feature,
+                   the known value counts; of the context, the empty one. A cross is made of its keys, where
+                   a request names any of them.
+    weight_<feature>  [*, M] float32, the weights of a weighted list; without columns all are 1.
   What `recommend` may return:
     k              int32 scalar.
     exclude_seen   bool scalar: leave out items of the user's past, those of the input `history` included.
     exclude        [*, M] string, item keys to leave out.
     include        [*, M] string, item keys; only they may be returned.
-    where_<feature>  [*, M] string, values of a categorical item feature with exact ids; only items that have
-                   one of them may be returned. Several features, and `include`, have to hold together.
+    where_<feature>  [*, M] string, values of a categorical or list feature of items with exact ids; only
+                   items that have one of them may be returned. Several features, and `include`, have to hold
+                   together.
   Restricted answers are exact under every index.
 
 A score is the dot product of the two embeddings (under dot_bias: the logit of the trained probability);
@@ -46,6 +52,7 @@ from trainer.indexes.among import search_among
 from trainer.indexes.base import NO_SCORE, BaseIndex
 from trainer.serving.device_lists import DeviceLists
 from trainer.serving.filters import FeatureFilter, allowed_places
+from trainer.serving.inputs.kinds import BaseInput, constant
 from trainer.serving.keys import KeyTable
 from trainer.serving.user_rows import Lists
 
@@ -59,7 +66,6 @@ class UserState:
     """What the user tower reads; see trainer.serving.user_rows.UserRows."""
 
     known: np.ndarray
-    features: dict[str, np.ndarray]
     history: Lists | None
     history_length: int
     seen: Lists | None
@@ -69,18 +75,19 @@ class ServingModel(tf.Module):
     """See the module's docstring.
 
     Args:
-      user_keys, item_keys: KeyTable.
-      users: UserState.
-      user_feature_keys: KeyTable of each categorical user feature.
+      user_keys, item_keys: KeyTable, from keys to catalog ids.
+      users: UserState, by catalog id.
+      inputs: of the features that the user tower reads, and of keys of crosses, by name.
       item_filters: FeatureFilter of each item feature that requests may name.
-      item_order: int64 [item rows], the rows of the item table in the order of the vectors and names: first
-        those that may be recommended, rising.
+      item_order: int64 [catalog ids], those of items in the order of the vectors and names: first those that
+        may be recommended, rising.
       servable: number of those.
-      item_vectors: float32 variable [item rows, D].
-      item_names: raw keys, object (bytes) [item rows].
+      item_vectors: float32 variable [catalog ids, D].
+      item_names: raw keys, object (bytes) [catalog ids].
       index: of item_vectors.
-      user_tower: function from inputs (user: int64 [n], history: int64 [n, length] padded with -1, and the
-        user features) to vectors float32 [n, D].
+      user_tower: function from inputs (catalog ids of user: int64 [n], and of items as history: int64
+        [n, length] padded with -1, and features as trainer.data.features.model_inputs) to vectors float32
+        [n, D].
       weights: variables that `user_tower` reads.
       max_k: largest k of a request.
     """
@@ -90,7 +97,7 @@ class ServingModel(tf.Module):
         user_keys: KeyTable,
         item_keys: KeyTable,
         users: UserState,
-        user_feature_keys: dict[str, KeyTable],
+        inputs: dict[str, BaseInput],
         item_filters: dict[str, FeatureFilter],
         item_order: np.ndarray,
         servable: int,
@@ -103,23 +110,27 @@ class ServingModel(tf.Module):
     ):
         super().__init__(name="lazytower")
         self._user_keys, self._item_keys = user_keys, item_keys
-        self._feature_keys, self._filters = user_feature_keys, item_filters
-        self._known = _constant(users.known, "known_users")
-        self._features = {name: _constant(v, f"feature_{name}") for name, v in users.features.items()}
+        self._inputs, self._filters = inputs, item_filters
+        self._known = constant(users.known, "known_users")
         self._history = DeviceLists(users.history, "history") if users.history else None
         self._history_length = users.history_length
         self._seen = DeviceLists(users.seen, "seen") if users.seen else None
         self._item_places, self._servable = _places(item_order), servable
         self._item_vectors, self._index = item_vectors, index
-        self._item_names = _constant(item_names, "item_names")
+        self._item_names = constant(item_names, "item_names")
         self._user_tower, self._weights = user_tower, weights
         self._max_k = max_k
         self._make_functions()
 
     @property
-    def state_inputs(self) -> dict[str, str]:
-        """Optional inputs that say something of users, with their dtypes."""
-        return {spec.name: spec.dtype.name for spec, _ in self._state_inputs()}
+    def state_inputs(self) -> list[str]:
+        """Names of optional inputs that say something of users."""
+        return [spec.name for spec, _ in self._state_inputs()]
+
+    @property
+    def feature_forms(self) -> dict[str, str]:
+        """BaseInput.form of the features that requests can give, by name."""
+        return {name: feature.form for name, feature in self._inputs.items() if feature.form}
 
     @property
     def filter_inputs(self) -> list[str]:
@@ -130,12 +141,7 @@ class ServingModel(tf.Module):
         found = []
         if self._history is not None:
             found.append((tf.TensorSpec([None, None], tf.string, "history"), tf.zeros([1, 0], tf.string)))
-        for name, values in self._features.items():
-            if name in self._feature_keys:
-                found.append((tf.TensorSpec([None], tf.string, name), tf.constant([""])))
-            elif values.dtype == tf.float32:
-                found.append((tf.TensorSpec([None], tf.float32, name), tf.constant([np.nan], tf.float32)))
-        return found
+        return found + [pair for feature in self._inputs.values() for pair in feature.specs()]
 
     def _make_functions(self) -> None:
         user, item = (tf.TensorSpec([None], tf.string, name) for name in ("user", "item"))
@@ -185,14 +191,14 @@ class ServingModel(tf.Module):
         return self._places_of_rows(self._item_keys(keys))
 
     def _places_of_rows(self, rows):
-        """Rows of the vectors, int64 [n], of rows of the item table."""
+        """Rows of the vectors, int64 [n], of catalog ids."""
         return rows if self._item_places is None else tf.gather(self._item_places, rows)
 
     def _vectors_of_users(self, inputs):
         return self.user_vectors(self._user_keys(inputs["user"]), inputs)
 
     def user_vectors(self, ids, inputs: dict | None = None):
-        """Vectors float32 [n, D] of rows int64 [n] of the user table.
+        """Vectors float32 [n, D] of users with catalog ids int64 [n].
 
         `inputs`: what a request says of these users; None: nothing.
         """
@@ -203,14 +209,12 @@ class ServingModel(tf.Module):
             if "history" in inputs:
                 past = self._history_of(past, inputs["history"])
             state["history"] = tf.cast(past, tf.int64).to_tensor(-1, shape=[None, self._history_length])
-        for name, values in self._features.items():
-            state[name] = tf.gather(values, ids)
-            if name in inputs:
-                state[name] = self._feature_of(name, state[name], inputs[name])
+        for feature in self._inputs.values():
+            state |= feature.values(ids, inputs)
         return self._user_tower(state)
 
     def _history_of(self, known: tf.RaggedTensor, keys) -> tf.RaggedTensor:
-        """Rows of items of each user, oldest first: those that the request names, or else the known ones."""
+        """Catalog ids of items of each user, oldest first: those the request names, or the known ones."""
         names = tf.broadcast_to(keys, tf.stack([known.nrows(), tf.shape(keys, tf.int64)[1]]))
         rows = self._item_keys(tf.reshape(names, [-1]))
         listed = (names != "") & tf.reshape(self._places_of_rows(rows) < self._servable, tf.shape(names))
@@ -220,13 +224,6 @@ class ServingModel(tf.Module):
         return tf.concat(
             [_only(named, given), _only(known.with_row_splits_dtype(named.row_splits.dtype), ~given)], axis=1
         )
-
-    def _feature_of(self, name: str, known, given):
-        """Each user's feature: the request's value, or else the known one."""
-        given = tf.broadcast_to(given, tf.shape(known))
-        if name in self._feature_keys:
-            return tf.where(given == "", known, tf.cast(self._feature_keys[name](given), known.dtype))
-        return tf.where(tf.math.is_nan(given), known, given)
 
     def _recommend(self, inputs):
         return self._checked(inputs, self._checks(inputs), self._answer)
@@ -260,7 +257,8 @@ class ServingModel(tf.Module):
         return checks + self._state_checks(inputs)
 
     def _state_checks(self, inputs) -> list:
-        return [_one_or_each(name, inputs) for name in self.state_inputs]
+        checks = [_one_or_each(name, inputs) for name in self.state_inputs]
+        return checks + [check for feature in self._inputs.values() for check in feature.checks(inputs)]
 
     def _banned(self, ids, inputs):
         """(position in the batch, row of the item's vector) of all pairs to leave out, int64 [n] each."""
@@ -314,16 +312,10 @@ def _only(lists: tf.RaggedTensor, wanted) -> tf.RaggedTensor:
 
 
 def _places(order: np.ndarray) -> tf.Variable | None:
-    """By row of the item table its place in `order`, int64; None when each row has its own."""
+    """By catalog id its place in `order`, int64; None when each id is its own place."""
     rising = np.arange(len(order))
     if np.array_equal(order, rising):
         return None
     places = np.empty_like(order)
     places[order] = rising
-    return _constant(places, "item_places")
-
-
-def _constant(values: np.ndarray, name: str) -> tf.Variable:
-    """A variable, because a constant would be copied into the graph, which is limited to 2 GB."""
-    dtype = tf.string if values.dtype == object else None
-    return tf.Variable(values, trainable=False, dtype=dtype, name=name)
+    return constant(places, "item_places")

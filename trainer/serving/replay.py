@@ -38,7 +38,8 @@ def replay(model_dir, golden):
         for key, spec in signatures[name].structured_input_signature[1].items():
             if key not in inputs:  # the value that says nothing
                 empty = np.nan if spec.dtype == tf.float32 else ""
-                inputs[key] = tf.zeros([1, 0], tf.string) if len(spec.shape) == 2 else tf.constant([empty])
+                shape = [1, *(size or 0 for size in spec.shape[1:])]
+                inputs[key] = tf.fill(shape, tf.constant(empty, spec.dtype))
         return {key: value.numpy() for key, value in signatures[name](**inputs).items()}
 
     def keys(texts):
@@ -51,7 +52,7 @@ def replay(model_dir, golden):
         )
 
     def value(given):
-        if isinstance(given[0], list):
+        if isinstance(given[0], list) and not any(isinstance(one, float) for row in given for one in row):
             return rows(given)
         return keys(given) if isinstance(given[0], str) else tf.constant(given, tf.float32)
 

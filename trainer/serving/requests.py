@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from configs.errors import ExportError
 
@@ -17,8 +18,9 @@ class Request:
     user: str = ""
     history: list[str] = dataclasses.field(default_factory=list)
     """Keys of items, newest last."""
-    features: dict[str, str | float] = dataclasses.field(default_factory=dict)
-    """User features by name."""
+    features: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Features of users and of the context by name: a key, a number, keys as a list, keys with weights as a
+    dict, or the numbers of a vector as a list."""
     include: list[str] = dataclasses.field(default_factory=list)
     """Keys of items."""
     exclude: list[str] = dataclasses.field(default_factory=list)
@@ -57,12 +59,12 @@ def parse_requests(lines: Iterable[str], name: str, inputs: dict) -> list[Reques
 
 
 def check_request(request: Request, inputs: dict, place: str) -> Request:
-    """The request, with numeric features as floats.
+    """The request, with its features as their forms want them.
 
     Args:
-      inputs: what lazytower.json says of the model's inputs: history (bool), features (dtype by name, string
-        or float32) and where (list of names). Empty for exports of earlier versions, which take `user` and
-        `exclude` only.
+      inputs: what lazytower.json says of the model's inputs: history (bool), features (form by name: string,
+        float32, strings, weighted_strings or vector) and where (list of names). Empty for exports of earlier
+        versions, which take `user` and `exclude` only.
 
     Raises:
       ExportError: the model does not take an input of the request.
@@ -79,11 +81,11 @@ def check_request(request: Request, inputs: dict, place: str) -> Request:
             raise ExportError(f"{place}: where.{name}: {_instead(name, 'an item feature', inputs['where'])}")
     features = {}
     for name, value in request.features.items():
-        dtype = inputs["features"].get(name)
-        if dtype is None:
+        form = inputs["features"].get(name)
+        if form is None:
             what = _instead(name, "a user feature of the model", inputs["features"])
             raise ExportError(f"{place}: features.{name}: {what}")
-        features[name] = _number(value, f"{place}: features.{name}") if dtype == "float32" else str(value)
+        features[name] = _FORMS[form](value, f"{place}: features.{name}")
     return dataclasses.replace(request, features=features)
 
 
@@ -106,10 +108,6 @@ def _request(document: dict, place: str) -> Request:
     fields["where"] = {
         name: _keys(value, f"{place}: where.{name}") for name, value in fields["where"].items()
     }
-    fields["features"] = {
-        name: value if isinstance(value, float) else _key(value, f"{place}: features.{name}")
-        for name, value in fields["features"].items()
-    }
     return Request(**fields)
 
 
@@ -125,11 +123,55 @@ def _key(value: object, place: str) -> str:
     raise ExportError(f"{place}: expected text or a whole number, found {json.dumps(value)}")
 
 
-def _number(value: str | float, place: str) -> float:
+def _text(value: object, place: str) -> str:
+    if isinstance(value, float):
+        return str(value)
+    return _key(value, place)
+
+
+def _strings(value: object, place: str) -> list[str]:
+    """Keys, from a list of them or from text with commas."""
+    if isinstance(value, dict):
+        raise ExportError(f"{place}: the keys of this feature have no weights; give them as a list")
+    return [key for key in (value.split(",") if isinstance(value, str) else _keys(value, place)) if key]
+
+
+def _weighted(value: object, place: str) -> dict[str, float]:
+    """Weights by key; keys in a list or text weigh 1 for each time they are there."""
+    if not isinstance(value, dict):
+        counts: dict[str, float] = {}
+        for key in _strings(value, place):
+            counts[key] = counts.get(key, 0.0) + 1.0
+        return counts
+    found = {key: _number(weight, f"{place}.{key}") for key, weight in value.items() if key}
+    for key, weight in found.items():
+        if weight < 0:
+            raise ExportError(f"{place}.{key}: a weight must be at least 0, found {weight:g}")
+    return found
+
+
+def _vector(value: object, place: str) -> list[float]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list):
+        raise ExportError(f"{place}: expected the numbers of a vector as a list, found {json.dumps(value)}")
+    return [_number(part, place) for part in parts]
+
+
+def _number(value: Any, place: str) -> float:
     try:
-        number = float(value)
-    except ValueError:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (ValueError, TypeError):
         number = math.nan
     if not math.isfinite(number):
         raise ExportError(f"{place}: expected a finite number, found {value!r}")
     return number
+
+
+# By form of a feature, what makes it of a value in a request; ExportError where it cannot.
+_FORMS = {
+    "string": _text,
+    "float32": _number,
+    "strings": _strings,
+    "weighted_strings": _weighted,
+    "vector": _vector,
+}

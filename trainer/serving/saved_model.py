@@ -12,13 +12,16 @@ from absl import logging
 
 from configs.errors import ExportError
 from trainer.data.blocks import read_blocks
+from trainer.data.features import empty_column, model_inputs
 from trainer.embeddings.engines.rows import assign_rows
 from trainer.embeddings.pooling import fetch_distinct
 from trainer.evaluation.trained import Trained
 from trainer.indexes.base import NO_SCORE, make_index
 from trainer.indexes.packages import INSTALL
 from trainer.indexes.recall import measure_recall
-from trainer.serving.lookups import item_filters, key_table, user_feature_keys
+from trainer.models.base import inputs_of
+from trainer.serving.inputs.build import feature_inputs, read_features
+from trainer.serving.lookups import item_filters, key_table
 from trainer.serving.model import DEFAULT_K, WHERE, ServingModel, UserState
 from trainer.serving.user_rows import UserRows, load_user_rows
 from trainer.serving.warmup import write_warmup_requests
@@ -50,7 +53,7 @@ def write_saved_model(trained: Trained, path: str, version: int) -> None:
         trained.items,
         history_length,
         seen=trained.config.export.exclude_seen,
-        features=[n for n in trained.recommender.model.user_inputs if n in trained.dataset.features],
+        features=[n for n in _features(trained) if trained.dataset.features[n].of == "user"],
     )
     model, index = _serving_model(trained, users, history_length)
     inputs = _inputs(trained, model)
@@ -82,6 +85,11 @@ def averaged(trained: Trained) -> bool:
     return trained.config.export.weights == "average" and trained.recommender.has_averages
 
 
+def _features(trained: Trained) -> list[str]:
+    """Features that the user tower reads, and keys of its crosses."""
+    return read_features(trained.dataset, trained.recommender.model.user_inputs)
+
+
 def _reads(trained: Trained, name: str) -> bool:
     return name in trained.recommender.model.user_inputs
 
@@ -100,8 +108,8 @@ def _serving_model(trained: Trained, users: UserRows, history_length: int) -> tu
     model = ServingModel(
         user_keys=key_table(trained, "user"),
         item_keys=key_table(trained, "item"),
-        users=UserState(users.known, users.features, users.history, history_length, users.seen),
-        user_feature_keys=user_feature_keys(trained, users.features),
+        users=UserState(users.known, users.history, history_length, users.seen),
+        inputs=feature_inputs(trained.dataset, _features(trained), users.features),
         item_filters=item_filters(trained, order),
         item_order=order,
         servable=len(items.ids),
@@ -138,11 +146,22 @@ def _recall(trained: Trained, model: ServingModel, index, vectors: tf.Variable, 
 
 
 def _user_tower(recommender, tables: dict[str, tf.Variable]):
-    """The model's own user tower, fed from serving tables: training and serving share its code."""
+    """The model's own user tower, fed from serving tables: training and serving share its code.
+
+    It takes catalog ids of users and of the items of their history.
+    """
+    tables_info = recommender.dataset.tables
     fetch = fetch_distinct(lambda table, ids: table.served(tables[table.label], ids))
 
+    def rows(name, ids):
+        oov = tables_info[name].oov
+        return ids if oov is None else tf.minimum(ids, tf.constant(oov, ids.dtype))
+
     def user_tower(inputs):
-        inputs = {name: inputs[name] for name in recommender.model.user_inputs}
+        inputs = inputs_of(inputs, recommender.model.user_inputs)
+        for name, table in (("user", "user"), ("history", "item")):
+            if name in inputs:
+                inputs[name] = rows(table, inputs[name])
         activations = recommender.activations(inputs, fetch, trains=False)
         return recommender.model.user_vectors(activations, inputs)
 
@@ -151,11 +170,14 @@ def _user_tower(recommender, tables: dict[str, tf.Variable]):
 
 def _tower_weights(trained: Trained, user_tower) -> list[tf.Variable]:
     """The dense weights that the user tower reads, found by watching it run for one user."""
-    features = trained.dataset.features
-    inputs = {"user": tf.zeros([1], tf.int64), "history": tf.zeros([1, 1], tf.int64)}
-    for name in trained.recommender.model.user_inputs:
-        if name in features:
-            inputs[name] = tf.zeros([1], features[name].dtype)
+    infos, ids = trained.dataset.features, np.zeros(1, np.int64)
+    features = {
+        name: empty_column(info, 0, 1)
+        for name, info in infos.items()
+        if name in trained.recommender.model.user_inputs
+    }
+    inputs = model_inputs(infos, {"user": ids, "history": ids[:, None], **features})
+    inputs = {name: tf.constant(value) for name, value in inputs.items()}
     with tf.GradientTape() as tape:
         user_tower(inputs)
     return list(tape.watched_variables())
@@ -173,12 +195,11 @@ def _table_weights(trained: Trained, name: str) -> tf.Variable:
 
 
 def _item_vectors(trained: Trained, order: np.ndarray) -> tf.Variable:
-    """Vectors of all rows of the item table, in this order of the rows."""
+    """Vectors of all catalog ids of items, in this order of the ids."""
     items, recommender, vectors = trained.items, trained.recommender, None
     for start in range(0, items.rows, _ITEM_CHUNK):
         ids = order[start : start + _ITEM_CHUNK]
-        columns = {"item": ids, **{name: values[ids] for name, values in items.features.items()}}
-        inputs = {name: columns[name] for name in recommender.model.item_inputs}
+        inputs = items.inputs(recommender.model.item_inputs, ids)
         chunk = recommender.item_vectors(inputs, averaged(trained), float(trained.step))
         if vectors is None:
             vectors = tf.Variable(
@@ -256,9 +277,8 @@ def _metadata(trained: Trained, version: int, examples: list[bytes], index: dict
 
 def _inputs(trained: Trained, model: ServingModel) -> dict:
     """What requests may say of users, and by which features they may restrict the answer."""
-    state = model.state_inputs
     return {
-        "history": "history" in state,
-        "features": {name: dtype for name, dtype in state.items() if name in trained.dataset.features},
+        "history": "history" in model.state_inputs,
+        "features": model.feature_forms,
         "where": [name.removeprefix(WHERE) for name in model.filter_inputs],
     }

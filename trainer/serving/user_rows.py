@@ -1,32 +1,33 @@
-"""State of each user row in a served model, from the user catalog: past items and features."""
+"""State of each user in a served model, from the user catalog: past items and features."""
 
 import dataclasses
 
 import numpy as np
 
 from configs.manifest import Dataset
-from trainer.data.catalog import Items, UserBlock, Users, unknown_feature
+from trainer.data.catalog import Items, UserBlock, Users
+from trainer.data.features import Column, VectorFiles, load_features
 from trainer.data.ragged import Ragged
 
 
 @dataclasses.dataclass(frozen=True)
 class Lists:
-    """One list per row of a table, one after the other."""
+    """One list per user or item, one after the other."""
 
     splits: np.ndarray
-    """int64 [rows + 1]; list i is values[splits[i] : splits[i + 1]]."""
+    """int64 [number + 1]; list i is values[splits[i] : splits[i + 1]]."""
     values: np.ndarray
     """All lists."""
 
 
 @dataclasses.dataclass(frozen=True)
 class UserRows:
-    """By row of the user table; rows without a user have empty lists and unknown features."""
+    """By catalog id; ids without a user have empty lists and features."""
 
     known: np.ndarray
-    """Whether the row has positive train rows, bool [rows]."""
-    features: dict[str, np.ndarray]
-    """Side features [rows]; where unknown, the feature's out-of-vocabulary id, or 0."""
+    """Whether the user has positive train rows and a table row that is theirs, bool [catalog ids]."""
+    features: dict[str, Column]
+    """Features as stored, [catalog ids]."""
     history: Lists | None
     """The last items of all splits, oldest first, int32; None when not asked for."""
     seen: Lists | None
@@ -40,27 +41,27 @@ def load_user_rows(
 
     Args:
       dataset: manifest.
-      items: its item catalog; items outside it appear in no list.
+      items: its item catalog; items outside `items.ids` appear in no list.
       history_length: most items of a history; 0: none.
       seen: whether to collect seen items.
       features: names of the user features to collect.
 
     Raises:
-      DataError: as trainer.data.record_files.read_blocks.
+      DataError: as trainer.data.blocks.read_blocks.
     """
-    rows = dataset.table_rows("user")
+    table = dataset.tables["user"]
+    rows = max(table.rows, table.catalog_rows)
     wanted = {"history": history_length > 0, "seen": seen}
     builders = {name: _ListsBuilder(rows) for name, is_wanted in wanted.items() if is_wanted}
     known = np.zeros(rows, bool)
-    columns = {name: np.full(rows, *unknown_feature(dataset, name)) for name in features}
+    columns = load_features(dataset, "user", features, rows)
+    columns = {n: c[np.arange(rows)] if isinstance(c, VectorFiles) else c for n, c in columns.items()}
     users = Users(dataset, items)
-    for block in users.blocks_of_rows():
-        known[block.ids] = block.counts > 0
-        for name, column in columns.items():
-            column[block.ids] = block.features[name]
+    for block in users.blocks():
+        known[block.ids] = (block.counts > 0) & table.has_row(block.ids)
         for name, builder in builders.items():
             builder.count(block.ids, _lists_of(block, name, items, history_length).lengths)
-    for block in users.blocks_of_rows():
+    for block in users.blocks():
         for name, builder in builders.items():
             builder.place(block.ids, _lists_of(block, name, items, history_length))
     lists = {name: builders[name].lists() if name in builders else None for name in wanted}

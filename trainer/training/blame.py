@@ -25,9 +25,11 @@ def blame(data: TrainData, step: int) -> str:
     rows = []
     for column, values in batch.items():
         if values.dtype.kind == "f":
-            for i in np.flatnonzero(~np.isfinite(values)):
+            flat = values.reshape(len(values), -1)
+            for i in np.flatnonzero(~np.isfinite(flat).all(axis=1)):
                 file, block, row = places[i]
-                rows.append(f"row {row} of block {block} of {names[file]} ({column} is {values[i]})")
+                bad = flat[i][~np.isfinite(flat[i])][0]
+                rows.append(f"row {row} of block {block} of {names[file]} ({column} is {bad})")
     if rows:
         return f"its data is not finite: {_some(rows, MOST_ROWS)}"
     return f"its data is finite; it holds rows of {_some(_blocks(names, places), MOST_FILES)}"

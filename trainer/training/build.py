@@ -7,8 +7,9 @@ import tensorflow as tf
 from configs.manifest import Dataset
 from configs.schema import RunConfig
 from configs.sections.devices import TpuDeviceConfig
-from trainer.data.batches import TrainData
+from trainer.data.batches import TrainData, steps_per_epoch
 from trainer.data.catalog import Items
+from trainer.data.lookups import FeatureLookup, catalog_lookups
 from trainer.data.run_length import run_steps
 from trainer.embeddings.engines.tpu import TpuTable
 from trainer.models.recommender import Recommender
@@ -41,18 +42,40 @@ def build_training(config: RunConfig, dataset: Dataset) -> Training:
       ConfigError: too many steps, or tables that do not fit in the TPU's memory.
       UserError: the TPU cannot be reached.
     """
-    data = TrainData(dataset, config.train.batch_size, config.train.seed, config.model.trains_on_positives)
-    num_steps = run_steps(config, data.steps_per_epoch)
+    per_epoch = steps_per_epoch(dataset, config.train.batch_size, config.model.trains_on_positives)
+    num_steps = run_steps(config, per_epoch)
     if isinstance(config.device, TpuDeviceConfig):
         check_slice_memory(config, config.device, dataset)
         strategy = connect_tpu(config.device)
         items = Items.load(dataset)
         trained = _on_tpu(config, config.device, dataset, items, num_steps, strategy)
-        return Training(items, data, num_steps, *trained)
+        return Training(items, train_data(config, dataset, items), num_steps, *trained)
     items = Items.load(dataset)
-    features = items.as_of(FIRST_HELD_OUT).features
-    recommender = Recommender(config, dataset, items.table_counts, num_steps, item_features=features)
-    return Training(items, data, num_steps, recommender, TrainStep(config, recommender, num_steps))
+    recommender = Recommender(
+        config, dataset, items.table_counts, num_steps, drawn_items=drawn_items(config, items)
+    )
+    step = TrainStep(config, recommender, num_steps)
+    return Training(items, train_data(config, dataset, items), num_steps, recommender, step)
+
+
+def train_data(config: RunConfig, dataset: Dataset, items: Items) -> TrainData:
+    """The run's input; DataError as TrainData and catalog_lookups."""
+    names = config.model.inputs
+    return TrainData(
+        dataset,
+        config.train.batch_size,
+        config.train.seed,
+        config.model.trains_on_positives,
+        names,
+        catalog_lookups(dataset, names, items),
+    )
+
+
+def drawn_items(config: RunConfig, items: Items) -> FeatureLookup | None:
+    """The features of items that the model samples; None: it samples none, or reads none."""
+    names = [name for name in config.model.drawn(config.train.batch_size) if name in items.features]
+    columns = items.as_of(FIRST_HELD_OUT).features
+    return FeatureLookup(items.infos, {name: columns[name] for name in names}) if names else None
 
 
 def _on_tpu(
@@ -68,6 +91,6 @@ def _on_tpu(
 
     engine = TPU_ENGINES[device.slice_type.engine]
     with strategy.scope():
-        features = items.as_of(FIRST_HELD_OUT).features
-        recommender = Recommender(config, dataset, items.table_counts, num_steps, TpuTable, features)
+        drawn = drawn_items(config, items)
+        recommender = Recommender(config, dataset, items.table_counts, num_steps, TpuTable, drawn)
     return recommender, TpuStep(config, recommender, num_steps, strategy, engine)

@@ -47,9 +47,10 @@ def test_items_hold_keys_counts_and_features_by_id(dataset, rows):
     counts = collections.Counter(row.item for row in rows if row.split == "train")
     assert {items.keys[i]: items.counts[i] for i in items.ids} == counts
     others = {row.item for row in rows} - set(counts)
-    assert others and [*items.keys[items.rows :]] == sorted(others) and not items.counts[items.rows :].any()
-    assert items.rows == len(counts) + 1
-    oov = items.rows - 1
+    assert others and [*items.keys[items.table.rows :]] == sorted(others)
+    assert not items.counts[items.table.rows :].any()
+    assert items.table.rows == len(counts) + 1 and items.rows == len(counts) + 1 + len(others)
+    oov = items.shared_row
     assert (items.keys[oov], items.counts[oov], items.known[oov]) == (b"", 0, False)
     assert [items.features["price"][i] for i in items.ids] == [len(items.keys[i]) for i in items.ids]
     assert items.features["price"].dtype == np.float32
@@ -71,14 +72,12 @@ def test_users_hold_every_row_in_order(dataset, rows):
             found[block.keys[i]] = [(int(item), int(split)) for item, split in pairs]
         assert block.features["country"].shape == block.ids.shape
     assert found == expected
-    of_rows = {key for block in Users(dataset, items).blocks_of_rows() for key in block.keys}
-    assert of_rows == {row.user for row in rows if row.split == "train"} and b"new" not in of_rows
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_views_agree_with_loops(dataset, split):
     items, code = Items.load(dataset), SPLITS.index(split)
-    users, oov = Users(dataset, items, history_length=3), items.rows - 1
+    users, oov = Users(dataset, items, history_length=3), items.shared_row
     for block in users.blocks():
         view = users.view(block, split)
         for i, end in enumerate(np.cumsum(block.sequence.lengths)):

@@ -69,3 +69,43 @@ def test_unpooled_ids_keep_their_shape():
     weight, where = of_distinct(flat, lambda unique: tf.gather(TABLE, unique))
     for vectors in (pooled(weight, where, ids, None), pooled(tf.gather(TABLE, flat), None, ids, None)):
         np.testing.assert_array_equal(vectors, TABLE[ids.numpy()])
+
+
+@pytest.mark.parametrize("combiner", ["mean", "sum", "sqrtn"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("context", [graph_only, contextlib.nullcontext])
+def test_a_bag_equals_embedding_lookup_sparse(combiner, weighted, context):
+    """In value and gradient; with empty bags at both ends and in between, repeated ids, and weights of 0."""
+    draw = np.random.default_rng(3)
+    lengths = [0, 3, 0, 1, 5, 2, 0]
+    bags = np.full((len(lengths), 6), -1)
+    weights = np.zeros(bags.shape, np.float32)
+    for row, length in enumerate(lengths):
+        bags[row, :length] = draw.integers(0, len(TABLE), length)
+        weights[row, :length] = draw.choice([0.0, 0.25, 1.0, 3.0], length)
+    weights[5] = 0.0  # a bag that weighs nothing
+    above = tf.constant(draw.normal(size=(len(lengths), 4)), tf.float32)
+    with tf.GradientTape() as tape:
+        table = tf.constant(TABLE)
+        tape.watch(table)
+        sparse = tf.sparse.from_dense(tf.constant(bags + 1))
+        ids = tf.SparseTensor(sparse.indices, sparse.values - 1, sparse.dense_shape)
+        parts = tf.SparseTensor(ids.indices, tf.gather_nd(weights, ids.indices), ids.dense_shape)
+        # Its result ends with the last bag that has an id.
+        found = tf.nn.embedding_lookup_sparse(table, ids, parts if weighted else None, combiner=combiner)
+        expected = tf.pad(found, [[0, len(lengths) - found.shape[0]], [0, 0]])
+    expected_gradient = tf.convert_to_tensor(tape.gradient(expected, table, above))
+    with context():
+        flat, _ = joined({"tags": tf.constant(bags)})
+        distinct, where = of_distinct(flat, tf.identity)
+        with tf.GradientTape() as tape:
+            rows = tf.gather(TABLE, distinct)
+            tape.watch(rows)
+            vectors = pooled(rows, where, tf.constant(bags), combiner, True, weights if weighted else None)
+        gradient = tf.convert_to_tensor(tape.gradient(vectors, rows, above))
+        served = pooled(rows, where, tf.constant(bags), combiner, False, weights if weighted else None)
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    np.testing.assert_allclose(served, expected, atol=1e-6)
+    whole = np.zeros(TABLE.shape, np.float32)
+    whole[distinct] = gradient
+    np.testing.assert_allclose(whole, expected_gradient, atol=1e-6)

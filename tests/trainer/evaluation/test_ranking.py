@@ -314,7 +314,7 @@ def test_many_items_in_bounded_memory(tmp_path, monkeypatch):
 def test_cold_items_can_be_ranked_by_the_out_of_vocabulary_row(users):
     """Negatives then come from all items of the data, and cold targets compete like any other."""
     config = EvaluateConfig(protocol="sampled", negatives=30, k=[10], cold_items="rank")
-    oov = users.items.rows - 1
+    oov = users.items.shared_row
     cold = dataclasses.replace(users.items, cold=200)
     pool = Users(users.dataset, cold)
     lucky = np.zeros([users.dataset.table_rows("user"), users.items.rows], np.float32)

@@ -5,8 +5,10 @@ import pytest
 import tensorflow as tf
 
 from configs.load import parse_config
+from configs.manifest import FeatureInfo
+from configs.sections.features import RESERVED_NAMES
 from configs.sections.models import DRAWN
-from configs.sections.sources import RESERVED_NAMES
+from trainer.data.lookups import FeatureLookup
 from trainer.models import MODELS
 from trainer.models.losses import logistic
 
@@ -14,7 +16,8 @@ pytestmark = pytest.mark.any_python
 
 RATINGS = {"kind": "delimited", "paths": ["unused"], "roles": {"label": "rating"}}
 COUNTS = np.array([5, 3, 2, 0])
-SCALES = {"age": (30.0, 5.0), "price": (2.0, 4.0)}
+PRICE = FeatureInfo(of="item", kind="numeric", steps=["standardize"], mean=2, stddev=4)
+BRAND = FeatureInfo(of="item", kind="categorical", table="brand")
 ONE = tf.constant(1, tf.int64)
 
 
@@ -30,7 +33,7 @@ PLAIN = {
 }
 
 
-def make(model, tables=None, item_features=None, **sections):
+def make(model, tables=None, drawn_items=None, **sections):
     model = PLAIN[model["kind"]] | model
     if tables is None:
         tables = {"user": {"dim": 32}, "item": {"dim": 32}}
@@ -44,7 +47,7 @@ def make(model, tables=None, item_features=None, **sections):
         **sections,
     }
     config = parse_config(document, "test")
-    return MODELS[config.model.kind](config, COUNTS, SCALES, item_features or {})
+    return MODELS[config.model.kind](config, COUNTS, drawn_items)
 
 
 def random(shape, seed=0):
@@ -103,19 +106,20 @@ def test_extra_negatives_are_candidates_of_every_row(logq):
     model = make(
         {"kind": "two_tower", "item_tower": tower, "loss": {"extra_negatives": 6, "logq": logq}},
         {"user": {"dim": 8}, "item": {"dim": 4}, "brand": {"dim": 3}},
-        known,
+        FeatureLookup({"price": PRICE, "brand": BRAND}, known),
         source=RATINGS | {"features": features},
         train={"num_steps": 1, "batch_size": 3},
     )
     ids = np.array([0, 1, 0])
     batch = {"user": tf.range(3), "item": tf.constant(ids), "label": tf.ones([3])}
-    batch |= {name: tf.gather(value, ids) for name, value in known.items()}
+    price = np.float32([0, 1, 2, 3])  # (value - 2) / 4
+    batch |= {"price": tf.gather(price, ids), "brand": tf.gather(known["brand"], ids)}
     lookups, columns = model.lookups(batch, ONE), model.columns(batch, ONE)
     drawn = lookups["negative/item"].numpy()
     assert set(drawn) <= {0, 1, 2} and drawn.shape == (6,), "item 3 has no train rows"
     assert not np.array_equal(drawn, model.lookups(batch, ONE + 1)["negative/item"])
     np.testing.assert_array_equal(lookups["negative/brand"], known["brand"][drawn])
-    np.testing.assert_array_equal(columns["negative/price"], known["price"][drawn])
+    np.testing.assert_array_equal(columns["negative/price"], price[drawn])
     user, rows, brands = random((3, 8)), random((4, 4), 1), random((10, 3), 2)
     every = np.concatenate([ids, drawn])
     got = model.loss(
@@ -126,7 +130,6 @@ def test_extra_negatives_are_candidates_of_every_row(logq):
         columns,
         ONE,
     )
-    price = (known["price"] - 2) / 4
     item = np.concatenate([rows, price[:, None], brands[known["brand"]]], axis=1)
     # Of 9 candidates 3 are drawn by train rows, whose floor of one makes the total 11, and 6 of 3 items.
     share = np.array([5, 3, 2]) / 11 * 3 / 9 + 1 / 3 * 6 / 9
@@ -141,7 +144,7 @@ def test_extra_negatives_are_candidates_of_every_row(logq):
     "model", [{"kind": "two_tower", "loss": {"extra_negatives": 4}}, {"kind": "dot_bias", "negatives": 2}]
 )
 def test_no_feature_may_stand_in_for_what_the_loss_is_given(model):
-    """A numeric feature called log_q would be taken for the correction, without a word."""
+    """A numeric feature called log_q would silently be used as the correction."""
     batch = {name: tf.constant([0, 1]) for name in ("user", "item")} | {"label": tf.ones([2])}
     names = {name.removeprefix(DRAWN) for name in make(model).columns(batch, ONE)}
     assert names and names | {"history_mask"} <= RESERVED_NAMES  # the mask is trainer/tpu/batches.py's
@@ -155,13 +158,16 @@ def test_drawn_items_drop_values_of_their_own():
     assert not np.array_equal(own, drawn)
 
 
-def test_numeric_features_are_standardized():
-    source = RATINGS | {"features": [{"name": "age", "of": "user", "kind": "numeric"}]}
-    tower = {"inputs": ["user", "age"]}
-    model = make({"kind": "two_tower", "user_tower": tower}, {"item": {"dim": 33}}, source=source)
-    rows = random((2, 32))
-    vectors = model.user_vectors({"user": rows}, {"age": np.float32([30, 40])})
-    np.testing.assert_allclose(vectors, np.concatenate([rows, [[0.0], [2.0]]], 1))
+def test_numbers_and_vectors_enter_a_tower_as_they_are():
+    look = {"name": "look", "kind": "vector", "dim": 3}
+    side = {"of": "user", "kind": "jsonl", "paths": ["u"], "key": "id", "features": [look]}
+    source = {"kind": "jsonl", "paths": ["unused"], "sides": [side]}
+    source["features"] = [{"name": "age", "of": "user", "kind": "numeric"}]
+    tower = {"inputs": ["user", "age", "look"]}
+    model = make({"kind": "two_tower", "user_tower": tower}, {"item": {"dim": 36}}, source=source)
+    rows, looks = random((2, 32)), random((2, 3), 1)
+    vectors = model.user_vectors({"user": rows}, {"age": np.float32([0, 2]), "look": looks})
+    np.testing.assert_array_equal(vectors, np.concatenate([rows, [[0.0], [2.0]], looks], 1))
 
 
 def test_dropout_depends_on_the_step_alone():

@@ -1,0 +1,153 @@
+"""Example values of features for golden requests, and what they are stored as, worked out in plain Python."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from configs.manifest import Dataset, FeatureInfo
+from trainer.data.catalog import load_vocabulary
+from trainer.data.features import Column, ListColumn, empty_column, empty_value, hash_of
+from trainer.data.ragged import Ragged
+from trainer.serving.inputs.kinds import WEIGHT_OF
+
+UNKNOWN = b"\x01no such key\x01"
+_SOME = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Of n users."""
+
+    inputs: dict[str, list]
+    """What a request says, by its inputs, JSON values; keys are bytes read as latin-1."""
+    columns: dict[str, Column]
+    """The features that follow, as stored, [n] each."""
+
+
+def feature_examples(dataset: Dataset, names: list[str], known: dict[str, Column], number: int) -> Examples:
+    """Values of every kind, unknown keys and empty ones among them.
+
+    Args:
+      dataset: the manifest.
+      names: features that requests can give, and crosses, which follow from their keys.
+      known: features of the users, as stored, [n] each; of those that are not of the context.
+      number: n, of users.
+    """
+    maker = _Maker(dataset, known, number)
+    for place, name in enumerate(names):
+        if dataset.features[name].kind != "cross":
+            maker.add(name, place)
+    for name in names:
+        if dataset.features[name].kind == "cross":
+            maker.cross(name)
+    return Examples(maker.inputs, maker.columns)
+
+
+class _Maker:
+    def __init__(self, dataset: Dataset, known: dict[str, Column], number: int):
+        self._dataset, self._known, self._number = dataset, known, number
+        self._names: dict[str, np.ndarray] = {}
+        self.inputs: dict[str, list] = {}
+        self.columns: dict[str, Column] = {}
+
+    def add(self, name: str, place: int) -> None:
+        """Adds the examples of a feature that requests give; features at other places get other ones."""
+        info = self._dataset.features[name]
+        known = self._known.get(name)
+        if known is None:
+            empty = 0 if info.kind == "list" else empty_value(self._dataset, name)
+            known = empty_column(info, empty, self._number)
+        make = {"categorical": self._keys, "list": self._lists, "numeric": self._numbers}
+        make.get(info.kind, self._vectors)(name, info, known, place)
+
+    def _key_choices(self, name: str) -> list[bytes]:
+        """Keys of a table, spread over it, one that it lacks, and the one that says nothing."""
+        table = self._dataset.tables[self._dataset.features[name].table or ""]
+        known = [b"a", b"b"]
+        if table.files:
+            names = self._vocabulary(name)[: table.keys]
+            spread = np.unique(np.linspace(0, max(len(names) - 1, 0), _SOME).astype(int))
+            known = [key for key in names[spread] if key] if len(names) else []
+        return [*known, UNKNOWN, b""]
+
+    def _vocabulary(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            self._names[name] = load_vocabulary(self._dataset, name)
+        return self._names[name]
+
+    def _id(self, name: str, key: bytes) -> int:
+        table = self._dataset.tables[self._dataset.features[name].table or ""]
+        if table.ids == "hash":
+            return hash_of(key, table.rows)
+        found = np.flatnonzero(self._vocabulary(name)[: table.keys] == key) if table.files else []
+        if len(found):
+            return int(found[0])
+        assert table.oov is not None, "exact ids have an out-of-vocabulary row"
+        return table.oov + (hash_of(key, table.oov_rows) if table.oov_rows > 1 else 0)
+
+    def _cycled(self, choices: list, place: int) -> list:
+        return [choices[(i + place) % len(choices)] for i in range(self._number)]
+
+    def _keys(self, name: str, info: FeatureInfo, known: Column, place: int) -> None:
+        said = self._cycled(self._key_choices(name), place)
+        self.inputs[name] = [key.decode("latin-1") for key in said]
+        ids = [self._id(name, key) if key else known[i] for i, key in enumerate(said)]
+        self.columns[name] = np.array(ids, np.int64)
+
+    def cross(self, name: str) -> None:
+        """Adds a cross of features that were added."""
+        info, ids = self._dataset.features[name], []
+        rows = self._dataset.tables[info.table or ""].rows
+        for i in range(self._number):
+            said = [self.inputs[key][i].encode("latin-1") for key in info.keys]
+            whole = [key or self._known_key(part, i) for part, key in zip(info.keys, said, strict=True)]
+            known = self._known.get(name)
+            takes = known is None or any(said)
+            ids.append(hash_of(b"\x01".join(whole), rows) if takes else int(known[i]))
+        self.columns[name] = np.array(ids, np.int64)
+
+    def _known_key(self, name: str, i: int) -> bytes:
+        table = self._dataset.tables[self._dataset.features[name].table or ""]
+        if name not in self._known or not table.files:
+            return b""
+        return self._vocabulary(name)[self._known[name][i]]
+
+    def _lists(self, name: str, info: FeatureInfo, known: ListColumn, place: int) -> None:
+        choices = self._key_choices(name)
+        said, weights, lists, shares = [], [], [], []
+        for i in range(self._number):
+            keys = [
+                choices[(i + place + step) % len(choices)] for step in range((i + 1) % (info.max_length + 3))
+            ]
+            parts = [float((i + step) % 3) for step in range(len(keys))]
+            said.append([key.decode("latin-1") for key in keys])
+            weights.append(parts)
+            pairs = [pair for pair in zip(keys, parts, strict=True) if pair[0]][: info.max_length]
+            own = known[np.array([i])]
+            lists.append([self._id(name, key) for key, _ in pairs] if pairs else own.ids.values.tolist())
+            if info.weighted:
+                assert own.weights is not None
+                shares += [share for _, share in pairs] if pairs else own.weights.tolist()
+        width = max(map(len, said))
+        self.inputs[name] = [row + [""] * (width - len(row)) for row in said]
+        if info.weighted:
+            self.inputs[WEIGHT_OF + name] = [row + [0.0] * (width - len(row)) for row in weights]
+        ids = np.array([key for row in lists for key in row], np.int64)
+        ragged = Ragged(ids, np.array([len(row) for row in lists], np.int64))
+        self.columns[name] = ListColumn(ragged, np.array(shares, np.float32) if info.weighted else None)
+
+    def _numbers(self, name: str, info: FeatureInfo, known: Column, place: int) -> None:
+        near = [info.mean + step * info.stddev for step in (-2.0, 0.5, 3.0)]
+        choices: list[Any] = [*map(abs, near), 0.0, *(info.boundaries or [])[:_SOME], np.nan]
+        if info.steps[:1] == ["log1p"]:
+            choices = [abs(choice) for choice in choices]
+        said = np.array(self._cycled(choices, place), np.float32)
+        self.inputs[name] = said.tolist()
+        self.columns[name] = np.where(np.isnan(said), known, said).astype(np.float32)
+
+    def _vectors(self, name: str, info: FeatureInfo, known: Column, place: int) -> None:
+        said = np.roll(known, 1, axis=0)
+        said[place % 2 :: 2] = np.nan
+        self.inputs[name] = said.tolist()
+        self.columns[name] = np.where(np.isnan(said), known, said).astype(np.float32)
