@@ -1,6 +1,7 @@
 """`lazytower prepare`: turns raw interactions into a dataset, as configured in `source` and `dataset`.
 
 lazytower prepare --config configs/quickstart.yaml
+lazytower prepare --guess events.csv items.csv > run.yaml
 """
 
 import argparse
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from absl import logging
 
 from configs.arguments import add_config_arguments
+from configs.errors import ConfigError
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -25,7 +27,14 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the sub-command; all others are passed to Apache Beam."""
-    add_config_arguments(parser)
+    add_config_arguments(parser, required=False)
+    parser.add_argument(
+        "--guess",
+        nargs="+",
+        metavar="FILE",
+        help="instead of preparing, print a first configuration for these files: the interactions, then side "
+        "tables; redirect it to a file and check its comments",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
     parser.add_argument(
         "--runner",
@@ -41,6 +50,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       ConfigError, DataError: one line that says what is wrong; nothing is published.
     """
+    if args.guess:
+        return _print_guess(args)
+    if not args.config:
+        raise ConfigError(
+            "--config RUN.yaml is required; `lazytower prepare --guess FILE` writes a first one"
+        )
     from configs.load import load_config
     from pipelines.runners.options import beam_options
 
@@ -50,12 +65,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _print_guess(args: argparse.Namespace) -> int:
+    from pipelines.guess.document import guess
+
+    given = [flag for flag, value in vars(args).items() if value and flag not in ("guess", "command")]
+    if given:
+        raise ConfigError(f"--guess takes files only; remove {', '.join(given)}")
+    print(guess(args.guess), end="")
+    return 0
+
+
 def prepare(
     source: "SourceConfig",
     dataset: "DatasetConfig",
     options: "PipelineOptions | None" = None,
     overwrite: bool = False,
-    **sizes: int,
+    **sizes: Any,
 ) -> "Dataset | None":
     """Writes the dataset unless it exists already.
 
@@ -90,20 +115,17 @@ def prepare(
     options = options or beam_options(None, [])
     check_runner(options, source, dataset)
     target = dataset.path.rstrip("/")
-    reader = make_reader(source, plan_layout("", "", 0))
-    sides = [make_reader(side, plan_layout("", "", 0)) for side in source.sides]
-    source_files = _source_files([reader, *sides], dataset)
+    readers = [make_reader(section, plan_layout("", "", 0)) for section in (source, *source.sides)]
+    source_files = _source_files(readers, dataset)
     if not overwrite and (present := find_existing(target, source, source_files, dataset)):
         logging.info("%s: already prepared from this source with these settings", target)
         return present
-    layout = plan_layout("", "", reader.estimated_rows())
+    job = Job(source, dataset, plan_layout("", "", readers[0].estimated_rows()))
+    parts = tuple(side_parts(side.config, side.estimated_rows()) for side in readers[1:])
+    sizes = {"threads": worker_threads(options), "side_shards": parts} | sizes
     with workspace(target) as (path, check):
-        parts = tuple(side_parts(side.config, side.estimated_rows()) for side in sides)
-        sizes = {"threads": worker_threads(options), "side_shards": parts} | sizes
-        job = _placed(Job(source, dataset, layout), path, sizes)
-        for each_reader in (reader, *sides):
-            each_reader.layout = job.layout  # keeps the files that were listed
-        ranges = [each_reader.ranges() for each_reader in (reader, *sides)]
+        job = _placed(job, path, sizes)
+        ranges = [_ranges(reader, job) for reader in readers]
         source_files = each(with_content, source_files)
         with Progress(job.layout.spool) as progress:
             found = _run_pipeline(job, ranges, options, lambda: check_unchanged(source_files))
@@ -123,6 +145,12 @@ def _source_files(readers: "list[Reader]", dataset: "DatasetConfig") -> "list[So
 
     files = [file for reader in readers for file in reader.files()]
     return list({file.name: file for file in [*files, *given_files(dataset)]}.values())
+
+
+def _ranges(reader: "Reader", job: "Job") -> "list[Range]":
+    """Ranges of a source or side table; the reader keeps the files that were listed."""
+    reader.layout = job.layout
+    return reader.ranges()
 
 
 def _placed(job: "Job", path: str, sizes: dict[str, Any]) -> "Job":

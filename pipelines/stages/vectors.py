@@ -2,8 +2,8 @@
 
 import google_crc32c
 import numpy as np
+import pyarrow as pa
 
-from pipelines.rows.vectors import as_matrix
 from pipelines.stages.files import WrittenFile, close_durably, open_staged
 from pipelines.stages.ids import CATALOG_FILE_ROWS
 from pipelines.stages.spool import Ref, array, column, read_table
@@ -35,3 +35,8 @@ def write_vectors(
     close_durably(file)
     crc32c = checksum.hexdigest().decode()
     return written._replace(info={"rows": rows, "bytes": len(data), "crc32c": crc32c})
+
+
+def as_matrix(vectors: pa.FixedSizeListArray) -> np.ndarray:
+    """float32 [n, dim] of fixed-size lists."""
+    return vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(vectors), vectors.type.list_size)
