@@ -109,8 +109,8 @@ class Recommender(tf.Module):
             parts = divided(weight if where is None else where, sizes)
             for name, part in parts.items():
                 rows, places = (part, None) if where is None else (weight, part)
-                pooling, parts = self._pooling(name), ids.get(name + WEIGHT)
-                result[name] = pooled(rows, places, ids[name], pooling, trains, parts)
+                pooling, shares = self._pooling(name), ids.get(name + WEIGHT)
+                result[name] = pooled(rows, places, ids[name], pooling, trains, shares)
         return result
 
     def pooled_activations(self, rows: dict, weights: dict) -> dict:

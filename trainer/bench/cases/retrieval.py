@@ -133,8 +133,8 @@ def _serving_model(data: Data, vectors, index):
     return ServingModel(
         user_keys=KeyTable(hashed[0], None, "user"),
         item_keys=KeyTable(hashed[1], None, "item"),
-        users=UserState(np.ones(_USERS, bool), {}, None, 0, seen),
-        user_feature_keys={},
+        users=UserState(np.ones(_USERS, bool), None, 0, seen),
+        inputs={},
         item_filters={},
         item_order=np.arange(len(data.items)),
         servable=len(data.items),
