@@ -122,6 +122,7 @@ class TableInfo(Section):
     """Number of out-of-vocabulary rows, which follow each other; more than one with given only."""
     keys: Count
     """Distinct keys with positive train rows (with vocab: at least min_count; with given: keys of the file;
+    with buckets: buckets of values that are not empty;
     of a table of side tables: of users or items with positive train rows)."""
     oov_keys: Count = 0
     """Distinct keys of all splits and side tables that share the out-of-vocabulary row; 0 with hash."""
@@ -174,6 +175,10 @@ class FeatureInfo(Section):
     """Of a vector: its files, in the order of ids."""
     coverage: Count = 0
     """Users, items or rows with a known value."""
+    values: Count = 0
+    """Keys in all rows, or in all users or items if it is of a side table; 0 for numbers and vectors."""
+    oov_values: Count = 0
+    """Those of them that are out of vocabulary."""
 
     @property
     def is_numeric(self) -> bool:

@@ -5,11 +5,19 @@ The sizes do not affect the dataset.
 
 import dataclasses
 import math
+from typing import Any
 
 from configs.manifest import BLOCK_ROWS, SPLITS
-from configs.sections.dataset import DatasetConfig, FeatureIdsConfig, VocabIdsConfig
-from configs.sections.features import NumericFeatureConfig
-from configs.sections.sources import SourceConfig
+from configs.sections.dataset import DatasetConfig, FeatureIdsConfig, HashIdsConfig, VocabIdsConfig
+from configs.sections.features import (
+    CrossFeatureConfig,
+    ListFeatureConfig,
+    NumericFeatureConfig,
+    Step,
+    VectorFeatureConfig,
+    table_of,
+)
+from configs.sections.sources import SideTableConfig
 
 RECORDS = (*SPLITS, "positives")
 """Directories of records, in the order of their numbers."""
@@ -35,6 +43,12 @@ class JobLayout:
     """Rows of an output file shuffled at once."""
     threads: int = 1
     """Elements that a worker processes at once."""
+    side_shards: tuple[int, ...] = ()
+    """Number of parts of the rows of each side table."""
+
+    def first_shard(self, side: int) -> int:
+        """Number of a side table's first part among all shards; user shards come first."""
+        return self.user_shards + sum(self.side_shards[:side])
 
 
 def plan_layout(spool: str, staging: str, estimated_rows: int) -> JobLayout:
@@ -43,13 +57,25 @@ def plan_layout(spool: str, staging: str, estimated_rows: int) -> JobLayout:
     return JobLayout(spool, staging, user_shards, key_shards=max(1, user_shards // 4))
 
 
+def side_parts(side: SideTableConfig, estimated_rows: int) -> int:
+    """Number of parts of a side table of about `estimated_rows` rows."""
+    dims = [feature.dim for feature in side.features if isinstance(feature, VectorFeatureConfig)]
+    wide = (
+        estimated_rows * (1 + sum(dims) / 64) if side.kind == "parquet" else estimated_rows
+    )  # text has width
+    return min(4096, max(1, math.ceil(wide / (1 << 18))))
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """Configuration of all stages, pickled with their DoFns."""
 
-    source: SourceConfig
+    source: Any
+    """SourceConfig; of a job of `sides`: SideConfig."""
     dataset: DatasetConfig
     layout: JobLayout
+    given: dict[str, int] = dataclasses.field(default_factory=dict)
+    """By table with given ids, the number of keys of its vocabulary file."""
 
     @property
     def categorical(self) -> list[str]:
@@ -57,25 +83,74 @@ class Job:
         return [feature.name for feature in self.source.features if feature.kind == "categorical"]
 
     @property
+    def lists(self) -> list[ListFeatureConfig]:
+        """The list features."""
+        return [feature for feature in self.source.features if isinstance(feature, ListFeatureConfig)]
+
+    @property
+    def crosses(self) -> list[CrossFeatureConfig]:
+        """The crosses."""
+        return [feature for feature in self.source.features if isinstance(feature, CrossFeatureConfig)]
+
+    @property
+    def numbers(self) -> list[NumericFeatureConfig]:
+        """The numeric features."""
+        return [feature for feature in self.source.features if isinstance(feature, NumericFeatureConfig)]
+
+    @property
     def numeric(self) -> list[str]:
-        """Names of the numeric side features."""
-        return [feature.name for feature in self.source.features if feature.kind == "numeric"]
+        """Names of the numeric features."""
+        return [feature.name for feature in self.numbers]
+
+    @property
+    def steps(self) -> dict[str, list[Step]]:
+        """Steps of each numeric feature."""
+        return {feature.name: feature.steps for feature in self.numbers}
 
     @property
     def missing(self) -> dict[str, float]:
-        """By numeric feature, the value used where it is empty; without one such rows are rejected."""
-        numeric = [feature for feature in self.source.features if isinstance(feature, NumericFeatureConfig)]
-        return {feature.name: feature.missing for feature in numeric if feature.missing is not None}
+        """By numeric feature, the value used where it is empty; see may_be_empty."""
+        return {feature.name: feature.missing for feature in self.numbers if feature.missing is not None}
+
+    @property
+    def may_be_empty(self) -> list[str]:
+        """Numeric features with a value or a bucket for what is empty; of others such rows are rejected."""
+        excused = isinstance(self.source, SideTableConfig)
+        return [f.name for f in self.numbers if f.missing is not None or f.buckets or excused]
+
+    @property
+    def feature_columns(self) -> dict[str, str]:
+        """Table of each categorical, list and cross feature."""
+        return {f.name: table for f in self.source.features if f.kind != "numeric" if (table := table_of(f))}
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Table of each column of keys: user, item, and categorical, list and cross features."""
+        return {"user": "user", "item": "item"} | self.feature_columns
 
     @property
     def tables(self) -> list[str]:
-        """Names of all tables."""
-        return ["user", "item", *self.categorical]
+        """Names of all tables whose ids are of keys in columns of the interactions."""
+        return list(dict.fromkeys(self.columns.values()))
+
+    @property
+    def feature_tables(self) -> list[str]:
+        """Names of the tables of features whose ids are of keys, those of side tables included."""
+        parts = [self.feature_columns, *(side.feature_columns for side in self.sides)]
+        return list(dict.fromkeys(table for part in parts for table in part.values()))
+
+    @property
+    def sides(self) -> list["Job"]:
+        """For each side table a job that reads it as its source."""
+        return [dataclasses.replace(self, source=side) for side in self.source.sides]
 
     def ids_of(self, table: str) -> FeatureIdsConfig:
         """The ids section of a table."""
         if table in ("user", "item"):
             return self.dataset.user_ids if table == "user" else self.dataset.item_ids
+        for feature in self.source.all_features:
+            if isinstance(feature, CrossFeatureConfig) and feature.name == table:
+                return HashIdsConfig(kind="hash", rows=feature.rows)
         return self.dataset.feature_ids.get(table, VocabIdsConfig())
 
     def num_files(self, split: int) -> int:

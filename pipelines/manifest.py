@@ -6,23 +6,36 @@ import json
 import math
 from typing import Any
 
+import numpy as np
+
 from configs.manifest import (
     SPLITS,
     CatalogInfo,
     Dataset,
     FeatureInfo,
     FileInfo,
+    SideInfo,
     SourceFileInfo,
     SplitInfo,
     TableInfo,
 )
-from configs.sections.features import FeatureConfig, table_of
+from configs.sections.features import (
+    BoundariesConfig,
+    CrossFeatureConfig,
+    FeatureConfig,
+    ListFeatureConfig,
+    NumericFeatureConfig,
+    VectorFeatureConfig,
+    table_of,
+)
 from pipelines.job import Job
-from pipelines.rows.moments import Moments
 from pipelines.sources.identity import SourceFile
 from pipelines.stages.files import WrittenFile
 from pipelines.stages.ids import TableIds
-from pipelines.stages.stats import Stats
+from pipelines.stages.plan import side_count
+from pipelines.statistics.coverage import known_count, other_count, value_count
+from pipelines.statistics.moments import Moments
+from pipelines.summary import Summary
 
 
 def source_fingerprint(source: dict[str, Any], files: list[SourceFile]) -> str:
@@ -52,9 +65,7 @@ def published_name(file: WrittenFile, digest: str) -> str:
 def build_manifest(
     job: Job,
     source_files: list[SourceFile],
-    stats: Stats,
-    tables: dict[str, TableIds],
-    files: list[WrittenFile],
+    summary: Summary,
 ) -> Dataset:
     """The manifest of a dataset.
 
@@ -62,10 +73,11 @@ def build_manifest(
       source_files: what was read, with its content.
     """
     source = job.source.model_dump(mode="json")
+    stats, files = summary.stats, summary.files
     digest = fingerprint(files)
 
     def infos(directory: str) -> list[FileInfo]:
-        chosen = sorted((f for f in files if f.directory == directory), key=WrittenFile.place)
+        chosen = sorted((f for f in files if f.directory == directory and not f.table), key=WrittenFile.place)
         return [FileInfo(path=published_name(f, digest), **f.info) for f in chosen]
 
     def split(directory: str) -> SplitInfo:
@@ -74,15 +86,23 @@ def build_manifest(
         left_out = {k.removeprefix(prefix): v for k, v in stats.counts.items() if k.startswith(prefix)}
         return SplitInfo(**_rows(infos(directory), chosen), **left_out)
 
-    def table(name: str, ids: TableIds) -> TableInfo:
+    def of_table(name: str) -> list[FileInfo]:
+        """Files of a vocabulary or of vectors."""
         chosen = sorted((f for f in files if f.table == name), key=WrittenFile.place)
-        found = [FileInfo(path=published_name(f, digest), **f.info) for f in chosen]
-        return _table(job, name, ids).model_copy(update={"files": found})
+        return [FileInfo(path=published_name(f, digest), **f.info) for f in chosen]
+
+    def table(name: str, ids: TableIds) -> TableInfo:
+        return _table(job, name, ids).model_copy(update={"files": of_table(name)})
 
     def catalog(directory: str) -> CatalogInfo:
         found = infos(directory)
         return CatalogInfo(rows=sum(f.rows for f in found), files=found)
 
+    in_records = {feature.name for feature in job.source.features}
+    features = {f.name: _feature(f, summary, f.name in in_records) for f in job.source.all_features}
+    for name, info in features.items():
+        if info.kind == "vector":
+            features[name] = info.model_copy(update={"files": of_table(name)})
     return Dataset(
         fingerprint=digest,
         source_fingerprint=source_fingerprint(source, source_files),
@@ -94,8 +114,9 @@ def build_manifest(
         has_weight=job.source.roles.weight is not None,
         splits={name: split(name) for name in SPLITS},
         positives=split("positives") if any(f.directory == "positives" for f in files) else None,
-        tables={name: table(name, ids) for name, ids in tables.items()},
-        features={f.name: _feature(f, files) for f in job.source.features},
+        tables={name: table(name, ids) for name, ids in summary.tables.items()} | _bucket_tables(features),
+        features=features,
+        sides=[_side(job, number, summary) for number in range(len(job.sides))],
         users=catalog("users"),
         items=catalog("items"),
         source_rows=stats.rows,
@@ -109,18 +130,69 @@ def build_manifest(
     )
 
 
-def _feature(feature: FeatureConfig, files: list[WrittenFile]) -> FeatureInfo:
-    info = FeatureInfo(of=feature.of, kind=feature.kind, table=table_of(feature))
-    some = any(f.directory == "positives" for f in files)  # models with features train on these
-    directory = "positives" if some else "train"
-    mine = (f for f in files if f.directory == directory and feature.name in f.moments)
+def _side(job: Job, number: int, summary: Summary) -> SideInfo:
+    counts, of = summary.stats.counts, job.sides[number].source.of
+    prefix = side_count(number, "rejected/")
+    rejected = {key.removeprefix(prefix): n for key, n in sorted(counts.items()) if key.startswith(prefix)}
+    facts = {name: counts[side_count(number, name)] for name in ("rows", "duplicates", "matched", "alone")}
+    missing = summary.tables[of].met - facts["matched"]
+    return SideInfo(of=of, rejected=rejected, missing=missing, **facts)
+
+
+def _feature(feature: FeatureConfig, summary: Summary, in_records: bool) -> FeatureInfo:
+    """A feature of a column of the interactions, or else of a side table."""
+    counts, name = summary.stats.counts, feature.name
+    info: dict[str, Any] = {
+        "coverage": counts[known_count(name)] + sum(f.coverage.get(name, 0) for f in summary.files),
+        "values": counts[value_count(name)],
+        "oov_values": counts[other_count(name)],
+    }
+    if isinstance(feature, ListFeatureConfig):
+        info |= {"max_length": feature.max_length, "weighted": feature.weights is not None}
+    if isinstance(feature, CrossFeatureConfig):
+        info["keys"] = feature.keys
+    if isinstance(feature, NumericFeatureConfig):
+        info |= {"steps": feature.steps, "boundaries": _boundaries(feature, summary)}
+        info |= _scale(name, summary.files, None if in_records else f"{feature.of}s")
+    if isinstance(feature, VectorFeatureConfig):
+        info["dim"] = feature.dim
+    if not in_records:
+        info["lives"] = "catalog"
+    return FeatureInfo(of=feature.of, kind=feature.kind, table=table_of(feature), **info)
+
+
+def _boundaries(feature: NumericFeatureConfig, summary: Summary) -> list[float] | None:
+    """Distinct boundaries as float32, which models compare."""
+    if feature.buckets is None:
+        return None
+    if isinstance(feature.buckets, BoundariesConfig):
+        return [float(value) for value in np.unique(np.array(feature.buckets.boundaries, np.float32))]
+    return summary.quantiles.get(feature.name, [])
+
+
+def _scale(name: str, files: list[WrittenFile], directory: str | None) -> dict[str, float]:
+    """Mean and standard deviation over the rows of a directory, by default the positive rows of train; empty
+    if they are not needed."""
+    some = any(f.directory == "positives" for f in files)
+    directory = directory or ("positives" if some else "train")
+    mine = (f for f in files if f.directory == directory and name in f.moments)
     train = sorted(mine, key=WrittenFile.place)
     if not train:
-        return info
-    whole = functools.reduce(Moments.join, (f.moments[feature.name] for f in train))
+        return {}
+    whole = functools.reduce(Moments.join, (f.moments[name] for f in train))
     # Rounded, because the last bits depend on how rows are distributed over files.
     stddev = float(f"{math.sqrt(whole.spread / whole.count):.7g}") or 1.0
-    return info.model_copy(update={"mean": float(f"{whole.mean:.7g}"), "stddev": stddev})
+    return {"mean": float(f"{whole.mean:.7g}"), "stddev": stddev}
+
+
+def _bucket_tables(features: dict[str, FeatureInfo]) -> dict[str, TableInfo]:
+    """Tables of numeric features with buckets: one row for each, and one for empty values."""
+    found = {}
+    for info in features.values():
+        if info.boundaries is not None and info.table is not None:
+            buckets = len(info.boundaries) + 1
+            found[info.table] = TableInfo(ids="buckets", rows=buckets + 1, oov=None, keys=buckets)
+    return found
 
 
 def _rows(infos: list[FileInfo], files: list[WrittenFile]) -> dict[str, Any]:
@@ -135,6 +207,8 @@ def _rows(infos: list[FileInfo], files: list[WrittenFile]) -> dict[str, Any]:
 
 def _table(job: Job, name: str, ids: TableIds) -> TableInfo:
     kind = job.ids_of(name).kind
-    oov = ids.rows - 1 if kind == "vocab" else None
+    oov = ids.keys if kind in ("vocab", "given") else None
     sizes = {"rows": ids.rows, "catalog_rows": ids.catalog_rows}
+    if kind == "given":
+        sizes["oov_rows"] = ids.rows - ids.keys
     return TableInfo(ids=kind, oov=oov, keys=ids.keys, oov_keys=ids.others, **sizes)

@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from configs.sections.dataset import DatasetConfig
     from configs.sections.sources import SourceConfig
     from pipelines.job import Job
-    from pipelines.sources.reader import Range
-    from pipelines.stages.files import WrittenFile
-    from pipelines.stages.ids import TableIds
-    from pipelines.stages.stats import Stats
+    from pipelines.sources.identity import SourceFile
+    from pipelines.sources.reader import Range, Reader
+    from pipelines.summary import Summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +77,7 @@ def prepare(
 
     import_beam()
     from pipelines.existing import find_existing
-    from pipelines.job import Job, plan_layout
+    from pipelines.job import Job, plan_layout, side_parts
     from pipelines.manifest import build_manifest
     from pipelines.progress import Progress
     from pipelines.publish import publish
@@ -92,25 +91,38 @@ def prepare(
     check_runner(options, source, dataset)
     target = dataset.path.rstrip("/")
     reader = make_reader(source, plan_layout("", "", 0))
-    source_files = reader.files()
+    sides = [make_reader(side, plan_layout("", "", 0)) for side in source.sides]
+    source_files = _source_files([reader, *sides], dataset)
     if not overwrite and (present := find_existing(target, source, source_files, dataset)):
         logging.info("%s: already prepared from this source with these settings", target)
         return present
-    job = Job(source, dataset, plan_layout("", "", reader.estimated_rows()))
+    layout = plan_layout("", "", reader.estimated_rows())
     with workspace(target) as (path, check):
-        job = _placed(job, path, {"threads": worker_threads(options)} | sizes)
-        reader.layout = job.layout  # keeps the files that were listed
-        ranges = reader.ranges()
+        parts = tuple(side_parts(side.config, side.estimated_rows()) for side in sides)
+        sizes = {"threads": worker_threads(options), "side_shards": parts} | sizes
+        job = _placed(Job(source, dataset, layout), path, sizes)
+        for each_reader in (reader, *sides):
+            each_reader.layout = job.layout  # keeps the files that were listed
+        ranges = [each_reader.ranges() for each_reader in (reader, *sides)]
         source_files = each(with_content, source_files)
         with Progress(job.layout.spool) as progress:
             found = _run_pipeline(job, ranges, options, lambda: check_unchanged(source_files))
         if found is None:
             return None
-        manifest = build_manifest(job, source_files, *found)
+        manifest = build_manifest(job, source_files, found)
         check()
-        publish(target, job.layout.staging, manifest, found[2])
+        publish(target, job.layout.staging, manifest, found.files)
     log_report(manifest, dataset, target, progress)
     return manifest
+
+
+def _source_files(readers: "list[Reader]", dataset: "DatasetConfig") -> "list[SourceFile]":
+    """All files on which the dataset depends, each once: those of the source, of side tables, and vocabulary
+    files."""
+    from pipelines.stages.given import given_files
+
+    files = [file for reader in readers for file in reader.files()]
+    return list({file.name: file for file in [*files, *given_files(dataset)]}.values())
 
 
 def _placed(job: "Job", path: str, sizes: dict[str, Any]) -> "Job":
@@ -122,15 +134,17 @@ def _placed(job: "Job", path: str, sizes: dict[str, Any]) -> "Job":
 
 
 def _run_pipeline(
-    job: "Job", ranges: "list[Range]", options: "PipelineOptions", check_source: Callable[[], None]
-) -> "tuple[Stats, dict[str, TableIds], list[WrittenFile]] | None":
-    """Runs the pipeline and returns its Stats, TableIds by table and written files.
+    job: "Job", ranges: "list[list[Range]]", options: "PipelineOptions", check_source: Callable[[], None]
+) -> "Summary | None":
+    """Runs the pipeline and returns its Summary.
 
     None: only a template was written.
 
     Args:
+      ranges: of the interactions, then of each side table.
       check_source: raises DataError if the source has changed, which explains other errors.
     """
+    import dataclasses
     import os
 
     import apache_beam as beam
@@ -140,13 +154,15 @@ def _run_pipeline(
     from pipelines.pipeline import build
     from pipelines.report import split_line
     from pipelines.runners.running import make_runner, run_to_end, template_location
+    from pipelines.stages.given import store_vocabularies
     from pipelines.summary import FILE_NAME, load_summary
 
     if "://" not in job.layout.spool:
         os.makedirs(job.layout.spool)
+    job = dataclasses.replace(job, given=store_vocabularies(job))
     logging.info("%s", split_line(job.dataset))
     pipeline = beam.Pipeline(make_runner(options), options=options)
-    build(pipeline, job, ranges)
+    build(pipeline, job, ranges[0], ranges[1:])
     run_to_end(pipeline, options)
     if template := template_location(options):
         logging.info(
@@ -158,20 +174,20 @@ def _run_pipeline(
     name = f"{job.layout.spool}/{FILE_NAME}"
     try:
         with fsspec.open(name, "rb") as file:
-            stats, plan, tables, files = load_summary(file.read(), name)
+            summary = load_summary(file.read(), name)
     except FileNotFoundError:
         raise DataError(
             f"{job.dataset.path}: the job succeeded, but its workers wrote to another disk, "
             "so the dataset is not here; use gs:// in dataset.path"
         ) from None
     check_source()
-    if plan.failed:
-        raise DataError(plan.failed)
-    if not any(file.directory == "train" for file in files):
+    if summary.plan.failed:
+        raise DataError(summary.plan.failed)
+    if not any(file.directory == "train" for file in summary.files):
         raise DataError("no row is in train; check dataset.split")
-    if not any(file.positives for file in files if file.directory == "train"):
+    if not any(file.positives for file in summary.files if file.directory == "train"):
         raise DataError(
             f"no row of train is positive ({job.dataset.positive_rule}); "
             "check dataset.split and dataset.positive"
         )
-    return stats, tables, files
+    return summary

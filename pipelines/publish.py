@@ -18,7 +18,7 @@ from pipelines.stages.files import DIRECTORIES, WrittenFile
 
 PREVIOUS = "dataset.previous.json"
 """In an object store, the manifest of the last dataset that was replaced."""
-_OUR_FILE = re.compile(r"[0-9a-f]{8}-([a-z0-9_]+-)?\d{5}\.(tfrecord\.gz|jsonl)")
+_OUR_FILE = re.compile(r"[0-9a-f]{8}-([a-z0-9_]+-)?\d{5}\.(tfrecord\.gz|f32|jsonl)")
 
 
 def publish(target: str, staging: str, dataset: Dataset, files: list[WrittenFile]) -> None:

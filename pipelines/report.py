@@ -66,6 +66,47 @@ def _user_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:
     return lines
 
 
+def feature_lines(manifest: Dataset) -> list[str]:
+    """Each feature: keys of its table, the share of its values that is out of vocabulary, and who has any."""
+    wholes = {"user": manifest.users.rows, "item": manifest.items.rows}
+    wholes["context"] = sum(info.rows for info in manifest.splits.values())
+    lines = []
+    for name, info in manifest.features.items():
+        facts = []
+        if info.boundaries is not None:
+            facts.append(f"{len(info.boundaries) + 1:,} buckets")
+        elif info.table is not None:
+            table = manifest.tables[info.table]
+            facts.append(f"{table.keys:,} keys")
+            if table.oov is not None and info.values:
+                facts.append(f"{info.oov_values / info.values:.1%} of values out of vocabulary")
+        whole = wholes[info.of]
+        owners = {"user": "users", "item": "items", "context": "rows"}[info.of]
+        facts.append(f"known for {info.coverage / max(1, whole):.1%} of {whole:,} {owners}")
+        lines.append(f"feature {name} ({info.kind}): {', '.join(facts)}")
+    return lines
+
+
+def side_lines(manifest: Dataset) -> list[str]:
+    """What became of each side table's rows."""
+    lines = []
+    for info, section in zip(manifest.sides, manifest.source.get("sides", []), strict=True):
+        many, table = f"{info.of}s", manifest.tables[info.of]
+        name = ", ".join(path.rpartition("/")[2] or path for path in section["paths"])
+        found = [
+            f"{info.matched:,} of {info.matched + info.missing:,} {many} of the interactions have one",
+            f"{info.missing:,} do not",
+            f"{info.alone:,} occur only there",
+        ]
+        if info.duplicates:
+            found.append(f"{info.duplicates:,} further rows of a key left out")
+        if table.ids == "hash":
+            found.append("counted by key")
+        lines.append(f"{name}: {info.rows:,} rows; {', '.join(found)}")
+        lines += [f"{name}: rejected for {why}: {n:,}" for why, n in info.rejected.items()]
+    return lines
+
+
 def date(nanoseconds: int) -> str:
     """A time to the minute, UTC."""
     moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=nanoseconds // _PER_SECOND)
@@ -86,6 +127,8 @@ def log_report(manifest: Dataset, dataset: DatasetConfig, target: str, progress:
         logging.info(
             "table %s: %s rows, %s keys in train (%s)", name, f"{table.rows:,}", f"{table.keys:,}", table.ids
         )
+    for line in [*side_lines(manifest), *feature_lines(manifest)]:
+        logging.info("%s", line)
     for name, info in manifest.splits.items():
         if not info.rows:
             logging.warning("split %s is empty", name)
@@ -108,6 +151,7 @@ def _note(reason: str) -> str:
     forms = {
         "repeated_header": "repeated header lines, which are not rows",
         "null": "missing values of {} (empty or in source.nulls)",
+        "cut": "lists of {} cut to the feature's max_length",
         "outer_blanks": "keys of {} stripped of outer blanks (source.clean_keys)",
         "integer_as_float": "keys of {} such as 17.0 read as 17 (source.clean_keys)",
     }

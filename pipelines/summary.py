@@ -37,18 +37,25 @@ class Summary(NamedTuple):
     """Without splitters."""
     tables: dict[str, TableIds]
     """Without first_ids."""
+    quantiles: dict[str, list[float]]
+    """Boundaries of buckets by quantiles, by feature."""
     files: list[WrittenFile]
     """Ascending."""
 
 
 def dump_summary(
-    stats: Stats, plan: Plan, tables: dict[str, TableIds], files: Iterable[WrittenFile]
+    stats: Stats,
+    plan: Plan,
+    tables: dict[str, TableIds],
+    quantiles: dict[str, list[float]],
+    files: Iterable[WrittenFile],
 ) -> bytes:
     """The summary as JSON."""
     document = {
         "stats": _without(vars(stats), _STATS_LEFT_OUT),
         "plan": _without(dataclasses.asdict(plan), _PLAN_LEFT_OUT),
         "tables": {name: _without(ids._asdict(), _IDS_LEFT_OUT) for name, ids in tables.items()},
+        "quantiles": quantiles,
         "files": [file._asdict() for file in sorted(files, key=WrittenFile.place)],
     }
     return json.dumps(document, default=_number).encode()
@@ -70,6 +77,7 @@ def load_summary(content: bytes, name: str) -> Summary:
             key: TypeAdapter(TableIds, config=_ARRAYS).validate_python({**ids, "first_ids": {}})
             for key, ids in document["tables"].items()
         }
+        quantiles = TypeAdapter(dict[str, list[float]]).validate_python(document["quantiles"])
         files = TypeAdapter(list[WrittenFile]).validate_python(document["files"])
         if odd := {file.directory for file in files} - set(DIRECTORIES):
             raise ValueError(f"files of {sorted(odd)[0]!r}")
@@ -78,7 +86,7 @@ def load_summary(content: bytes, name: str) -> Summary:
         raise DataError(
             f"{name}: not a valid job summary ({shown(reason)}); rerun the same command"
         ) from None
-    return Summary(stats, plan, tables, files)
+    return Summary(stats, plan, tables, quantiles, files)
 
 
 def _like(before: object, value: object) -> object:

@@ -120,6 +120,16 @@ class SideTableConfig(FilesConfig):
         check_crosses(self.features, "this side table")
         return self
 
+    @property
+    def all_features(self) -> list[FeatureConfig]:
+        """As FileSourceConfig.all_features."""
+        return self.features
+
+    @property
+    def timestamp_unit(self) -> str:
+        """How order_by is read: as text of any form."""
+        return "iso8601"
+
 
 class DelimitedFormat(Section):
     """How delimited text is written."""

@@ -23,7 +23,7 @@ class Lists(NamedTuple):
         return len(self.offsets) - 1
 
     def slice(self, start: int, stop: int) -> "Lists":
-        offsets = self.offsets[start : stop + 1]
+        offsets = self.offsets[start : min(stop, len(self)) + 1]
         return Lists(self.values[offsets[0] : offsets[-1]], offsets - offsets[0], self.length_name)
 
     def join(self, other: "Lists") -> "Lists":
@@ -60,8 +60,8 @@ class BlockWriter:
         rows = _num_rows(columns)
         whole = rows - rows % self._block_rows
         for start in range(0, whole, self._block_rows):
-            self._write(_slice(columns, start, start + self._block_rows))
-        self._rest = _slice(columns, whole, rows)
+            self._write(slice_columns(columns, start, start + self._block_rows))
+        self._rest = slice_columns(columns, whole, rows)
 
     def close(self) -> dict[str, Any]:
         """Writes the last block; returns rows, bytes and crc32c."""
@@ -85,7 +85,8 @@ def _num_rows(columns: Columns) -> int:
     return len(next(iter(columns.values())))
 
 
-def _slice(columns: Columns, start: int, stop: int) -> Columns:
+def slice_columns(columns: Columns, start: int, stop: int) -> Columns:
+    """Some rows of columns; a stop beyond their end means their end."""
     return {
         name: values.slice(start, stop) if isinstance(values, Lists) else values[start:stop]
         for name, values in columns.items()

@@ -2,8 +2,10 @@
 
 Reasons: wrong_column_count, unbalanced_quote, text_after_quote, stray_carriage_return, nul_byte,
 line_too_long, not_utf8, invalid_json and wrong_type_<column> from the sources; missing_<role>,
-newline_in_key, bad_<column> (not a number), not_finite_<column>, negative_weight, bad_timestamp,
-timestamp_out_of_range and unknown_split from here.
+newline_in_key, bad_<column> (not a number), not_finite_<column>, outside_log1p_<column>, negative_weight,
+bad_timestamp, timestamp_out_of_range and unknown_split from here; weight_count_<column>,
+bad_weight_<column>, not_finite_weight_<column>, negative_weight_<column> and control_character_in_<column>
+from pipelines/rows/lists.py.
 """
 
 import numpy as np
@@ -11,58 +13,83 @@ import pyarrow as pa
 import pyarrow.compute as compute
 
 from configs.manifest import SPLITS
+from configs.sections.features import Step, VectorFeatureConfig
+from configs.transforms import before_standardize
 from pipelines.job import Job
+from pipelines.rows.faults import Faults
 from pipelines.rows.keys import are_null, break_lines, clean_keys
+from pipelines.rows.lists import bag_texts
+from pipelines.rows.numbers import decode, parse_numbers
+from pipelines.rows.order import order_numbers
 from pipelines.rows.times import LAST_TIME, to_nanoseconds
-from pipelines.sources.reader import Reject, SourcePiece
+from pipelines.rows.vectors import vector_columns
+from pipelines.sources.reader import ORDER, Reject, SourcePiece
 
-_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^(?i)[+-]?(inf|infinity|nan)$"
 _KEYS = pa.dictionary(pa.int32(), pa.string())
-
-
-class Faults:
-    """The first reason of each invalid row."""
-
-    def __init__(self, rows: int):
-        self._reason = np.zeros(rows, np.int16)
-        self._names = [""]
-
-    def add(self, mask: np.ndarray, reason: str) -> None:
-        """Records a reason for rows (bool [n]) that have none yet."""
-        if mask.any():
-            self._names.append(reason)
-            self._reason[mask & (self._reason == 0)] = len(self._names) - 1
-
-    def rows(self) -> np.ndarray:
-        """int64 indices of invalid rows."""
-        return np.flatnonzero(self._reason)
-
-    def reason(self, row: int) -> str:
-        return self._names[self._reason[row]]
 
 
 def validate(piece: SourcePiece, job: Job) -> tuple[pa.Table, list[Reject]]:
     """Types the columns of a piece.
 
     Returns:
-      table: the valid rows: _row int64; user, item and categorical features
-        dictionary<int32, string>; timestamp int64 nanoseconds; label float32; weight float32 if the source
-        has it; _split int8 if given; numeric features float32, NaN where `missing` applies. No nulls.
+      table: the valid rows: _row int64; user, item, categorical and list features (as pipelines/rows/bags.py
+        writes them) dictionary<int32, string>; timestamp int64 nanoseconds; label float32; weight float32 if
+        the source has it; _split int8 if given; numeric features float32, NaN where they are empty. No nulls.
       rejects: the piece's own and those found here, by row.
     """
     faults = Faults(len(piece.rows))
     columns = {"_row": pa.array(piece.rows)}
     for name in ("user", "item", *job.categorical):
         columns[name] = _keys(piece, name, job, faults)
+    for feature in job.lists:
+        nulls, clean = getattr(job.source, "nulls", []), getattr(job.source, "clean_keys", False)
+        columns[feature.name] = bag_texts(piece, feature, nulls, clean, faults)
     columns["timestamp"] = _timestamps(piece, job, faults)
     for name in ("label", "weight", *job.numeric):
         if name in piece.columns:
             columns[name] = _numbers(piece, name, job, faults)
+    for name, steps in job.steps.items():
+        _check_steps(columns[name], name, steps, faults)
     if "label" not in columns:
         columns["label"] = pa.array(np.ones(len(piece.rows), np.float32))
     if "_split" in piece.columns:
         columns["_split"] = _splits(piece.columns["_split"], faults)
-    table = pa.table(columns)
+    return _valid(piece, pa.table(columns), faults)
+
+
+def validate_side(piece: SourcePiece, job: Job) -> tuple[pa.Table, list[Reject]]:
+    """Types the columns of a piece of a side table.
+
+    Args:
+      job: one of Job.sides.
+
+    Returns:
+      table: the valid rows: _row, _line int64 and _path, where they are in the source; key and categorical
+        and list features as in `validate`; numeric features float32, NaN where they are empty; vectors as
+        pipelines/rows/vectors.py makes them; with order_by, the columns of `order_numbers`. No nulls.
+      rejects: as in `validate`.
+    """
+    side, faults, rows = job.source, Faults(len(piece.rows)), len(piece.rows)
+    path = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([piece.path]))
+    columns = {"_row": pa.array(piece.rows), "_line": pa.array(piece.lines), "_path": path}
+    columns["key"] = _keys(piece, side.of, job, faults)
+    for name in job.categorical:
+        columns[name] = _keys(piece, name, job, faults)
+    for feature in job.lists:
+        columns[feature.name] = bag_texts(piece, feature, side.nulls, side.clean_keys, faults)
+    for name, steps in job.steps.items():
+        columns[name] = _numbers(piece, name, job, faults)
+        _check_steps(columns[name], name, steps, faults)
+    for vector in side.features:
+        if isinstance(vector, VectorFeatureConfig):
+            columns |= vector_columns(piece.columns[vector.name], vector, side.nulls, faults)
+    if side.order_by is not None:
+        columns |= order_numbers(piece.columns[ORDER], faults)
+    return _valid(piece, pa.table(columns), faults)
+
+
+def _valid(piece: SourcePiece, table: pa.Table, faults: Faults) -> tuple[pa.Table, list[Reject]]:
+    """The rows without faults, and all rejects of the piece, by row."""
     bad = faults.rows()
     if not len(bad):
         return table, piece.rejects
@@ -107,43 +134,9 @@ def _as_dictionary(values: pa.Array, faults: Faults) -> pa.DictionaryArray:
             return values
         values = values.dictionary_decode()
     if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
-        values = _decode(values, faults)
+        values, bad = decode(values)
+        faults.add(bad, "not_utf8")
     return values.cast(pa.string()).dictionary_encode()
-
-
-def _decode(values: pa.Array, faults: Faults) -> pa.Array:
-    """Bytes as text; bytes that are not UTF-8 become null."""
-    try:
-        return values.cast(pa.string())
-    except pa.ArrowInvalid:
-        decoded = [None if v is None else _decode_one(v) for v in values.to_pylist()]
-        bad = [d is None and v.is_valid for d, v in zip(decoded, values, strict=True)]
-        faults.add(np.array(bad), "not_utf8")
-        return pa.array(decoded, pa.string())
-
-
-def _decode_one(value: bytes) -> str | None:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def parse_numbers(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [n] and bool [n], where a value is not a number (0 there); text is parsed."""
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
-        values = _decode(values, Faults(len(values)))
-    if pa.types.is_boolean(values.type):
-        values = values.cast(pa.int8())
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        values = compute.utf8_trim_whitespace(values.cast(pa.string()))
-        is_number = compute.match_substring_regex(values, _NUMBER).fill_null(False)
-        values = compute.if_else(is_number, values, pa.scalar(None, pa.string()))
-    bad = values.is_null().to_numpy(zero_copy_only=False).astype(bool)
-    numbers = values.cast(pa.float64(), safe=False).fill_null(0.0).to_numpy(zero_copy_only=False)
-    return numbers, bad
 
 
 def _numbers(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.Array:
@@ -153,9 +146,8 @@ def _numbers(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.Arra
     excused = np.zeros(len(numbers), bool)
     if name in job.numeric:
         empty = _missing(values, numbers, bad, getattr(job.source, "nulls", []))
-        if (
-            name in job.missing
-        ):  # stays NaN until pipelines/stages/group.py has recorded which values are empty
+        if name in job.may_be_empty:
+            # NaN until pipelines/stages/group.py has recorded which values are empty
             piece.notes[f"null_{name}"] += int(empty.sum())
             numbers, bad, excused = np.where(empty, np.nan, numbers), bad & ~empty, empty
         else:
@@ -169,12 +161,20 @@ def _numbers(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.Arra
     return pa.array(numbers)
 
 
+def _check_steps(values: pa.Array, name: str, steps: list[Step], faults: Faults) -> None:
+    """Rejects numbers that have no logarithm."""
+    if "log1p" in steps:
+        numbers = values.to_numpy(zero_copy_only=False)
+        after = before_standardize(steps, numbers, np)
+        faults.add(np.isfinite(numbers) & ~np.isfinite(after), f"outside_log1p_{name}")
+
+
 def _plain(values: pa.Array) -> pa.Array:
     """Values without dictionary encoding, bytes as text; bytes that are not UTF-8 become null."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
-        values = _decode(values, Faults(len(values)))
+        values = decode(values)[0]
     return values.cast(pa.string()) if pa.types.is_large_string(values.type) else values
 
 

@@ -23,6 +23,7 @@ from pipelines.sources.reader import Range, Reject, SourcePiece, wanted_columns
 from pipelines.sources.text import Block
 
 _KEYS = pa.dictionary(pa.int32(), pa.string())
+_TYPES = {"key": _KEYS, "split": _KEYS, "number": pa.float64(), "keys": _KEYS, "numbers": _KEYS}
 _OTHERS = {
     "comma": ",", "tab": "\t", "semicolon": ";", "bar": "|", "space": " ", "colon": ":",
     "two colons": "::", "control-A": "\x01",
@@ -39,7 +40,7 @@ class Reader(text.TextReader):
     def __init__(self, config: DelimitedSourceConfig, layout: JobLayout):
         super().__init__(config, layout)
         self.header = config.header
-        self._wanted = wanted_columns(config.roles, config.features)
+        self._wanted = wanted_columns(config)
         self._types = self._column_types()
         self._quoting = Quoting(config.delimiter, config.quote, config.escape)
         # With escapes MySQL and Hive write missing values like this; Arrow would read an N.
@@ -92,7 +93,8 @@ class Reader(text.TextReader):
             return "; is source.kind jsonl?"
         for name in names:
             if name.lower() == wanted.lower():
-                return f"; write {name!r} in source.roles or source.features"
+                role = "roles" if self.key == "source" else "key"
+                return f"; write {name!r} in {self.key}.{role} or {self.key}.features"
         return self._delimiter_hint(line)
 
     def _delimiter_hint(self, line: str, columns: int | None = None) -> str:
@@ -289,7 +291,7 @@ class Reader(text.TextReader):
         """Arrow type of each column in the typed parse; text if two roles need different types."""
         types: dict[str, pa.DataType] = {}
         for wanted in self._wanted:
-            kind = {"key": _KEYS, "split": _KEYS, "number": pa.float64()}.get(wanted.kind)
+            kind = _TYPES.get(wanted.kind)
             if kind is None:
                 kind = pa.string() if self.config.timestamp_unit == "iso8601" else pa.int64()
             types[wanted.column] = kind if types.get(wanted.column, kind) == kind else pa.string()

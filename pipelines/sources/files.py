@@ -22,8 +22,11 @@ _EMPTY_INSIDE_BYTES = 256  # larger compressed files are not empty
 _DOWNLOADS = ("http", "https", "ftp", "sftp", "ssh", "data", "github", "hf", "git")
 
 
-def list_files(patterns: Sequence[str]) -> list[SourceFile]:
+def list_files(patterns: Sequence[str], key: str = "source.paths") -> list[SourceFile]:
     """All files that the patterns match, each once, in order.
+
+    Args:
+      key: configuration key that has the patterns, for messages.
 
     Raises:
       DataError: a pattern matches nothing, has an unknown scheme, or matches something unreadable.
@@ -33,28 +36,26 @@ def list_files(patterns: Sequence[str]) -> list[SourceFile]:
     for pattern in patterns:
         if problem := scheme_problem(pattern):
             raise DataError(f"{pattern}: {problem}")
-        literal, found, left_out = _expand(pattern)
+        literal, found, left_out = _expand(pattern, key)
         whole = []
         for file in found:
             if not is_empty(file):
                 whole.append(file)
             elif literal:
-                raise DataError(
-                    f"{file.name}: the file is empty; remove it from source.paths or write it again"
-                )
+                raise DataError(f"{file.name}: the file is empty; remove it from {key} or write it again")
             else:
                 empty.append(file.name)
         if not whole:
             raise DataError(
-                f"{pattern}: all matches are left out: {_shown([*empty, *left_out])}; check source.paths"
+                f"{pattern}: all matches are left out: {_shown([*empty, *left_out])}; check {key}"
             )
         clutter += left_out
         for file in whole:
             if (first := files.setdefault(_key(file.name), file)) is not file:
                 again.append(f"{file.name} is {first.name}")
-    _log("files left out by name (hidden, begins with _, or a checksum)", clutter)
-    _log("empty files left out", empty)
-    _log("files named more than once, read once", again)
+    _log(key, "files left out by name (hidden, begins with _, or a checksum)", clutter)
+    _log(key, "empty files left out", empty)
+    _log(key, "files named more than once, read once", again)
     return list(files.values())
 
 
@@ -75,12 +76,14 @@ def scheme_problem(path: str) -> str | None:
     return None
 
 
-def _expand(pattern: str) -> Expansion:
+def _expand(pattern: str, key: str) -> Expansion:
     try:
         return expand(pattern)
+    except DataError as error:
+        raise DataError(str(error).replace("source.paths", key)) from None
     except OSError as error:
         what = error.strerror or str(error).partition("\n")[0]
-        raise DataError(f"{pattern}: cannot be listed ({what}); check source.paths") from None
+        raise DataError(f"{pattern}: cannot be listed ({what}); check {key}") from None
 
 
 def is_empty(file: SourceFile) -> bool:
@@ -103,9 +106,9 @@ def _key(name: str) -> object:
     return os.path.realpath(name)
 
 
-def _log(what: str, names: list[str]) -> None:
+def _log(key: str, what: str, names: list[str]) -> None:
     if names:
-        logging.warning("source.paths: %s: %s (%s)", what, f"{len(names):,}", _shown(names))
+        logging.warning("%s: %s: %s (%s)", key, what, f"{len(names):,}", _shown(names))
 
 
 def _shown(names: list[str]) -> str:

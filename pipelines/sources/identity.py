@@ -71,8 +71,11 @@ def remote_file(name: str, info: dict[str, Any]) -> SourceFile:
     return SourceFile(name, info["size"], version, content)
 
 
-def look(name: str) -> SourceFile:
+def look(name: str, key: str = "source.paths") -> SourceFile:
     """A file as it is now.
+
+    Args:
+      key: configuration key that names it, for messages.
 
     Raises:
       DataError: it does not exist, or cannot be read.
@@ -84,7 +87,7 @@ def look(name: str) -> SourceFile:
         fs, path = filesystem(name)
         return remote_file(name, fs.info(path))
     except FileNotFoundError:
-        raise DataError(f"{name}: no such file; check source.paths") from None
+        raise DataError(f"{name}: no such file; check {key}") from None
     except OSError as error:
         raise DataError(f"{name}: cannot be read ({error.strerror or error})") from None
 

@@ -24,6 +24,9 @@ _MAX_NESTED = 500  # brackets of a line that Python's parser surely handles
 _MAX_DIGITS = 30  # of an integer key written as a float
 
 
+_Text = str | None | list[str | None]
+
+
 class _Number(str):
     """A number as written in the file."""
 
@@ -46,7 +49,7 @@ class Reader(text.TextReader):
 
     def __init__(self, config: JsonlSourceConfig, layout: JobLayout):
         super().__init__(config, layout)
-        self._wanted = wanted_columns(config.roles, config.features)
+        self._wanted = wanted_columns(config)
         self._kinds: dict[str, set[str]] = {}
         for wanted in self._wanted:
             self._kinds.setdefault(wanted.column, set()).add(wanted.kind)
@@ -64,8 +67,7 @@ class Reader(text.TextReader):
             elif first.strip() == "{":
                 what = "write each object on one line (jq -c .)"
             raise DataError(f"{name}: the first line is not a JSON object; {what}: {first[:80]!r}")
-        required = (self.config.roles.user, self.config.roles.item)
-        missing = [w.column for w in self._wanted if w.column not in row and w.column in required]
+        missing = [w.column for w in self._wanted if w.column not in row and w.name in ("user", "item")]
         if missing:
             raise DataError(f"{name}: no column {missing[0]!r}; the first object has: {text.shown(row)}")
         return ()
@@ -127,7 +129,7 @@ class Reader(text.TextReader):
 
     def _parse_each(self, block: Block) -> SourcePiece:
         """Parses line by line, keeping every value as text."""
-        values: dict[str, list[str | None]] = {w.name: [] for w in self._wanted}
+        values: dict[str, list[_Text]] = {w.name: [] for w in self._wanted}
         kept, rejects = [], []
         starts, ends = block.bounds
         for line in range(len(starts)):
@@ -141,11 +143,12 @@ class Reader(text.TextReader):
             kept.append(line)
             for wanted in self._wanted:
                 values[wanted.name].append(row[wanted.name])
-        columns = {name: pa.array(column, pa.string()) for name, column in values.items()}
+        types = {w.name: pa.list_(pa.string()) if w.is_list else pa.string() for w in self._wanted}
+        columns = {name: pa.array(column, types[name]) for name, column in values.items()}
         return block.piece(columns, np.array(kept, np.int64), rejects)
 
-    def _parse_one(self, data: bytes) -> tuple[dict[str, str | None] | None, str]:
-        """Values by name as text or None; or the reason for rejecting the line."""
+    def _parse_one(self, data: bytes) -> tuple[dict[str, _Text] | None, str]:
+        """Values by name as text, None or lists of them; or the reason for rejecting the line."""
         if len(data) > MAX_LINE_BYTES:
             return None, "line_too_long"
         try:
@@ -156,10 +159,10 @@ class Reader(text.TextReader):
             return None, "invalid_json"
         if not isinstance(row, dict):
             return None, "invalid_json"
-        result = {}
+        result: dict[str, _Text] = {}
         for wanted in self._wanted:
             try:
-                result[wanted.name] = _as_text(row.get(wanted.column), wanted)
+                result[wanted.name] = _as_texts(row.get(wanted.column), wanted)
             except TypeError:
                 return None, f"wrong_type_{wanted.name}"
             except UnicodeEncodeError:  # half of a surrogate pair
@@ -167,15 +170,24 @@ class Reader(text.TextReader):
         return result, ""
 
 
-def _as_text(value: object, wanted: Wanted) -> str | None:
-    """A value as CSV would have it. Raises TypeError: not a value of this column."""
+def _as_texts(value: object, wanted: Wanted) -> _Text:
+    """A value or the values of a list as CSV would have them. Raises TypeError: not of this column."""
+    if not wanted.is_list:
+        return _as_text(value, wanted.kind)
+    if value is not None and not isinstance(value, list):
+        raise TypeError
+    kind = wanted.kind.removesuffix("s")
+    return None if value is None else [_as_text(part, kind) for part in value]
+
+
+def _as_text(value: object, kind: str) -> str | None:
     if value is None:
         return None
-    if isinstance(value, bool) and wanted.kind == "number":
+    if isinstance(value, bool) and kind == "number":
         return "1" if value else "0"
     if isinstance(value, bool | list | dict):
         raise TypeError
-    if isinstance(value, _Number) and wanted.kind == "key":
+    if isinstance(value, _Number) and kind == "key":
         return _as_key(value)
     text_ = str(value)
     text_.encode()
@@ -200,12 +212,25 @@ def _as_key(number: _Number) -> str | None:
 
 def _type(value: object, kinds: set[str]) -> pa.DataType:
     """Arrow type of a first value; a KeyError means that lines must be parsed one by one."""
+    if isinstance(value, list):
+        return pa.list_(_type_of_part(value, kinds))
+    if kinds & {"keys", "numbers"}:
+        raise KeyError
     if isinstance(value, bool) and kinds == {"number"}:
         return pa.bool_()
     if type(value) is _Fraction and not kinds & {"key", "time"}:  # in keys and times every digit counts
         return pa.float64()
     types: dict[type, pa.DataType] = {str: pa.string(), _Number: pa.int64()}
     return types[type(value)]
+
+
+def _type_of_part(value: list[object], kinds: set[str]) -> pa.DataType:
+    if kinds == {"numbers"}:
+        return pa.float64()
+    part = next((part for part in value if part is not None), "")
+    if kinds != {"keys"} or isinstance(part, list):
+        raise KeyError
+    return _type(part, {"key"})
 
 
 def _brackets(data: bytes) -> int:

@@ -29,11 +29,11 @@ class Reader(reader.Reader):
 
     def __init__(self, config: ParquetSourceConfig, layout: JobLayout):
         super().__init__(config, layout)
-        self._wanted = wanted_columns(config.roles, config.features)
+        self._wanted = wanted_columns(config)
 
     @functools.cache  # noqa: B019 - a reader lives as long as its job
     def files(self) -> list[SourceFile]:
-        return files.list_files(self.config.paths)
+        return files.list_files(self.config.paths, f"{self.key}.paths")
 
     def estimated_rows(self) -> int:
         return sum(rows for groups in self._groups() for rows in groups)
@@ -50,7 +50,7 @@ class Reader(reader.Reader):
         """Rows of each row group of each file."""
         groups = each(self._check, [file.name for file in self.files()])
         if not any(sum(rows) for rows in groups):
-            raise DataError(f"{', '.join(self.config.paths)}: no rows in any file; check source.paths")
+            raise DataError(f"{', '.join(self.config.paths)}: no rows in any file; check {self.key}.paths")
         return groups
 
     def _check(self, name: str) -> list[int]:
@@ -94,7 +94,7 @@ class Reader(reader.Reader):
     def _piece(self, batch: pa.RecordBatch, path: str, first_row: int, first_line: int) -> SourcePiece:
         place = np.arange(batch.num_rows)
         return SourcePiece(
-            columns={w.name: convert(batch.column(w.column), w.kind) for w in self._wanted},
+            columns={w.name: convert(batch.column(w.column), w) for w in self._wanted},
             rows=first_row + place,
             lines=first_line + place,
             path=path,

@@ -13,15 +13,19 @@ refused.
 | UUID | its usual text | - | - |
 | null (no value in the whole file) | empty | empty | empty |
 
-A dictionary-encoded column has the meaning of its values.
+A dictionary-encoded column has the meaning of its values. A list column, of any kind of list, is a list of
+keys or of numbers whose values follow the same table; a null list is an empty one.
 """
 
 import uuid
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as compute
 
 from pipelines.sources.reader import Wanted
 
+_OTHER_KIND = "declare the feature as kind: categorical or numeric"
 _NEEDS = {
     "key": "a key must be text, an integer, a boolean, a date or a UUID",
     "number": "must be a number, a boolean or text with a number",
@@ -33,7 +37,16 @@ _NEEDS = {
 def problem(wanted: Wanted, kind: pa.DataType) -> str | None:
     """Why a column of this type cannot be read, and what to do; None: it can."""
     kind = _plain(kind)
-    if pa.types.is_null(kind) or _is_text(kind):
+    if pa.types.is_null(kind):
+        return None
+    if wanted.is_list:
+        if not _is_list(kind):
+            return (
+                f"column {wanted.column!r} is {kind}; a list is needed: write a list column, or {_OTHER_KIND}"
+            )
+        value = Wanted(wanted.name, wanted.column, wanted.kind.removesuffix("s"))
+        return problem(value, kind.value_type)
+    if _is_text(kind):
         return None
     if wanted.kind == "key" and _is_uuid(kind):
         return None
@@ -44,9 +57,10 @@ def problem(wanted: Wanted, kind: pa.DataType) -> str | None:
 
 def _remedy(wanted: Wanted, kind: pa.DataType) -> str:
     types = pa.types
-    if any(test(kind) for test in (types.is_list, types.is_large_list, types.is_fixed_size_list)):
-        return "write one value per row"
-    if types.is_list_view(kind) or types.is_large_list_view(kind) or types.is_map(kind):
+    if _is_list(kind):
+        more = ", or declare the feature as kind: list" if wanted.kind == "key" else ""
+        return f"write one value per row{more}"
+    if types.is_map(kind):
         return "write one value per row"
     if types.is_struct(kind):
         return f"write the field you need as a separate column ({', '.join(f.name for f in kind)})"
@@ -59,14 +73,32 @@ def _remedy(wanted: Wanted, kind: pa.DataType) -> str:
     return "write the column as text" if wanted.kind in ("key", "split") else "write the column as a number"
 
 
-def convert(values: pa.Array, kind: str) -> pa.Array:
+def convert(values: pa.Array, wanted: Wanted) -> pa.Array:
     """A column in a form that validation accepts: text, bytes of a key that are not UTF-8, numbers, dates,
-    timestamps.
+    timestamps, large lists of them.
 
     Args:
       values: of a type without a `problem`.
-      kind: of the wanted column.
     """
+    if wanted.is_list and not pa.types.is_null(values.type):
+        return _lists(values, wanted.kind.removesuffix("s"))
+    return _scalars(values, wanted.kind)
+
+
+def _lists(values: pa.Array, kind: str) -> pa.Array:
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if isinstance(values.type, pa.BaseExtensionType):
+        values = values.storage
+    lengths = compute.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = pa.array(np.r_[0, np.cumsum(lengths, dtype=np.int64)])
+    inner = _scalars(values.flatten(), kind)
+    if pa.types.is_dictionary(inner.type):
+        inner = inner.dictionary_decode()
+    return pa.LargeListArray.from_arrays(offsets, inner)
+
+
+def _scalars(values: pa.Array, kind: str) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         if kind == "key" and values.type.value_type == pa.string() and _is_valid(values.dictionary):
             return values
@@ -127,6 +159,15 @@ def _whole(values: pa.Array) -> pa.Array:
 def _uuids(values: pa.Array) -> pa.Array:
     texts = (None if value is None else str(uuid.UUID(bytes=value)) for value in values.to_pylist())
     return pa.array(texts, pa.string())
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    types = pa.types
+    tests = (
+        types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view,
+        types.is_large_list_view,
+    )  # fmt: skip
+    return any(test(kind) for test in tests)
 
 
 def _is_uuid(kind: pa.DataType) -> bool:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from configs.sections.features import ColumnFeatureConfig, FeatureConfig
-from configs.sections.sources import RolesConfig, SourceConfig
+from configs.sections.features import ColumnFeatureConfig, ListFeatureConfig
+from configs.sections.sources import RolesConfig, SideConfig, SideTableConfig, SourceConfig
 from pipelines.job import JobLayout
 from pipelines.sources import MODULES
 from pipelines.sources.identity import SourceFile
@@ -57,7 +57,7 @@ class SourcePiece:
     """Rows as read from the source, not validated."""
 
     columns: dict[str, pa.Array]
-    """By role (user, item, label, timestamp, weight, _split) or feature name: any Arrow type."""
+    """By Wanted.name: any Arrow type. A column of lists is text that is yet to be separated, or lists."""
     rows: np.ndarray
     """int64 [n] global row numbers, ascending."""
     lines: np.ndarray
@@ -76,9 +76,11 @@ class SourcePiece:
 class Reader(abc.ABC):
     """Reads one kind of source."""
 
-    def __init__(self, config: SourceConfig, layout: JobLayout):
+    def __init__(self, config: SourceConfig | SideConfig, layout: JobLayout):
         self.config: Any = config  # sub-classes narrow it to the section of their kind
         self.layout = layout
+        self.key = "source.sides" if isinstance(config, SideTableConfig) else "source"
+        """Key of the config, for messages."""
 
     def setup(self) -> None:  # noqa: B027 - most need none
         """Called once per worker, before the first read."""
@@ -117,26 +119,54 @@ class Wanted(NamedTuple):
     column: str
     """Name in the source."""
     kind: str
-    """key, number, time or split."""
+    """key, number, time, split, keys (a list) or numbers (a list)."""
+
+    @property
+    def is_list(self) -> bool:
+        """Whether a row has several values."""
+        return self.kind in ("keys", "numbers")
 
 
-def wanted_columns(roles: RolesConfig, features: list[FeatureConfig]) -> list[Wanted]:
+def wanted_columns(config: SourceConfig | SideConfig) -> list[Wanted]:
     """All columns the job needs."""
+    if isinstance(config, SideTableConfig):
+        wanted = [Wanted(config.of, config.key, "key")]
+        if config.order_by is not None:
+            wanted.append(Wanted(ORDER, config.order_by, "time"))
+    else:
+        wanted = _wanted_roles(config.roles)
+    for feature in config.features:
+        if isinstance(feature, ColumnFeatureConfig):
+            wanted.append(Wanted(feature.name, feature.source_column, _KINDS[feature.kind]))
+        if isinstance(feature, ListFeatureConfig) and feature.weights is not None:
+            wanted.append(Wanted(weights_column(feature.name), feature.weights, "numbers"))
+    return wanted
+
+
+def _wanted_roles(roles: RolesConfig) -> list[Wanted]:
     wanted = [Wanted("user", roles.user, "key"), Wanted("item", roles.item, "key")]
     for name, kind in (("label", "number"), ("timestamp", "time"), ("weight", "number")):
         if getattr(roles, name) is not None:
             wanted.append(Wanted(name, getattr(roles, name), kind))
     if roles.split is not None:
         wanted.append(Wanted("_split", roles.split, "split"))
-    for feature in features:
-        if isinstance(feature, ColumnFeatureConfig):
-            kind = "key" if feature.kind == "categorical" else "number"
-            wanted.append(Wanted(feature.name, feature.source_column, kind))
     return wanted
 
 
-def make_reader(config: SourceConfig, layout: JobLayout) -> Reader:
-    """The reader of a source's kind."""
+_KINDS = {"categorical": "key", "list": "keys", "numeric": "number", "vector": "numbers"}
+
+
+def weights_column(name: str) -> str:
+    """Wanted.name of the weights of a list feature."""
+    return f"{name}/weight"
+
+
+ORDER = "_order"
+"""Wanted.name of order_by of a side table."""
+
+
+def make_reader(config: SourceConfig | SideConfig, layout: JobLayout) -> Reader:
+    """The reader of a source's or side table's kind."""
     reader: Reader = importlib.import_module(MODULES[config.kind]).Reader(config, layout)
     return reader
 

@@ -99,7 +99,7 @@ class TextReader(Reader):
 
     @functools.cache  # noqa: B019 - a reader lives as long as its job
     def files(self) -> list[SourceFile]:
-        return files.list_files(self.config.paths)
+        return files.list_files(self.config.paths, f"{self.key}.paths")
 
     def estimated_rows(self) -> int:
         # Names suffice here: the estimate only determines the sizes of the job.

@@ -6,7 +6,7 @@ from typing import Any, BinaryIO, NamedTuple
 import fsspec
 
 from pipelines.job import RECORDS
-from pipelines.rows.moments import Moments
+from pipelines.statistics.moments import Moments
 
 DIRECTORIES = (*RECORDS, "users", "items", "vocabularies", "rejected")
 """Directories of a dataset's files."""
@@ -28,7 +28,11 @@ class WrittenFile(NamedTuple):
     positives: int = 0
     """Positive rows."""
     table: str = ""
-    """Feature of a vocabulary."""
+    """Table of a vocabulary, or feature of vectors."""
+    coverage: dict[str, int] = {}
+    """Items with a known value, by feature."""
+    suffix: str = "tfrecord.gz"
+    """What the name of a file with records ends in: tfrecord.gz, or f32 of vectors."""
 
     def place(self) -> tuple[str, str, int]:
         """Key by which files are ordered."""
@@ -36,7 +40,7 @@ class WrittenFile(NamedTuple):
 
     @property
     def name(self) -> str:
-        suffix = "jsonl" if self.directory == "rejected" else "tfrecord.gz"
+        suffix = "jsonl" if self.directory == "rejected" else self.suffix
         return "-".join(filter(None, [self.table, f"{self.number:05d}.{suffix}"]))
 
 

@@ -11,14 +11,17 @@ import pyarrow as pa
 from configs.manifest import SPLITS
 from pipelines.job import RECORDS
 from pipelines.rows import split
+from pipelines.rows.bags import BagColumn, arrow, taken
 from pipelines.rows.hashes import hash_rows
 from pipelines.rows.history import gather_ranges, history_ranges
 from pipelines.stages.catalog import RowFacts, item_slices, user_slices
 from pipelines.stages.group import known_column, starts
 from pipelines.stages.ids import TableIds, id_type
+from pipelines.stages.members import bags_of
 from pipelines.stages.plan import Plan
 from pipelines.stages.spool import Ref, SpoolWriter, column, partition, read_table
 from pipelines.stages.threads import ThreadedDoFn
+from pipelines.statistics.coverage import value_counts
 
 _STREAM = 2  # of hash_rows; split.py uses another
 
@@ -32,15 +35,17 @@ class FinishRows(ThreadedDoFn):
         shard, parts = element
         parts = sorted(parts)
         rows = next(read_table(ref) for kind, _, _, ref in parts if kind == "rows")
-        columns = {name: column(rows, name) for name in rows.column_names}
+        columns: dict[str, Any] = {name: column(rows, name) for name in rows.column_names}
         rows_of = RowFacts(
             starts(columns["user"]),
             self._job.dataset.is_positive(columns["label"]),
             {f.name: columns.pop(known_column(f.name)) for f in self._job.source.features},
         )
-        for table in self._job.tables:
-            columns[table] = _map_ids(parts, table, tables[table].id_bound)[columns[table]]
-        output = [beam.pvalue.TaggedOutput("counts", self._left_out(columns, rows_of, tables["user"]))]
+        columns |= mapped(parts, self._job.columns, columns, tables)
+        counts = self._left_out(columns, rows_of, tables["user"])
+        oov = {name: tables[table].first_oov for name, table in self._job.columns.items()}
+        counts += value_counts(self._job.source.features, columns, rows_of.known, oov)
+        output = [beam.pvalue.TaggedOutput("counts", counts)]
         with SpoolWriter(self._job.layout.spool, "records", rows.num_rows) as spool:
             for key, slice_ in user_slices(self._job, columns, rows_of):
                 output.append(beam.pvalue.TaggedOutput("catalog", (key, ("rows", shard, spool.add(slice_)))))
@@ -93,7 +98,10 @@ class FinishRows(ThreadedDoFn):
             file = int(index) >> bucket_bits
             s = int(np.searchsorted(base, file, side="right")) - 1
             chosen = row[order[bounds[index] : bounds[index + 1]]]
-            table = pa.table({"_place": place[chosen]} | {name: columns[name][chosen] for name in names})
+            found = {"_place": place[chosen]}
+            for name in names:
+                found |= arrow(name, taken(columns[name], chosen))
+            table = pa.table(found)
             if histories:
                 table = table.append_column("history", _lists(*histories, chosen))
             yield (s, file - int(base[s])), int(index) & (plan.buckets - 1), table
@@ -126,8 +134,30 @@ def _lists(members: np.ndarray, first: np.ndarray, last: np.ndarray, rows: np.nd
     return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(gather_ranges(members, first, last)))
 
 
+def mapped(
+    parts: list[Any], of: dict[str, str], columns: dict[str, np.ndarray], tables: dict[str, TableIds]
+) -> "dict[str, np.ndarray | BagColumn]":
+    """Columns of final ids.
+
+    Args:
+      parts: all that a shard got, in order: maps of tables and bags of columns.
+      of: table of each column.
+      columns: indices int32 [n] into the shard's keys of the table, or into its bags.
+    """
+    maps = {table: _map_ids(parts, table, tables[table].id_bound) for table in dict.fromkeys(of.values())}
+    found: dict[str, np.ndarray | BagColumn] = {}
+    for name, table in of.items():
+        ref = next((ref for kind, column_, _, ref in parts if (kind, column_) == ("bags", name)), None)
+        if ref is None:
+            found[name] = maps[table][columns[name]]
+        else:
+            bags = bags_of(read_table(ref))
+            found[name] = BagColumn(columns[name], bags._replace(members=maps[table][bags.members]))
+    return found
+
+
 def _map_ids(parts: list[Any], table: str, bound: int) -> np.ndarray:
     """Final ids, below `bound`, of the shard's keys of a table, in byte order of the keys."""
     refs: list[Ref] = [ref for kind, name, _, ref in parts if kind == "map" and name == table]
-    ids = np.concatenate([column(read_table(ref), "id") for ref in refs])
+    ids = np.concatenate([np.zeros(0, np.int64), *(column(read_table(ref), "id") for ref in refs)])
     return ids.astype(id_type(bound))

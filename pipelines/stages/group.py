@@ -1,4 +1,4 @@
-"""Second stage: orders all rows of a user shard by time, splits them and counts keys."""
+"""Second stage: orders all rows of a user shard by time, splits them, and counts keys and numbers."""
 
 import collections
 from collections.abc import Iterable, Iterator
@@ -8,22 +8,35 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from pipelines.rows import split
+from configs.sections.features import QuantilesConfig
+from configs.transforms import before_standardize
+from pipelines.rows import bags, split
 from pipelines.rows.events import best_of_each, events
+from pipelines.rows.vectors import known_column
+from pipelines.stages.given import Vocabularies
 from pipelines.stages.ids import hash_ids, rank_keys, send_keys
+from pipelines.stages.members import Members, bags_table, crossed, share
 from pipelines.stages.plan import Plan
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, read_tables, stable_order
 from pipelines.stages.threads import ThreadedDoFn
+from pipelines.statistics.coverage import known_count
+from pipelines.statistics.quantiles import NumberHistogram
 
 
 class GroupUsers(ThreadedDoFn):
-    """(user shard, [(first row, ref)]) to (user shard, ("rows", "", 0, ref)), with outputs `keys`, `counts`.
+    """(user shard, [(first row, ref)]) to (user shard, (kind, name, 0, ref)), with outputs `keys`, `counts`
+    and `numbers`.
 
-    Rows are sorted by user, then oldest first (ties by row number); keys become int32 indices into the
-    shard's distinct keys in byte order. A bool column known_column(name) tells where a side feature is not
-    empty. `keys` holds ((table, part), (user shard, ref)), `counts` the numbers of rows and users left out of
-    the dataset or of its held-out splits.
+    Of the kinds, rows are sorted by user, then oldest first (ties by row number); keys become int32 indices
+    into the shard's distinct keys of their table in byte order, and bags into those of the kind bags. A bool
+    column known_column(name) tells where a feature is not empty. `keys` holds ((table, part), (user shard,
+    ref)), `counts` the numbers of rows and users left out of the dataset or of its held-out splits, `numbers`
+    the quantiles of numeric features.
     """
+
+    def setup(self) -> None:
+        super().setup()
+        self._given = Vocabularies(self._job)
 
     def work(self, element: tuple[int, Iterable[tuple[int, Ref]]], plan: Plan) -> Iterator[Any]:
         if plan.failed:
@@ -31,30 +44,92 @@ class GroupUsers(ThreadedDoFn):
         shard, refs = element
         rows = read_tables(ref for _, ref in sorted(refs))  # ascending row numbers
         keys, columns = {}, {}
-        for table in self._job.tables:
-            keys[table], columns[table] = rank_keys(array(rows[table]))
+        for name in self._job.columns:
+            if name in rows.column_names:
+                keys[name], columns[name] = rank_keys(array(rows[name]))
+        for cross in self._job.crosses:
+            parts = [(keys[name], columns[name]) for name in cross.keys]
+            keys[cross.name], columns[cross.name] = rank_keys(crossed(parts))
         for name in rows.column_names:
             if name not in columns:
                 columns[name] = column(rows, name)
         self._mark_known(columns, keys)
         counts: collections.Counter[str] = collections.Counter()
         columns = self._assign_splits(*self._without_duplicates(self._sort(columns), counts), plan, counts)
-        output = [beam.pvalue.TaggedOutput("counts", counts)]
+        counted = (columns["_split"] == split.TRAIN) & self._job.dataset.is_positive(columns["label"])
+        output = [beam.pvalue.TaggedOutput("counts", counts + self._known_rows(columns))]
+        output += [beam.pvalue.TaggedOutput("numbers", self._quantiles(columns, counted))]
         with SpoolWriter(self._job.layout.spool, "group", rows.num_rows) as spool:
+            output += self._send_keys(shard, self._job.columns, keys, columns, counted, plan, spool)
             output.append((shard, ("rows", "", 0, spool.add(pa.table(columns)))))
-            for table in self._job.tables:
-                output += self._send(shard, table, keys[table], columns, plan, spool)
         yield from output
+
+    def _send_keys(
+        self,
+        shard: int,
+        tables: dict[str, str],
+        keys: dict[str, pa.StringArray],
+        columns: dict[str, np.ndarray],
+        counted: np.ndarray,
+        plan: Plan,
+        spool: SpoolWriter,
+    ) -> Iterator[Any]:
+        """Sends the keys of columns to their tables; the columns become indices into a table's keys or bags.
+
+        Args:
+          tables: table of each column.
+          keys: distinct keys or bags of each column.
+          columns: int32 [n] indices into these; changed.
+          counted: bool [n], rows that count.
+        """
+        for table in dict.fromkeys(tables.values()):
+            names = [name for name, of in tables.items() if of == table]
+            shared = share({name: self._members(name, keys[name], columns[name][counted]) for name in names})
+            yield from self._send(shard, table, shared.keys, shared.counts, plan, spool)
+            for name in names:
+                if (bags := shared.bags.get(name)) is not None:
+                    yield shard, ("bags", name, 0, spool.add(bags_table(bags)))
+                elif len(names) > 1:
+                    columns[name] = shared.places[name][columns[name]]
+
+    def _members(self, name: str, keys: pa.StringArray, counted: np.ndarray) -> Members:
+        """A column's distinct keys or bags with their numbers in `counted`, int [m] indices."""
+        counts = np.bincount(counted, minlength=len(keys)).astype(np.int64)
+        for feature in self._job.lists:
+            if feature.name == name:
+                return Members(bags.split(keys, feature.weights is not None), counts)
+        return Members(keys, counts)
+
+    def _known_rows(self, columns: dict[str, np.ndarray]) -> collections.Counter[str]:
+        """Rows with a known value, of features of the context."""
+        features = [f.name for f in self._job.source.features if f.of == "context"]
+        return collections.Counter(
+            {known_count(name): int(np.count_nonzero(columns[known_column(name)])) for name in features}
+        )
+
+    def _quantiles(self, columns: dict[str, np.ndarray], counted: np.ndarray) -> dict[str, NumberHistogram]:
+        """Of the features with buckets by quantiles: their values after all steps, where they are known."""
+        found = {}
+        for feature in self._job.numbers:
+            if isinstance(feature.buckets, QuantilesConfig):
+                values = before_standardize(feature.steps, columns[feature.name][counted], np)
+                found[feature.name] = NumberHistogram()
+                found[feature.name].add(values[~np.isnan(values)])
+        return found
 
     def _mark_known(self, columns: dict[str, np.ndarray], keys: dict[str, pa.StringArray]) -> None:
         """Adds the columns of known_column, and fills in the value of empty numeric features."""
-        for name in self._job.categorical:
+        for name in [*self._job.categorical, *(feature.name for feature in self._job.lists)]:
             empty = len(keys[name]) > 0 and keys[name][0].as_py() == ""  # the first in byte order
             columns[known_column(name)] = columns[name] > 0 if empty else np.ones(len(columns[name]), bool)
+        for cross in self._job.crosses:
+            columns[known_column(cross.name)] = np.logical_and.reduce(
+                [columns[known_column(name)] for name in cross.keys]
+            )
         for name in self._job.numeric:
             known = ~np.isnan(columns[name])
             columns[known_column(name)] = known
-            if not known.all():
+            if not known.all() and name in self._job.missing:
                 columns[name] = np.where(known, columns[name], np.float32(self._job.missing[name]))
 
     def _without_duplicates(
@@ -102,24 +177,19 @@ class GroupUsers(ThreadedDoFn):
         shard: int,
         table: str,
         keys: pa.StringArray,
-        columns: dict[str, np.ndarray],
+        counts: np.ndarray,
         plan: Plan,
         spool: SpoolWriter,
     ) -> Iterator[Any]:
-        counted = (columns["_split"] == split.TRAIN) & self._job.dataset.is_positive(columns["label"])
-        train = columns[table][counted]
-        counts = np.bincount(train, minlength=len(keys)).astype(np.int64)
         config, ids = self._job.ids_of(table), None
         if config.kind == "hash":
             ids = hash_ids(keys, config.rows)
+        elif config.kind == "given":
+            ids = self._given.ids(table, keys)
+        if ids is not None:
             yield shard, ("map", table, 0, spool.add(pa.table({"id": ids})))
         for part, slice_ in send_keys(self._job, plan, table, keys, counts, ids):
             yield beam.pvalue.TaggedOutput("keys", ((table, part), (shard, spool.add(slice_))))
-
-
-def known_column(name: str) -> str:
-    """Name of the column that tells where a side feature is not empty."""
-    return f"_known_{name}"
 
 
 def starts(users: np.ndarray) -> np.ndarray:

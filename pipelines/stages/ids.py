@@ -17,14 +17,15 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from configs.sections.dataset import HashIdsConfig, VocabIdsConfig
+from configs.manifest import VECTOR_ROWS
+from configs.sections.dataset import GivenIdsConfig, HashIdsConfig, VocabIdsConfig
 from configs.system.chips import spare_metadata_server
 from pipelines.job import Job
 from pipelines.stages.plan import Plan, key_bounds, sort_keys
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, partition, read_table
 from pipelines.stages.threads import ThreadedDoFn
 
-CATALOG_FILE_ROWS = 1 << 16  # 25 million keys make 382 files
+CATALOG_FILE_ROWS = VECTOR_ROWS  # 25 million keys make 382 files
 WITH_CATALOG = ("user", "item")
 """Tables whose keys have a catalog, and catalog ids."""
 
@@ -40,6 +41,10 @@ class CountHistogram(NamedTuple):
     """int64: keys of each count."""
     others: int
     """Number of keys outside the vocabulary."""
+    met: int = 0
+    """Number of keys that occur in the interactions, with side tables and WITH_CATALOG only."""
+    empty: int | None = None
+    """Count of the empty key; None: it is not in this part."""
 
 
 class TableIds(NamedTuple):
@@ -57,6 +62,17 @@ class TableIds(NamedTuple):
     """As TableInfo.catalog_rows; 0 for tables without a catalog."""
     first_others: dict[int, int] = {}
     """By part: first catalog id of its keys outside the vocabulary, if there are catalog ids."""
+    met: int = 0
+    """As in CountHistogram."""
+    empty: int = 0
+    """Id of the empty key, with side tables only."""
+    hashed: bool = False
+    """Whether no id is out of vocabulary."""
+
+    @property
+    def first_oov(self) -> int:
+        """First id that is out of vocabulary; the number of rows if none is."""
+        return self.rows if self.hashed else self.keys
 
     @property
     def id_bound(self) -> int:
@@ -97,20 +113,29 @@ def send_keys(
     Args:
       keys: distinct, in byte order.
       counts: int64 train rows of each.
-      ids: int64 hashed ids, or None under vocab.
+      ids: int64 ids if they are hashed or given, or None under vocab.
     """
     if ids is None:
         bounds = key_bounds(keys, plan.splitters.get(table, []))
         whole = pa.table({"key": keys, "count": counts})
     else:
-        config = job.ids_of(table)
-        assert isinstance(config, HashIdsConfig)
-        order, begins = partition(ids * job.layout.key_shards // config.rows, job.layout.key_shards)
+        order, begins = partition(
+            ids * job.layout.key_shards // _known_rows(job, table), job.layout.key_shards
+        )
         bounds = begins.tolist()
         whole = pa.table({"key": keys.take(pa.array(order)), "count": counts[order], "id": ids[order]})
     for part, (start, stop) in enumerate(itertools.pairwise(bounds)):
         if stop > start:
             yield part, whole.slice(start, stop - start)
+
+
+def _known_rows(job: Job, table: str) -> int:
+    """Rows of a table with hashed or given ids."""
+    ids = job.ids_of(table)
+    if isinstance(ids, GivenIdsConfig):
+        return job.given[table] + ids.oov_rows
+    assert isinstance(ids, HashIdsConfig)
+    return ids.rows
 
 
 def _min_count(job: Job, table: str) -> int:
@@ -131,11 +156,16 @@ class CountKeys(ThreadedDoFn):
         slices = sorted(slices)
         pieces = [read_table(ref) for _, ref in slices]
         whole = pa.concat_tables(pieces)
+        refs: list[tuple[int, Ref]] = []  # of ranks; hashed and given ids are known to their shards
         with SpoolWriter(self._job.layout.spool, "ids") as spool:
+            met = self._met(table, slices, pieces)
             if self._job.ids_of(table).kind == "hash":
                 merged, seen = merge_hashed(whole)
-                refs = []
+                refs = [] if met is None else self._facts_of_hashed(slices, pieces, whole, met, spool)
                 histogram = CountHistogram(table, part, np.array([1]), np.array([seen]), 0)
+            elif self._job.ids_of(table).kind == "given":
+                merged, others = merge_given(whole, self._job.given[table])
+                histogram = CountHistogram(table, part, np.array([1]), np.array([merged.num_rows]), others)
             else:
                 merged, ranks = merge_keys(whole)
                 ends = np.cumsum([piece.num_rows for piece in pieces])
@@ -145,15 +175,65 @@ class CountKeys(ThreadedDoFn):
                     for (shard, _), r in zip(slices, parts, strict=True)
                 ]
                 histogram = self._histogram(table, part, column(merged, "count"))
+                if met is not None:
+                    merged = merged.append_column("met", pa.array(_any_of(ranks, met, merged.num_rows)))
+                elif merged.num_rows and merged["key"][0].as_py() == "":
+                    histogram = histogram._replace(empty=merged["count"][0].as_py())
+            if met is not None:
+                histogram = histogram._replace(met=_distinct(whole, met))
             output = (table, part), spool.add(merged), refs
         yield output
         yield beam.pvalue.TaggedOutput("histogram", histogram)
+
+    def _met(self, table: str, slices: list[tuple[int, Ref]], pieces: list[pa.Table]) -> np.ndarray | None:
+        """Which of the keys come from interactions, bool [keys of all pieces]; None: it does not matter."""
+        if table not in WITH_CATALOG or not self._job.source.sides:
+            return None
+        from_rows = [shard < self._job.layout.user_shards for shard, _ in slices]
+        return np.repeat(from_rows, [piece.num_rows for piece in pieces])
+
+    def _facts_of_hashed(
+        self,
+        slices: list[tuple[int, Ref]],
+        pieces: list[pa.Table],
+        whole: pa.Table,
+        met: np.ndarray,
+        spool: SpoolWriter,
+    ) -> list[tuple[int, Ref]]:
+        """For each part of a side table, as AssignIds does for exact ids: id, count, total and met."""
+        merged, ranks = merge_keys(whole)
+        ids = column(whole.combine_chunks(), "id")
+        counts = column(merged, "count")
+        own = np.zeros(merged.num_rows, np.int64)
+        own[ranks] = ids
+        _, place = np.unique(own, return_inverse=True)
+        totals = np.bincount(place, weights=counts).astype(np.int64)[place]
+        known = _any_of(ranks, met, merged.num_rows)
+        facts = pa.table({"id": own, "count": counts, "total": totals, "met": known})
+        found, end = [], 0
+        for (shard, _), piece in zip(slices, pieces, strict=True):
+            start, end = end, end + piece.num_rows
+            if shard >= self._job.layout.user_shards:
+                found.append((shard, spool.add(facts.take(pa.array(ranks[start:end])))))
+        return found
 
     def _histogram(self, table: str, part: int, counts: np.ndarray) -> CountHistogram:
         admitted = counts[counts >= _min_count(self._job, table)]
         values, numbers = np.unique(admitted, return_counts=True)
         others = len(counts) - len(admitted)
         return CountHistogram(table, part, values[::-1].copy(), numbers[::-1].copy(), others)
+
+
+def _any_of(ranks: np.ndarray, chosen: np.ndarray, size: int) -> np.ndarray:
+    """bool [size]: which ranks occur among the chosen rows."""
+    found = np.zeros(size, bool)
+    found[ranks[chosen]] = True
+    return found
+
+
+def _distinct(whole: pa.Table, chosen: np.ndarray) -> int:
+    """Number of distinct keys among the chosen rows."""
+    return len(whole["key"].combine_chunks().filter(pa.array(chosen)).unique())
 
 
 def merge_keys(whole: pa.Table) -> tuple[pa.Table, np.ndarray]:
@@ -184,18 +264,42 @@ def merge_hashed(whole: pa.Table) -> tuple[pa.Table, int]:
     return result, int((counts > 0).sum())
 
 
-def plan_ids(histograms: list[CountHistogram], job: Job) -> dict[str, TableIds]:
-    """First ids of every (table, part, count), by prefix sums in the order (count descending, part)."""
+def merge_given(whole: pa.Table, keys: int) -> tuple[pa.Table, int]:
+    """The keys of a vocabulary file with id and train count; and how many other keys there are.
+
+    Args:
+      keys: number of keys in the file.
+    """
+    merged, ranks = merge_keys(whole)
+    ids = np.zeros(merged.num_rows, np.int64)
+    ids[ranks] = column(whole.combine_chunks(), "id")
+    inside = ids < keys
+    result = merged.append_column("id", pa.array(ids)).filter(pa.array(inside))
+    return result, int(np.count_nonzero(~inside))
+
+
+def plan_ids(histograms: list[CountHistogram], job: Job, tables: list[str]) -> dict[str, TableIds]:
+    """First ids of every (table, part, count), by prefix sums in the order (count descending, part).
+
+    Args:
+      tables: whose ids are planned.
+    """
     by_table = collections.defaultdict(list)
     for histogram in sorted(histograms, key=lambda h: (h.table, h.part)):
         by_table[histogram.table].append(histogram)
     result = {}
-    for table in job.tables:
+    for table in tables:
         parts = by_table[table]
         keys = sum(int(h.numbers.sum()) for h in parts)
         ids = job.ids_of(table)
         if ids.kind == "hash":
-            result[table] = TableIds(keys, ids.rows, 0, {}, ids.rows if table in WITH_CATALOG else 0)
+            catalog_rows = ids.rows if table in WITH_CATALOG else 0
+            met = sum(h.met for h in parts)
+            result[table] = TableIds(keys, ids.rows, 0, {}, catalog_rows, met=met, hashed=True)
+            continue
+        others = sum(h.others for h in parts)
+        if ids.kind == "given":
+            result[table] = TableIds(job.given[table], _known_rows(job, table), others, {})
             continue
         counts = np.concatenate([h.counts for h in parts] or [np.zeros(0, np.int64)])
         numbers = np.concatenate([h.numbers for h in parts] or [np.zeros(0, np.int64)])
@@ -205,17 +309,29 @@ def plan_ids(histograms: list[CountHistogram], job: Job) -> dict[str, TableIds]:
         ends = np.cumsum([len(h.counts) for h in parts])
         pieces = np.split(first, ends[:-1]) if parts else []
         first_ids = {h.part: piece for h, piece in zip(parts, pieces, strict=True)}
-        others = sum(h.others for h in parts)
         result[table] = TableIds(keys, keys + 1, others, first_ids)
         if table in WITH_CATALOG:
             starts = itertools.accumulate((h.others for h in parts), initial=keys + 1)
             first_others = {h.part: start for h, start in zip(parts, starts, strict=False)}
             result[table] = result[table]._replace(catalog_rows=keys + 1 + others, first_others=first_others)
+        empty = _empty_id(parts, first_ids, keys)
+        result[table] = result[table]._replace(met=sum(h.met for h in parts), empty=empty)
     return result
 
 
+def _empty_id(parts: list[CountHistogram], first_ids: dict[int, np.ndarray], oov: int) -> int:
+    """Id of the empty key, which is the first of its count, because it is the first in byte order."""
+    for part in parts:
+        if part.empty is not None:
+            return int(next(iter(first_ids[part.part][part.counts == part.empty]), oov))
+    return oov
+
+
 class AssignIds(ThreadedDoFn):
-    """Output of CountKeys to (user shard, ("map", table, part, ref of ids)), and `catalog` slices.
+    """Output of CountKeys to (shard, ("map", table, part, ref of ids)), and `catalog` slices.
+
+    Parts of side tables get, for their users or items, also the key's train count, that of all keys with its
+    id, and whether it occurs in the interactions: count, total, met.
 
     Catalog slices are ((table, file), ("keys", part, ref of id, key, count)): of all tables but those of
     features with hashed ids.
@@ -231,11 +347,18 @@ class AssignIds(ThreadedDoFn):
                 ids = dense_ids(column(whole, "count"), _min_count(self._job, table), part, tables[table])
                 whole = whole.append_column("id", pa.array(ids))
                 for shard, ref in refs:
-                    found = pa.table({"id": ids[column(read_table(ref), "rank")]})
-                    output.append((shard, ("map", table, part, spool.add(found))))
-                if table not in WITH_CATALOG:
+                    ranks = column(read_table(ref), "rank")
+                    found = {"id": ids[ranks]}
+                    if "met" in whole.column_names and shard >= self._job.layout.user_shards:
+                        counts = column(whole, "count")[ranks]
+                        found |= {"count": counts, "total": counts, "met": column(whole, "met")[ranks]}
+                    output.append((shard, ("map", table, part, spool.add(pa.table(found)))))
+                if table not in WITH_CATALOG:  # others have rows of their own in the catalog
                     whole = whole.filter(pa.array(ids < tables[table].keys))
-            if (has_vocab or table in WITH_CATALOG) and whole.num_rows:
+            else:
+                output += [(shard, ("map", table, part, ref)) for shard, ref in refs]
+            listed = has_vocab or table in WITH_CATALOG or self._job.ids_of(table).kind == "given"
+            if listed and whole.num_rows:
                 for file, slice_ in by_file(whole):
                     item = ((table, file), ("keys", part, spool.add(slice_)))
                     output.append(beam.pvalue.TaggedOutput("catalog", item))

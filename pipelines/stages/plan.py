@@ -7,9 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
 
+from configs.sections.features import VectorFeatureConfig
 from pipelines.job import Job
-from pipelines.rows import histogram
 from pipelines.stages.stats import Stats
+from pipelines.statistics import histogram
+from pipelines.statistics.coverage import known_count
 
 _BUCKET_ITEMS = 1 << 24  # items of histories in a bucket of an output file: 64 MiB
 
@@ -30,6 +32,19 @@ _HINTS = {
 }
 
 
+_FEATURE_HINTS = (
+    ("outside_log1p_", "log1p takes numbers above -1; put a {{clip: [low, high]}} before it, or remove it"),
+    ("weight_count_", "each key of the list needs one weight"),
+    ("bad_weight_", "a weight must be a number"),
+    ("negative_weight_", "weights must be at least 0"),
+    ("control_character_in_", "keys of a list must not contain \\x01 or \\x02; check separator"),
+    ("not_finite_", "write a finite number"),
+    ("bad_order_by", "order_by needs a number or an ISO 8601 time in every row"),
+    ("wrong_type_", "a list feature needs a list in each row, others one value; check the feature's kind"),
+)
+"""Hints by the beginning of a reason, which ends in a feature's name."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Side input of every stage after reading."""
@@ -48,9 +63,22 @@ class Plan:
     """Whether every one of them is positive."""
 
 
-def make_plan(stats: Stats, job: Job) -> Plan:
-    """The plan, made once all rows are read."""
+def side_count(number: int, what: str) -> str:
+    """Key of Stats.counts for a fact about a side table."""
+    return f"side/{number}/{what}"
+
+
+def make_plan(stats: Stats, job: Job, sides: dict[int, Stats]) -> Plan:
+    """The plan, made once all rows are read.
+
+    Args:
+      sides: by side table.
+    """
     failed = stats.fatal or _too_many_rejects(stats, job)
+    for number, side in sorted(sides.items()):
+        failed = failed or _side_fails(side, job.sides[number], f"source.sides[{number}]")
+        for table, pairs in side.samples.items():
+            stats.merge_sample(table, pairs)
     if not failed and not stats.kept:
         failed = "no rows are left after validation and dataset.min_label; check source and dataset.min_label"
     if not failed and not stats.positives and stats.label_range:
@@ -71,7 +99,23 @@ def make_plan(stats: Stats, job: Job) -> Plan:
     return Plan(None, cuts, splitters, buckets, stats.kept, stats.positives == stats.kept)
 
 
-def _too_many_rejects(stats: Stats, job: Job) -> str | None:
+def _side_fails(stats: Stats, side: Job, key: str) -> str | None:
+    """Why a side table cannot be used; None: it can. `key`: its key in the config."""
+    paths = ", ".join(side.source.paths)
+    if failed := stats.fatal or _too_many_rejects(stats, side, f"{key}."):
+        return failed
+    if not stats.kept:
+        return f"{paths}: no rows are left after validation; check {key}"
+    for feature in side.source.features:
+        if side.source.kind == "jsonl" and feature.columns and not stats.counts[known_count(feature.name)]:
+            return (
+                f"{paths}: no object has a value of {feature.source_column!r}, which feature "
+                f"{feature.name!r} reads; correct its column, or remove the feature"
+            )
+    return None
+
+
+def _too_many_rejects(stats: Stats, job: Job, key: str = "source.") -> str | None:
     rejected, limit = sum(stats.rejected.values()), job.source.max_rejected_fraction
     first = stats.first_reject
     if first is None or rejected <= limit * stats.rows:
@@ -79,7 +123,7 @@ def _too_many_rejects(stats: Stats, job: Job) -> str | None:
     reasons = ", ".join(f"{count} {reason}" for reason, count in stats.rejected.most_common())
     hint = _hint(stats.rejected.most_common(1)[0][0], job)
     return (
-        f"{rejected} of {stats.rows} rows are rejected, more than source.max_rejected_fraction {limit:g} "
+        f"{rejected} of {stats.rows} rows are rejected, more than {key}max_rejected_fraction {limit:g} "
         f"allows: {reasons}; the first is {first.path}:{first.line}: {first.reason}: {first.text[:100]!r}"
         f"{hint}"
     )
@@ -89,9 +133,16 @@ def _hint(reason: str, job: Job) -> str:
     """Advice that fixes most rows rejected for this reason; empty if there is none."""
     if reason in ("bad_label", "bad_weight"):
         return "; it must be a number in every row, and must not be empty"
+    for vector in (f for f in job.source.features if isinstance(f, VectorFeatureConfig)):
+        if reason == f"wrong_width_{vector.name}":
+            return f"; the feature's dim is {vector.dim}: correct it, or write that many values in each row"
+        if reason == f"bad_{vector.name}":
+            return "; each value must be a number; check the feature's separator"
+    if reason in {f"bad_{name}" for name in job.may_be_empty}:
+        return "; it must be a number, or empty"
     if reason in {f"bad_{name}" for name in job.numeric}:
         return "; it must be a number; set the feature's missing to accept empty values"
-    hint = _HINTS.get(reason)
+    hint = _HINTS.get(reason) or next((h for start, h in _FEATURE_HINTS if reason.startswith(start)), None)
     unit = getattr(job.source, "timestamp_unit", "s")  # the synthetic source has none
     return f"; {hint.format(unit=unit)}" if hint else ""
 

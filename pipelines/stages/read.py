@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from configs.errors import DataError
 from pipelines.job import Job
+from pipelines.rows import bags
 from pipelines.rows.hashes import hash_keys
 from pipelines.rows.validate import validate
 from pipelines.sources.identity import check_range
@@ -98,13 +99,28 @@ class ReadRows(ThreadedDoFn):
         if self._job.dataset.split.kind == "temporal":
             stats.histogram.add(column(table, "timestamp"))
         if self._job.layout.key_shards > 1:
-            for name in self._job.tables:
-                stats.add_sample(name, array(table[name]).dictionary)
+            self._sample(table, self._job.columns, stats)
+
+    def _sample(self, table: pa.Table, tables: dict[str, str], stats: Stats) -> None:
+        """Samples the keys of columns, by the table of each."""
+        lists = {feature.name: feature.weights is not None for feature in self._job.lists}
+        for name, keys_of in tables.items():
+            if self._job.ids_of(keys_of).kind == "vocab":
+                keys = array(table[name]).dictionary
+                if name in lists:
+                    keys = bags.split(keys, lists[name]).members.unique()
+                stats.add_sample(keys_of, keys)
 
     def _write_rows(self, table: pa.Table) -> Iterator[tuple[int, tuple[int, Ref]]]:
         num_shards = self._job.layout.user_shards
         users = array(table["user"])
-        shard = self._user_shards(users.dictionary)[users.indices.to_numpy()]
+        shard = shards_of(self._job, "user", users.dictionary, num_shards)[users.indices.to_numpy()]
+        yield from self._write_shards(table, shard, num_shards)
+
+    def _write_shards(
+        self, table: pa.Table, shard: np.ndarray, num_shards: int
+    ) -> Iterator[tuple[int, tuple[int, Ref]]]:
+        """Rows in one slice per shard."""
         order, bounds = partition(shard, num_shards)
         table = table.take(pa.array(order)).combine_chunks()
         output = []
@@ -113,12 +129,6 @@ class ReadRows(ThreadedDoFn):
                 slice_ = _compact(table.slice(bounds[part], bounds[part + 1] - bounds[part]))
                 output.append((int(part), (slice_["_row"][0].as_py(), spool.add(slice_))))
         yield from output
-
-    def _user_shards(self, keys: pa.StringArray) -> np.ndarray:
-        """Shard of each key. With hashed ids keys that share an id stay together, as they are one user."""
-        ids = self._job.ids_of("user")
-        values = hash_ids(keys, ids.rows) if ids.kind == "hash" else hash_keys(keys)
-        return values % values.dtype.type(self._job.layout.user_shards)
 
     def _write_rejects(self, index: int, rejects: list[Reject]) -> Iterator[Any]:
         if not rejects:
@@ -132,6 +142,13 @@ class ReadRows(ThreadedDoFn):
         with SpoolWriter(self._job.layout.spool, "rejected") as spool:
             ref = spool.add_bytes(("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
         yield beam.pvalue.TaggedOutput("rejected", (0, (rejects[0].row, ref)))
+
+
+def shards_of(job: Job, table: str, keys: pa.StringArray, num_shards: int) -> np.ndarray:
+    """Shard of each key. With hashed ids keys that share an id stay together, as one user or item."""
+    ids = job.ids_of(table)
+    values = hash_ids(keys, ids.rows) if ids.kind == "hash" else hash_keys(keys)
+    return values % values.dtype.type(num_shards)
 
 
 def _compact(table: pa.Table) -> pa.Table:

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.rows.hashes import hash_keys
-from pipelines.rows.histogram import TimeHistogram
 from pipelines.sources.reader import Reject
+from pipelines.statistics.histogram import TimeHistogram
+from pipelines.statistics.quantiles import NumberHistogram
 
 _SAMPLE = 1024  # keys per table, used only to balance the parts of a table
 
@@ -52,7 +53,7 @@ class Stats:
         hashes = hash_keys(keys)
         best = np.argsort(hashes, kind="stable")[:_SAMPLE]
         pairs = zip(hashes[best].tolist(), keys.take(pa.array(best)).to_pylist(), strict=True)
-        self._merge_sample(table, list(pairs))
+        self.merge_sample(table, list(pairs))
 
     def merge(self, other: "Stats") -> None:
         self.rows += other.rows
@@ -68,12 +69,13 @@ class Stats:
         self.fatal = min(filter(None, (self.fatal, other.fatal)), default=None)
         self.histogram.merge(other.histogram)
         for table, pairs in other.samples.items():
-            self._merge_sample(table, pairs)
+            self.merge_sample(table, pairs)
 
     def _first(self, reject: Reject | None) -> None:
         self.first_reject = min(filter(None, (self.first_reject, reject)), default=None)
 
-    def _merge_sample(self, table: str, pairs: Iterable[tuple[int, str]]) -> None:
+    def merge_sample(self, table: str, pairs: Iterable[tuple[int, str]]) -> None:
+        """Adds to a sample of keys: (hash, key)."""
         self.samples[table] = heapq.nsmallest(_SAMPLE, {*self.samples.get(table, ()), *pairs})
 
 
@@ -95,6 +97,30 @@ class MergeStats(beam.CombineFn):
         return first
 
     def extract_output(self, accumulator: Stats) -> Stats:
+        return accumulator
+
+
+_Numbers = dict[str, NumberHistogram]
+
+
+class MergeNumbers(beam.CombineFn):
+    """Merges histograms of numbers by feature."""
+
+    def create_accumulator(self) -> _Numbers:
+        return {}
+
+    def add_input(self, accumulator: _Numbers, element: _Numbers) -> _Numbers:
+        for name, histogram in element.items():
+            accumulator.setdefault(name, NumberHistogram()).merge(histogram)
+        return accumulator
+
+    def merge_accumulators(self, accumulators: Iterable[_Numbers]) -> _Numbers:
+        merged: _Numbers = {}
+        for accumulator in accumulators:
+            self.add_input(merged, accumulator)
+        return merged
+
+    def extract_output(self, accumulator: _Numbers) -> _Numbers:
         return accumulator
 
 

@@ -6,12 +6,14 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
+from configs.transforms import before_standardize
 from pipelines.job import RECORDS, Job
+from pipelines.rows.bags import length_name
 from pipelines.rows.blocks import BlockWriter, Columns, lists
-from pipelines.rows.moments import Moments
 from pipelines.stages.files import WrittenFile, close_durably, open_staged
 from pipelines.stages.spool import Ref, array, column, read_bytes, read_table
 from pipelines.stages.threads import ThreadedDoFn
+from pipelines.statistics.moments import Moments
 
 STEP_ROWS = 1 << 14  # brought into the order of a file at once
 _INTERNAL = ("_place", "_row")  # columns that records do not have
@@ -28,7 +30,7 @@ class WriteFile(ThreadedDoFn):
         written = WrittenFile(RECORDS[directory], number, {})
         file = open_staged(self._job.layout.staging, written.directory, written.name)
         writer = BlockWriter(file, self._job.block_rows)
-        numeric = [f.name for f in self._job.source.features if f.kind == "numeric"]
+        numeric = [f for f in self._job.numbers if "standardize" in f.steps]
         oldest: list[int] = []
         newest: list[int] = []
         moments: dict[str, Moments] = {}
@@ -39,11 +41,14 @@ class WriteFile(ThreadedDoFn):
             newest.append(int(column(table, "timestamp").max()))
             positives += int(np.count_nonzero(self._job.dataset.is_positive(column(table, "label"))))
             order = np.argsort(column(table, "_place"))  # no two rows share a place
-            for name in numeric:
-                found = Moments.of(column(table, name)[order])
-                moments[name] = moments[name].join(found) if name in moments else found
+            for feature in numeric:
+                values = before_standardize(feature.steps, column(table, feature.name)[order], np)
+                values = values[~np.isnan(values)]
+                if len(values):
+                    found, name = Moments.of(values), feature.name
+                    moments[name] = moments[name].join(found) if name in moments else found
             for start in range(0, len(order), STEP_ROWS):
-                writer.add(take(table, order[start : start + STEP_ROWS], {"history": "history_length"}))
+                writer.add(take(table, order[start : start + STEP_ROWS]))
         info = writer.close()
         close_durably(file)
         yield written._replace(
@@ -55,16 +60,12 @@ class WriteFile(ThreadedDoFn):
         )
 
 
-def take(table: pa.Table, order: np.ndarray, length_names: dict[str, str | None]) -> Columns:
-    """Some rows of a table as columns for BlockWriter.
-
-    Args:
-      length_names: Lists.length_name of each column of lists.
-    """
+def take(table: pa.Table, order: np.ndarray) -> Columns:
+    """Some rows of a table as columns for BlockWriter."""
     columns: Columns = {}
     for name in table.column_names:
         if pa.types.is_large_list(table[name].type):
-            columns[name] = lists(array(table[name]), length_names[name]).take(order)
+            columns[name] = lists(array(table[name]), length_name(name)).take(order)
         elif name not in _INTERNAL:
             columns[name] = column(table, name)[order]
     return columns

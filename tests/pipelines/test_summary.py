@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from configs.errors import DataError
-from pipelines.rows.moments import Moments
 from pipelines.sources.reader import Reject
 from pipelines.stages.files import WrittenFile
 from pipelines.stages.ids import TableIds
 from pipelines.stages.plan import Plan
 from pipelines.stages.stats import Stats
+from pipelines.statistics.moments import Moments
 from pipelines.summary import dump_summary, load_summary
 
 
@@ -27,14 +27,15 @@ def content() -> bytes:
         WrittenFile("train", 1, info, -3, 9, {"age": Moments(5, 0.1, 2.5)}),
         WrittenFile("train", 0, info),
     ]
-    return dump_summary(stats, Plan(None, (4, 5), {"user": ["b"]}, 2, 5), tables, files)
+    return dump_summary(stats, Plan(None, (4, 5), {"user": ["b"]}, 2, 5), tables, {"age": [1.5, 3.0]}, files)
 
 
 def test_it_comes_back():
-    stats, plan, tables, files = load_summary(content(), "summary.json")
+    stats, plan, tables, quantiles, files = load_summary(content(), "summary.json")
     assert (stats.rows, stats.kept, stats.rejected["bad_label"], stats.fatal) == (7, 5, 1, None)
     assert plan == Plan(None, (4, 5), {}, 2, 5)
     assert tables == {"user": TableIds(3, 4, 1, {})}
+    assert quantiles == {"age": [1.5, 3.0]}
     assert [file.number for file in files] == [0, 1]
     assert files[1].moments["age"] == Moments(5, 0.1, 2.5) and files[1].min_timestamp == -3
 
@@ -67,10 +68,11 @@ def changed(*path, value) -> bytes:
         changed("stats", "merge", value="many"),
         changed("plan", "cuts", value=[1]),
         changed("tables", "user", value=None),
+        changed("quantiles", value=[1]),
         changed("files", 0, "directory", value="../.."),
         changed("files", 0, "number", value="../../x"),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_what_is_torn_or_forged_is_one_line(torn):
     with pytest.raises(

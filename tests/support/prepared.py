@@ -43,14 +43,20 @@ def read_file(path: str) -> list[dict[str, list]]:
 def rows_of(block: dict[str, list]) -> list[dict]:
     """A block's rows; lists are cut by their lengths."""
     columns = dict(block)
-    for name, lengths in LISTS.items():
+    lists = LISTS | {
+        name: lengths
+        for lengths in block
+        if lengths.endswith("/length")
+        for name in (lengths.removesuffix("/length"), lengths.replace("/length", "/weight"))
+    }
+    for name, lengths in lists.items():
         if name in block:
             values, cut = iter(block[name]), []
             for length in block[lengths]:
                 cut.append(tuple(next(values) for _ in range(length)))
             assert next(values, None) is None
             columns[name] = cut
-    for lengths in set(LISTS.values()):
+    for lengths in set(lists.values()):
         columns.pop(lengths, None)
     sizes = {len(values) for values in columns.values()}
     assert len(sizes) == 1, {k: len(v) for k, v in columns.items()}
@@ -200,8 +206,9 @@ class Reference:
         counts = self.counts(name)
         return sum(count >= self._least(name) for count in counts.values())
 
-    def _known(self, item: str) -> bool:
-        return "item" in self.hash_rows or self.item_ids[item] < self.vocabulary("item")
+    def has_row(self, name: str, i: int) -> bool:
+        """Whether a catalog id has a row of the table of its own."""
+        return name in self.hash_rows or i < self.vocabulary(name)
 
     def history(self, row) -> tuple[int, ...]:
         own = self.by_user[row["user"]]
@@ -210,7 +217,9 @@ class Reference:
         items = [
             self.item_ids[r["item"]]
             for r in earlier
-            if r["split"] in allowed and self._known(r["item"]) and self.is_positive(r)
+            if r["split"] in allowed
+            and self.has_row("item", self.item_ids[r["item"]])
+            and self.is_positive(r)
         ]
         return tuple(items[-self.history_length :])
 

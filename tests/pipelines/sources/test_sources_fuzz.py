@@ -21,7 +21,13 @@ ROLES = {"label": "rating", "timestamp": "ts"}
 FEATURES = [
     {"name": "genre", "of": "item", "kind": "categorical"},
     {"name": "price", "of": "item", "kind": "numeric", "missing": 0},
+    {"name": "tags", "of": "item", "kind": "list", "weights": "w", "max_length": 3},
+    {"name": "seen", "of": "context", "kind": "list", "table": "genre"},
+    {"name": "both", "of": "context", "kind": "cross", "keys": ["genre", "mood"], "rows": 99},
+    {"name": "mood", "of": "user", "kind": "categorical"},
+    {"name": "age", "of": "user", "kind": "numeric", "transform": ["log1p"], "buckets": {"quantiles": 3}},
 ]
+SEPARATOR = "; "
 SCHEMA = {
     "user": None,
     "item": None,
@@ -29,6 +35,11 @@ SCHEMA = {
     "ts": pa.int64(),
     "genre": None,
     "price": pa.float64(),
+    "tags": pa.list_(pa.string()),
+    "w": pa.list_(pa.float64()),
+    "seen": None,
+    "mood": None,
+    "age": pa.float64(),
 }
 _FORMATS = ("csv", "tsv", "jsonl", "parquet")
 
@@ -41,24 +52,58 @@ _float = st.floats(width=32) | st.none() | st.sampled_from([1.0, 2.5])
 _time = st.integers(0, 2_000_000_000) | st.sampled_from([-1, 10**12]) | st.none()
 
 
+# Text between separators: a list of one empty key is an empty list.
+_part = st.sampled_from(["a", "b", " a", "1.0", "NULL", "é", 'say "x"', "x,y", "x\ty", "l\nm"]) | st.none()
+_list = st.none() | st.lists(_part, max_size=5).filter(lambda parts: parts != [None])
+_weight = st.floats(0, 5, width=32) | st.sampled_from([1.0, -1.0, float("nan"), 1e39])
+_ints = st.none() | st.lists(st.integers(-3, 300), max_size=4)
+
+
+@st.composite
+def _weighted(draw) -> tuple[list | None, list | None]:
+    """A list and its weights, now and then one too few."""
+    keys = draw(_list)
+    size = max(0, len(keys or []) - draw(st.sampled_from([0, 0, 0, 1])))
+    return keys, draw(st.lists(_weight, min_size=size, max_size=size)) or None
+
+
 @st.composite
 def _tables(draw) -> dict[str, list]:
     size = draw(st.integers(1, 8))
     columns = {
         "user": draw(_keys), "item": draw(_keys), "rating": _float, "ts": _time, "genre": _text | st.none(),
-        "price": _float,
+        "price": _float, "seen": draw(st.sampled_from([_list, _ints])), "mood": draw(_keys),
+        "age": st.floats(-2, 90, width=32) | st.none(),
     }  # fmt: skip
-    return {name: draw(st.lists(values, min_size=size, max_size=size)) for name, values in columns.items()}
+    table = {name: draw(st.lists(values, min_size=size, max_size=size)) for name, values in columns.items()}
+    pairs = draw(st.lists(_weighted(), min_size=size, max_size=size))
+    return table | {"tags": [tags for tags, _ in pairs], "w": [weights for _, weights in pairs]}
 
 
 def _parquet_type(name: str, values: list) -> pa.DataType:
-    return SCHEMA[name] or (pa.int64() if all(isinstance(v, int | None) for v in values) else pa.string())
+    parts = [p for v in values for p in (v if isinstance(v, list) else [v])]
+    kind = pa.int64() if all(isinstance(part, int | None) for part in parts) else pa.string()
+    return SCHEMA[name] or (pa.large_list(kind) if name == "seen" else kind)
+
+
+def _features(kind: str) -> list[dict]:
+    """The features; lists in delimited text have a separator."""
+    separates = kind in ("csv", "tsv", "delimited")
+    return [f | {"separator": SEPARATOR} if separates and f["kind"] == "list" else f for f in FEATURES]
+
+
+def _cell(value: object) -> object:
+    """A value as CSV has it."""
+    if isinstance(value, list):
+        return SEPARATOR.join("" if part is None else str(part) for part in value)
+    return "" if value is None else value
 
 
 def _write(path, kind: str, table: dict[str, list]) -> dict:
     """Writes a table as its users would; returns the source section."""
     rows = list(zip(*table.values(), strict=True))
-    source = {"paths": [str(path)], "roles": ROLES, "features": FEATURES, "max_rejected_fraction": 1}
+    features = _features(kind)
+    source = {"paths": [str(path)], "roles": ROLES, "features": features, "max_rejected_fraction": 1}
     if kind == "parquet":
         columns = {name: pa.array(table[name], _parquet_type(name, table[name])) for name in table}
         parquet.write_table(pa.table(columns), path)
@@ -68,7 +113,7 @@ def _write(path, kind: str, table: dict[str, list]) -> dict:
         return source | {"kind": "jsonl"}
     out, delimiter = io.StringIO(), "," if kind == "csv" else "\t"
     writer = csv.writer(out, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerows([list(table), *(["" if v is None else v for v in row] for row in rows)])
+    writer.writerows([list(table), *(map(_cell, row) for row in rows)])
     path.write_bytes(out.getvalue().encode())
     return source | {"kind": "delimited", "delimiter": delimiter}
 
@@ -145,14 +190,33 @@ def test_a_table_is_prepared_alike_from_every_format(tmp_path):
         "rating": [1.0, 2.5, 1.0, 1.0, 1.0, 3.0, None], "ts": [5, 6, 7, 8, 9, 10, 11],
         "genre": ["x\ny", "", "x", None, "é", "x", "NA"],
         "price": [1.5, None, float("nan"), 2.0, 1.0, 1.0, 0.0],
+        "tags": [["a", "b"], None, [], ["a", None, "x,y", "c", "l"], ["b"], ["a"], ["NULL"]],
+        "w": [[1.0, 0.1], None, None, [1.0, 2.0, 3.0, 4.0, 5.0], [-1.0], [float("nan")], [1.0]],
+        "seen": [[1, 2], None, [], [3], [1, 1], [300], [-1]], "mood": ["x", "", None, "x", "y", "x", "NA"],
+        "age": [1.5, None, 3.0, -1.5, 0.0, 90.0, 90.0],
     }  # fmt: skip
     _prepared(tmp_path, table)
 
 
-_GOOD = 'user,item,rating,ts,genre,price\nu1,i1,3,1000,"g, ""h""",1.5\n'
-_GOOD += 'u2,i2,4.5,1001,"l\nm",\n"u3",i3,1,1002,,nan\n'
+_GOOD = "user,item,rating,ts,genre,price,tags,w,seen,mood,age\n"
+_GOOD += 'u1,i1,3,1000,"g, ""h""",1.5,a; b,1; 2,x,m,7\n'
+_GOOD += 'u2,i2,4.5,1001,"l\nm",,,,,,\n"u3",i3,1,1002,,nan,"b; ""c",1; .5,x; y,n,1\n'
 _JSON = "".join(
-    json.dumps({"user": f"u{i}", "item": i, "rating": i / 2, "ts": 1000 + i, "genre": 'g"', "price": None})
+    json.dumps(
+        {
+            "user": f"u{i}",
+            "item": i,
+            "rating": i / 2,
+            "ts": 1000 + i,
+            "genre": 'g"',
+            "price": None,
+            "tags": ["a", "b"],
+            "w": [1, 0.5],
+            "seen": [i, 2],
+            "mood": None,
+            "age": 3,
+        }
+    )
     + "\n"
     for i in range(4)
 )
@@ -183,7 +247,7 @@ def _edited(data: bytes, edits: list) -> bytes:
 def _assert_clear(path, kind: str, data: bytes, chunk: int, escape: str | None) -> None:
     """The file is read alike in pieces and at once, or refused with one line."""
     path.write_bytes(data or b"x")
-    source = {"kind": kind, "paths": [str(path)], "roles": ROLES, "features": FEATURES}
+    source = {"kind": kind, "paths": [str(path)], "roles": ROLES, "features": _features(kind)}
     if kind == "delimited":
         source |= {"escape": escape}
     try:

@@ -47,7 +47,7 @@ def test_dense_ids_for_any_cut_of_the_keys(shards, min_count, data):
         ids.CountKeys(job)._histogram("item", part, table["count"].to_numpy())
         for part, table in merged.items()
     ]
-    tables = ids.plan_ids(histograms, job)
+    tables = ids.plan_ids(histograms, job, job.tables)
     found = {}
     for part, table in merged.items():
         numbers = ids.dense_ids(table["count"].to_numpy(), min_count, part, tables["item"])

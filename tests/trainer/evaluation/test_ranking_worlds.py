@@ -82,7 +82,7 @@ class World:
 
     def __init__(self, reference: Reference, config: EvaluateConfig, split: int):
         self.reference, self.config, self.split = reference, config, split
-        self.known = {key for _, key, count in reference.items() if count}
+        self.known = {key for i, key, count in reference.items() if count and reference.has_row("item", i)}
         self.counts = collections.Counter(dict.fromkeys(
             "users targets cold_targets seen_users seen_targets repeated_rows unsampled_users "
             "unsampled_user_rows".split(), 0
@@ -99,7 +99,7 @@ class World:
             own = [row for row in self.reference.rows_of("user", i) if self.reference.is_positive(row)]
             now = [row["item"].encode() for row in own if row["split"] == self.split]
             before = {row["item"].encode() for row in own if row["split"] < self.split}
-            if now and count:
+            if now and count and self.reference.has_row("user", i):
                 found.append((i, key, set(now), before, len(now)))
         most = self.config.max_users
         if most is not None:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.rows.histogram import TimeHistogram, cuts
+from pipelines.statistics.histogram import TimeHistogram, cuts
 
 SECONDS = st.lists(st.integers(0, 2**33), max_size=60)
 

@@ -1,0 +1,41 @@
+"""Numbers as they are written, and text of bytes."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as compute
+
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^(?i)[+-]?(inf|infinity|nan)$"
+
+
+def parse_numbers(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [n] and bool [n], where a value is not a number (0 there); text is parsed."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+        values = decode(values)[0]
+    if pa.types.is_boolean(values.type):
+        values = values.cast(pa.int8())
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        values = compute.utf8_trim_whitespace(values.cast(pa.string()))
+        is_number = compute.match_substring_regex(values, _NUMBER).fill_null(False)
+        values = compute.if_else(is_number, values, pa.scalar(None, pa.string()))
+    bad = values.is_null().to_numpy(zero_copy_only=False).astype(bool)
+    numbers = values.cast(pa.float64(), safe=False).fill_null(0.0).to_numpy(zero_copy_only=False)
+    return numbers, bad
+
+
+def decode(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Bytes as text (null if they are not UTF-8), and bool [n] of where they are not."""
+    try:
+        return values.cast(pa.string()), np.zeros(len(values), bool)
+    except pa.ArrowInvalid:
+        decoded = [None if v is None else _decode_one(v) for v in values.to_pylist()]
+        bad = [d is None and v.is_valid for d, v in zip(decoded, values, strict=True)]
+        return pa.array(decoded, pa.string()), np.array(bad)
+
+
+def _decode_one(value: bytes) -> str | None:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None

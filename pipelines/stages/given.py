@@ -1,0 +1,137 @@
+"""Vocabulary files (ids: given): read once by the driver, then looked up in by every worker."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as compute
+
+from configs.errors import DataError
+from configs.sections.dataset import DatasetConfig, GivenIdsConfig
+from configs.system.storage import read_bytes, write_bytes
+from pipelines.job import Job
+from pipelines.rows.keys import break_lines, clean_keys
+from pipelines.sources.identity import SourceFile, look
+from pipelines.stages.ids import hash_ids, send_keys
+from pipelines.stages.plan import Plan
+from pipelines.stages.spool import SpoolWriter
+from pipelines.stages.threads import ThreadedDoFn
+
+
+def given_tables(dataset: DatasetConfig) -> dict[str, GivenIdsConfig]:
+    """The ids sections of tables with a vocabulary file."""
+    return {name: ids for name, ids in dataset.feature_ids.items() if isinstance(ids, GivenIdsConfig)}
+
+
+def given_files(dataset: DatasetConfig) -> list[SourceFile]:
+    """The vocabulary files, each once. Raises DataError: one is missing or cannot be read."""
+    paths = dict.fromkeys(ids.path for ids in given_tables(dataset).values())
+    return [look(path, "dataset.feature_ids") for path in paths]
+
+
+def read_vocabulary(path: str, clean: bool) -> pa.StringArray:
+    """The keys of a vocabulary file, one a line.
+
+    Args:
+      clean: whether keys of the source are cleaned, so that a key that cleaning changes would never be found.
+
+    Raises:
+      DataError: not UTF-8, no lines, or an empty, duplicate or uncleaned line.
+    """
+    try:
+        text = read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}:{line}: not UTF-8; convert the file to UTF-8") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    lines = [line.removesuffix("\r") for line in lines]
+    if not lines:
+        raise DataError(f"{path}: no keys; write one key a line")
+    keys = pa.array(lines, pa.string())
+    _check_lines(path, lines, keys)
+    if clean:
+        cleaned = clean_keys(keys).keys
+        odd = np.flatnonzero(compute.not_equal(cleaned, keys).to_numpy(zero_copy_only=False).astype(bool))
+        if len(odd):
+            what = f"{lines[odd[0]]!r} is {cleaned[int(odd[0])].as_py()!r} after cleaning"
+            raise DataError(
+                f"{path}:{odd[0] + 1}: {what}, so no key would match; write it so, or set source.clean_keys: "
+                "false"
+            )
+    return keys
+
+
+def _check_lines(path: str, lines: list[str], keys: pa.StringArray) -> None:
+    if "" in lines:
+        raise DataError(f"{path}:{lines.index('') + 1}: empty line; remove it")
+    if (broken := break_lines(keys)) is not None:
+        raise DataError(f"{path}:{int(np.argmax(broken)) + 1}: contains a carriage return or NUL; remove it")
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if (before := seen.setdefault(line, number)) != number:
+            raise DataError(
+                f"{path}:{number}: duplicate key {line[:100]!r}, first in line {before}; remove one"
+            )
+
+
+def store_vocabularies(job: Job) -> dict[str, int]:
+    """Checks all vocabulary files and stores them in the spool; returns the number of keys by table."""
+    found = {}
+    for table, ids in given_tables(job.dataset).items():
+        keys = read_vocabulary(ids.path, getattr(job.source, "clean_keys", False))
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, pa.schema([("key", pa.string())])) as file:
+            file.write_table(pa.table({"key": keys}))
+        write_bytes(_stored(job, table), sink.getvalue().to_pybytes())
+        found[table] = len(keys)
+    return found
+
+
+def _stored(job: Job, table: str) -> str:
+    return f"{job.layout.spool}/vocabulary-{table}"
+
+
+class Vocabularies:
+    """The vocabularies of a job, as its workers look keys up in them."""
+
+    def __init__(self, job: Job):
+        self._job = job
+
+    @functools.cache  # noqa: B019 - one instance lives as long as its worker
+    def keys(self, table: str) -> pa.StringArray:
+        """All keys of a table in the order of their ids."""
+        data = read_bytes(_stored(self._job, table))
+        return pa.ipc.open_file(pa.py_buffer(data)).read_all()["key"].combine_chunks()
+
+    def ids(self, table: str, keys: pa.StringArray) -> np.ndarray:
+        """int64 [n] ids of keys: lines, and for others the out-of-vocabulary rows after them, by hash."""
+        config: Any = self._job.ids_of(table)
+        vocabulary = self.keys(table)
+        found = (
+            compute.index_in(keys, vocabulary).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        )
+        others = np.flatnonzero(found < 0)
+        found[others] = len(vocabulary) + hash_ids(keys.take(pa.array(others)), config.oov_rows)
+        return found
+
+
+class SendVocabularies(ThreadedDoFn):
+    """Table to ((table, part), (-1, ref)) of all keys of its vocabulary file, with counts of 0: they join the
+    keys that user shards send, so that keys without rows are in the dataset too."""
+
+    def work(self, table: str, plan: Plan) -> Iterator[Any]:
+        if plan.failed:
+            return
+        keys = Vocabularies(self._job).keys(table)
+        ids = np.arange(len(keys))
+        output = []
+        with SpoolWriter(self._job.layout.spool, "given") as spool:
+            for part, slice_ in send_keys(self._job, plan, table, keys, np.zeros(len(keys), np.int64), ids):
+                output.append(((table, part), (-1, spool.add(slice_))))
+        yield from output
