@@ -165,6 +165,27 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _cold_items_differ(self) -> "RunConfig":
+        towers = self._towers(self.model) if isinstance(self.model, TwoTowerConfig) else None
+        if self.evaluate.cold_items == "only" and (towers is None or towers[1].inputs == ["item"]):
+            raise ValueError(
+                "evaluate.cold_items: only ranks items by their features, but the model reads none of the "
+                "item; add one to model.item_tower.inputs, or use miss"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dropped_ids_have_a_row(self) -> "RunConfig":
+        if isinstance(self.model, TwoTowerConfig):
+            for side, tower in zip(("user", "item"), self._towers(self.model), strict=True):
+                if tower.id_dropout and self.ids_of(side).kind == "hash":
+                    raise ValueError(
+                        f"model.{side}_tower.id_dropout: hashed ids have no out-of-vocabulary row; use "
+                        f"dataset.{side}_ids.kind: vocab, or remove id_dropout"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _tables_are_used(self) -> "RunConfig":
         used = set(self.table_of_input.values())
         for name in self.tables:

@@ -222,6 +222,14 @@ class Users:
         """The users that can be evaluated on `split` (valid or test), or a stable random sample of them."""
         return SplitUsers(self, split, max_users, seed)
 
+    def cold_items(self, split: str) -> np.ndarray:
+        """Catalog ids of items with positive rows in `split` (valid or test) and none in train, int64,
+        ascending."""
+        found, code = np.zeros(self.items.rows, bool), SPLITS.index(split)
+        for block in self.blocks(split):
+            found[block.sequence.values[block.splits.values == code]] = True
+        return np.flatnonzero(found & (self.items.counts == 0))
+
     def view(self, block: UserBlock, split: str) -> SplitView:
         """`block` as seen from `split` (valid or test)."""
         sequence, code, rows = block.sequence, SPLITS.index(split), self.items.rows

@@ -14,6 +14,7 @@ from configs.manifest import Dataset
 from configs.sections.dataset import rule_text
 from configs.sections.evaluation import EvaluateConfig
 from trainer.data.catalog import SplitUsers, Users
+from trainer.evaluation.cold_ranking import ColdItemRanking
 from trainer.evaluation.protocols import (
     PROTOCOLS,
     FullRanking,
@@ -24,6 +25,7 @@ from trainer.evaluation.protocols import (
 )
 from trainer.report.left_out import reasons
 
+Protocol = FullRanking | SampledRanking | ColdItemRanking
 Figures = dict[str, float | int | str]
 _MAX_BATCH = 1024
 
@@ -46,7 +48,7 @@ def evaluate_scorers(
       DataError: the split has no users to evaluate, or a catalog file is damaged.
       UserError: a score is NaN.
     """
-    protocol = PROTOCOLS[config.protocol](users.items, config)
+    protocol = _protocol(users, config, split)
     source = users.of_split(split, config.max_users, config.seed)
     tally = _Tally([scorer.name for scorer in scorers])
     for task in _tasks(source, protocol):
@@ -65,12 +67,19 @@ def evaluate_scorers(
     return tally.results(protocol.averaged_over, source, text)
 
 
+def _protocol(users: Users, config: EvaluateConfig, split: str) -> Protocol:
+    if config.cold_items == "only":
+        return ColdItemRanking(users, config, split)
+    return PROTOCOLS[config.protocol](users.items, config)
+
+
 class _Tally:
     """Sums over batches."""
 
     def __init__(self, names: list[str]):
         self.users = self.targets = self.cold_targets = 0
         self.seen_users = self.seen_targets = self.repeated_rows = 0
+        self.warm_targets = self.warm_users = 0
         self._sums: dict[str, dict[str, float]] = {name: {} for name in names}
         self._seconds = dict.fromkeys(names, 0.0)
 
@@ -78,11 +87,15 @@ class _Tally:
         number = task.targets.lengths + task.cold
         self.users += int((number > 0).sum())
         self.targets += int(number.sum())
-        self.cold_targets += int(task.cold.sum())
+        cold = task.cold if task.cold_ranked is None else task.cold + task.cold_ranked
+        self.cold_targets += int(cold.sum())
         distinct = task.view.targets.lengths + task.view.cold.lengths
+        eligible = distinct if task.eligible is None else task.eligible
         self.repeated_rows += int((task.view.rows - distinct).sum())
-        self.seen_targets += int((distinct - number).sum())
-        self.seen_users += int(((distinct > 0) & (number == 0)).sum())
+        self.warm_targets += int((distinct - eligible).sum())
+        self.warm_users += int(((distinct > 0) & (eligible == 0)).sum())
+        self.seen_targets += int((eligible - number).sum())
+        self.seen_users += int(((eligible > 0) & (number == 0)).sum())
 
     def add(self, name: str, values: dict[str, np.ndarray], seconds: float) -> None:
         sums = self._sums[name]
@@ -92,7 +105,9 @@ class _Tally:
 
     def counts(self, source: SplitUsers) -> dict[str, int]:
         """Counts of users and targets, evaluated or not."""
-        names = ("users", "targets", "cold_targets", "seen_users", "seen_targets", "repeated_rows")
+        names = ["users", "targets", "cold_targets", "seen_users", "seen_targets", "repeated_rows"]
+        if self.warm_targets:
+            names += ["warm_users", "warm_targets"]
         info = source.users.dataset.splits[source.split]
         whole = ("cold_users", "cold_user_rows", "rare_users", "rare_user_rows")
         return (
@@ -128,11 +143,11 @@ def _population(config: EvaluateConfig, dataset: Dataset) -> str:
     return f"ties take the mean rank; {who} with {rows}; only positive rows count ({rule})"
 
 
-def _tasks(source: SplitUsers, protocol: FullRanking | SampledRanking) -> Iterator[RankingTask]:
+def _tasks(source: SplitUsers, protocol: Protocol) -> Iterator[RankingTask]:
     """Batches of users, so small that their scores fit in memory."""
     for block in source:
         size = int(np.clip(protocol.cells // protocol.width(source.split_rows(block)), 1, _MAX_BATCH))
         for start in range(0, len(block), size):
             part = block.take(np.arange(start, min(start + size, len(block))))
             view = source.users.view(part, source.split)
-            yield protocol.task(UserBatch(part.ids, part.keys, view.history, part.features), view)
+            yield protocol.task(UserBatch(part.ids, part.keys, view.history, part.features, view.seen), view)
