@@ -49,8 +49,9 @@ FEATURES  Columns by kind, in records and catalogs alike: categorical and cross:
 FEATURES IN CATALOGS  feature: the newest known value, for serving. feature@valid and feature@test: the value
   that evaluation of that split may use. For a user, the newest known value not later than the user's first
   positive row in the split (without such a row: as in feature); for an item, the newest known value in rows
-  of earlier splits. A value is known if it is not empty. If none is known, the empty value is written: the id
-  of the empty category, or a numeric feature's `missing`.
+  of earlier splits. A value is known if it is not empty, and that of a cross if all of its keys are. If none
+  is known, the empty value is written: the id of the empty key, an empty list, a numeric feature's `missing`
+  or NaN.
 """
 
 import json
@@ -160,7 +161,8 @@ class FeatureInfo(Section):
     """Of a numeric feature: from the stored value to the model's, in order."""
     boundaries: list[float] | None = None
     """Of a numeric feature with buckets, in units after `steps`: bucket b has values v with boundaries[b - 1]
-    <= v < boundaries[b]; the bucket after the last one, len(boundaries) + 1, is that of empty values."""
+    <= v < boundaries[b]; the bucket after the last one, len(boundaries) + 1, is that of empty values. They
+    are float32; configs/transforms.py carries them back to stored values, where comparing is exact."""
     mean: float = 0.0
     """Mean of a numeric feature over positive train rows, after the steps before standardize, which models
     subtract; over users or items with positive train rows if it is of a side table. Empty values count as the

@@ -15,6 +15,7 @@ from configs.sections.features import (
     CrossFeatureConfig,
     FeatureConfig,
     ListFeatureConfig,
+    NumericFeatureConfig,
     VectorFeatureConfig,
     table_of,
 )
@@ -160,9 +161,22 @@ class RunConfig(Section):
                             f"model.{side}_tower.inputs: {name!r} is not a feature of the {side}; move it to "
                             "the other tower"
                         )
+                    self._is_known_before_the_item(side, name)
         if "history" in self.model.inputs and self.dataset.history_length == 0:
             raise ValueError("dataset.history_length: 0, but a tower reads history; set it above 0")
         return self
+
+    def _is_known_before_the_item(self, side: str, name: str) -> None:
+        """Raises ValueError: a cross in the user tower has a key of the item, which a request cannot
+        give."""
+        feature = self.features.get(name)
+        if side == "user" and isinstance(feature, CrossFeatureConfig):
+            for key in feature.keys:
+                if self.features[key].of == "item":
+                    raise ValueError(
+                        f"model.user_tower.inputs: cross {name!r} has the key {key!r} of the item, which is "
+                        "not known when items are recommended; remove it"
+                    )
 
     @model_validator(mode="after")
     def _cold_items_differ(self) -> "RunConfig":
@@ -308,6 +322,13 @@ class RunConfig(Section):
             return tower.layers[-1]
         widths = [self.input_width(name) for name in tower.inputs]
         if tower.combine == "sum":
+            for name in tower.inputs:
+                feature = self.features.get(name)
+                if isinstance(feature, NumericFeatureConfig) and feature.buckets is None:
+                    raise ValueError(
+                        f"combine: sum cannot add the number {name!r} to vectors; use combine: concat, or "
+                        "give the feature buckets"
+                    )
             if len(set(widths)) > 1:
                 raise ValueError(f"combine: sum requires equal widths; inputs {tower.inputs} have {widths}")
             return widths[0]

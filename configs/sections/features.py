@@ -10,8 +10,10 @@ from configs.sections.base import Section, choice, chosen_by
 # Columns of records and catalogs (configs/manifest.py), and inputs of a model's loss besides features.
 RESERVED_NAMES = frozenset(
     "user item label weight timestamp history history_length history_mask log_q negative "
-    "id key count sequence sequence_split sequence_length".split()
+    "id key count sequence sequence_split sequence_length "
+    "k exclude_seen exclude include".split()  # inputs of the served model
 )
+_RESERVED_STARTS = ("where_", "weight_")  # of inputs of the served model
 
 Of = Literal["user", "item", "context"]
 
@@ -240,6 +242,11 @@ def check_names(features: Iterable[BaseFeatureConfig]) -> None:
     for name in names:
         if names.count(name) > 1 or name in RESERVED_NAMES:
             raise ValueError(f"feature name {name!r} is already in use; choose another")
+        if name.startswith(_RESERVED_STARTS):
+            raise ValueError(
+                f"feature name {name!r}: where_ and weight_ begin inputs of the served model; choose another "
+                "name"
+            )
 
 
 def check_crosses(features: Iterable[BaseFeatureConfig], where: str) -> None:

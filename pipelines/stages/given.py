@@ -47,37 +47,37 @@ def read_vocabulary(path: str, clean: bool) -> pa.StringArray:
         raise DataError(f"{path}:{line}: not UTF-8; convert the file to UTF-8") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    lines = [line.removesuffix("\r") for line in lines]
-    if not lines:
+    if not text:
         raise DataError(f"{path}: no keys; write one key a line")
-    keys = pa.array(lines, pa.string())
-    _check_lines(path, lines, keys)
+    # Arrow, since millions of Python strings would take gigabytes.
+    lines = compute.split_pattern(pa.array([text.removesuffix("\n")], pa.large_string()), "\n").flatten()
+    keys = compute.replace_substring_regex(lines, "\r$", "").cast(pa.string())
+    _check_lines(path, keys)
     if clean:
         cleaned = clean_keys(keys).keys
         odd = np.flatnonzero(compute.not_equal(cleaned, keys).to_numpy(zero_copy_only=False).astype(bool))
         if len(odd):
-            what = f"{lines[odd[0]]!r} is {cleaned[int(odd[0])].as_py()!r} after cleaning"
+            first = int(odd[0])
+            what = f"{keys[first].as_py()!r} is {cleaned[first].as_py()!r} after cleaning"
             raise DataError(
-                f"{path}:{odd[0] + 1}: {what}, so no key would match; write it so, or set source.clean_keys: "
-                "false"
+                f"{path}:{first + 1}: {what}, so no key would match; write it so, or set "
+                "source.clean_keys: false"
             )
     return keys
 
 
-def _check_lines(path: str, lines: list[str], keys: pa.StringArray) -> None:
-    if "" in lines:
-        raise DataError(f"{path}:{lines.index('') + 1}: empty line; remove it")
+def _check_lines(path: str, keys: pa.StringArray) -> None:
+    empty = compute.equal(keys, "").to_numpy(zero_copy_only=False).astype(bool)
+    if empty.any():
+        raise DataError(f"{path}:{int(np.argmax(empty)) + 1}: empty line; remove it")
     if (broken := break_lines(keys)) is not None:
         raise DataError(f"{path}:{int(np.argmax(broken)) + 1}: contains a carriage return or NUL; remove it")
-    seen: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if (before := seen.setdefault(line, number)) != number:
-            raise DataError(
-                f"{path}:{number}: duplicate key {line[:100]!r}, first in line {before}; remove one"
-            )
+    codes = keys.dictionary_encode().indices.to_numpy()
+    again = np.flatnonzero(codes < np.maximum.accumulate(np.r_[-1, codes[:-1]]) + 1)
+    if len(again):  # codes count distinct keys in the order of their first line
+        line, first = int(again[0]), int(np.argmax(codes == codes[again[0]]))
+        what = f"duplicate key {keys[line].as_py()[:100]!r}, first in line {first + 1}"
+        raise DataError(f"{path}:{line + 1}: {what}; remove one")
 
 
 def store_vocabularies(job: Job) -> dict[str, int]:

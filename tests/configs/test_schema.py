@@ -139,7 +139,8 @@ def split(**keys) -> dict:
                 "source": delimited(features=[AGE]),
                 "model": two_tower() | {"user_tower": {"inputs": ["user", "age"], "combine": "sum"}},
             },
-            "combine: sum requires equal widths; inputs ['user', 'age'] have [128, 1]",
+            "combine: sum cannot add the number 'age' to vectors; use combine: concat, or give the feature "
+            "buckets",
         ),
         (
             {
@@ -287,3 +288,35 @@ def test_special_characters_of_delimited_text(keys, message):
 def test_ids_are_a_vocabulary_unless_they_say_otherwise():
     dataset = parse(dataset={"path": "x", "item_ids": {"min_count": 3}, "user_ids": {}}).dataset
     assert (dataset.item_ids.kind, dataset.item_ids.min_count, dataset.user_ids.kind) == ("vocab", 3, "vocab")
+
+
+def _with_features(features, user_inputs, **model):
+    document = {
+        "source": {"kind": "jsonl", "paths": ["a"], "features": features},
+        "dataset": {"path": "d"},
+        "model": {"kind": "two_tower", "user_tower": {"inputs": user_inputs, **model}},
+        "train": {"num_steps": 1},
+        "output": {"path": "o"},
+    }
+    return parse_config(document, "t")
+
+
+def test_what_a_request_cannot_know_is_no_input():
+    keys = [{"name": name, "of": of, "kind": "categorical"} for name, of in (("a", "context"), ("b", "item"))]
+    cross = {"name": "c", "of": "context", "kind": "cross", "keys": ["a", "b"], "rows": 9}
+    with pytest.raises(ConfigError, match="cross 'c' has the key 'b' of the item, which is not known"):
+        _with_features([*keys, cross], ["user", "c"])
+    assert _with_features([*keys, cross], ["user", "a"])
+
+
+def test_numbers_are_not_added_to_vectors():
+    age = {"name": "age", "of": "user", "kind": "numeric"}
+    with pytest.raises(ConfigError, match="combine: sum cannot add the number 'age' to vectors"):
+        _with_features([age], ["user", "age"], combine="sum")
+    assert _with_features([age | {"buckets": {"quantiles": 4}}], ["user", "age"], combine="sum")
+
+
+@pytest.mark.parametrize("name", ["k", "include", "where_a", "weight_a"])
+def test_inputs_of_the_served_model_are_no_feature_names(name):
+    with pytest.raises(ConfigError, match=f"feature name '{name}'"):
+        _with_features([{"name": name, "of": "user", "kind": "categorical"}], ["user", name])

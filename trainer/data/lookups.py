@@ -56,12 +56,13 @@ class _Lists:
     def of(self, rows):
         """(ids int64 [n, length], padded with -1; weights, padded with 0, or None) of rows int64 [n]."""
         where = tf.ragged.range(tf.gather(self._splits, rows), tf.gather(self._splits, rows + 1))
-        ids = self._padded(where, self._ids, -1)
-        return ids, None if self._weights is None else self._padded(where, self._weights, 0.0)
+        ids = self._padded(where, self._ids, -1, rows.shape[0])
+        return ids, None if self._weights is None else self._padded(where, self._weights, 0.0, rows.shape[0])
 
-    def _padded(self, where, values, fill):
+    def _padded(self, where, values, fill, number):
         lists = where.with_values(tf.gather(values, where.values))
-        return lists.to_tensor(fill, shape=[None, self._length])
+        padded = lists.to_tensor(fill, shape=[None, self._length])
+        return tf.ensure_shape(padded, [number, self._length])
 
 
 def catalog_lookups(dataset: Dataset, names: Iterable[str], items: Items) -> dict[str, FeatureLookup]:

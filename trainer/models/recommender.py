@@ -116,22 +116,24 @@ class Recommender(tf.Module):
                 result[name] = pooled(rows, places, ids[name], pooling, trains, parts)
         return result
 
-    def pooled_activations(self, rows: dict, history_mask) -> dict:
+    def pooled_activations(self, rows: dict, weights: dict) -> dict:
         """As `activations`, from one row for each id, in static shapes.
 
         Args:
           rows: by input name, float32 [..., dim], in the shape of the ids.
-          history_mask: float32 [batch, length], 0 for padding; None without history.
+          weights: by name of each list, float32 [batch, length]: the weight of each id, 0 for padding.
         """
         found = dict(rows)
-        if history_mask is not None:
-            there = tf.where(history_mask[..., None] > 0, rows["history"], 0.0)
+        for name, weight in weights.items():
+            there = tf.where(weight[..., None] > 0, rows[name] * weight[..., None], 0.0)
             total = tf.reduce_sum(there, axis=1)
-            number = tf.maximum(tf.reduce_sum(history_mask, axis=1, keepdims=True), 1.0)
-            divisor = {"sum": 1.0, "mean": number, "sqrtn": tf.sqrt(number)}
-            pooling = self._pooling("history")
-            assert pooling is not None, "only a model that pools its history has a mask"
-            found["history"] = total / divisor[pooling]
+            pooling = self._pooling(name)
+            assert pooling is not None, "only lists have weights"
+            if pooling != "sum":
+                power = weight if pooling == "mean" else tf.square(weight)
+                divisor = tf.reduce_sum(power, axis=1, keepdims=True)
+                total = tf.math.divide_no_nan(total, divisor if pooling == "mean" else tf.sqrt(divisor))
+            found[name] = total
         return found
 
     def _by_table(self, names) -> dict[str, list[str]]:

@@ -17,9 +17,9 @@ each user, filled up with "".
     <feature>      each feature of users or of the context that the model reads, and the keys of crosses.
                    One key: [1] or [B] string; "" says nothing. A number: [1] or [B] float32; NaN says
                    nothing. A list: [*, M] string; a row without keys says nothing. A vector: [*, dim]
-                   float32; a row with a NaN says nothing. Where a request says nothing of a user's feature, the
-                   known value counts; of the context, the empty one. A cross is made of its keys, where a
-                   request names any of them.
+                   float32; a row with a NaN says nothing. Where a request says nothing of a user's feature,
+                   the known value counts; of the context, the empty one. A cross is made of its keys, where
+                   a request names any of them.
     weight_<feature>  [*, M] float32, the weights of a weighted list; without columns all are 1.
   What `recommend` may return:
     k              int32 scalar.
@@ -214,7 +214,7 @@ class ServingModel(tf.Module):
         return self._user_tower(state)
 
     def _history_of(self, known: tf.RaggedTensor, keys) -> tf.RaggedTensor:
-        """Catalog ids of items of each user, oldest first: those that the request names, or else the known ones."""
+        """Catalog ids of items of each user, oldest first: those the request names, or the known ones."""
         names = tf.broadcast_to(keys, tf.stack([known.nrows(), tf.shape(keys, tf.int64)[1]]))
         rows = self._item_keys(tf.reshape(names, [-1]))
         listed = (names != "") & tf.reshape(self._places_of_rows(rows) < self._servable, tf.shape(names))

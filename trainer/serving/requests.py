@@ -63,8 +63,8 @@ def check_request(request: Request, inputs: dict, place: str) -> Request:
 
     Args:
       inputs: what lazytower.json says of the model's inputs: history (bool), features (form by name: string,
-        float32, strings, weighted_strings or vector) and where (list of names). Empty for exports of earlier versions, which take `user` and
-        `exclude` only.
+        float32, strings, weighted_strings or vector) and where (list of names). Empty for exports of earlier
+        versions, which take `user` and `exclude` only.
 
     Raises:
       ExportError: the model does not take an input of the request.

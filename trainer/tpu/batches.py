@@ -11,6 +11,8 @@ import math
 import tensorflow as tf
 
 from configs.schema import RunConfig
+from configs.sections.models import DRAWN
+from trainer.data.features import WEIGHT
 from trainer.tpu.engines.base import AVERAGE
 
 
@@ -22,11 +24,13 @@ class InputPlan:
       inputs: by table name, the model's inputs that read it, with the shape of one replica's ids.
       rows: by table name, rows of the table. Padding looks up an additional row, which stays zero.
       replicas: number of replicas; each gets an equal share of the batch.
+      lists: inputs with several ids in each row, padded.
     """
 
     inputs: dict[str, dict[str, tuple[int, ...]]]
     rows: dict[str, int]
     replicas: int
+    lists: frozenset[str] = frozenset({"history"})
 
     @classmethod
     def of(cls, config: RunConfig, rows: dict[str, int], replicas: int) -> "InputPlan":
@@ -36,11 +40,13 @@ class InputPlan:
             table: {name: (size // replicas, *rest) for name, (size, *rest) in whole[table].items()}
             for table in rows
         }
-        return cls(inputs, rows, replicas)
+        names = [name for shapes in inputs.values() for name in shapes]
+        lists = frozenset(name for name in names if config.length_of(name.removeprefix(DRAWN)))
+        return cls(inputs, rows, replicas, lists)
 
     def stored_rows(self, table: str) -> int:
         """Rows of the engine's table, including the additional row if the table is read with padding."""
-        return self.rows[table] + ("history" in self.inputs[table])
+        return self.rows[table] + any(name in self.lists for name in self.inputs[table])
 
     def ids_of_share(self, table: str) -> int:
         """Number of ids that a share looks up in a table."""
@@ -51,7 +57,7 @@ class InputPlan:
 
         Args:
           table: name.
-          lookups: by input name, int64 [batch]; history [batch, length], padded with -1.
+          lookups: by input name, int64 [batch]; lists [batch, length], padded with -1.
 
         Raises (when run):
           InvalidArgumentError: an id is outside the table; engines do not check.
@@ -59,7 +65,7 @@ class InputPlan:
         shares = []
         for name in self.inputs[table]:
             ids, padding = lookups[name], tf.constant(self.rows[table], tf.int64)
-            inside = tf.reduce_all((ids < padding) & (ids >= (-1 if name == "history" else 0)))
+            inside = tf.reduce_all((ids < padding) & (ids >= (-1 if name in self.lists else 0)))
             message = f"an id of {name} is not in 0..{self.rows[table] - 1}; run `lazytower prepare` again"
             with tf.control_dependencies([tf.debugging.Assert(inside, [message])]):
                 ids = tf.where(ids < 0, padding, ids)
@@ -94,15 +100,17 @@ def prepared(batches: tf.data.Dataset, start_step: int, model, plan: InputPlan, 
     Returns:
       Dataset of dicts: `step`, int64 scalar counted from 1; `ids` by table, int32 [replicas, ids]; `shares`,
       factors of the averages' gradients, by table of averages, float32 as ids (empty without averages);
-      `columns` by name, [replicas, share, ...], integers as int32; float32 `history_mask`, 0 for padding.
+      `columns` by name, [replicas, share, ...], integers as int32, and the weights of lists, float32 (see
+      weights_of), 0 for padding.
     """
 
     def prepare(step, batch):
         lookups = model.lookups(batch, step)
         ids = {table: plan.flat_ids(table, lookups) for table in plan.inputs}
         columns = {name: _narrow(value) for name, value in model.columns(batch, step).items()}
-        if "history" in lookups:
-            columns["history_mask"] = tf.cast(lookups["history"] >= 0, tf.float32)
+        for name in plan.lists & lookups.keys():
+            there = tf.cast(lookups[name] >= 0, tf.float32)
+            columns[weights_of(name)] = there * lookups[name + WEIGHT] if name + WEIGHT in lookups else there
         shares = {}
         if ledger is not None:
             for table, flat in ids.items():
@@ -116,6 +124,11 @@ def prepared(batches: tf.data.Dataset, start_step: int, model, plan: InputPlan, 
 
     # Sequential, because the ledger must see the batches in order.
     return batches.enumerate(start=start_step + 1).map(prepare, num_parallel_calls=None).prefetch(4)
+
+
+def weights_of(name: str) -> str:
+    """Column with the weight of each id of a list; 1 where it has none of its own."""
+    return "history_mask" if name == "history" else name + "/mask"
 
 
 def _narrow(value):

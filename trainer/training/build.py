@@ -49,16 +49,17 @@ def build_training(config: RunConfig, dataset: Dataset) -> Training:
         strategy = connect_tpu(config.device)
         items = Items.load(dataset)
         trained = _on_tpu(config, config.device, dataset, items, num_steps, strategy)
-        return Training(items, _train_data(config, dataset, items), num_steps, *trained)
+        return Training(items, train_data(config, dataset, items), num_steps, *trained)
     items = Items.load(dataset)
     recommender = Recommender(
-        config, dataset, items.table_counts, num_steps, drawn_items=_drawn(config, items)
+        config, dataset, items.table_counts, num_steps, drawn_items=drawn_items(config, items)
     )
     step = TrainStep(config, recommender, num_steps)
-    return Training(items, _train_data(config, dataset, items), num_steps, recommender, step)
+    return Training(items, train_data(config, dataset, items), num_steps, recommender, step)
 
 
-def _train_data(config: RunConfig, dataset: Dataset, items: Items) -> TrainData:
+def train_data(config: RunConfig, dataset: Dataset, items: Items) -> TrainData:
+    """The run's input; DataError as TrainData and catalog_lookups."""
     names = config.model.inputs
     return TrainData(
         dataset,
@@ -70,7 +71,7 @@ def _train_data(config: RunConfig, dataset: Dataset, items: Items) -> TrainData:
     )
 
 
-def _drawn(config: RunConfig, items: Items) -> FeatureLookup | None:
+def drawn_items(config: RunConfig, items: Items) -> FeatureLookup | None:
     """The features of items that the model samples; None: it samples none, or reads none."""
     names = [name for name in config.model.drawn(config.train.batch_size) if name in items.features]
     columns = items.as_of(FIRST_HELD_OUT).features
@@ -90,6 +91,6 @@ def _on_tpu(
 
     engine = TPU_ENGINES[device.slice_type.engine]
     with strategy.scope():
-        drawn = _drawn(config, items)
+        drawn = drawn_items(config, items)
         recommender = Recommender(config, dataset, items.table_counts, num_steps, TpuTable, drawn)
     return recommender, TpuStep(config, recommender, num_steps, strategy, engine)

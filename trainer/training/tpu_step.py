@@ -15,7 +15,7 @@ from configs.schema import RunConfig
 from configs.tpu_rules import MAX_ROWS
 from trainer.kernels.build import graph_only
 from trainer.models.recommender import Recommender
-from trainer.tpu.batches import InputPlan, prepared
+from trainer.tpu.batches import InputPlan, prepared, weights_of
 from trainer.tpu.engines.base import AVERAGE, Engine, EngineOptimizer, EngineTableSpec
 from trainer.tpu.ledger import Ledger
 from trainer.training.replicas import Share
@@ -146,7 +146,8 @@ class TpuStep(Step):
         with tf.GradientTape() as tape:
             tape.watch(rows)
             arranged = self._plan.arranged(rows)
-            activations = self._recommender.pooled_activations(arranged, columns.get("history_mask"))
+            weights = {name: columns[weights_of(name)] for name in self._plan.lists & arranged.keys()}
+            activations = self._recommender.pooled_activations(arranged, weights)
             share = Share.here()
             step = tf.cast(self._now, tf.int64)
             loss = self._recommender.model.loss(activations, columns, step, share)

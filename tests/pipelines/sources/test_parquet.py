@@ -33,10 +33,17 @@ def write(path, **columns) -> str:
 
 def read(path, kind: str, values: pa.Array) -> pa.Array:
     """A column as the reader hands it on."""
-    role = {"key": "user", "number": "label", "time": "timestamp", "split": "split"}[kind]
+    role = {"key": "user", "number": "label", "time": "timestamp", "split": "split"}.get(kind, "c")
     columns = {name: pa.array([str(i) for i in range(len(values))]) for name in ("user", "item")}
-    name = write(path / "x.parquet", **columns, c=values)
-    source = ParquetSourceConfig(kind="parquet", paths=[name], roles={role: "c"})
+    keys = {"roles": {role: "c"}}
+    if kind in ("keys", "numbers"):  # numbers are the weights of a list
+        feature = {"name": "c", "of": "item", "kind": "list"}
+        keys = {"features": [feature if kind == "keys" else feature | {"name": "t", "weights": "c"}]}
+        columns["t"] = pa.array([["a"]] * len(values))
+        role = "c" if kind == "keys" else "t/weight"
+    source = ParquetSourceConfig(
+        kind="parquet", paths=[write(path / "x.parquet", **columns, c=values)], **keys
+    )
     reader = Reader(source, JobLayout("", ""))
     piece = next(reader.read(reader.ranges()[0], 0, 1))
     found = piece.columns["_split" if kind == "split" else role]
@@ -72,6 +79,33 @@ TIMES = {
     "uint64": (pa.array([EPOCH], pa.uint64()), [EPOCH]),
     "null": (pa.nulls(1), [None]),
 }
+LISTS = {
+    "list": (pa.array([["a", None], None, [], ["b"]]), [["a", None], [], [], ["b"]]),
+    "large": (pa.array([["a"], None], pa.large_list(pa.large_string())), [["a"], []]),
+    "fixed": (pa.array([["a", "b"], ["c", None]], pa.list_(pa.string(), 2)), [["a", "b"], ["c", None]]),
+    "integers": (pa.array([[1, None], [2]]), [[1, None], [2]]),
+    "decimals": (pa.array([[D(7)]], pa.list_(pa.decimal128(38, 0))), [["7"]]),
+    "dates": (pa.array([[DAY]]), [["2024-05-01"]]),
+    "dictionary": (
+        pa.ListArray.from_arrays(pa.array([0, 2]), pa.array(["a", "a"]).dictionary_encode()),
+        [["a", "a"]],
+    ),
+    "nulls": (pa.array([[None]], pa.list_(pa.null())), [[None]]),
+    "null": (pa.nulls(2), [None, None]),
+}
+WEIGHTS = {
+    "floats": (pa.array([[1.5, None], None], pa.list_(pa.float32())), [[1.5, None], []]),
+    "decimals": (pa.array([[D("1.25")]], pa.list_(pa.decimal128(10, 2))), [[1.25]]),
+    "text": (pa.array([["1.5", "x"]]), [["1.5", "x"]]),
+}
+
+
+@pytest.mark.parametrize("kind, name", [
+    *(("keys", name) for name in LISTS), *(("numbers", name) for name in WEIGHTS),
+])  # fmt: skip
+def test_what_a_column_of_lists_means(tmp_path, kind, name):
+    values, expected = {"keys": LISTS, "numbers": WEIGHTS}[kind][name]
+    assert read(tmp_path, kind, values).to_pylist() == expected
 
 
 @pytest.mark.parametrize("kind, name", [
@@ -111,6 +145,21 @@ REFUSED = [
     ),
     ("time", pa.array([1], pa.time64("us")), r"is time64\[us\].*not a point in time"),
     ("time", pa.array([True]), "is bool; .*not a point in time"),
+    ("key", pa.array([["a"]]), "is list<.*: write one value per row, or declare the feature as kind: list"),
+    (
+        "keys",
+        pa.array(["a|b"]),
+        "is string; a list is needed: write a list column, or declare the feature as",
+    ),
+    (
+        "keys",
+        pa.array([[1.5]]),
+        "is double; a key must be text, an integer, .*: write the column as integers",
+    ),
+    ("keys", pa.array([[["a"]]]), "is list<.*: write one value per row"),
+    ("keys", pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())), "is map<.*; a list is needed"),
+    ("numbers", pa.array([1.5]), "is double; a list is needed"),
+    ("numbers", pa.array([[DAY]]), "is date32.*; must be a number"),
     ("split", pa.array([1]), "is int64; must be text: write the column as text"),
 ]
 

@@ -58,12 +58,12 @@ def _parsed(tmp_path, kind: str, data: bytes, careful: bool, chunk: int = 1 << 2
     return rows, sorted(rejects), notes
 
 
-def _is_typed(tmp_path, kind: str, data: bytes) -> bool:
+def _is_typed(tmp_path, kind: str, data: bytes, features=FEATURES, roles=ROLES) -> bool:
     """Whether one line alone takes the typed parse."""
     found = []
     path = tmp_path / "x"
     path.write_bytes(data)
-    source = {"kind": kind, "paths": [str(path)], "roles": ROLES, "features": FEATURES}
+    source = {"kind": kind, "paths": [str(path)], "roles": roles, "features": features}
     reader = make_reader(configure(source, {"path": "/x"}).source, JobLayout("", ""))
     parse = reader._parse_typed
     reader._parse_typed = lambda block: found.append(parse(block)) or found[-1]
@@ -163,11 +163,79 @@ def test_odd_json_lines(tmp_path, line):
     assert typed == _parsed(tmp_path, "jsonl", good + line, careful=False, chunk=10, **more)
 
 
+LISTS = [
+    {"name": "tags", "of": "item", "kind": "list", "weights": "weights", "max_length": 3},
+    {"name": "codes", "of": "context", "kind": "list"},
+]
+_parts = st.lists(_json | st.sampled_from(["a", "b"]), max_size=4)
+_good_lists = {"user": "u", "item": 7, "tags": ["a", "b"], "weights": [1, 0.5], "codes": [1, 2]}
+
+
+@given(st.sampled_from(["tags", "weights", "codes"]), _parts | _json, st.integers(0, 2))
+@settings(max_examples=150, deadline=None)
+def test_json_lists_mean_the_same_in_both_parses(tmp_path_factory, column, value, others):
+    odd = json.dumps(_good_lists | {column: value})
+    data = (f"{json.dumps(_good_lists)}\n" * others + odd + "\n").encode()
+    path, more = tmp_path_factory.getbasetemp(), {"features": LISTS, "roles": {}}
+    typed = _parsed(path, "jsonl", data, careful=False, **more)
+    assert typed == _parsed(path, "jsonl", data, careful=True, **more)
+    assert _parsed(path, "jsonl", data + b"\nnope\n", careful=False, **more)[0] == typed[0]
+
+
+@given(st.lists(_word.filter(lambda word: "|" not in word), max_size=4), st.sampled_from(["tags", "weights"]))
+@settings(max_examples=100, deadline=None)
+def test_delimited_lists_mean_the_same_in_both_parses(tmp_path_factory, words, column):
+    row = {"user": "u", "item": "i", "tags": "a|b", "weights": "1|2", "codes": ""} | {column: "|".join(words)}
+    lines = [list(row), list(row.values())]
+    data = "".join(",".join(f'"{c}"' if "," in c else c for c in line) + "\n" for line in lines).encode()
+    path = tmp_path_factory.getbasetemp()
+    more = {"features": [f | {"separator": "|"} for f in LISTS], "roles": {}}
+    typed = _parsed(path, "delimited", data, careful=False, **more)
+    assert typed == _parsed(path, "delimited", data, careful=True, **more)
+    assert _parsed(path, "delimited", data + b"bad\n", careful=False, **more)[0] == typed[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"tags": "a"}, "wrong_type_tags"),
+        ({"tags": {"a": 1}}, "wrong_type_tags"),
+        ({"tags": [["a"], "b"]}, "wrong_type_tags"),
+        ({"tags": [True, "b"]}, "wrong_type_tags"),
+        ({"codes": [1.5]}, "wrong_type_codes"),
+        ({"weights": 1}, "wrong_type_tags/weight"),
+        ({"weights": ["x", 1]}, "bad_weight_tags"),
+        ({"weights": [1]}, "weight_count_tags"),
+        ({"weights": None}, "weight_count_tags"),
+        ({"item": ["a"]}, "wrong_type_item"),
+    ],
+)
+def test_lists_and_single_values_are_not_confused_in_json(tmp_path, change, reason):
+    more = {"features": LISTS, "roles": {}}
+    data = "".join(json.dumps(_good_lists | part) + "\n" for part in ({}, change))
+    rows, rejects, _ = _parsed(tmp_path, "jsonl", data.encode(), careful=False, **more)
+    assert len(rows) == 1 and [reject.reason for reject in rejects] == [reason]
+
+
+def test_missing_keys_of_a_list_are_left_out(tmp_path):
+    rows = [{"tags": [" a ", None, "", "NULL", "17.0"], "weights": [1, None, "x", 2, 0.5]}, {"codes": [True]}]
+    rows[1] = {"tags": None, "weights": [], "codes": [17, None, "x"]}
+    data = "".join(json.dumps(_good_lists | part) + "\n" for part in rows)
+    found, rejects, notes = _parsed(tmp_path, "jsonl", data.encode(), careful=False, features=LISTS, roles={})
+    assert not rejects
+    assert [row[3:5] for row in found] == [("a\x0117\x021\x010.5", "1\x012"), ("", "17\x01x")]
+    assert notes == {"outer_blanks_tags": 1, "null_tags": 1, "integer_as_float_tags": 1}
+
+
 def test_ordinary_files_take_the_typed_parse(tmp_path):
     assert _is_typed(tmp_path, "delimited", _csv([_good] * 3))
     assert _is_typed(tmp_path, "delimited", _csv([[*_good[:5], "a,b", *_good[6:]]]))
     assert not _is_typed(tmp_path, "delimited", _csv([[*_good[:3], "0x10", *_good[4:]]]))
     assert _is_typed(tmp_path, "jsonl", json.dumps(_good_json).encode() + b"\n")
+    assert _is_typed(tmp_path, "jsonl", json.dumps(_good_lists).encode() + b"\n", LISTS, {})
+    assert _is_typed(
+        tmp_path, "jsonl", json.dumps(_good_lists | {"tags": [], "codes": None}).encode(), LISTS, {}
+    )
     assert not _is_typed(tmp_path, "jsonl", json.dumps(_good_json | {"user": 1.0}).encode() + b"\n")
 
 

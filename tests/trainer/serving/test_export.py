@@ -135,10 +135,13 @@ def test_the_saved_model_holds_serving_variables_alone():
     reader = tf.train.load_checkpoint(f"{tiny_export('plain')}/variables/variables")
     shapes = sorted(tuple(shape) for shape in reader.get_variable_to_shape_map().values())
     dataset = load_dataset(tiny_run("plain").config.dataset.path)
-    users, items = dataset.table_rows("user"), dataset.table_rows("item")
+    rows = dataset.table_rows("user")
+    users, items = (
+        max(dataset.tables[side].rows, dataset.tables[side].catalog_rows) for side in ("user", "item")
+    )
     seen = {(row.user, row.item) for row in tiny_run("plain").rows}
-    keys = [(users - 1,)] * 2 + [(items - 1,)] * 2  # fingerprints and their ids
-    wanted = [(users, 8), (users,), (users + 1,), (items, 8), (items,), *keys]
+    keys = [(dataset.users.rows,)] * 2 + [(dataset.items.rows,)] * 2  # fingerprints and their ids
+    wanted = [(rows, 8), (users,), (users + 1,), (items, 8), (items,), *keys]
     shapes.remove(())  # the object graph
     in_catalog = [s for s in shapes if s not in wanted]
     assert sorted(shapes) == sorted(wanted + in_catalog)

@@ -55,3 +55,39 @@ def test_models_of_earlier_versions_take_user_and_exclude():
 def test_a_model_without_history_takes_none():
     with pytest.raises(ExportError, match="p: history: the model does not read the history"):
         check_request(Request(history=["b"]), {**INPUTS, "history": False}, "p")
+
+
+FORMS = {"features": {"tags": "strings", "likes": "weighted_strings", "taste": "vector"}}
+
+
+@pytest.mark.parametrize(
+    "features, expected",
+    [
+        ('{"tags": ["a", 7, ""]}', {"tags": ["a", "7"]}),
+        ('{"tags": "a,b"}', {"tags": ["a", "b"]}),
+        ('{"likes": {"a": 2, "b": 0.5}}', {"likes": {"a": 2.0, "b": 0.5}}),
+        ('{"likes": ["a", "b", "a"]}', {"likes": {"a": 2.0, "b": 1.0}}),
+        ('{"taste": [1, 2.5]}', {"taste": [1.0, 2.5]}),
+        ('{"taste": "1,-2"}', {"taste": [1.0, -2.0]}),
+    ],
+)
+def test_lists_and_vectors(features, expected):
+    [request] = parse_requests([f'{{"features": {features}}}'], "f", {**INPUTS, **FORMS})
+    assert request.features == expected
+
+
+@pytest.mark.parametrize(
+    "features, message",
+    [
+        ('{"tags": {"a": 1}}', "f:1: features.tags: the keys of this feature have no weights"),
+        ('{"likes": {"a": -1}}', "f:1: features.likes.a: a weight must be at least 0, found -1"),
+        ('{"likes": {"a": "much"}}', "f:1: features.likes.a: expected a finite number, found 'much'"),
+        ('{"taste": 3}', "f:1: features.taste: expected the numbers of a vector as a list, found 3"),
+        ('{"taste": [1, null]}', "f:1: features.taste: expected a finite number, found None"),
+        ('{"tags": [null]}', "f:1: features.tags: expected text or a whole number, found null"),
+    ],
+)
+def test_wrong_lists_and_vectors(features, message):
+    with pytest.raises(ExportError) as error:
+        parse_requests([f'{{"features": {features}}}'], "f", {**INPUTS, **FORMS})
+    assert str(error.value).startswith(message)

@@ -1,7 +1,7 @@
 """Features in the served model: raw values of a request become what the model reads, as in training.
 
-What a request leaves out, "" and NaN say nothing: for a feature of users the model takes what it knows of them,
-for one of the context the empty value. There is one class for each kind; BaseInput is their interface.
+What a request leaves out, "" and NaN say nothing: for a feature of users the model takes what it knows of
+them, for one of the context the empty value. There is one class for each kind; BaseInput is their interface.
 """
 
 import abc
@@ -121,7 +121,7 @@ class CrossInput(BaseInput):
         self._rows, self._parts, self._known = rows, parts, constant(known, f"feature_{name}")
 
     def values(self, users, given):
-        """As BaseInput.values: from the request's keys where it gives any, with the known ones beside them."""
+        """As BaseInput.values: from the request's keys where it gives any, and known ones beside them."""
         raw = [part.raw(users, given) for part in self._parts]
         joined = tf.strings.join([whole for _, whole in raw], "\x01")
         ids = tf.strings.to_hash_bucket_fast(joined, self._rows)
@@ -197,8 +197,8 @@ class ListInput(BaseInput):
         return ids, self._weights.of(users).to_tensor(0.0, shape=[None, shape[1]])
 
     def _said(self, users, given):
-        """(ids, weights, whether the request names any key, bool [n, 1]) of the request, padded: its first keys
-        that are not empty."""
+        """(ids, weights, whether the request names any key, bool [n, 1]) of the request, padded: its first
+        keys that are not empty."""
         keys = given[self.feature]
         shape = tf.stack([tf.shape(users)[0], tf.shape(keys)[1]])
         keys, length = tf.broadcast_to(keys, shape), self.info.max_length
