@@ -58,12 +58,9 @@ def plan_layout(spool: str, staging: str, estimated_rows: int) -> JobLayout:
 
 
 def side_parts(side: SideTableConfig, estimated_rows: int) -> int:
-    """Number of parts of a side table of about `estimated_rows` rows."""
-    dims = [feature.dim for feature in side.features if isinstance(feature, VectorFeatureConfig)]
-    wide = (
-        estimated_rows * (1 + sum(dims) / 64) if side.kind == "parquet" else estimated_rows
-    )  # text has width
-    return min(4096, max(1, math.ceil(wide / (1 << 18))))
+    """Number of parts of a side table of about `estimated_rows` rows; more if it has wide vectors."""
+    width = 1 + sum(f.dim for f in side.features if isinstance(f, VectorFeatureConfig)) / 64
+    return min(4096, max(1, math.ceil(estimated_rows * width / (1 << 18))))
 
 
 @dataclasses.dataclass(frozen=True)

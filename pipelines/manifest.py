@@ -62,11 +62,7 @@ def published_name(file: WrittenFile, digest: str) -> str:
     return f"{file.directory}/{digest[:8]}-{file.name}"
 
 
-def build_manifest(
-    job: Job,
-    source_files: list[SourceFile],
-    summary: Summary,
-) -> Dataset:
+def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -> Dataset:
     """The manifest of a dataset.
 
     Args:
@@ -76,8 +72,10 @@ def build_manifest(
     stats, files = summary.stats, summary.files
     digest = fingerprint(files)
 
-    def infos(directory: str) -> list[FileInfo]:
-        chosen = sorted((f for f in files if f.directory == directory and not f.table), key=WrittenFile.place)
+    def infos(directory: str, table: str = "") -> list[FileInfo]:
+        """Files of a directory; those with records, or those of a table or feature."""
+        mine = (f for f in files if (f.directory, f.table) == (directory, table))
+        chosen = sorted(mine, key=WrittenFile.place)
         return [FileInfo(path=published_name(f, digest), **f.info) for f in chosen]
 
     def split(directory: str) -> SplitInfo:
@@ -86,29 +84,24 @@ def build_manifest(
         left_out = {k.removeprefix(prefix): v for k, v in stats.counts.items() if k.startswith(prefix)}
         return SplitInfo(**_rows(infos(directory), chosen), **left_out)
 
-    def of_table(name: str) -> list[FileInfo]:
-        """Files of a vocabulary or of vectors."""
-        chosen = sorted((f for f in files if f.table == name), key=WrittenFile.place)
-        return [FileInfo(path=published_name(f, digest), **f.info) for f in chosen]
-
     def table(name: str, ids: TableIds) -> TableInfo:
-        return _table(job, name, ids).model_copy(update={"files": of_table(name)})
+        return _table(job, name, ids).model_copy(update={"files": infos("vocabularies", name)})
 
     def catalog(directory: str) -> CatalogInfo:
         found = infos(directory)
         return CatalogInfo(rows=sum(f.rows for f in found), files=found)
 
-    in_records = {feature.name for feature in job.source.features}
-    features = {f.name: _feature(f, summary, f.name in in_records) for f in job.source.all_features}
-    for name, info in features.items():
-        if info.kind == "vector":
-            features[name] = info.model_copy(update={"files": of_table(name)})
+    def feature(config: FeatureConfig) -> FeatureInfo:
+        info = _feature(config, summary, config in job.source.features)
+        return info.model_copy(update={"files": infos(f"{config.of}s", config.name)})
+
+    features = {config.name: feature(config) for config in job.source.all_features}
     return Dataset(
         fingerprint=digest,
         source_fingerprint=source_fingerprint(source, source_files),
         source_files=[
-            SourceFileInfo(path=file.name, bytes=file.size, version=file.version, content=file.content)
-            for file in source_files
+            SourceFileInfo(path=f.name, bytes=f.size, version=f.version, content=f.content)
+            for f in source_files
         ],
         history_length=job.dataset.history_length,
         has_weight=job.source.roles.weight is not None,

@@ -10,7 +10,9 @@ from apache_beam.pvalue import AsIter, AsSingleton
 
 from configs.sections.features import QuantilesConfig
 from pipelines.job import Job, JobLayout
-from pipelines.sources.reader import Place, Range, first_rows
+from pipelines.sides.join import SendSide
+from pipelines.sides.tables import SideCatalog, SideFeatures, SideRows
+from pipelines.sources.reader import Range
 from pipelines.stages.catalog import WriteCatalog, vector_files
 from pipelines.stages.files import WrittenFile
 from pipelines.stages.finish import FinishRows
@@ -18,47 +20,11 @@ from pipelines.stages.given import SendVocabularies
 from pipelines.stages.group import GroupUsers
 from pipelines.stages.ids import WITH_CATALOG, AssignIds, CountKeys, TableIds, plan_ids
 from pipelines.stages.plan import Plan, make_plan, side_count
-from pipelines.stages.read import CountRows, ReadRows
-from pipelines.stages.sides import FinishSide, JoinSide, ReadSide, ResolveSide, SendSide
-from pipelines.stages.spool import Ref
+from pipelines.stages.read import Read, ReadRows
 from pipelines.stages.stats import MergeCounts, MergeNumbers, MergeStats, Stats
 from pipelines.stages.write import WriteFile, WriteRejected
 from pipelines.statistics.quantiles import NumberHistogram, boundaries
 from pipelines.summary import FILE_NAME, dump_summary
-
-
-class Read(beam.PTransform):
-    """Ranges to rows by shard, rejected rows and Stats.
-
-    Args:
-      job: whose source is read: of the interactions, or one of Job.sides.
-      reader: DoFn that makes rows of ranges.
-    """
-
-    def __init__(self, job: Job, ranges: list[Range], reader: ReadRows):
-        super().__init__()
-        self._job, self._ranges, self._reader = job, ranges, reader
-
-    # Beam reads annotations, and has none for tuples of collections.
-    def expand(self, pipeline: Any) -> Any:
-        ranges = (
-            pipeline | "Ranges" >> beam.Create(self._ranges, reshuffle=False) | "Spread" >> beam.Reshuffle()
-        )
-        places = (
-            ranges
-            | "CountRows" >> beam.ParDo(CountRows(self._job))
-            | "CollectCounts" >> beam.combiners.ToDict()
-            | "FirstRows" >> beam.Map(_first_rows, self._ranges)
-        )
-        rows = ranges | "ReadRows" >> beam.ParDo(self._reader, AsSingleton(places)).with_outputs(
-            "stats", "rejected", main="rows"
-        )
-        return rows.rows, rows.rejected, rows.stats
-
-
-def _first_rows(counts: dict[int, int], ranges: list[Range]) -> dict[int, Place]:
-    # A lambda would be pickled by value, with the path of this file on the machine that starts the job.
-    return first_rows(ranges, counts)
 
 
 class Ids(beam.PTransform):
@@ -89,59 +55,6 @@ class Ids(beam.PTransform):
         return assigned.maps, assigned.catalog, tables
 
 
-class SideRows(beam.PTransform):
-    """A side table's ranges to its rows without duplicate keys by part, rejected rows and Stats."""
-
-    def __init__(self, job: Job, number: int, ranges: list[Range]):
-        super().__init__()
-        self._job, self._number, self._ranges = job, number, ranges
-
-    # Beam reads annotations, and has none for tuples of collections.
-    def expand(self, pipeline: Any) -> Any:
-        side, number = self._job.sides[self._number], self._number
-        rows, rejected, stats = pipeline | "Read" >> Read(side, self._ranges, ReadSide(self._job, number))
-        resolved = (
-            rows
-            | "ByPart" >> beam.GroupByKey()
-            | "ResolveSide" >> beam.ParDo(ResolveSide(self._job, number)).with_outputs("stats", main="rows")
-        )
-        all_stats = (stats, resolved.stats) | "SideStats" >> beam.Flatten()
-        return resolved.rows, rejected, all_stats
-
-
-class SideFeatures(beam.PTransform):
-    """(rows of a side table by shard, ids of its users or items) to rows with indices of keys, keys of the
-    features' tables, counts and numbers."""
-
-    def __init__(self, job: Job, number: int, plan: AsSingleton):
-        super().__init__()
-        self._job, self._number, self._plan = job, number, plan
-
-    # Beam reads annotations, and has none for tuples of collections.
-    def expand(self, parts: Any) -> Any:
-        rows, maps = parts
-        tagged = rows | "Tag" >> beam.MapTuple(_as_rows)
-        mine = maps | "Mine" >> beam.Filter(_is_of_side, self._job.layout, self._number)
-        return (
-            (tagged, mine)
-            | "RowsAndFacts" >> beam.Flatten()
-            | "ByShard" >> beam.GroupByKey()
-            | "JoinSide"
-            >> beam.ParDo(JoinSide(self._job, self._number), self._plan).with_outputs(
-                "keys", "counts", "numbers", main="rows"
-            )
-        )
-
-
-def _as_rows(shard: int, ref: Ref) -> tuple[int, tuple[str, str, int, Ref]]:
-    return shard, ("rows", "", 0, ref)
-
-
-def _is_of_side(element: tuple[int, Any], layout: JobLayout, number: int) -> bool:
-    first = layout.first_shard(number)
-    return first <= element[0] < first + layout.side_shards[number]
-
-
 def _is_of_users(element: tuple[int, Any], layout: JobLayout) -> bool:
     return element[0] < layout.user_shards
 
@@ -166,15 +79,8 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range], side_ranges: l
     """
     rows, rejected, stats = pipeline | "Read" >> Read(job, ranges, ReadRows(job))
     stats = stats | "MergeStats" >> beam.CombineGlobally(MergeStats())
-    sides = [
-        pipeline | f"Side{number}" >> SideRows(job, number, found) for number, found in enumerate(side_ranges)
-    ]
-    side_stats = (
-        ([side_stats for _, _, side_stats in sides] or [pipeline | "NoSides" >> beam.Create([])])
-        | "AllSideStats" >> beam.Flatten()
-        | "MergeSideStats" >> beam.CombinePerKey(MergeStats())
-        | "SidesByNumber" >> beam.combiners.ToDict()
-    )
+    sides = [pipeline | f"Side{n}" >> SideRows(job, n, found) for n, found in enumerate(side_ranges)]
+    side_stats = _side_stats(pipeline, [found for _, _, found in sides])
     plan = AsSingleton(stats | "MakePlan" >> beam.Map(make_plan, job, AsSingleton(side_stats)))
     grouped = (
         rows
@@ -182,76 +88,82 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range], side_ranges: l
         | "GroupUsers"
         >> beam.ParDo(GroupUsers(job), plan).with_outputs("keys", "counts", "numbers", main="rows")
     )
-    side_rows = [rows for rows, *_ in sides]
+    side_rows = [found for found, _, _ in sides]
     joined, maps, keys_catalog, tables = _assign(pipeline, job, grouped.keys, plan, side_rows)
+    ids = AsSingleton(tables)
     finished = (
         (grouped.rows, maps | "OfUsers" >> beam.Filter(_is_of_users, job.layout))
         | "RowsAndIds" >> beam.Flatten()
         | "ByUserShardAgain" >> beam.GroupByKey()
         | "FinishRows"
-        >> beam.ParDo(FinishRows(job), plan, AsSingleton(tables)).with_outputs(
-            "catalog", "counts", main="rows"
-        )
+        >> beam.ParDo(FinishRows(job), plan, ids).with_outputs("catalog", "counts", main="rows")
     )
     finished_sides = [
-        (side.rows, maps | f"OfSide{number}" >> beam.Filter(_is_of_side, job.layout, number))
-        | f"RowsAndIds{number}" >> beam.Flatten()
-        | f"BySide{number}" >> beam.GroupByKey()
-        | f"FinishSide{number}"
-        >> beam.ParDo(FinishSide(job, number), AsSingleton(tables)).with_outputs("counts", main="catalog")
-        for number, side in enumerate(joined)
+        (side.rows, maps) | f"SideCatalog{n}" >> SideCatalog(job, n, ids) for n, side in enumerate(joined)
     ]
-    records = finished.rows | "ByFile" >> beam.GroupByKey() | "WriteRecords" >> beam.ParDo(WriteFile(job))
-    every_file = (
-        pipeline
-        | "Catalogs" >> beam.Create([job])
-        | "VectorFiles" >> beam.FlatMap(vector_files, AsSingleton(tables), plan)
+    slices = [keys_catalog, finished.catalog, *(side.catalog for side in finished_sides)]
+    counts = _flat(
+        "Counts", [grouped.counts, finished.counts, *(side.counts for side in [*joined, *finished_sides])]
     )
-    catalogs = (
-        (keys_catalog, finished.catalog, every_file, *(side.catalog for side in finished_sides))
-        | "KeysAndRows" >> beam.Flatten()
-        | "ByCatalogFile" >> beam.GroupByKey()
-        | "WriteCatalogs" >> beam.ParDo(WriteCatalog(job), AsSingleton(tables))
-    )
-    refused = (
-        (rejected, *(side_rejected for _, side_rejected, _ in sides))
-        | "EveryRejected" >> beam.Flatten()
-        | "AllRejected" >> beam.GroupByKey()
-        | "WriteRejected" >> beam.ParDo(WriteRejected(job))
-    )
-    counts = (
-        (grouped.counts, finished.counts, *(side.counts for side in [*joined, *finished_sides]))
-        | "AllCounts" >> beam.Flatten()
-        | "MergeCounts" >> beam.CombineGlobally(MergeCounts())
-    )
-    numbers = (
-        (grouped.numbers, *(side.numbers for side in joined))
-        | "AllNumbers" >> beam.Flatten()
-        | "MergeNumbers" >> beam.CombineGlobally(MergeNumbers())
-    )
-    files = (records, catalogs, refused) | "AllFiles" >> beam.Flatten()
-    buckets = {
-        f.name: f.buckets.quantiles
-        for part in (job, *job.sides)
-        for f in part.numbers
-        if isinstance(f.buckets, QuantilesConfig)
+    numbers = _flat("Numbers", [grouped.numbers, *(side.numbers for side in joined)])
+    facts = {
+        "stats": AsSingleton(stats),
+        "sides": AsSingleton(side_stats),
+        "counts": AsSingleton(counts | "MergeCounts" >> beam.CombineGlobally(MergeCounts())),
+        "plan": plan,
+        "tables": ids,
+        "numbers": AsSingleton(numbers | "MergeNumbers" >> beam.CombineGlobally(MergeNumbers())),
     }
-    _ = (
-        pipeline
-        | "Once" >> beam.Create([job.layout.spool])
-        | "Summarize"
-        >> beam.Map(
-            _summarize,
-            buckets,
-            AsSingleton(stats),
-            AsSingleton(side_stats),
-            AsSingleton(counts),
-            plan,
-            AsSingleton(tables),
-            AsSingleton(numbers),
-            AsIter(files),
-        )
+    refused = _flat("Rejected", [rejected, *(found for _, found, _ in sides)])
+    files = _write(pipeline, job, finished.rows, slices, refused, plan, ids)
+    once = pipeline | "Once" >> beam.Create([job.layout.spool])
+    _ = once | "Summarize" >> beam.Map(_summarize, _quantile_parts(job), files=AsIter(files), **facts)
+
+
+def _flat(name: str, collections_: list[Any]) -> Any:
+    return collections_ | f"All{name}" >> beam.Flatten()
+
+
+def _side_stats(pipeline: beam.Pipeline, found: list[Any]) -> Any:
+    """Merged Stats of all side tables, by their number, in one dictionary."""
+    return (
+        _flat("SideStats", found or [pipeline | "NoSides" >> beam.Create([])])
+        | "MergeSideStats" >> beam.CombinePerKey(MergeStats())
+        | "SidesByNumber" >> beam.combiners.ToDict()
     )
+
+
+def _quantile_parts(job: Job) -> dict[str, int]:
+    """Number of buckets by feature with buckets by quantiles."""
+    numbers = [feature for part in (job, *job.sides) for feature in part.numbers]
+    return {f.name: f.buckets.quantiles for f in numbers if isinstance(f.buckets, QuantilesConfig)}
+
+
+def _write(
+    pipeline: beam.Pipeline,
+    job: Job,
+    rows: Any,
+    slices: list[Any],
+    refused: Any,
+    plan: AsSingleton,
+    tables: AsSingleton,
+) -> Any:
+    """All WrittenFile: records, catalogs and rejected rows.
+
+    Args:
+      rows: by file.
+      slices: of catalogs.
+    """
+    every = pipeline | "Catalogs" >> beam.Create([job])
+    slices = [*slices, every | "VectorFiles" >> beam.FlatMap(vector_files, tables, plan)]
+    records = rows | "ByFile" >> beam.GroupByKey() | "WriteRecords" >> beam.ParDo(WriteFile(job))
+    catalogs = (
+        _flat("Slices", slices)
+        | "ByCatalogFile" >> beam.GroupByKey()
+        | "WriteCatalogs" >> beam.ParDo(WriteCatalog(job), tables)
+    )
+    rejects = refused | "Together" >> beam.GroupByKey() | "WriteRejected" >> beam.ParDo(WriteRejected(job))
+    return _flat("Files", [records, catalogs, rejects])
 
 
 def _assign(pipeline: beam.Pipeline, job: Job, keys: Any, plan: AsSingleton, sides: list[Any]) -> Any:

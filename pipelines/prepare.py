@@ -55,7 +55,7 @@ def prepare(
     dataset: "DatasetConfig",
     options: "PipelineOptions | None" = None,
     overwrite: bool = False,
-    **sizes: int,
+    **sizes: Any,
 ) -> "Dataset | None":
     """Writes the dataset unless it exists already.
 
@@ -87,23 +87,19 @@ def prepare(
     from pipelines.sources.reader import make_reader
     from pipelines.workspace import workspace
 
-    options = options or beam_options(None, [])
+    options, target = options or beam_options(None, []), dataset.path.rstrip("/")
     check_runner(options, source, dataset)
-    target = dataset.path.rstrip("/")
-    reader = make_reader(source, plan_layout("", "", 0))
-    sides = [make_reader(side, plan_layout("", "", 0)) for side in source.sides]
-    source_files = _source_files([reader, *sides], dataset)
+    readers = [make_reader(section, plan_layout("", "", 0)) for section in (source, *source.sides)]
+    source_files = _source_files(readers, dataset)
     if not overwrite and (present := find_existing(target, source, source_files, dataset)):
         logging.info("%s: already prepared from this source with these settings", target)
         return present
-    layout = plan_layout("", "", reader.estimated_rows())
+    job = Job(source, dataset, plan_layout("", "", readers[0].estimated_rows()))
+    parts = tuple(side_parts(side.config, side.estimated_rows()) for side in readers[1:])
+    sizes = {"threads": worker_threads(options), "side_shards": parts} | sizes
     with workspace(target) as (path, check):
-        parts = tuple(side_parts(side.config, side.estimated_rows()) for side in sides)
-        sizes = {"threads": worker_threads(options), "side_shards": parts} | sizes
-        job = _placed(Job(source, dataset, layout), path, sizes)
-        for each_reader in (reader, *sides):
-            each_reader.layout = job.layout  # keeps the files that were listed
-        ranges = [each_reader.ranges() for each_reader in (reader, *sides)]
+        job = _placed(job, path, sizes)
+        ranges = [_ranges(reader, job) for reader in readers]
         source_files = each(with_content, source_files)
         with Progress(job.layout.spool) as progress:
             found = _run_pipeline(job, ranges, options, lambda: check_unchanged(source_files))
@@ -123,6 +119,12 @@ def _source_files(readers: "list[Reader]", dataset: "DatasetConfig") -> "list[So
 
     files = [file for reader in readers for file in reader.files()]
     return list({file.name: file for file in [*files, *given_files(dataset)]}.values())
+
+
+def _ranges(reader: "Reader", job: "Job") -> "list[Range]":
+    """Ranges of a source or side table; the reader keeps the files that were listed."""
+    reader.layout = job.layout
+    return reader.ranges()
 
 
 def _placed(job: "Job", path: str, sizes: dict[str, Any]) -> "Job":

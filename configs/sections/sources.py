@@ -130,6 +130,11 @@ class SideTableConfig(FilesConfig):
         """How order_by is read: as text of any form."""
         return "iso8601"
 
+    @property
+    def has_columns(self) -> bool:
+        """Whether a file says which columns it has."""
+        return True
+
 
 class DelimitedFormat(Section):
     """How delimited text is written."""
@@ -199,6 +204,11 @@ class JsonlSideConfig(SideTableConfig):
 
     kind: Literal["jsonl"]
     """One JSON object per line."""
+
+    @property
+    def has_columns(self) -> bool:
+        """As SideTableConfig.has_columns."""
+        return False
 
 
 class ParquetSideConfig(SideTableConfig):

@@ -13,17 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as compute
 
 from configs.manifest import SPLITS
-from configs.sections.features import Step, VectorFeatureConfig
+from configs.sections.features import Step
 from configs.transforms import before_standardize
 from pipelines.job import Job
 from pipelines.rows.faults import Faults
 from pipelines.rows.keys import are_null, break_lines, clean_keys
 from pipelines.rows.lists import bag_texts
 from pipelines.rows.numbers import decode, parse_numbers
-from pipelines.rows.order import order_numbers
 from pipelines.rows.times import LAST_TIME, to_nanoseconds
-from pipelines.rows.vectors import vector_columns
-from pipelines.sources.reader import ORDER, Reject, SourcePiece
+from pipelines.sources.reader import Reject, SourcePiece
 
 _KEYS = pa.dictionary(pa.int32(), pa.string())
 
@@ -40,55 +38,24 @@ def validate(piece: SourcePiece, job: Job) -> tuple[pa.Table, list[Reject]]:
     faults = Faults(len(piece.rows))
     columns = {"_row": pa.array(piece.rows)}
     for name in ("user", "item", *job.categorical):
-        columns[name] = _keys(piece, name, job, faults)
+        columns[name] = key_column(piece, name, job, faults)
     for feature in job.lists:
         nulls, clean = getattr(job.source, "nulls", []), getattr(job.source, "clean_keys", False)
         columns[feature.name] = bag_texts(piece, feature, nulls, clean, faults)
     columns["timestamp"] = _timestamps(piece, job, faults)
     for name in ("label", "weight", *job.numeric):
         if name in piece.columns:
-            columns[name] = _numbers(piece, name, job, faults)
+            columns[name] = number_column(piece, name, job, faults)
     for name, steps in job.steps.items():
-        _check_steps(columns[name], name, steps, faults)
+        check_steps(columns[name], name, steps, faults)
     if "label" not in columns:
         columns["label"] = pa.array(np.ones(len(piece.rows), np.float32))
     if "_split" in piece.columns:
         columns["_split"] = _splits(piece.columns["_split"], faults)
-    return _valid(piece, pa.table(columns), faults)
+    return valid_rows(piece, pa.table(columns), faults)
 
 
-def validate_side(piece: SourcePiece, job: Job) -> tuple[pa.Table, list[Reject]]:
-    """Types the columns of a piece of a side table.
-
-    Args:
-      job: one of Job.sides.
-
-    Returns:
-      table: the valid rows: _row, _line int64 and _path, where they are in the source; key and categorical
-        and list features as in `validate`; numeric features float32, NaN where they are empty; vectors as
-        pipelines/rows/vectors.py makes them; with order_by, the columns of `order_numbers`. No nulls.
-      rejects: as in `validate`.
-    """
-    side, faults, rows = job.source, Faults(len(piece.rows)), len(piece.rows)
-    path = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([piece.path]))
-    columns = {"_row": pa.array(piece.rows), "_line": pa.array(piece.lines), "_path": path}
-    columns["key"] = _keys(piece, side.of, job, faults)
-    for name in job.categorical:
-        columns[name] = _keys(piece, name, job, faults)
-    for feature in job.lists:
-        columns[feature.name] = bag_texts(piece, feature, side.nulls, side.clean_keys, faults)
-    for name, steps in job.steps.items():
-        columns[name] = _numbers(piece, name, job, faults)
-        _check_steps(columns[name], name, steps, faults)
-    for vector in side.features:
-        if isinstance(vector, VectorFeatureConfig):
-            columns |= vector_columns(piece.columns[vector.name], vector, side.nulls, faults)
-    if side.order_by is not None:
-        columns |= order_numbers(piece.columns[ORDER], faults)
-    return _valid(piece, pa.table(columns), faults)
-
-
-def _valid(piece: SourcePiece, table: pa.Table, faults: Faults) -> tuple[pa.Table, list[Reject]]:
+def valid_rows(piece: SourcePiece, table: pa.Table, faults: Faults) -> tuple[pa.Table, list[Reject]]:
     """The rows without faults, and all rejects of the piece, by row."""
     bad = faults.rows()
     if not len(bad):
@@ -102,7 +69,7 @@ def _valid(piece: SourcePiece, table: pa.Table, faults: Faults) -> tuple[pa.Tabl
     return table.filter(pa.array(keep)), sorted(piece.rejects + found)
 
 
-def _keys(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.DictionaryArray:
+def key_column(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.DictionaryArray:
     """Text or integers as dictionary; a missing category is the empty key."""
     values = _as_dictionary(piece.columns[name], faults)
     codes = values.indices.fill_null(-1).to_numpy(zero_copy_only=False)
@@ -139,7 +106,7 @@ def _as_dictionary(values: pa.Array, faults: Faults) -> pa.DictionaryArray:
     return values.cast(pa.string()).dictionary_encode()
 
 
-def _numbers(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.Array:
+def number_column(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.Array:
     """float32 without nulls; NaN where a feature's `missing` applies."""
     values = _plain(piece.columns[name])
     numbers, bad = parse_numbers(_booleans_as_numbers(values))
@@ -161,7 +128,7 @@ def _numbers(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.Arra
     return pa.array(numbers)
 
 
-def _check_steps(values: pa.Array, name: str, steps: list[Step], faults: Faults) -> None:
+def check_steps(values: pa.Array, name: str, steps: list[Step], faults: Faults) -> None:
     """Rejects numbers that have no logarithm."""
     if "log1p" in steps:
         numbers = values.to_numpy(zero_copy_only=False)

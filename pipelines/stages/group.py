@@ -12,7 +12,6 @@ from configs.sections.features import QuantilesConfig
 from configs.transforms import before_standardize
 from pipelines.rows import bags, split
 from pipelines.rows.events import best_of_each, events
-from pipelines.rows.vectors import known_column
 from pipelines.stages.given import Vocabularies
 from pipelines.stages.ids import hash_ids, rank_keys, send_keys
 from pipelines.stages.members import Members, bags_table, crossed, share
@@ -190,6 +189,11 @@ class GroupUsers(ThreadedDoFn):
             yield shard, ("map", table, 0, spool.add(pa.table({"id": ids})))
         for part, slice_ in send_keys(self._job, plan, table, keys, counts, ids):
             yield beam.pvalue.TaggedOutput("keys", ((table, part), (shard, spool.add(slice_))))
+
+
+def known_column(name: str) -> str:
+    """Name of the column that tells where a feature is not empty."""
+    return f"_known_{name}"
 
 
 def starts(users: np.ndarray) -> np.ndarray:

@@ -107,7 +107,7 @@ def _side_fails(stats: Stats, side: Job, key: str) -> str | None:
     if not stats.kept:
         return f"{paths}: no rows are left after validation; check {key}"
     for feature in side.source.features:
-        if side.source.kind == "jsonl" and feature.columns and not stats.counts[known_count(feature.name)]:
+        if not side.source.has_columns and feature.columns and not stats.counts[known_count(feature.name)]:
             return (
                 f"{paths}: no object has a value of {feature.source_column!r}, which feature "
                 f"{feature.name!r} reads; correct its column, or remove the feature"

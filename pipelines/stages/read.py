@@ -7,6 +7,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+from apache_beam.pvalue import AsSingleton
 
 from configs.errors import DataError
 from pipelines.job import Job
@@ -14,7 +15,7 @@ from pipelines.rows import bags
 from pipelines.rows.hashes import hash_keys
 from pipelines.rows.validate import validate
 from pipelines.sources.identity import check_range
-from pipelines.sources.reader import Place, Range, Reject, SourcePiece, make_reader
+from pipelines.sources.reader import Place, Range, Reject, SourcePiece, first_rows, make_reader
 from pipelines.stages.ids import hash_ids
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, partition
 from pipelines.stages.stats import Stats
@@ -142,6 +143,40 @@ class ReadRows(ThreadedDoFn):
         with SpoolWriter(self._job.layout.spool, "rejected") as spool:
             ref = spool.add_bytes(("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
         yield beam.pvalue.TaggedOutput("rejected", (0, (rejects[0].row, ref)))
+
+
+class Read(beam.PTransform):
+    """Ranges to rows by shard, rejected rows and Stats.
+
+    Args:
+      job: whose source is read: of the interactions, or one of Job.sides.
+      reader: DoFn that makes rows of ranges.
+    """
+
+    def __init__(self, job: Job, ranges: list[Range], reader: ReadRows):
+        super().__init__()
+        self._job, self._ranges, self._reader = job, ranges, reader
+
+    # Beam reads annotations, and has none for tuples of collections.
+    def expand(self, pipeline: Any) -> Any:
+        ranges = (
+            pipeline | "Ranges" >> beam.Create(self._ranges, reshuffle=False) | "Spread" >> beam.Reshuffle()
+        )
+        places = (
+            ranges
+            | "CountRows" >> beam.ParDo(CountRows(self._job))
+            | "CollectCounts" >> beam.combiners.ToDict()
+            | "FirstRows" >> beam.Map(_first_rows, self._ranges)
+        )
+        rows = ranges | "ReadRows" >> beam.ParDo(self._reader, AsSingleton(places)).with_outputs(
+            "stats", "rejected", main="rows"
+        )
+        return rows.rows, rows.rejected, rows.stats
+
+
+def _first_rows(counts: dict[int, int], ranges: list[Range]) -> dict[int, Place]:
+    # A lambda would be pickled by value, with the path of this file on the machine that starts the job.
+    return first_rows(ranges, counts)
 
 
 def shards_of(job: Job, table: str, keys: pa.StringArray, num_shards: int) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 import google_crc32c
 import numpy as np
+import pyarrow as pa
 
-from pipelines.rows.vectors import as_matrix
 from pipelines.stages.files import WrittenFile, close_durably, open_staged
 from pipelines.stages.ids import CATALOG_FILE_ROWS
 from pipelines.stages.spool import Ref, array, column, read_table
@@ -27,11 +27,16 @@ def write_vectors(
     written = WrittenFile(directory, number, {}, table=name, suffix="f32")
     checksum = google_crc32c.Checksum()
     file = open_staged(staging, written.directory, written.name)
-    data = memoryview(whole.reshape(-1)).cast("B")
-    for start in range(0, len(data), _STEP_BYTES):
-        piece = bytes(data[start : start + _STEP_BYTES])
+    step = max(1, _STEP_BYTES // whole.itemsize // dim)
+    for start in range(0, rows, step):
+        piece = whole[start : start + step].tobytes()
         checksum.update(piece)
         file.write(piece)
     close_durably(file)
     crc32c = checksum.hexdigest().decode()
-    return written._replace(info={"rows": rows, "bytes": len(data), "crc32c": crc32c})
+    return written._replace(info={"rows": rows, "bytes": whole.nbytes, "crc32c": crc32c})
+
+
+def as_matrix(vectors: pa.FixedSizeListArray) -> np.ndarray:
+    """float32 [n, dim] of fixed-size lists."""
+    return vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(vectors), vectors.type.list_size)

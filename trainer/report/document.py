@@ -198,13 +198,22 @@ def _dataset(summary: Mapping | None) -> str:
     splits = [{"split": name} | _split(info) for name, info in summary.get("splits", {}).items()]
     tables = [{"table": name} | _entry(info) for name, info in summary.get("tables", {}).items()]
     rejected = summary.get("rejected", {}).items()
-    parts = [table(rows) for rows in (splits, tables) if rows]
+    parts = [table(rows) for rows in (splits, tables, _sides(summary)) if rows]
     parts.append(
         table([{"rejection reason": reason, "rows": rows} for reason, rows in rejected])
         if rejected
         else note("No rows were rejected.")
     )
     return section("Dataset", pairs(facts), *parts)
+
+
+def _sides(summary: Mapping) -> list[dict]:
+    """What became of each side table's rows."""
+    sections = summary.get("source", {}).get("sides", [])
+    return [
+        {"side table": ", ".join(section["paths"]), **info, "rejected": sum(info["rejected"].values())}
+        for section, info in zip(sections, summary.get("sides", []), strict=True)
+    ]
 
 
 def _split(info: Any) -> dict:

@@ -229,6 +229,8 @@ def test_dataset_summary(tmp_path):
         "tables": {"item": {"ids": "hash", "rows": 59048, "oov": None}},
         "rejected": {"missing_role": 1717},
         "users": {"rows": 138493, "files": []},
+        "source": {"sides": [{"paths": ["films.csv"]}]},
+        "sides": [{"of": "item", "rows": 4321, "rejected": {"bad_year": 5}, "missing": 2468}],
     }
     text = Page(_write(tmp_path, dataset=dataset)).text
     for value in (
@@ -240,6 +242,7 @@ def test_dataset_summary(tmp_path):
         "missing_role",
         "1,717",
         "138,493",
+        *("films.csv", "4,321", "2,468"),
     ):
         assert value in text, value
 

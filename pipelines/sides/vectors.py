@@ -7,11 +7,7 @@ import pyarrow.compute as compute
 from configs.sections.features import VectorFeatureConfig
 from pipelines.rows.faults import Faults
 from pipelines.rows.numbers import parse_numbers
-
-
-def known_column(name: str) -> str:
-    """Name of the column that tells where a feature is not empty."""
-    return f"_known_{name}"
+from pipelines.stages.group import known_column
 
 
 def vector_columns(
@@ -49,11 +45,6 @@ def normalized(vectors: np.ndarray) -> np.ndarray:
     wide = np.where(np.isfinite(vectors), vectors, 0).astype(np.float64)
     length = np.sqrt(np.square(wide).sum(axis=1, keepdims=True))
     return (wide / np.where(length > 0, length, 1)).astype(np.float32)
-
-
-def as_matrix(vectors: pa.FixedSizeListArray) -> np.ndarray:
-    """float32 [n, dim] of fixed-size lists."""
-    return vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(vectors), vectors.type.list_size)
 
 
 def _lists(values: pa.Array, separator: str | None, nulls: list[str]) -> pa.Array:

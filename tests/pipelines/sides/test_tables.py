@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from configs.errors import DataError
 from pipelines.prepare import prepare
+from pipelines.runners.options import beam_options
 from tests.support.prepared import configure, content, read_file, run
 
 SMALL = {"chunk_bytes": 300, "chunk_rows": 7, "user_shards": 3, "key_shards": 3}
@@ -389,3 +390,15 @@ def test_damaged_vectors_are_written_again(tmp_path, caplog):
     assert "damaged" in caplog.text and path.name in caplog.text
     ids = {row["key"]: row["id"] for row in catalog(first, first.items.files)}
     assert vectors(first, "a")[ids[b"i0"]].tolist() == [1.0, 2.0]
+
+
+def test_worker_processes_write_the_same_bytes(tmp_path):
+    source = write_rows(tmp_path / "in.csv", interactions())
+    source |= {"sides": [write_side(tmp_path, "parquet", items())]}
+    found = []
+    for flags in ([], ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]):
+        config = configure(source, {"path": str(tmp_path / "out")})
+        sizes = SMALL | {"side_shards": (3,)}
+        prepare(config.source, config.dataset, beam_options(None, flags), overwrite=True, **sizes)
+        found.append(content(tmp_path / "out"))
+    assert found[0] == found[1]
