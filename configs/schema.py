@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from configs.defaults import complete_bias, complete_dataset, complete_model, complete_tables
+from configs.defaults import complete_bias, complete_dataset, complete_export, complete_model, complete_tables
 from configs.sections.base import Section
 from configs.sections.dataset import DatasetConfig, FeatureIdsConfig, HashIdsConfig, VocabIdsConfig
 from configs.sections.devices import CpuDeviceConfig, DeviceConfig
@@ -143,6 +143,7 @@ class RunConfig(Section):
         # Sections are frozen once they are read; this document is still being read.
         self.__dict__["model"] = complete_model(self)
         self.__dict__["dataset"] = complete_dataset(self)
+        self.__dict__["export"] = complete_export(self)
         return self
 
     @model_validator(mode="after")
@@ -180,12 +181,14 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _cold_items_differ(self) -> "RunConfig":
-        towers = self._towers(self.model) if isinstance(self.model, TwoTowerConfig) else None
-        if self.evaluate.cold_items == "only" and (towers is None or towers[1].inputs == ["item"]):
-            raise ValueError(
-                "evaluate.cold_items: only ranks items by their features, but the model reads none of the "
-                "item; add one to model.item_tower.inputs, or use miss"
-            )
+        if isinstance(self.model, TwoTowerConfig) and self.model.item_tower.inputs != ["item"]:
+            return self
+        for key, value, other in (("evaluate", "only", "miss"), ("export", "serve", "leave_out")):
+            if getattr(self, key).cold_items == value:
+                raise ValueError(
+                    f"{key}.cold_items: {value} needs features to tell cold items apart, but the model reads "
+                    f"none of the item; add one to model.item_tower.inputs, or use {other}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -74,8 +74,13 @@ def split(**keys) -> dict:
         ),
         (
             {"evaluate": {"cold_items": "only"}},
-            "evaluate.cold_items: only ranks items by their features, but the model reads none of the item; "
-            "add one to model.item_tower.inputs, or use miss",
+            "evaluate.cold_items: only needs features to tell cold items apart, but the model reads none of "
+            "the item; add one to model.item_tower.inputs, or use miss",
+        ),
+        (
+            {"export": {"cold_items": "serve"}, "model": {"kind": "dot_bias"}},
+            "export.cold_items: serve needs features to tell cold items apart, but the model reads none of "
+            "the item; add one to model.item_tower.inputs, or use leave_out",
         ),
         (
             {"evaluate": {"cold_items": "only", "protocol": "sampled"}},

@@ -40,7 +40,8 @@ class Items:
     rows: int
     """Number of catalog ids: those of the item table, and of items that share its out-of-vocabulary row."""
     ids: np.ndarray
-    """Catalog ids of items with a table row and positive train rows, int64 [items], ascending."""
+    """Catalog ids of items with a table row and positive train rows, int64 [items], ascending; in a served
+    model those of all items that it may recommend."""
     keys: np.ndarray
     """Raw keys, object (bytes) [rows]."""
     counts: np.ndarray
@@ -54,6 +55,8 @@ class Items:
     """Features that the evaluation of a held-out split may know, by split."""
     infos: dict[str, FeatureInfo] = dataclasses.field(default_factory=dict)
     """What `features` are."""
+    history_ids: np.ndarray | None = None
+    """Catalog ids of items with a table row and positive train rows, int64, ascending; None: `ids`."""
     table: TableInfo | None = None
     """The item table; None: its rows are `rows`, and the last one is that of unknown items."""
 
@@ -77,7 +80,7 @@ class Items:
         }
         ids = np.flatnonzero(counts)
         ids = ids[table.has_row(ids)]
-        return cls(rows, ids, keys, counts, features, table.oov_keys, earlier, infos, table)
+        return cls(rows, ids, keys, counts, features, table.oov_keys, earlier, infos, table=table)
 
     def as_of(self, split: str) -> "Items":
         """The same items with the features that the evaluation of `split` (valid or test) may know."""
@@ -115,6 +118,15 @@ class Items:
         known = np.zeros(self.rows, bool)
         known[self.ids] = True
         return known
+
+    @property
+    def in_histories(self) -> np.ndarray:
+        """Whether histories hold each catalog id, bool [rows]."""
+        if self.history_ids is None:
+            return self.known
+        found = np.zeros(self.rows, bool)
+        found[self.history_ids] = True
+        return found
 
     def knows(self, numbers: np.ndarray) -> np.ndarray:
         """Whether each catalog id of a user's sequence is one of `ids`, bool [n]."""
