@@ -192,6 +192,17 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _cold_users_differ(self) -> "RunConfig":
+        telling = {"history", *(name for name, feature in self.features.items() if feature.of == "user")}
+        towers = self._towers(self.model) if isinstance(self.model, TwoTowerConfig) else ()
+        if self.evaluate.cold_users == "rank" and not (towers and telling & set(towers[0].inputs)):
+            raise ValueError(
+                "evaluate.cold_users: rank needs the history or a feature of the user, but the model reads "
+                "none; add one to model.user_tower.inputs, or use skip"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _dropped_ids_have_a_row(self) -> "RunConfig":
         if isinstance(self.model, TwoTowerConfig):
             for side, tower in zip(("user", "item"), self._towers(self.model), strict=True):

@@ -26,6 +26,10 @@ class EvaluateConfig(Section):
     the out-of-vocabulary row, as in published results of this protocol. With full they are misses. only, with
     full: rank the items without positive train rows that occur in the split among themselves, from their
     features; everything else is left out. It requires an item tower that reads a feature."""
+    cold_users: Literal["skip", "rank"] = "skip"
+    """Users without positive train rows. skip: they are not evaluated. rank: each of their rows in the split
+    is ranked by their earlier rows there (and in valid) and by their features; a user counts with the mean
+    over these rows. It requires a user tower that reads the history or a feature of the user."""
     max_users: int | None = Field(None, ge=1)
     """Evaluate a stable random sample of this many users; null: all."""
     weights: Literal["both", "average", "raw"] = "both"

@@ -83,6 +83,11 @@ def split(**keys) -> dict:
             "the item; add one to model.item_tower.inputs, or use leave_out",
         ),
         (
+            {"evaluate": {"cold_users": "rank"}, "model": two_tower(["user"])},
+            "evaluate.cold_users: rank needs the history or a feature of the user, but the model reads none; "
+            "add one to model.user_tower.inputs, or use skip",
+        ),
+        (
             {"evaluate": {"cold_items": "only", "protocol": "sampled"}},
             "evaluate: cold_items: only requires protocol: full; set that, or use cold_items: rank",
         ),

@@ -230,9 +230,12 @@ class Users:
             self._vector_files[name] = VectorFiles(self.dataset, self.dataset.features[name])
         return self._vector_files[name]
 
-    def of_split(self, split: str, max_users: int | None = None, seed: int = 0) -> "SplitUsers":
-        """The users that can be evaluated on `split` (valid or test), or a stable random sample of them."""
-        return SplitUsers(self, split, max_users, seed)
+    def of_split(
+        self, split: str, max_users: int | None = None, seed: int = 0, cold: bool = False
+    ) -> "SplitUsers":
+        """The users that can be evaluated on `split` (valid or test), or a stable random sample of them; with
+        `cold`, those without train rows too."""
+        return SplitUsers(self, split, max_users, seed, cold)
 
     def cold_items(self, split: str) -> np.ndarray:
         """Catalog ids of items with positive rows in `split` (valid or test) and none in train, int64,
@@ -266,7 +269,7 @@ def number_bound(*sequences: Ragged) -> int:
 
 class SplitUsers:
     """Iterates over blocks of the users with a row of the table, trained on positive rows, and a positive row
-    in the split.
+    in the split; with `cold`, of users without positive train rows too.
 
     With `max_users`, one block with the users of smallest hash of (seed, id): the same users in whatever
     order files are read, with memory for about twice as many. The counts are complete when the iteration is.
@@ -277,10 +280,11 @@ class SplitUsers:
     users_taken = rows_taken = 0
     """The users that are iterated over, and their positive rows in the split."""
 
-    def __init__(self, users: Users, split: str, max_users: int | None, seed: int):
+    def __init__(self, users: Users, split: str, max_users: int | None, seed: int, cold: bool = False):
         if split not in SPLITS[1:]:
             raise ValueError(f"users can be evaluated on {' or '.join(SPLITS[1:])}, not on {split!r}")
         self.users, self.split, self.max_users, self.seed = users, split, max_users, seed
+        self.cold = cold
 
     def __iter__(self) -> Iterator[UserBlock]:
         if self.max_users is None:
@@ -291,16 +295,19 @@ class SplitUsers:
         """Positive rows of each user in the split, int64 [n]."""
         return block.splits.keep(block.splits.values == SPLITS.index(self.split)).lengths
 
-    def _warm(self) -> Iterator[UserBlock]:
+    def _evaluated(self) -> Iterator[UserBlock]:
         """Blocks of all users that can be evaluated; counts them."""
         self.users_found = self.rows_found = 0
         table = self.users.dataset.tables["user"]
         for block in self.users.blocks(self.split):
             rows = self.split_rows(block)
-            warm = (block.counts > 0) & table.has_row(block.ids) & (rows > 0)
-            self.users_found += int(warm.sum())
-            self.rows_found += int(rows[warm].sum())
-            yield block.take(np.flatnonzero(warm))
+            taken = (block.counts > 0) & table.has_row(block.ids)
+            if self.cold:
+                taken |= block.counts == 0
+            taken &= rows > 0
+            self.users_found += int(taken.sum())
+            self.rows_found += int(rows[taken].sum())
+            yield block.take(np.flatnonzero(taken))
 
     def _taken(self, block: UserBlock) -> UserBlock:
         self.users_taken += len(block)
@@ -311,7 +318,7 @@ class SplitUsers:
         """Joins small blocks, because scorers are faster on many users at once."""
         self.users_taken = self.rows_taken = 0
         held, number = [], 0
-        for block in self._warm():
+        for block in self._evaluated():
             held.append(block)
             number += len(block)
             if number >= self.users.dataset.block_rows:
@@ -323,7 +330,7 @@ class SplitUsers:
     def _sample(self, max_users: int) -> Iterator[UserBlock]:
         self.users_taken = self.rows_taken = 0
         held, number, limit = [], 0, np.uint64(2**64 - 1)
-        for block in self._warm():
+        for block in self._evaluated():
             held.append(block.take(np.flatnonzero(hash_ids(self.seed, block.ids) <= limit)))
             number += len(held[-1])
             if number >= 2 * max_users:

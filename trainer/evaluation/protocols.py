@@ -75,6 +75,8 @@ class RankingTask:
     eligible: np.ndarray | None = None
     """Number of each user's distinct items of the split that the protocol ranks, seen ones included, int64
     [n]; None: all of them."""
+    weight: np.ndarray | None = None
+    """Share of each row in the figures of its user, float64 [n]; None: each row is a user."""
     cold_ranked: np.ndarray | None = None
     """Number of targets outside the catalog that are ranked, int64 [n]; None: none is."""
 

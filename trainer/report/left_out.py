@@ -9,9 +9,13 @@ targets.
 from collections.abc import Mapping
 
 COUNTS = (
-    "split_rows not_positive_rows cold_users cold_user_rows rare_users rare_user_rows unsampled_users "
-    "unsampled_user_rows repeated_rows warm_targets warm_users seen_targets seen_users"
+    "ranked_cold_users ranked_cold_rows split_rows not_positive_rows cold_users cold_user_rows rare_users "
+    "rare_user_rows unsampled_users unsampled_user_rows repeated_rows warm_targets warm_users seen_targets "
+    "seen_users"
 ).split()
+
+
+# With evaluate.cold_users: rank, cold_users and cold_user_rows are 0: those users are evaluated.
 
 
 def reasons(counts: Mapping[str, int]) -> list[str]:
