@@ -42,7 +42,7 @@ class FeatureNeighbours:
     @staticmethod
     def comparable(items: Items) -> list[str]:
         """The features of items that have keys."""
-        return [name for name, info in items.infos.items() if info.kind in ("list", "categorical", "cross")]
+        return [name for name, info in items.infos.items() if info.table and not info.is_numeric]
 
     def scores(self, users: UserBatch, items: np.ndarray | None) -> np.ndarray:
         """float32 [n, items.rows], or [n, m] for candidates int64 [n, m]."""

@@ -37,7 +37,7 @@ def export(config) -> str:
     """
     from trainer.evaluation.trained import open_trained
     from trainer.indexes.packages import require_package
-    from trainer.serving.served_items import with_served_items
+    from trainer.serving.lookups import with_served_items
 
     if config.export.index.package:
         require_package(config.export.index.package, f"export.index.kind: {config.export.index.kind}")
