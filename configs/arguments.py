@@ -3,9 +3,9 @@
 import argparse
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Adds --config and --set."""
-    parser.add_argument("--config", required=True, metavar="RUN.yaml", help="the run's configuration")
+    parser.add_argument("--config", required=required, metavar="RUN.yaml", help="the run's configuration")
     add_override_argument(parser)
 
 

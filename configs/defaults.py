@@ -1,5 +1,5 @@
 """Defaults that follow from other keys: what the user tower reads, whether items have a bias, the
-temperature, the widths of tables.
+temperature, the widths of tables, the horizon of averages.
 
 Values that the document sets are kept. `RunConfig` is validated with the defaults filled in, and a saved
 config contains them.
@@ -11,6 +11,7 @@ from configs.sections.dataset import DatasetConfig
 from configs.sections.export import ExportConfig
 from configs.sections.models import DotBiasConfig, TowerConfig, TwoTowerConfig
 from configs.sections.tables import EmbeddingConfig, TableConfig
+from configs.sections.training import PolyakConfig
 
 if TYPE_CHECKING:
     from configs.schema import RunConfig
@@ -33,6 +34,11 @@ normalized, the usual noise would outweigh the first updates of a user with few 
 RATE_BESIDE_HISTORY = 0.002
 """Learning rate of lazy_adam on user rows that are added to the history, which describes users with few rows
 better."""
+SETTLED_HORIZON = 0.002
+"""Fraction of the steps that averages cover if the rate falls: the weights settle by themselves, and a longer
+average would lag behind them."""
+MOVING_HORIZON = 0.05
+"""As SETTLED_HORIZON, if the rate stays at its peak: only the average takes the noise out of the weights."""
 
 
 def complete_model(config: "RunConfig") -> TwoTowerConfig | DotBiasConfig:
@@ -90,6 +96,15 @@ def _describes_cold_items(config: "RunConfig") -> bool:
     tower = config.model.item_tower
     of_sides = {feature.name for side in config.source.sides for feature in side.features}
     return bool(of_sides & set(tower.inputs)) and ("item" not in tower.inputs or tower.id_dropout > 0)
+
+
+def complete_polyak(config: "RunConfig") -> PolyakConfig:
+    """The polyak section with its horizon_fraction filled in, unless another key replaces it."""
+    polyak, schedule = config.polyak, config.schedule
+    if polyak.horizon_fraction is not None or not polyak.needs_horizon:
+        return polyak
+    moving = schedule.decay == "constant" and schedule.cooldown_fraction == 0
+    return polyak.model_copy(update={"horizon_fraction": MOVING_HORIZON if moving else SETTLED_HORIZON})
 
 
 def complete_bias(config: "RunConfig") -> TwoTowerConfig | DotBiasConfig:

@@ -188,6 +188,11 @@ class FeatureInfo(Section):
         return self.kind == "numeric"
 
     @property
+    def has_keys(self) -> bool:
+        """Whether its values are keys, one or several a row, which get ids by its table."""
+        return self.kind in ("categorical", "list")
+
+    @property
     def dtype(self) -> Literal["float32", "int64"]:
         """Type of its values in records and catalogs."""
         return "float32" if self.kind in ("numeric", "vector") else "int64"

@@ -4,7 +4,14 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from configs.defaults import complete_bias, complete_dataset, complete_export, complete_model, complete_tables
+from configs.defaults import (
+    complete_bias,
+    complete_dataset,
+    complete_export,
+    complete_model,
+    complete_polyak,
+    complete_tables,
+)
 from configs.sections.base import Section
 from configs.sections.dataset import DatasetConfig, FeatureIdsConfig, HashIdsConfig, VocabIdsConfig
 from configs.sections.devices import CpuDeviceConfig, DeviceConfig
@@ -144,6 +151,7 @@ class RunConfig(Section):
         self.__dict__["model"] = complete_model(self)
         self.__dict__["dataset"] = complete_dataset(self)
         self.__dict__["export"] = complete_export(self)
+        self.__dict__["polyak"] = complete_polyak(self)
         return self
 
     @model_validator(mode="after")

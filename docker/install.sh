@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What the Dockerfiles run to install, and scripts/images.sh in virtual environments: the only copy of these steps.
+# Installs what an image needs: run by the Dockerfiles, and by scripts/images.sh in virtual environments.
 #   docker/install.sh trainer-cpu|trainer-tpu|pipelines requirements|package|kernels
-# `requirements` needs setup.py, pyproject.toml and docker/ only, so its layer outlives changes of the source.
+# `requirements` needs only setup.py, pyproject.toml and docker/, so its layer stays cached when the source changes.
 set -euo pipefail
 image=$1 step=$2
 
@@ -11,13 +11,13 @@ install() {
 
 case "$image $step" in
   "trainer-cpu requirements")
-    # Builds happen in this environment, with the pinned setuptools, and not in one that pip makes of the newest.
+    # Build in this environment, with the pinned setuptools, not in one that pip creates with the newest.
     install --constraint docker/constraints-cpu.txt setuptools
-    # Without source yet: this lazytower is empty, what it requires is not.
+    # There is no source yet: this installs an empty lazytower with all its requirements.
     install --constraint docker/constraints-cpu.txt --no-build-isolation '.[gcp]'
     ;;
   "trainer-tpu requirements" | "pipelines requirements")
-    # Complete sets. Resolving would bring in `tensorflow`, which must not stand beside tensorflow-tpu.
+    # Complete sets. Resolving would bring in `tensorflow`, which must not be installed beside tensorflow-tpu.
     install --no-deps --requirement "docker/constraints-${image#trainer-}.txt"
     ;;
   "trainer-cpu kernels")

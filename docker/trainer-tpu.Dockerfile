@@ -1,8 +1,9 @@
-# Trains on the chips of a TPU VM. An image of its own, because `tensorflow-tpu` and `tensorflow` cannot stand together
-# and the TPU wheel cannot compile for CPUs (XLA finds no platform Host there): tables of kind robe_z need trainer-cpu.
+# Trains on the chips of a TPU VM. A separate image, because `tensorflow-tpu` and `tensorflow` cannot be installed
+# together and the TPU wheel cannot compile for CPUs (its XLA has no platform Host): tables of kind robe_z need
+# trainer-cpu.
 #   docker build -f docker/trainer-tpu.Dockerfile -t lazytower:tpu .
 #   docker run --privileged --net=host -v "$PWD:/work" lazytower:tpu doctor --config run.yaml
-# Never run on a TPU. --privileged hands the chips' device files in; should they belong to root, add --user 0.
+# Not yet tried on a TPU. --privileged makes the chips' device files available; if they belong to root, add --user 0.
 ARG BASE=python:3.11-slim
 FROM ${BASE}
 

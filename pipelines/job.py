@@ -60,7 +60,7 @@ def plan_layout(spool: str, staging: str, estimated_rows: int) -> JobLayout:
 def side_parts(side: SideTableConfig, estimated_rows: int) -> int:
     """Number of parts of a side table of about `estimated_rows` rows; more if it has wide vectors."""
     width = 1 + sum(f.dim for f in side.features if isinstance(f, VectorFeatureConfig)) / 64
-    return min(4096, max(1, math.ceil(estimated_rows * width / (1 << 18))))
+    return min(4096, max(1, math.ceil(estimated_rows * width / (1 << 16))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +139,8 @@ class Job:
     @property
     def sides(self) -> list["Job"]:
         """For each side table a job that reads it as its source."""
-        return [dataclasses.replace(self, source=side) for side in self.source.sides]
+        layout = dataclasses.replace(self.layout, chunk_rows=self.layout.chunk_rows // 4)  # wide rows
+        return [dataclasses.replace(self, source=side, layout=layout) for side in self.source.sides]
 
     def ids_of(self, table: str) -> FeatureIdsConfig:
         """The ids section of a table."""

@@ -1,6 +1,7 @@
 """`lazytower prepare`: turns raw interactions into a dataset, as configured in `source` and `dataset`.
 
 lazytower prepare --config configs/quickstart.yaml
+lazytower prepare --guess events.csv items.csv > run.yaml
 """
 
 import argparse
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from absl import logging
 
 from configs.arguments import add_config_arguments
+from configs.errors import ConfigError
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -25,7 +27,14 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the sub-command; all others are passed to Apache Beam."""
-    add_config_arguments(parser)
+    add_config_arguments(parser, required=False)
+    parser.add_argument(
+        "--guess",
+        nargs="+",
+        metavar="FILE",
+        help="instead of preparing, print a first configuration for these files: the interactions, then side "
+        "tables; redirect it to a file and check its comments",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
     parser.add_argument(
         "--runner",
@@ -41,12 +50,28 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       ConfigError, DataError: one line that says what is wrong; nothing is published.
     """
+    if args.guess:
+        return _print_guess(args)
+    if not args.config:
+        raise ConfigError(
+            "--config RUN.yaml is required; `lazytower prepare --guess FILE` writes a first one"
+        )
     from configs.load import load_config
     from pipelines.runners.options import beam_options
 
     config = load_config(args.config, args.overrides)
     options = beam_options(args.runner, args.beam_args)
     prepare(config.source, config.dataset, options, overwrite=args.overwrite)
+    return 0
+
+
+def _print_guess(args: argparse.Namespace) -> int:
+    from pipelines.guess.document import guess
+
+    given = [flag for flag, value in vars(args).items() if value and flag not in ("guess", "command")]
+    if given:
+        raise ConfigError(f"--guess takes files only; remove {', '.join(given)}")
+    print(guess(args.guess), end="")
     return 0
 
 

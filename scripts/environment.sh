@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: makes the project's own virtual environment once, and again when the requirements
+# Sourced by the other scripts: creates the project's own virtual environment once, and again when the requirements
 # change. PYTHON chooses the interpreter (a path, or a version from 3.10 to 3.13), VENV the directory. By default the
-# interpreter is 3.11 where there is one, else the newest; its environment is .venv, that of another .venv-3.13 and
-# the like.
+# interpreter is 3.11 if there is one, else the newest; its environment is .venv. Other versions get .venv-3.13 and the
+# like.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/interpreters.sh

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Checks the images without a Docker engine: lints Dockerfiles and shell scripts; then for each image does what its
-# Dockerfile copies and installs, in a fresh virtual environment, and runs what the image is for.
+# Checks the images without a Docker engine: lints Dockerfiles and shell scripts; then, for each image, repeats the
+# copying and installing of its Dockerfile in a fresh virtual environment, and runs what the image is for.
 #   scripts/images.sh [trainer-cpu] [trainer-tpu] [pipelines]
-# 5 to 10 minutes for all and 4 GB for the largest. PYTHON names Python 3.11, DIRECTORY a place to keep everything
-# (else a temporary one). PYTHON310, if given, names a Python 3.10: trainer-tpu is then done with it too, as jobs may on
-# TPU VMs. Not checked: the base image, `RUN useradd` and what comes from Beam's image.
-# shellcheck disable=SC2329  # functions are called through step
+# All images take 5 to 10 minutes, and the largest 4 GB. PYTHON is the path of a Python 3.11, DIRECTORY a place to keep
+# everything (default: a temporary one). If PYTHON310 is the path of a Python 3.10, trainer-tpu is also checked with it,
+# because jobs may use it on TPU VMs. Not checked: the base image, `RUN useradd` and what comes from Beam's image.
+# shellcheck disable=SC2329  # step calls the functions
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 unset PYTHONPATH VIRTUAL_ENV
@@ -20,22 +20,22 @@ else
   trap 'rm -rf "$directory"' EXIT
 fi
 export TF_CPP_MIN_LOG_LEVEL=3
-unset TPU_SKIP_MDS_QUERY # commands see to it themselves
+unset TPU_SKIP_MDS_QUERY # the commands set it themselves where it is needed
 
 for image; do
   [ -f "docker/$image.Dockerfile" ] || { echo "scripts/images.sh: $image: no docker/$image.Dockerfile" >&2; exit 2; }
 done
 PYTHON=${PYTHON:-$(interpreter 3.11)} || {
-  echo "scripts/images.sh takes the Python of the images: set PYTHON to the path of a Python 3.11" >&2
+  echo "scripts/images.sh needs the Python of the images: set PYTHON to the path of a Python 3.11" >&2
   exit 1
 }
 python=$PYTHON
 
-# NAME COMMAND...: one line, and the end of the output if it failed.
+# step NAME COMMAND...: prints one line, and the end of the output if the command failed.
 step() {
   local name=$1 started=$SECONDS
   shift
-  # Not `if "$@"`, inside which bash ignores `set -e`.
+  # Not `if "$@"`: bash ignores `set -e` inside it.
   "$@" > "$directory/log" 2>&1 &
   if wait $!; then
     outcome=ok
@@ -57,7 +57,7 @@ lint() {
   shellcheck --external-sources --source-path=SCRIPTDIR docker/*.sh scripts/*.sh
 }
 
-# The COPY and install.sh lines of an image's Dockerfile, in order, with this directory as the image's root.
+# Runs the COPY and install.sh lines of an image's Dockerfile, in order, with $directory/$image as the image's root.
 build() {
   local image=$1 word rest
   rm -rf "${directory:?}/$image"
@@ -66,7 +66,7 @@ build() {
   cd "$directory/$image/opt"
   while read -r word rest; do
     case "$word $rest" in
-      "COPY --from="*) ;; # of another image
+      "COPY --from="*) ;; # from another image
       "COPY "*) copy "$rest" ;;
       "RUN docker/install.sh "*) in_image "$image" bash -euc "$rest" ;;
     esac
@@ -85,7 +85,7 @@ in_image() {
   PATH=$directory/$image/python/bin:$PATH "$@"
 }
 
-# What pip finds missing, but for what an image leaves out on purpose.
+# complete IMAGE PATTERN: fails if pip finds anything missing except lines that match: what the image omits on purpose.
 complete() {
   in_image "$1" python -m pip check > "$directory/missing" || true
   cat "$directory/missing"
@@ -100,7 +100,7 @@ at_work() {
 small=(--config "$root/configs/quickstart.yaml" --set source.rows=20000 --set source.users=500
   --set source.items=200 --set train.num_epochs=1 --set train.batch_size=512 --set evaluate.every_steps=0)
 
-# IMAGE PATTERN: what the doctor must say there.
+# check_trainer IMAGE PATTERN: runs the commands there; the output of the doctor must match.
 check_trainer() {
   local image=$1 command
   for command in prepare train evaluate export; do
@@ -115,7 +115,7 @@ check_trainer-cpu() {
 }
 
 check_trainer-tpu() {
-  step "trainer-tpu: complete but for tensorflow" complete trainer-tpu ' requires tensorflow, which is not installed'
+  step "trainer-tpu: complete except tensorflow" complete trainer-tpu ' requires tensorflow, which is not installed'
   step "trainer-tpu: embedding engines and the Adam proto" at_work trainer-tpu python -c '
 from configs.sections.devices import CpuDeviceConfig
 from trainer.runtime import start_tensorflow
@@ -138,7 +138,7 @@ doctor_finds() {
 }
 
 check_pipelines() {
-  step "pipelines: complete but for what trains" complete pipelines '^lazytower .* is not installed'
+  step "pipelines: complete except what only training needs" complete pipelines '^lazytower .* is not installed'
   step "pipelines: a CSV" prepare_csv
   step "pipelines: a CSV, hashed ids" prepare_csv --set dataset.path=hashed \
     --set 'dataset.user_ids={kind: hash, rows: 100}'
@@ -173,7 +173,7 @@ try_image() {
 for image; do
   try_image "$image"
   if [ "$image" = trainer-tpu ] && [ -n "${PYTHON310:-}" ]; then
-    echo "with $("$PYTHON310" --version), as jobs may on TPU VMs:"
+    echo "with $("$PYTHON310" --version), which jobs may use on TPU VMs:"
     python=$PYTHON310
     try_image "$image"
     python=$PYTHON

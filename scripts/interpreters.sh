@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# Sourced: finds the Pythons that lazytower runs on, on PATH and where pyenv and uv keep theirs.
+# Sourced: finds the Pythons that lazytower supports, on PATH and in the directories of pyenv and uv.
 
-# In order of preference. 3.11 comes first: TF-Addons, which `engine: tfa` and its tests need, has none later.
+# In order of preference. 3.11 is first: it is the last with TF-Addons, which `engine: tfa` and its tests need.
 SUPPORTED=(3.11 3.13 3.12 3.10)
 
-# probe PYTHON: "3.11 /path/of/python", "3.11 -" if it cannot make virtual environments, "" if it does not start.
+# probe PYTHON: "3.11 /path/of/python", "3.11 -" if it cannot create virtual environments, "" if it does not start.
 probe() {
   "$1" -c '
 import sys
@@ -16,15 +16,15 @@ except ImportError:
 print("%d.%d" % sys.version_info[:2], path)' 2> /dev/null || true
 }
 
-# candidates VERSION: commands that may be such a Python. A shim of pyenv does not start a version that is installed
-# but not selected, hence its own directory.
+# candidates VERSION: commands that may be this Python. pyenv's shims do not start a version that is installed but not
+# selected, so its own directory is searched too.
 candidates() {
   type -ap "python$1" python3 || true
   compgen -G "${PYENV_ROOT:-${HOME:-}/.pyenv}/versions/$1.*/bin/python$1" || true
   compgen -G "${HOME:-}/.local/share/uv/python/cpython-$1.*/bin/python$1" || true
 }
 
-# interpreter VERSION: its path, or exit code 1. One that cannot make environments is passed over.
+# interpreter VERSION: its path, or exit code 1. Skips a Python that cannot create environments.
 interpreter() {
   local candidate found
   while read -r candidate; do

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# `lazytower bench peers` in an environment of its own, .venv-peers: the project's packages, and PyTorch and FBGEMM,
-# which the project does not need. Arguments go to the command, such as: --parts towers --ml100k data/ml-100k/u.data
-# About 3.5 GB with PyTorch's CPU wheels (name their index in PIP_EXTRA_INDEX_URL), 8 GB without. What cannot be
-# installed is left out of the tables.
+# Runs `lazytower bench peers` in a separate environment, .venv-peers: the project's packages plus PyTorch and FBGEMM,
+# which the project itself does not need. Arguments go to the command, such as:
+#   scripts/peers.sh --parts towers --ml100k data/ml-100k/u.data
+# Takes about 3.5 GB with PyTorch's CPU wheels (set PIP_EXTRA_INDEX_URL to their index), 8 GB without. Peers that cannot
+# be installed are left out of the tables.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 unset PYTHONPATH

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the quickstart and the fast tests on every Python from 3.10 to 3.13 that this machine has, each in an environment
-# of its own (3 GB), and ends with one line for each. Fails if one of them fails.
+# Runs the quickstart and the fast tests on every Python from 3.10 to 3.13 that this machine has, each in a separate
+# environment (3 GB), and prints one line for each at the end. Fails if one of them fails.
 #   scripts/pythons.sh [--lean] [3.12 3.13 ...]
 # --lean leaves out the tests marked `any_python`: arithmetic of compiled code, and rules of the source.
 set -euo pipefail
@@ -25,9 +25,9 @@ done
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT
 
-# on VERSION: quickstart and tests, in directories of their own, so that no run of yours is touched.
+# on VERSION: runs quickstart and tests. Their output goes to temporary directories, so your own runs are not touched.
 on() {
-  PYTHON=$(interpreter "$1") || { echo "no Python $1 that can make environments found"; return 1; }
+  PYTHON=$(interpreter "$1") || { echo "found no Python $1 that can create environments"; return 1; }
   export PYTHON
   bash scripts/quickstart.sh --set dataset.path="$directory/$1/dataset" --set output.path="$directory/$1/run" &&
     bash -c '. scripts/environment.sh; python -m pytest -q -n 2 --dist loadfile -m "$1"' bash "$chosen"
@@ -38,7 +38,7 @@ summary() {
   local figures tests
   figures=$(awk '/^model, average/ {print "Recall@20 " $7 ", NDCG@10 " $5; exit}' "$4")
   tests=$(grep -E '^=* ?[0-9]+ (passed|failed).* in ' "$4" | tail -n 1 | tr -d '=' || true)
-  echo "Python $1: $2, quickstart ${figures:-has no figures}, tests ${tests:-did not run}, $3 s in all"
+  echo "Python $1: $2, quickstart ${figures:-has no figures}, tests ${tests:-did not run}, $3 s in total"
 }
 
 failed=0 summaries=()

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Sets up everything and passes the tests: style and types, the fast tests, then the slow ones; after that the quickstart
-# and the fast tests once more on the newest Python of this machine, if that is another one (scripts/pythons.sh --lean).
-# The same as CI. Arguments go to pytest, and leave out the other Python.
+# What CI runs: sets up everything, then checks style and types and runs the fast tests, then the slow ones. If this
+# machine has a newer Python, the quickstart and the fast tests run once more on the newest (scripts/pythons.sh --lean).
+# Arguments go to pytest; with arguments, the newer Python is skipped.
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 ruff check .
 ruff format --check .
 mypy
 python -m pytest -q tests/test_wording.py
-# In two processes: most tests keep one core busy.
+# Two processes, because most tests keep one core busy.
 python -m pytest -q -n 2 --dist loadfile "$@"
 python -m pytest -q -n 2 --dist loadfile -m slow "$@"
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up everything, then kills a training run 100 times and damages its checkpoints 200 times (about 15
-# minutes on 2 cores; TORTURE_KILLS and TORTURE_DAMAGES choose other numbers), prepares 200 random tables from
+# minutes on 2 cores; TORTURE_KILLS and TORTURE_DAMAGES change the numbers), prepares 200 random tables from
 # every format, and changes sources 200 times while they are prepared.
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Compiles the training step for TPUs without having one, and holds it to docs/tpu.md ("Compiled ahead of time").
-# Makes two virtual environments of its own (3 GB), then takes a quarter of an hour on 2 cores. Not one of the
-# quick tests. Needs a C compiler, and Python 3.10 or 3.11 for TF-Addons (PYTHON: its path). Programs, logs and results
-# are left in build/tpu_aot.
+# Compiles the training step for TPUs on a machine without one, and compares the results with docs/tpu.md ("Compiled
+# ahead of time"). Creates two virtual environments of its own (3 GB), then takes a quarter of an hour on 2 cores. Needs
+# a C compiler, and Python 3.10 or 3.11 for TF-Addons (set PYTHON to its path). Programs, logs and results are left in
+# build/tpu_aot.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -26,7 +26,7 @@ environment() {
     rm -rf "$directory"
     "$PYTHON" -m venv "$directory"
     "$directory/bin/pip" install --quiet --disable-pip-version-check -c docker/constraints-aot.txt "$@"
-    # Both require `tensorflow`, which tensorflow-tpu replaces; TF-Addons is needed for its LazyAdam alone.
+    # Both require `tensorflow`, which tensorflow-tpu replaces; TF-Addons is needed only for its LazyAdam.
     if [ "$directory" = .venv-aot-tf ]; then
       "$directory/bin/pip" install --quiet --disable-pip-version-check --no-deps -c docker/constraints-aot.txt \
         tf-keras tensorflow-addons
@@ -44,7 +44,7 @@ libtpu=$(echo .venv-aot-tf/lib/python3.*/site-packages/libtpu)
 "${CC:-cc}" -shared -fPIC -O1 -o "$OUT/topology.so" tests/tpu_aot/topology.c \
   -Wl,--no-as-needed -L"$libtpu" -l:libtpu.so -Wl,-rpath,"$PWD/$libtpu"
 
-# run NAME COMMAND...: standard error, which libtpu fills with messages about chips, is shown on failure only.
+# run NAME COMMAND...: shows standard error, which libtpu fills with messages about chips, only on failure.
 run() {
   local log="$OUT/$1.log"
   shift

@@ -60,6 +60,7 @@ ORDER = {
         "pipelines.progress",
         "pipelines.runners",
         "pipelines.sides",
+        "pipelines.guess",
         "pipelines.stages",
         "pipelines.rows",
         "pipelines.statistics",
@@ -88,7 +89,7 @@ ROOT_MODULES = {
     "trainer": {"__init__", "__main__", "addons", "averages", "cli", "run_lock", "runtime", "version"},
     "configs": {"__init__", *(name.partition(".")[2] for name in ORDER["configs"])} - {"sections", "system"},
     "pipelines": {"__init__", *(name.partition(".")[2] for name in ORDER["pipelines"])}
-    - {"runners", "sides", "stages", "rows", "sources", "statistics"},
+    - {"runners", "guess", "sides", "stages", "rows", "sources", "statistics"},
 }
 MOST_MODULES = 14
 # What may import more, or less, than its place in the order says.
@@ -205,7 +206,7 @@ def test_no_public_name_is_defined_twice_in_trainer():
 
 
 def test_sections_of_the_configuration_are_called_so():
-    """`Config` at the end: their names are not those of what is made from them."""
+    """`Config` at the end, so that they differ from the names of what is built from them."""
     from configs.load import section_types
     from configs.schema import RunConfig
 
@@ -296,7 +297,7 @@ def test_interfaces_of_registries_stand_in_base(folder):
     assert [node for node in ast.parse((ROOT / folder / "base.py").read_text()).body if _is_class(node)]
 
 
-# Kinds that are no registry of modules; the sections of configs/ hold what differs between them.
+# Kinds without a registry of modules; the sections of configs/ hold what differs between them.
 FEATURE_KINDS = {"categorical", "numeric"}
 
 
@@ -397,7 +398,7 @@ LIGHT = [*JOBS, *VM, "trainer.commands.submit", "trainer.commands.jobs"]
 
 @pytest.mark.parametrize("module", LIGHT)
 def test_jobs_need_neither_tensorflow_nor_beam(module):
-    """Neither they nor what they import, not inside functions either: `plan` runs in a process of its own."""
+    """Neither they nor what they import, even inside functions: `plan` runs in a process of its own."""
     assert not heavy_imports(module)
 
 

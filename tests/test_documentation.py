@@ -1,4 +1,4 @@
-"""What README.md and docs/ say of commands, files and variables is true, and their pages can be read."""
+"""README.md and docs/ name only commands, files and variables that exist, and their pages are readable."""
 
 import argparse
 import ast
@@ -31,7 +31,7 @@ def blocks(page: pathlib.Path, language: str) -> list[str]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """Words of all shell commands of a block, comments and continued lines dealt with."""
+    """Words of all shell commands of a block, without comments and with continued lines joined."""
     lines = text.replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
@@ -56,7 +56,7 @@ def parser_of(words: list[str]) -> tuple[argparse.ArgumentParser, list[str]]:
 
 
 def check_flags(words: list[str]) -> None:
-    """Every flag is one of the sub-command's. Required ones may be missing: prose names what it speaks of."""
+    """Every flag is one of the sub-command's. Required ones may be missing, as in prose."""
     parser, rest = parser_of(words)
     known = {option for action in parser._actions for option in action.option_strings}
     for word in rest:

@@ -1,4 +1,4 @@
-"""A user's own packages of the names of lazytower's: noticed, in one line, however lazytower is started."""
+"""A user's packages that shadow lazytower's: reported in one line, however lazytower is started."""
 
 import os
 import pathlib

@@ -117,8 +117,8 @@ def make_average(config: PolyakConfig, num_steps: int) -> Exponential | Uniform 
 
 
 def _horizon_steps(config: PolyakConfig, num_steps: int) -> int:
-    assert config.horizon is not None, "reading the section fills in a horizon if there is no decay"
-    return max(1, round(config.horizon * num_steps))
+    assert config.horizon_fraction is not None, "complete_polyak fills it in"
+    return max(1, round(config.horizon_fraction * num_steps))
 
 
 LONG_HORIZON = 0.25

@@ -1,6 +1,7 @@
 """The base of every configuration section: frozen, refuses unknown keys, strict about booleans."""
 
 import os
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, get_args
 
@@ -21,6 +22,12 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 Seed = Annotated[int, Field(ge=0, le=2**30)]
 
 
+def lone_slash_scheme(path: str) -> str | None:
+    """The scheme, such as `gs:`, of a URL that lacks a slash after it, as in gs:/bucket; None: it is none."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+:)/(?!/)", path)
+    return found[1] if found else None
+
+
 def _expanded(path: str) -> str:
     # fsspec expands ~ but TensorFlow does not, so it is expanded here, once.
     if "::" in path:
@@ -36,6 +43,11 @@ def _kept_at(path: str) -> str:
     path = path.removeprefix("file://")
     if "://" in path and not path.startswith("gs://"):
         raise ValueError(f"{path} is neither a local directory nor gs://bucket/directory; use one of them")
+    if scheme := lone_slash_scheme(path):
+        raise ValueError(
+            f"{path} would be a local directory named {scheme}; write gs://bucket/directory for a bucket, or "
+            f"./{path} for that directory"
+        )
     return path
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from configs.sections.base import Path, Section, Seed, of_kind
+from configs.sections.base import KeptAt, Section, Seed, of_kind
 
 
 class VocabIdsConfig(Section):
@@ -43,7 +43,7 @@ class GivenIdsConfig(Section):
 
     kind: Literal["given"]
     """Id = the key's line in `path`, from 0; other keys share the oov_rows rows after them by their hash."""
-    path: Path
+    path: KeptAt
     """UTF-8 text with one key a line, each once; local or gs://."""
     oov_rows: int = Field(1, ge=1, le=2**24)
     """Rows for keys that are not in the file: lines + Fingerprint64(key) mod oov_rows."""
@@ -121,7 +121,7 @@ def rule_text(positive: str | float) -> str:
 class DatasetConfig(Section):
     """What `prepare` writes and `train` reads."""
 
-    path: Path
+    path: KeptAt
     """Directory of the dataset, local or gs://."""
     user_ids: IdsConfig = VocabIdsConfig()
     """How user keys become table rows."""

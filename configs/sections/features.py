@@ -1,9 +1,10 @@
 """Features: what a model may know of a user, an item or a row besides their ids, one class per kind."""
 
+import math
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from configs.sections.base import Section, choice, chosen_by
 
@@ -16,6 +17,16 @@ RESERVED_NAMES = frozenset(
 _RESERVED_STARTS = ("where_", "weight_")  # of inputs of the served model
 
 Of = Literal["user", "item", "context"]
+
+
+def _fits(value: float) -> float:
+    if abs(value) > _LARGEST:
+        raise ValueError(f"{value:g} is beyond float32, whose largest number is {_LARGEST:.8g}")
+    return value
+
+
+_LARGEST = 3.4028234663852886e38
+Float32 = Annotated[float, AfterValidator(_fits)]
 
 
 class BaseFeatureConfig(Section):
@@ -93,7 +104,7 @@ class ListFeatureConfig(ColumnFeatureConfig):
 class ClipConfig(Section):
     """Limits of a number."""
 
-    clip: tuple[float, float]
+    clip: tuple[Float32, Float32]
     """Lowest and highest value; others become these."""
 
     @field_validator("clip")
@@ -114,7 +125,7 @@ class QuantilesConfig(Section):
 class BoundariesConfig(Section):
     """Given buckets."""
 
-    boundaries: list[float] = Field(min_length=1, max_length=10_000)
+    boundaries: list[Float32] = Field(min_length=1, max_length=10_000)
     """Ascending; n boundaries make n + 1 buckets, and a value equal to a boundary belongs above it."""
 
     @field_validator("boundaries")
@@ -146,7 +157,7 @@ class NumericFeatureConfig(ColumnFeatureConfig):
 
     kind: Literal["numeric"]
     """A float32."""
-    missing: float | None = Field(None, allow_inf_nan=False)
+    missing: Float32 | None = None
     """Value that counts where it is empty or null. Without it such a row of interactions is rejected; with
     `buckets` the empty value has a bucket of its own; in a side table it counts as the mean."""
     transform: list[Step] = ["standardize"]
@@ -181,6 +192,22 @@ class NumericFeatureConfig(ColumnFeatureConfig):
                 raise ValueError(f"transform names {name} twice; name it once")
         if "standardize" in names[:-1]:
             raise ValueError("transform: standardize must be the last step; move it to the end")
+        return self
+
+    @model_validator(mode="after")
+    def _missing_has_a_logarithm(self) -> "NumericFeatureConfig":
+        value = self.missing or 0.0
+        for step in self.transform:
+            if isinstance(step, ClipConfig):
+                value = min(max(value, step.clip[0]), step.clip[1])
+            elif step == "log1p" and value <= -1:
+                raise ValueError(
+                    f"missing: {self.missing:g} has no log1p; use a number above -1, or put a clip before it"
+                    if self.missing is not None
+                    else "transform: after this clip no number has a log1p; raise its limits above -1"
+                )
+            elif step == "log1p":
+                value = math.log1p(value)
         return self
 
 

@@ -17,7 +17,8 @@ from configs.sections.features import (
 # What pandas, R, SQL and the dumps of MySQL and Hive write; pandas reads nearly the same list.
 NULLS = (
     *("NULL", "Null", "null", "None", "none", "NaN", "nan", "NAN", "-nan", "-NaN", "NaT", "<NA>"),
-    *("NA", "N/A", "n/a", "#N/A", "#NA", "\\N", "nil", "undefined"),
+    *("NA", "N/A", "n/a", "#N/A", "#NA", "#N/A N/A", "\\N", "nil", "undefined", "(null)", "<null>"),
+    *("1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
 )
 
 
@@ -42,7 +43,7 @@ class RolesConfig(Section):
 class FilesConfig(Section):
     """What all tables in files share."""
 
-    paths: list[str] = Field(min_length=1)
+    paths: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     """Files, directories or globs, local or gs://. Rows are read in this order, inside a directory or glob in
     natural order (events_8 before events_10), each file once; docs/prepare.md lists what is left out. Text
     compressed by gzip, bzip2, xz, zstd or zip (one file inside) is decompressed, whatever its name."""

@@ -7,8 +7,6 @@ from pydantic import Field, model_validator
 from configs.sections.base import KeptAt, Section, Seed
 
 MAX_STEPS = 2**24  # a record stores its last step as float32, which is exact up to here
-DEFAULT_HORIZON = 0.01
-"""Fraction of a run's steps that its averages cover; docs/decisions.md has the measurements."""
 
 
 class ScheduleConfig(Section):
@@ -52,8 +50,9 @@ class PolyakConfig(Section):
     tail_average: mean of the newest checkpoints, which costs no memory but covers few steps, and is not
     available to evaluations during training."""
     horizon_fraction: float | None = Field(None, gt=0, le=0.5)
-    """Fraction of the run's steps that the average covers; defaults to 0.01. exponential decays by
-    1 - 1 / (that many steps), uniform is the mean over the last that many."""
+    """Fraction of the run's steps that the average covers. Defaults to 0.002 if the schedule lowers the rate
+    to the end, and to 0.05 if the rate stays constant. exponential decays by 1 - 1 / (that many steps),
+    uniform is the mean over the last that many."""
     decay: float | None = Field(None, ge=0, lt=1)
     """Decay per step of the exponential average, instead of horizon_fraction: it covers 1 / (1 - decay)
     steps however long the run is. Not allowed with other kinds."""
@@ -86,12 +85,10 @@ class PolyakConfig(Section):
         return self
 
     @property
-    def horizon(self) -> float | None:
-        """Fraction of the steps that the average covers; None: another key sets it."""
+    def needs_horizon(self) -> bool:
+        """Whether horizon_fraction, which may not be set yet, decides what the average covers."""
         other = self.decay if self.kind == "exponential" else self.start_fraction
-        if not self.at_each_step or other is not None:
-            return None
-        return DEFAULT_HORIZON if self.horizon_fraction is None else self.horizon_fraction
+        return self.at_each_step and other is None
 
     @property
     def tail(self) -> int:

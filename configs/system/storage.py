@@ -18,6 +18,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile
 
+from configs.errors import ConfigError
+
 # gcsfs reads this when it is imported, which fsspec does at the first gs://. Its experimental code queries
 # another API for the type of each bucket. Without it all buckets but zonal ones work through the API that the
 # tests cover.
@@ -41,9 +43,16 @@ _PIECE_BYTES = 32 << 20  # of an upload; each is one request
 
 
 def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """(fsspec file system, path inside it) of a path or URL."""
+    """(fsspec file system, path inside it) of a path or URL.
+
+    Raises:
+      ConfigError: the scheme is unknown, or its driver is not installed.
+    """
     if is_remote(path):
-        fs, place = fsspec.url_to_fs(path, use_listings_cache=False)
+        try:
+            fs, place = fsspec.url_to_fs(path, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(f"{path}: {error}; use a local path or gs://") from error
     else:
         fs, place = fsspec.url_to_fs(os.path.abspath(path.removeprefix("file://")))
     return fs, place

@@ -11,8 +11,9 @@ from configs.sections.features import ListFeatureConfig
 from pipelines.rows import bags
 from pipelines.rows.faults import Faults
 from pipelines.rows.keys import are_null, break_lines, clean_keys
-from pipelines.rows.numbers import decode, parse_numbers
+from pipelines.rows.numbers import parse_numbers
 from pipelines.sources.reader import SourcePiece, weights_column
+from pipelines.sources.text import decode
 
 
 class _Lists(NamedTuple):

@@ -1,8 +1,10 @@
-"""Numbers as they are written, and text of bytes."""
+"""Numbers as they are written."""
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
+
+from pipelines.sources.text import decode
 
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^(?i)[+-]?(inf|infinity|nan)$"
 
@@ -22,20 +24,3 @@ def parse_numbers(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     bad = values.is_null().to_numpy(zero_copy_only=False).astype(bool)
     numbers = values.cast(pa.float64(), safe=False).fill_null(0.0).to_numpy(zero_copy_only=False)
     return numbers, bad
-
-
-def decode(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """Bytes as text (null if they are not UTF-8), and bool [n] of where they are not."""
-    try:
-        return values.cast(pa.string()), np.zeros(len(values), bool)
-    except pa.ArrowInvalid:
-        decoded = [None if v is None else _decode_one(v) for v in values.to_pylist()]
-        bad = [d is None and v.is_valid for d, v in zip(decoded, values, strict=True)]
-        return pa.array(decoded, pa.string()), np.array(bad)
-
-
-def _decode_one(value: bytes) -> str | None:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return None

@@ -19,9 +19,10 @@ from pipelines.job import Job
 from pipelines.rows.faults import Faults
 from pipelines.rows.keys import are_null, break_lines, clean_keys
 from pipelines.rows.lists import bag_texts
-from pipelines.rows.numbers import decode, parse_numbers
+from pipelines.rows.numbers import parse_numbers
 from pipelines.rows.times import LAST_TIME, to_nanoseconds
 from pipelines.sources.reader import Reject, SourcePiece
+from pipelines.sources.text import decode
 
 _KEYS = pa.dictionary(pa.int32(), pa.string())
 

@@ -16,7 +16,6 @@ from configs.sections.dataset import DatasetConfig
 from configs.sections.sources import SourceConfig
 from configs.system.storage import is_remote
 from pipelines.runners.running import on_dataflow
-from pipelines.sources.files import scheme_problem
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
@@ -42,8 +41,6 @@ def check_runner(options: "PipelineOptions", source: SourceConfig, dataset: Data
     Raises:
       ConfigError: names the flag or the key.
     """
-    if problem := scheme_problem(dataset.path):
-        raise ConfigError(f"dataset.path: {dataset.path}: {problem}")
     for flag, reason in _NOT_WAITING.items():
         if options.get_all_options()[flag]:
             raise ConfigError(f"--{flag} cannot be used with prepare: {reason}; remove it")

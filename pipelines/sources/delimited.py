@@ -5,6 +5,7 @@ text, after the records that would break the parse have been removed. Both parse
 (tests/pipelines/sources/test_sources_agreement.py), so a value never depends on the rest of its block.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 
@@ -28,6 +29,7 @@ _OTHERS = {
     "comma": ",", "tab": "\t", "semicolon": ";", "bar": "|", "space": " ", "colon": ":",
     "two colons": "::", "control-A": "\x01",
 }  # fmt: skip
+_HEADER_COLUMNS = 100  # of which names are recognized in a header in the middle
 _SAMPLE = 20  # records that are checked before the job starts
 _STAND_INS = [bytes([code]) for code in (31, 30, 29, 28, *range(1, 9), *range(14, 28))]
 
@@ -246,7 +248,7 @@ class Reader(text.TextReader):
         good = np.delete(good, wrong)
         columns, bad = {}, np.zeros(len(good), bool)
         for name in table.column_names:
-            columns[name], invalid = decode_text(_only(table[name]))
+            columns[name], invalid = text.decode(_only(table[name]))
             bad |= invalid
         rejects += [block.reject(i, "not_utf8") for i in good[bad]]
         return pa.table(columns).filter(pa.array(~bad)), good[~bad]
@@ -300,51 +302,62 @@ class Reader(text.TextReader):
     def _piece(self, block: Block, table: pa.Table, kept: np.ndarray, rejects: list[Reject]) -> SourcePiece:
         """The rows of a table without repeated headers."""
         table = table.combine_chunks()
-        headers = self._header_rows(table)
+        headers = self._header_rows(block, table, kept)
         if len(headers):
             table, kept = table.take(np.delete(np.arange(len(kept)), headers)), np.delete(kept, headers)
         piece = block.piece({w.name: _only(table[w.column]) for w in self._wanted}, kept, rejects)
         piece.notes["repeated_header"] += len(headers)
         return piece
 
-    def _header_rows(self, table: pa.Table) -> np.ndarray:
-        """Rows (int64) that contain the names of all wanted columns, as in files concatenated with their
-        headers."""
-        found = np.ones(table.num_rows, bool)
+    def _header_rows(self, block: Block, table: pa.Table, kept: np.ndarray) -> np.ndarray:
+        """Rows (int64) that repeat the header in letters of any case, as in files concatenated with their
+        headers.
+
+        Raises:
+          DataError: one has the columns in another order, so that the rows after it would be misread.
+        """
+        forms, names = _header_forms((*table.column_names, *block.columns[:_HEADER_COLUMNS]))
+        found, own = np.ones(table.num_rows, bool), np.ones(table.num_rows, bool)
         for name in table.column_names:
-            values, mark = _only(table[name]), "\ufeff"
-            forms = pa.array([name, f" {name}", f"{name} ", mark + name, f'{mark}"{name}"'])
-            if pa.types.is_dictionary(values.type):
-                is_name = compute.is_in(values.dictionary, forms).to_numpy(zero_copy_only=False)
-                if not is_name.any():
-                    return np.zeros(0, np.int64)
-                found &= is_name[values.indices.to_numpy(zero_copy_only=False)]
-            elif not pa.types.is_string(values.type):
+            values = _only(table[name])
+            if not pa.types.is_dictionary(values.type) and not pa.types.is_string(values.type):
                 return np.zeros(0, np.int64)
-            else:
-                found &= compute.is_in(values, forms).to_numpy(zero_copy_only=False)
-        return np.flatnonzero(found)
+            places = _places_in(forms, values)
+            found &= places >= 0
+            if not found.any():
+                return np.zeros(0, np.int64)
+            own &= names[places] == name.casefold()
+        others = np.flatnonzero(found & ~own)
+        if len(others) and len(table.column_names) > 2:  # two names may be two keys
+            line = block.first_line + int(block.lines(kept[others[:1]])[0])
+            raise DataError(
+                f"{block.path}:{line}: a header in the middle has the columns in another order "
+                f"({block.raw(int(kept[others[0]]))[:100]!r}); make the lines from there a file of their own"
+            )
+        return np.flatnonzero(found & own)
 
 
-def decode_text(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """Bytes as text (null if not UTF-8), and bool [n] of where they are not UTF-8."""
-    try:
-        return values.cast(pa.string()), np.zeros(len(values), bool)
-    except pa.ArrowInvalid:
-        decoded = [None if v is None else _decode(v) for v in values.to_pylist()]
-        bad = [d is None and v.is_valid for d, v in zip(decoded, values, strict=True)]
-        return pa.array(decoded, pa.string()), np.array(bad)
+@functools.lru_cache(maxsize=8)
+def _header_forms(columns: tuple[str, ...]) -> tuple[pa.Array, np.ndarray]:
+    """Spellings of column names in a repeated header, and the name (str, casefolded) that each spells."""
+    names: dict[str, str] = {}
+    for name in columns:
+        for spelling in (name, name.lower(), name.upper(), name.title()):
+            for form in ("{}", " {}", "{} ", "\ufeff{}", '\ufeff"{}"'):
+                names.setdefault(form.format(spelling), name.casefold())
+    return pa.array(list(names)), np.array(list(names.values()))
+
+
+def _places_in(forms: pa.Array, values: pa.Array) -> np.ndarray:
+    """Index in `forms` of each value, int64 [values]; -1 where it is none of them."""
+    is_dictionary = pa.types.is_dictionary(values.type)
+    texts = values.dictionary if is_dictionary else values
+    places = compute.index_in(texts, forms).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return places[values.indices.to_numpy(zero_copy_only=False)] if is_dictionary else places
 
 
 def _is_utf8(data: bytes) -> bool:
-    return _decode(data) is not None
-
-
-def _decode(value: bytes) -> str | None:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return None
+    return text.decode_one(data) is not None
 
 
 def _put_back(table: pa.Table, stand_in: str, delimiter: str) -> pa.Table:

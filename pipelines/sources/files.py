@@ -12,6 +12,7 @@ import fsspec
 from absl import logging
 
 from configs.errors import DataError
+from configs.sections.base import lone_slash_scheme
 from configs.system.storage import is_remote
 from pipelines.sources.compression import compression_of, open_stream, read_head
 from pipelines.sources.identity import SourceFile
@@ -61,6 +62,8 @@ def list_files(patterns: Sequence[str], key: str = "source.paths") -> list[Sourc
 
 def scheme_problem(path: str) -> str | None:
     """What is wrong with the scheme of a path or URL, and what to do; None: nothing."""
+    if (scheme := lone_slash_scheme(path)) and not os.path.exists(path):
+        return f"{scheme}/ needs a second slash to be a URL; write {scheme}//bucket/path"
     scheme, found, _ = path.partition("://")
     if not found or scheme in ("file", "gs", "gcs"):
         return None

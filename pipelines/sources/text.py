@@ -187,3 +187,21 @@ def _without_header(block: Block) -> Block:
         )
     place = block.first_row + skipped, block.first_line + skipped
     return Block(block.path, block.data[cut:], *place, block.columns, records)
+
+
+def decode(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Bytes as text (null if not UTF-8), and bool [n] of where they are not UTF-8."""
+    try:
+        return values.cast(pa.string()), np.zeros(len(values), bool)
+    except pa.ArrowInvalid:
+        decoded = [None if v is None else decode_one(v) for v in values.to_pylist()]
+        bad = [d is None and v.is_valid for d, v in zip(decoded, values, strict=True)]
+        return pa.array(decoded, pa.string()), np.array(bad)
+
+
+def decode_one(value: bytes) -> str | None:
+    """Bytes as text; None: they are not UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None

@@ -166,3 +166,39 @@ def test_a_saved_config_holds_the_values(tmp_path):
     path.write_text(dump_config(parsed()))
     assert "dim: 129" in path.read_text() and "temperature: 0.15" in path.read_text()
     assert load_config(str(path)) == parsed()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "horizon"),
+    [
+        ({}, 0.002),
+        ({"cooldown_fraction": 0.1}, 0.002),
+        ({"decay": "cosine"}, 0.002),
+        ({"cooldown_fraction": 0}, 0.05),
+    ],
+)
+@pytest.mark.parametrize("kind", ["exponential", "uniform"])
+def test_the_average_covers_more_steps_if_the_rate_stays_constant(schedule, horizon, kind):
+    config = parsed(schedule=schedule, polyak={"kind": kind})
+    assert config.polyak.horizon_fraction == horizon
+
+
+@pytest.mark.parametrize(
+    ("polyak", "horizon"),
+    [
+        ({"horizon_fraction": 0.3}, 0.3),
+        ({"decay": 0.9}, None),
+        ({"kind": "uniform", "start_fraction": 0.8}, None),
+        ({"kind": "tail_average"}, None),
+        ({"kind": "none"}, None),
+    ],
+)
+def test_other_keys_of_averages_leave_the_horizon_alone(polyak, horizon):
+    assert parsed(polyak=polyak, checkpoint={"keep": 5}).polyak.horizon_fraction == horizon
+
+
+def test_a_saved_config_keeps_its_horizon(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(parsed()))
+    assert "horizon_fraction: 0.002" in path.read_text()
+    assert load_config(str(path), ["schedule.cooldown_fraction=0"]).polyak.horizon_fraction == 0.002

@@ -170,7 +170,7 @@ def test_files_that_cannot_be_read(tmp_path):
     cases = {
         str(tmp_path / "none.yaml"): "no such config file",
         str(tmp_path): "is a directory, not a config file",
-        "nowhere://run.yaml": "cannot be read: Protocol not known: nowhere",
+        "nowhere://run.yaml": "Protocol not known: nowhere; use a local path or gs://",
     }
     for path, message in cases.items():
         with pytest.raises(ConfigError) as caught:
@@ -191,7 +191,7 @@ def test_home_is_expanded_once(tmp_path, monkeypatch):
 
 
 def test_a_config_in_a_bucket_is_read_by_the_api_that_all_buckets_speak(bucket):
-    """gcsfs reads its switch when it is imported, which the config's own address makes happen first."""
+    """gcsfs reads its switch when it is imported, and a config in a bucket imports it first."""
     bucket.write("run.yaml", yaml.safe_dump(document()).encode())
     code = "import os; from configs.load import load_config; load_config('gs://bucket/run.yaml');"
     process = bucket.start("-c", code + "print(os.environ['GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT'])")

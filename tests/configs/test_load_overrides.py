@@ -121,6 +121,6 @@ def test_a_kind_keeps_what_other_overrides_set_whatever_their_order(load):
     optimizer = ["tables.user.optimizer.momentum=0.5", "tables.user.optimizer.kind=momentum"]
     tables = {"user": {"dim": 8, "optimizer": {"kind": "lazy_adam", "beta_1": 0.5}}, "item": {"dim": 8}}
     assert load(optimizer, tables=tables).tables["user"].optimizer.momentum == 0.5
-    # Of two values of one key the later holds, as of any key.
+    # The last of two values of a key wins, as for any key.
     kinds = [f"tables.user.optimizer.kind={kind}" for kind in ("sgd", "ftrl")]
     assert load(kinds, tables=tables).tables["user"].optimizer.kind == "ftrl"

@@ -1,10 +1,10 @@
-"""dataset.json: what is missing or wrong is said in one line with the file and the key."""
+"""dataset.json: what is missing or wrong is reported in one line with the file and the key."""
 
 import json
 
 import pytest
 
-from configs.errors import DataError
+from configs.errors import ConfigError, DataError
 from configs.manifest import Dataset, load_dataset
 
 FILES = {"rows": 2, "files": [{"path": "train/0", "rows": 2, "bytes": 9, "crc32c": "00000000"}]}
@@ -61,7 +61,7 @@ def test_a_place_that_cannot_be_read(tmp_path):
     (tmp_path / "dataset.json").mkdir()
     with pytest.raises(DataError, match="dataset.json: cannot be read"):
         load_dataset(str(tmp_path))
-    with pytest.raises(DataError, match="nowhere://x/dataset.json: cannot be read .*Protocol not known"):
+    with pytest.raises(ConfigError, match="^nowhere://x/dataset.json: Protocol not known: nowhere; use"):
         load_dataset("nowhere://x")
 
 

@@ -212,6 +212,16 @@ def split(**keys) -> dict:
             "gs://bucket/directory; use one of them",
         ),
         (
+            {"dataset": {"path": "hdfs://host/ds"}},
+            "dataset.path: hdfs://host/ds is neither a local directory nor gs://bucket/directory; use one of "
+            "them",
+        ),
+        (
+            {"dataset": {"path": "gs:/bucket/ds"}},
+            "dataset.path: gs:/bucket/ds would be a local directory named gs:; write gs://bucket/directory "
+            "for a bucket, or ./gs:/bucket/ds for that directory",
+        ),
+        (
             {"export": {"path": "s3://bucket/served"}},
             "export.path: s3://bucket/served is neither a local directory nor gs://bucket/directory; use "
             "one of them",

@@ -1,4 +1,4 @@
-"""What a TPU does not do is refused when the config is read, by key, with the fix."""
+"""What a TPU does not support is refused when the config is read, with the key and the fix."""
 
 import pytest
 

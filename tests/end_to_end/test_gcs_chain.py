@@ -18,7 +18,7 @@ from tests.support.gcs_gate import gate
 
 USERS, ITEMS, NUM_STEPS = 60, 40, 300
 
-# Whatever files a checkpoint is made of, this is what it holds.
+# What a checkpoint holds, whatever files it consists of.
 _DIGESTS = """
 import hashlib, json, sys
 import numpy as np

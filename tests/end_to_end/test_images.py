@@ -1,4 +1,4 @@
-"""Container images: pinned sets, Dockerfiles and scripts. scripts/images.sh does what they install."""
+"""Container images: pinned sets, Dockerfiles and scripts. scripts/images.sh performs the installations."""
 
 import ast
 import functools
@@ -86,7 +86,7 @@ def test_the_tpu_set_is_whole_on_tpu_machines_too():
     """They have Python 3.10, where pip sees nothing but the set; scripts/images.sh installs it."""
     old, new = (pins("constraints-tpu.txt", python) for python in ("3.10", "3.11"))
     assert set(new) <= set(old)
-    # What packages require on 3.10 alone, as the resolved set has it.
+    # What packages require only on 3.10, with the versions of the resolved set.
     resolved = [set(pins("constraints-cpu.txt", python)) for python in ("3.10", "3.11")]
     only = resolved[0] - resolved[1] - {"tomli"}  # tomli: of pytest
     assert set(old) - set(new) == only - set(new) != set()
@@ -148,7 +148,7 @@ def test_images_sh_knows_the_images():
 
 
 def test_images_sh_tells_of_failures(tmp_path):
-    # The last command of the lint is good, its first is not.
+    # The first command of the lint fails, the last one succeeds.
     for name, code in (("hadolint", 1), ("shellcheck", 0), ("python", 1)):
         (tmp_path / name).write_text(f"#!/bin/sh\necho {name} was here\nexit {code}\n")
         (tmp_path / name).chmod(0o755)

@@ -1,4 +1,4 @@
-"""Which Python the scripts take, and where its environment lies; the interpreters are stubs in shell."""
+"""Which Python the scripts choose, and where its environment is; the interpreters are shell stubs."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ TOOLS = (
     *("awk", "bash", "cat", "chmod", "dirname", "grep", "mkdir", "mktemp", "rm", "sh", "sha256sum", "sort"),
     *("tail", "tee", "tr"),
 )
-# Answers what scripts/interpreters.sh asks, and makes environments of two files.
+# Answers the queries of scripts/interpreters.sh, and creates environments of two files.
 PYTHON = """#!/bin/sh
 case "$1" in
   -c) echo "{version} {path}" ;;
@@ -97,7 +97,7 @@ def test_two_pythons_have_two_environments(checkout):
     newer = checkout.add("3.13")
     assert checkout.enter() == installed(".venv", "3.11")
     assert checkout.enter(PYTHON=str(newer)) == installed(".venv-3.13", "3.13")
-    # Neither makes the other anew.
+    # Neither recreates the other.
     assert checkout.enter() == checkout.enter(PYTHON="python3.11") == (0, ["active: .venv 3.11"])
     assert checkout.enter(PYTHON="python3.13") == (0, ["active: .venv-3.13 3.13"])
     assert checkout.enter(PYTHON="python3.13", VENV="other") == installed("other", "3.13")

@@ -146,7 +146,7 @@ def test_supervisors_killed_at_random_and_a_preemption_between(cloud):
             if held.reached.is_set() and cloud.tpu.vms and len(cloud.tpu.started) == 1:
                 cloud.tpu.preempt()
                 held.open()
-            if number >= 4 and held.reached.is_set():  # later than that on slow machines alone
+            if number >= 4 and held.reached.is_set():  # later than that only on slow machines
                 break
     cloud.lazytower("jobs", "watch", path, "--resume")
     history = cloud.history(path)

@@ -30,7 +30,7 @@ def resident(name):
             return int(line.split()[1]) * 1024
 
 def peak_of(action):
-    open("/proc/self/clear_refs", "w").write("5")  # forgets the peak so far
+    open("/proc/self/clear_refs", "w").write("5")  # resets the peak
     before = resident("VmRSS")
     action()
     return resident("VmHWM") - before

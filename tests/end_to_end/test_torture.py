@@ -167,7 +167,7 @@ def damaged(content: bytes, kind: str, draw: random.Random) -> bytes:
 
 
 def damage(path: pathlib.Path, draw: random.Random) -> bool:
-    """Damages one file; False if its meaning did not change (a space of JSON became a tab)."""
+    """Damages one file; False if that does not change its meaning (a space in JSON became a tab)."""
     kind = draw.choice(["flip", "flip", "truncate", "truncate", "delete", "zeros", "append"])
     if kind == "delete":
         path.unlink()

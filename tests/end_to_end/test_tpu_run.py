@@ -98,7 +98,7 @@ def test_a_run_moves_from_slice_to_slice_and_to_the_cpu(root):
 
 
 class _Enough(BaseException):
-    """The machine is gone."""
+    """The machine has disappeared."""
 
 
 def _stop_after(patch, step: int) -> None:

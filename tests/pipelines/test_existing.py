@@ -131,7 +131,7 @@ def test_a_bucket_knows_generations_and_checksums(bucket):
 
 
 def test_a_bucket_that_changes_while_it_is_read(bucket, monkeypatch):
-    """Even the same bytes are another generation, and nobody knows which of them was read."""
+    """Even with the same bytes it is another generation, and which one was read is unknown."""
     from pipelines.sources.text import TextReader
 
     read = TextReader.read

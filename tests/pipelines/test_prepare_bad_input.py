@@ -240,7 +240,7 @@ def test_min_label_filters_and_can_leave_nothing(tmp_path):
 
 
 def test_an_empty_numeric_feature_is_refused_or_has_a_value(tmp_path):
-    """From text, JSON and Parquet; what is neither empty nor a number stays refused."""
+    """From text, JSON and Parquet; what is neither empty nor a number is still refused."""
     feature = {"name": "price", "of": "item", "kind": "numeric"}
     rows = [("u1", "i1", "1.5"), ("u1", "i2", ""), ("u2", "i1", "1.5"), ("u2", "i3", "x"), ("u3", "i3", None)]
     csv, lines, table = tmp_path / "x.csv", tmp_path / "x.jsonl", tmp_path / "x.parquet"

@@ -232,7 +232,7 @@ def test_short_users_and_the_default_split_are_named(tmp_path, caplog):
 
 
 def test_the_files_of_positive_rows_are_part_of_the_dataset(tmp_path, caplog):
-    """A dataset in which one of them is damaged is not taken for whole."""
+    """A dataset in which one of them is damaged does not count as complete."""
     caplog.set_level("INFO")
     source = source_of(tmp_path / "in.jsonl", world(9, [0.0, 1.0]))
     config = configure(source, {"path": str(tmp_path / "out"), "num_shards": 2})

@@ -1,4 +1,4 @@
-"""Files that are edited, cut, swapped or deleted while `prepare` runs: noticed, or without any effect.
+"""Files that are edited, cut, swapped or deleted while `prepare` runs: detected, or without any effect.
 
 Each trial draws a kind of source, a change and the moment of it from a seed. Afterwards either nothing is
 published and one line names a changed file, or the dataset equals that of the content before or after.
@@ -191,7 +191,7 @@ class Moment:
 
 
 def trial(seed: int, directory) -> str:
-    """Raises AssertionError: a change was neither noticed nor harmless. Returns what came of it."""
+    """Raises AssertionError: a change was neither detected nor harmless. Returns the outcome."""
     rng = random.Random(seed)
     kind, change = rng.choice(KINDS), rng.choice(CHANGES)
     source = write(kind, rng, directory / "in")

@@ -113,7 +113,7 @@ def test_command_prints_a_summary(tmp_path):
     ],
 )
 def test_the_summary_shows_when_rows_happened(tmp_path, caplog, unit, dates):
-    """Seconds that are read as milliseconds are as good as any others."""
+    """Seconds that are read as milliseconds are valid timestamps too."""
     path = tmp_path / "x.csv"
     path.write_text(
         "user,item,ts\n"
@@ -135,12 +135,14 @@ def test_object_stores(tmp_path):
 
     local, generations = run(SYNTHETIC, dataset_section(tmp_path)), []
     for seed in (2, 1, 0):  # each replaces the one before
-        remote = run(SYNTHETIC, dataset_section(tmp_path, path="memory://bucket/out", seed=seed))
+        config = configure(SYNTHETIC, dataset_section(tmp_path, seed=seed))
+        section = config.dataset.model_copy(update={"path": "memory://bucket/out"})  # configs refuse it
+        remote = prepare(config.source, section, overwrite=True)
         generations.append(remote)
     assert remote.fingerprint == local.fingerprint == load_dataset("memory://bucket/out").fingerprint
     store = fsspec.filesystem("memory")
     names = {name.removeprefix("/bucket/out/") for name in store.find("/bucket/out")}
-    # One generation back stays, for those who read it; its manifest makes it the dataset again.
+    # The previous generation stays, for its readers; restoring its manifest makes it the dataset again.
     previous = generations[1]
     store.cp_file("/bucket/out/dataset.previous.json", "/bucket/back/dataset.json")
     assert load_dataset("memory://bucket/back").fingerprint == previous.fingerprint

@@ -36,7 +36,7 @@ def whole(path) -> bool:
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of its own of 2 MB."""
+    """A separate disk of 2 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True)

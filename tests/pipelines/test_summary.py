@@ -1,4 +1,4 @@
-"""What a job leaves for its command: it comes back as it was, and runs no code of who wrote it."""
+"""The summary that a job leaves for its command: it is read back unchanged, and reading it runs no code."""
 
 import json
 import pathlib

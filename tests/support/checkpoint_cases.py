@@ -22,7 +22,7 @@ def small_pieces(monkeypatch) -> None:
 
 
 def store_at(path, keep=100, **options) -> CheckpointStore:
-    """A store that always writes in the caller's thread unless told otherwise."""
+    """A store that writes in the caller's thread by default."""
     return CheckpointStore(str(path), keep, {"train.seed": 1}, **{"async_memory_mb": 0} | options)
 
 

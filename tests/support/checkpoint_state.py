@@ -1,4 +1,4 @@
-"""The state that a run's checkpoints hold, read by NumPy that share no code with the product."""
+"""The state that a run's checkpoints hold, read by NumPy functions that share no code with the product."""
 
 import json
 import pathlib

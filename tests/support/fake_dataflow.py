@@ -1,4 +1,4 @@
-"""Dataflow's REST API in memory: a job is its staged pipeline, run by a process of its own.
+"""Dataflow's REST API in memory: a job is its staged pipeline, run by a separate process.
 
 That process knows what a worker of Dataflow knows: the bucket, and the pipeline in it. It runs in an empty
 directory, with Beam's in-process runner in place of containers.
@@ -38,7 +38,7 @@ class FakeDataflow(ThreadingHTTPServer):
     Attributes:
       jobs: documents of the jobs that were created, by id.
       holding: jobs stay RUNNING, and no process is started.
-      watched: set when somebody has asked how a job is.
+      watched: set once a client has asked for a job's state.
     """
 
     daemon_threads = True

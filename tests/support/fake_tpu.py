@@ -91,7 +91,7 @@ class _Metadata(BaseHTTPRequestHandler):
         return self._send(200 if found else 404, "{}")
 
     def _send(self, code: int, text: str) -> None:
-        with contextlib.suppress(ConnectionError):  # the machine may be gone, by its own wish
+        with contextlib.suppress(ConnectionError):  # the machine may have deleted itself
             self.send_response(code)
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
@@ -145,7 +145,7 @@ class FakeTpu:
             vm.kill()
 
     def left(self) -> list[str]:
-        """Names of all that is still being paid for."""
+        """Names of everything that is still billed."""
         with self.lock:
             return [*self.resources, *self.nodes, *self.vms]
 

@@ -55,7 +55,7 @@ class Bucket:
         return subprocess.Popen([sys.executable, *command], env=self.environment, **{**pipes, **options})
 
     def lazytower(self, *arguments: str) -> str:
-        """Runs the command line to its end, which must be good; what it printed."""
+        """Runs the command line, which must succeed; returns what it printed."""
         process = self.start("-m", "trainer.cli", *arguments)
         output, log = process.communicate(timeout=900)
         assert process.returncode == 0, log
@@ -77,7 +77,7 @@ def bucket(tmp_path, monkeypatch) -> Iterator[Bucket]:
         environment = _environment(plain.port, proxy.port, certificate)
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", environment["STORAGE_EMULATOR_HOST"])
         monkeypatch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})
-        # fsspec keeps file systems by thread, and threads' numbers come again: not with an old bucket.
+        # fsspec caches file systems by thread id, and ids are reused: do not reuse an old bucket.
         fsspec.get_filesystem_class("gs").clear_instance_cache()
         yield Bucket(store, environment)
 

@@ -37,7 +37,7 @@ class Gate:
         self._opened.wait()
 
     def open(self) -> None:
-        """Nobody waits any more."""
+        """Lets all requests pass."""
         self._opened.set()
 
 

@@ -78,7 +78,7 @@ class Cloud:
         return output, log
 
     def record(self, path: str) -> JobRecord:
-        """A job's record, read anew."""
+        """A job's record, read again."""
         return JobRecord(path)
 
     def history(self, path: str) -> list[str]:
@@ -107,7 +107,7 @@ def cloud(tmp_path, bucket, monkeypatch) -> Iterator[Cloud]:
 
 
 def _end_processes(state_home: str) -> None:
-    """Supervisors of jobs whose test has failed; they would keep looking for the service."""
+    """Stops supervisors of jobs whose test has failed; they would keep calling the service."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.pid != os.getpid() and process.environ().get("XDG_STATE_HOME") == state_home:

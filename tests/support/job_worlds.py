@@ -71,7 +71,7 @@ class Process:
         return not self.killed and not self.threads[0].ended
 
     def kill(self, quietly: bool = False) -> None:
-        """SIGKILL, or power off (quietly: nobody takes note)."""
+        """SIGKILL, or power off (quietly: unrecorded)."""
         if not self.alive:
             return
         self.killed = True
@@ -200,7 +200,7 @@ class World:
     # The turn.
 
     def pause(self, seconds: float = 0.0) -> None:
-        """The calling process hands over for so long."""
+        """The calling process hands over for that many seconds."""
         actor = getattr(self.local, "actor", None)
         if actor is None:  # the test itself
             return
@@ -239,7 +239,7 @@ class World:
         return True
 
     def end(self) -> None:
-        """Nothing goes on."""
+        """Time stands still."""
         for process in self.processes:
             process.kill(quietly=True)
 
@@ -250,7 +250,7 @@ class World:
         return sum(child.poll() is None for child in self.trainers)
 
     def left(self) -> list:
-        """What is still paid for, or running."""
+        """What is still billed, or running."""
         machines = [process for process in self.processes if process.alive and process.mark]
         trainers = [child for child in self.trainers if child.poll() is None]
         return [*self.tpu.resources, *self.tpu.nodes, *machines, *trainers]

@@ -1,4 +1,4 @@
-"""A service account of nobody's: a key file, and on this machine the server that gives tokens for it."""
+"""A fake service account: a key file, and a local server that issues tokens for it."""
 
 import contextlib
 import json

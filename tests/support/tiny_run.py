@@ -1,4 +1,4 @@
-"""Small trained and exported runs, made once per test process, for tests of all that follows training."""
+"""Small trained and exported runs, created once per test process, for tests of everything after training."""
 
 import atexit
 import dataclasses

@@ -8,7 +8,7 @@ from configs.system.tpu import Slice, tpu_slice
 
 
 class FakeResolver(tf.distribute.cluster_resolver.ClusterResolver):
-    """Says what the TPU system of a slice would say.
+    """Answers as the TPU system of a slice would.
 
     Args:
       slice_: the slice; its hosts are the tasks of one job.

@@ -99,7 +99,7 @@ def run_config(case: Case) -> RunConfig:
         "device": {"kind": "tpu", "slice": case.slice},
         "output": {"path": "none"},
     }
-    # The compiler is to say what is too much.
+    # The compiler must say what is too much.
     with mock.patch.object(tpu_rules, "MAX_IDS_PER_SPARSE_CORE", 1 << 30):
         return parse_config(document, "aot")
 

@@ -18,14 +18,14 @@ class HandedOver:
         self.tables, self._gradients = tables, None
 
     def build(self):
-        """Nothing to make."""
+        """There is nothing to create."""
 
     def arguments(self) -> dict:
         """tf.TensorSpec of what `take` takes: rows by table."""
         return {name: tf.TensorSpec([table.ids, table.dim]) for name, table in self.tables.items()}
 
     def take(self, arguments):
-        """Says what `lookup` finds; returns what it is to be given."""
+        """Sets what `lookup` finds; returns the argument for it."""
         return arguments
 
     def results(self) -> dict:
@@ -78,7 +78,7 @@ class TablesHandedOver(SparseCoreEngine):
         return {"ids": self._sorted_ids(), "tables": self._map(lambda array: array.spec)}
 
     def _sorted_ids(self) -> dict:
-        """What the host makes of a step's ids: four arrays by table."""
+        """What the host computes from a step's ids: four arrays by table."""
         with tf.Graph().as_default():
             ids = {n: tf.compat.v1.placeholder(tf.int32, [table.ids]) for n, table in self.tables.items()}
             sorted_ids = {name: value[0] for name, value in self._embedding.enqueue(ids).items()}
@@ -91,7 +91,7 @@ class TablesHandedOver(SparseCoreEngine):
             }
 
     def take(self, arguments):
-        """Says what the tables are; returns what `lookup` is to be given."""
+        """Sets the tables; returns the argument for `lookup`."""
         for name, parts in arguments["tables"].items():
             for part, value in parts.items():
                 self._arrays[name][part].value = value

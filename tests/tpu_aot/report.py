@@ -1,4 +1,4 @@
-"""Holds what was compiled and executed to what must be true, and prints it as Markdown.
+"""Checks what was compiled and executed, and prints the results as Markdown.
 
 python -m tests.tpu_aot.report DIRECTORY LABEL...
 """
@@ -29,7 +29,7 @@ _REASONS = [
 
 
 def problems_of(result: dict) -> list[str]:
-    """What is not as it must be with one compiled case; nothing is expected of XLA's default layout."""
+    """What is wrong with one compiled case; nothing is expected of XLA's default layout."""
     expect, error = result["expect"], result.get("error")
     if not result["layout"]:
         return []
@@ -63,7 +63,7 @@ def buffers(result: dict) -> int:
 
 
 def executed_problems(executed: dict) -> list[str]:
-    """What is not as it must be with the programs that ran on the CPU."""
+    """What is wrong with the programs that ran on the CPU."""
     found = [
         f"{name}: {value:.1e} apart"
         for name, value in executed["rows"].items()
@@ -127,7 +127,7 @@ def _order(r: dict):
 
 
 def main(directory: str, labels: list[str]) -> int:
-    """Prints all tables; 1 when anything is not as it must be."""
+    """Prints all tables; returns 1 if anything is wrong."""
     cases: dict[tuple, dict[str, dict]] = {}
     problems = []
     for label in labels:

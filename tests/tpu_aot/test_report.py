@@ -1,4 +1,4 @@
-"""What scripts/tpu_aot.sh takes for a failure."""
+"""What scripts/tpu_aot.sh treats as a failure."""
 
 import pytest
 

@@ -82,17 +82,25 @@ def test_make_average_places_the_start():
 
 @pytest.mark.parametrize("num_steps", [1, 7, 60, 820, 100_000, 2**24])
 def test_the_horizon_follows_the_run_and_the_start_is_forgotten(num_steps):
-    rule = make_average(PolyakConfig(), num_steps)
+    rule = make_average(PolyakConfig(horizon_fraction=0.01), num_steps)
     steps = max(1, round(0.01 * num_steps))
     assert 1 / (1 - rule.decay) == pytest.approx(steps)
     assert rule.start_step == min(steps, num_steps // 2)
     if num_steps > 1:
         assert rule.start_step > 0, "the initial weights would be averaged"
-    tail = make_average(PolyakConfig(kind="uniform"), num_steps)
+    tail = make_average(PolyakConfig(kind="uniform", horizon_fraction=0.01), num_steps)
     assert tail == Uniform(num_steps - steps)
 
 
-@pytest.mark.parametrize("config", [PolyakConfig(), PolyakConfig(decay=0.999), PolyakConfig(kind="uniform")])
+@pytest.mark.parametrize(
+    "config",
+    [
+        PolyakConfig(horizon_fraction=0.002),
+        PolyakConfig(horizon_fraction=0.05),
+        PolyakConfig(decay=0.999),
+        PolyakConfig(kind="uniform", horizon_fraction=0.05),
+    ],
+)
 def test_initial_weights_have_no_part_in_the_average(config):
     """Two walks that differ in their first weights alone end with the same average."""
     rule = make_average(config, 820)
@@ -124,10 +132,10 @@ def test_an_average_that_looks_back_too_far_is_said(config, words):
 @pytest.mark.parametrize(
     "config",
     [
-        PolyakConfig(),
+        PolyakConfig(horizon_fraction=0.002),
         PolyakConfig(decay=0.99),
         PolyakConfig(horizon_fraction=0.5),
-        PolyakConfig(kind="uniform"),
+        PolyakConfig(kind="uniform", horizon_fraction=0.5),
         PolyakConfig(kind="uniform", start_fraction=0.8),
         PolyakConfig(kind="none"),
         PolyakConfig(kind="tail_average"),

@@ -1,4 +1,4 @@
-"""The command line: quick answers without TensorFlow, one line per error, no flag that nobody decided on."""
+"""The command line: quick answers without TensorFlow, one line per error, no flag without a decision."""
 
 import argparse
 import os
@@ -17,7 +17,8 @@ from trainer import commands as trainer_commands
 SHARED = {"--help", "--helpfull", "--config", "--set"}
 # A new flag needs a reason why it is no key of the config; then it is added here.
 FLAGS = {
-    "prepare": SHARED | {"--overwrite", "--runner"},
+    "prepare": SHARED | {"--guess", "--overwrite", "--runner"},
+    "inspect": {"--help", "--helpfull", "--feature", "--rows"},
     "plan": SHARED | {"--probe_steps", "--tpu", "--json"},
     "train": SHARED | {"--explain", "--max_seconds"},
     "evaluate": SHARED | {"--split"},

@@ -1,4 +1,4 @@
-"""One version, wherever it shows."""
+"""The version is the same everywhere."""
 
 import json
 import pathlib
@@ -23,7 +23,7 @@ def test_setup_py_reads_it_without_importing_lazytower(tmp_path):
 
 
 def test_setup_py_works_before_the_source_is_there(tmp_path):
-    """Images install what it requires in a layer of its own."""
+    """Images install what it requires in a separate layer."""
     (tmp_path / "setup.py").write_text((ROOT / "setup.py").read_text())
     done = subprocess.run(
         [sys.executable, "setup.py", "--version"], cwd=tmp_path, capture_output=True, text=True

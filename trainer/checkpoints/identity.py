@@ -28,7 +28,7 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int | No
         "tables": tables,
         "optimizer": _optimizer(config.optimizer.model_dump(mode="json")),
         "schedule": config.schedule.model_dump(mode="json"),
-        "polyak": config.polyak.model_dump(mode="json") | {"horizon_fraction": config.polyak.horizon},
+        "polyak": config.polyak.model_dump(mode="json"),
         "train.batch_size": config.train.batch_size,
         "train.clip_norm": config.train.clip_norm,
         "train.seed": config.train.seed,

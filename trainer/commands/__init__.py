@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "prepare": ("pipelines.prepare", "turn raw interactions into a dataset (Apache Beam)"),
+    "inspect": ("trainer.commands.inspect", "show what prepare made of the data"),
     "plan": ("trainer.commands.plan", "forecast memory, disk and time of a run"),
     "train": ("trainer.commands.train", "train a model, or resume a run"),
     "evaluate": ("trainer.commands.evaluate", "ranking metrics of a checkpoint, beside baselines"),

@@ -20,7 +20,7 @@ def check_dataset(config: RunConfig, dataset: Dataset) -> None:
                 f"{dataset.path}: prepared with dataset.{key} {prepared.get(key)}, but the config has "
                 f"{wanted[key]}; run `lazytower prepare --overwrite`, or correct the config"
             )
-    for feature in config.source.features:
+    for feature in config.source.all_features:
         found = dataset.features.get(feature.name)
         if found is None or (found.of, found.kind) != (feature.of, feature.kind):
             raise DataError(

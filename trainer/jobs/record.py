@@ -257,6 +257,10 @@ class JobRecord:
         self._events.append(event)
         return event
 
+    def is_deleted(self) -> bool:
+        """Whether the job's files are gone, not merely out of reach."""
+        return not storage.exists(f"{self.path}/job.json")
+
     def attempt_path(self, attempt: int) -> str:
         """Directory of what an attempt's machine writes."""
         return f"{self.path}/attempts/{attempt:03}"

@@ -54,7 +54,8 @@ def supervise(path: str, steps: int | None = None, tick: Callable[[], None] = la
 
     Raises:
       LeaseHeld: another supervisor is running.
-      UserError: there is no such job.
+      UserError: there is no such job, or its directory was deleted meanwhile; its slice is gone then.
+      SliceMayStay: the directory was deleted, and it is unknown whether the slice is gone.
     """
     # Without a limit of steps nothing is gained by giving up.
     pauses = _PAUSES if steps is not None else itertools.chain(_PAUSES, itertools.repeat(60.0))
@@ -90,6 +91,8 @@ def _run(
     watch, done = Watch(), 0
     while True:
         try:
+            if record.is_deleted():
+                break
             _check(lock)
             action, job, pause = _turn(record, launch, launcher, lock, watch)
         except Exception as error:
@@ -107,6 +110,24 @@ def _run(
             return record.state()
         if pause:
             time.sleep(launch.poll_seconds)
+    raise _abandoned(record, launcher, launch.poll_seconds)
+
+
+def _abandoned(record: JobRecord, launcher: JobMachines, pause: float) -> UserError:
+    """Deletes the slice of a job whose directory was deleted, which nothing else would do; says so."""
+    trouble = _Trouble(record, launcher, "its directory was deleted")
+    attempt = trouble.attempt
+    while True:
+        try:
+            launcher.delete(attempt)
+            if launcher.observe(attempt).kind == "absent":
+                return UserError(
+                    f"{record.path}: the job's directory was deleted, so the job has ended; no slice is left"
+                )
+            trouble.is_over()
+        except Exception as error:
+            trouble.bear(error)
+        time.sleep(pause)
 
 
 def _turn(

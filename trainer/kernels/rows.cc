@@ -1,7 +1,7 @@
 // Rows of embedding tables as records, [weight | slots | average | last step]: lookup and update in place.
 //
-// The formulas are those of trainer/optimizers and trainer/averages.py, which say where they come from. Rows are
-// split among threads; no sum depends on which thread computes it, so results do not depend on their number.
+// The formulas are those of trainer/optimizers and trainer/averages.py, which cite their sources. Rows are split among
+// threads; no sum depends on which thread computes it, so results do not depend on the number of threads.
 
 #include <sys/mman.h>
 
@@ -24,16 +24,16 @@ namespace {
 using namespace tensorflow;  // NOLINT
 using shape_inference::InferenceContext;
 
-constexpr int64_t kAhead = 8;        // rows between the one that is worked on and the one that is fetched from memory
-constexpr int64_t kBlockRows = 512;  // what a thread takes at a time
+constexpr int64_t kAhead = 8;        // how many rows ahead of the current one to prefetch
+constexpr int64_t kBlockRows = 512;  // rows that a thread takes at a time
 
-// Memory of a table: huge pages, where the system has them, save most of the misses in the page tables.
+// Memory of a table, on huge pages if the system has them: they avoid most of the misses in the page tables.
 class HugeBuffer : public TensorBuffer {
  public:
   static HugeBuffer* Make(size_t bytes) {
     void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (data == MAP_FAILED) return nullptr;
-    madvise(data, bytes, MADV_HUGEPAGE);  // a wish: without it the table is slower, not wrong
+    madvise(data, bytes, MADV_HUGEPAGE);  // only a hint: without huge pages, the table is slower but still correct
     return new HugeBuffer(data, bytes);
   }
   ~HugeBuffer() override { munmap(data(), bytes_); }
@@ -87,7 +87,7 @@ inline void Fetch(const float* begin, int64_t values, bool write) {
   }
 }
 
-// Where the records lie, for a benchmark that works on the same memory; a read in TensorFlow would copy them.
+// The address of the records, for a benchmark that works on the same memory; a read by TensorFlow would copy them.
 class AddressOp : public OpKernel {
  public:
   using OpKernel::OpKernel;
@@ -132,7 +132,7 @@ class LookupOp : public OpKernel {
   int64_t dim_;
 };
 
-// Distinct values in the order of their first occurrence, as tf.unique, by open addressing.
+// Distinct values in the order of their first occurrence, like tf.unique, by open addressing.
 class DistinctOp : public OpKernel {
  public:
   using OpKernel::OpKernel;

@@ -1,12 +1,12 @@
 // In-batch softmax: loss and both gradients in one pass over blocks of rows; trainer/models/losses.py has the formula.
 //
-// A block of rows goes over the items tile by tile, so that what is multiplied stays in a core's cache however many
-// items there are. Exponentials are taken relative to the largest logit so far; what came before is scaled when a
-// larger one is found (Milakov & Gimelshein 2018, Online normalizer calculation for softmax, algorithm 3). The items'
+// A block of rows visits the items tile by tile, so that the operands stay in a core's cache however many items there
+// are. Exponentials are relative to the largest logit so far; when a larger one is found, earlier sums are rescaled
+// (Milakov & Gimelshein 2018, Online normalizer calculation for softmax, algorithm 3). The items'
 // gradient needs the final sums, so the exponentials of the block are kept until then.
 //
-// Rows are dealt to a number of parts that depends on shapes alone. A part sums its own gradient of the items, and
-// the parts are added in their order: results do not depend on the number of threads.
+// Rows are split into parts, whose number depends only on shapes. Each part sums its own gradient of the items, and
+// the parts are added in order: results do not depend on the number of threads.
 
 #include <algorithm>
 #include <cmath>
@@ -26,16 +26,16 @@ namespace {
 using namespace tensorflow;  // NOLINT
 
 constexpr float kMasked = -1e30f;         // its exponential is exactly 0
-constexpr int64_t kRows = 64;             // of a block
-constexpr int64_t kColumns = 1024;        // of a tile
+constexpr int64_t kRows = 64;             // in a block
+constexpr int64_t kColumns = 1024;        // in a tile
 constexpr int64_t kPair = 2 * kWide;      // columns that are multiplied together
-// Of a tile's rows: no power of 2, whose rows would share their place in caches.
+// Distance between a tile's rows. With a power of 2, the rows would compete for the same cache sets.
 constexpr int64_t kStride = kColumns + kWide;
 constexpr int64_t kMostParts = 16;
-constexpr int64_t kItems = 512;           // what a thread adds the parts' gradients of at a time
-constexpr int64_t kPartValues = 1 << 26;  // of all parts' gradients together
+constexpr int64_t kItems = 512;           // items whose parts' gradients a thread adds at a time
+constexpr int64_t kPartValues = 1 << 26;  // limit for the gradients of all parts together
 
-// The columns that hold each id, for the accidental hits.
+// The columns that hold each id, for masking accidental hits.
 class Columns {
  public:
   explicit Columns(const Tensor& ids) {
@@ -48,7 +48,7 @@ class Columns {
   std::unordered_map<int64_t, std::vector<int64_t>> columns_;
 };
 
-// Items begin .. end, whole pairs.
+// Items begin .. end, in multiples of kPair.
 struct Tile {
   int64_t begin, end;
 };
@@ -63,7 +63,7 @@ struct Batch {
   int64_t columns_padded, dim_padded;
   std::vector<float> across;  // items as columns, [columns_padded / kPair, dim, kPair]
   std::vector<float> along;   // items as rows, [columns_padded, dim_padded]
-  std::vector<float> shift;   // -log_q; what no item has is masked
+  std::vector<float> shift;   // -log_q; padded columns are masked
 
   void Pack() {
     columns_padded = Padded(items, kPair);
@@ -80,8 +80,8 @@ struct Batch {
   }
 };
 
-// Logits [kGroup, kStride] of a group of rows, given as columns [dim, kGroup], with a tile of items, and the largest of
-// each row.
+// Computes the logits [kGroup, kStride] of a group of rows, given as columns [dim, kGroup], with a tile of items, and
+// each row's largest logit.
 void Logits(const Batch& batch, Tile tile, const float* rows, float* logits, float* top) {
   const int64_t dim = batch.dim;
   Floats most[kGroup];
@@ -116,7 +116,7 @@ void Logits(const Batch& batch, Tile tile, const float* rows, float* logits, flo
   }
 }
 
-// A block of rows on its way over the items, and the room of the thread that works on it.
+// A block of rows that visits all items, and the buffers of the thread that works on it.
 class Block {
  public:
   explicit Block(const Batch& batch)
@@ -124,8 +124,8 @@ class Block {
         tiles_((batch.columns_padded + kColumns - 1) / kColumns), logits_(tiles_ * kRows * kStride),
         tops_(tiles_ * kRows) {}
 
-  // Rows begin .. end of the batch, at most kRows: adds to the items' gradient [columns_padded, dim_padded], returns
-  // their part of the loss.
+  // Works on rows begin .. end of the batch, at most kRows: writes their users' gradients, adds to the items' gradient
+  // [columns_padded, dim_padded], and returns the rows' part of the loss.
   double Run(int64_t begin, int64_t end, float* user_gradient, float* item_gradient) {
     Start(begin, end);
     for (int64_t t = 0; t < tiles_; ++t) Forward(t);
@@ -155,7 +155,7 @@ class Block {
     std::fill_n(total_, kRows, 0.0f);
   }
 
-  // Exponentials of a tile, relative to the largest logit so far, and what they add to sums and users' gradients.
+  // Computes a tile's exponentials relative to the largest logit so far, and adds them to sums and users' gradients.
   void Forward(int64_t t) {
     const Tile items = tile(t);
     const int64_t width = batch_.dim_padded;
@@ -186,7 +186,7 @@ class Block {
     }
   }
 
-  // Notes the logit of a row's own item, and masks its accidental hits.
+  // Remembers the logit of a row's own item, and masks the row's accidental hits.
   void Own(int64_t i, Tile items, float* logits, float* top) {
     const int64_t own = batch_.first + begin_ + i;
     const bool here = items.begin <= own && own < items.end;
@@ -233,11 +233,11 @@ class Block {
   }
 
   const Batch& batch_;
-  int64_t begin_, number_, filled_;            // filled_: with the rows that fill the last group
-  std::vector<float> rows_, user_, weighted_;  // rows_: as columns of groups, scaled
+  int64_t begin_, number_, filled_;            // filled_: number_ rounded up to whole groups
+  std::vector<float> rows_, user_, weighted_;  // rows_: scaled, each group stored as columns
   const int64_t tiles_;
   std::vector<float> logits_;  // [tiles, kRows, kStride]
-  std::vector<float> tops_;    // [tiles, kRows], what a tile's exponentials are relative to
+  std::vector<float> tops_;    // [tiles, kRows], the logit that a tile's exponentials are relative to
   float top_[kRows], positive_[kRows], total_[kRows], inverse_[kRows];
 };
 

@@ -1,4 +1,4 @@
-// One optimizer step on touched rows, in place, with their Polyak averages; see rows.cc.
+// One optimizer step on the touched rows and their Polyak averages, in place; see rows.cc.
 
 #include <algorithm>
 #include <cmath>
@@ -17,18 +17,18 @@ namespace {
 
 using namespace tensorflow;  // NOLINT
 
-constexpr int64_t kAhead = 6;        // rows between the one that is updated and the one that is fetched from memory
-constexpr int64_t kBlockRows = 512;  // what a thread takes at a time
+constexpr int64_t kAhead = 6;        // how many rows ahead of the current one to prefetch
+constexpr int64_t kBlockRows = 512;  // rows that a thread takes at a time
 
 // The parameters of a step, the same for all rows.
 struct Step {
-  const float* hyper;  // of the optimizer, in the order of trainer/kernels/ops.py
+  const float* hyper;  // the optimizer's hyperparameters, in the order of trainer/kernels/ops.py
   int64_t dim;
   float step, rate;
   float clip;   // 0: none
-  float decay;  // of weights, times the rate
-  const float* columns;  // what rows share, [dim] before the step; null for most rules
-  float* touched;        // the largest of it among a thread's rows, [dim]
+  float decay;  // weight decay times the rate
+  const float* columns;  // state that all rows share, [dim], as of before the step; null for most rules
+  float* touched;        // the thread's new maximum of that state over its rows, [dim]
 };
 
 float OneMinusPower(float beta, float step) {
@@ -39,7 +39,7 @@ float Correction(float beta_1, float beta_2, float step) {
   return std::sqrt(OneMinusPower(beta_2, step)) / OneMinusPower(beta_1, step);
 }
 
-// A rule is made once for a thread's rows; Begin sees a row's slots and gradient, Value moves one value, End
+// A rule is constructed once per block of rows; Begin receives a row's slots and gradient, Value updates one value, End
 // finishes the row.
 struct Rule {
   void End() {}
@@ -49,7 +49,7 @@ struct LazyAdam : Rule {
   const float beta_1, beta_2, epsilon, correction, amsgrad;
   const int64_t dim;
   float rate;
-  float *m, *v, *largest;  // the last with amsgrad; the row's own updates come behind
+  float *m, *v, *largest;  // `largest` only with amsgrad; the row's count of updates, if any, is the last slot
   const Step& told;
   explicit LazyAdam(const Step& s)
       : beta_1(s.hyper[0]), beta_2(s.hyper[1]), epsilon(s.hyper[2]), correction(s.hyper[3]), amsgrad(s.hyper[4]),
@@ -60,7 +60,7 @@ struct LazyAdam : Rule {
     m = slots;
     v = slots + dim;
     largest = v + dim;
-    if (correction == 2) {  // by the row's own updates
+    if (correction == 2) {  // by the row's own count of updates
       float& updates = amsgrad != 0 ? largest[dim] : largest[0];
       updates += 1.0f;
       rate = told.rate * Correction(beta_1, beta_2, updates);
@@ -176,14 +176,14 @@ struct Sm3 : Rule {
   void End() { slots[0] = largest; }
 };
 
-// The averages, as in trainer/averages.py.
+// Polyak averages, as in trainer/averages.py.
 struct Average {
   int kind;  // 0: none, 1: exponential, 2: uniform
   float decay, start, step;
   double log_decay;
-  float share;   // of the new weight
-  float behind;  // of the old weight, in catching up; of the row
-  float known_since = 0.0f, known_behind = 0.0f;  // of the latest row: the next one often waited as long
+  float share;   // of the new weight in the average
+  float behind;  // of the old weight when this row's average is caught up
+  float known_since = 0.0f, known_behind = 0.0f;  // of the previous row: the next one has often waited as long
   Average(int kind, float decay, float start, float step)
       : kind(kind), decay(decay), start(start), step(step), log_decay(std::log(std::max<double>(decay, 1e-30))) {
     share = kind == 1 ? (step > start ? 1.0f - decay : 1.0f) : 1.0f / std::max(step - start, 1.0f);
@@ -298,7 +298,7 @@ class UpdateOp : public OpKernel {
     if (context->num_inputs() > 6) {
       OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, 6), &shared));
       mutex_lock shared_lock(*shared->mu());
-      // Always a buffer of its own: a variable that was assigned another's value may share it.
+      // Always use a new buffer: a variable that was assigned another's value may share its buffer.
       Tensor own;
       OP_REQUIRES_OK(context, context->allocate_temp(DT_FLOAT, shared->tensor()->shape(), &own));
       std::copy_n(shared->tensor()->flat<float>().data(), dim, own.flat<float>().data());
@@ -306,7 +306,7 @@ class UpdateOp : public OpKernel {
       columns = own.flat<float>().data();
     }
     const std::vector<float> before(columns, columns == nullptr ? columns : columns + dim);
-    // Rows that no gradient touches leave their mark on the columns as it was, decayed as they are.
+    // Untouched rows still contribute to the columns' maximum: keep the old value, decayed like those rows.
     const float beta = columns != nullptr && hyper_[1] > 0 ? hyper_[1] : 1.0f;
     for (int64_t j = 0; columns != nullptr && j < dim; ++j) columns[j] *= beta;
     const Average average(average_, average_decay_, average_start_, step);

@@ -1,4 +1,4 @@
-// Small products of matrices and exponentials in the processor's registers.
+// Small matrix products and exponentials in the processor's registers.
 
 #ifndef LAZYTOWER_VECTORS_H_
 #define LAZYTOWER_VECTORS_H_
@@ -26,7 +26,7 @@ constexpr int kVectors = 2;
 typedef float Floats LAZYTOWER_VECTOR(LAZYTOWER_BYTES);
 typedef int32_t Ints LAZYTOWER_VECTOR(LAZYTOWER_BYTES);
 constexpr int64_t kWide = LAZYTOWER_BYTES / 4;
-// Of rows of few values: padding to more would be multiplied too.
+// For rows of few values: wider vectors would multiply more padding.
 #define LAZYTOWER_SHORT (LAZYTOWER_BYTES < 32 ? LAZYTOWER_BYTES : 32)
 typedef float Short LAZYTOWER_VECTOR(LAZYTOWER_SHORT);
 constexpr int64_t kNarrow = LAZYTOWER_SHORT / 4;
@@ -53,7 +53,8 @@ inline Floats Exp(Floats x) {
   return small ? x - x : result;
 }
 
-// to[i, :] += sum_j of from[i, j] * rows[j, :], for 4 i and kSome vectors; from has strides, rows are `width` apart.
+// to[i, :] += sum over j of from[i, j] * rows[j, :], for 4 values of i and kSome vectors. `across` and `down` are the
+// strides of from; rows are `width` apart.
 template <int kSome>
 void Multiply(const float* from, int64_t across, int64_t down, const float* rows, int64_t number, int64_t width,
               float* to) {
@@ -75,7 +76,7 @@ void Multiply(const float* from, int64_t across, int64_t down, const float* rows
   }
 }
 
-// As Multiply, for kGroup i and any width.
+// Like Multiply, for kGroup values of i and any width.
 inline void MultiplyAll(const float* from, int64_t across, int64_t down, const float* rows, int64_t number, int64_t width,
                  float* to) {
   for (int64_t i = 0; i < kGroup; i += 4, from += 4 * down, to += 4 * width) {

@@ -1,4 +1,4 @@
-// What the kernels share: rows dealt to threads, and the parts of which gradients of rows are sums.
+// What the kernels share: distributing rows to threads, and summing the parts of a row's gradient.
 
 #ifndef LAZYTOWER_WORK_H_
 #define LAZYTOWER_WORK_H_
@@ -15,8 +15,8 @@
 
 namespace lazytower {
 
-// Free threads take blocks of rows one after the other, so that no thread waits for one that the system has not woken
-// yet, or has put to sleep.
+// Free threads take blocks of rows one by one, so that nothing waits for a thread that the system has not woken yet or
+// has put to sleep.
 struct Job {
   std::function<void(int64_t, int64_t)> work;
   int64_t rows, block, blocks;
@@ -29,11 +29,12 @@ struct Job {
   }
 };
 
-// Calls work(begin, end) for all of 0 .. rows, on the caller and the device's threads; returns when all is done.
+// Calls work(begin, end) on blocks that cover 0 .. rows, on the calling thread and the device's threads; returns when
+// all blocks are done.
 template <typename Work>
 void Parallel(tensorflow::OpKernelContext* context, int64_t rows, int64_t block, const Work& work) {
   const auto* threads = context->device()->tensorflow_cpu_worker_threads();
-  auto job = std::make_shared<Job>();  // a thread may wake when the caller has long gone
+  auto job = std::make_shared<Job>();  // a thread may wake long after the caller has returned
   job->work = work;
   job->rows = rows;
   job->block = block;
@@ -44,12 +45,13 @@ void Parallel(tensorflow::OpKernelContext* context, int64_t rows, int64_t block,
   while (job->done.load() < job->blocks) std::this_thread::yield();
 }
 
-// Vectors by row: one each, or as many parts as the row occurs in a batch, which are summed in their order.
+// A vector for each row: either a single one, or the sum, in order, of one part per occurrence of the row in a batch.
 class Parts {
  public:
   Parts(const float* values, int64_t dim) : values_(values), dim_(dim) {}
 
-  // `where`: to which of `rows` rows each of `number` parts belongs; `source`: which of the values it is, null: its own.
+  // `where`: which of `rows` rows each of `number` parts belongs to. `source`: which of the values each part is; null:
+  // part i is value i.
   Parts(const float* values, int64_t dim, const int32_t* where, int64_t number, int64_t rows,
         const int32_t* source = nullptr)
       : values_(values), dim_(dim), source_(source), first_(rows, -1), next_(number) {
@@ -59,7 +61,7 @@ class Parts {
     }
   }
 
-  // The vector of a row: `room`, [dim], unless it is among the values as it is.
+  // The vector of a row: a pointer into the values if nothing must be summed, else `room`, [dim], with the sum.
   const float* Of(int64_t row, float* room) const {
     if (first_.empty()) return values_ + row * dim_;
     int32_t part = first_[row];
@@ -78,7 +80,7 @@ class Parts {
   const float* values_;
   const int64_t dim_;
   const int32_t* source_ = nullptr;
-  std::vector<int32_t> first_, next_;  // of a row and after a part; -1: none
+  std::vector<int32_t> first_, next_;  // first part of a row, next part after a part; -1: none
 };
 
 }  // namespace lazytower

@@ -86,7 +86,7 @@ class Local(LocalProcesses):
     def _command(self, attempt: int) -> list[str]:
         spec = vm_spec(self._config, self._job_path, attempt, os.path.dirname(self._log(attempt)))
         spec |= {"directory": self._directory, "start": START_MODULE}
-        return module_command("trainer.vm.program", json.dumps(spec))
+        return module_command("trainer.vm", json.dumps(spec))
 
     def _log(self, attempt: int) -> str:
         return os.path.join(self._work, f"attempt-{attempt}", "log.txt")

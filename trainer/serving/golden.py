@@ -186,7 +186,7 @@ def _can_be_said(trained: Trained, name: str) -> bool:
     info = trained.dataset.features[name]
     if info.kind == "cross":
         return all(_can_be_said(trained, key) for key in info.keys)
-    if info.kind not in ("categorical", "list"):
+    if not info.has_keys:
         return True
     table = trained.dataset.tables[info.table or ""]
     return table.oov is None or bool(table.files) or not table.keys

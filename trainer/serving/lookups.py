@@ -69,7 +69,7 @@ def named_features(trained: Trained) -> list[str]:
     return [
         name
         for name, info in trained.dataset.features.items()
-        if info.of == "item" and info.kind in ("categorical", "list") and tables[info.table or ""].files
+        if info.of == "item" and info.has_keys and tables[info.table or ""].files
     ]
 
 

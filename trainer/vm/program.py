@@ -343,7 +343,3 @@ def _machine() -> Machine:
     log = Log(os.path.join(spec["work"], "log.txt"))
     sys.stdout = sys.stderr = log
     return Machine(spec, log)
-
-
-if __name__ == "__main__":
-    main()

@@ -50,6 +50,11 @@ def test_every_kind_is_read_dumped_and_read_again(tmp_path):
     assert (config.ids_of("pair").kind, config.ids_of("pair").rows) == ("hash", 100)
 
 
+def test_a_clip_may_come_before_a_logarithm():
+    steps = [{"clip": [0, 5]}, "log1p"]
+    assert NumericFeatureConfig(name="a", kind="numeric", transform=steps, missing=-1).missing == -1
+
+
 def test_buckets_need_no_standardization():
     whole = NumericFeatureConfig(name="a", kind="numeric", transform=["log1p", "standardize"])
     assert whole.steps == ["log1p", "standardize"]
@@ -142,6 +147,22 @@ def test_buckets_need_no_standardization():
             "source.features.0.buckets.boundaries: List should have at",
         ),
         ([AGE | {"missing": float("inf")}], "source.features.0.missing: Input should be a finite number"),
+        (
+            [AGE | {"missing": -1, "transform": ["log1p"]}],
+            "source.features.0: missing: -1 has no log1p; use a number above -1, or put a clip before it",
+        ),
+        (
+            [AGE | {"transform": [{"clip": [-9, -2]}, "log1p"]}],
+            "source.features.0: transform: after this clip no number has a log1p; raise its limits above -1",
+        ),
+        (
+            [AGE | {"missing": 1e39}],
+            "source.features.0.missing: 1e+39 is beyond float32, whose largest number is",
+        ),
+        (
+            [AGE | {"transform": [{"clip": [-1e39, 0]}]}],
+            "source.features.0.transform.0.clip.0: -1e+39 is beyond float32, whose largest number is ",
+        ),
         # crosses
         ([CROSS | {"keys": ["genre"]}], "source.features.0.keys: List should have at least 2 items"),
         (

@@ -13,7 +13,7 @@ from tests.support.fake_tpu import wait_until
 
 PATH = "gs://bucket/run/.lock"
 PACE = {"renew_seconds": 0.2, "stale_seconds": 3.0}
-PATIENT = PACE | {"stale_seconds": 10.0}  # for those who meet a holder that is alive
+PATIENT = PACE | {"stale_seconds": 10.0}  # for processes that find a live holder
 
 _HOLD = """
 import sys, time
@@ -58,7 +58,7 @@ def test_held_until_closed(bucket):
 
 
 def test_of_many_racers_one_wins(bucket, elsewhere):
-    """First for a free place, then for one whose holder is gone."""
+    """First for a free lease, then for one whose holder is dead."""
     for start, pace in (("free", PATIENT), ("abandoned", PACE)):
         if start == "abandoned":
             bucket.write("run/.lock", json.dumps({"host": "h", "pid": 1, "machine": "gone"}).encode())
@@ -133,7 +133,7 @@ def test_a_store_that_cannot_be_asked_stops_who_is_not_sure(bucket, later, monke
 
 @pytest.mark.slow
 def test_lost_answers_change_nothing(bucket, later):
-    """Every second request fails, and every second of those after it acted."""
+    """Every second request fails, and half of those fail after taking effect."""
     bucket.store.fail_every = 2
     lease = Lease(PATH, renew_seconds=1000, stale_seconds=60)
     later(31)

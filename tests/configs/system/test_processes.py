@@ -14,7 +14,7 @@ SHADOWED = ("yaml", "json", "runpy", "pydantic", "configs", "trainer", "pipeline
 
 
 def older_python() -> list[str]:
-    """A Python 3.10 of this machine, which has no -P, where there is one that starts."""
+    """This machine's Python 3.10, which has no -P, if it has one that starts."""
     found = shutil.which("python3.10")
     works = found and subprocess.run([found, "-c", ""], capture_output=True).returncode == 0
     return [found] if works else []
@@ -37,7 +37,7 @@ def test_a_program_of_the_project_runs(hostile):
 
 @pytest.mark.parametrize("python", [sys.executable, *older_python()])
 def test_arguments_name_and_path_are_those_of_python_m(hostile, tmp_path, python):
-    """Of 3.10 as of 3.11, with PYTHONPATH and without an installation."""
+    """With 3.10 as with 3.11, through PYTHONPATH and without an installation."""
     package = tmp_path / "elsewhere" / "shop"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()

@@ -1,4 +1,4 @@
-"""The Pythons that lazytower says it runs on are the same everywhere, and what some of them lack."""
+"""The supported Pythons are stated alike everywhere, and so is what some of them lack."""
 
 import pathlib
 import re

@@ -5,6 +5,7 @@ import os
 import fsspec
 import pytest
 
+from configs.errors import ConfigError
 from configs.system import storage
 
 
@@ -80,3 +81,11 @@ def test_created_files_replace_none(root):
     with pytest.raises(FileExistsError):
         storage.create_bytes(path, b"second")
     assert storage.read_bytes(path) == b"first" and storage.names(root) == ["file"]
+
+
+@pytest.mark.parametrize(
+    "path, problem", [("s3://bucket/run", "Install s3fs"), ("foo://run", "not known: foo")]
+)
+def test_stores_without_a_driver_are_one_line(path, problem):
+    with pytest.raises(ConfigError, match=f"^{path}: .*{problem}.*; use a local path or gs://$"):
+        storage.exists(path)

@@ -1,4 +1,4 @@
-"""Nothing that is printed steers the terminal, and no error is longer than people read."""
+"""Printed text cannot control the terminal, and errors are cut to a readable length."""
 
 import io
 import json
@@ -77,7 +77,7 @@ def bomb():
 
 @pytest.mark.parametrize("value", [bomb(), {"a": bomb()}, "x" * 10**7, 1 << 10**6, b"y" * 10**7], ids=type)
 def test_any_value_is_shown_briefly(value):
-    """Written whole, the first two would not end."""
+    """Written in full, the first two would be endless."""
     assert len(shown(value)) < 1000
 
 

@@ -62,5 +62,5 @@ def test_a_bucket_of_a_file_holds_fewer_rows_of_long_histories():
     buckets = []
     for length in (0, 32, 512):
         config = configure({"kind": "delimited", "paths": ["x"]}, {"path": "y", "history_length": length})
-        buckets.append(make_plan(stats, Job(config.source, config.dataset, JobLayout("", ""))).buckets)
+        buckets.append(make_plan(stats, Job(config.source, config.dataset, JobLayout("", "")), {}).buckets)
     assert buckets[0] == buckets[1] == 2 and buckets[2] == 16

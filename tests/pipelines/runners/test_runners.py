@@ -31,7 +31,7 @@ DATAFLOW = {
 
 
 def free_port() -> int:
-    """Of now: another process may take it before it is used."""
+    """Free now: another process may take it before it is used."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
@@ -63,7 +63,7 @@ def serving(module: str, flag: str, directory):
 
 
 def answers(process: subprocess.Popen, port: int) -> bool:
-    """Waits until somebody listens there; False: the process has ended, perhaps since the port was taken."""
+    """Waits until the port accepts connections; False: the process has ended, perhaps for a taken port."""
     deadline = time.monotonic() + 300
     while process.poll() is None:
         assert time.monotonic() < deadline, "nobody listens"
@@ -89,7 +89,7 @@ def worker_pool(tmp_path):
 
 
 def lazytower(*arguments: str, cwd) -> str:
-    """Runs the command line to its end, which must be good; its log."""
+    """Runs the command line, which must succeed; returns its log."""
     done = subprocess.run([sys.executable, "-m", "trainer.cli", *arguments], capture_output=True, text=True,
                           cwd=cwd, env=os.environ | {"PYTHONPATH": os.getcwd()}, timeout=900)  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -182,7 +182,7 @@ def test_prepare_must_wait(flag):
 
 
 def test_a_job_server_must_be_there():
-    endpoint = "--job_endpoint=localhost:1"  # below all that programs are given; nobody listens there
+    endpoint = "--job_endpoint=localhost:1"  # below all ports that programs are given; nothing listens there
     refused("^--environment_type is missing; set LOOPBACK", "PortableRunner", [])
     refused("^--environment_type is missing; set LOOPBACK", "FlinkRunner", [])
     loopback = "--environment_type=LOOPBACK"
@@ -237,7 +237,7 @@ def test_a_job_that_others_ended_publishes_nothing():
 
 
 def test_worker_processes_import_nothing_from_the_working_directory(tmp_path):
-    """Beam starts them by `python -m`, which would."""
+    """Beam starts them by `python -m`, which would import from the working directory."""
     for name in ("yaml", "pipelines", "configs", "apache_beam"):
         (tmp_path / f"{name}.py").write_text(f"open('ran-{name}', 'w').close()\n")
     document = {

@@ -1,4 +1,4 @@
-"""prepare for Dataflow: the job that Beam makes of it, in an emulated bucket, and what is done around it.
+"""prepare for Dataflow: the job that Beam builds from it, in an emulated bucket, and what surrounds it.
 
 Dataflow itself is played by tests/support/fake_dataflow.py. Needs the packages of lazytower[gcp].
 """
@@ -59,7 +59,7 @@ def dataflow(bucket, account, tmp_path, monkeypatch):
     directory = tmp_path / "worker"
     directory.mkdir()
     server = FakeDataflow(directory, bucket.environment | {"PYTHONPATH": os.getcwd()})
-    # It allows no ports in addresses.
+    # It does not allow ports in addresses.
     monkeypatch.setattr(PipelineOptionsValidator, "validate_endpoint_url", lambda *_: True)
     yield server
     server.close()
@@ -81,7 +81,7 @@ def pickles(pipeline: api.Pipeline) -> list[bytes]:
     """All that is pickled in a pipeline (functions, coders, elements), unpacked as workers do it."""
     found = []
     for text in re.findall(rb"[A-Za-z0-9+/]{64,}={0,2}", pipeline.SerializeToString()):
-        with contextlib.suppress(ValueError, OSError):  # no pickle, but a name
+        with contextlib.suppress(ValueError, OSError):  # a name, not a pickle
             found.append(bz2.decompress(base64.b64decode(text)))
     return found
 

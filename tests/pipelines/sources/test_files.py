@@ -139,6 +139,7 @@ def test_tables_that_keep_old_rows_are_an_error(place):
     ("s3://bucket/x.csv", "s3:// is not supported here .*; copy the files to a local disk or gs://"),
     ("foo://x.csv", "foo:// is not a known scheme; use a local disk or gs://"),
     ("GS://bucket/x.csv", "GS:// is not a known scheme; use"),
+    ("gs:/bucket/x.csv", "gs:/ needs a second slash to be a URL; write gs://bucket/path"),
     ("https://host/x.csv", "cannot be read over https://; download it to a local disk or gs://"),
 ])  # fmt: skip
 def test_schemes(url, message):

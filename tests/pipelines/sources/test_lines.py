@@ -71,6 +71,22 @@ def test_a_repeated_header_with_numbers_in_its_columns(tmp_path):
     assert read(tmp_path / "x", named, **more)[2] == 1
 
 
+def test_a_repeated_header_in_other_letters(tmp_path):
+    data = b"User,item,ts\nu1,i1,5\nUSER,ITEM,TS\nu2,i2,6\nuser,Item,ts\nu3,i3,7\n"
+    roles = {"user": "User", "timestamp": "ts"}
+    for chunk in (5, 1 << 21):
+        found = read(tmp_path / "x", data, chunk, roles=roles)
+        assert found == ([("u1", "i1"), ("u2", "i2"), ("u3", "i3")], [], 2)
+
+
+@pytest.mark.parametrize("other", ["item,user,ts,more", "user,more,item,ts", "TS,item,user,more"])
+def test_a_header_with_columns_in_another_order_stops(tmp_path, other):
+    data = f"user,item,ts,more\nu1,i1,5,x\n{other}\ni2,u2,6,y\n".encode()
+    for chunk in (5, 1 << 21):
+        with pytest.raises(DataError, match=r"x:3: a header in the middle has the columns in another order"):
+            read(tmp_path / "x", data, chunk, roles={"timestamp": "ts"})
+
+
 def test_headers_that_are_quoted_wide_or_loose(tmp_path):
     path = tmp_path / "x"
     rows = [("u1", "i1")]

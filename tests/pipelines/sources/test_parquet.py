@@ -180,7 +180,7 @@ def test_columns_by_name(tmp_path):
         run(source, {"path": str(tmp_path / "out")})
     with pytest.raises(DataError, match="no column 'u', 'i'; the file has: user, item, user"):
         run(source | {"roles": {"user": "u", "item": "i"}}, {"path": str(tmp_path / "out")})
-    # A column that nobody asks for may stand twice, and a name with a dot is no path into another column.
+    # An unused column may occur twice, and a name with a dot is not a path into another column.
     columns = {"a": pa.array([{"b": 1}]), "a.b": pa.array(["x"]), "item": pa.array(["y"])}
     parquet.write_table(pa.table(columns), tmp_path / "x.parquet")
     dataset = run(source | {"roles": {"user": "a.b"}}, {"path": str(tmp_path / "out")})

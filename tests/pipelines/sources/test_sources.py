@@ -1,4 +1,4 @@
-"""All kinds of sources say the same of the same interactions; synthetic ones follow their model."""
+"""All kinds of sources read the same interactions alike; synthetic ones follow their model."""
 
 import gzip
 import json

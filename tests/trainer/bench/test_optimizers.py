@@ -16,7 +16,7 @@ from trainer.commands import bench
 
 PEERS = ("lazytower", "keras", "keras_legacy", "tfa", "torch")
 TINY = ["--rows", "300", "--dim", "8", "--batch", "16", "--steps", "2"]
-# What needs nothing but the packages that lazytower requires.
+# What needs only the packages that lazytower requires.
 SUPPORTED = {("lazytower", name) for name in ("sgd", "adagrad", "adam", "lazy_adam", "sm3")}
 SUPPORTED |= {("keras", name) for name in ("sgd", "adagrad", "adam")}
 SUPPORTED |= set() if missing_addons() else {("tfa", "lazy_adam")}

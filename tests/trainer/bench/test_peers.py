@@ -130,7 +130,7 @@ def test_zipf_ids(exponent):
     edges = np.arange(1, rows + 2.0) ** (1 - exponent)
     np.testing.assert_allclose(counts, np.diff(edges) / (edges[-1] - edges[0]), atol=0.003)
     first, second = np.bincount(ids).argsort()[::-1][:2]
-    assert abs(first - second) > 1  # frequent ids are no neighbours in memory
+    assert abs(first - second) > 1  # frequent ids are not neighbours in memory
 
 
 @pytest.mark.slow
@@ -280,7 +280,7 @@ def test_towers(tmp_path, monkeypatch):
             continue
         assert row["reason"] == "" and row["equal"] == row["interleaved"] == "yes"
         assert float(row["ms"]) > 0 and len(row["losses"].split()) == 5
-        # The process of the tests has had its peak already.
+        # The tests' own process has had its peak already.
         assert float(row["memory_mb"]) >= (1 if row["by"] == "lazytower" else 0)
 
 

@@ -1,4 +1,4 @@
-"""Writing in the background, and what is said when writing fails."""
+"""Writing in the background, and what is reported when writing fails."""
 
 import errno
 import os
@@ -68,7 +68,7 @@ def test_who_lost_the_run_completes_no_checkpoint(tmp_path, gate):
     with pytest.raises(UserError, match="took over"):
         store.wait()
     assert store.steps() == [] and not store.finished()
-    # Its directory may be the other's by now, who would have to start it anew; so it stays.
+    # Its directory may belong to the other trainer by now, which would have to start over; so it stays.
     assert os.listdir(tmp_path) == ["step-000000001"]
 
 
@@ -124,7 +124,7 @@ def test_a_full_disk_names_file_cause_and_the_last_good_step(tmp_path, monkeypat
     assert "cannot be written (No space left on device); last good checkpoint: step 2" in message
     assert "rerun the same command to resume" in message
     assert names(tmp_path) == ["step-000000001", "step-000000002.increment"], "no torn directory"
-    store.wait()  # told once
+    store.wait()  # reported once
     monkeypatch.undo()
     small_pieces(monkeypatch)
     run.train_and_save(store, 1)

@@ -1,4 +1,4 @@
-"""Storage that fails for a while, and other processes beside: nothing good is lost for it."""
+"""Storage that fails for a while, and other processes beside: no good checkpoint is lost."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ def pieces(monkeypatch):
 
 
 def test_a_file_that_cannot_be_read_for_now_is_no_damage(tmp_path, monkeypatch):
-    """Falling back for it would have the next save delete a good checkpoint."""
+    """Falling back would make the next save delete a good checkpoint."""
     run, store = Run(), store_at(tmp_path, incremental=False)
     for _ in range(2):
         run.train_and_save(store, 1)

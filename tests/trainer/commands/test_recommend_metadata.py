@@ -1,4 +1,4 @@
-"""lazytower.json as somebody else may have written it."""
+"""lazytower.json files that lazytower did not write."""
 
 import json
 

@@ -39,7 +39,7 @@ def test_a_dry_run_prints_the_request_and_the_script_and_touches_nothing(cloud):
 def test_a_dry_run_here_prints_the_command(tmp_path):
     config = parse_config(document(output={"path": str(tmp_path / "run")}), "x")
     text = stage.dry_run(config)
-    assert f"{ROOT} trainer.vm.program" in text and not (tmp_path / "run").exists()
+    assert f"{ROOT} trainer.vm '{{" in text and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.any_python
 
 ROBE = {"kind": "robe_z", "dim": 8, "block": 4, "size": 400, "optimizer": {"learning_rate": 0.02}}
 MODELS = {
-    # No layers for items: the softmax does not see their last bias, and Adam makes steps of its rounding.
+    # No layers for items: the softmax does not see their last bias, and Adam turns its rounding into steps.
     "two_tower": {"kind": "two_tower", "user_tower": {"inputs": ["user", "history"], "layers": [12, 8]}},
     "dot_bias": {"kind": "dot_bias", "negatives": 3},
 }

@@ -1,4 +1,4 @@
-"""What is said where scann is missing or does not fit."""
+"""What is reported where scann is missing or does not fit."""
 
 import importlib.util
 import sys

@@ -1,6 +1,7 @@
-"""What the supervisor decides: every case by itself, then whole lives in a world that does what it likes."""
+"""What the supervisor decides: every case by itself, then whole lives in a random world."""
 
 import random
+import shutil
 import types
 
 import pytest
@@ -113,7 +114,7 @@ def test_the_outcome_is_the_machine_s():
 
 
 class World:
-    """A launcher whose slices do what a die says, and a machine that beats and ends now and then."""
+    """A launcher whose slices change at random, and a machine that now and then sends a heartbeat or ends."""
 
     settle_seconds = 0.0
 
@@ -272,6 +273,23 @@ def test_a_slice_that_is_wanted_stays(tmp_path):
     assert late.slices == {1}
 
 
+@pytest.mark.parametrize("events", [(), ("requesting",), ("requesting", "queued", "running")])
+def test_a_job_whose_directory_is_deleted_ends_and_leaves_no_slice(events, tmp_path, monkeypatch):
+    """Its supervisor retried forever, since no event could be written."""
+    record = JobRecord.create(str(tmp_path / "job"), {"name": "n"})
+    for event in events:
+        record.append(event, 1)
+    pauses = []
+    monkeypatch.setattr(module.time, "sleep", pauses.append)
+    late = Late(lambda: None, answers=[Unreachable("flaky")])
+    late.slices.add(1)
+    late.observe = lambda attempt: SliceState("ready" if attempt in late.slices else "absent")
+    shutil.rmtree(record.path)
+    with pytest.raises(UserError, match="the job's directory was deleted, so the job has ended; no slice"):
+        module._run(record, LIMITS, late, late, None, lambda: None)
+    assert late.slices == set() and len(pauses) == 1
+
+
 def test_without_the_lease_nothing_is_asked_for(tmp_path):
     record = requested(tmp_path)
     late = Late(lambda: None, lost=True)
@@ -355,7 +373,7 @@ def test_going_down_and_up_again_is_no_sign_of_life(tmp_path, monkeypatch):
 
 
 class Unanswered:
-    """Slices of which one may be there, and a service that answers so often with an error."""
+    """Slices one of which may exist, and a service that first answers with some errors."""
 
     settle_seconds = 0.0
 

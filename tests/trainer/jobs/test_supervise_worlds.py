@@ -1,6 +1,6 @@
 """Jobs in random worlds: every error code at every call, full disks, torn files, killed processes.
 
-At the end nothing that is paid for is left, no process runs, and each job has ended once. See
+At the end nothing that is billed is left, no process runs, and each job has ended once. See
 tests/support/job_worlds.py.
 """
 
@@ -67,7 +67,7 @@ class Job:
             self.supervisor = Process(self.world, lambda: supervise.supervise(self.path), skew)
 
     def cancelled(self) -> None:
-        """A user cancels, again and again while told that something may be left."""
+        """A user cancels, repeatedly as long as the command reports that something may be left."""
 
         def cancelling():
             while True:
@@ -82,7 +82,7 @@ class Job:
         Process(self.world, cancelling, self.draw.gauss(0, 5000))
 
     def misfortune(self) -> None:
-        """One of those that there are."""
+        """One of those that exist."""
         machines = [p for p in self.world.processes if p.alive and (p.mark or p in self._on_slices())]
         roll = self.draw.random()
         if roll < 0.3 and self.supervisor is not None:
@@ -168,7 +168,7 @@ def _enter(world: World, patch, shared_disk: bool) -> None:
     for module in (vm_files, vm_slice):
         patch.setattr(module, "ask", world.ask)
     patch.setattr(tpu_api.TpuApi, "_connected", lambda self: client_in(world))
-    patch.setattr(os, "fsync", lambda handle: None)  # nobody pulls the plug of this machine
+    patch.setattr(os, "fsync", lambda handle: None)  # this machine is never powered off
     patch.setattr(storage, "sync_directory", lambda path: None)
     full_for_all = (lambda: world.full) if shared_disk else (lambda: False)
     for name in ("put", "get"):

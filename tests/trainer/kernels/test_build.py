@@ -1,4 +1,4 @@
-"""Compiling: once, kept, said when it cannot be; runs go on without."""
+"""Compiling: once, cached, reported when impossible; runs continue without kernels."""
 
 import os
 import pathlib
@@ -120,7 +120,7 @@ def test_code_from_a_directory_that_others_may_change_is_not_run(small, mode):
     directory.chmod(mode)
     with pytest.raises(build.NoKernels, match=f"chmod go-w {directory}"):
         small()
-    directory.chmod(0o1777)  # as /tmp: nobody can replace another's file
+    directory.chmod(0o1777)  # like /tmp: users cannot replace each other's files
     assert answers(small())
 
 

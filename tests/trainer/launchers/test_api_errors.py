@@ -1,4 +1,4 @@
-"""The table of errors: every code at every method, and what comes instead of a code."""
+"""The table of errors: every code at every method, and errors without a code."""
 
 import grpc
 import pytest
@@ -16,7 +16,7 @@ READS = (
     *("list_queued_resources", "list_nodes", "list_operations"),
 )
 DELETES = ("delete_queued_resource", "delete_node", "delete_operation")
-# Beside these, waiting cannot help.
+# For all others, waiting cannot help.
 PASSING = {"CANCELLED", "UNKNOWN", "DEADLINE_EXCEEDED", "ABORTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 PASSING_WITHOUT_REQUEST = PASSING | {"ALREADY_EXISTS", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION"}
 

@@ -1,4 +1,4 @@
-"""The requests as documented, field by field, and what is made of the service's answers."""
+"""The requests as documented, field by field, and how the service's answers are interpreted."""
 
 import json
 import pathlib

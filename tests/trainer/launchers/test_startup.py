@@ -53,7 +53,7 @@ def test_it_is_clean():
 
 
 def test_packages_are_tried_again_and_in_vain_is_no_end(tmp_path):
-    """The machine's program starts in any case, and tells what it could not do."""
+    """The machine's program always starts, and reports what it could not do."""
     tried = tmp_path / "tried"
     for name, text in {
         "python3": '[ "$2" = "import ensurepip" ] && exit 1; echo started',
@@ -74,7 +74,7 @@ def test_packages_are_tried_again_and_in_vain_is_no_end(tmp_path):
 
 
 def program(tmp_path, script: str) -> dict:
-    """A spec whose interpreter is a script that notes what it is asked for."""
+    """A spec whose interpreter is a script that logs its arguments."""
     path = tmp_path / "python"
     path.write_text(f'#!/bin/bash\necho "$2" >> {tmp_path}/asked\n{script}\n')
     path.chmod(0o755)

@@ -30,7 +30,7 @@ def reference(user, item, ids, log_q, weight, temperature, mask):
 
 @pytest.fixture(params=["graph", "native"])
 def implementation(request):
-    """Under TensorFlow's ops, and under the kernels."""
+    """With TensorFlow's ops, and with the kernels."""
     with graph_only() if request.param == "graph" else contextlib.nullcontext():
         yield
 

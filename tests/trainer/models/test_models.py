@@ -144,7 +144,7 @@ def test_extra_negatives_are_candidates_of_every_row(logq):
     "model", [{"kind": "two_tower", "loss": {"extra_negatives": 4}}, {"kind": "dot_bias", "negatives": 2}]
 )
 def test_no_feature_may_stand_in_for_what_the_loss_is_given(model):
-    """A numeric feature called log_q would be taken for the correction, without a word."""
+    """A numeric feature called log_q would silently be used as the correction."""
     batch = {name: tf.constant([0, 1]) for name in ("user", "item")} | {"label": tf.ones([2])}
     names = {name.removeprefix(DRAWN) for name in make(model).columns(batch, ONE)}
     assert names and names | {"history_mask"} <= RESERVED_NAMES  # the mask is trainer/tpu/batches.py's

@@ -1,4 +1,4 @@
-"""Each optimizer written anew in NumPy float64, on whole tables: what the contract suite compares with."""
+"""Each optimizer reimplemented in NumPy float64, on whole tables: what the contract suite compares with."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Dense Adam on plain variables of every type, under both faces, against Keras' own in float64."""
+"""Dense Adam on plain variables of every type, through both interfaces, against Keras' own in float64."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""What every optimizer of the registry must keep, with every option that changes its numbers."""
+"""The contract of every optimizer of the registry, with every option that changes its numbers."""
 
 import typing
 
@@ -186,7 +186,7 @@ def test_a_plain_variable_gets_the_numbers_of_a_table(kind, options, compiled):
 
 @EVERY
 def test_state_round_trips_through_records(engine, kind, options):
-    """A run that is written out and read into a new table goes on with the same bits."""
+    """A run that is saved and loaded into a new table continues with the same bits."""
     history, table = list(batches(20)), table_of(engine, make(kind, options), Uniform())
     step = step_of(table)
     for t, batch in enumerate(history, start=1):

@@ -1,4 +1,4 @@
-"""The faces of each optimizer, and other people's code, against its row mathematics."""
+"""The interfaces of each optimizer, and other libraries, against its row mathematics."""
 
 import numpy as np
 import pytest

@@ -171,7 +171,7 @@ def test_chips_that_another_process_holds(tmp_path):
     path = tmp_path / "tmp/libtpu_lockfile"
     path.touch()
     here = CheckedMachine(root=str(tmp_path))
-    assert check_chip(here).status == "ok"  # the file stays when its process has ended
+    assert check_chip(here).status == "ok"  # the file remains after its process has ended
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:

@@ -1,4 +1,4 @@
-"""Sentences about figures: there for what went wrong, absent for healthy runs."""
+"""Sentences about figures: present for what went wrong, absent for healthy runs."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""Export, verification and `recommend` with ScaNN; what is said where it is not installed."""
+"""Export, verification and `recommend` with ScaNN; what is reported where it is not installed."""
 
 import importlib.util
 import json

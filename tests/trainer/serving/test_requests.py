@@ -1,4 +1,4 @@
-"""Requests as JSON lines: what they may hold, and what is said of those that the model does not take."""
+"""Requests as JSON lines: what they may contain, and the errors for those that the model does not accept."""
 
 import pytest
 

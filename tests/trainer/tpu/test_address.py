@@ -121,7 +121,7 @@ def test_refusals_in_the_user_s_words(service, code, message, words, monkeypatch
 
 
 def credentials(tmp_path, monkeypatch) -> None:
-    """A user's, as gcloud keeps them: they belong to no project."""
+    """A user's credentials, as gcloud stores them: they belong to no project."""
     path = tmp_path / "user.json"
     path.write_text(
         json.dumps(
@@ -164,7 +164,7 @@ def test_hosts_at_which_nobody_listens():
         open_host = f"grpc://127.0.0.1:{listener.getsockname()[1]}"
         wait_for_hosts(f"{open_host},{open_host}", 0)
         with socket.socket() as silent:
-            silent.bind(("127.0.0.1", 0))  # ours, so that nobody else can listen there
+            silent.bind(("127.0.0.1", 0))  # ours, so that no other process can listen there
             closed = f"grpc://127.0.0.1:{silent.getsockname()[1]}"
             with pytest.raises(
                 UserError, match=f"{closed} does not accept connections after 0 s .*refused.*worker service"

@@ -1,4 +1,4 @@
-"""Connecting: what is said when there is no TPU, when it does not answer, and when it is another one."""
+"""Connecting: the errors when there is no TPU, when it does not answer, and when it is the wrong one."""
 
 import re
 import subprocess

@@ -38,7 +38,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(place):
-    """State at the end of a run that nothing disturbed."""
+    """Final state of an undisturbed run."""
     return final_state(pathlib.Path(train(config_of(place, "whole"))).parent)
 
 
@@ -59,7 +59,7 @@ def assert_equal(got, wanted):
 
 
 class Command:
-    """`lazytower train` in a process of its own."""
+    """`lazytower train` in a separate process."""
 
     def __init__(self, place, output, *flags):
         command = [sys.executable, "-m", "trainer.cli", "train", "--config", str(place / "run.yaml")]
@@ -146,7 +146,7 @@ def test_a_signal_before_training(place):
         command = Command(place, f"early-{attempt}")
         command.wait_for("run planted: dataset")
         assert command.end(signal.SIGTERM) == 75
-        if " at step " not in command.log:  # else the signal came late
+        if " at step " not in command.log:  # otherwise the signal came late
             break
     assert command.log.endswith(
         "stopped by SIGTERM before training began; rerun the same command to start again\n"

@@ -1,4 +1,4 @@
-"""A run resumed under another pace, number of threads or replicas ends with the same weights."""
+"""A run resumed with other inner loops, threads or replicas ends with the same weights."""
 
 import pathlib
 import shutil
@@ -94,7 +94,7 @@ def test_resumed_otherwise(whole, tmp_path, overrides, exact):
     for name, value in found.items():
         if exact:
             np.testing.assert_array_equal(value, expected[name], err_msg=name)
-        else:  # sums in another order
+        else:  # the sums have another order
             np.testing.assert_allclose(value, expected[name], rtol=2e-4, atol=2e-5, err_msg=name)
 
 

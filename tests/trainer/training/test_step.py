@@ -77,7 +77,7 @@ class Adam:
 
 
 def multiplier(step):
-    """The schedule of `make`, written anew."""
+    """The schedule of `make`, reimplemented."""
     warm = min(step / 9, 1.0) ** 2
     return warm * np.clip((NUM_STEPS + 1 - step) / 9, 0, 1)
 

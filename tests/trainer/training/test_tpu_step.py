@@ -51,7 +51,7 @@ CASES = {
     "uniform": {"model": ROWS_ONLY | {"history": {"pooling": "sqrtn"}}, "item_dim": 9, "polyak": "uniform"},
     "no averages": {"model": TWO_TOWER | {"history": {"pooling": "sum"}}, "polyak": "none"},
     "adagrad": {"model": {"kind": "dot_bias", "negatives": 1}, "optimizer": {"kind": "adagrad"}},
-    # With padding of history, whose row is looked up as any other.
+    # With padding of the history, whose row is looked up like any other.
     "adagrad, history": {"model": ROWS_ONLY, "item_dim": 9, "optimizer": {"kind": "adagrad"}},
     "ftrl": {"model": ROWS_ONLY, "item_dim": 9, "optimizer": {"kind": "ftrl", "l2": 0.01}},
     "sgd": {"model": TWO_TOWER, "optimizer": {"kind": "sgd", "learning_rate": 0.5}},
@@ -168,7 +168,7 @@ def test_a_batch_that_is_not_finite_is_named_by_its_step(planted):
     run.train(10)
     assert run.skipped[0] == 7 and int(run.step.guard.skipped) == 1
     assert "the loss" in run.step.guard.latest
-    # The loop ends on its own only where each step is looked at; the losses before the bad one count.
+    # The loop ends by itself only where each step is checked; the losses before the bad one count.
     assert len(run.losses) >= 2 and np.isfinite(run.losses[:2]).all()
 
 

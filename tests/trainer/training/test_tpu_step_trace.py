@@ -1,6 +1,6 @@
 """The TPU's step traced for slices that do not exist: where its ops are, and how the engines are configured.
 
-Golden files are written anew by `LAZYTOWER_GOLDEN=1 pytest tests/trainer/training/test_tpu_step_trace.py`;
+Golden files are rewritten by `LAZYTOWER_GOLDEN=1 pytest tests/trainer/training/test_tpu_step_trace.py`;
 read their diff.
 """
 
@@ -186,7 +186,7 @@ def test_sparse_cores(name, model):
 
 
 def test_nothing_that_is_gathered_is_wider_than_32_bits():
-    """Sums over replicas know no int64; gathers of it would take a slower way."""
+    """Sums over replicas do not support int64, and gathers of it would be slower."""
     _, graph = traced("v4-32", "two_tower")
     assert "AllToAll" not in kinds_of(graph)
     summed = {op.inputs[0].dtype for op in graph.get_operations() if op.type == "CrossReplicaSum"}

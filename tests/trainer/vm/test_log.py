@@ -1,4 +1,4 @@
-"""The machine's log: it arrives whole, stays bounded, and no full disk reaches who writes it."""
+"""The machine's log: it arrives whole, stays bounded, and a full disk does not affect its writer."""
 
 import errno
 import io

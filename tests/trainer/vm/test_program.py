@@ -1,4 +1,4 @@
-"""The machine's side, run for itself: log pieces, progress, retries, other workers, environments."""
+"""The machine's program, run alone: log pieces, progress, retries, other workers, environments."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def spec(tmp_path, **more) -> dict:
 def run(told: dict, log: bool = True, **environment: str) -> tuple[int, dict | None, str]:
     """(exit code, final.json, log) of a machine with this specification."""
     done = subprocess.run(
-        [sys.executable, "-m", "trainer.vm.program", json.dumps(told)],
+        [sys.executable, "-m", "trainer.vm", json.dumps(told)],
         env={**os.environ, "GCE_METADATA_HOST": "127.0.0.1:9", **environment},
         timeout=900,
     )
@@ -108,7 +108,7 @@ def test_other_workers_only_log(tmp_path):
 
 
 def test_a_worker_that_does_not_know_its_number_takes_none(monkeypatch):
-    """Two that take themselves for the first would write the same files."""
+    """If two machines believed to be the first, they would write the same files."""
     monkeypatch.setattr(vm_files.time, "sleep", lambda seconds: None)
     monkeypatch.setenv("GCE_METADATA_HOST", "127.0.0.1:9")
     with pytest.raises(OSError, match="refused"):
@@ -122,7 +122,7 @@ def test_a_worker_that_does_not_know_its_number_takes_none(monkeypatch):
 
 
 def test_whatever_goes_wrong_is_told(tmp_path):
-    """Without an outcome, a slice would stay until it is taken for hung."""
+    """Without an outcome, a slice would stay until it counts as hung."""
     code, final, log = run(spec(tmp_path, train=None))
     assert code == 1 and final["state"] == "failed" and final["reason"].startswith("TypeError")
     assert "Traceback" in "".join(final["log"])
@@ -271,9 +271,9 @@ def test_at_the_deadline_there_is_more_time_to_save_than_at_a_preemption(
 
 
 def test_a_trainer_ends_with_its_machine(tmp_path):
-    """As the kernel's memory killer may end one without the other."""
+    """The kernel's out-of-memory killer may end one without the other."""
     told = spec(tmp_path, python=interpreter(tmp_path, f"exec {sys.executable} -c '{SAVES_SLOWLY}' 0"))
-    process = subprocess.Popen([sys.executable, "-m", "trainer.vm.program", json.dumps(told)])
+    process = subprocess.Popen([sys.executable, "-m", "trainer.vm", json.dumps(told)])
     wait_until((tmp_path / "work" / "ready").exists)
     [trainer] = psutil.Process(process.pid).children()
     assert trainer.environ()[vm.PROCESS_MARK] == f"child 1 {told['job']}"

@@ -1,6 +1,6 @@
-// The floor of an embedding step: what memory itself costs. The same rows, in the same records on huge pages, are
-// fetched and updated by lazy Adam with exact averages in a plain loop; nothing else is done. Repeated ids are found
-// beforehand, outside the clock, and their gradients are not summed.
+// The floor of an embedding step: what memory access alone costs. A plain loop fetches the same rows, in the same
+// records on huge pages, and updates them by lazy Adam with exact averages. Nothing else is done: repeated ids are
+// found beforehand, outside the timed part, and their gradients are not summed.
 //
 //   record: [weight | m | v | average | last step]
 
@@ -20,11 +20,11 @@
 
 namespace {
 
-constexpr int64_t kAhead = 8;        // rows between the one that is worked on and the one that is fetched
-constexpr int64_t kBlockRows = 512;  // what a thread takes at a time
+constexpr int64_t kAhead = 8;        // how many rows ahead of the current one to prefetch
+constexpr int64_t kBlockRows = 512;  // rows that a thread takes at a time
 
-// Rows are worked on by the caller and by threads that stand by, block by block: one that the system does not let run
-// holds nobody up.
+// The caller and waiting threads take blocks of rows one by one, so a thread that the system does not schedule delays
+// no other.
 struct Job {
   std::function<void(int64_t, int64_t)> work;
   int64_t rows, blocks;
@@ -81,7 +81,7 @@ class Pool {
 
 template <typename Work>
 void Parallel(int64_t rows, int threads, Work work) {
-  static Pool* pool = new Pool;  // its threads outlive everything
+  static Pool* pool = new Pool;  // never deleted: its threads run until the process ends
   pool->Run(rows, threads, work);
 }
 
@@ -94,7 +94,7 @@ void Fetch(const float* row, int64_t values) {
 
 extern "C" {
 
-// Records of zeros, in memory already; nullptr: there is not so much.
+// Records of zeros, already paged in; nullptr: there is not enough memory.
 float* floor_open(int64_t rows, int64_t width, int threads) {
   const size_t bytes = static_cast<size_t>(rows) * width * sizeof(float);
   void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -111,8 +111,8 @@ void floor_close(float* records, int64_t rows, int64_t width) {
   munmap(records, static_cast<size_t>(rows) * width * sizeof(float));
 }
 
-// Copies the weights of ids to `output` [number, dim], then updates the records of `distinct` ids, row i of them by
-// gradient i. `rate` has the bias correction in it.
+// Copies the weights of ids to `output` [number, dim], then updates the records of the `distinct` ids, the i-th by
+// gradient i. `rate` includes the bias correction.
 void floor_step(float* records, int64_t dim, const int64_t* ids, int64_t number, const int64_t* distinct,
                 int64_t distinct_number, const float* gradients, float* output, float step, float rate, float decay,
                 int threads) {
@@ -124,7 +124,7 @@ void floor_step(float* records, int64_t dim, const int64_t* ids, int64_t number,
     }
   });
   Parallel(distinct_number, threads, [=](int64_t begin, int64_t end) {
-    float known_since = 0.0f, kept = 1.0f;  // of the latest row: the next one often waited as long
+    float known_since = 0.0f, kept = 1.0f;  // of the previous row: the next one has often waited as long
     for (int64_t i = begin; i < end; ++i) {
       if (i + kAhead < end) Fetch<1>(records + distinct[i + kAhead] * width, width);
       float* __restrict__ weight = records + distinct[i] * width;

@@ -47,7 +47,7 @@ def feature_inputs(dataset: Dataset, names: list[str], known: dict[str, Column])
     # Crosses last: they are made of the inputs of their keys.
     for name in sorted(names, key=lambda name: dataset.features[name].kind == "cross"):
         info, column = dataset.features[name], known.get(name)
-        if info.kind in ("categorical", "list") and info.table not in keys:
+        if info.has_keys and info.table not in keys:
             keys[info.table or ""] = _keys_or_none(dataset, name)
         table = keys.get(info.table or "")
         if info.kind == "cross":
@@ -55,17 +55,17 @@ def feature_inputs(dataset: Dataset, names: list[str], known: dict[str, Column])
             rows = dataset.table_rows(info.table or "")
             assert all(isinstance(part, CategoricalInput) for part in parts)
             found[name] = CrossInput(name, info, rows, parts, column)  # type: ignore[arg-type]
-        elif info.kind == "categorical":
-            found[name] = CategoricalInput(
-                name, info, table, column, _names(dataset, name) if name in crossed else None
-            )
         elif info.kind == "list":
             found[name] = ListInput(name, info, table, None if column is None else _lists(column))
         elif info.kind == "vector":
             assert column is not None, "vectors are of users"
             found[name] = VectorInput(name, info, column)
-        else:
+        elif info.is_numeric:
             found[name] = NumericInput(name, info, column, empty_value(dataset, name))
+        else:
+            found[name] = CategoricalInput(
+                name, info, table, column, _names(dataset, name) if name in crossed else None
+            )
     return found
 
 

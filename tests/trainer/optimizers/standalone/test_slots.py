@@ -40,7 +40,7 @@ def test_a_restored_variable_has_its_own_slots_in_any_order(kind, how, tmp_path)
 
 @pytest.mark.parametrize("kind", ["adagrad", "sm3"])
 def test_a_checkpoint_without_the_variables_is_refused(kind, tmp_path):
-    """Their slots would be missing in it, and nobody would notice."""
+    """Their slots would be silently missing."""
     optimizer, variables = trained(kind)
     for left in ({}, {"user": variables["user"]}):
         with pytest.raises(ValueError, match=r"without \d of its variables.* pass the variables"):

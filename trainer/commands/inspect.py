@@ -1,0 +1,86 @@
+"""`lazytower inspect DATASET`: what `prepare` made of the data, and some rows with raw values beside ids."""
+
+import argparse
+
+from configs.errors import ConfigError
+from configs.manifest import SPLITS, Dataset, load_dataset
+from configs.text import aligned
+from trainer.data.inspection import QUANTILES, FeatureSummary, sample_rows, summarize
+
+_WHOSE = {"user": "users", "item": "items", "context": "train rows"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the sub-command."""
+    parser.add_argument(
+        "dataset", metavar="DATASET", help="directory of a dataset, the config's dataset.path"
+    )
+    parser.add_argument("--rows", type=int, default=5, metavar="N", help="train rows to show (default 5)")
+    parser.add_argument(
+        "--feature", metavar="NAME", help="show this feature alone, with its 20 most frequent keys"
+    )
+
+
+def run(args) -> int:
+    """Prints the splits, the tables, every feature and some rows."""
+    dataset = load_dataset(args.dataset)
+    names = list(dataset.features)
+    if args.feature is not None:
+        if args.feature not in names:
+            known = ", ".join(names) or "none"
+            raise ConfigError(f"--feature {args.feature}: not a feature of {args.dataset}; known: {known}")
+        names = [args.feature]
+    if not 0 <= args.rows <= dataset.block_rows:
+        raise ConfigError(f"--rows {args.rows}: must be from 0 to {dataset.block_rows}")
+    parts = [] if args.feature else [_splits(dataset), _tables(dataset)]
+    if names:
+        summaries = summarize(dataset, names, top=20 if args.feature else 5)
+        parts += [_overview(summaries), "\n".join(line for s in summaries for line in _values(s))]
+    if args.rows and (rows := sample_rows(dataset, args.rows, names)):
+        parts.append(
+            aligned([list(rows[0]), *(list(row.values()) for row in rows)], left=range(len(rows[0])))
+        )
+    print("\n\n".join(parts))
+    return 0
+
+
+def _splits(dataset: Dataset) -> str:
+    rows = [["split", "rows", "positive", "cold users", "their rows"]]
+    for name in SPLITS:
+        info = dataset.splits[name]
+        numbers = (info.rows, info.positives, info.cold_users, info.cold_user_rows)
+        rows.append([name, *(f"{number:,}" for number in numbers)])
+    return aligned(rows)
+
+
+def _tables(dataset: Dataset) -> str:
+    rows = [["table", "ids", "rows", "keys in train", "other keys"]]
+    for name, info in dataset.tables.items():
+        rows.append([name, info.ids, f"{info.rows:,}", f"{info.keys:,}", f"{info.oov_keys:,}"])
+    return aligned(rows, left=(0, 1))
+
+
+def _overview(summaries: list[FeatureSummary]) -> str:
+    rows = [["feature", "of", "kind", "table", "known", "distinct", "out of vocabulary"]]
+    for found in summaries:
+        info = found.info
+        share = (
+            f"{found.known / found.owners:.1%} of {found.owners:,} {_WHOSE[info.of]}" if found.owners else "-"
+        )
+        distinct = f"{found.distinct:,}" if found.distinct else "-"
+        unknown = f"{found.out_of_vocabulary:.1%}" if found.values else "-"
+        rows.append([found.name, info.of, info.kind, info.table or "-", share, distinct, unknown])
+    return aligned(rows, left=(0, 1, 2, 3))
+
+
+def _values(found: FeatureSummary) -> list[str]:
+    """The values of a feature in one or two lines."""
+    lines = []
+    if found.quantiles:
+        what = {"list": "keys a list", "vector": "norm"}.get(found.info.kind, "values")
+        numbers = ", ".join(f"{value:.6g}" for value in found.quantiles)
+        lines.append(f"{found.name}: {what} at {', '.join(f'{q:.0%}' for q in QUANTILES)}: {numbers}")
+    if found.top:
+        keys = ", ".join(f"{key} {count:,}" for key, count in found.top)
+        lines.append(f"{found.name}: most frequent: {keys}")
+    return lines
