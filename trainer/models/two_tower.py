@@ -213,7 +213,8 @@ def _without_some(ids, unknown: int, share: float, seed: int, step):
     They are drawn on the host for the whole batch, so they do not depend on the replicas.
     """
     seeds = tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
-    drawn = tf.random.stateless_uniform(tf.shape(ids), seed=seeds, alg="philox")
+    shape = ids.shape if ids.shape.is_fully_defined() else tf.shape(ids)
+    drawn = tf.random.stateless_uniform(shape, seed=seeds, alg="philox")
     return tf.where(drawn < share, tf.constant(unknown, ids.dtype), ids)
 
 

@@ -285,3 +285,14 @@ def test_vectors_of_a_trained_model_drop_no_ids():
     model = with_id_dropout(0.5)
     item = {"item": random((2, 4)), "brand": random((2, 8), 1)}
     np.testing.assert_allclose(model.item_vectors(item, {}), np.concatenate([item["item"], item["brand"]], 1))
+
+
+def test_id_dropout_is_the_same_in_the_input_of_a_tpu():
+    """There `lookups` runs in the input pipeline, of which each replica gets a share."""
+    model, batch = with_id_dropout(0.5), rows_of_batch()
+    data = tf.data.Dataset.from_tensors(batch).repeat(2).enumerate(start=1)
+    for step, found in enumerate(data.map(lambda step, rows: model.lookups(rows, step)), start=1):
+        expected = model.lookups(batch, tf.Variable(step, dtype=tf.int64))
+        for name, ids in expected.items():
+            np.testing.assert_array_equal(found[name], ids, name)
+            assert found[name].shape == ids.shape
