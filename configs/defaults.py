@@ -8,6 +8,7 @@ config contains them.
 from typing import TYPE_CHECKING, Any
 
 from configs.sections.dataset import DatasetConfig
+from configs.sections.export import ExportConfig
 from configs.sections.models import DotBiasConfig, TowerConfig, TwoTowerConfig
 from configs.sections.tables import EmbeddingConfig, TableConfig
 from configs.sections.training import PolyakConfig
@@ -77,6 +78,24 @@ def complete_dataset(config: "RunConfig") -> DatasetConfig:
         return config.dataset
     length = HISTORY_LENGTH if "history" in config.model.inputs else 0
     return config.dataset.model_copy(update={"history_length": length})
+
+
+def complete_export(config: "RunConfig") -> ExportConfig:
+    """The export section with cold_items filled in; the config's model must be complete."""
+    if config.export.cold_items is not None:
+        return config.export
+    return config.export.model_copy(
+        update={"cold_items": "serve" if _describes_cold_items(config) else "leave_out"}
+    )
+
+
+def _describes_cold_items(config: "RunConfig") -> bool:
+    """Whether the item tower was trained to describe items by what side tables say of them."""
+    if isinstance(config.model, DotBiasConfig):
+        return False
+    tower = config.model.item_tower
+    of_sides = {feature.name for side in config.source.sides for feature in side.features}
+    return bool(of_sides & set(tower.inputs)) and ("item" not in tower.inputs or tower.id_dropout > 0)
 
 
 def complete_polyak(config: "RunConfig") -> PolyakConfig:

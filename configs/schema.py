@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from configs.defaults import (
     complete_bias,
     complete_dataset,
+    complete_export,
     complete_model,
     complete_polyak,
     complete_tables,
@@ -149,6 +150,7 @@ class RunConfig(Section):
         # Sections are frozen once they are read; this document is still being read.
         self.__dict__["model"] = complete_model(self)
         self.__dict__["dataset"] = complete_dataset(self)
+        self.__dict__["export"] = complete_export(self)
         self.__dict__["polyak"] = complete_polyak(self)
         return self
 
@@ -184,6 +186,40 @@ class RunConfig(Section):
                         f"model.user_tower.inputs: cross {name!r} has the key {key!r} of the item, which is "
                         "not known when items are recommended; remove it"
                     )
+
+    @model_validator(mode="after")
+    def _cold_items_differ(self) -> "RunConfig":
+        if isinstance(self.model, TwoTowerConfig) and self.model.item_tower.inputs != ["item"]:
+            return self
+        for key, value, other in (("evaluate", "only", "miss"), ("export", "serve", "leave_out")):
+            if getattr(self, key).cold_items == value:
+                raise ValueError(
+                    f"{key}.cold_items: {value} needs features to tell cold items apart, but the model reads "
+                    f"none of the item; add one to model.item_tower.inputs, or use {other}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _cold_users_differ(self) -> "RunConfig":
+        telling = {"history", *(name for name, feature in self.features.items() if feature.of == "user")}
+        towers = self._towers(self.model) if isinstance(self.model, TwoTowerConfig) else ()
+        if self.evaluate.cold_users == "rank" and not (towers and telling & set(towers[0].inputs)):
+            raise ValueError(
+                "evaluate.cold_users: rank needs the history or a feature of the user, but the model reads "
+                "none; add one to model.user_tower.inputs, or use skip"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dropped_ids_have_a_row(self) -> "RunConfig":
+        if isinstance(self.model, TwoTowerConfig):
+            for side, tower in zip(("user", "item"), self._towers(self.model), strict=True):
+                if tower.id_dropout and self.ids_of(side).kind == "hash":
+                    raise ValueError(
+                        f"model.{side}_tower.id_dropout: hashed ids have no out-of-vocabulary row; use "
+                        f"dataset.{side}_ids.kind: vocab, or remove id_dropout"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _tables_are_used(self) -> "RunConfig":

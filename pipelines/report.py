@@ -54,8 +54,8 @@ def _user_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:
         info = manifest.splits[name]
         if info.cold_users:
             lines.append(
-                f"{name}: {info.cold_users:,} users without positive train rows are not evaluated "
-                f"({info.cold_user_rows:,} rows)"
+                f"{name}: {info.cold_users:,} users without positive train rows are evaluated with "
+                f"evaluate.cold_users: rank only ({info.cold_user_rows:,} rows)"
             )
         if info.rare_users and isinstance(dataset.user_ids, VocabIdsConfig):
             lines.append(

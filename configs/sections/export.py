@@ -63,6 +63,12 @@ class ExportConfig(Section):
     """Which weights are served."""
     exclude_seen: bool = True
     """Store each user's items in the model, so that recommend can leave them out."""
+    cold_items: Literal["serve", "leave_out"] | None = None
+    """Items without train rows, or with fewer than dataset.item_ids.min_count. serve: they are recommended
+    like others, by the vector of the out-of-vocabulary row and their features, if any feature that the item
+    tower reads is known of them; leave_out: they are not recommended. Defaults to serve if the item tower
+    reads features of a side table and has learned to do without the item's row (item_tower.id_dropout, or no
+    input item), else to leave_out."""
     max_k: int = Field(1000, ge=1)
     """Largest k of a request."""
     index: IndexConfig = BruteForceIndexConfig()

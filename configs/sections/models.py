@@ -30,6 +30,11 @@ class TowerConfig(Section):
     """Activation between the dense layers; the last layer is linear."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Fraction of the combined inputs set to zero in training."""
+    id_dropout: float = Field(0.0, ge=0, lt=1)
+    """Fraction of the training rows, drawn anew at each step, whose user (in the user tower) or item (in the
+    item tower, sampled items too) is looked up in the out-of-vocabulary row, so that the tower learns to do
+    without the id: cold users and items share that row. Requires the id, a further input, and a table with
+    such a row (not hashed ids). Histories keep their items."""
 
     @model_validator(mode="after")
     def _inputs_differ(self) -> "TowerConfig":
@@ -105,6 +110,12 @@ class TwoTowerConfig(Section):
         for name in ("user", "history"):
             if name in self.item_tower.inputs:
                 raise ValueError(f"item_tower.inputs must not contain {name}; remove it")
+        for side, tower in (("user", self.user_tower), ("item", self.item_tower)):
+            if tower and tower.id_dropout and (side not in tower.inputs or len(tower.inputs) < 2):
+                raise ValueError(
+                    f"{side}_tower.id_dropout requires {side} and another input in {side}_tower.inputs, "
+                    f"found {tower.inputs}; add what is missing, or remove id_dropout"
+                )
         tower = self.item_tower
         if self.item_bias and not tower.layers and tower.combine == "concat" and tower.inputs[-1] != "item":
             raise ValueError(

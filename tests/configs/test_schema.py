@@ -50,6 +50,47 @@ def split(**keys) -> dict:
             {"model": two_tower(item=["item", "history"])},
             "model: item_tower.inputs must not contain history; remove it",
         ),
+        (
+            {"model": two_tower() | {"user_tower": {"inputs": ["user"], "id_dropout": 0.5}}},
+            "model: user_tower.id_dropout requires user and another input in user_tower.inputs, found "
+            "['user']; add what is missing, or remove id_dropout",
+        ),
+        (
+            {
+                "source": delimited(features=[GENRE]),
+                "model": two_tower() | {"item_tower": {"inputs": ["genre"], "id_dropout": 0.5}},
+            },
+            "model: item_tower.id_dropout requires item and another input in item_tower.inputs, found "
+            "['genre']; add what is missing, or remove id_dropout",
+        ),
+        (
+            {
+                "source": delimited(features=[GENRE]),
+                "model": two_tower() | {"item_tower": {"inputs": ["genre", "item"], "id_dropout": 0.5}},
+                "dataset": {"path": "x", "item_ids": {"kind": "hash", "rows": 9}},
+            },
+            "model.item_tower.id_dropout: hashed ids have no out-of-vocabulary row; use "
+            "dataset.item_ids.kind: vocab, or remove id_dropout",
+        ),
+        (
+            {"evaluate": {"cold_items": "only"}},
+            "evaluate.cold_items: only needs features to tell cold items apart, but the model reads none of "
+            "the item; add one to model.item_tower.inputs, or use miss",
+        ),
+        (
+            {"export": {"cold_items": "serve"}, "model": {"kind": "dot_bias"}},
+            "export.cold_items: serve needs features to tell cold items apart, but the model reads none of "
+            "the item; add one to model.item_tower.inputs, or use leave_out",
+        ),
+        (
+            {"evaluate": {"cold_users": "rank"}, "model": two_tower(["user"])},
+            "evaluate.cold_users: rank needs the history or a feature of the user, but the model reads none; "
+            "add one to model.user_tower.inputs, or use skip",
+        ),
+        (
+            {"evaluate": {"cold_items": "only", "protocol": "sampled"}},
+            "evaluate: cold_items: only requires protocol: full; set that, or use cold_items: rank",
+        ),
         ({"model": two_tower(["user", "user"])}, "model.user_tower: inputs names 'user' twice; name it once"),
         (
             {"model": two_tower(["user", "history"]), "dataset": {"path": "x", "history_length": 0}},

@@ -50,6 +50,12 @@ class _Prepared:
         self.ids = {name: self._ids_of(name) for name in self._tables()}
         self.moments = {n: self._moments(n) for n, f in config.features.items() if f.kind == "numeric"}
 
+    def _side(self, of: str, keys: set[str]) -> dict:
+        """As SideInfo."""
+        used = {row[of] for row in self.world.rows}
+        counts = {"matched": len(keys & used), "alone": len(keys - used), "missing": len(used - keys)}
+        return {"of": of, "rows": len(keys), "rejected": {}, "duplicates": 0, **counts}
+
     def _owners(self, side: str) -> dict[str, int]:
         """Catalog ids."""
         ids = getattr(self.config.dataset, f"{side}_ids")
@@ -207,6 +213,10 @@ class _Prepared:
             items=catalogs["item"],
             source_rows=len(self.world.rows),
             rejected={},
+            sides=[
+                self._side(side.of, set(table))
+                for side, table in zip(self.config.source.sides, self.world.sides, strict=True)
+            ],
             source=self.config.source.model_dump(mode="json"),
             dataset=self.config.dataset.model_dump(mode="json"),
         )

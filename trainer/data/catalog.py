@@ -40,7 +40,8 @@ class Items:
     rows: int
     """Number of catalog ids: those of the item table, and of items that share its out-of-vocabulary row."""
     ids: np.ndarray
-    """Catalog ids of items with a table row and positive train rows, int64 [items], ascending."""
+    """Catalog ids of items with a table row and positive train rows, int64 [items], ascending; in a served
+    model those of all items that it may recommend."""
     keys: np.ndarray
     """Raw keys, object (bytes) [rows]."""
     counts: np.ndarray
@@ -54,6 +55,8 @@ class Items:
     """Features that the evaluation of a held-out split may know, by split."""
     infos: dict[str, FeatureInfo] = dataclasses.field(default_factory=dict)
     """What `features` are."""
+    history_ids: np.ndarray | None = None
+    """Catalog ids of items with a table row and positive train rows, int64, ascending; None: `ids`."""
     table: TableInfo | None = None
     """The item table; None: its rows are `rows`, and the last one is that of unknown items."""
 
@@ -77,7 +80,7 @@ class Items:
         }
         ids = np.flatnonzero(counts)
         ids = ids[table.has_row(ids)]
-        return cls(rows, ids, keys, counts, features, table.oov_keys, earlier, infos, table)
+        return cls(rows, ids, keys, counts, features, table.oov_keys, earlier, infos, table=table)
 
     def as_of(self, split: str) -> "Items":
         """The same items with the features that the evaluation of `split` (valid or test) may know."""
@@ -115,6 +118,15 @@ class Items:
         known = np.zeros(self.rows, bool)
         known[self.ids] = True
         return known
+
+    @property
+    def in_histories(self) -> np.ndarray:
+        """Whether histories hold each catalog id, bool [rows]."""
+        if self.history_ids is None:
+            return self.known
+        found = np.zeros(self.rows, bool)
+        found[self.history_ids] = True
+        return found
 
     def knows(self, numbers: np.ndarray) -> np.ndarray:
         """Whether each catalog id of a user's sequence is one of `ids`, bool [n]."""
@@ -218,9 +230,20 @@ class Users:
             self._vector_files[name] = VectorFiles(self.dataset, self.dataset.features[name])
         return self._vector_files[name]
 
-    def of_split(self, split: str, max_users: int | None = None, seed: int = 0) -> "SplitUsers":
-        """The users that can be evaluated on `split` (valid or test), or a stable random sample of them."""
-        return SplitUsers(self, split, max_users, seed)
+    def of_split(
+        self, split: str, max_users: int | None = None, seed: int = 0, cold: bool = False
+    ) -> "SplitUsers":
+        """The users that can be evaluated on `split` (valid or test), or a stable random sample of them; with
+        `cold`, those without train rows too."""
+        return SplitUsers(self, split, max_users, seed, cold)
+
+    def cold_items(self, split: str) -> np.ndarray:
+        """Catalog ids of items with positive rows in `split` (valid or test) and none in train, int64,
+        ascending."""
+        found, code = np.zeros(self.items.rows, bool), SPLITS.index(split)
+        for block in self.blocks(split):
+            found[block.sequence.values[block.splits.values == code]] = True
+        return np.flatnonzero(found & (self.items.counts == 0))
 
     def view(self, block: UserBlock, split: str) -> SplitView:
         """`block` as seen from `split` (valid or test)."""
@@ -246,7 +269,7 @@ def number_bound(*sequences: Ragged) -> int:
 
 class SplitUsers:
     """Iterates over blocks of the users with a row of the table, trained on positive rows, and a positive row
-    in the split.
+    in the split; with `cold`, of users without positive train rows too.
 
     With `max_users`, one block with the users of smallest hash of (seed, id): the same users in whatever
     order files are read, with memory for about twice as many. The counts are complete when the iteration is.
@@ -257,10 +280,11 @@ class SplitUsers:
     users_taken = rows_taken = 0
     """The users that are iterated over, and their positive rows in the split."""
 
-    def __init__(self, users: Users, split: str, max_users: int | None, seed: int):
+    def __init__(self, users: Users, split: str, max_users: int | None, seed: int, cold: bool = False):
         if split not in SPLITS[1:]:
             raise ValueError(f"users can be evaluated on {' or '.join(SPLITS[1:])}, not on {split!r}")
         self.users, self.split, self.max_users, self.seed = users, split, max_users, seed
+        self.cold = cold
 
     def __iter__(self) -> Iterator[UserBlock]:
         if self.max_users is None:
@@ -271,16 +295,19 @@ class SplitUsers:
         """Positive rows of each user in the split, int64 [n]."""
         return block.splits.keep(block.splits.values == SPLITS.index(self.split)).lengths
 
-    def _warm(self) -> Iterator[UserBlock]:
+    def _evaluated(self) -> Iterator[UserBlock]:
         """Blocks of all users that can be evaluated; counts them."""
         self.users_found = self.rows_found = 0
         table = self.users.dataset.tables["user"]
         for block in self.users.blocks(self.split):
             rows = self.split_rows(block)
-            warm = (block.counts > 0) & table.has_row(block.ids) & (rows > 0)
-            self.users_found += int(warm.sum())
-            self.rows_found += int(rows[warm].sum())
-            yield block.take(np.flatnonzero(warm))
+            taken = (block.counts > 0) & table.has_row(block.ids)
+            if self.cold:
+                taken |= block.counts == 0
+            taken &= rows > 0
+            self.users_found += int(taken.sum())
+            self.rows_found += int(rows[taken].sum())
+            yield block.take(np.flatnonzero(taken))
 
     def _taken(self, block: UserBlock) -> UserBlock:
         self.users_taken += len(block)
@@ -291,7 +318,7 @@ class SplitUsers:
         """Joins small blocks, because scorers are faster on many users at once."""
         self.users_taken = self.rows_taken = 0
         held, number = [], 0
-        for block in self._warm():
+        for block in self._evaluated():
             held.append(block)
             number += len(block)
             if number >= self.users.dataset.block_rows:
@@ -303,7 +330,7 @@ class SplitUsers:
     def _sample(self, max_users: int) -> Iterator[UserBlock]:
         self.users_taken = self.rows_taken = 0
         held, number, limit = [], 0, np.uint64(2**64 - 1)
-        for block in self._warm():
+        for block in self._evaluated():
             held.append(block.take(np.flatnonzero(hash_ids(self.seed, block.ids) <= limit)))
             number += len(held[-1])
             if number >= 2 * max_users:

@@ -6,6 +6,7 @@ from configs.errors import DataError
 from configs.manifest import Dataset
 from configs.planted import Planted, index_of_key, planted_source
 from trainer.data.catalog import Items
+from trainer.data.ragged import hash_ids
 from trainer.evaluation.protocols import UserBatch
 
 
@@ -24,6 +25,27 @@ class Popularity:
         if items is None:
             return np.tile(self._scores, (len(users), 1))
         return self._scores[items]
+
+
+class Random:
+    """Ranks items at random, for each user differently, and the same in every run: the floor where popularity
+    is equal for all items.
+
+    Args:
+      items: the catalog.
+      seed: of the order.
+    """
+
+    name = "random"
+
+    def __init__(self, items: Items, seed: int):
+        self._items, self._seed = np.arange(items.rows), seed
+
+    def scores(self, users: UserBatch, items: np.ndarray | None) -> np.ndarray:
+        """float32 [n, items.rows], or [n, m] for candidates int64 [n, m]."""
+        keys = hash_ids(self._seed, users.ids)[:, None]
+        hashed = hash_ids(keys, self._items[None] if items is None else items)
+        return (hashed >> np.uint64(40)).astype(np.float32)
 
 
 class BestReachable:

@@ -34,6 +34,10 @@ class UserBatch:
     """Newest items of earlier splits, int64 [n, history_length], oldest first, -1 after the last."""
     features: dict[str, Column]
     """Features as stored, [n] each."""
+    seen: Ragged = dataclasses.field(
+        default_factory=lambda: Ragged(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    )
+    """Distinct items of earlier splits that have train rows, n rows; baselines read them."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,6 +72,13 @@ class RankingTask:
     """full: items excluded from the ranking; sampled: the negatives."""
     view: SplitView
     """The users as seen from the split."""
+    eligible: np.ndarray | None = None
+    """Number of each user's distinct items of the split that the protocol ranks, seen ones included, int64
+    [n]; None: all of them."""
+    weight: np.ndarray | None = None
+    """Share of each row in the figures of its user, float64 [n]; None: each row is a user."""
+    cold_ranked: np.ndarray | None = None
+    """Number of targets outside the catalog that are ranked, int64 [n]; None: none is."""
 
 
 class FullRanking:
@@ -96,7 +107,7 @@ class FullRanking:
         return RankingTask(users, targets, cold.lengths, view.seen, view)
 
     def ranks(self, scorer: Scorer, task: RankingTask) -> np.ndarray:
-        scores = _checked(scorer, task.users, None, (len(task.users), self.items.rows))
+        scores = checked_scores(scorer, task.users, None, (len(task.users), self.items.rows))
         scores[:, self._outside] = -np.inf
         scores[task.others.row_of_value, task.others.values] = -np.inf
         return full_ranks(scores, task.targets, max(self.config.k))
@@ -151,7 +162,7 @@ class SampledRanking:
         candidates = np.concatenate([task.targets.last(wide), negatives], axis=1)
         padding = candidates < 0
         filled = np.where(padding, self.items.ids[0], candidates)
-        scores = _checked(scorer, task.users, filled, candidates.shape)
+        scores = checked_scores(scorer, task.users, filled, candidates.shape)
         scores[padding] = -np.inf
         rows, place = task.targets.row_of_value, task.targets.place_in_row
         ranks, step = np.empty(len(rows)), max(1, (1 << 24) // self.config.negatives)
@@ -187,7 +198,7 @@ PROTOCOLS: dict[str, type[FullRanking] | type[SampledRanking]] = {
 }
 
 
-def _checked(
+def checked_scores(
     scorer: Scorer, users: UserBatch, items: np.ndarray | None, shape: tuple[int, ...]
 ) -> np.ndarray:
     """The scores as a writable float32 array of `shape` without -inf, which marks excluded items."""

@@ -4,6 +4,7 @@ trainer/evaluation/protocols.py describes the protocols, trainer/evaluation/metr
 trainer/report/left_out.py describes how rows and users that are not evaluated are counted.
 """
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 
@@ -13,7 +14,9 @@ from configs.errors import DataError
 from configs.manifest import Dataset
 from configs.sections.dataset import rule_text
 from configs.sections.evaluation import EvaluateConfig
-from trainer.data.catalog import SplitUsers, Users
+from trainer.data.catalog import SplitUsers, SplitView, UserBlock, Users
+from trainer.evaluation.cold_ranking import ColdItemRanking
+from trainer.evaluation.cold_users import is_cold, rows_in_turn
 from trainer.evaluation.protocols import (
     PROTOCOLS,
     FullRanking,
@@ -24,6 +27,7 @@ from trainer.evaluation.protocols import (
 )
 from trainer.report.left_out import reasons
 
+Protocol = FullRanking | SampledRanking | ColdItemRanking
 Figures = dict[str, float | int | str]
 _MAX_BATCH = 1024
 
@@ -46,69 +50,114 @@ def evaluate_scorers(
       DataError: the split has no users to evaluate, or a catalog file is damaged.
       UserError: a score is NaN.
     """
-    protocol = PROTOCOLS[config.protocol](users.items, config)
-    source = users.of_split(split, config.max_users, config.seed)
-    tally = _Tally([scorer.name for scorer in scorers])
+    protocol = _protocol(users, config, split)
+    source = users.of_split(split, config.max_users, config.seed, config.cold_users == "rank")
+    tally = _Tally([scorer.name for scorer in scorers], protocol.averaged_over)
     for task in _tasks(source, protocol):
         tally.count(task)
         for scorer in scorers:
             start = time.perf_counter()
             values = protocol.metrics(protocol.ranks(scorer, task), task)
-            tally.add(scorer.name, values, time.perf_counter() - start)
-    if tally.users == 0:
+            tally.add(scorer.name, task, values, time.perf_counter() - start)
+    if tally.targets == 0:
         why = "; ".join(reasons(tally.counts(source))) or "the split is empty"
         raise DataError(
             f"{users.dataset.path}: no users to evaluate: no user of split {split} has both positive train "
             f"rows and a target. Not evaluated of its {users.dataset.splits[split].rows:,} rows: {why}"
         )
     text = f"{protocol.text(split)}; {_population(config, users.dataset)}"
-    return tally.results(protocol.averaged_over, source, text)
+    if source.cold:
+        text += f"; {tally.progressive(split)}"
+    return tally.results(source, text)
+
+
+def _protocol(users: Users, config: EvaluateConfig, split: str) -> Protocol:
+    if config.cold_items == "only":
+        return ColdItemRanking(users, config, split)
+    return PROTOCOLS[config.protocol](users.items, config)
 
 
 class _Tally:
     """Sums over batches."""
 
-    def __init__(self, names: list[str]):
+    def __init__(self, names: list[str], averaged_over: str):
+        self._averaged_over = averaged_over
         self.users = self.targets = self.cold_targets = 0
+        self._cold_users, self.ranked_cold_rows = 0.0, 0
         self.seen_users = self.seen_targets = self.repeated_rows = 0
+        self.warm_targets = self.warm_users = 0
         self._sums: dict[str, dict[str, float]] = {name: {} for name in names}
         self._seconds = dict.fromkeys(names, 0.0)
 
     def count(self, task: RankingTask) -> None:
         number = task.targets.lengths + task.cold
-        self.users += int((number > 0).sum())
+        if task.weight is None:
+            self.users += int((number > 0).sum())
+        else:
+            self._cold_users += float(task.weight[number > 0].sum())
+            self.ranked_cold_rows += int(number.sum())
         self.targets += int(number.sum())
-        self.cold_targets += int(task.cold.sum())
+        cold = task.cold if task.cold_ranked is None else task.cold + task.cold_ranked
+        self.cold_targets += int(cold.sum())
         distinct = task.view.targets.lengths + task.view.cold.lengths
+        eligible = distinct if task.eligible is None else task.eligible
         self.repeated_rows += int((task.view.rows - distinct).sum())
-        self.seen_targets += int((distinct - number).sum())
-        self.seen_users += int(((distinct > 0) & (number == 0)).sum())
+        self.warm_targets += int((distinct - eligible).sum())
+        self.seen_targets += int((eligible - number).sum())
+        if task.weight is None:
+            self.warm_users += int(((distinct > 0) & (eligible == 0)).sum())
+            self.seen_users += int(((eligible > 0) & (number == 0)).sum())
 
-    def add(self, name: str, values: dict[str, np.ndarray], seconds: float) -> None:
+    def add(self, name: str, task: RankingTask, values: dict[str, np.ndarray], seconds: float) -> None:
         sums = self._sums[name]
+        weight = task.weight if self._averaged_over == "users" else None
         for metric, column in values.items():
-            sums[metric] = sums.get(metric, 0.0) + float(column.sum())
+            total = column.sum() if weight is None else column @ weight
+            sums[metric] = sums.get(metric, 0.0) + float(total)
         self._seconds[name] += seconds
+
+    @property
+    def ranked_cold_users(self) -> int:
+        """Users without train rows that were evaluated."""
+        return round(self._cold_users)
+
+    def progressive(self, split: str) -> str:
+        """How those were evaluated, for the protocol line."""
+        also = "" if split == "valid" else "valid and "
+        how = "" if self._averaged_over == "targets" else ", averaged over the rows of a user first"
+        return (
+            f"and {self.ranked_cold_users} users without train rows, progressively (evaluate.cold_users: "
+            f"rank): each of their {self.ranked_cold_rows} {split} rows is ranked from their earlier "
+            f"{also}{split} rows, which count as seen, and their features{how}"
+        )
 
     def counts(self, source: SplitUsers) -> dict[str, int]:
         """Counts of users and targets, evaluated or not."""
-        names = ("users", "targets", "cold_targets", "seen_users", "seen_targets", "repeated_rows")
+        names = ["users", "targets", "cold_targets", "seen_users", "seen_targets", "repeated_rows"]
+        if self.warm_targets:
+            names += ["warm_users", "warm_targets"]
         info = source.users.dataset.splits[source.split]
         whole = ("cold_users", "cold_user_rows", "rare_users", "rare_user_rows")
+        own = {name: getattr(self, name) for name in names}
+        left = {name: getattr(info, name) for name in whole}
+        if source.cold:
+            own["users"] += self.ranked_cold_users
+            own |= {"ranked_cold_users": self.ranked_cold_users, "ranked_cold_rows": self.ranked_cold_rows}
+            left |= {"cold_users": 0, "cold_user_rows": 0}
         return (
-            {name: getattr(self, name) for name in names}
+            own
             | {"split_rows": info.rows, "not_positive_rows": info.rows - info.positives}
-            | {name: getattr(info, name) for name in whole}
+            | left
             | {
                 "unsampled_users": source.users_found - source.users_taken,
                 "unsampled_user_rows": source.rows_found - source.rows_taken,
             }
         )
 
-    def results(self, averaged_over: str, source: SplitUsers, text: str) -> dict[str, Figures]:
+    def results(self, source: SplitUsers, text: str) -> dict[str, Figures]:
         """As `evaluate_scorers` returns them."""
         counts = self.counts(source)
-        weight = counts[averaged_over]
+        weight = counts[self._averaged_over]
         found: dict[str, Figures] = {}
         for name, sums in self._sums.items():
             metrics: Figures = {metric: total / weight for metric, total in sums.items()}
@@ -128,11 +177,38 @@ def _population(config: EvaluateConfig, dataset: Dataset) -> str:
     return f"ties take the mean rank; {who} with {rows}; only positive rows count ({rule})"
 
 
-def _tasks(source: SplitUsers, protocol: FullRanking | SampledRanking) -> Iterator[RankingTask]:
+def _tasks(source: SplitUsers, protocol: Protocol) -> Iterator[RankingTask]:
     """Batches of users, so small that their scores fit in memory."""
     for block in source:
         size = int(np.clip(protocol.cells // protocol.width(source.split_rows(block)), 1, _MAX_BATCH))
-        for start in range(0, len(block), size):
-            part = block.take(np.arange(start, min(start + size, len(block))))
-            view = source.users.view(part, source.split)
-            yield protocol.task(UserBatch(part.ids, part.keys, view.history, part.features), view)
+        cold = is_cold(block)
+        warm = block.take(np.flatnonzero(~cold))
+        for start in range(0, len(warm), size):
+            part = warm.take(np.arange(start, min(start + size, len(warm))))
+            yield protocol.task(*_known(part, source.users.view(part, source.split)))
+        if source.cold:
+            yield from _tasks_in_turn(source, protocol, block.take(np.flatnonzero(cold)), size)
+
+
+def _known(block: UserBlock, view: SplitView) -> tuple[UserBatch, SplitView]:
+    """What scorers may know of users, and their view."""
+    return UserBatch(block.ids, block.keys, view.history, block.features, view.seen), view
+
+
+def _tasks_in_turn(
+    source: SplitUsers, protocol: Protocol, block: UserBlock, size: int
+) -> Iterator[RankingTask]:
+    """Batches of the rows of cold users, weighted so that each user counts once."""
+
+    def parts():
+        return rows_in_turn(source.users, block, source.split, size)
+
+    evaluated = source.split_rows(block)
+    if protocol.averaged_over == "users":  # less those that the protocol leaves out
+        evaluated = np.zeros(len(block), np.int64)
+        for part, view, owners in parts():
+            task = protocol.task(*_known(part, view))
+            evaluated += np.bincount(owners, task.targets.lengths + task.cold, len(block)).astype(np.int64)
+    for part, view, owners in parts():
+        task = protocol.task(*_known(part, view))
+        yield dataclasses.replace(task, weight=1 / np.maximum(evaluated[owners], 1))

@@ -7,6 +7,7 @@ import numpy as np
 from absl import logging
 
 from configs.manifest import Dataset
+from configs.sections.evaluation import EvaluateConfig
 from trainer.data.catalog import Items
 from trainer.report.findings import evaluation_findings
 
@@ -84,7 +85,10 @@ def evaluate_recommender(
     split: str,
     check: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """Evaluates the model, averaged and raw, popularity and, for planted data, the best reachable ranking.
+    """Evaluates the model, averaged and raw, beside popularity and, for planted data, the best ranking.
+
+    With evaluate.cold_items: only, beside a random order and, if items have keys as features, their nearest
+    neighbours.
 
     Args:
       recommender: trainer.models.recommender.Recommender.
@@ -100,7 +104,6 @@ def evaluate_recommender(
       "model", averaged weights first.
     """
     from trainer.data.catalog import Users
-    from trainer.evaluation.baselines import BestReachable, Popularity
     from trainer.evaluation.ranking import evaluate_scorers
 
     options, items = recommender.config.evaluate, items.as_of(split)
@@ -108,9 +111,7 @@ def evaluate_recommender(
         TrainedScorer(recommender, items, weights == "average", step, check)
         for weights in _weights(options.weights, recommender.has_averages)
     ]
-    scorers: list[Scorer] = [*models, Popularity(items)]
-    if BestReachable.available(dataset):
-        scorers.append(BestReachable(dataset, items))
+    scorers: list[Scorer] = [*models, *_baselines(dataset, items, options)]
     results = evaluate_scorers(scorers, Users(dataset, items), options, split)
     names = [scorer.name for scorer in models]
     return [
@@ -122,6 +123,18 @@ def evaluate_recommender(
         }
         for name, figures in results.items()
     ]
+
+
+def _baselines(dataset: Dataset, items: Items, options: EvaluateConfig) -> "list[Scorer]":
+    """What the model is compared with, without training."""
+    from trainer.evaluation.baselines import BestReachable, Popularity, Random
+    from trainer.evaluation.neighbours import FeatureNeighbours
+
+    if options.cold_items != "only":
+        best = [BestReachable(dataset, items)] if BestReachable.available(dataset) else []
+        return [Popularity(items), *best]
+    names = FeatureNeighbours.comparable(items)
+    return [Random(items, options.seed), *([FeatureNeighbours(items, names)] if names else [])]
 
 
 def _weights(wanted: str, has_averages: bool) -> list[str]:

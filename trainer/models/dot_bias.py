@@ -1,5 +1,7 @@
 """Logistic matrix factorization: score u . v + b_u + b_i, with biases in the last column of the rows."""
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 
 from configs.schema import RunConfig
@@ -17,10 +19,16 @@ class DotBias(Model):
       config: the run.
       item_counts: [item table rows], positive train rows of each item; items that have any are sampled as
         negatives.
-      drawn_items: unused; the model has no features.
+      drawn_items, unknown_rows: unused; the model has no features and always reads ids.
     """
 
-    def __init__(self, config: RunConfig, item_counts, drawn_items: FeatureLookup | None = None):
+    def __init__(
+        self,
+        config: RunConfig,
+        item_counts,
+        drawn_items: FeatureLookup | None = None,
+        unknown_rows: Mapping[str, int] | None = None,
+    ):
         super().__init__(name="dot_bias")
         assert isinstance(config.model, DotBiasConfig)
         self._options = config.model

@@ -50,7 +50,10 @@ class Recommender(tf.Module):
         self.tables = {
             name: self._make_table(name, dataset) for name in sorted(set(config.table_of_input.values()))
         }
-        self.model = MODELS[config.model.kind](config, _with_unknown(item_counts, dataset), drawn_items)
+        unknown = {n: dataset.tables[n].oov for n in ("user", "item") if dataset.tables[n].oov is not None}
+        self.model = MODELS[config.model.kind](
+            config, _with_unknown(item_counts, dataset), drawn_items, unknown
+        )
         self.dense_variables = list(self.model.trainable_variables)
         self.dense_averages = DenseAverages(self.average, self.dense_variables) if self.average else None
         # Averages of dense variables that were computed after training (trainer/checkpoints/tail_average.py).

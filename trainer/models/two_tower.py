@@ -1,5 +1,7 @@
 """Two-tower retrieval model, trained with in-batch sampled softmax."""
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 import tf_keras
 
@@ -10,6 +12,9 @@ from trainer.models.base import Model, inputs_of, row_weights, split_last
 from trainer.models.drawn import Pool
 from trainer.models.losses import in_batch_softmax
 
+_ID_SEED = 200
+"""Added to the run's seed where ids are dropped; the towers add up to 150 where they drop inputs."""
+
 
 class TwoTower(Model):
     """See configs.sections.models.TwoTowerConfig for the options.
@@ -18,9 +23,16 @@ class TwoTower(Model):
       config: the run.
       item_counts: [item table rows], positive train rows of each item, for the logQ correction.
       drawn_items: the features of items, for sampled ones; None: the model samples none, or reads none.
+      unknown_rows: out-of-vocabulary rows of the tables user and item, for id_dropout.
     """
 
-    def __init__(self, config: RunConfig, item_counts, drawn_items: FeatureLookup | None = None):
+    def __init__(
+        self,
+        config: RunConfig,
+        item_counts,
+        drawn_items: FeatureLookup | None = None,
+        unknown_rows: Mapping[str, int] | None = None,
+    ):
         super().__init__(name="two_tower")
         options = config.model
         assert isinstance(options, TwoTowerConfig) and options.user_tower is not None
@@ -29,6 +41,7 @@ class TwoTower(Model):
         self._bias_in_rows = config.item_rows_carry_bias
         self._drawn_items, self._extra = drawn_items, options.loss.extra_negatives
         seed = config.train.seed
+        self._seed, self._unknown_rows = seed, unknown_rows or {}
         self._pool = Pool(item_counts, seed)
         self._log_q = self._log_probability(item_counts, config.train.batch_size)
         self._user = Tower(config, options.user_tower, "user", seed)
@@ -58,7 +71,14 @@ class TwoTower(Model):
         return self._options.item_tower.inputs
 
     def lookups(self, batch, step):
-        return inputs_of(batch, self._options.inputs) | self._drawn(step)
+        ids = inputs_of(batch, self._options.inputs) | self._drawn(step)
+        user, item = self._options.user_tower.id_dropout, self._options.item_tower.id_dropout
+        shares = {"user": user, "item": item, DRAWN + "item": item}
+        for number, (name, share) in enumerate(shares.items()):
+            if share and name in ids:
+                unknown = self._unknown_rows[name.removeprefix(DRAWN)]
+                ids[name] = _without_some(ids[name], unknown, share, self._seed + _ID_SEED + number, step)
+        return ids
 
     def _drawn(self, step):
         """Inputs of the items sampled at a step, each [extra, ...]."""
@@ -185,6 +205,17 @@ class Tower(tf.Module):
             whole, rate=self._options.dropout, seed=seed, rng_alg="philox"
         )
         return mask if share is None else share.rows_of(mask)
+
+
+def _without_some(ids, unknown: int, share: float, seed: int, step):
+    """Ids [n], a random share of them replaced by `unknown`.
+
+    They are drawn on the host for the whole batch, so they do not depend on the replicas.
+    """
+    seeds = tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
+    shape = ids.shape if ids.shape.is_fully_defined() else tf.shape(ids)
+    drawn = tf.random.stateless_uniform(shape, seed=seeds, alg="philox")
+    return tf.where(drawn < share, tf.constant(unknown, ids.dtype), ids)
 
 
 def _as_columns(values):

@@ -1,16 +1,21 @@
 """What an evaluation leaves out and why; together with the targets, the counts cover every row of the split.
 
 The rows of a split are: not_positive_rows; rows of excluded users (cold_user_rows, rare_user_rows,
-unsampled_user_rows); and, for the remaining users, repeated_rows (each target counts once), seen_targets
-(excluded by exclude_seen) and the targets.
+unsampled_user_rows); and, for the remaining users, repeated_rows (each target counts once), warm_targets
+(items with train rows, left out by cold_items: only), seen_targets (excluded by exclude_seen) and the
+targets.
 """
 
 from collections.abc import Mapping
 
 COUNTS = (
-    "split_rows not_positive_rows cold_users cold_user_rows rare_users rare_user_rows unsampled_users "
-    "unsampled_user_rows repeated_rows seen_targets seen_users"
+    "ranked_cold_users ranked_cold_rows split_rows not_positive_rows cold_users cold_user_rows rare_users "
+    "rare_user_rows unsampled_users unsampled_user_rows repeated_rows warm_targets warm_users seen_targets "
+    "seen_users"
 ).split()
+
+
+# With evaluate.cold_users: rank, cold_users and cold_user_rows are 0: those users are evaluated.
 
 
 def reasons(counts: Mapping[str, int]) -> list[str]:
@@ -26,6 +31,8 @@ def reasons(counts: Mapping[str, int]) -> list[str]:
         users("rare", "with fewer positive train rows than dataset.user_ids.min_count"),
         users("unsampled", "not sampled (evaluate.max_users)"),
         _some(counts, "repeated_rows", "rows that repeat a target of the same user"),
+        _some(counts, "warm_targets", "targets with train rows (evaluate.cold_items: only)"),
+        _some(counts, "warm_users", "users without other targets"),
         _some(counts, "seen_targets", "targets that the user has already seen (evaluate.exclude_seen)"),
         _some(counts, "seen_users", "users whose targets have all been seen"),
     ]

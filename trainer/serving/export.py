@@ -37,6 +37,7 @@ def export(config) -> str:
     """
     from trainer.evaluation.trained import open_trained
     from trainer.indexes.packages import require_package
+    from trainer.serving.lookups import with_served_items
 
     if config.export.index.package:
         require_package(config.export.index.package, f"export.index.kind: {config.export.index.kind}")
@@ -48,7 +49,7 @@ def export(config) -> str:
             directory,
         )
     started = time.monotonic()
-    trained = open_trained(config)
+    trained = with_served_items(open_trained(config))
     _log_weights(trained)
     with locked(directory) as lock:
         try:

@@ -33,7 +33,7 @@ class _User:
     key: bytes
     id: int
     past: np.ndarray
-    """Items of all splits with train rows, oldest first, int64."""
+    """Items of all splits that may be recommended, oldest first, int64."""
     features: dict[str, Column]
     """As stored, of one row each; those of the context only where a request gives them."""
 
@@ -165,7 +165,7 @@ def _changed_users(trained: Trained, users: list[_User]) -> tuple[list[_User], d
     inputs: dict[str, list] = {}
     past = users[0].past[:0]
     if "history" in reads:
-        past = items.ids[:3][::-1]
+        past = np.flatnonzero(items.in_histories)[:3][::-1]
         inputs["history"] = [
             [*map(_text, items.keys[past[:1]]), _text(UNKNOWN_KEY), *map(_text, items.keys[past[1:]])]
         ]
@@ -243,7 +243,7 @@ def _user_vectors(trained: Trained, users: list[_User]) -> np.ndarray:
     length = max(trained.dataset.history_length, 1)
     history = np.full((len(users), length), -1, np.int64)
     for row, user in zip(history, users, strict=True):
-        last = user.past[-length:]
+        last = user.past[trained.items.in_histories[user.past]][-length:]
         row[: len(last)] = last
     ids, features = np.array([user.id for user in users], np.int64), {}
     for name in users[0].features:

@@ -1,12 +1,54 @@
-"""Key tables of users and items, and filters of a served model, from the catalogs of the dataset."""
+"""What a served model takes from the catalogs: its items, key tables of users and items, and filters."""
+
+import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 
+from configs.manifest import Dataset
 from trainer.data.blocks import read_blocks
+from trainer.data.catalog import Items
+from trainer.data.features import Column, ListColumn, empty_value
 from trainer.evaluation.trained import Trained
 from trainer.serving.filters import FeatureFilter
 from trainer.serving.inputs.build import table_keys
 from trainer.serving.keys import KeyTable
+
+
+def with_served_items(trained: Trained) -> Trained:
+    """The same model, its `items.ids` all items that may be recommended.
+
+    These are items with a table row and train rows and, with export.cold_items: serve, all others of which a
+    feature that the item tower reads is known. Histories hold the former alone, as in training.
+
+    Raises:
+      DataError: the dataset cannot be read.
+    """
+    if trained.config.export.cold_items != "serve":
+        return trained
+    items = trained.items
+    named = [name for name in trained.recommender.model.item_inputs if name in items.infos]
+    described = _described(trained.dataset, items, named) & (items.keys != b"")
+    ids = np.flatnonzero(items.known | described)
+    return dataclasses.replace(trained, items=dataclasses.replace(items, ids=ids, history_ids=items.ids))
+
+
+def _described(dataset: Dataset, items: Items, names: Iterable[str]) -> np.ndarray:
+    """Which items have a known value of any of the features, bool [catalog ids]."""
+    found = np.zeros(items.rows, bool)
+    for name in names:
+        found |= _is_known(dataset, name, items.features[name])
+    return found
+
+
+def _is_known(dataset: Dataset, name: str, column: Column) -> np.ndarray:
+    info = dataset.features[name]
+    if isinstance(column, ListColumn):
+        return column.ids.lengths > 0
+    if info.kind == "vector":
+        return np.any(column[np.arange(len(column))], axis=1)
+    empty = empty_value(dataset, name)
+    return ~np.isnan(column) if np.isnan(empty) else column != empty
 
 
 def key_table(trained: Trained, name: str) -> KeyTable:

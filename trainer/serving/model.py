@@ -82,6 +82,7 @@ class ServingModel(tf.Module):
       item_order: int64 [catalog ids], those of items in the order of the vectors and names: first those that
         may be recommended, rising.
       servable: number of those.
+      in_histories: number of the first of them that histories may hold: items with train rows.
       item_vectors: float32 variable [catalog ids, D].
       item_names: raw keys, object (bytes) [catalog ids].
       index: of item_vectors.
@@ -101,6 +102,7 @@ class ServingModel(tf.Module):
         item_filters: dict[str, FeatureFilter],
         item_order: np.ndarray,
         servable: int,
+        in_histories: int,
         item_vectors: tf.Variable,
         item_names: np.ndarray,
         index: BaseIndex,
@@ -116,6 +118,7 @@ class ServingModel(tf.Module):
         self._history_length = users.history_length
         self._seen = DeviceLists(users.seen, "seen") if users.seen else None
         self._item_places, self._servable = _places(item_order), servable
+        self._in_histories = in_histories
         self._item_vectors, self._index = item_vectors, index
         self._item_names = constant(item_names, "item_names")
         self._user_tower, self._weights = user_tower, weights
@@ -217,7 +220,7 @@ class ServingModel(tf.Module):
         """Catalog ids of items of each user, oldest first: those the request names, or the known ones."""
         names = tf.broadcast_to(keys, tf.stack([known.nrows(), tf.shape(keys, tf.int64)[1]]))
         rows = self._item_keys(tf.reshape(names, [-1]))
-        listed = (names != "") & tf.reshape(self._places_of_rows(rows) < self._servable, tf.shape(names))
+        listed = (names != "") & tf.reshape(self._places_of_rows(rows) < self._in_histories, tf.shape(names))
         named = tf.ragged.boolean_mask(tf.reshape(rows, tf.shape(names)), listed)
         named = tf.cast(named[:, -self._history_length :], known.dtype)
         given = tf.reduce_any(names != "", axis=1)

@@ -97,8 +97,9 @@ def _reads(trained: Trained, name: str) -> bool:
 def _serving_model(trained: Trained, users: UserRows, history_length: int) -> tuple[ServingModel, dict]:
     """The model, and what lazytower.json says of its index."""
     recommender, items = trained.recommender, trained.items
-    # Those that may be recommended come first, so that no request has to tell them from the others.
-    order = np.argsort(~items.known, kind="stable")
+    # Those that may be recommended come first, so that no request has to tell them from the others; of these,
+    # those that histories may hold.
+    order = np.argsort(2 - items.known - (items.known & items.in_histories), kind="stable")
     vectors = _item_vectors(trained, order)
     index = make_index(trained.config.export.index, vectors, len(items.ids))
     table_of = recommender.config.table_of_input
@@ -113,6 +114,7 @@ def _serving_model(trained: Trained, users: UserRows, history_length: int) -> tu
         item_filters=item_filters(trained, order),
         item_order=order,
         servable=len(items.ids),
+        in_histories=int(items.in_histories.sum()),
         item_vectors=vectors,
         item_names=items.keys[order],
         index=index,
@@ -260,6 +262,8 @@ def _metadata(trained: Trained, version: int, examples: list[bytes], index: dict
         "dataset_fingerprint": dataset.fingerprint,
         "users": dataset.tables["user"].model_dump(),
         "items": dataset.tables["item"].model_dump(),
+        "recommended_items": len(trained.items.ids),
+        "cold_items": len(trained.items.ids) - int(trained.items.in_histories.sum()),
         "max_k": config.export.max_k,
         "exclude_seen": config.export.exclude_seen,
         "index": index,

@@ -41,7 +41,8 @@ def load_user_rows(
 
     Args:
       dataset: manifest.
-      items: its item catalog; items outside `items.ids` appear in no list.
+      items: its item catalog; items outside `items.ids` appear in no list, and in histories only those of
+        `items.in_histories`.
       history_length: most items of a history; 0: none.
       seen: whether to collect seen items.
       features: names of the user features to collect.
@@ -69,9 +70,9 @@ def load_user_rows(
 
 
 def _lists_of(block: UserBlock, name: str, items: Items, history_length: int) -> Ragged:
-    past = block.sequence.keep(items.knows(block.sequence.values))
     if name == "seen":
-        return past.distinct(items.rows)
+        return block.sequence.keep(items.knows(block.sequence.values)).distinct(items.rows)
+    past = block.sequence.keep(items.in_histories[block.sequence.values])
     return past.keep(past.place_in_row >= np.repeat(past.lengths - history_length, past.lengths))
 
 

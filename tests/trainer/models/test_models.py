@@ -33,7 +33,7 @@ PLAIN = {
 }
 
 
-def make(model, tables=None, drawn_items=None, **sections):
+def make(model, tables=None, drawn_items=None, unknown_rows=None, **sections):
     model = PLAIN[model["kind"]] | model
     if tables is None:
         tables = {"user": {"dim": 32}, "item": {"dim": 32}}
@@ -47,7 +47,7 @@ def make(model, tables=None, drawn_items=None, **sections):
         **sections,
     }
     config = parse_config(document, "test")
-    return MODELS[config.model.kind](config, COUNTS, drawn_items)
+    return MODELS[config.model.kind](config, COUNTS, drawn_items, unknown_rows)
 
 
 def random(shape, seed=0):
@@ -225,3 +225,74 @@ def test_dot_bias_refuses_labels_that_are_no_shares(label):
         make({"kind": "dot_bias"}, source=RATINGS).columns(batch, ONE)
     model = make({"kind": "dot_bias", "label_threshold": 4}, source=RATINGS)
     assert np.isfinite(model.loss(rows, model.columns(batch, ONE), step))
+
+
+def with_id_dropout(share: float, seed: int = 1):
+    features = [{"name": "brand", "of": "item", "kind": "categorical"}]
+    return make(
+        {
+            "kind": "two_tower",
+            "user_tower": {"inputs": ["user", "history"], "id_dropout": share},
+            "item_tower": {"inputs": ["item", "brand"], "id_dropout": share},
+            "loss": {"extra_negatives": 500},
+        },
+        {"user": {"dim": 8}, "item": {"dim": 4}, "brand": {"dim": 8}},
+        FeatureLookup({"brand": BRAND}, {"brand": np.array([7, 8, 9, 6])}),
+        {"user": 90, "item": 3},
+        source=RATINGS | {"features": features},
+        train={"num_steps": 1, "batch_size": 1000, "seed": seed},
+    )
+
+
+def rows_of_batch() -> dict:
+    user, item = np.arange(1000) % 90, np.arange(1000) % 3
+    history = np.stack([item, np.full(1000, -1)], axis=1)
+    found = {"user": user, "item": item, "history": history, "brand": item + 7}
+    return {name: tf.constant(value) for name, value in found.items()} | {"label": tf.ones([1000])}
+
+
+def test_id_dropout_replaces_a_share_of_the_ids_alone():
+    model, batch = with_id_dropout(0.3), rows_of_batch()
+    found = model.lookups(batch, ONE)
+    kept = with_id_dropout(0.0).lookups(batch, ONE)
+    shares = {}
+    for name, unknown in (("user", 90), ("item", 3), ("negative/item", 3)):
+        dropped = found[name].numpy() != kept[name].numpy()
+        assert (found[name].numpy()[dropped] == unknown).all()
+        shares[name] = dropped.mean()
+    assert all(0.22 < share < 0.38 for share in shares.values()), shares
+    for name in set(found) - set(shares):
+        np.testing.assert_array_equal(found[name], kept[name], name)
+    # Which items are candidates, and how probable each is, does not change.
+    columns, others = model.columns(batch, ONE), with_id_dropout(0.0).columns(batch, ONE)
+    for name in columns:
+        np.testing.assert_array_equal(columns[name], others[name], name)
+
+
+def test_id_dropout_is_drawn_from_seed_step_and_row():
+    model, batch = with_id_dropout(0.5), rows_of_batch()
+    first = {name: model.lookups(batch, ONE)[name].numpy() for name in ("user", "item", "negative/item")}
+    again = with_id_dropout(0.5).lookups(batch, ONE)
+    for name, ids in first.items():
+        np.testing.assert_array_equal(ids, again[name])
+    later, other = model.lookups(batch, ONE + 1), with_id_dropout(0.5, seed=2).lookups(batch, ONE)
+    for name in ("user", "item"):
+        assert not np.array_equal(first[name], later[name]) and not np.array_equal(first[name], other[name])
+    assert not np.array_equal(first["user"] == 90, first["item"] == 3), "towers drop rows independently"
+
+
+def test_vectors_of_a_trained_model_drop_no_ids():
+    model = with_id_dropout(0.5)
+    item = {"item": random((2, 4)), "brand": random((2, 8), 1)}
+    np.testing.assert_allclose(model.item_vectors(item, {}), np.concatenate([item["item"], item["brand"]], 1))
+
+
+def test_id_dropout_is_the_same_in_the_input_of_a_tpu():
+    """There `lookups` runs in the input pipeline, of which each replica gets a share."""
+    model, batch = with_id_dropout(0.5), rows_of_batch()
+    data = tf.data.Dataset.from_tensors(batch).repeat(2).enumerate(start=1)
+    for step, found in enumerate(data.map(lambda step, rows: model.lookups(rows, step)), start=1):
+        expected = model.lookups(batch, tf.Variable(step, dtype=tf.int64))
+        for name, ids in expected.items():
+            np.testing.assert_array_equal(found[name], ids, name)
+            assert found[name].shape == ids.shape

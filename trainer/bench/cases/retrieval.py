@@ -138,6 +138,7 @@ def _serving_model(data: Data, vectors, index):
         item_filters={},
         item_order=np.arange(len(data.items)),
         servable=len(data.items),
+        in_histories=len(data.items),
         item_vectors=vectors,
         item_names=np.array([b"%d" % i for i in range(len(data.items))], object),
         index=index,
