@@ -50,7 +50,8 @@ class Recommender(tf.Module):
         self.tables = {
             name: self._make_table(name, dataset) for name in sorted(set(config.table_of_input.values()))
         }
-        unknown = {n: dataset.tables[n].oov for n in ("user", "item") if dataset.tables[n].oov is not None}
+        shared = {name: dataset.tables[name].oov for name in ("user", "item")}
+        unknown = {name: row for name, row in shared.items() if row is not None}
         self.model = MODELS[config.model.kind](
             config, _with_unknown(item_counts, dataset), drawn_items, unknown
         )
