@@ -30,6 +30,8 @@ RUN = {
     "lazytower evaluate --config shop.yaml": "popularity",
     "lazytower export --config shop.yaml": "runs/shop/export/",
     "lazytower recommend --config shop.yaml --users alice,bob --k 10": "alice",
+    "lazytower prepare --guess events": "roles:",
+    "lazytower inspect datasets/shop": "keys in train",
     "lazytower doctor --config shop.yaml": "",
     "lazytower train --config shop.yaml --explain": "train.batch_size",
     "lazytower plan --config shop.yaml --set train.batch_size=1024": "memory",
