@@ -71,7 +71,7 @@ class Reader(text.TextReader):
                 return (*names, "")
             hint = self._delimiter_hint(line, len(names))
             raise DataError(
-                f"{name}: the first line has {widths[0]} columns, source.columns names {len(names)}{hint}"
+                f"{name}: the first line has {widths[0]} columns, {self.key}.columns names {len(names)}{hint}"
             )
         return names
 
@@ -83,27 +83,25 @@ class Reader(text.TextReader):
         shown = text.shown(names)
         missing = [w.column for w in self._wanted if w.column not in names]
         if missing:
-            where = "the header has" if self.header else "source.columns has"
+            where = "the header has" if self.header else f"{self.key}.columns has"
             hint = self._header_hint(line, names, missing[0]) if self.header else ""
             raise DataError(f"{name}: no column {missing[0]!r}; {where}: {shown}{hint}")
-        twice = [w.column for w in self._wanted if names.count(w.column) > 1]
-        if twice:
+        if twice := [w.column for w in self._wanted if names.count(w.column) > 1]:
             raise DataError(f"{name}: duplicate column {twice[0]!r} in: {shown}; rename one")
 
     def _header_hint(self, line: str, names: tuple[str, ...], wanted: str) -> str:
         if line.startswith("{"):
-            return "; is source.kind jsonl?"
+            return f"; is {self.key}.kind jsonl?"
         for name in names:
             if name.lower() == wanted.lower():
-                role = "roles" if self.key == "source" else "key"
-                return f"; write {name!r} in {self.key}.{role} or {self.key}.features"
+                return f"; write {name!r} in {self.key}.{self.key_of_keys} or {self.key}.features"
         return self._delimiter_hint(line)
 
     def _delimiter_hint(self, line: str, columns: int | None = None) -> str:
         for name, other in _OTHERS.items():
             cells = len(line.split(other))
             if other != self.config.delimiter and (cells == columns if columns else cells > 1):
-                return f"; is source.delimiter {other!r} ({name}) instead of {self.config.delimiter!r}?"
+                return f"; is {self.key}.delimiter {other!r} ({name}) instead of {self.config.delimiter!r}?"
         return ""
 
     def blocks(self, part: Range, first_row: int, first_line: int) -> Iterator[Block]:

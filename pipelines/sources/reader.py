@@ -79,8 +79,9 @@ class Reader(abc.ABC):
     def __init__(self, config: SourceConfig | SideConfig, layout: JobLayout):
         self.config: Any = config  # sub-classes narrow it to the section of their kind
         self.layout = layout
-        self.key = "source.sides" if isinstance(config, SideTableConfig) else "source"
-        """Key of the config, for messages."""
+        side = isinstance(config, SideTableConfig)
+        self.key, self.key_of_keys = ("source.sides", "key") if side else ("source", "roles")
+        """Keys of the config and of its columns with keys, for messages."""
 
     def setup(self) -> None:  # noqa: B027 - most need none
         """Called once per worker, before the first read."""

@@ -209,7 +209,7 @@ def parse_blocks(
     if dataset.has_weight:
         types["weight"] = tf.float32
     types |= {name: tf.as_dtype(info.dtype) for name, info in features.items() if info.kind != "list"}
-    spec: dict = {name: tf.io.RaggedFeature(dtype) for name, dtype in types.items()}
+    spec: dict[str, tf.io.RaggedFeature] = {name: tf.io.RaggedFeature(dtype) for name, dtype in types.items()}
     lists = _list_columns(dataset, features)
     for name, (dtype, lengths, _, _) in lists.items():
         partition = tf.io.RaggedFeature.RowLengths(lengths)
@@ -224,9 +224,11 @@ def parse_blocks(
     return columns
 
 
-def _list_columns(dataset: Dataset, features: Mapping[str, FeatureInfo]) -> dict[str, tuple]:
+def _list_columns(
+    dataset: Dataset, features: Mapping[str, FeatureInfo]
+) -> dict[str, tuple[tf.DType, str, int, float]]:
     """By column with lists: (type, column of their lengths, longest list, padding)."""
-    found = {}
+    found: dict[str, tuple[tf.DType, str, int, float]] = {}
     if dataset.history_length:
         found["history"] = (tf.int64, "history_length", dataset.history_length, -1)
     for name, info in features.items():

@@ -121,7 +121,7 @@ def empty_value(dataset: Dataset, name: str) -> float | int:
     return np.nan if missing is None else missing
 
 
-def _configured(source: dict) -> Iterator[dict]:
+def _configured(source: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The features of a source section and its side tables."""
     yield from source.get("features", [])
     for side in source.get("sides", []):

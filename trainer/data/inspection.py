@@ -52,7 +52,7 @@ def summarize(dataset: Dataset, names: Iterable[str], top: int) -> list[FeatureS
     by_owner: dict[str, list[str]] = {"user": [], "item": [], "context": []}
     for name in names:
         by_owner[dataset.features[name].of].append(name)
-    found = {}
+    found: dict[str, _Collector] = {}
     for owner, mine in by_owner.items():
         if mine:
             found |= {name: _Collector(dataset, name, top) for name in mine}

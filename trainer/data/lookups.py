@@ -31,7 +31,7 @@ class FeatureLookup:
             self._scalars = {name: tf.constant(values) for name, values in inputs.items()}
             self._lists = {name: _Lists(column, infos[name].max_length) for name, column in lists.items()}
 
-    def of(self, ids) -> dict[str, tf.Tensor]:
+    def of(self, ids: tf.Tensor) -> dict[str, tf.Tensor]:
         """Inputs of catalog ids int64 [n], by name, as trainer.data.features.model_inputs."""
         found = {name: tf.gather(values, ids) for name, values in self._scalars.items()}
         for name, lists in self._lists.items():
@@ -53,13 +53,15 @@ class _Lists:
         self._weights = None if column.weights is None else tf.constant(column.weights, tf.float32)
         self._length = length
 
-    def of(self, rows):
+    def of(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
         """(ids int64 [n, length], padded with -1; weights, padded with 0, or None) of rows int64 [n]."""
         where = tf.ragged.range(tf.gather(self._splits, rows), tf.gather(self._splits, rows + 1))
         ids = self._padded(where, self._ids, -1, rows.shape[0])
         return ids, None if self._weights is None else self._padded(where, self._weights, 0.0, rows.shape[0])
 
-    def _padded(self, where, values, fill, number):
+    def _padded(
+        self, where: tf.RaggedTensor, values: tf.Tensor, fill: float, number: int | None
+    ) -> tf.Tensor:
         lists = where.with_values(tf.gather(values, where.values))
         padded = lists.to_tensor(fill, shape=[None, self._length])
         return tf.ensure_shape(padded, [number, self._length])

@@ -5,6 +5,7 @@ trainer/report/left_out.py describes how rows and users that are not evaluated a
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Sequence
 
@@ -199,10 +200,7 @@ def _tasks_in_turn(
     source: SplitUsers, protocol: Protocol, block: UserBlock, size: int
 ) -> Iterator[RankingTask]:
     """Batches of the rows of cold users, weighted so that each user counts once."""
-
-    def parts():
-        return rows_in_turn(source.users, block, source.split, size)
-
+    parts = functools.partial(rows_in_turn, source.users, block, source.split, size)
     evaluated = source.split_rows(block)
     if protocol.averaged_over == "users":  # less those that the protocol leaves out
         evaluated = np.zeros(len(block), np.int64)

@@ -50,7 +50,8 @@ class Recommender(tf.Module):
         self.tables = {
             name: self._make_table(name, dataset) for name in sorted(set(config.table_of_input.values()))
         }
-        unknown = {n: dataset.tables[n].oov for n in ("user", "item") if dataset.tables[n].oov is not None}
+        shared = {name: dataset.tables[name].oov for name in ("user", "item")}
+        unknown = {name: row for name, row in shared.items() if row is not None}
         self.model = MODELS[config.model.kind](
             config, _with_unknown(item_counts, dataset), drawn_items, unknown
         )
@@ -112,8 +113,8 @@ class Recommender(tf.Module):
             parts = divided(weight if where is None else where, sizes)
             for name, part in parts.items():
                 rows, places = (part, None) if where is None else (weight, part)
-                pooling, parts = self._pooling(name), ids.get(name + WEIGHT)
-                result[name] = pooled(rows, places, ids[name], pooling, trains, parts)
+                pooling, shares = self._pooling(name), ids.get(name + WEIGHT)
+                result[name] = pooled(rows, places, ids[name], pooling, trains, shares)
         return result
 
     def pooled_activations(self, rows: dict, weights: dict) -> dict:

@@ -54,7 +54,7 @@ def feature_inputs(dataset: Dataset, names: list[str], known: dict[str, Column])
             parts = [found[key] for key in info.keys]
             rows = dataset.table_rows(info.table or "")
             assert all(isinstance(part, CategoricalInput) for part in parts)
-            found[name] = CrossInput(name, info, rows, parts, column)  # type: ignore[arg-type]
+            found[name] = CrossInput(name, info, rows, parts, column)
         elif info.kind == "list":
             found[name] = ListInput(name, info, table, None if column is None else _lists(column))
         elif info.kind == "vector":

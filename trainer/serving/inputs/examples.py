@@ -80,7 +80,8 @@ class _Maker:
         table = self._dataset.tables[self._dataset.features[name].table or ""]
         if table.ids == "hash":
             return hash_of(key, table.rows)
-        found = np.flatnonzero(self._vocabulary(name)[: table.keys] == key) if table.files else []
+        keys = self._vocabulary(name)[: table.keys] if table.files else np.zeros(0, object)
+        found = np.flatnonzero(keys == key)
         if len(found):
             return int(found[0])
         assert table.oov is not None, "exact ids have an out-of-vocabulary row"
@@ -103,8 +104,10 @@ class _Maker:
             said = [self.inputs[key][i].encode("latin-1") for key in info.keys]
             whole = [key or self._known_key(part, i) for part, key in zip(info.keys, said, strict=True)]
             known = self._known.get(name)
-            takes = known is None or any(said)
-            ids.append(hash_of(b"\x01".join(whole), rows) if takes else int(known[i]))
+            if known is None or any(said):
+                ids.append(hash_of(b"\x01".join(whole), rows))
+            else:
+                ids.append(int(known[i]))
         self.columns[name] = np.array(ids, np.int64)
 
     def _known_key(self, name: str, i: int) -> bytes:
@@ -115,7 +118,10 @@ class _Maker:
 
     def _lists(self, name: str, info: FeatureInfo, known: ListColumn, place: int) -> None:
         choices = self._key_choices(name)
-        said, weights, lists, shares = [], [], [], []
+        said: list[list[str]] = []
+        weights: list[list[float]] = []
+        lists: list[list[int]] = []
+        shares: list[float] = []
         for i in range(self._number):
             keys = [
                 choices[(i + place + step) % len(choices)] for step in range((i + 1) % (info.max_length + 3))
