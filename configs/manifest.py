@@ -355,7 +355,8 @@ def load_dataset(path: str) -> Dataset:
         if document.get("format") in range(1, FORMAT):
             raise DataError(
                 f"{name}: written by an older version (format {document['format']}; this one reads "
-                f"{FORMAT}). Run `lazytower prepare --overwrite` with this config to rebuild it."
+                f"{FORMAT}). Run `lazytower prepare --overwrite` with this config to rebuild it. "
+                "Runs trained on it must be trained again; their exports can still be used."
             )
         return Dataset.model_validate({**document, "path": path})
     except ValidationError as error:

@@ -98,7 +98,8 @@ def test_an_older_dataset_is_refused_with_the_command_that_rebuilds_it(tmp_path,
     message = error_of(tmp_path, MANIFEST | {"format": older})
     assert message == (
         f"FILE: written by an older version (format {older}; this one reads 3). "
-        "Run `lazytower prepare --overwrite` with this config to rebuild it."
+        "Run `lazytower prepare --overwrite` with this config to rebuild it. "
+        "Runs trained on it must be trained again; their exports can still be used."
     )
 
 

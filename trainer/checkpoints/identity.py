@@ -4,6 +4,7 @@ from typing import Any
 
 from configs.schema import RunConfig
 
+DATASET = "dataset.fingerprint"
 # Keys of optimizers that old checkpoints lack; with these values they have no effect.
 _YOUNGER = {"amsgrad": False, "l2_shrinkage": 0.0}
 
@@ -23,7 +24,7 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int | No
         table.pop("gradient", None)
         table["optimizer"] = _optimizer(table["optimizer"])
     return {
-        "dataset.fingerprint": fingerprint,
+        DATASET: fingerprint,
         "model": config.model.model_dump(mode="json"),
         "tables": tables,
         "optimizer": _optimizer(config.optimizer.model_dump(mode="json")),

@@ -12,7 +12,7 @@ from configs.errors import CheckpointError
 from configs.system import storage
 from trainer.checkpoints.chain import LOOKS, CheckpointDirectory
 from trainer.checkpoints.files import DENSE, DamagedCheckpoint, errors_of, in_flight, in_order
-from trainer.checkpoints.identity import first_difference
+from trainer.checkpoints.identity import DATASET, first_difference
 from trainer.checkpoints.reader import Checkpoint, read_array, read_dense
 from trainer.embeddings.base import Table
 
@@ -69,6 +69,11 @@ def _check_identity(newest: Checkpoint, identity: dict[str, Any], directory: str
     if different is None:
         return
     key, saved, value = different
+    if key == DATASET:
+        raise CheckpointError(
+            f"{newest.path}: was trained on another dataset (dataset.fingerprint {str(saved)[:8]}, this one "
+            f"has {str(value)[:8]}); set dataset.path to that dataset, or use another output.path to train anew"
+        )
     config = storage.join(os.path.dirname(directory), "config.yaml")
     raise CheckpointError(
         f"{newest.path}: was saved with {key} = {saved}, but this run has {value}; "

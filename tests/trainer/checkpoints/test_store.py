@@ -123,6 +123,13 @@ def test_what_may_not_change_is_named(tmp_path):
         restored(tmp_path, **{"train.seed": 2})
 
 
+def test_another_dataset_is_named_with_what_helps(tmp_path):
+    store(tmp_path, **{"dataset.fingerprint": "a" * 64}).save(1, *state(1))
+    message = "trained on another dataset .dataset.fingerprint aaaaaaaa, .* set dataset.path to that dataset"
+    with pytest.raises(CheckpointError, match=message):
+        restored(tmp_path, **{"dataset.fingerprint": "b" * 64})
+
+
 @pytest.mark.parametrize("change", [{"rows": ROWS - 1}, {"dim": 3}])
 def test_a_table_of_another_shape_is_refused(tmp_path, change):
     store(tmp_path).save(1, *state(1))

@@ -218,7 +218,7 @@ def test_another_dataset_under_the_same_path_is_refused(copy, trained):
     shutil.copytree(trained, dataset.parent / "run")
     change_manifest(dataset, fingerprint="another")
     with pytest.raises(
-        CheckpointError, match="saved with dataset.fingerprint = .*, but this run has another"
+        CheckpointError, match="trained on another dataset .dataset.fingerprint .*, this one has another"
     ):
         train(config())
 
