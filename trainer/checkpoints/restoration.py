@@ -72,7 +72,7 @@ def _check_identity(newest: Checkpoint, identity: dict[str, Any], directory: str
     if key == DATASET:
         raise CheckpointError(
             f"{newest.path}: was trained on another dataset (dataset.fingerprint {str(saved)[:8]}, this one "
-            f"has {str(value)[:8]}); set dataset.path to that dataset, or use another output.path to train anew"
+            f"has {str(value)[:8]}); set dataset.path to that dataset, or train anew in another output.path"
         )
     config = storage.join(os.path.dirname(directory), "config.yaml")
     raise CheckpointError(
