@@ -33,12 +33,12 @@ ROWS = "u,i,t\n" + "".join(f"u{n % 7},i{n * n % 11},{1000 + n}\n" for n in range
 # Leaves of the graph that are ours, and Beam's group-bys between them.
 STEPS = """
 Read/Ranges/Map(decode) Read/Spread/ReshufflePerKey/GroupByKey Read/CountRows Read/FirstRows
-Read/ReadRows/ParDo(ReadRows) Read/MergeStats/CombinePerKey/GroupByKey MakePlan
+Read/ReadRows/ParDo(ReadRows) MergeStats/CombinePerKey/GroupByKey MakePlan
 ByUserShard GroupUsers/ParDo(GroupUsers)
 Ids/ByKeyRange Ids/CountKeys/ParDo(CountKeys) Ids/PlanIds Ids/SpreadParts/ReshufflePerKey/GroupByKey
 Ids/AssignIds/ParDo(AssignIds)
 RowsAndIds ByUserShardAgain FinishRows/ParDo(FinishRows) ByFile WriteRecords
-KeysAndRows ByCatalogFile WriteCatalogs AllRejected WriteRejected AllFiles Summarize
+ByCatalogFile WriteCatalogs AllRejected WriteRejected AllFiles Summarize
 """.split()
 
 
