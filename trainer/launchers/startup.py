@@ -26,11 +26,13 @@ if ! write_program; then boot=$(mktemp -d /dev/shm/lazytower.XXXXXX) && write_pr
 python={python}
 {prepare}"$python" -c {main} "$boot" {spec} &
 child=$!
-trap 'kill -TERM "$child"' TERM INT
-status=0
-while kill -0 "$child" 2>/dev/null; do
+trap 'stopped=1; kill -TERM "$child" 2>/dev/null' TERM INT
+# A signal ends `wait` early; the next one gives the program's own status, also when it has ended by then.
+while true; do
+  stopped=0
   wait "$child"
   status=$?
+  if [ "$stopped" = 0 ]; then break; fi
 done
 # What stopped the program looks after the slice; a program that was killed leaves it behind.
 case "$status" in 0 | 130 | 143) exit "$status" ;; esac

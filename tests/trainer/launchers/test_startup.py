@@ -91,6 +91,23 @@ def test_a_killed_program_is_followed_by_one_that_deletes_the_slice(ending, leav
     assert asked.count("import main") == 1 and asked.count("import leave") == leaves
 
 
+@pytest.mark.parametrize(("ending", "leaves"), [("exit 0", 0), ("exit 1", 1)])
+def test_a_program_that_ends_before_it_is_waited_for(ending, leaves, tmp_path):
+    told = program(tmp_path, f'case "$2" in *leave*) exit 0 ;; esac\n{ending}')
+    script = startup_script(told).replace("child=$!\n", "child=$!\nsleep 0.3\n")
+    done = subprocess.run(["bash"], input=script, text=True)
+    assert done.returncode == 0 and (tmp_path / "asked").read_text().count("import leave") == leaves
+
+
+def test_a_program_that_fails_while_it_is_stopped_is_followed_by_one_that_deletes_the_slice(tmp_path):
+    fails = f"trap 'sleep 0.3; exit 1' TERM; touch {tmp_path}/ready\nwhile true; do sleep 0.05; done"
+    told = program(tmp_path, f'case "$2" in *leave*) exit 0 ;; esac\n{fails}')
+    process = subprocess.Popen(["bash", "-c", startup_script(told)])
+    wait_until((tmp_path / "ready").exists)
+    process.terminate()
+    assert process.wait(60) == 0 and "import leave" in (tmp_path / "asked").read_text()
+
+
 def test_a_stop_reaches_the_program(tmp_path):
     stop = f"trap 'echo saved > {tmp_path}/saved; exit 143' TERM; touch {tmp_path}/ready"
     told = program(tmp_path, f"{stop}\nwhile true; do sleep 0.05; done")
