@@ -7,9 +7,11 @@ config contains them.
 
 from typing import TYPE_CHECKING, Any
 
+from configs.ranking_rules import complete_ranking, fill_widths
 from configs.sections.dataset import DatasetConfig
 from configs.sections.export import ExportConfig
 from configs.sections.models import DotBiasConfig, TowerConfig, TwoTowerConfig
+from configs.sections.ranking import RankingConfig
 from configs.sections.tables import EmbeddingConfig, TableConfig
 from configs.sections.training import PolyakConfig
 
@@ -41,13 +43,15 @@ MOVING_HORIZON = 0.05
 """As SETTLED_HORIZON, if the rate stays at its peak: only the average takes the noise out of the weights."""
 
 
-def complete_model(config: "RunConfig") -> TwoTowerConfig | DotBiasConfig:
+def complete_model(config: "RunConfig") -> TwoTowerConfig | DotBiasConfig | RankingConfig:
     """The model section with all defaults filled in but item_bias.
 
     Args:
       config: configs.schema.RunConfig, its tables as in the document.
     """
     model = config.model
+    if isinstance(model, RankingConfig):
+        return complete_ranking(config, model)
     if isinstance(model, DotBiasConfig):
         return model
     changes: dict[str, Any] = {}
@@ -74,15 +78,18 @@ def _reads_history(dataset: DatasetConfig) -> bool:
 
 def complete_dataset(config: "RunConfig") -> DatasetConfig:
     """The dataset section with all defaults filled in; the config's model must be complete."""
-    if config.dataset.history_length is not None:
-        return config.dataset
-    length = HISTORY_LENGTH if "history" in config.model.inputs else 0
-    return config.dataset.model_copy(update={"history_length": length})
+    dataset = config.dataset
+    changes: dict[str, Any] = {}
+    if dataset.history_length is None:
+        changes["history_length"] = HISTORY_LENGTH if "history" in config.model.inputs else 0
+    if dataset.counted_rows is None:
+        changes["counted_rows"] = "all" if isinstance(config.model, RankingConfig) else "positive"
+    return dataset.model_copy(update=changes)
 
 
 def complete_export(config: "RunConfig") -> ExportConfig:
-    """The export section with cold_items filled in; the config's model must be complete."""
-    if config.export.cold_items is not None:
+    """The export section with cold_items filled in, if the model ranks items; it must be complete."""
+    if config.export.cold_items is not None or isinstance(config.model, RankingConfig):
         return config.export
     return config.export.model_copy(
         update={"cold_items": "serve" if _describes_cold_items(config) else "leave_out"}
@@ -91,7 +98,7 @@ def complete_export(config: "RunConfig") -> ExportConfig:
 
 def _describes_cold_items(config: "RunConfig") -> bool:
     """Whether the item tower was trained to describe items by what side tables say of them."""
-    if isinstance(config.model, DotBiasConfig):
+    if not isinstance(config.model, TwoTowerConfig):
         return False
     tower = config.model.item_tower
     of_sides = {feature.name for side in config.source.sides for feature in side.features}
@@ -107,11 +114,11 @@ def complete_polyak(config: "RunConfig") -> PolyakConfig:
     return polyak.model_copy(update={"horizon_fraction": MOVING_HORIZON if moving else SETTLED_HORIZON})
 
 
-def complete_bias(config: "RunConfig") -> TwoTowerConfig | DotBiasConfig:
+def complete_bias(config: "RunConfig") -> TwoTowerConfig | DotBiasConfig | RankingConfig:
     """The model section with item_bias filled in: true if the tables' widths allow it. Its towers must be
     complete."""
     model = config.model
-    if isinstance(model, DotBiasConfig) or model.item_bias is not None:
+    if not isinstance(model, TwoTowerConfig) or model.item_bias is not None:
         return model
     return model.model_copy(update={"item_bias": _leaves_room_for_bias(config, model)})
 
@@ -134,6 +141,8 @@ def complete_tables(config: "RunConfig") -> dict[str, EmbeddingConfig]:
         known = [dims[name] for name in ("user", "item") if dims[name] is not None]
         if len(known) < 2:
             dims |= dict.fromkeys(("user", "item"), known[0] if known else DOT_BIAS_WIDTH + 1)
+    elif isinstance(config.model, RankingConfig):
+        fill_widths(config.model, dims)
     else:
         _Widths(config, config.model, dims).fill()
     return {

@@ -16,13 +16,15 @@ Every record file is a GZIP TFRecord of columnar tf.train.Example: each feature 
 `block_rows` rows, one after the other. All blocks of a file but the last are full.
 
 RECORD COLUMNS  user, item: int64 ids; label, weight: float32 (weight only if the source has it);
+  label/<name>: float32, each further label of source.roles.labels; NaN where it is empty;
   timestamp: int64 nanoseconds since 1970, or, when the source has no timestamp, the row's number, counted
   from 0 over the lines of all files in the order of source.paths (without headers; rejected and blank lines
   leave gaps); each feature that lives in records (see FEATURES), its value in this row; and, when
   history_length > 0, history: int64 item ids, oldest first, of all rows of the block one after the other, and
   history_length: int64 [rows], how many of them belong to each row. A row's history holds the user's newest
   earlier positive in-vocabulary items: from train for train and valid rows, from train and valid for test
-  rows. user and item are catalog ids (see IDS).
+  rows. user and item are catalog ids (see IDS). If the source has no user (source.roles.user is null), the
+  dataset has no column, table, catalog rows or features of users; the same holds for items.
 IDS  A table has `rows` rows. With vocab ids, 0..rows - 2 are the admitted keys and rows - 1 is the
   out-of-vocabulary row. Further users and items, which have too few train rows or occur in held-out splits or
   side tables only, have catalog ids from `rows` on, by key: their catalog rows and features are their own,
@@ -262,7 +264,13 @@ class Dataset(Section):
     positives: SplitInfo | None = None
     """Copies of the positive rows of train; null: all rows of train are positive."""
     tables: dict[str, TableInfo]
-    """user, item, and those of features."""
+    """user and item, if the source has them, and those of features."""
+    labels: list[str] = []
+    """Names of the further labels; their columns are label/<name>."""
+    keep_negatives: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the negative train rows that were kept, as dataset.keep_negatives."""
+    thinned: Count = 0
+    """Negative train rows left out by it."""
     features: dict[str, FeatureInfo]
     """Features, by name."""
     sides: list[SideInfo] = []
@@ -294,7 +302,9 @@ class Dataset(Section):
 
     @model_validator(mode="after")
     def _is_whole(self) -> "Dataset":
-        for field, names in (("splits", SPLITS), ("tables", ("user", "item"))):
+        roles = self.source.get("roles", {})
+        owners = [name for name in ("user", "item") if roles.get(name, name) is not None]
+        for field, names in (("splits", SPLITS), ("tables", owners)):
             for name in names:
                 if name not in getattr(self, field):
                     raise ValueError(f"{field}.{name} is missing")

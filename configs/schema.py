@@ -12,6 +12,7 @@ from configs.defaults import (
     complete_polyak,
     complete_tables,
 )
+from configs.ranking_rules import check_ranking, complete_bottom, without_owners
 from configs.sections.base import Section
 from configs.sections.dataset import DatasetConfig, FeatureIdsConfig, HashIdsConfig, VocabIdsConfig
 from configs.sections.devices import CpuDeviceConfig, DeviceConfig
@@ -29,6 +30,7 @@ from configs.sections.features import (
 from configs.sections.launch import LaunchConfig, LocalLaunchConfig, check_launch
 from configs.sections.models import DRAWN, DotBiasConfig, ModelConfig, TowerConfig, TwoTowerConfig
 from configs.sections.optimizers import AdamConfig, DenseOptimizer
+from configs.sections.ranking import RankingConfig
 from configs.sections.sources import SourceConfig
 from configs.sections.tables import EmbeddingConfig
 from configs.sections.training import (
@@ -93,7 +95,7 @@ class RunConfig(Section):
     @property
     def table_of_input(self) -> dict[str, str]:
         """Table of each model input that is looked up in one; features that enter as numbers are absent."""
-        history = self.model.history.table if isinstance(self.model, TwoTowerConfig) else "history"
+        history = "history" if isinstance(self.model, DotBiasConfig) else self.model.history.table
         found = {"user": "user", "item": "item", "history": history}
         tables = found | {name: table for name, f in self.features.items() if (table := table_of(f))}
         return {name: tables[name] for name in self.model.inputs if name in tables}
@@ -137,6 +139,7 @@ class RunConfig(Section):
         # has it.
         if not isinstance(values, dict):
             return values
+        values = without_owners(values)
         source, dataset = values.get("source"), values.get("dataset")
         if not isinstance(source, dict) or not isinstance(dataset, dict) or "split" in dataset:
             return values
@@ -172,7 +175,7 @@ class RunConfig(Section):
                         )
                     self._is_known_before_the_item(side, name)
         if "history" in self.model.inputs and self.dataset.history_length == 0:
-            raise ValueError("dataset.history_length: 0, but a tower reads history; set it above 0")
+            raise ValueError("dataset.history_length: 0, but the model reads history; set it above 0")
         return self
 
     def _is_known_before_the_item(self, side: str, name: str) -> None:
@@ -189,6 +192,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _cold_items_differ(self) -> "RunConfig":
+        if isinstance(self.model, RankingConfig):
+            return self
         if isinstance(self.model, TwoTowerConfig) and self.model.item_tower.inputs != ["item"]:
             return self
         for key, value, other in (("evaluate", "only", "miss"), ("export", "serve", "leave_out")):
@@ -227,13 +232,22 @@ class RunConfig(Section):
         for name in self.tables:
             if name not in used:
                 in_use = ", ".join(sorted(used))
-                raise ValueError(f"tables.{name}: no tower reads it; rename or remove it (in use: {in_use})")
+                raise ValueError(
+                    f"tables.{name}: the model does not read it; rename or remove it (in use: {in_use})"
+                )
         return self
 
     @model_validator(mode="after")
     def _tables_follow(self) -> "RunConfig":
         self.__dict__["model"] = complete_bias(self)
         self.__dict__["tables"] = complete_tables(self)
+        if isinstance(self.model, RankingConfig):
+            self.__dict__["model"] = complete_bottom(self, self.model)
+        return self
+
+    @model_validator(mode="after")
+    def _ranking_fits(self) -> "RunConfig":
+        check_ranking(self)
         return self
 
     @model_validator(mode="after")
@@ -317,7 +331,7 @@ class RunConfig(Section):
                     "dot_bias: tables.user.dim and tables.item.dim must be equal and at least 2 (the last "
                     "column is the bias)"
                 )
-        else:
+        elif isinstance(self.model, TwoTowerConfig):
             user, item = map(self.tower_width, self._towers(self.model))
             if user + int(bool(self.model.item_bias)) != item:
                 more = " + 1 (item_bias)" if self.model.item_bias else ""

@@ -73,6 +73,7 @@ ORDER = {
         "configs.load",
         "configs.schema",
         "configs.defaults",
+        "configs.ranking_rules",
         "configs.tpu_rules",
         "configs.planted",
         "configs.dataset_lock",

@@ -134,6 +134,13 @@ class DatasetConfig(Section):
     from 1); a number, those with at least that label; or all. two_tower trains on positive rows; targets,
     seen items, histories, popularity, counts of keys and logQ use positive rows. dot_bias trains on all
     rows."""
+    counted_rows: Literal["positive", "all"] | None = None
+    """Which train rows count: in vocabularies with their min_count, and in means and quantiles of numbers.
+    Defaults to all with model.kind ranking, which trains on all rows, else to positive."""
+    keep_negatives: float = Field(1.0, gt=0, le=1)
+    """Share of the negative train rows that are kept, by a hash of the row, the same in every run; valid and
+    test keep all. Only with model.kind ranking, which corrects its probabilities for it: p / (p + (1 - p) /
+    keep_negatives). A row is negative if all of its labels are 0 or empty."""
     min_label: float | None = None
     """Leave out rows with a lower label altogether; they are counted as filtered, not as rejected."""
     duplicates: Literal["drop", "keep"] = "drop"

@@ -1,10 +1,11 @@
 """The `model` section: towers, inputs and losses."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from configs.sections.base import Section, of_kind
+from configs.sections.ranking import RankingConfig
 
 
 class HistoryConfig(Section):
@@ -66,6 +67,9 @@ class SoftmaxLossConfig(Section):
 class TwoTowerConfig(Section):
     """Retrieval: dot product of a user tower and an item tower."""
 
+    family: ClassVar[Literal["retrieval"]] = "retrieval"
+    """What it is for, which decides how it is evaluated and served: retrieval ranks all items for a user,
+    ranking predicts the labels of a row."""
     kind: Literal["two_tower"] = "two_tower"
     """User tower, item tower, dot product; in-batch sampled softmax."""
     user_tower: TowerConfig | None = None
@@ -127,6 +131,8 @@ class TwoTowerConfig(Section):
 class DotBiasConfig(Section):
     """Pointwise collaborative filter."""
 
+    family: ClassVar[Literal["retrieval"]] = "retrieval"
+    """As TwoTowerConfig.family."""
     kind: Literal["dot_bias"]
     """sigmoid(u.v + b_u + b_i), where the last column of each row is the bias; logistic loss."""
     label_threshold: float | None = None
@@ -155,4 +161,6 @@ class DotBiasConfig(Section):
         return {"item": (batch_size, self.negatives)} if self.negatives else {}
 
 
-ModelConfig = Annotated[TwoTowerConfig | DotBiasConfig, Field(discriminator="kind"), of_kind("two_tower")]
+ModelConfig = Annotated[
+    TwoTowerConfig | DotBiasConfig | RankingConfig, Field(discriminator="kind"), of_kind("two_tower")
+]

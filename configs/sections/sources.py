@@ -22,16 +22,28 @@ NULLS = (
 )
 
 
+class LabelConfig(Section):
+    """A further label."""
+
+    column: str
+    """Column with a number, or with one of `ones`. It may be empty: then the label is not known."""
+    ones: list[str] = []
+    """Values that count as 1, as text; all others count as 0. Empty: the column has numbers."""
+
+
 class RolesConfig(Section):
     """Which column of the source has which role."""
 
-    user: str = "user"
-    """Column with the user's key (any text or integer)."""
-    item: str = "item"
-    """Column with the item's key (any text or integer)."""
+    user: str | None = "user"
+    """Column with the user's key (any text or integer). null, only with model.kind ranking, where it is the
+    default: rows have no user."""
+    item: str | None = "item"
+    """Column with the item's key (any text or integer). null: as for `user`."""
     label: str | None = None
     """Column with a number: a rating, or 0/1; dataset.positive defines which rows are positive. Without it
     every row is positive, with label 1."""
+    labels: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], LabelConfig] = {}
+    """Further labels, by name, which tasks of model.kind ranking predict."""
     timestamp: str | None = None
     """Column with the time of the interaction. Without it rows count as ordered by time."""
     weight: str | None = None

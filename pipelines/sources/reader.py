@@ -145,8 +145,14 @@ def wanted_columns(config: SourceConfig | SideConfig) -> list[Wanted]:
 
 
 def _wanted_roles(roles: RolesConfig) -> list[Wanted]:
-    wanted = [Wanted("user", roles.user, "key"), Wanted("item", roles.item, "key")]
-    for name, kind in (("label", "number"), ("timestamp", "time"), ("weight", "number")):
+    wanted = []
+    for name, kind in (
+        ("user", "key"),
+        ("item", "key"),
+        ("label", "number"),
+        ("timestamp", "time"),
+        ("weight", "number"),
+    ):
         if getattr(roles, name) is not None:
             wanted.append(Wanted(name, getattr(roles, name), kind))
     if roles.split is not None:

@@ -75,7 +75,7 @@ def test_dump_keeps_letters_of_all_languages(tmp_path):
         ({"tables": {"user": {"dims": 3}}}, "FILE: tables.user.dims: unknown key; did you mean dim?"),
         (
             {"model": {"kind": "two_towr"}},
-            "FILE: model.kind: 'two_towr' is unknown; allowed: 'two_tower', 'dot_bias'",
+            "FILE: model.kind: 'two_towr' is unknown; allowed: 'two_tower', 'dot_bias', 'ranking'",
         ),
         (
             {"polyak": {"kind": "exponentail"}},

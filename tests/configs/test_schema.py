@@ -94,15 +94,15 @@ def split(**keys) -> dict:
         ({"model": two_tower(["user", "user"])}, "model.user_tower: inputs names 'user' twice; name it once"),
         (
             {"model": two_tower(["user", "history"]), "dataset": {"path": "x", "history_length": 0}},
-            "dataset.history_length: 0, but a tower reads history; set it above 0",
+            "dataset.history_length: 0, but the model reads history; set it above 0",
         ),
         (
             {"tables": {"usr": {"dim": 3}}},
-            "tables.usr: no tower reads it; rename or remove it (in use: item, user)",
+            "tables.usr: the model does not read it; rename or remove it (in use: item, user)",
         ),
         (
             {"source": delimited(features=[AGE]), "tables": {"age": {}}},
-            "tables.age: no tower reads it; rename or remove it (in use: item, user)",
+            "tables.age: the model does not read it; rename or remove it (in use: item, user)",
         ),
         (
             {"dataset": {"path": "x", "feature_ids": {"age": {"kind": "vocab"}}}},

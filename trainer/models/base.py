@@ -9,7 +9,7 @@ from trainer.data.features import WEIGHT
 
 
 class Model(tf.Module, abc.ABC):
-    """Scores a user and an item by the dot product of two vectors.
+    """What all models share: what they look up for a batch, and their loss.
 
     In all methods, `activations` has the pooled embeddings by input name, float32 [batch, dim], and
     `features` the inputs without a table by name: numbers float32 [batch], vectors float32 [batch, dim].
@@ -40,6 +40,10 @@ class Model(tf.Module, abc.ABC):
             replicas add up to that of the batch. None if they are the whole batch.
         """
 
+
+class RetrievalModel(Model):
+    """Scores a user and an item by the dot product of two vectors."""
+
     @abc.abstractmethod
     def user_vectors(self, activations: dict, features: dict):
         """float32 [batch, vector_dim]; for a bias in the item vector, one column is constant 1."""
@@ -57,6 +61,26 @@ class Model(tf.Module, abc.ABC):
     @abc.abstractmethod
     def item_inputs(self) -> list[str]:
         """Inputs of `item_vectors`."""
+
+
+class RankingModel(Model):
+    """Predicts labels of rows.
+
+    Attributes:
+      tasks: names of the predictions, in order.
+    """
+
+    tasks: list[str]
+
+    @abc.abstractmethod
+    def predictions(self, activations: dict, features: dict) -> dict:
+        """What is served, by task: float32 [batch], probabilities with loss bce, corrected for
+        dataset.keep_negatives, and numbers with mse."""
+
+    @property
+    @abc.abstractmethod
+    def inputs(self) -> list[str]:
+        """Inputs of `predictions`."""
 
 
 def inputs_of(batch: dict, names: Collection[str]) -> dict:

@@ -7,12 +7,12 @@ import tensorflow as tf
 from configs.schema import RunConfig
 from configs.sections.models import DRAWN, DotBiasConfig
 from trainer.data.lookups import FeatureLookup
-from trainer.models.base import Model, row_weights, split_last
+from trainer.models.base import RetrievalModel, row_weights, split_last
 from trainer.models.drawn import Pool
 from trainer.models.losses import logistic
 
 
-class DotBias(Model):
+class DotBias(RetrievalModel):
     """See configs.sections.models.DotBiasConfig for the options.
 
     Args:

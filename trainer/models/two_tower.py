@@ -8,7 +8,7 @@ import tf_keras
 from configs.schema import RunConfig
 from configs.sections.models import DRAWN, TowerConfig, TwoTowerConfig
 from trainer.data.lookups import FeatureLookup
-from trainer.models.base import Model, inputs_of, row_weights, split_last
+from trainer.models.base import RetrievalModel, inputs_of, row_weights, split_last
 from trainer.models.drawn import Pool
 from trainer.models.losses import in_batch_softmax
 
@@ -16,7 +16,7 @@ _ID_SEED = 200
 """Added to the run's seed where ids are dropped; the towers add up to 150 where they drop inputs."""
 
 
-class TwoTower(Model):
+class TwoTower(RetrievalModel):
     """See configs.sections.models.TwoTowerConfig for the options.
 
     Args:

@@ -1,0 +1,108 @@
+"""Defaults and checks of ranking models."""
+
+import pytest
+from pydantic import ValidationError
+
+from configs.ranking_rules import corrected_tasks
+from configs.schema import RunConfig
+
+
+def document(model: dict | None = None, roles: dict | None = None, **dataset) -> dict:
+    features = [
+        {"name": "hour", "of": "context", "kind": "numeric"},
+        {"name": "site", "of": "context", "kind": "categorical"},
+        {"name": "device", "of": "context", "kind": "categorical"},
+    ]
+    roles = {"label": "clicked"} if roles is None else roles
+    return {
+        "source": {"kind": "jsonl", "paths": ["a"], "roles": roles, "features": features},
+        "dataset": {"path": "d", **dataset},
+        "model": {"kind": "ranking", **(model or {})},
+        "train": {"num_steps": 1},
+        "output": {"path": "o"},
+    }
+
+
+def test_what_follows_from_the_source():
+    config = RunConfig.model_validate(document())
+    assert config.source.roles.user is None and config.source.roles.item is None
+    assert config.model.inputs == ["hour", "site", "device"]
+    assert [(task.name, task.label) for task in config.model.tasks] == [("label", "label")]
+    assert config.model.bottom == [] and {table.dim for table in config.tables.values()} == {16}
+    assert config.dataset.counted_rows == "all" and config.dataset.split.kind == "random"
+
+
+def test_with_dots_all_widths_follow_the_one_that_is_given():
+    given = document({"interaction": {"kind": "dot"}}) | {"tables": {"site": {"dim": 8}}}
+    config = RunConfig.model_validate(given)
+    assert config.model.bottom == [8] and config.tables["device"].dim == 8
+    config = RunConfig.model_validate(document({"interaction": {"kind": "dot"}, "bottom": [32, 12]}))
+    assert {table.dim for table in config.tables.values()} == {12}
+
+
+def test_a_saved_config_reads_back():
+    config = RunConfig.model_validate(document({"interaction": {"kind": "dot"}}))
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_users_and_items_enter_if_the_source_has_them():
+    roles = {"label": "clicked", "user": "u", "item": "i"}
+    assert RunConfig.model_validate(document(roles=roles)).model.inputs == [
+        "user",
+        "item",
+        "hour",
+        "site",
+        "device",
+    ]
+
+
+LABELS = {"labels": {"click": {"column": "c"}, "buy": {"column": "b"}}}
+BOTH = [{"name": "click", "label": "click"}, {"name": "buy", "label": "buy"}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"inputs": ["user"]}}, "model.inputs: user requires source.roles.user"),
+        ({"model": {"inputs": ["color"]}}, "'color' is not a feature"),
+        ({"roles": {}}, "the source has 0 labels; set source.roles.label or labels"),
+        ({"roles": LABELS}, "the source has 2 labels: click, buy"),
+        ({"model": {"tasks": [{"name": "a", "label": "b"}]}}, "label 'b' of task 'a' is not a label"),
+        ({"model": {"interaction": {"kind": "dot"}, "bottom": []}}, "model.bottom: [] leaves numbers"),
+        ({"model": {"interaction": {"kind": "dot"}, "bottom": [4, 8], "inputs": ["hour"]}}, "two vectors"),
+        ({"model": {"sharing": {"kind": "esmm"}}}, "esmm requires two tasks"),
+        ({"split": {"kind": "leave_last_out"}}, "leave_last_out requires source.roles.user"),
+        ({"user_ids": {"kind": "hash", "rows": 9}}, "dataset.user_ids requires source.roles.user"),
+        ({"roles": LABELS, "model": {"tasks": BOTH}, "keep_negatives": 0.1}, "exact only if all tasks but"),
+    ],
+)
+def test_what_does_not_fit(changes, message):
+    with pytest.raises(ValidationError) as failed:
+        RunConfig.model_validate(document(**changes))
+    assert message in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("roles", {"user": None}, "source.roles.user: null requires model.kind: ranking"),
+        ("roles", {"labels": {"a": {"column": "b"}}}, "source.roles.labels requires model.kind: ranking"),
+        ("keep_negatives", 0.5, "dataset.keep_negatives requires model.kind: ranking"),
+    ],
+)
+def test_other_models_have_none_of_it(key, value, message):
+    given = document(**{key: value}) | {"model": {"kind": "two_tower"}}
+    with pytest.raises(ValidationError) as failed:
+        RunConfig.model_validate(given)
+    assert message in str(failed.value)
+
+
+def test_which_probabilities_are_corrected():
+    one = RunConfig.model_validate(document(keep_negatives=0.1))
+    assert corrected_tasks(one.source.roles, one.model) == ["label"]
+    after = [BOTH[0], BOTH[1] | {"where": "click"}]
+    two = RunConfig.model_validate(document({"tasks": after}, LABELS, keep_negatives=0.1))
+    assert corrected_tasks(two.source.roles, two.model) == ["click"]
+    esmm = {"tasks": BOTH, "sharing": {"kind": "esmm"}}
+    entire = RunConfig.model_validate(document(esmm, LABELS, keep_negatives=0.1))
+    assert corrected_tasks(entire.source.roles, entire.model) == ["click"]
