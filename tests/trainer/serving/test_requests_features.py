@@ -73,7 +73,7 @@ def test_what_says_nothing_changes_nothing(served):
 
 
 def test_a_request_of_required_inputs_alone_is_completed_by_the_signatures_defaults(served):
-    """As TensorFlow Serving completes it: each value of SignatureDef.defaults is fed like one of the client's."""
+    """As TensorFlow Serving completes it: values of SignatureDef.defaults are fed like those of a client."""
     _, world, dataset, path, model = served
     users = ["ü5", "only in the table", "nobody", *sorted({row["user"] for row in world.rows})[:9]]
     items = ["item 1", "fresh 1", "no such item", *sorted(world.sides[1])[:9]]
