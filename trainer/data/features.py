@@ -97,8 +97,8 @@ def _check_memory(dataset: Dataset, info: FeatureInfo) -> None:
     if needed > free:
         name = next(name for name, other in dataset.features.items() if other is info)
         raise DataError(
-            f"{dataset.path}: the vectors of feature {name} ({needed / 1e9:.1f} GB) do not fit in the "
-            f"memory that is left ({free / 1e9:.1f} GB); copy the dataset to a local disk, from which they are mapped"
+            f"{dataset.path}: the vectors of feature {name} ({needed / 1e9:.1f} GB) do not fit in the memory "
+            f"that is left ({free / 1e9:.1f} GB); copy the dataset to a local disk, where they are mapped"
         )
 
 
