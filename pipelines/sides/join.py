@@ -14,8 +14,8 @@ from pipelines.rows.bags import arrow
 from pipelines.stages.catalog import SIDE, VECTOR, by_catalog_file
 from pipelines.stages.finish import mapped, put_back
 from pipelines.stages.group import GroupUsers, known_column
-from pipelines.stages.ids import TableIds, hash_ids, parts_of, rank_keys
-from pipelines.stages.members import crossed
+from pipelines.stages.ids import TableIds, hash_ids, parts_of
+from pipelines.stages.members import crossed, rank_keys
 from pipelines.stages.plan import Plan, side_count
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, read_table
 from pipelines.stages.threads import ThreadedDoFn

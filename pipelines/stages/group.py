@@ -13,8 +13,8 @@ from configs.transforms import before_standardize
 from pipelines.rows import bags, split
 from pipelines.rows.events import best_of_each, events
 from pipelines.stages.given import Vocabularies
-from pipelines.stages.ids import WITH_CATALOG, hash_ids, parts_of, rank_keys, send_keys
-from pipelines.stages.members import Members, bags_table, crossed, share
+from pipelines.stages.ids import WITH_CATALOG, hash_ids, parts_of, send_keys
+from pipelines.stages.members import Members, bags_table, crossed, rank_keys, share
 from pipelines.stages.plan import Plan
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, read_tables, stable_order
 from pipelines.stages.threads import ThreadedDoFn
