@@ -16,7 +16,7 @@ def read_blocks(
 
     Args:
       columns: names as in configs/manifest.py; the first must have one value per row (id or user). Keys are
-        objects (bytes); label, weight, numeric features and weights of lists float32; all others int64.
+        objects (bytes); labels, weight, numeric features and weights of lists float32; all others int64.
 
     Raises:
       DataError: a file differs from dataset.json (see `verify_dataset_file`), or cannot be read.
@@ -42,9 +42,10 @@ def read_blocks(
 
 
 def _column_type(dataset: Dataset, name: str) -> str:
-    column, _, part = name.partition("/")  # a list has <name>/length and <name>/weight beside it
+    # A list has <name>/length and <name>/weight beside it; further labels are label/<name>.
+    column, _, part = name.partition("/")
     feature = dataset.features.get(feature_of_column(column))
     numbers = feature is not None and feature.dtype == "float32" and not part
-    if name in ("label", "weight") or part == "weight" or numbers:
+    if column in ("label", "weight") or part == "weight" or numbers:
         return "float32"
     return "string" if name == "key" else "int64"
