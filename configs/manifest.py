@@ -69,6 +69,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from configs.errors import DataError
 from configs.sections.base import Section
 from configs.sections.features import Step
+from configs.sections.ranking import MAIN_LABEL
 from configs.sections.sources import PLANTED_LABEL
 from configs.system.storage import inner_path, read_bytes
 
@@ -78,6 +79,8 @@ BLOCK_ROWS = 4096
 VECTOR_ROWS = 1 << 16
 """Rows of a vector file; the last one holds the rest."""
 FORMAT: Literal[3] = 3
+LABEL = "label/"
+"""Begins the names of columns with further labels."""
 Count = Annotated[int, Field(ge=0, lt=2**48)]
 
 
@@ -353,8 +356,8 @@ class Dataset(Section):
 
 
 def label_column(name: str) -> str:
-    """Record column of a further label."""
-    return f"label/{name}"
+    """Column of records and batches with a label, named as a task names it."""
+    return name if name == MAIN_LABEL else f"{LABEL}{name}"
 
 
 def feature_as_of(name: str, split: str) -> str:
