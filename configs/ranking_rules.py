@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from configs.sections.dataset import VocabIdsConfig
 from configs.sections.features import table_of
 from configs.sections.ranking import MAIN_LABEL, DotInteractionConfig, EsmmConfig, RankingConfig, TaskConfig
-from configs.sections.sources import RolesConfig
+from configs.sections.roles import RolesConfig
 
 if TYPE_CHECKING:
     from configs.schema import RunConfig

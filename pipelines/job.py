@@ -17,7 +17,8 @@ from configs.sections.features import (
     VectorFeatureConfig,
     table_of,
 )
-from configs.sections.sources import RolesConfig, SideTableConfig
+from configs.sections.roles import RolesConfig
+from configs.sections.sources import SideTableConfig
 
 OWNERS = ("user", "item")
 """Roles whose keys have a table and a catalog, if the source has them."""

@@ -6,7 +6,7 @@ from absl import logging
 
 from configs.manifest import SPLITS, Dataset
 from configs.sections.dataset import DatasetConfig, LeaveLastOutSplitConfig, VocabIdsConfig
-from configs.sections.sources import PLANTED_LABEL
+from configs.sections.roles import PLANTED_LABEL
 from pipelines.progress import Progress
 
 _PER_SECOND = 10**9

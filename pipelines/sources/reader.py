@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from configs.manifest import LABEL, label_column
 from configs.sections.features import ColumnFeatureConfig, ListFeatureConfig
-from configs.sections.sources import RolesConfig, SideConfig, SideTableConfig, SourceConfig
+from configs.sections.roles import RolesConfig
+from configs.sections.sources import SideConfig, SideTableConfig, SourceConfig
 from pipelines.job import JobLayout
 from pipelines.sources import MODULES
 from pipelines.sources.identity import SourceFile

@@ -4,7 +4,7 @@ import argparse
 
 from configs.errors import ConfigError
 from configs.manifest import SPLITS, Dataset, LabelInfo, load_dataset
-from configs.sections.sources import PLANTED_LABEL
+from configs.sections.roles import PLANTED_LABEL
 from configs.text import aligned
 from trainer.data.inspection import QUANTILES, FeatureSummary, sample_rows, summarize
 
