@@ -31,7 +31,9 @@ def row_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:
         if others:
             text += f"; {others:,} others"
             if {"user", "item"} <= manifest.tables.keys():
-                text += ", on which dot_bias and ranking models train: no targets, seen items or popularity"
+                text += (
+                    ", on which only dot_bias and ranking models train: no targets, seen items or popularity"
+                )
         lines.append(text)
     lines += [_label_line(manifest, name) for name in manifest.labels if name != PLANTED_LABEL]
     if manifest.thinned:
