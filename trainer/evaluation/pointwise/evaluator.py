@@ -28,7 +28,7 @@ from trainer.evaluation.pointwise.rows import Batch, RowFacts, TaskReader, rows_
 from trainer.evaluation.pointwise.slices import (
     MOST_SLICES,
     SliceCalibration,
-    Slots,
+    ValueSlots,
     count_values,
     worst_slices,
 )
@@ -107,8 +107,8 @@ class PointwiseEvaluation:
 
     def _count_values(self, check: Callable[[], None]) -> None:
         """Decides which values of features are slices."""
-        self._slots: dict[str, Slots] = {}
-        self._slice_slots: dict[str, Slots] = {}
+        self._slots: dict[str, ValueSlots] = {}
+        self._slice_slots: dict[str, ValueSlots] = {}
         if not self._sliced:
             return
 
@@ -119,9 +119,9 @@ class PointwiseEvaluation:
 
         counts = count_values(checked(), self._dataset, self._sliced)
         options = self._options
-        self._slots = {name: Slots(name, counts[name], options.by_values) for name in self._by}
+        self._slots = {name: ValueSlots(name, counts[name], options.by_values) for name in self._by}
         self._slice_slots = {
-            name: Slots(name, found, MOST_SLICES, options.slice_rows) for name, found in counts.items()
+            name: ValueSlots(name, found, MOST_SLICES, options.slice_rows) for name, found in counts.items()
         }
 
     def _open(self, spill: Spill) -> None:
@@ -206,7 +206,7 @@ class PointwiseEvaluation:
             }
 
     def _slices(self, task: TaskConfig, bootstrap: Bootstrap) -> dict[str, Any]:
-        """PredictionFigures of the values of features, by name of the feature, and the worst calibrated slices."""
+        """What is known of the values of features, by feature, and the worst calibrated of them."""
         by: dict[str, list[dict[str, Any]]] = {}
         for name, slots in self._slots.items():
             texts, by[name] = slots.texts(self._dataset), []

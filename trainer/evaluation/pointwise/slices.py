@@ -23,7 +23,7 @@ from trainer.data.catalog import load_vocabulary
 from trainer.evaluation.pointwise.figures import TaskRows
 
 REST = "all others"
-UNKNOWN = "unknown keys"
+UNKNOWN_KEYS = "unknown keys"
 MOST_SLICES = 10_000
 """Values of a feature that are looked at for the table of the worst calibrated."""
 
@@ -55,8 +55,8 @@ def _table_rows(dataset: Dataset, name: str) -> int:
     return dataset.tables[dataset.features[name].table or ""].rows
 
 
-class Slots:
-    """Slots of the most frequent values of a feature; all other values share the last one.
+class ValueSlots:
+    """ValueSlots of the most frequent values of a feature; all other values share the last one.
 
     Args:
       name: of the feature.
@@ -101,7 +101,7 @@ def value_texts(dataset: Dataset, name: str, ids: np.ndarray) -> list[str]:
         return [f"hash {value}" for value in ids]
     keys = load_vocabulary(dataset, name)
     return [
-        UNKNOWN if table.oov is not None and value >= table.oov else keys[value].decode(errors="replace")
+        UNKNOWN_KEYS if table.oov is not None and value >= table.oov else keys[value].decode(errors="replace")
         for value in ids
     ]
 
@@ -123,7 +123,7 @@ class SliceCalibration:
       slots: its values.
     """
 
-    def __init__(self, slots: Slots):
+    def __init__(self, slots: ValueSlots):
         self.slots = slots
         self._sums = np.zeros((7, len(slots)))
 
