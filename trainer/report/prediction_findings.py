@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from trainer.report.facts import grouped
 from trainer.report.findings import LOWER_IS_BETTER, figure_of
 
-WORSE = 0.002
+WORSE_LOSS = 0.002
 """Relative rise of the log-loss or RMSE of averaged over raw weights from which it is reported."""
 OFF = 0.05
 """Distance of the calibration from 1 from which it is reported, if its interval excludes 1."""
@@ -35,7 +35,7 @@ def _metric(lines: Sequence[dict]) -> str:
 def _worse_average(lines: Sequence[dict]) -> str | None:
     metric = _metric(lines)
     average, raw = (figure_of(lines, "model", weights, metric) for weights in ("average", "raw"))
-    if average is None or raw is None or average <= raw * (1 + WORSE):
+    if average is None or raw is None or average <= raw * (1 + WORSE_LOSS):
         return None
     return (
         f"the averaged weights are worse than the raw weights ({metric} {average:.4f} against {raw:.4f}): "
