@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from configs.manifest import LABEL, Dataset
+from configs.manifest import Dataset, label_column
 from configs.schema import RunConfig
 from configs.sections.ranking import MAIN_LABEL, TaskConfig
 from trainer.data.split_rows import split_rows
@@ -100,7 +100,7 @@ class TrainRates:
             found &= ~self._config.dataset.is_positive(batch["label"])
         for name in self._dataset.labels:
             if name != PLANTED:
-                found &= ~(batch[LABEL + name] > 0)
+                found &= ~(batch[label_column(name)] > 0)
         return found
 
 
@@ -147,4 +147,4 @@ class PlantedProbability:
 
     def predictions(self, batch: Batch) -> dict[str, np.ndarray]:
         """float32 [n] by task."""
-        return dict.fromkeys(self._tasks, batch[LABEL + PLANTED])
+        return dict.fromkeys(self._tasks, batch[label_column(PLANTED)])

@@ -3,9 +3,9 @@
 import numpy as np
 
 from configs.errors import DataError
-from configs.manifest import LABEL, Dataset
+from configs.manifest import Dataset, label_column
 from configs.sections.evaluation import EvaluateConfig
-from configs.sections.ranking import MAIN_LABEL, TaskConfig
+from configs.sections.ranking import TaskConfig
 from trainer.evaluation.pointwise.figures import TaskRows
 from trainer.evaluation.pointwise.resampling import blocks_of
 
@@ -41,11 +41,6 @@ class TaskReader:
                 "row, but loss bce needs labels in 0..1; use loss: mse, or a label with `ones`"
             )
         return kept, found
-
-
-def label_column(label: str) -> str:
-    """The column of a label that a task names."""
-    return label if label == MAIN_LABEL else LABEL + label
 
 
 def row_weights_of(batch: Batch) -> np.ndarray:
