@@ -205,7 +205,7 @@ class GroupUsers(ThreadedDoFn):
             ids = hash_ids(keys, config.rows)
         elif config.kind == "given":
             ids = self._given.ids(table, keys)
-        if config.kind == "given" and table in WITH_CATALOG:
+        if ids is not None and config.kind == "given" and table in WITH_CATALOG:
             # The ids stage answers part by part, with catalog ids.
             order, _ = parts_of(self._job, table, ids)
             yield shard, ("order", table, 0, spool.add(pa.table({"order": order})))

@@ -53,7 +53,9 @@ class Recommender(tf.Module):
             name: self._make_table(name, dataset) for name in sorted(set(config.table_of_input.values()))
         }
         owners = {name: dataset.tables[name] for name in ("user", "item") if name in dataset.tables}
-        unknown = {name: (t.oov, t.oov_rows) for name, t in owners.items() if t.oov is not None}
+        unknown: dict[str, tuple[int, int]] = {
+            name: (t.oov, t.oov_rows) for name, t in owners.items() if t.oov is not None
+        }
         self.model = MODELS[config.model.kind](
             config, _with_unknown(item_counts, dataset), drawn_items, unknown
         )

@@ -8,7 +8,8 @@ import dataclasses
 import functools
 import importlib.util
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -263,7 +264,7 @@ def _scann_searcher(data: Data):
 
 
 OUR_RETRIEVAL = "brute_force"
-RETRIEVAL_CASES = {
+RETRIEVAL_CASES: dict[str, Callable[[Data], Any]] = {
     OUR_RETRIEVAL: lambda data: Served(data, "brute_force"),
     "brute_force_unseen": lambda data: Served(data, "brute_force", exclude_seen=True),
     **{
