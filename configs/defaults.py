@@ -74,10 +74,13 @@ def _reads_history(dataset: DatasetConfig) -> bool:
 
 def complete_dataset(config: "RunConfig") -> DatasetConfig:
     """The dataset section with all defaults filled in; the config's model must be complete."""
-    if config.dataset.history_length is not None:
-        return config.dataset
-    length = HISTORY_LENGTH if "history" in config.model.inputs else 0
-    return config.dataset.model_copy(update={"history_length": length})
+    changes: dict[str, Any] = {}
+    if config.dataset.history_length is None:
+        changes["history_length"] = HISTORY_LENGTH if "history" in config.model.inputs else 0
+    if config.dataset.history_of is None and changes.get("history_length", config.dataset.history_length):
+        ordered = config.source.roles.timestamp or config.dataset.split.kind == "leave_last_out"
+        changes["history_of"] = "earlier" if ordered else "others"
+    return config.dataset.model_copy(update=changes) if changes else config.dataset
 
 
 def complete_export(config: "RunConfig") -> ExportConfig:

@@ -106,6 +106,27 @@ def gzip_header(path: str) -> bytes:
     return header
 
 
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def splitmix(value: int) -> int:
+    """SplitMix64's finalizer, in Python's integers."""
+    value = value % 2**64
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
+    return value ^ value >> 31
+
+
+def hashed_id(seed: int, i: int) -> int:
+    """As configs.splitmix.hash_ids."""
+    return splitmix(i * _GOLDEN + splitmix(seed + _GOLDEN))
+
+
+def hashed_row(row: int, seed: int, stream: int) -> int:
+    """As pipelines.rows.hashes.hash_rows."""
+    return splitmix(row * _GOLDEN + splitmix(seed * _GOLDEN + stream))
+
+
 class Reference:
     """Ids, splits, histories and catalogs of interactions given as dicts.
 
@@ -127,7 +148,10 @@ class Reference:
         duplicates="drop",
         second=10**9,
         timed=True,
+        history_of="earlier",
+        seed=0,
     ):
+        self.history_of, self.seed = history_of, seed
         self.positive, self.second, self.timed = positive, second, timed
         self.all_positive = all(positive(row["label"]) for row in rows)
         self.rows, self.duplicates = self._distinct(sorted(rows, key=lambda r: r["row"]), duplicates)
@@ -211,6 +235,8 @@ class Reference:
         return name in self.hash_rows or i < self.vocabulary(name)
 
     def history(self, row) -> tuple[int, ...]:
+        if self.history_of == "others":
+            return self.others(row)
         own = self.by_user[row["user"]]
         allowed = (0, 1) if row["split"] == 2 else (0,)
         earlier = own[: [id(r) for r in own].index(id(row))]
@@ -222,6 +248,16 @@ class Reference:
             and self.is_positive(r)
         ]
         return tuple(items[-self.history_length :])
+
+    def others(self, row) -> tuple[int, ...]:
+        """The history of a row whose user's rows have no order."""
+        user, own = self.user_ids[row["user"]], self.item_ids[row["item"]]
+        mine = self.by_user[row["user"]]
+        found = {self.item_ids[r["item"]] for r in mine if r["split"] == 0 and self.is_positive(r)}
+        found = {item for item in found if self.has_row("item", item)} - {own}
+        circle = sorted(found, key=lambda item: hashed_id(hashed_id(self.seed, user), item))
+        start = hashed_row(row["row"], self.seed, 3) % len(circle) if circle and row["split"] == 0 else 0
+        return tuple([*circle[start:], *circle[:start]][: self.history_length])
 
     def records(self, split: int) -> list[tuple]:
         """(user, item, timestamp, label[, history]) of a split's rows (3: train's positive ones), sorted."""

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from configs.errors import DataError
 from configs.manifest import SPLITS, FeatureInfo
+from configs.splitmix import hash_ids
 from tests.support.tiny_dataset import Feature, Row, write_dataset
 from trainer.data.blocks import read_blocks
 from trainer.data.catalog import Items, Users
-from trainer.data.ragged import Ragged, hash_ids
+from trainer.data.ragged import Ragged
 
 
 def random_rows(seed: int, users: int = 30, items: int = 20, number: int = 400) -> list[Row]:
