@@ -97,6 +97,22 @@ def split(**keys) -> dict:
             "dataset.history_length: 0, but a tower reads history; set it above 0",
         ),
         (
+            {"dataset": {"path": "x", "history_of": "others", "history_length": 0}},
+            "dataset.history_of: others, but no history is stored; set dataset.history_length above 0 (or "
+            "add history to model.user_tower.inputs), or remove history_of",
+        ),
+        *(
+            (
+                {
+                    "model": two_tower(["user", "history"]),
+                    "dataset": {"path": "x", "history_of": "others", "split": {"kind": kind}},
+                },
+                f"dataset.history_of: others would hold items of later rows, which the {kind} split holds "
+                "out; use earlier, or dataset.split.kind random or given",
+            )
+            for kind in ("temporal", "leave_last_out")
+        ),
+        (
             {"tables": {"usr": {"dim": 3}}},
             "tables.usr: no tower reads it; rename or remove it (in use: item, user)",
         ),

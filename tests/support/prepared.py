@@ -10,6 +10,7 @@ from google_crc32c import Checksum
 
 from configs.load import parse_config
 from pipelines.prepare import prepare
+from tests.support.set_histories import other_items
 
 LISTS = {"history": "history_length", "sequence": "sequence_length", "sequence_split": "sequence_length"}
 
@@ -104,27 +105,6 @@ def gzip_header(path: str) -> bytes:
     with gzip.open(path) as file:
         assert file.read(1)
     return header
-
-
-_GOLDEN = 0x9E3779B97F4A7C15
-
-
-def splitmix(value: int) -> int:
-    """SplitMix64's finalizer, in Python's integers."""
-    value = value % 2**64
-    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
-    value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
-    return value ^ value >> 31
-
-
-def hashed_id(seed: int, i: int) -> int:
-    """As configs.splitmix.hash_ids."""
-    return splitmix(i * _GOLDEN + splitmix(seed + _GOLDEN))
-
-
-def hashed_row(row: int, seed: int, stream: int) -> int:
-    """As pipelines.rows.hashes.hash_rows."""
-    return splitmix(row * _GOLDEN + splitmix(seed * _GOLDEN + stream))
 
 
 class Reference:
@@ -251,13 +231,12 @@ class Reference:
 
     def others(self, row) -> tuple[int, ...]:
         """The history of a row whose user's rows have no order."""
-        user, own = self.user_ids[row["user"]], self.item_ids[row["item"]]
         mine = self.by_user[row["user"]]
-        found = {self.item_ids[r["item"]] for r in mine if r["split"] == 0 and self.is_positive(r)}
-        found = {item for item in found if self.has_row("item", item)} - {own}
-        circle = sorted(found, key=lambda item: hashed_id(hashed_id(self.seed, user), item))
-        start = hashed_row(row["row"], self.seed, 3) % len(circle) if circle and row["split"] == 0 else 0
-        return tuple([*circle[start:], *circle[:start]][: self.history_length])
+        found = [self.item_ids[r["item"]] for r in mine if r["split"] == 0 and self.is_positive(r)]
+        found = [item for item in found if self.has_row("item", item)]
+        user, own = self.user_ids[row["user"]], self.item_ids[row["item"]]
+        number = row["row"] if row["split"] == 0 else None
+        return tuple(other_items(found, own, user, self.history_length, self.seed, number))
 
     def records(self, split: int) -> list[tuple]:
         """(user, item, timestamp, label[, history]) of a split's rows (3: train's positive ones), sorted."""

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tests.support.prepared import Reference, assert_matches, configure, content, read_rows, run
+from tests.support.prepared import Reference, assert_matches, content, read_rows, run
 
 PARTS = ["train", "valid", "test"]
 SMALL = {"chunk_bytes": 300, "chunk_rows": 7, "user_shards": 3, "key_shards": 2, "bucket_rows": 6}
@@ -106,19 +106,3 @@ def test_it_is_recorded_and_chosen_by_hand(tmp_path, of):
     assert dataset.history_of == dataset.dataset["history_of"] == of
     none = run(source, section | {"history_length": 0})
     assert none.history_of is None and none.dataset["history_of"] is None
-
-
-@pytest.mark.parametrize(
-    "source, split, of",
-    [
-        ({}, "random", "others"),
-        ({"roles": {"split": "part"}}, "given", "others"),
-        ({"roles": {"timestamp": "t"}}, "random", "earlier"),
-        ({"roles": {"timestamp": "t"}}, "temporal", "earlier"),
-        ({}, "leave_last_out", "earlier"),
-    ],
-)
-def test_the_default_follows_the_order(source, split, of):
-    section = {"path": "y", "split": {"kind": split}, "history_length": 3}
-    config = configure({"kind": "delimited", "paths": ["x"]} | source, section)
-    assert config.dataset.history_of == of
