@@ -175,21 +175,6 @@ class RunConfig(Section):
             raise ValueError("dataset.history_length: 0, but a tower reads history; set it above 0")
         return self
 
-    @model_validator(mode="after")
-    def _history_suits_the_rows(self) -> "RunConfig":
-        of, split = self.dataset.history_of, self.dataset.split.kind
-        if of and not self.dataset.history_length:
-            raise ValueError(
-                f"dataset.history_of: {of}, but no history is stored; set dataset.history_length above 0 (or "
-                "add history to model.user_tower.inputs), or remove history_of"
-            )
-        if of == "others" and split in ("temporal", "leave_last_out"):
-            raise ValueError(
-                f"dataset.history_of: others would hold items of later rows, which the {split} split holds "
-                "out; use earlier, or dataset.split.kind random or given"
-            )
-        return self
-
     def _is_known_before_the_item(self, side: str, name: str) -> None:
         """Raises ValueError: a cross in the user tower has a key of the item, which a request cannot
         give."""

@@ -156,6 +156,15 @@ class DatasetConfig(Section):
     seed: Seed = 0
     """Seed of the random split, and of the shuffle of rows across and within the shards."""
 
+    @model_validator(mode="after")
+    def _history_suits_the_split(self) -> "DatasetConfig":
+        if self.history_of == "others" and self.split.kind in ("temporal", "leave_last_out"):
+            raise ValueError(
+                "history_of: others ignores the order of rows, by which split.kind "
+                f"{self.split.kind} divides them; use earlier, or split.kind random or given"
+            )
+        return self
+
     @field_validator("positive", mode="before")
     @classmethod
     def _rule_is_known(cls, value: Any) -> Any:
