@@ -31,7 +31,10 @@ IDS  A table has `rows` rows. With vocab ids, 0..rows - 2 are the admitted keys 
   out-of-vocabulary row. Further users and items, which have too few train rows or occur in held-out splits or
   side tables only, have catalog ids from `rows` on, by key: their catalog rows and features are their own,
   and they share the out-of-vocabulary row. So the table row of a catalog id is min(id, rows - 1), and
-  catalog_rows is rows plus the further users or items. With hashed ids the catalog id is the table row.
+  catalog_rows is rows plus the further users or items. With hashed ids the catalog id is the table
+  row. With given ids, 0..keys - 1 are the lines of the vocabulary file, followed by oov_rows rows for other
+  keys, by their hash. Of the further users and items with such a key, those of row keys + r have the catalog
+  ids rows + r, rows + r + oov_rows, rows + r + 2 oov_rows ... by key; some ids below catalog_rows are unused.
 CATALOG COLUMNS  users/: id (catalog id), key (bytes), count (train rows that count), the user features, and
   sequence, sequence_split: int64, the catalog ids of the items of all the user's positive rows, oldest first,
   and the split of each (0 train, 1 valid, 2 test), with sequence_length: int64 [rows]; none without items.
@@ -150,8 +153,10 @@ class TableInfo(Section):
     buckets."""
 
     def row_of(self, ids: Any) -> Any:
-        """Table rows of catalog ids, in NumPy; see IDS."""
-        return ids if self.oov is None or self.ids != "vocab" else np.minimum(ids, self.oov)
+        """Table rows of catalog ids, in NumPy; see IDS. In TensorFlow: trainer.data.lookups.table_rows."""
+        if self.oov is None:
+            return ids
+        return np.where(ids < self.rows, ids, self.oov + (ids - self.rows) % self.oov_rows)
 
     def has_row(self, ids: np.ndarray) -> np.ndarray:
         """Which catalog ids have a row of their own, not the out-of-vocabulary row: bool [n]."""
