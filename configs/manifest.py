@@ -25,7 +25,11 @@ RECORD COLUMNS  user, item: int64 ids; label, weight: float32 (weight only if th
   earlier positive in-vocabulary items: from train for train and valid rows, from train and valid for test
   rows. user and item are catalog ids (see IDS). A source without users (source.roles.user) has no column,
   table, catalog rows or features of them; likewise without items. Train rows left out by keep_negatives
-  count, and are in catalogs and histories.
+  count, and are in catalogs and histories. With history_of `others` a history holds, for rows of every split,
+  the distinct in-vocabulary items of the user's positive train rows, without the row's own item, at most
+  history_length of them. These m items form a circle by rising configs.splitmix.history_order(dataset.seed,
+  user, item). The history of a held-out row begins at the lowest, that of a train row at place h mod m, where
+  h = pipelines.rows.hashes.hash_rows(row's number in the source, dataset.seed, 3).
 IDS  A table has `rows` rows. With vocab ids, 0..rows - 2 are the admitted keys and rows - 1 is the
   out-of-vocabulary row. Further users and items, which have too few train rows or occur in held-out splits or
   side tables only, have catalog ids from `rows` on, by key: their catalog rows and features are their own,
@@ -271,6 +275,9 @@ class Dataset(Section):
     """Rows of a full block."""
     history_length: Count
     """Largest number of items in a row's history; 0: the column is absent."""
+    history_of: Literal["earlier", "others"] | None = "earlier"
+    """Which items histories hold, see RECORD COLUMNS; null if there are none. Absent from datasets that were
+    written before there was a choice."""
     has_weight: bool
     """Whether records hold weight."""
     splits: dict[str, SplitInfo]
@@ -321,6 +328,12 @@ class Dataset(Section):
                 if name not in getattr(self, field):
                     raise ValueError(f"{field}.{name} is missing")
         return self
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """The dataset section as run, with the keys that sections of before lack."""
+        history_of = self.history_of if self.history_length else None
+        return {"counted_rows": "positive", "keep_negatives": 1.0} | self.dataset | {"history_of": history_of}
 
     def training_split(self, positives_only: bool) -> SplitInfo:
         """The rows that a model trains on: all of train, or the positive ones."""
