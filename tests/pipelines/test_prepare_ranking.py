@@ -116,7 +116,7 @@ class Reference:
             row["split"] = split_of(row["row"], seed)
             row["labels"] = (label_of(row["buy"], ["yes"]), label_of(row["rating"], None))
             negative = not row["click"] and all(math.isnan(v) or v == 0 for v in row["labels"])
-            row["kept"] = row["split"] > 0 or not negative or share(row["row"], seed, 5) < keep
+            row["kept"] = row["split"] > 0 or not negative or share(row["row"], seed, 4) < keep
         train = [row for row in self.rows if row["split"] == 0]
         self.thinned = sum(not row["kept"] for row in train)
         self.counted = [row for row in train if counted == "all" or row["click"]]
