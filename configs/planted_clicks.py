@@ -76,7 +76,7 @@ class PlantedClicks:
         self.pairs = [(2 * p % count, (2 * p + 1) % count) for p in range(pairs)]
         paired = {column for pair in self.pairs for column in pair}
         self._keys = [self._planted_keys(j, size, j in paired) for j, size in enumerate(self.sizes)]
-        self._list = self._planted_keys(count, source.list_keys, False)
+        self._list = self._planted_keys(count, max(1, source.list_keys), False)
         waves = np.arange(source.numbers)
         self._frequency = 1.0 + 1.5 * uniform(source.seed, "wave", 2 * waves)
         self._phase = 2.0 * np.pi * uniform(source.seed, "wave", 2 * waves + 1)

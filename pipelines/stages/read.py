@@ -28,7 +28,7 @@ from pipelines.stages.stats import Stats
 from pipelines.stages.threads import ThreadedDoFn
 from pipelines.statistics.coverage import ones_count
 
-_STREAM = 4  # of hash_rows; other stages use others
+_STREAM = 5  # of hash_rows; other stages use others
 
 
 class CountRows(beam.DoFn):
