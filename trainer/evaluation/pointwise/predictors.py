@@ -100,7 +100,7 @@ class TrainRates:
             found &= ~self._config.dataset.is_positive(batch["label"])
         for name in self._dataset.labels:
             if name != PLANTED:
-                found &= ~(batch[label_column(name)] > 0)
+                found &= np.nan_to_num(batch[label_column(name)]) == 0
         return found
 
 
