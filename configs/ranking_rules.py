@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from configs.sections.dataset import VocabIdsConfig
 from configs.sections.features import ListFeatureConfig, table_of
 from configs.sections.ranking import MAIN_LABEL, DotInteractionConfig, EsmmConfig, RankingConfig, TaskConfig
-from configs.sections.sources import RolesConfig
+from configs.sections.roles import RolesConfig
 
 if TYPE_CHECKING:
     from configs.schema import RunConfig
@@ -21,14 +21,14 @@ def without_owners(values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(source, dict) or not isinstance(model, dict) or model.get("kind") != "ranking":
         return values
     roles = source.get("roles", {})
-    if source.get("kind") == "synthetic" or not isinstance(roles, dict):
+    if str(source.get("kind")).startswith("synthetic") or not isinstance(roles, dict):
         return values
     return values | {"source": source | {"roles": {"user": None, "item": None} | roles}}
 
 
 def label_names(roles: RolesConfig) -> list[str]:
     """Labels that tasks may name."""
-    return [*([MAIN_LABEL] if roles.label is not None else []), *roles.labels]
+    return [*([MAIN_LABEL] if roles.label is not None else []), *roles.learned_labels]
 
 
 def complete_ranking(config: "RunConfig", model: RankingConfig) -> RankingConfig:

@@ -110,10 +110,7 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
     return Dataset(
         fingerprint=digest,
         source_fingerprint=source_fingerprint(source, source_files),
-        source_files=[
-            SourceFileInfo(path=f.name, bytes=f.size, version=f.version, content=f.content)
-            for f in source_files
-        ],
+        source_files=[_source_file(file) for file in source_files],
         history_length=job.dataset.history_length,
         has_weight=job.source.roles.weight is not None,
         splits={name: split(name) for name in SPLITS},
@@ -135,6 +132,10 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
         source=source,
         dataset=job.dataset.model_dump(mode="json"),
     )
+
+
+def _source_file(file: SourceFile) -> SourceFileInfo:
+    return SourceFileInfo(path=file.name, bytes=file.size, version=file.version, content=file.content)
 
 
 def _side(job: Job, number: int, summary: Summary) -> SideInfo:

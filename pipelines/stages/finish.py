@@ -11,7 +11,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from configs.manifest import SPLITS
+from configs.manifest import SPLITS, label_column
 from pipelines.job import RECORDS
 from pipelines.rows import split
 from pipelines.rows.bags import BagColumn, arrow, taken
@@ -63,20 +63,14 @@ class FinishRows(ThreadedDoFn):
     def _left_out(self, columns: dict[str, np.ndarray], rows_of: RowFacts, users: TableIds) -> Counter[str]:
         """Counts users, and their positive rows, in held-out splits that evaluation leaves out; see
         SplitInfo."""
-        owner = columns["user"].astype(np.int64)
-        if (
-            self._job.ids_of("user").kind == "vocab"
-        ):  # users without a row of their own are distinguished by key
-            owner = np.where(owner < users.keys, -1, rows_of.starts)
-        mine = np.flatnonzero(rows_of.positive & (owner >= 0))
-        _, owner = np.unique(owner[mine], return_inverse=True)
-        rows = np.zeros((len(SPLITS), int(owner.max(initial=-1)) + 1), np.int64)
+        mine = np.flatnonzero(rows_of.positive)
+        ids, owner = np.unique(columns["user"][mine].astype(np.int64), return_inverse=True)
+        shares_row = (ids >= users.keys) & (self._job.ids_of("user").kind != "hash")
+        rows = np.zeros((len(SPLITS), len(ids)), np.int64)
         np.add.at(rows, (columns["_split"][mine], owner), 1)
         counts: Counter[str] = Counter()
         for number, name in enumerate(SPLITS[1:], 1):
-            for kind, whom in (("cold", rows[0] == 0), ("rare", rows[0] > 0)):
-                if kind == "rare" and self._job.ids_of("user").kind == "hash":
-                    continue
+            for kind, whom in (("cold", rows[0] == 0), ("rare", (rows[0] > 0) & shares_row)):
                 held_out = rows[number][whom & (rows[number] > 0)]
                 counts[f"{name}/{kind}_users"] += len(held_out)
                 counts[f"{name}/{kind}_user_rows"] += int(held_out.sum())
@@ -91,8 +85,8 @@ class FinishRows(ThreadedDoFn):
         kept = columns["_split"] != split.TRAIN
         if self._job.source.roles.label is not None:
             kept |= rows_of.positive
-        for name in self._job.labels.values():
-            kept |= np.nan_to_num(columns[name]) != 0
+        for name in self._job.source.roles.learned_labels:
+            kept |= np.nan_to_num(columns[label_column(name)]) != 0
         return kept | (unit_hashes(columns["_row"], self._job.dataset.seed, _THINNING) < share)
 
     def _rows(
@@ -142,7 +136,7 @@ class FinishRows(ThreadedDoFn):
         length = self._job.dataset.history_length
         if not length or items is None:
             return None
-        known = columns["item"] < items.keys if self._job.ids_of("item").kind == "vocab" else True
+        known = columns["item"] < items.keys if self._job.ids_of("item").kind != "hash" else True
         is_test = columns["_split"] == split.TEST
         train = (columns["_split"] == split.TRAIN) & known & rows_of.positive
         later = ~is_test & known & rows_of.positive
@@ -188,4 +182,14 @@ def _map_ids(parts: list[Any], table: str, bound: int) -> np.ndarray:
     """Final ids, below `bound`, of the shard's keys of a table, in byte order of the keys."""
     refs: list[Ref] = [ref for kind, name, _, ref in parts if kind == "map" and name == table]
     ids = np.concatenate([np.zeros(0, np.int64), *(column(read_table(ref), "id") for ref in refs)])
+    for kind, name, _, ref in parts:
+        if (kind, name) == ("order", table):
+            ids = put_back(ids, column(read_table(ref), "order"))
     return ids.astype(id_type(bound))
+
+
+def put_back(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """The values of which `values` are those in `order`."""
+    found = np.empty_like(values)
+    found[order] = values
+    return found
