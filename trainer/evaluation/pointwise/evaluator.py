@@ -11,12 +11,12 @@ from absl import logging
 from configs.errors import DataError, UserError
 from configs.manifest import Dataset
 from configs.sections.ranking import TaskConfig
+from configs.sections.roles import PLANTED_LABEL
 from trainer.data.catalog import Items
 from trainer.data.lookups import catalog_lookups
 from trainer.data.split_rows import split_rows
 from trainer.evaluation.pointwise.figures import Bootstrap, PredictionFigures, TaskRows
 from trainer.evaluation.pointwise.predictors import (
-    PLANTED,
     ConstantRate,
     ItemRate,
     PlantedProbability,
@@ -86,7 +86,7 @@ class PointwiseEvaluation:
         yield ConstantRate(rates)
         if rates.of_items:
             yield ItemRate(rates)
-        if PLANTED in self._dataset.labels and any(map(PlantedProbability.covers, self._tasks)):
+        if PLANTED_LABEL in self._dataset.labels and any(map(PlantedProbability.covers, self._tasks)):
             yield PlantedProbability(self._tasks)
 
     def _batches(self, names: list[str]) -> Iterator[Batch]:

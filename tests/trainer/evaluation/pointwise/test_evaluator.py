@@ -6,10 +6,11 @@ import pytest
 from configs.errors import DataError, UserError
 from configs.load import parse_config
 from configs.manifest import load_dataset
+from configs.sections.roles import PLANTED_LABEL
 from tests.support.naive_metrics import naive_auc, naive_average_precision, naive_grouped_auc
 from tests.support.ranking_dataset import click_log, click_rows, ranking_document
 from trainer.data.catalog import Items
-from trainer.evaluation.pointwise import evaluator, predictors
+from trainer.evaluation.pointwise import evaluator
 from trainer.evaluation.scorer import evaluate_recommender
 from trainer.models.recommender import Recommender
 
@@ -167,7 +168,7 @@ def test_a_task_without_rows_has_no_figures(monkeypatch, untrained, predictions,
 
 def test_the_best_reachable_stands_beside_a_model_of_planted_data(monkeypatch, untrained, predictions):
     recommender, dataset, items = untrained
-    planted = dataset.model_copy(update={"labels": ["buy", predictors.PLANTED]})
+    planted = dataset.model_copy(update={"labels": ["buy", PLANTED_LABEL]})
     reading = evaluator.split_rows
 
     def with_probability(*arguments):
