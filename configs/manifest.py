@@ -27,6 +27,12 @@ RECORD COLUMNS  user, item: int64 ids; label, weight: float32 (weight only if th
   rows. user and item are catalog ids (see IDS). If the source has no user (source.roles.user is null), the
   dataset has no column, table, catalog rows or features of users; the same holds for items. Train rows left
   out by dataset.keep_negatives are in no record, but they count, and are in catalogs and histories.
+  With history_of `others` a history holds, for rows of every split,
+  the distinct in-vocabulary items of the user's positive train rows, without the row's own item, at most
+  history_length of them. These m items form a circle by rising configs.splitmix.history_order(seed, user,
+  item), seed being that of the dataset section. The history of a held-out row begins at the lowest, that of a
+  train row at place h mod m, where h is a hash of the row's number in the source
+  (pipelines.rows.hashes.hash_rows(number, seed, 3)).
 IDS  A table has `rows` rows. With vocab ids, 0..rows - 2 are the admitted keys and rows - 1 is the
   out-of-vocabulary row. Further users and items, which have too few train rows or occur in held-out splits or
   side tables only, have catalog ids from `rows` on, by key: their catalog rows and features are their own,
@@ -275,6 +281,9 @@ class Dataset(Section):
     """Rows of a full block."""
     history_length: Count
     """Largest number of items in a row's history; 0: the column is absent."""
+    history_of: Literal["earlier", "others"] | None = "earlier"
+    """Which items histories hold, see RECORD COLUMNS; null if there are none. Absent from datasets that were
+    written before there was a choice."""
     has_weight: bool
     """Whether records hold weight."""
     splits: dict[str, SplitInfo]
@@ -326,6 +335,12 @@ class Dataset(Section):
                 if name not in getattr(self, field):
                     raise ValueError(f"{field}.{name} is missing")
         return self
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """The dataset section as run, with the keys that sections of before lack."""
+        history_of = self.history_of if self.history_length else None
+        return {"counted_rows": "positive", "keep_negatives": 1.0} | self.dataset | {"history_of": history_of}
 
     def training_split(self, positives_only: bool) -> SplitInfo:
         """The rows that a model trains on: all of train, or the positive ones."""

@@ -112,6 +112,7 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
         source_fingerprint=source_fingerprint(source, source_files),
         source_files=[_source_file(file) for file in source_files],
         history_length=job.dataset.history_length,
+        history_of=job.dataset.history_of,
         has_weight=job.source.roles.weight is not None,
         splits={name: split(name) for name in SPLITS},
         positives=split("positives") if any(f.directory == "positives" for f in files) else None,
