@@ -119,3 +119,42 @@ def test_values_that_count_as_one_are_text():
     assert label.ones == ["x", "1", "true", "false"]
     with pytest.raises(ValidationError, match="ones"):
         LabelConfig(column="c", ones=[1.5])
+
+
+def test_figures_by_features_and_groups():
+    evaluate = {"by": ["site"], "group_by": "device", "slice_rows": 50, "bootstrap": 10, "confidence": 0.9}
+    config = RunConfig.model_validate(document() | {"evaluate": evaluate})
+    assert config.evaluate.by == ["site"]
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "said"),
+    [
+        ({"by": ["hour"]}, "evaluate.by: 'hour' is not a feature with keys or buckets; known: site, device"),
+        ({"by": ["site", "site"]}, "by names 'site' twice"),
+        ({"group_by": "user"}, "evaluate.group_by: 'user' is not a feature with one key a row; known: site"),
+        ({"k": [5]}, "evaluate.k: models of kind ranking do not have it; remove it"),
+        ({"protocol": "sampled"}, "evaluate.protocol: models of kind ranking do not have it"),
+        ({"negatives": 7}, "evaluate.negatives: models of kind ranking do not have it"),
+        ({"cold_users": "rank"}, "evaluate.cold_users"),
+        ({"cold_items": "only"}, "evaluate.cold_items"),
+        ({"exclude_seen": False}, "evaluate.exclude_seen: models of kind ranking do not have it"),
+        ({"max_users": 9}, "evaluate.max_users: models of kind ranking do not have it"),
+    ],
+)
+def test_keys_of_evaluation_that_do_not_fit(evaluate, said):
+    with pytest.raises(ValidationError) as error:
+        RunConfig.model_validate(document() | {"evaluate": evaluate})
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "evaluate",
+    [{"by": ["a"]}, {"by_values": 3}, {"group_by": "user"}, {"bootstrap": 5}, {"confidence": 0.5}]
+    + [{"slice_rows": 5}],
+)
+def test_retrieval_models_have_no_figures_of_predictions(evaluate):
+    other = document(roles={}) | {"model": {"kind": "two_tower"}, "evaluate": evaluate}
+    with pytest.raises(ValidationError, match=f"evaluate.{next(iter(evaluate))}: models of kind two_tower"):
+        RunConfig.model_validate(other)
