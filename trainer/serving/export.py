@@ -70,7 +70,7 @@ def _log_weights(trained) -> None:
     from trainer.report.facts import comparable, grouped, without_repeats
     from trainer.report.findings import compared_weights, evaluation_findings
     from trainer.report.metrics_file import read_metrics
-    from trainer.serving.saved_model import averaged
+    from trainer.serving.weights import averaged
 
     logging.info("step %d, %s weights", trained.step, "averaged" if averaged(trained) else "raw")
     found = [
@@ -96,7 +96,8 @@ def _write_and_verify(trained, model: str, version: int, scratch: str) -> None:
 
     from trainer.kernels.build import graph_only
     from trainer.serving.golden import golden_examples
-    from trainer.serving.saved_model import averaged, write_saved_model
+    from trainer.serving.saved_model import write_saved_model
+    from trainer.serving.weights import averaged
 
     with trained.recommender.averaged_dense(averaged(trained)):
         try:

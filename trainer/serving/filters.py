@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.features import Column, ListColumn
-from trainer.serving.device_lists import DeviceLists
+from trainer.serving.inputs.device_lists import DeviceLists
 from trainer.serving.keys import KeyTable
 from trainer.serving.user_rows import Lists
 

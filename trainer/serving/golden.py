@@ -21,7 +21,7 @@ from trainer.serving.inputs.examples import UNKNOWN as UNKNOWN_KEY
 from trainer.serving.inputs.examples import feature_examples
 from trainer.serving.lookups import named_features
 from trainer.serving.model import WHERE
-from trainer.serving.saved_model import averaged
+from trainer.serving.weights import averaged
 
 _SAMPLE = 32
 # Next best items beyond k: the served model may swap items whose scores differ by rounding.

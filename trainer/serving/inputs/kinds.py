@@ -13,7 +13,7 @@ import tensorflow as tf
 from configs.manifest import FeatureInfo
 from trainer.data.features import WEIGHT
 from trainer.data.numbers import model_numbers
-from trainer.serving.device_lists import DeviceLists
+from trainer.serving.inputs.device_lists import DeviceLists
 from trainer.serving.keys import KeyTable
 from trainer.serving.user_rows import Lists
 
