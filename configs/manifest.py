@@ -65,6 +65,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from configs.errors import DataError
 from configs.sections.base import Section
 from configs.sections.features import Step
+from configs.sections.ranking import MAIN_LABEL
 from configs.system.storage import inner_path, read_bytes
 
 MANIFEST_FILE = "dataset.json"
@@ -73,6 +74,8 @@ BLOCK_ROWS = 4096
 VECTOR_ROWS = 1 << 16
 """Rows of a vector file; the last one holds the rest."""
 FORMAT: Literal[3] = 3
+LABEL = "label/"
+"""Begins the names of columns with further labels."""
 Count = Annotated[int, Field(ge=0, lt=2**48)]
 
 
@@ -329,6 +332,11 @@ class Dataset(Section):
     def file_path(self, info: FileInfo) -> str:
         """Full path of one of the dataset's files."""
         return f"{self.path}/{info.path}"
+
+
+def label_column(name: str) -> str:
+    """Column of records and batches with a label, named as a task names it."""
+    return name if name == MAIN_LABEL else f"{LABEL}{name}"
 
 
 def feature_as_of(name: str, split: str) -> str:

@@ -42,6 +42,8 @@ def check_tpu(config: "RunConfig") -> None:
 
 
 def _unlike_the_cpu(config: "RunConfig") -> Iterator[str]:
+    if config.model.family == "ranking":
+        yield f"model.kind: {config.model.kind} trains on CPUs only; use device.kind: cpu"
     for name in sorted(set(config.table_of_input.values())):
         table = config.table(name)
         if lacks := tpu_lacks(table):

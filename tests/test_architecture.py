@@ -105,7 +105,10 @@ ALLOWED = {
 }
 # Registries: module, name, files beside the entries.
 REGISTRIES = {
-    "trainer/models": ("MODELS", {"base", "drawn", "losses", "recommender"}),
+    "trainer/models": (
+        "MODELS",
+        {"base", "dense", "drawn", "heads", "interactions", "losses", "recommender"},
+    ),
     "trainer/optimizers": (
         "ROW_OPTIMIZERS",
         {"arguments", "base", "checks", "clipping", "schedules", "sm3_maths"},

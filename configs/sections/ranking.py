@@ -166,6 +166,8 @@ class RankingConfig(Section):
 
     @model_validator(mode="after")
     def _sharing_fits(self) -> "RankingConfig":
+        if isinstance(self.sharing, MmoeConfig) and not self.top:
+            raise ValueError("sharing: mmoe has experts with layers as top, which is []; name widths")
         if isinstance(self.sharing, EsmmConfig):
             losses = [task.loss for task in self.tasks]
             if losses != ["bce", "bce"] or any(task.where for task in self.tasks):

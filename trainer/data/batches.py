@@ -13,13 +13,15 @@ import numpy as np
 import tensorflow as tf
 
 from configs.errors import DataError
-from configs.manifest import Dataset, FeatureInfo
+from configs.manifest import Dataset, FeatureInfo, label_column
 from trainer.data.features import LENGTH, WEIGHT
 from trainer.data.lookups import FeatureLookup
 from trainer.data.numbers import model_numbers
 
 FILES_AT_ONCE = 8
 WINDOW_BLOCKS = 16
+OWNERS = ("user", "item")
+"""Columns of ids, if the source has them."""
 
 
 class TrainData:
@@ -63,9 +65,10 @@ class TrainData:
         """All batches from step `start_step` (0: the first) on, endlessly.
 
         Returns:
-          Dataset of dicts: user, item: int64 [batch], table rows; timestamp: int64 [batch]; label: float32
-          [batch]; weight, features as trainer.data.features.model_inputs, and history int64
-          [batch, history_length] padded with -1, if the dataset has them.
+          Dataset of dicts: timestamp: int64 [batch]; label: float32 [batch]; and, if the dataset has them,
+          user, item: int64 [batch], table rows; label/<name>: float32 [batch], NaN where it is not known;
+          weight, features as trainer.data.features.model_inputs, and history int64 [batch, history_length]
+          padded with -1.
         """
         epoch, step = divmod(start_step, self.steps_per_epoch)
         blocks, window, rows = self._place(epoch, step * self._batch_size)
@@ -143,19 +146,9 @@ class TrainData:
             cut = windows.take(1).map(lambda rows: {name: value[skip_rows:] for name, value in rows.items()})
             windows = cut.concatenate(windows.skip(1))
         batches = windows.rebatch(self._batch_size, drop_remainder=True)
-        return batches.map(self._complete, num_parallel_calls=2)
-
-    def _complete(self, columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """A batch with the features of catalogs, and table rows in place of catalog ids."""
-        found = dict(columns)
-        for of, lookup in self._lookups.items():
-            found |= lookup.of(columns[of])
-        return found | {of: self._table_rows(of, columns[of]) for of in ("user", "item")}
-
-    def _table_rows(self, table: str, ids: tf.Tensor) -> tf.Tensor:
-        """Rows of a table, int64 [n], of catalog ids int64 [n]; as TableInfo.row_of."""
-        oov = self._dataset.tables[table].oov
-        return ids if oov is None else tf.minimum(ids, tf.constant(oov, tf.int64))
+        return batches.map(
+            lambda columns: complete_batch(self._dataset, self._lookups, columns), num_parallel_calls=2
+        )
 
     def _skippable(self, epoch: tf.Tensor, blocks: int) -> tuple[int, int]:
         """(whole groups of files, blocks of the next group) that make up the first `blocks` blocks."""
@@ -171,7 +164,7 @@ class TrainData:
     def _window(self, epoch: tf.Tensor, index: tf.Tensor, blocks: tf.Tensor) -> dict[str, tf.Tensor]:
         """Parses a window of serialized blocks, string [n], and permutes its rows."""
         columns = parse_blocks(self._dataset, blocks, self._features)
-        order = self._permutation(epoch, index, tf.shape(columns["user"])[0])
+        order = self._permutation(epoch, index, tf.shape(columns["timestamp"])[0])
         return {name: tf.gather(value, order) for name, value in columns.items()}
 
     def _permutation(self, epoch: tf.Tensor, window: tf.Tensor, rows: int | tf.Tensor) -> tf.Tensor:
@@ -191,6 +184,22 @@ def steps_per_epoch(dataset: Dataset, batch_size: int, positives_only: bool = Fa
     return rows // batch_size
 
 
+def complete_batch(
+    dataset: Dataset, lookups: Mapping[str, FeatureLookup], columns: dict[str, tf.Tensor]
+) -> dict[str, tf.Tensor]:
+    """Columns of records with the features of catalogs, and table rows in place of catalog ids."""
+    found = dict(columns)
+    for of, lookup in lookups.items():
+        found |= lookup.of(columns[of])
+    return found | {of: _table_rows(dataset, of, columns[of]) for of in OWNERS if of in columns}
+
+
+def _table_rows(dataset: Dataset, table: str, ids: tf.Tensor) -> tf.Tensor:
+    """Rows of a table, int64 [n], of catalog ids int64 [n]; as TableInfo.row_of."""
+    oov = dataset.tables[table].oov
+    return ids if oov is None else tf.minimum(ids, tf.constant(oov, tf.int64))
+
+
 def parse_blocks(
     dataset: Dataset, blocks: tf.Tensor, features: Mapping[str, FeatureInfo]
 ) -> dict[str, tf.Tensor]:
@@ -205,7 +214,9 @@ def parse_blocks(
       Dict of columns, each [rows of all blocks] (history: [rows, history_length], padded with -1); features
       as trainer.data.features.model_inputs.
     """
-    types = {"user": tf.int64, "item": tf.int64, "label": tf.float32, "timestamp": tf.int64}
+    types = {"label": tf.float32, "timestamp": tf.int64}
+    types |= {owner: tf.int64 for owner in OWNERS if owner in dataset.tables}
+    types |= {label_column(name): tf.float32 for name in dataset.labels}
     if dataset.has_weight:
         types["weight"] = tf.float32
     types |= {name: tf.as_dtype(info.dtype) for name, info in features.items() if info.kind != "list"}

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from configs.errors import DataError
-from configs.manifest import Dataset, FileInfo, feature_of_column
+from configs.manifest import LABEL, Dataset, FileInfo, feature_of_column
 from trainer.data.record_files import PREPARE_AGAIN, verify_dataset_file
 
 
@@ -16,7 +16,7 @@ def read_blocks(
 
     Args:
       columns: names as in configs/manifest.py; the first must have one value per row (id or user). Keys are
-        objects (bytes); label, weight, numeric features and weights of lists float32; all others int64.
+        objects (bytes); labels, weight, numeric features and weights of lists float32; all others int64.
 
     Raises:
       DataError: a file differs from dataset.json (see `verify_dataset_file`), or cannot be read.
@@ -45,6 +45,6 @@ def _column_type(dataset: Dataset, name: str) -> str:
     column, _, part = name.partition("/")  # a list has <name>/length and <name>/weight beside it
     feature = dataset.features.get(feature_of_column(column))
     numbers = feature is not None and feature.dtype == "float32" and not part
-    if name in ("label", "weight") or part == "weight" or numbers:
+    if name in ("label", "weight") or name.startswith(LABEL) or part == "weight" or numbers:
         return "float32"
     return "string" if name == "key" else "int64"

@@ -62,8 +62,12 @@ class Items:
 
     @classmethod
     def load(cls, dataset: Dataset) -> "Items":
-        """Reads the whole item catalog; DataError as `read_blocks`."""
-        table = dataset.tables["item"]
+        """Reads the whole item catalog, which is empty if the source has no items; DataError as
+        `read_blocks`."""
+        table = dataset.tables.get("item")
+        if table is None:
+            nothing = np.zeros(0, np.int64)
+            return cls(0, nothing, np.zeros(0, object), nothing, {})
         rows = max(table.rows, table.catalog_rows)
         infos = {name: info for name, info in dataset.features.items() if info.of == "item"}
         keys, counts = np.full(rows, b"", object), np.zeros(rows, np.int64)

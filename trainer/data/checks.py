@@ -4,6 +4,9 @@ from configs.errors import DataError
 from configs.manifest import Dataset
 from configs.schema import RunConfig
 
+# Keys that datasets of older versions lack, and what they did.
+_YOUNGER = {"counted_rows": "positive", "keep_negatives": 1.0}
+
 
 def check_dataset(config: RunConfig, dataset: Dataset) -> None:
     """Refuses a dataset that was prepared with other sections than the config's.
@@ -14,12 +17,13 @@ def check_dataset(config: RunConfig, dataset: Dataset) -> None:
     prepared = dataset.dataset
     wanted = config.dataset.model_dump(mode="json")
     keys = "user_ids item_ids feature_ids split history_length min_label positive duplicates".split()
-    for key in keys:
-        if prepared.get(key) != wanted[key]:
+    for key in [*keys, *_YOUNGER]:
+        if prepared.get(key, _YOUNGER.get(key)) != wanted[key]:
             raise DataError(
                 f"{dataset.path}: prepared with dataset.{key} {prepared.get(key)}, but the config has "
                 f"{wanted[key]}; run `lazytower prepare --overwrite`, or correct the config"
             )
+    _check_owners_and_labels(config, dataset)
     for feature in config.source.all_features:
         found = dataset.features.get(feature.name)
         if found is None or (found.of, found.kind) != (feature.of, feature.kind):
@@ -27,3 +31,20 @@ def check_dataset(config: RunConfig, dataset: Dataset) -> None:
                 f"{dataset.path}: has no {feature.kind} {feature.of} feature {feature.name!r}; "
                 "run `lazytower prepare --overwrite`"
             )
+
+
+def _check_owners_and_labels(config: RunConfig, dataset: Dataset) -> None:
+    roles = config.source.roles
+    for name in ("user", "item"):
+        has, wants = name in dataset.tables, getattr(roles, name) is not None
+        if has != wants:
+            raise DataError(
+                f"{dataset.path}: prepared {'with' if has else 'without'} source.roles.{name}, but the "
+                f"config {'names' if wants else 'lacks'} it; run `lazytower prepare --overwrite`, or correct "
+                "the config"
+            )
+    if missing := [name for name in roles.labels if name not in dataset.labels]:
+        raise DataError(
+            f"{dataset.path}: has no label {', '.join(missing)} (source.roles.labels); run "
+            "`lazytower prepare --overwrite`"
+        )

@@ -129,5 +129,15 @@ def logistic(logits, labels, weight, share=None):
       float32 scalar.
     """
     loss = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits)
+    return _mean(loss, weight, share)
+
+
+def squared(values, labels, weight, share=None):
+    """Weighted mean squared error; arguments as `logistic`, with any labels."""
+    return _mean(tf.math.squared_difference(values, labels), weight, share)
+
+
+def _mean(loss, weight, share):
+    """Weighted mean of losses over the rows of all replicas; 0 if all weights are."""
     total = weight if share is None else share.gather(weight)
     return tf.math.divide_no_nan(tf.reduce_sum(loss * weight), tf.reduce_sum(total))

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from configs.manifest import Dataset
 from configs.schema import RunConfig
-from configs.sections.models import DRAWN, TwoTowerConfig
+from configs.sections.models import DRAWN, DotBiasConfig
 from trainer.averages import DenseAverages, make_average
 from trainer.data.features import WEIGHT, Column, empty_column, empty_value, model_inputs
 from trainer.data.lookups import FeatureLookup
@@ -16,6 +16,7 @@ from trainer.embeddings import TABLE_KINDS
 from trainer.embeddings.base import Embedding
 from trainer.embeddings.pooling import Fetch, divided, fetch_distinct, joined, pooled
 from trainer.models import MODELS
+from trainer.models.base import inputs_of
 from trainer.optimizers import ROW_OPTIMIZERS
 
 
@@ -25,7 +26,8 @@ class Recommender(tf.Module):
     Args:
       config: the run.
       dataset: its dataset.
-      item_counts: int64 [item table rows or more], positive train rows of each item by catalog id.
+      item_counts: int64 [item table rows or more], positive train rows of each item by catalog id; empty if
+        the dataset has no items.
       num_steps: length of the run, which determines the start of averaging.
       table_type: class that stores all tables, instead of the configured engines; None: as configured.
       drawn_items: the features of items, for models that sample them.
@@ -50,7 +52,7 @@ class Recommender(tf.Module):
         self.tables = {
             name: self._make_table(name, dataset) for name in sorted(set(config.table_of_input.values()))
         }
-        shared = {name: dataset.tables[name].oov for name in ("user", "item")}
+        shared = {name: dataset.tables[name].oov for name in ("user", "item") if name in dataset.tables}
         unknown = {name: row for name, row in shared.items() if row is not None}
         self.model = MODELS[config.model.kind](
             config, _with_unknown(item_counts, dataset), drawn_items, unknown
@@ -149,7 +151,7 @@ class Recommender(tf.Module):
         """How the ids of an input, sampled ones too, become one vector; None: it is no list."""
         name, model = name.removeprefix(DRAWN), self.config.model
         if name == "history":
-            return model.history.pooling if isinstance(model, TwoTowerConfig) else None
+            return None if isinstance(model, DotBiasConfig) else model.history.pooling
         if name not in self._lists:
             return None
         return self.config.table(self.config.table_of_input[name]).combiner
@@ -188,16 +190,26 @@ class Recommender(tf.Module):
             see `averaged_dense`.
           step: float32 scalar.
         """
-        return self._vectors(self.model.user_vectors, inputs, averaged, step)
+        return self._of_weights(self.model.user_vectors, inputs, averaged, step)
 
     def item_vectors(self, inputs: dict, averaged: bool, step):
         """Item vectors, float32 [n, dim]; arguments as `user_vectors`."""
-        return self._vectors(self.model.item_vectors, inputs, averaged, step)
+        return self._of_weights(self.model.item_vectors, inputs, averaged, step)
 
-    def _vectors(self, tower, inputs: dict, averaged: bool, step):
+    def predictions(self, inputs: dict, averaged: bool, step) -> dict:
+        """What a ranking model serves, by task: float32 [n].
+
+        Args:
+          inputs: all inputs of the model, by name, as from trainer.data.split_rows; others are ignored.
+          averaged, step: as `user_vectors`.
+        """
+        return self._of_weights(self.model.predictions, inputs_of(inputs, self.model.inputs), averaged, step)
+
+    def _of_weights(self, function: Callable, inputs: dict, averaged: bool, step):
+        """function(activations, inputs) with the weights as of `step`."""
         inputs = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
         fetch = fetch_distinct(lambda table, ids: table.read_weights(ids, averaged, step))
-        return tower(self.activations(inputs, fetch), inputs)
+        return function(self.activations(inputs, fetch), inputs)
 
     @contextlib.contextmanager
     def averaged_dense(self, averaged: bool = True):
@@ -218,9 +230,9 @@ class Recommender(tf.Module):
 
 def _with_unknown(item_counts: np.ndarray, dataset: Dataset) -> np.ndarray:
     """`item_counts` with the positive train rows of all unknown items counted at the unknown row."""
-    oov = dataset.tables["item"].oov
-    if oov is None:
+    table = dataset.tables.get("item")
+    if table is None or (oov := table.oov) is None:
         return item_counts
-    counts = np.array(item_counts[: dataset.tables["item"].rows])
+    counts = np.array(item_counts[: table.rows])
     counts[oov] = max(dataset.splits["train"].positives - counts.sum(), 0)
     return counts

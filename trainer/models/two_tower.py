@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 
 import tensorflow as tf
-import tf_keras
 
 from configs.schema import RunConfig
 from configs.sections.models import DRAWN, TowerConfig, TwoTowerConfig
 from trainer.data.lookups import FeatureLookup
 from trainer.models.base import RetrievalModel, inputs_of, row_weights, split_last
+from trainer.models.dense import as_columns, dense_layers, dropout_mask
 from trainer.models.drawn import Pool
 from trainer.models.losses import in_batch_softmax
 
@@ -163,18 +163,7 @@ class Tower(tf.Module):
         width = sum(config.input_width(name) for name in options.inputs)
         if options.combine == "sum":
             width = config.input_width(options.inputs[0])
-        self.layers = []
-        for i, units in enumerate(options.layers):
-            layer = tf_keras.layers.Dense(
-                units,
-                activation=None if i == len(options.layers) - 1 else options.activation,
-                kernel_initializer=tf_keras.initializers.GlorotUniform(seed=seed + i),
-                name=f"{side}_dense_{i}",
-            )
-            with tf.name_scope(layer.name):  # gives its variables distinct names
-                layer.build([None, width])
-            self.layers.append(layer)
-            width = units
+        self.layers = dense_layers(side, options.layers, width, seed, options.activation, None)
 
     def __call__(self, activations, features, step, share=None, drawn=False):
         """Returns vectors, float32 [batch, width].
@@ -186,25 +175,16 @@ class Tower(tf.Module):
           drawn: whether these are the sampled items, which have a dropout seed of their own.
         """
         inputs = [
-            activations[name] if name in activations else _as_columns(features[name])
+            activations[name] if name in activations else as_columns(features[name])
             for name in self._options.inputs
         ]
         vector = tf.concat(inputs, axis=1) if self._options.combine == "concat" else tf.add_n(inputs)
         if step is not None and self._options.dropout:
-            vector *= self._dropout_mask(tf.ones_like(vector), step, share, self._seed + 50 * drawn)
+            seed = self._seed + 50 * drawn
+            vector *= dropout_mask(tf.ones_like(vector), self._options.dropout, step, share, seed)
         for layer in self.layers:
             vector = layer(vector)
         return vector
-
-    def _dropout_mask(self, ones, step, share, seed):
-        """0 or 1 / (1 - rate), shaped as `ones`; the mask of the batch does not depend on the replicas."""
-        seed = tf.stack([tf.constant(seed, tf.int64), step])
-        whole = ones if share is None else tf.tile(ones, [share.count, 1])
-        # Philox explicitly, because the default algorithm differs on TPUs.
-        mask = tf.nn.experimental.stateless_dropout(
-            whole, rate=self._options.dropout, seed=seed, rng_alg="philox"
-        )
-        return mask if share is None else share.rows_of(mask)
 
 
 def _without_some(ids, unknown: int, share: float, seed: int, step):
@@ -216,9 +196,3 @@ def _without_some(ids, unknown: int, share: float, seed: int, step):
     shape = ids.shape if ids.shape.is_fully_defined() else tf.shape(ids)
     drawn = tf.random.stateless_uniform(shape, seed=seeds, alg="philox")
     return tf.where(drawn < share, tf.constant(unknown, ids.dtype), ids)
-
-
-def _as_columns(values):
-    """Numbers [n] or vectors [n, dim] as float32 [n, width]."""
-    values = tf.convert_to_tensor(values, tf.float32)
-    return values[:, None] if values.shape.rank == 1 else values

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import tensorflow as tf
 
+from configs.manifest import LABEL
 from trainer.data.batches import TrainData
 
 MOST_ROWS, MOST_FILES = 3, 8  # named in a message
@@ -26,9 +27,11 @@ def blame(data: TrainData, step: int) -> str:
     for column, values in batch.items():
         if values.dtype.kind == "f":
             flat = values.reshape(len(values), -1)
-            for i in np.flatnonzero(~np.isfinite(flat).all(axis=1)):
+            # A further label is NaN where it is not known.
+            wrong = np.isinf(flat) if column.startswith(LABEL) else ~np.isfinite(flat)
+            for i in np.flatnonzero(wrong.any(axis=1)):
                 file, block, row = places[i]
-                bad = flat[i][~np.isfinite(flat[i])][0]
+                bad = flat[i][wrong[i]][0]
                 rows.append(f"row {row} of block {block} of {names[file]} ({column} is {bad})")
     if rows:
         return f"its data is not finite: {_some(rows, MOST_ROWS)}"

@@ -211,9 +211,14 @@ class TrainSession:
 
         if not self.dataset.splits["valid"].rows:
             return
+        evaluate = {"retrieval": evaluate_recommender}.get(self.config.model.family)
+        if evaluate is None:
+            logging.warning("step %d is not evaluated: model.kind %s", step, self.config.model.kind)
+            self._write_report()
+            return
         try:
             with self.train_step.readable_rows():
-                lines = evaluate_recommender(
+                lines = evaluate(
                     self.recommender, self.dataset, self.items, step, "valid", self._interrupt.check
                 )
         except DataError as error:  # no users, a damaged catalog: no reason to lose the training
