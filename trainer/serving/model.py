@@ -210,9 +210,10 @@ class ServingModel(tf.Module):
         inputs = inputs or {}
         state = {"user": ids}
         if self._history is not None:
-            state |= self._history.values(ids, inputs)
+            state |= self._history.values({"user": ids}, inputs)
+        owners = dict.fromkeys(("user", "item", "context"), ids)  # of items nothing is known here
         for feature in self._inputs.values():
-            state |= feature.values(ids, inputs)
+            state |= feature.values(owners, inputs)
         return self._user_tower(state)
 
     def _in_history(self, rows):

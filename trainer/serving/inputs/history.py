@@ -22,8 +22,7 @@ class HistoryInput(tf.Module):
       admits: function from catalog ids int64 [n] to bool [n]: which items histories may hold.
     """
 
-    reads = (HISTORY,)
-    form = "keys"
+    reads, owners = [HISTORY], ["user"]
 
     def __init__(self, lists: Lists, length: int, keys: KeyTable, admits: Callable):
         super().__init__(name=HISTORY)
@@ -38,9 +37,9 @@ class HistoryInput(tf.Module):
         """As BaseInput.checks: all keys are fine, because unknown ones are dropped."""
         return []
 
-    def values(self, users, given: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def values(self, ids: Mapping[str, tf.Tensor], given: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Catalog ids of items, oldest first, int64 [n, length], padded with -1; as BaseInput.values."""
-        past = self._lists.of(users)
+        past = self._lists.of(ids["user"])
         if HISTORY in given:
             past = self._said_or(past, given[HISTORY])
         return {HISTORY: tf.cast(past, tf.int64).to_tensor(-1, shape=[None, self._length])}
