@@ -89,10 +89,11 @@ def _metadata(trained: Trained, version: int, model: PredictionModel) -> dict:
     inputs = {name: name in names for name in (*OWNERS, HISTORY)}
     forms = {one.feature: one.form for one in model.feature_inputs}
     kinds = {one.feature: one.info.kind for one in model.feature_inputs}
+    dims = {one.feature: one.info.dim for one in model.feature_inputs if one.info.dim}
     return run_facts(trained, version) | {
         **owners,
         "tasks": [task.model_dump() for task in options.tasks],
         "signatures": model.task_of_signature,
         "keep_negatives": dataset.keep_negatives,
-        "inputs": inputs | {"features": forms, "kinds": kinds},
+        "inputs": inputs | {"features": forms, "kinds": kinds, "dims": dims},
     }
