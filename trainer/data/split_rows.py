@@ -43,7 +43,7 @@ def split_rows(
         name: info for name, info in dataset.features.items() if info.lives == "records" and name in wanted
     }
 
-    def complete(columns):
+    def complete(columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         ids = {f"{of}_id": columns[of] for of in OWNERS if of in columns}
         return complete_batch(dataset, lookups, columns) | ids
 

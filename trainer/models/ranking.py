@@ -64,9 +64,9 @@ class Ranking(RankingModel):
         self._bottom = self._bottom_of(config, options)
         rows = [config.input_width(name) for name in self._keyed]
         bottom = self._bottom.width if self._bottom is not None else 0
-        interaction: type[Interaction] = INTERACTIONS[options.interaction.kind]
+        interaction: Callable[..., Interaction] = INTERACTIONS[options.interaction.kind]
         self._interaction = interaction(options.interaction, rows, bottom, seed)
-        head: type[Head] = HEADS[options.sharing.kind]
+        head: Callable[..., Head] = HEADS[options.sharing.kind]
         self._head = head(options, self._interaction.width, self._interaction.past_width, seed)
         self._shifts = self._corrections(config, options)
 

@@ -53,7 +53,7 @@ class Recommender(tf.Module):
             name: self._make_table(name, dataset) for name in sorted(set(config.table_of_input.values()))
         }
         shared = {name: dataset.tables[name].oov for name in ("user", "item") if name in dataset.tables}
-        unknown = {name: row for name, row in shared.items() if row is not None}
+        unknown: dict[str, int] = {name: row for name, row in shared.items() if row is not None}
         self.model = MODELS[config.model.kind](
             config, _with_unknown(item_counts, dataset), drawn_items, unknown
         )
