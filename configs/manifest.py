@@ -3,14 +3,16 @@
 A dataset directory holds
   dataset.json                      written last; a directory without it is not a dataset
   train/ valid/ test/               columnar records (see RECORD COLUMNS)
-  positives/                        a copy of the positive rows of train; absent if all of them are positive
+  positives/                        a copy of the positive rows of train; absent if all of them are positive,
+                                    or if the source has no users or no items
   users/ items/                     catalogs (see CATALOG COLUMNS)
   vocabularies/                     raw values of categorical features with vocab ids: id, key, count
   rejected/                         rejected rows with their reasons, as JSON lines
 
 A row is positive according to dataset.positive and its label. Rows of a user are ordered by time; rows of one
 instant keep the order of the source: files as listed, lines from first to last. If dataset.duplicates is
-drop, no two rows have the same user, item and instant.
+drop, no two rows have the same user, item and instant. A train row counts according to
+dataset.counted_rows: if it is positive, or in any case.
 
 Every record file is a GZIP TFRecord of columnar tf.train.Example: each feature lists the values of up to
 `block_rows` rows, one after the other. All blocks of a file but the last are full.
@@ -24,17 +26,19 @@ RECORD COLUMNS  user, item: int64 ids; label, weight: float32 (weight only if th
   history_length: int64 [rows], how many of them belong to each row. A row's history holds the user's newest
   earlier positive in-vocabulary items: from train for train and valid rows, from train and valid for test
   rows. user and item are catalog ids (see IDS). If the source has no user (source.roles.user is null), the
-  dataset has no column, table, catalog rows or features of users; the same holds for items.
+  dataset has no column, table, catalog rows or features of users; the same holds for items. Train rows left
+  out by dataset.keep_negatives are in no record, but they count, and are in catalogs and histories.
 IDS  A table has `rows` rows. With vocab ids, 0..rows - 2 are the admitted keys and rows - 1 is the
   out-of-vocabulary row. Further users and items, which have too few train rows or occur in held-out splits or
   side tables only, have catalog ids from `rows` on, by key: their catalog rows and features are their own,
   and they share the out-of-vocabulary row. So the table row of a catalog id is min(id, rows - 1), and
   catalog_rows is rows plus the number of further users or items. With hashed ids the catalog id is the table
   row.
-CATALOG COLUMNS  users/: id (catalog id), key (bytes), count (positive train rows), the user features, and
+CATALOG COLUMNS  users/: id (catalog id), key (bytes), count (train rows that count), the user features, and
   sequence, sequence_split: int64, the catalog ids of the items of all the user's positive rows, oldest first,
-  and the split of each (0 train, 1 valid, 2 test), with sequence_length: int64 [rows].
-  items/: id (catalog id), key (bytes), count (positive train rows), the item features.
+  and the split of each (0 train, 1 valid, 2 test), with sequence_length: int64 [rows]; all are empty if the
+  source has no items.
+  items/: id (catalog id), key (bytes), count (train rows that count), the item features.
   A catalog has one row per catalog id in use, never the out-of-vocabulary row; users that are in no side
   table and on the out-of-vocabulary row are in it too. With hashed ids, of the keys that share an id the most
   frequent in train is written (ties: the smallest); count and sequence cover all of them.
@@ -92,6 +96,15 @@ class FileInfo(Section):
     """CRC-32C of the file's bytes, eight hexadecimal digits."""
 
 
+class LabelInfo(Section):
+    """A further label in the rows of one split."""
+
+    known: Count
+    """Rows in which it is not empty."""
+    ones: Count
+    """Those of them in which it is above 0."""
+
+
 class SplitInfo(Section):
     """One split."""
 
@@ -105,6 +118,8 @@ class SplitInfo(Section):
     """Newest row, nanoseconds; null when empty."""
     positives: int
     """Positive rows among them."""
+    labels: dict[str, LabelInfo] = {}
+    """Further labels, by name."""
     cold_users: int = 0
     """Users with positive rows here but none in train; with hashed ids they are in the catalog."""
     cold_user_rows: int = 0
@@ -127,9 +142,9 @@ class TableInfo(Section):
     oov_rows: Count = 1
     """Number of out-of-vocabulary rows, which follow each other; more than one with given only."""
     keys: Count
-    """Distinct keys with positive train rows (with vocab: at least min_count; with given: keys of the file;
-    with buckets: buckets of values that are not empty;
-    of a table of side tables: of users or items with positive train rows)."""
+    """Distinct keys with train rows that count (with vocab: at least min_count; with given: keys of the file;
+    with buckets: buckets of values that are not empty; of a table of side tables: of users or items with
+    train rows that count)."""
     oov_keys: Count = 0
     """Distinct keys of all splits and side tables that share the out-of-vocabulary row; 0 with hash."""
     catalog_rows: Count = 0
@@ -169,8 +184,8 @@ class FeatureInfo(Section):
     <= v < boundaries[b]; the bucket after the last one, len(boundaries) + 1, is that of empty values. They
     are float32; configs/transforms.py carries them back to stored values, where comparing is exact."""
     mean: float = 0.0
-    """Mean of a numeric feature over positive train rows, after the steps before standardize, which models
-    subtract; over users or items with positive train rows if it is of a side table. Empty values count as the
+    """Mean of a numeric feature over the train rows that count, after the steps before standardize, which
+    models subtract; over users or items with such rows if it is of a side table. Empty values count as the
     mean."""
     stddev: float = 1.0
     """Standard deviation over the same values, by which models divide; 1 if all are equal."""
@@ -265,7 +280,8 @@ class Dataset(Section):
     splits: dict[str, SplitInfo]
     """train, valid, test."""
     positives: SplitInfo | None = None
-    """Copies of the positive rows of train; null: all rows of train are positive."""
+    """Copies of the positive rows of train; null: all rows of train are positive, or the source has no users
+    or no items."""
     tables: dict[str, TableInfo]
     """user and item, if the source has them, and those of features."""
     labels: list[str] = []

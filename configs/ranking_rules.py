@@ -104,6 +104,11 @@ def _check_other(config: "RunConfig") -> None:
             )
     if roles.labels:
         raise ValueError("source.roles.labels requires model.kind: ranking; remove it, or use that model")
+    if config.dataset.counted_rows == "all":
+        raise ValueError(
+            "dataset.counted_rows: all requires model.kind: ranking, because popularity and trained items of "
+            "other models are those of positive rows; remove it"
+        )
     if config.dataset.keep_negatives < 1:
         raise ValueError(
             "dataset.keep_negatives requires model.kind: ranking, which corrects its probabilities for it; "
@@ -135,6 +140,10 @@ def _check_inputs(config: "RunConfig", model: RankingConfig) -> None:
         raise ValueError(
             "dataset.split.kind: leave_last_out requires source.roles.user; name the column, or use "
             "temporal, random or given"
+        )
+    if config.dataset.history_length and None in (roles.user, roles.item):
+        raise ValueError(
+            "dataset.history_length requires source.roles.user and item; name the columns, or remove it"
         )
     if not model.inputs:
         raise ValueError("model.inputs: the source has no features; add one to source.features")

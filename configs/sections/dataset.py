@@ -174,6 +174,10 @@ class DatasetConfig(Section):
             return np.asarray(labels > 0)
         return np.asarray(labels >= self.positive)
 
+    def is_counted(self, labels: np.ndarray) -> np.ndarray:
+        """Which train rows count, according to counted_rows: NumPy bool [n]; labels: float32 [n]."""
+        return np.ones(len(labels), bool) if self.counted_rows == "all" else self.is_positive(labels)
+
     @property
     def positive_rule(self) -> str:
         """What makes a row positive, in words."""

@@ -30,6 +30,15 @@ class LabelConfig(Section):
     ones: list[str] = []
     """Values that count as 1, as text; all others count as 0. Empty: the column has numbers."""
 
+    @field_validator("ones", mode="before")
+    @classmethod
+    def _as_text(cls, values: Any) -> Any:
+        """YAML reads 1 and true as what they are; keys of the source are text."""
+        if not isinstance(values, list):
+            return values
+        plain = [str(value).lower() if isinstance(value, bool) else value for value in values]
+        return [str(value) if isinstance(value, int) else value for value in plain]
+
 
 class RolesConfig(Section):
     """Which column of the source has which role."""
@@ -50,6 +59,13 @@ class RolesConfig(Section):
     """Column with the weight of the row in the loss, at least 0."""
     split: str | None = None
     """Column with train, valid or test; only with dataset.split.kind: given."""
+
+    @field_validator("labels")
+    @classmethod
+    def _names_differ(cls, labels: dict[str, LabelConfig]) -> dict[str, LabelConfig]:
+        if "label" in labels:
+            raise ValueError("'label' is the name of source.roles.label; choose another name")
+        return labels
 
 
 class FilesConfig(Section):

@@ -1,4 +1,7 @@
-"""Third stage: adds ids and histories to the rows of a user shard and sends rows to their files."""
+"""Third stage: adds ids and histories to the rows of a user shard and sends rows to their files.
+
+dataset.keep_negatives thins train rows here, when all that counts rows has seen them.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -12,7 +15,7 @@ from configs.manifest import SPLITS
 from pipelines.job import RECORDS
 from pipelines.rows import split
 from pipelines.rows.bags import BagColumn, arrow, taken
-from pipelines.rows.hashes import hash_rows
+from pipelines.rows.hashes import hash_rows, unit_hashes
 from pipelines.rows.history import gather_ranges, history_ranges
 from pipelines.stages.catalog import RowFacts, item_slices, user_slices
 from pipelines.stages.group import known_column, starts
@@ -23,7 +26,7 @@ from pipelines.stages.spool import Ref, SpoolWriter, column, partition, read_tab
 from pipelines.stages.threads import ThreadedDoFn
 from pipelines.statistics.coverage import value_counts
 
-_STREAM = 2  # of hash_rows; split.py uses another
+_STREAM, _THINNING = 2, 3  # of hash_rows; other stages use others
 
 
 class FinishRows(ThreadedDoFn):
@@ -37,21 +40,23 @@ class FinishRows(ThreadedDoFn):
         rows = next(read_table(ref) for kind, _, _, ref in parts if kind == "rows")
         columns: dict[str, Any] = {name: column(rows, name) for name in rows.column_names}
         rows_of = RowFacts(
-            starts(columns["user"]),
+            starts(columns),
             self._job.dataset.is_positive(columns["label"]),
             {f.name: columns.pop(known_column(f.name)) for f in self._job.source.features},
         )
         columns |= mapped(parts, self._job.columns, columns, tables)
-        counts = self._left_out(columns, rows_of, tables["user"])
+        counts = self._left_out(columns, rows_of, tables["user"]) if "user" in self._job.owners else Counter()
         oov = {name: tables[table].first_oov for name, table in self._job.columns.items()}
         counts += value_counts(self._job.source.features, columns, rows_of.known, oov)
+        kept = self._kept(columns, rows_of)
+        counts["thinned"] += int(np.count_nonzero(~kept))
         output = [beam.pvalue.TaggedOutput("counts", counts)]
         with SpoolWriter(self._job.layout.spool, "records", rows.num_rows) as spool:
             for key, slice_ in user_slices(self._job, columns, rows_of):
                 output.append(beam.pvalue.TaggedOutput("catalog", (key, ("rows", shard, spool.add(slice_)))))
             for key, name, slice_ in item_slices(self._job, columns, rows_of.known):
                 output.append(beam.pvalue.TaggedOutput("catalog", (key, (name, shard, spool.add(slice_)))))
-            for key, bucket, slice_ in self._rows(columns, rows_of, plan, tables["item"]):
+            for key, bucket, slice_ in self._rows(columns, rows_of, kept, plan, tables.get("item")):
                 output.append((key, (bucket, spool.add(slice_))))
         yield from output
 
@@ -77,16 +82,39 @@ class FinishRows(ThreadedDoFn):
                 counts[f"{name}/{kind}_user_rows"] += int(held_out.sum())
         return counts
 
+    def _kept(self, columns: dict[str, np.ndarray], rows_of: RowFacts) -> np.ndarray:
+        """bool [n]: the rows that stay in records. Of the train rows in which all labels are 0 or empty,
+        a share by a hash of their numbers."""
+        share = self._job.dataset.keep_negatives
+        if share == 1:
+            return np.ones(len(columns["_row"]), bool)
+        kept = columns["_split"] != split.TRAIN
+        if self._job.source.roles.label is not None:
+            kept |= rows_of.positive
+        for name in self._job.labels.values():
+            kept |= np.nan_to_num(columns[name]) != 0
+        return kept | (unit_hashes(columns["_row"], self._job.dataset.seed, _THINNING) < share)
+
     def _rows(
-        self, columns: dict[str, np.ndarray], rows_of: RowFacts, plan: Plan, items: TableIds
+        self,
+        columns: dict[str, np.ndarray],
+        rows_of: RowFacts,
+        kept: np.ndarray,
+        plan: Plan,
+        items: TableIds | None,
     ) -> Iterator[Any]:
-        """Rows by directory, file and bucket; the hash of a row's number determines its file and position."""
+        """Rows by directory, file and bucket; the hash of a row's number determines its file and position.
+
+        Args:
+          kept: bool [n], those that stay.
+        """
         place = hash_rows(columns["_row"], self._job.dataset.seed, _STREAM)
         files = np.array([self._job.num_files(s) for s in range(len(RECORDS))], np.uint64)
         base = np.cumsum(files) - files
-        row, which = np.arange(len(place)), columns["_split"].astype(np.int64)
-        if not plan.all_positive:
-            again = np.flatnonzero((which == split.TRAIN) & rows_of.positive)
+        row = np.flatnonzero(kept)
+        which = columns["_split"][row].astype(np.int64)
+        if not plan.all_positive and self._job.has_pairs:
+            again = np.flatnonzero((columns["_split"] == split.TRAIN) & rows_of.positive & kept)
             row, which = np.r_[row, again], np.r_[which, np.full(len(again), RECORDS.index("positives"))]
         bucket_bits = plan.buckets.bit_length() - 1
         bucket = place[row] >> np.uint64(64 - bucket_bits) if bucket_bits else np.uint64(0)
@@ -107,12 +135,12 @@ class FinishRows(ThreadedDoFn):
             yield (s, file - int(base[s])), int(index) & (plan.buckets - 1), table
 
     def _history_ranges(
-        self, columns: dict[str, np.ndarray], rows_of: RowFacts, items: TableIds
+        self, columns: dict[str, np.ndarray], rows_of: RowFacts, items: TableIds | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Members int [m] and first, last int64 [n]: the history of row r is members[first[r]:last[r]]; None
         without histories."""
         length = self._job.dataset.history_length
-        if not length:
+        if not length or items is None:
             return None
         known = columns["item"] < items.keys if self._job.ids_of("item").kind == "vocab" else True
         is_test = columns["_split"] == split.TEST

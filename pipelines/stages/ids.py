@@ -20,13 +20,13 @@ import pyarrow as pa
 from configs.manifest import VECTOR_ROWS
 from configs.sections.dataset import GivenIdsConfig, HashIdsConfig, VocabIdsConfig
 from configs.system.chips import spare_metadata_server
-from pipelines.job import Job
+from pipelines.job import OWNERS, Job
 from pipelines.stages.plan import Plan, key_bounds, sort_keys
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, partition, read_table
 from pipelines.stages.threads import ThreadedDoFn
 
 CATALOG_FILE_ROWS = VECTOR_ROWS  # 25 million keys make 382 files
-WITH_CATALOG = ("user", "item")
+WITH_CATALOG = OWNERS
 """Tables whose keys have a catalog, and catalog ids."""
 
 

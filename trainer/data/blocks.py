@@ -42,7 +42,8 @@ def read_blocks(
 
 
 def _column_type(dataset: Dataset, name: str) -> str:
-    column, _, part = name.partition("/")  # a list has <name>/length and <name>/weight beside it
+    # A list has <name>/length and <name>/weight beside it; further labels are label/<name>.
+    column, _, part = name.partition("/")
     feature = dataset.features.get(feature_of_column(column))
     numbers = feature is not None and feature.dtype == "float32" and not part
     if name in ("label", "weight") or name.startswith(LABEL) or part == "weight" or numbers:
