@@ -76,8 +76,9 @@ class PredictionModel(tf.Module):
         specs = self._specs()
         self.score = named_function(self._score, [], specs)
         serialized = tf.TensorSpec([None], tf.string, "examples")
+        # Functions that call one another, so that the graph holds the model once.
         self.predict_examples = named_function(
-            lambda given: self._score(parse_examples(given["examples"], specs)), [serialized], []
+            lambda given: self.score(**parse_examples(given["examples"], specs)), [serialized], []
         )
         self._of_examples = {
             name: named_function(self._form(name, task), [tf.TensorSpec([None], tf.string, "inputs")], [])
@@ -118,7 +119,7 @@ class PredictionModel(tf.Module):
         """What a signature of Examples returns."""
 
         def predicted(given):
-            return self._score(parse_examples(given["inputs"], self._specs()))[task]
+            return self.predict_examples(given["inputs"])[task]
 
         def classify(given):
             ones = predicted(given)
