@@ -21,9 +21,9 @@ from trainer.serving.warmup import WARMUP_FILE, prediction_log_class
 
 KINDS = ["keys", "owners", "esmm", "mixed"]
 
-# What TensorFlow Serving does with a request: its REST API's rules for JSON ("Request format": `instances` is a
-# list of rows, `inputs` has columns), defaults of the SignatureDef for inputs that are left out, and the checks
-# of Classify and Regress on the SignatureDef's method.
+# What TensorFlow Serving does with a request: its REST API's rules for JSON ("Request format": `instances` is
+# a list of rows, `inputs` has columns), defaults of the SignatureDef for inputs that are left out, and the
+# checks of Classify and Regress on the SignatureDef's method.
 SERVER = """
 import json, sys
 import numpy as np
