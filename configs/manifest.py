@@ -70,6 +70,7 @@ from configs.errors import DataError
 from configs.sections.base import Section
 from configs.sections.features import Step
 from configs.sections.ranking import MAIN_LABEL
+from configs.sections.sources import PLANTED_LABEL
 from configs.system.storage import inner_path, read_bytes
 
 MANIFEST_FILE = "dataset.json"
@@ -321,8 +322,7 @@ class Dataset(Section):
 
     @model_validator(mode="after")
     def _is_whole(self) -> "Dataset":
-        roles = self.source.get("roles", {})
-        owners = [name for name in ("user", "item") if roles.get(name, name) is not None]
+        owners = [name for name, its in (("user", self.users), ("item", self.items)) if its.files]
         for field, names in (("splits", SPLITS), ("tables", owners)):
             for name in names:
                 if name not in getattr(self, field):
@@ -332,6 +332,11 @@ class Dataset(Section):
     def training_split(self, positives_only: bool) -> SplitInfo:
         """The rows that a model trains on: all of train, or the positive ones."""
         return self.positives if positives_only and self.positives else self.splits["train"]
+
+    @property
+    def has_label(self) -> bool:
+        """Whether `label` is one of the source; without it, it is 1 in every row."""
+        return PLANTED_LABEL in self.labels or self.source.get("roles", {}).get("label") is not None
 
     @property
     def record_files(self) -> list[FileInfo]:

@@ -144,7 +144,8 @@ class RunConfig(Section):
         if not isinstance(source, dict) or not isinstance(dataset, dict) or "split" in dataset:
             return values
         roles = source.get("roles")
-        timed = source.get("kind") == "synthetic" or (isinstance(roles, dict) and roles.get("timestamp"))
+        synthetic = str(source.get("kind")).startswith("synthetic")
+        timed = synthetic or (isinstance(roles, dict) and roles.get("timestamp"))
         kind = "temporal" if timed else "random"
         return values | {"dataset": dataset | {"split": {"kind": kind}}}
 

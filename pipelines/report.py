@@ -6,6 +6,7 @@ from absl import logging
 
 from configs.manifest import SPLITS, Dataset
 from configs.sections.dataset import DatasetConfig, LeaveLastOutSplitConfig, VocabIdsConfig
+from configs.sections.sources import PLANTED_LABEL
 from pipelines.progress import Progress
 
 _PER_SECOND = 10**9
@@ -23,7 +24,7 @@ def row_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:
     lines = []
     rows = sum(info.rows for info in manifest.splits.values())
     positives = {name: info.positives for name, info in manifest.splits.items()}
-    if manifest.source.get("roles", {}).get("label"):
+    if manifest.has_label:
         each = ", ".join(f"{name} {count:,}" for name, count in positives.items())
         others = rows - sum(positives.values())
         text = f"positive rows ({dataset.positive_rule}): {each}"
@@ -32,7 +33,7 @@ def row_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:
             if {"user", "item"} <= manifest.tables.keys():
                 text += ", on which dot_bias and ranking models train: no targets, seen items or popularity"
         lines.append(text)
-    lines += [_label_line(manifest, name) for name in manifest.labels]
+    lines += [_label_line(manifest, name) for name in manifest.labels if name != PLANTED_LABEL]
     if manifest.thinned:
         lines.append(
             f"left out by dataset.keep_negatives {manifest.keep_negatives:g}: {manifest.thinned:,} negative "

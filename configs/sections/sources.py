@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, TypeAdapter, field_validator, model_validator
 
 from configs.sections.base import Section, Seed
 from configs.sections.features import (
@@ -20,6 +20,10 @@ NULLS = (
     *("NA", "N/A", "n/a", "#N/A", "#NA", "#N/A N/A", "\\N", "nil", "undefined", "(null)", "<null>"),
     *("1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
 )
+
+
+PLANTED_LABEL = "planted_probability"
+"""A further label that is not learned: the true probability of the label, where it is known."""
 
 
 class LabelConfig(Section):
@@ -52,7 +56,8 @@ class RolesConfig(Section):
     """Column with a number: a rating, or 0/1; dataset.positive defines which rows are positive. Without it
     every row is positive, with label 1."""
     labels: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], LabelConfig] = {}
-    """Further labels, by name, which tasks of model.kind ranking predict."""
+    """Further labels, by name, which tasks of model.kind ranking predict. One named planted_probability is
+    not predicted: it is the true probability of `label`, where that is known, as in synthetic data."""
     timestamp: str | None = None
     """Column with the time of the interaction. Without it rows count as ordered by time."""
     weight: str | None = None
@@ -60,12 +65,21 @@ class RolesConfig(Section):
     split: str | None = None
     """Column with train, valid or test; only with dataset.split.kind: given."""
 
-    @field_validator("labels")
-    @classmethod
-    def _names_differ(cls, labels: dict[str, LabelConfig]) -> dict[str, LabelConfig]:
-        if "label" in labels:
-            raise ValueError("'label' is the name of source.roles.label; choose another name")
-        return labels
+    @property
+    def learned_labels(self) -> dict[str, LabelConfig]:
+        """The further labels that tasks may predict."""
+        return {name: label for name, label in self.labels.items() if name != PLANTED_LABEL}
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> "RolesConfig":
+        if "label" in self.labels:
+            raise ValueError("labels: 'label' is the name of source.roles.label; choose another name")
+        if PLANTED_LABEL in self.labels and self.label is None:
+            raise ValueError(
+                f"labels: {PLANTED_LABEL} is the probability of source.roles.label; set label, or choose "
+                "another name"
+            )
+        return self
 
 
 class FilesConfig(Section):
@@ -361,7 +375,88 @@ class SyntheticSourceConfig(Section):
         return 0.0
 
 
+class SyntheticClicksSourceConfig(Section):
+    """A click log whose click probabilities are known; configs/planted_clicks.py has the formulas."""
+
+    kind: Literal["synthetic_clicks"]
+    """Rows drawn from a planted model; no files are read. Features are c1, c2, ... (keys), n1, n2, ...
+    (numbers) and tags (a list); the label is the click, and the further label planted_probability its
+    probability, so that evaluation prints the best that a model can reach."""
+    rows: int = Field(ge=1)
+    """Number of rows, one a second."""
+    categorical: list[Annotated[int, Field(ge=1, le=2**27)]] = [
+        *(1000, 200, 500, 100, 300, 20, 1000, 600, 3, 800, 900, 1000, 700),
+        *(27, 400, 800, 10, 600, 300, 4, 800, 18, 15, 500, 80, 400),
+    ]
+    """Number of keys of each categorical feature."""
+    key_zipf: float = Field(1.0, ge=0, lt=2)
+    """Zipf exponent of the keys' popularity."""
+    numbers: int = Field(13, ge=0, le=1000)
+    """Number of numeric features, from 0 to 53.6 with a long tail; the logit is periodic in their log1p."""
+    list_keys: int = Field(200, ge=0, le=2**27)
+    """Number of keys of the list; 0: no list."""
+    list_length: int = Field(5, ge=1, le=64)
+    """Longest list; lengths from 0 to this one are equally likely."""
+    users: int = Field(0, ge=0, le=2**27)
+    """Number of users, one more categorical feature with the role of the user; 0: rows have no user."""
+    items: int = Field(0, ge=0, le=2**27)
+    """As users, of items."""
+    pairs: int = Field(6, ge=0, le=1000)
+    """Number of pairs of categorical features that interact."""
+    rank: int = Field(3, ge=1, le=64)
+    """Rank of an interaction: the dot product of two vectors of this width."""
+    rate: float = Field(0.25, gt=0, lt=1)
+    """Share of clicks."""
+    signal: float = Field(1.4, ge=0)
+    """Standard deviation of the logit: 0 makes all rows alike; 1.4 makes the best AUC about 0.8."""
+    seed: Seed = 0
+    """Seed of the planted model and of the draws."""
+
+    @property
+    def roles(self) -> RolesConfig:
+        return RolesConfig(
+            user="user" if self.users else None,
+            item="item" if self.items else None,
+            label="label",
+            labels={PLANTED_LABEL: LabelConfig(column=PLANTED_LABEL)},
+            timestamp="timestamp",
+        )
+
+    @property
+    def features(self) -> list[FeatureConfig]:
+        keys = [{"name": f"c{i + 1}", "kind": "categorical"} for i in range(len(self.categorical))]
+        transform = {"kind": "numeric", "transform": ["log1p", "standardize"]}
+        numbers = [{"name": f"n{i + 1}"} | transform for i in range(self.numbers)]
+        tags = [{"name": "tags", "kind": "list", "max_length": self.list_length}] if self.list_keys else []
+        every = [feature | {"of": "context"} for feature in (*keys, *numbers, *tags)]
+        return TypeAdapter(list[FeatureConfig]).validate_python(every)
+
+    @property
+    def all_features(self) -> list[FeatureConfig]:
+        """As FileSourceConfig.all_features."""
+        return self.features
+
+    @property
+    def sides(self) -> list[SideConfig]:
+        """As FileSourceConfig.sides."""
+        return []
+
+    @property
+    def max_rejected_fraction(self) -> float:
+        return 0.0
+
+    @model_validator(mode="after")
+    def _has_features(self) -> "SyntheticClicksSourceConfig":
+        if not (self.categorical or self.numbers or self.list_keys or self.users or self.items):
+            raise ValueError("no features; set categorical, numbers, list_keys, users or items")
+        return self
+
+
 SourceConfig = Annotated[
-    DelimitedSourceConfig | JsonlSourceConfig | ParquetSourceConfig | SyntheticSourceConfig,
+    DelimitedSourceConfig
+    | JsonlSourceConfig
+    | ParquetSourceConfig
+    | SyntheticSourceConfig
+    | SyntheticClicksSourceConfig,
     Field(discriminator="kind"),
 ]

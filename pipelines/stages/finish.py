@@ -11,7 +11,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from configs.manifest import SPLITS
+from configs.manifest import SPLITS, label_column
 from pipelines.job import RECORDS
 from pipelines.rows import split
 from pipelines.rows.bags import BagColumn, arrow, taken
@@ -91,8 +91,8 @@ class FinishRows(ThreadedDoFn):
         kept = columns["_split"] != split.TRAIN
         if self._job.source.roles.label is not None:
             kept |= rows_of.positive
-        for name in self._job.labels.values():
-            kept |= np.nan_to_num(columns[name]) != 0
+        for name in self._job.source.roles.learned_labels:
+            kept |= np.nan_to_num(columns[label_column(name)]) != 0
         return kept | (unit_hashes(columns["_row"], self._job.dataset.seed, _THINNING) < share)
 
     def _rows(

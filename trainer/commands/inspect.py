@@ -4,6 +4,7 @@ import argparse
 
 from configs.errors import ConfigError
 from configs.manifest import SPLITS, Dataset, LabelInfo, load_dataset
+from configs.sections.sources import PLANTED_LABEL
 from configs.text import aligned
 from trainer.data.inspection import QUANTILES, FeatureSummary, sample_rows, summarize
 
@@ -45,8 +46,8 @@ def run(args) -> int:
 
 
 def _splits(dataset: Dataset) -> str:
-    has_users, further = "user" in dataset.tables, dataset.labels
-    has_main = not further or dataset.source.get("roles", {}).get("label") is not None
+    has_users, further = "user" in dataset.tables, [n for n in dataset.labels if n != PLANTED_LABEL]
+    has_main = dataset.has_label or not further
     rows = [["split", "rows"] + ["positive"] * has_main + ["cold users", "their rows"] * has_users + further]
     for name in SPLITS:
         info = dataset.splits[name]
@@ -56,7 +57,7 @@ def _splits(dataset: Dataset) -> str:
         rows[-1] += [_share(info.labels[label], info.rows) for label in further]
     text = aligned(rows)
     if further:
-        text += "\nOf a label: the share above 0 of the rows in which it is known, and that of empty ones."
+        text += "\nA further label has the share of ones among the rows in which it is known."
     if dataset.thinned:
         text += (
             f"\n{dataset.thinned:,} negative train rows are left out by dataset.keep_negatives "

@@ -198,8 +198,7 @@ def sample_rows(dataset: Dataset, number: int, names: list[str]) -> list[dict[st
 def label_columns(dataset: Dataset) -> dict[str, str]:
     """Record column of each label of the source; `label` alone, which is 1 everywhere, if it has none."""
     further = {name: label_column(name) for name in dataset.labels}
-    has_main = dataset.source.get("roles", {}).get("label") is not None
-    return ({"label": "label"} if has_main or not further else {}) | further
+    return ({"label": "label"} if dataset.has_label or not further else {}) | further
 
 
 def _number(value: float) -> str:

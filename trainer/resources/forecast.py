@@ -1,4 +1,4 @@
-"""What a run needs, computed before it starts: bytes of tables and towers, peak memory."""
+"""What a run needs, computed before it starts: bytes of tables and dense weights, peak memory."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,7 @@ from configs.schema import RunConfig
 from configs.sections.devices import TpuDeviceConfig
 from configs.system.tpu import Slice
 from configs.tpu_rules import tpu_lacks
+from trainer.resources.dense import dense_values
 
 MARGIN = 1.05  # of the tables' bytes: pieces that are read, written and initialised
 BASE_BYTES = 1_500_000_000  # TensorFlow, windows of input, activations of a step
@@ -92,14 +93,8 @@ def check_slice_memory(config: RunConfig, device: TpuDeviceConfig, dataset: Data
 
 
 def dense_bytes(config: RunConfig) -> int:
-    """Bytes of the towers' weights, at most two slots each, and their averages."""
-    values = 0
-    for tower in config.model.towers:
-        widths = [config.input_width(name) for name in tower.inputs]
-        width = widths[0] if tower.combine == "sum" else sum(widths)
-        for units in tower.layers:
-            values, width = values + (width + 1) * units, units
-    return 4 * values * (3 + config.polyak.at_each_step)
+    """Bytes of the dense weights, at most two slots each, and their averages."""
+    return 4 * dense_values(config) * (3 + config.polyak.at_each_step)
 
 
 def peak_bytes(config: RunConfig, tables: int) -> int:
