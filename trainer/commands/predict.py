@@ -30,13 +30,14 @@ def run(args) -> int:
     path = find_version(export_directory(args, "ranking"))
     metadata = read_metadata(path, "ranking")
     requests = _requests(args, metadata["inputs"])
-    answers = predict(path, requests)
+    tasks, answers = [task["name"] for task in metadata["tasks"]], predict(path, requests)
     if args.json:
         for answer in answers:
-            print(json.dumps(answer))
+            print(json.dumps({task: answer[task] for task in tasks}))
         return 0
+    table = format_predictions(tasks, list(answers))
     print(f"{path}: {metadata['name']}, step {metadata['step']}, {metadata['weights']} weights")
-    print(format_predictions([task["name"] for task in metadata["tasks"]], list(answers)))
+    print(table)
     return 0
 
 

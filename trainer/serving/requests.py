@@ -9,6 +9,7 @@ from typing import Any
 from configs.errors import ExportError
 from configs.system.storage import read_bytes
 
+_LARGEST = 3.4028234663852886e38  # of float32
 _LISTS = ("history", "include", "exclude")
 
 
@@ -202,7 +203,7 @@ def _number(value: Any, place: str) -> float:
         number = math.nan if isinstance(value, bool) else float(value)
     except (ValueError, TypeError):
         number = math.nan
-    if not math.isfinite(number):
+    if not abs(number) <= _LARGEST:
         raise ExportError(f"{place}: expected a finite number, found {value!r}")
     return number
 

@@ -26,6 +26,8 @@ class RowRequest:
     """Keys of items, newest last."""
     features: dict[str, Any] = dataclasses.field(default_factory=dict)
     """By name, values as trainer.serving.requests.Request.features."""
+    place: str = dataclasses.field(default="", compare=False)
+    """Where it stands, for messages."""
 
 
 def parse_rows(lines: Iterable[str], name: str, inputs: dict) -> list[RowRequest]:
@@ -71,7 +73,7 @@ def row_request(values: dict[str, Any], inputs: dict, place: str) -> RowRequest:
             dim = inputs.get("dims", {}).get(name)
             if dim is not None and len(features[name]) != dim:
                 raise ExportError(f"{where}: expected {dim} numbers, found {len(features[name])}")
-    return RowRequest(features=features, **found)
+    return RowRequest(features=features, place=place, **found)
 
 
 def input_list(inputs: dict) -> str:
@@ -92,13 +94,18 @@ def predict(path: str, requests: list[RowRequest]) -> Iterator[dict[str, float]]
 
     tf = start_tensorflow(CpuDeviceConfig(), deterministic=False)
     signature = load_signature(tf, path, "score")
-    specs = signature.structured_input_signature[1]
     for start in range(0, len(requests), _AT_ONCE):
-        batch = requests[start : start + _AT_ONCE]
-        given = {name: input_values(tf, name, spec, batch) for name, spec in specs.items()}
-        try:
-            answer = {name: value.numpy() for name, value in signature(**given).items()}
-        except tf.errors.InvalidArgumentError as error:
-            raise ExportError(f"the model refuses the request: {error.message.splitlines()[0]}") from None
-        for i in range(len(batch)):
-            yield {name: float(values[i]) for name, values in answer.items()}
+        yield from _answers(tf, signature, requests[start : start + _AT_ONCE])
+
+
+def _answers(tf, signature, requests: list[RowRequest]) -> list[dict[str, float]]:
+    specs = signature.structured_input_signature[1]
+    given = {name: input_values(tf, name, spec, requests) for name, spec in specs.items()}
+    try:
+        answer = {name: value.numpy() for name, value in signature(**given).items()}
+    except tf.errors.InvalidArgumentError as error:
+        if len(requests) > 1:  # one by one, to name the one that is refused
+            return [found for request in requests for found in _answers(tf, signature, [request])]
+        reason = error.message.splitlines()[0]
+        raise ExportError(f"{requests[0].place}: the model refuses the row: {reason}") from None
+    return [{name: float(values[i]) for name, values in answer.items()} for i in range(len(requests))]

@@ -265,3 +265,11 @@ def test_lazytower_json_says_what_the_model_is():
     assert [task["name"] for task in found["tasks"]] == ["click", "buy"]
     assert found["inputs"]["features"]["tags"] == "strings" and found["inputs"]["kinds"]["n0"] == "numeric"
     assert found["signatures"]["classify"] == "click"
+
+
+def test_a_row_that_the_model_refuses_is_named(monkeypatch):
+    path = ranking_export("owners")
+    lines = [row_request({"n0": 1.0}, inputs_of(path), f"rows.jsonl:{i}") for i in (1, 2, 3)]
+    monkeypatch.setitem(lines[1].features, "n0", np.inf)
+    with pytest.raises(ExportError, match="rows.jsonl:2: the model refuses the row: .*n0 must be finite"):
+        list(predict(path, lines))
