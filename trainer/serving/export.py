@@ -123,11 +123,12 @@ def _write_retrieval(trained, model: str, version: int):
 
 
 def _write_ranking(trained, model: str, version: int):
-    from trainer.serving.predictions.golden import golden_predictions
+    from trainer.serving.predictions.golden import golden_predictions, sample_requests
     from trainer.serving.predictions.saved_model import write_predictions
 
-    forms = write_predictions(trained, model, version)
-    return lambda: golden_predictions(trained, forms)
+    requests = sample_requests(trained)
+    forms = write_predictions(trained, model, version, requests)
+    return lambda: golden_predictions(trained, forms, requests)
 
 
 _FAMILIES = {"retrieval": _write_retrieval, "ranking": _write_ranking}

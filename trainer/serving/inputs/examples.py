@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from configs.manifest import Dataset, FeatureInfo
-from trainer.data.catalog import load_vocabulary
+from trainer.data.blocks import read_blocks
 from trainer.data.features import Column, ListColumn, empty_column, empty_value, hash_of
 from trainer.data.ragged import Ragged
 from trainer.serving.inputs.kinds import WEIGHT_OF
@@ -67,12 +67,17 @@ def feature_examples(
     return Examples(maker.inputs, maker.columns)
 
 
+def _spread(keys: int) -> np.ndarray:
+    """A few ids of a table with so many keys."""
+    return np.unique(np.linspace(0, max(keys - 1, 0), _SOME).astype(np.int64))
+
+
 class _Maker:
     def __init__(
         self, dataset: Dataset, known: Mapping[str, Column], number: int, rows: Mapping[str, Column]
     ):
         self._dataset, self._known, self._number, self._rows = dataset, known, number, rows
-        self._names: dict[str, np.ndarray] = {}
+        self._keys_read: dict[str, tuple[dict[int, bytes], dict[bytes, int]]] = {}
         self.inputs: dict[str, list] = {}
         self.columns: dict[str, Column] = {}
 
@@ -81,7 +86,7 @@ class _Maker:
         info = self._dataset.features[name]
         known = self._known.get(name)
         if known is None:
-            empty = 0 if info.kind == "list" else empty_value(self._dataset, name)
+            empty = self._id(name, b"") if info.has_keys else empty_value(self._dataset, name)
             known = empty_column(info, empty, self._number)
         make = {"categorical": self._keys, "list": self._lists, "numeric": self._numbers}
         make.get(info.kind, self._vectors)(name, info, known, place)
@@ -97,7 +102,7 @@ class _Maker:
         table = self._dataset.tables[self._dataset.features[name].table or ""]
         if table.oov is not None and table.oov <= number < table.oov + table.oov_rows:
             return UNKNOWN
-        return self._vocabulary(name)[number]
+        return self._vocabulary(name)[0][number]
 
     def _is_readable(self, name: str) -> bool:
         """Whether keys of rows can be read back."""
@@ -110,24 +115,32 @@ class _Maker:
         table = self._dataset.tables[self._dataset.features[name].table or ""]
         known = [b"a", b"b"]
         if table.files:
-            names = self._vocabulary(name)[: table.keys]
-            spread = np.unique(np.linspace(0, max(len(names) - 1, 0), _SOME).astype(int))
-            known = [key for key in names[spread] if key] if len(names) else []
+            names = [self._vocabulary(name)[0].get(int(number), b"") for number in _spread(table.keys)]
+            known = [key for key in names if key]
         return [*known, UNKNOWN, b""]
 
-    def _vocabulary(self, name: str) -> np.ndarray:
-        if name not in self._names:
-            self._names[name] = load_vocabulary(self._dataset, name)
-        return self._names[name]
+    def _vocabulary(self, name: str) -> tuple[dict[int, bytes], dict[bytes, int]]:
+        """(keys by id, ids by key) of what the examples need of a table, read in one pass: a table may have
+        more keys than fit into memory as objects."""
+        if name not in self._keys_read:
+            table = self._dataset.tables[self._dataset.features[name].table or ""]
+            columns = [column[name] for column in (self._rows, self._known) if name in column]
+            values = [getattr(c, "ids", c) for c in columns]
+            wanted = np.concatenate([_spread(table.keys), *(getattr(v, "values", v) for v in values)])
+            keys = {}
+            for block in read_blocks(self._dataset, table.files, ["id", "key"]):
+                for i in np.flatnonzero(np.isin(block["id"], wanted) | (block["key"] == b"")):
+                    keys[int(block["id"][i])] = block["key"][i]
+            self._keys_read[name] = keys, {key: number for number, key in keys.items()}
+        return self._keys_read[name]
 
     def _id(self, name: str, key: bytes) -> int:
         table = self._dataset.tables[self._dataset.features[name].table or ""]
         if table.ids == "hash":
             return hash_of(key, table.rows)
-        keys = self._vocabulary(name)[: table.keys] if table.files else np.zeros(0, object)
-        found = np.flatnonzero(keys == key)
-        if len(found):
-            return int(found[0])
+        ids = self._vocabulary(name)[1] if table.files else {}
+        if key in ids:
+            return ids[key]
         assert table.oov is not None, "exact ids have an out-of-vocabulary row"
         return table.oov + (hash_of(key, table.oov_rows) if table.oov_rows > 1 else 0)
 
@@ -161,7 +174,7 @@ class _Maker:
         table = self._dataset.tables[self._dataset.features[name].table or ""]
         if name not in self._known or not table.files:
             return b""
-        return self._vocabulary(name)[self._known[name][i]]
+        return self._vocabulary(name)[0].get(int(self._known[name][i]), b"")
 
     def _lists(self, name: str, info: FeatureInfo, known: ListColumn, place: int) -> None:
         said: list[list[str]] = []

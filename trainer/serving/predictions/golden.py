@@ -54,13 +54,15 @@ class _Owners:
         return _Owners([self.keys[i] for i in rows], self.ids[rows], features, histories)
 
 
-def golden_predictions(trained: Trained, forms: dict[str, str]) -> dict:
+def golden_predictions(trained: Trained, forms: dict[str, str], requests: list[SampleRequest]) -> dict:
     """What trainer.serving.replay asks of the SavedModel, JSON values.
 
-    `forms`: signatures of Classify and Regress with their tasks, as PredictionModel.task_of_signature.
+    Args:
+      forms: signatures of Classify and Regress with their tasks, as PredictionModel.task_of_signature.
+      requests: from `sample_requests`.
     """
     found = []
-    for request in sample_requests(trained):
+    for request in requests:
         expected, limits = _expected(trained, request)
         found.append({"inputs": request.inputs, "expected": expected, "limits": limits})
     return {"predictions": found, "forms": forms}

@@ -6,7 +6,7 @@ from tensorflow.python.saved_model import fingerprinting_utils
 from configs.sections.ranking import RankingConfig
 from trainer.evaluation.trained import Trained
 from trainer.serving.inputs.history import HISTORY
-from trainer.serving.predictions.golden import sample_requests
+from trainer.serving.predictions.golden import SampleRequest
 from trainer.serving.predictions.knowledge import OWNERS, load_knowledge
 from trainer.serving.predictions.model import CLASSIFY, PredictionModel, ServedTask
 from trainer.serving.replay import as_examples, empty_input, input_tensor
@@ -17,13 +17,16 @@ from trainer.serving.weights import served_lookup, tables_of
 _WARMUP_ROWS = (1, 8)
 
 
-def write_predictions(trained: Trained, path: str, version: int) -> dict[str, str]:
+def write_predictions(
+    trained: Trained, path: str, version: int, requests: list[SampleRequest]
+) -> dict[str, str]:
     """Writes the SavedModel, its warm-up requests and lazytower.json.
 
     Args:
       trained: the open checkpoint of a ranking model, dense weights already as they shall be served.
       path: directory to make.
       version: its number, for lazytower.json.
+      requests: of which warm-up requests are made.
 
     Returns:
       Signatures of Classify and Regress with their tasks, which `golden_predictions` takes.
@@ -35,7 +38,7 @@ def write_predictions(trained: Trained, path: str, version: int) -> dict[str, st
     model = _prediction_model(trained)
     save_module(model, path)
     _name_methods(path, list(model.task_of_signature))
-    write_warmup_requests(path, _warmup_requests(trained, model))
+    write_warmup_requests(path, _warmup_requests(requests[0], model))
     write_metadata(path, _metadata(trained, version, model))
     return model.task_of_signature
 
@@ -69,16 +72,16 @@ def _name_methods(path: str, names: list[str]) -> None:
     fingerprinting_utils.write_fingerprint(path)
 
 
-def _warmup_requests(trained: Trained, model: PredictionModel) -> list[tuple[str, dict]]:
+def _warmup_requests(request: SampleRequest, model: PredictionModel) -> list[tuple[str, dict]]:
     """`score` and `predict_examples` once per batch size, with values and without."""
-    given, specs = sample_requests(trained)[0].inputs, model.specs
-    requests: list[tuple[str, dict]] = [("serving_default", {})]
+    given, specs = request.inputs, model.specs
+    found: list[tuple[str, dict]] = [("serving_default", {})]
     for rows in _WARMUP_ROWS:
         part = {spec.name: given.get(spec.name, empty_input(spec))[:rows] for spec in specs}
         examples = as_examples({spec.name: spec for spec in specs}, part)
-        requests.append(("score", {spec.name: input_tensor(spec, part[spec.name]) for spec in specs}))
-        requests.append(("predict_examples", {"examples": examples}))
-    return requests
+        found.append(("score", {spec.name: input_tensor(spec, part[spec.name]) for spec in specs}))
+        found.append(("predict_examples", {"examples": examples}))
+    return found
 
 
 def _metadata(trained: Trained, version: int, model: PredictionModel) -> dict:

@@ -15,7 +15,7 @@ from tests.support.ranking_runs import as_request, held_out_records, ranking_exp
 from trainer.data.split_rows import split_rows
 from trainer.evaluation.trained import open_trained
 from trainer.serving.export import replay_golden
-from trainer.serving.predictions.golden import golden_predictions
+from trainer.serving.predictions.golden import golden_predictions, sample_requests
 from trainer.serving.predictions.rows import predict, row_request
 from trainer.serving.warmup import WARMUP_FILE, prediction_log_class
 
@@ -247,7 +247,7 @@ def test_warm_up_requests_are_answered(owners):
 def test_the_replay_notices_another_prediction(tmp_path):
     trained, path = open_trained(ranking_run("owners")), ranking_export("owners")
     with trained.recommender.averaged_dense():
-        golden = golden_predictions(trained, {"classify": "click"})
+        golden = golden_predictions(trained, {"classify": "click"}, sample_requests(trained))
     (tmp_path / "golden.json").write_text(json.dumps(golden))
     replay_golden(path, str(tmp_path / "golden.json"))
     golden["predictions"][2]["expected"]["buy"][5] += 1e-5
