@@ -6,7 +6,7 @@ from configs.sections.dataset import VocabIdsConfig
 from configs.sections.export import ExportConfig
 from configs.sections.features import ListFeatureConfig, table_of
 from configs.sections.ranking import MAIN_LABEL, DotInteractionConfig, EsmmConfig, RankingConfig, TaskConfig
-from configs.sections.sources import RolesConfig
+from configs.sections.roles import RolesConfig
 
 if TYPE_CHECKING:
     from configs.schema import RunConfig

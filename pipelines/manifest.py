@@ -110,11 +110,9 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
     return Dataset(
         fingerprint=digest,
         source_fingerprint=source_fingerprint(source, source_files),
-        source_files=[
-            SourceFileInfo(path=f.name, bytes=f.size, version=f.version, content=f.content)
-            for f in source_files
-        ],
+        source_files=[_source_file(file) for file in source_files],
         history_length=job.dataset.history_length,
+        history_of=job.dataset.history_of,
         has_weight=job.source.roles.weight is not None,
         splits={name: split(name) for name in SPLITS},
         positives=split("positives") if any(f.directory == "positives" for f in files) else None,
@@ -135,6 +133,10 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
         source=source,
         dataset=job.dataset.model_dump(mode="json"),
     )
+
+
+def _source_file(file: SourceFile) -> SourceFileInfo:
+    return SourceFileInfo(path=file.name, bytes=file.size, version=file.version, content=file.content)
 
 
 def _side(job: Job, number: int, summary: Summary) -> SideInfo:

@@ -81,6 +81,7 @@ ORDER = {
         "configs.manifest",
         "configs.transforms",
         "configs.sections",
+        "configs.splitmix",
         "configs.system",
         "configs.text",
         "configs.errors",

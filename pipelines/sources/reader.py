@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from configs.manifest import label_column
+from configs.manifest import LABEL, label_column
 from configs.sections.features import ColumnFeatureConfig, ListFeatureConfig
-from configs.sections.sources import RolesConfig, SideConfig, SideTableConfig, SourceConfig
+from configs.sections.roles import RolesConfig
+from configs.sections.sources import SideConfig, SideTableConfig, SourceConfig
 from pipelines.job import JobLayout
 from pipelines.sources import MODULES
 from pipelines.sources.identity import SourceFile
@@ -169,7 +170,7 @@ _KINDS = {"categorical": "key", "list": "keys", "numeric": "number", "vector": "
 
 def in_reason(name: str) -> str:
     """A Wanted.name as part of a reason for rejecting a row; that of a further label has a slash."""
-    return name.replace("/", "_") if name.startswith(label_column("")) else name
+    return name.replace("/", "_") if name.startswith(LABEL) else name
 
 
 def weights_column(name: str) -> str:

@@ -7,7 +7,8 @@ import pyarrow as pa
 
 from configs.manifest import label_column
 from configs.planted_clicks import ClickRows, PlantedClicks
-from configs.sections.sources import PLANTED_LABEL, SyntheticClicksSourceConfig
+from configs.sections.roles import PLANTED_LABEL
+from configs.sections.sources import SyntheticClicksSourceConfig
 from pipelines.sources import reader
 from pipelines.sources.identity import SourceFile
 from pipelines.sources.reader import Range, SourcePiece

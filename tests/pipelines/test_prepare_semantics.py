@@ -208,7 +208,7 @@ def test_the_summary_names_what_fell_away(tmp_path, caplog):
     positives = {name: info.positives for name, info in dataset.splits.items()}
     others = sum(info.rows for info in dataset.splits.values()) - sum(positives.values())
     assert f"positive rows (label > 0): train {positives['train']}, valid {positives['valid']}" in text
-    assert f"; {others} others, on which only dot_bias trains: no targets" in text
+    assert f"; {others} others, on which only dot_bias and ranking models train: no targets" in text
     assert f"left out by dataset.duplicates drop: {dataset.duplicates} rows" in text
     test = dataset.splits["test"]
     assert (
@@ -224,7 +224,9 @@ def test_short_users_and_the_default_split_are_named(tmp_path, caplog):
     path.write_text("user,item\n" + "".join(f"u{i % 7},i{i % 3}\n" for i in range(20)))
     source = {"kind": "delimited", "paths": [str(path)]}
     run(source, {"path": str(tmp_path / "a")})
-    assert "dataset.split: random" in caplog.text
+    assert "dataset.split: random" in caplog.text and "dataset.history_of" not in caplog.text
+    run(source, {"path": str(tmp_path / "c"), "history_length": 4})
+    assert "dataset.history_of: others (at most 4 items)" in caplog.text
     split = {"kind": "leave_last_out", "min_rows": 3}
     dataset = run(source, {"path": str(tmp_path / "b"), "split": split})
     assert dataset.short_users == 1

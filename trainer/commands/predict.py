@@ -35,13 +35,13 @@ def run(args) -> int:
         for answer in answers:
             print(json.dumps({task: answer[task] for task in tasks}))
         return 0
-    table = format_predictions(tasks, list(answers))
+    table = predictions_table(tasks, list(answers))
     print(f"{path}: {metadata['name']}, step {metadata['step']}, {metadata['weights']} weights")
     print(table)
     return 0
 
 
-def format_predictions(tasks: list[str], answers: list[dict[str, float]]) -> str:
+def predictions_table(tasks: list[str], answers: list[dict[str, float]]) -> str:
     """A table of a line for each row and a column for each task."""
     rows = [["row", *tasks]]
     rows += [[str(i), *(f"{answer[task]:.6f}" for task in tasks)] for i, answer in enumerate(answers, 1)]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from configs.errors import DataError
-from configs.manifest import Dataset, FileInfo, feature_of_column
+from configs.manifest import LABEL, Dataset, FileInfo, feature_of_column
 from trainer.data.record_files import PREPARE_AGAIN, verify_dataset_file
 
 
@@ -42,10 +42,9 @@ def read_blocks(
 
 
 def _column_type(dataset: Dataset, name: str) -> str:
-    # A list has <name>/length and <name>/weight beside it; further labels are label/<name>.
-    column, _, part = name.partition("/")
+    column, _, part = name.partition("/")  # a list has <name>/length and <name>/weight beside it
     feature = dataset.features.get(feature_of_column(column))
     numbers = feature is not None and feature.dtype == "float32" and not part
-    if column in ("label", "weight") or part == "weight" or numbers:
+    if name in ("label", "weight") or name.startswith(LABEL) or part == "weight" or numbers:
         return "float32"
     return "string" if name == "key" else "int64"

@@ -6,7 +6,7 @@ from configs.schema import RunConfig
 from configs.sections.ranking import CrossInteractionConfig, RankingConfig
 
 
-def dense_values(config: RunConfig) -> int:
+def dense_weights(config: RunConfig) -> int:
     """Values of all dense layers of the config's model."""
     return _OF_FAMILIES[config.model.family](config, config.model)
 

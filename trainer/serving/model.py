@@ -13,7 +13,8 @@ loaded model; `signatures[...]` in Python needs all of them. [*, M] has one row 
 each user, filled up with "".
   What a request says of users, in place of what the model knows of them:
     history        [*, M] string, item keys, newest last, if the model reads history; items outside the
-                   catalog are dropped, and of the others the newest count. A row without keys: the known one.
+                   catalog are dropped, and of the others the newest count. With dataset.history_of `others`
+                   an item counts once, however often it is named. A row without keys: the known one.
     <feature>      each feature of users or of the context that the model reads, and the keys of crosses.
                    One key: [1] or [B] string; "" says nothing. A number: [1] or [B] float32; NaN says
                    nothing. A list: [*, M] string; a row without keys says nothing. A vector: [*, dim]
@@ -50,7 +51,7 @@ import tensorflow as tf
 
 from trainer.indexes.among import search_among
 from trainer.indexes.base import NO_SCORE, BaseIndex
-from trainer.serving.filters import FeatureFilter, allowed_places
+from trainer.serving.filters import AllowedItems, FeatureFilter
 from trainer.serving.inputs.device_lists import DeviceLists
 from trainer.serving.inputs.history import HistoryInput
 from trainer.serving.inputs.kinds import BaseInput, constant
@@ -70,6 +71,8 @@ class UserState:
     history: Lists | None
     history_length: int
     seen: Lists | None
+    history_is_set: bool = False
+    """Whether histories hold each item once (dataset.history_of: others)."""
 
 
 class ServingModel(tf.Module):
@@ -117,7 +120,10 @@ class ServingModel(tf.Module):
         self._known = constant(users.known, "known_users")
         self._history = None
         if users.history:
-            self._history = HistoryInput(users.history, users.history_length, item_keys, self._in_history)
+            bound = len(item_names) if users.history_is_set else None
+            self._history = HistoryInput(
+                users.history, users.history_length, item_keys, self._in_history, bound
+            )
         self._seen = DeviceLists(users.seen, "seen") if users.seen else None
         self._item_places, self._servable = _places(item_order), servable
         self._in_histories = in_histories
@@ -230,11 +236,8 @@ class ServingModel(tf.Module):
         restrictions = [inputs["include"], *(text for text, _ in wheres)]
 
         def among():
-            named = (inputs["include"], self._places_of_items)
-            restricted, allowed = allowed_places(named, wheres, self._servable)
-            return search_among(
-                self._index, users, self._item_vectors, self._servable, restricted, allowed, banned, k
-            )
+            allowed = AllowedItems((inputs["include"], self._places_of_items), wheres, self._servable)
+            return search_among(self._index, users, self._item_vectors, self._servable, allowed, banned, k)
 
         there = tf.reduce_any([tf.reduce_any(text != "") for text in restrictions])
         scores, rows = tf.cond(there, among, lambda: self._index.search(users, banned, k))

@@ -129,7 +129,13 @@ def _serving_model(trained: Trained, users: UserRows, history_length: int) -> tu
     model = ServingModel(
         user_keys=key_table(trained, "user"),
         item_keys=key_table(trained, "item"),
-        users=UserState(users.known, users.history, history_length, users.seen),
+        users=UserState(
+            users.known,
+            users.history,
+            history_length,
+            users.seen,
+            history_is_set=trained.dataset.history_of == "others",
+        ),
         inputs=feature_inputs(trained.dataset, _features(trained), users.features),
         item_filters=item_filters(trained, order),
         item_order=order,

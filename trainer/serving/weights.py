@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs.errors import ExportError
+from trainer.data.lookups import table_rows
 from trainer.embeddings.engines.rows import assign_rows
 from trainer.embeddings.pooling import fetch_distinct
 from trainer.evaluation.trained import Trained
@@ -67,9 +68,7 @@ def served_lookup(recommender, tables: dict[str, tf.Variable], names: Iterable[s
     def lookup(inputs):
         inputs = inputs_of(inputs, names)
         for name in [name for name in _TABLE_OF if name in inputs]:
-            oov = tables_info[_TABLE_OF[name]].oov
-            if oov is not None:
-                inputs[name] = tf.minimum(inputs[name], tf.constant(oov, inputs[name].dtype))
+            inputs[name] = table_rows(tables_info[_TABLE_OF[name]], inputs[name])
         return recommender.activations(inputs, fetch, trains=False), inputs
 
     return lookup

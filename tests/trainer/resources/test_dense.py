@@ -8,7 +8,7 @@ import pytest
 from configs.load import parse_config
 from tests.support.ranking_dataset import ranking_document
 from trainer.models import MODELS
-from trainer.resources.dense import dense_values
+from trainer.resources.dense import dense_weights
 
 TWO = [{"name": "click"}, {"name": "buy", "label": "buy"}]
 INTERACTIONS = [
@@ -36,10 +36,10 @@ def test_ranking_models(parts):
     model = {"interaction": interaction, "top": [9, 6]} | sharing | inputs
     config = parse_config(ranking_document("unused", model, owners="inputs" in inputs), "test")
     built = MODELS["ranking"](config, np.zeros(0, np.int64))
-    assert dense_values(config) == sum(int(np.prod(v.shape)) for v in built.trainable_variables)
+    assert dense_weights(config) == sum(int(np.prod(v.shape)) for v in built.trainable_variables)
 
 
 def test_a_model_without_hidden_layers():
     config = parse_config(ranking_document("unused", {"top": [], "interaction": {"kind": "none"}}), "test")
     built = MODELS["ranking"](config, np.zeros(0, np.int64))
-    assert dense_values(config) == sum(int(np.prod(v.shape)) for v in built.trainable_variables)
+    assert dense_weights(config) == sum(int(np.prod(v.shape)) for v in built.trainable_variables)

@@ -20,14 +20,23 @@ class HistoryInput(tf.Module):
       length: most items of a history.
       keys: of items, to catalog ids.
       admits: function from catalog ids int64 [n] to bool [n]: which items histories may hold.
+      distinct_below: bound of the catalog ids if a history is a set, in which repeated items count once;
+        None: they count repeatedly.
     """
 
     reads, owners = [HISTORY], ["user"]
 
-    def __init__(self, lists: Lists, length: int, keys: KeyTable, admits: Callable):
+    def __init__(
+        self,
+        lists: Lists,
+        length: int,
+        keys: KeyTable,
+        admits: Callable,
+        distinct_below: int | None = None,
+    ):
         super().__init__(name=HISTORY)
         self._lists, self._length = DeviceLists(lists, HISTORY), length
-        self._keys, self._admits = keys, admits
+        self._keys, self._admits, self._distinct_below = keys, admits, distinct_below
 
     def specs(self) -> list[tuple[tf.TensorSpec, tf.Tensor]]:
         """As BaseInput.specs: item keys, newest last."""
@@ -50,11 +59,19 @@ class HistoryInput(tf.Module):
         rows = self._keys(tf.reshape(names, [-1]))
         listed = (names != "") & tf.reshape(self._admits(rows), tf.shape(names))
         named = tf.ragged.boolean_mask(tf.reshape(rows, tf.shape(names)), listed)
+        if self._distinct_below is not None:
+            named = _distinct(named, self._distinct_below)
         named = tf.cast(named[:, -self._length :], known.dtype)
         given = tf.reduce_any(names != "", axis=1)
         return tf.concat(
             [_only(named, given), _only(known.with_row_splits_dtype(named.row_splits.dtype), ~given)], axis=1
         )
+
+
+def _distinct(lists: tf.RaggedTensor, bound: int) -> tf.RaggedTensor:
+    """Each list's distinct values, in the order of their first places; values are integers in [0, bound)."""
+    codes, _ = tf.unique(lists.value_rowids() * bound + lists.values)
+    return tf.RaggedTensor.from_value_rowids(codes % bound, codes // bound, nrows=lists.nrows())
 
 
 def _only(lists: tf.RaggedTensor, wanted) -> tf.RaggedTensor:

@@ -10,6 +10,7 @@ from collections.abc import Collection
 import numpy as np
 
 from trainer.data.blocks import read_blocks
+from trainer.data.catalog import Users
 from trainer.data.features import Column, column_of, hash_of, load_features, model_inputs, stored_columns
 from trainer.data.ragged import Ragged
 from trainer.evaluation.trained import Trained
@@ -166,10 +167,9 @@ class _Sample:
         return SampleRequest(inputs, columns)
 
     def _padded(self, histories: list[list[int]]) -> np.ndarray:
-        length = self._dataset.history_length
-        found = np.full((len(histories), length), -1, np.int64)
+        found = np.full((len(histories), self._dataset.history_length), -1, np.int64)
         for row, items in zip(found, histories, strict=True):
-            row[: len(items[-length:])] = items[-length:]
+            row[: len(items)] = items
         return self._dataset.tables["item"].row_of(found)
 
     def _users(self, names: list[str]) -> _Owners:
@@ -181,7 +181,9 @@ class _Sample:
         histories: list[list[int]] = []
         if self._history:
             past = Ragged(block["sequence"], block["sequence_length"]).take(rows)
-            histories = _lists(past.keep(history_items(self._trained).in_histories[past.values]))
+            items = history_items(self._trained)
+            past = past.keep(items.in_histories[past.values])
+            histories = _lists(Users(self._dataset, items).histories(past, ids))
         if self._dataset.tables["user"].oov is not None:  # under hashed ids it could have someone's past
             keys, ids, histories = self._with_unknown("user", keys, ids, histories)
         columns = load_features(self._dataset, "user", names, catalog_rows(self._dataset, "user"))
@@ -199,7 +201,10 @@ class _Sample:
     def _with_unknown(self, of: str, keys: list, ids: np.ndarray, histories: list) -> tuple:
         """The same with one more, whose key was never seen."""
         info = self._dataset.tables[of]
-        number = hash_of(UNKNOWN, info.rows) if info.oov is None else info.oov
+        if info.oov is None:
+            number = hash_of(UNKNOWN, info.rows)
+        else:
+            number = info.oov + hash_of(UNKNOWN, info.oov_rows)
         return [*keys, UNKNOWN], np.append(ids, number), [*histories, *([[]] if histories else [])]
 
 

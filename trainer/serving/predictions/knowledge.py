@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs.manifest import Dataset
+from trainer.data.batches import OWNERS
 from trainer.data.catalog import Items
 from trainer.data.features import Column, VectorFiles, load_features
 from trainer.evaluation.trained import Trained
@@ -15,8 +16,6 @@ from trainer.serving.inputs.kinds import BaseInput, constant
 from trainer.serving.keys import KeyTable
 from trainer.serving.lookups import key_table
 from trainer.serving.user_rows import Lists, load_user_rows
-
-OWNERS = ("user", "item")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +59,8 @@ def load_knowledge(trained: Trained) -> Knowledge:
     keys = {of: key_table(trained, of) for of in wanted}
     if histories is not None:
         admitted = _Members(history_items(trained).in_histories)
-        inputs.insert(0, HistoryInput(histories, dataset.history_length, keys["item"], admitted))
+        bound = trained.items.rows if dataset.history_of == "others" else None
+        inputs.insert(0, HistoryInput(histories, dataset.history_length, keys["item"], admitted, bound))
     return Knowledge(keys, inputs, [of for of in OWNERS if of in reads])
 
 

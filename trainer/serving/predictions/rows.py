@@ -106,6 +106,7 @@ def _answers(tf, signature, requests: list[RowRequest]) -> list[dict[str, float]
     except tf.errors.InvalidArgumentError as error:
         if len(requests) > 1:  # one by one, to name the one that is refused
             return [found for request in requests for found in _answers(tf, signature, [request])]
-        reason = error.message.splitlines()[0]
+        lines = error.message.splitlines()
+        reason = next((line for line in lines if line.startswith("assertion failed")), lines[-1])
         raise ExportError(f"{requests[0].place}: the model refuses the row: {reason}") from None
     return [{name: float(values[i]) for name, values in answer.items()} for i in range(len(requests))]

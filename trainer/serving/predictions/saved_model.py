@@ -4,10 +4,11 @@ import tensorflow as tf
 from tensorflow.python.saved_model import fingerprinting_utils
 
 from configs.sections.ranking import RankingConfig
+from trainer.data.batches import OWNERS
 from trainer.evaluation.trained import Trained
 from trainer.serving.inputs.history import HISTORY
 from trainer.serving.predictions.golden import SampleRequest
-from trainer.serving.predictions.knowledge import OWNERS, load_knowledge
+from trainer.serving.predictions.knowledge import load_knowledge
 from trainer.serving.predictions.model import CLASSIFY, PredictionModel, ServedTask
 from trainer.serving.replay import as_examples, empty_input, input_tensor
 from trainer.serving.saved_model import run_facts, save_module, write_metadata
