@@ -102,6 +102,18 @@ def test_other_models_have_none_of_it(key, value, message):
     assert message in str(failed.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("exclude_seen", False), ("cold_items", "leave_out"), ("max_k", 5), ("index", {"kind": "scann"})],
+)
+def test_export_has_no_options_of_recommendations(key, value):
+    with pytest.raises(ValidationError) as failed:
+        RunConfig.model_validate(document() | {"export": {key: value}})
+    assert f"export.{key} is of models that recommend items" in str(failed.value)
+    config = RunConfig.model_validate(document() | {"export": {"weights": "raw"}})
+    assert RunConfig.model_validate(config.model_dump(mode="json")).export == config.export
+
+
 def test_which_probabilities_are_corrected():
     one = RunConfig.model_validate(document(keep_negatives=0.1))
     assert corrected_tasks(one.source.roles, one.model) == ["label"]

@@ -28,6 +28,7 @@ FLAGS = {
     "submit": SHARED | {"--dry_run"},
     "jobs": {"--help", "--helpfull"},  # each action has its own: see test_jobs.py
     "bench": {"--help", "--helpfull"},  # each measurement has its own
+    "predict": SHARED | {"--model", "--user", "--item", "--history", "--set_feature", "--requests", "--json"},
     "recommend": SHARED
     | {"--model", "--users", "--users_file", "--num_users", "--k", "--include_seen", "--exclude", "--format"}
     | {"--history", "--set_feature", "--include", "--where", "--requests"},

@@ -18,10 +18,10 @@ from trainer.evaluation.trained import Trained
 from trainer.indexes.packages import op_library
 from trainer.serving.inputs.build import read_features
 from trainer.serving.inputs.examples import UNKNOWN as UNKNOWN_KEY
-from trainer.serving.inputs.examples import feature_examples
+from trainer.serving.inputs.examples import can_be_said, feature_examples
 from trainer.serving.lookups import named_features
 from trainer.serving.model import WHERE
-from trainer.serving.saved_model import averaged
+from trainer.serving.weights import averaged
 
 _SAMPLE = 32
 # Next best items beyond k: the served model may swap items whose scores differ by rounding.
@@ -171,7 +171,7 @@ def _changed_users(trained: Trained, users: list[_User]) -> tuple[list[_User], d
         inputs["history"] = [
             [*map(_text, items.keys[past[:1]]), _text(UNKNOWN_KEY), *map(_text, items.keys[past[1:]])]
         ]
-    names = [n for n in read_features(trained.dataset, reads) if _can_be_said(trained, n)]
+    names = [n for n in read_features(trained.dataset, reads) if can_be_said(trained.dataset, n)]
     of_users = [name for name in names if name in users[0].features]
     known = {name: join([user.features[name] for user in users]) for name in of_users}
     examples = feature_examples(trained.dataset, names, known, len(users))
@@ -181,17 +181,6 @@ def _changed_users(trained: Trained, users: list[_User]) -> tuple[list[_User], d
         read = past[-trained.dataset.history_length :]
         changed.append(dataclasses.replace(user, past=past, history=read, features=user.features | own))
     return changed, inputs | examples.inputs
-
-
-def _can_be_said(trained: Trained, name: str) -> bool:
-    """Whether requests can give a feature, or all keys of a cross."""
-    info = trained.dataset.features[name]
-    if info.kind == "cross":
-        return all(_can_be_said(trained, key) for key in info.keys)
-    if not info.has_keys:
-        return True
-    table = trained.dataset.tables[info.table or ""]
-    return table.oov is None or bool(table.files) or not table.keys
 
 
 def _sample_users(trained: Trained) -> list[_User]:
