@@ -30,6 +30,11 @@ class TableConfig(Section):
     """rows: weights and optimizer state of a row in one record; native: the same, with compiled kernels;
     tfa: a plain variable and tfa.optimizers.LazyAdam (Python 3.10 and 3.11); auto: native where there is a
     compiler and a kernel, else rows."""
+    placement: Literal["auto", "tensorcore", "engine"] = "auto"
+    """Where the table lies on a TPU: tensorcore: every replica has a copy, which must fit in its memory beside
+    the rest, and any optimizer will do; engine: sharded over the chips, by the embedding engine; auto:
+    tensorcore up to 10,000 rows, else engine. Results and checkpoints do not depend on it. On CPUs there is
+    only auto."""
 
     @property
     def trained_by(self) -> str:
