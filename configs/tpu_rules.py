@@ -35,9 +35,9 @@ def tpu_lacks(table: EmbeddingConfig) -> str:
         return f"kind {table.kind} is not available on TPUs; use kind: table"
     lacks = table.optimizer.tpu_lacks
     if lacks and table.placement != "tensorcore":
-        reason = f"optimizer {table.optimizer.kind} is not available on TPUs: {lacks}"
         return (
-            reason if table.placement == "engine" else f"{reason}; or, for a small table, {_ON_TENSORCORES}"
+            f"optimizer {table.optimizer.kind} is not available on TPUs: {lacks}; or, for a small table, "
+            f"{_ON_TENSORCORES}"
         )
     return ""
 

@@ -2,8 +2,8 @@
 TensorCores.
 
 Every replica trains on its share of the batch, scores its rows against the items of all replicas, and holds a
-copy of the dense layers and of small tables. The numbers equal those of the CPU's step, up to rounding because sums are taken in
-another order.
+copy of the dense layers and of small tables. The numbers equal those of the CPU's step, up to rounding
+because sums are taken in another order.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ class TpuStep(Step):
 
     Args:
       config: the run.
-      recommender: what is trained, created in the strategy's scope; its tables are TpuTable, in the engine, or
-        TensorCoreTable.
+      recommender: what is trained, created in the strategy's scope; its tables are TpuTable (in the engine)
+        or TensorCoreTable.
       num_steps: steps of the run.
       strategy: tf.distribute.TPUStrategy.
       make_engine: class of the engine, which is made if it has a table.
@@ -170,7 +170,7 @@ class TpuStep(Step):
         return loss, tape.gradient(loss, [*rows.values(), *dense], unconnected_gradients=zero)
 
     def _finish(self, loss, rows: list, dense: list, small: list):
-        """Sums over replicas, updates dense layers, their averages and small tables; returns as `_replica`."""
+        """Sums over replicas, updates all but the engine's tables; returns as `_replica`."""
         context = tf.distribute.get_replica_context()
         total, *sums = context.all_reduce(tf.distribute.ReduceOp.SUM, [loss, *dense, *small])
         dense, small = sums[: len(dense)], sums[len(dense) :]

@@ -1,8 +1,8 @@
 """A small table on the TensorCores of a TPU: every replica has a copy, and updates it as all others do.
 
-The gradients of all replicas are summed as a matrix of the table's shape, because a chip has no room for as many
-rows as a batch may touch; then the row optimizer's arithmetic runs on all rows, and rows that no id of the
-batch names keep their records. So a step equals that of trainer/embeddings/engines/rows.py on the CPU.
+The gradients of all replicas are summed as a matrix of the table's shape, because XLA needs static shapes and
+the number of touched rows varies. Then the row optimizer's arithmetic runs on all rows, and rows that no id of
+the batch names keep their records. So a step equals that of trainer/embeddings/engines/rows.py on the CPU.
 """
 
 import numpy as np
@@ -12,8 +12,10 @@ from trainer.embeddings.engines.rows import RecordTable
 
 
 class TensorCoreTable(RecordTable):
-    """Create it in the scope of the strategy. The host's copy of the records can be written before `load`, and
-    read between `retrieve` and `release`."""
+    """Records in a variable that is mirrored on all replicas; create it in the scope of the strategy.
+
+    The host's copy of the records can be written before `load`, and read between `retrieve` and `release`.
+    """
 
     engine = "tensorcore"
 
