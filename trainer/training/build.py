@@ -7,14 +7,11 @@ import tensorflow as tf
 from configs.manifest import Dataset
 from configs.schema import RunConfig
 from configs.sections.devices import TpuDeviceConfig
-from configs.tpu_rules import placed
 from trainer.data.batches import TrainData, steps_per_epoch
 from trainer.data.catalog import Items
 from trainer.data.lookups import FeatureLookup, catalog_lookups
 from trainer.data.run_length import run_steps
-from trainer.embeddings.base import Table
-from trainer.embeddings.engines.tensorcore import TensorCoreTable
-from trainer.embeddings.engines.tpu import TpuTable
+from trainer.embeddings.engines.tensorcore import tpu_tables
 from trainer.models.recommender import Recommender
 from trainer.resources.forecast import check_slice_memory
 from trainer.tpu.connect import connect_tpu
@@ -92,12 +89,8 @@ def _on_tpu(
     from trainer.tpu.engines import TPU_ENGINES
     from trainer.training.tpu_step import TpuStep
 
-    def table(name: str, rows: int, *args) -> Table:
-        kind = {"engine": TpuTable, "tensorcore": TensorCoreTable}[placed(config.table(name), rows)]
-        return kind(name, rows, *args)
-
     engine = TPU_ENGINES[device.slice_type.engine]
     with strategy.scope():
         drawn = drawn_items(config, items)
-        recommender = Recommender(config, dataset, items.table_counts, num_steps, table, drawn)
+        recommender = Recommender(config, dataset, items.table_counts, num_steps, tpu_tables(config), drawn)
     return recommender, TpuStep(config, recommender, num_steps, strategy, engine)

@@ -1,14 +1,20 @@
 """A small table on the TensorCores of a TPU: every replica has a copy, and updates it as all others do.
 
 The gradients of all replicas are summed as a matrix of the table's shape, because XLA needs static shapes and
-the number of touched rows varies. Then the row optimizer's arithmetic runs on all rows, and rows that no id of
-the batch names keep their records. So a step equals that of trainer/embeddings/engines/rows.py on the CPU.
+the number of touched rows varies. Then the row optimizer's arithmetic runs on all rows, and rows that are not
+in the batch keep their records. So a step equals that of trainer/embeddings/engines/rows.py on the CPU.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
+from configs.schema import RunConfig
+from configs.tpu_rules import placed
+from trainer.embeddings.base import Table
 from trainer.embeddings.engines.rows import RecordTable
+from trainer.embeddings.engines.tpu import TpuTable
 
 
 class TensorCoreTable(RecordTable):
@@ -96,3 +102,16 @@ class TensorCoreTable(RecordTable):
 
     def write_rows(self, ids, records) -> None:
         self._host()[np.asarray(ids)] = np.asarray(records)
+
+
+_KINDS: dict[str, Callable[..., Table]] = {"engine": TpuTable, "tensorcore": TensorCoreTable}
+
+
+def tpu_tables(config: RunConfig) -> Callable[..., Table]:
+    """What makes the tables of a run on a TPU, each where its `placement` says; for Recommender."""
+
+    def table(name: str, rows: int, dim: int, optimizer, average) -> Table:
+        make = _KINDS[placed(config.table(name), rows)]
+        return make(name, rows, dim, optimizer, average)
+
+    return table
