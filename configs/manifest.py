@@ -3,14 +3,15 @@
 A dataset directory holds
   dataset.json                      written last; a directory without it is not a dataset
   train/ valid/ test/               columnar records (see RECORD COLUMNS)
-  positives/                        a copy of the positive rows of train; absent if all of them are positive
+  positives/                        copies of the positive rows of train; absent if all are, and without users
+                                    or items
   users/ items/                     catalogs (see CATALOG COLUMNS)
   vocabularies/                     raw values of categorical features with vocab ids: id, key, count
   rejected/                         rejected rows with their reasons, as JSON lines
 
 A row is positive according to dataset.positive and its label. Rows of a user are ordered by time; rows of one
 instant keep the order of the source: files as listed, lines from first to last. If dataset.duplicates is
-drop, no two rows have the same user, item and instant.
+drop, no two rows have the same user, item and instant. Train rows count according to dataset.counted_rows.
 
 Every record file is a GZIP TFRecord of columnar tf.train.Example: each feature lists the values of up to
 `block_rows` rows, one after the other. All blocks of a file but the last are full.
@@ -24,17 +25,20 @@ RECORD COLUMNS  user, item: int64 ids; label, weight: float32 (weight only if th
   history_length: int64 [rows], how many of them belong to each row. A row's history holds the user's newest
   earlier positive in-vocabulary items: from train for train and valid rows, from train and valid for test
   rows. user and item are catalog ids (see IDS). If the source has no user (source.roles.user is null), the
-  dataset has no column, table, catalog rows or features of users; the same holds for items.
+  dataset has no column, table, catalog rows or features of users; the same holds for items. Train rows left
+  out by dataset.keep_negatives are in no record, but they count, and are in catalogs and histories.
 IDS  A table has `rows` rows. With vocab ids, 0..rows - 2 are the admitted keys and rows - 1 is the
   out-of-vocabulary row. Further users and items, which have too few train rows or occur in held-out splits or
   side tables only, have catalog ids from `rows` on, by key: their catalog rows and features are their own,
   and they share the out-of-vocabulary row. So the table row of a catalog id is min(id, rows - 1), and
-  catalog_rows is rows plus the number of further users or items. With hashed ids the catalog id is the table
-  row.
-CATALOG COLUMNS  users/: id (catalog id), key (bytes), count (positive train rows), the user features, and
+  catalog_rows is rows plus the further users or items. With hashed ids the catalog id is the table
+  row. With given ids, 0..keys - 1 are the lines of the vocabulary file, followed by oov_rows rows for other
+  keys, by their hash. Of the further users and items with such a key, those of row keys + r have the catalog
+  ids rows + r, rows + r + oov_rows, rows + r + 2 oov_rows ... by key; some ids below catalog_rows are unused.
+CATALOG COLUMNS  users/: id (catalog id), key (bytes), count (train rows that count), the user features, and
   sequence, sequence_split: int64, the catalog ids of the items of all the user's positive rows, oldest first,
-  and the split of each (0 train, 1 valid, 2 test), with sequence_length: int64 [rows].
-  items/: id (catalog id), key (bytes), count (positive train rows), the item features.
+  and the split of each (0 train, 1 valid, 2 test), with sequence_length: int64 [rows]; none without items.
+  items/: id (catalog id), key (bytes), count (train rows that count), the item features.
   A catalog has one row per catalog id in use, never the out-of-vocabulary row; users that are in no side
   table and on the out-of-vocabulary row are in it too. With hashed ids, of the keys that share an id the most
   frequent in train is written (ties: the smallest); count and sequence cover all of them.
@@ -52,8 +56,7 @@ FEATURES IN CATALOGS  feature: the newest known value, for serving. feature@vali
   that evaluation of that split may use. For a user, the newest known value not later than the user's first
   positive row in the split (without such a row: as in feature); for an item, the newest known value in rows
   of earlier splits. A value is known if it is not empty, and that of a cross if all of its keys are. If none
-  is known, the empty value is written: the id of the empty key, an empty list, a numeric feature's `missing`
-  or NaN.
+  is known, the empty value is written: the id of the empty key, an empty list, a number's `missing` or NaN.
 """
 
 import json
@@ -66,6 +69,7 @@ from configs.errors import DataError
 from configs.sections.base import Section
 from configs.sections.features import Step
 from configs.sections.ranking import MAIN_LABEL
+from configs.sections.roles import PLANTED_LABEL
 from configs.system.storage import inner_path, read_bytes
 
 MANIFEST_FILE = "dataset.json"
@@ -92,6 +96,15 @@ class FileInfo(Section):
     """CRC-32C of the file's bytes, eight hexadecimal digits."""
 
 
+class LabelInfo(Section):
+    """A further label in the rows of one split."""
+
+    known: Count
+    """Rows in which it is not empty."""
+    ones: Count
+    """Rows in which it is above 0."""
+
+
 class SplitInfo(Section):
     """One split."""
 
@@ -105,6 +118,8 @@ class SplitInfo(Section):
     """Newest row, nanoseconds; null when empty."""
     positives: int
     """Positive rows among them."""
+    labels: dict[str, LabelInfo] = {}
+    """By name."""
     cold_users: int = 0
     """Users with positive rows here but none in train; with hashed ids they are in the catalog."""
     cold_user_rows: int = 0
@@ -127,9 +142,8 @@ class TableInfo(Section):
     oov_rows: Count = 1
     """Number of out-of-vocabulary rows, which follow each other; more than one with given only."""
     keys: Count
-    """Distinct keys with positive train rows (with vocab: at least min_count; with given: keys of the file;
-    with buckets: buckets of values that are not empty;
-    of a table of side tables: of users or items with positive train rows)."""
+    """Distinct keys with train rows that count (vocab: at least min_count; given: keys of the file; buckets:
+    buckets of values that are not empty; side tables: keys of users or items with such rows)."""
     oov_keys: Count = 0
     """Distinct keys of all splits and side tables that share the out-of-vocabulary row; 0 with hash."""
     catalog_rows: Count = 0
@@ -139,8 +153,10 @@ class TableInfo(Section):
     buckets."""
 
     def row_of(self, ids: Any) -> Any:
-        """Table rows of catalog ids, in NumPy; see IDS."""
-        return ids if self.oov is None or self.ids != "vocab" else np.minimum(ids, self.oov)
+        """Table rows of catalog ids, in NumPy; see IDS. In TensorFlow: trainer.data.lookups.table_rows."""
+        if self.oov is None:
+            return ids
+        return np.where(ids < self.rows, ids, self.oov + (ids - self.rows) % self.oov_rows)
 
     def has_row(self, ids: np.ndarray) -> np.ndarray:
         """Which catalog ids have a row of their own, not the out-of-vocabulary row: bool [n]."""
@@ -169,9 +185,8 @@ class FeatureInfo(Section):
     <= v < boundaries[b]; the bucket after the last one, len(boundaries) + 1, is that of empty values. They
     are float32; configs/transforms.py carries them back to stored values, where comparing is exact."""
     mean: float = 0.0
-    """Mean of a numeric feature over positive train rows, after the steps before standardize, which models
-    subtract; over users or items with positive train rows if it is of a side table. Empty values count as the
-    mean."""
+    """Mean of a numeric feature over train rows that count (of a side table: users or items with such rows),
+    after the steps before standardize. Models subtract it; empty values count as the mean."""
     stddev: float = 1.0
     """Standard deviation over the same values, by which models divide; 1 if all are equal."""
     dim: Count = 0
@@ -265,7 +280,7 @@ class Dataset(Section):
     splits: dict[str, SplitInfo]
     """train, valid, test."""
     positives: SplitInfo | None = None
-    """Copies of the positive rows of train; null: all rows of train are positive."""
+    """Copies of the positive rows of train; null: see positives/."""
     tables: dict[str, TableInfo]
     """user and item, if the source has them, and those of features."""
     labels: list[str] = []
@@ -305,8 +320,7 @@ class Dataset(Section):
 
     @model_validator(mode="after")
     def _is_whole(self) -> "Dataset":
-        roles = self.source.get("roles", {})
-        owners = [name for name in ("user", "item") if roles.get(name, name) is not None]
+        owners = [name for name, its in (("user", self.users), ("item", self.items)) if its.files]
         for field, names in (("splits", SPLITS), ("tables", owners)):
             for name in names:
                 if name not in getattr(self, field):
@@ -316,6 +330,11 @@ class Dataset(Section):
     def training_split(self, positives_only: bool) -> SplitInfo:
         """The rows that a model trains on: all of train, or the positive ones."""
         return self.positives if positives_only and self.positives else self.splits["train"]
+
+    @property
+    def has_label(self) -> bool:
+        """Whether the source has `label`, which is 1 in every row otherwise."""
+        return PLANTED_LABEL in self.labels or self.source.get("roles", {}).get("label") is not None
 
     @property
     def record_files(self) -> list[FileInfo]:

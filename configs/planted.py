@@ -20,7 +20,12 @@ import numpy as np
 from configs.sections.sources import SyntheticSourceConfig
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_STREAM = {name: np.uint64(i + 1) for i, name in enumerate(("user", "cluster", "item", "factor", "loading"))}
+_NAMES = (
+    *("user", "cluster", "item", "factor", "loading"),
+    *("key", "effect", "vector", "number", "wave", "length", "member", "click"),
+)
+_STREAM = {name: np.uint64(i + 1) for i, name in enumerate(_NAMES)}
+"""Streams of random numbers; those of the second line are of configs/planted_clicks.py."""
 FIRST_TIMESTAMP = 1_600_000_000
 _CACHED_VALUES = 1 << 24  # of users' cumulative tastes kept in memory, 64 MiB
 
@@ -32,7 +37,7 @@ def _mix(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
-def _uniform(seed: int, stream: str, index: np.ndarray) -> np.ndarray:
+def uniform(seed: int, stream: str, index: np.ndarray) -> np.ndarray:
     """float64 in (0, 1), one per index, independent between streams."""
     with np.errstate(over="ignore"):
         key = _mix(np.uint64(seed % 2**63) * _GOLDEN + _STREAM[stream])
@@ -40,10 +45,10 @@ def _uniform(seed: int, stream: str, index: np.ndarray) -> np.ndarray:
     return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
-def _normal(seed: int, stream: str, index: np.ndarray) -> np.ndarray:
+def normal(seed: int, stream: str, index: np.ndarray) -> np.ndarray:
     """Standard normals by Box-Muller, one per index."""
-    radius = np.sqrt(-2.0 * np.log(_uniform(seed, stream, index * 2)))
-    return radius * np.cos(2.0 * np.pi * _uniform(seed, stream, index * 2 + 1))
+    radius = np.sqrt(-2.0 * np.log(uniform(seed, stream, index * 2)))
+    return radius * np.cos(2.0 * np.pi * uniform(seed, stream, index * 2 + 1))
 
 
 def planted_source(source: dict[str, Any]) -> SyntheticSourceConfig | None:
@@ -59,7 +64,7 @@ class Planted:
         self.clusters = min(source.clusters, source.items)
         shape = (source.factors, self.clusters)
         index = np.arange(shape[0] * shape[1])
-        self._loadings = _normal(source.seed, "loading", index).reshape(shape)
+        self._loadings = normal(source.seed, "loading", index).reshape(shape)
         # Groups differ in size by one item; `_cdf[s]` is for the smaller (0) and the larger (1) size.
         self._small = source.items // self.clusters
         self._large_groups = source.items % self.clusters
@@ -73,7 +78,7 @@ class Planted:
         """User index int64 [n] of each row index: every user at least once if there are enough rows, the rest
         by Zipf's law."""
         spec = self.source
-        share = _uniform(spec.seed, "user", rows)
+        share = uniform(spec.seed, "user", rows)
         if abs(spec.user_zipf - 1.0) < 1e-9:
             rank = np.exp(share * np.log(spec.users + 1.0))
         else:
@@ -90,7 +95,7 @@ class Planted:
         """log p(group | user), float64 [n, clusters], for user indices int64 [n]."""
         factors = self.source.factors
         index = users[:, None].astype(np.int64) * factors + np.arange(factors)
-        normals = _normal(self.source.seed, "factor", index) * (self.source.sharpness / np.sqrt(factors))
+        normals = normal(self.source.seed, "factor", index) * (self.source.sharpness / np.sqrt(factors))
         logits = normals[:, :1] * self._loadings[0]
         for factor in range(1, factors):
             logits += normals[:, factor : factor + 1] * self._loadings[factor]
@@ -100,9 +105,9 @@ class Planted:
     def items(self, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
         """Item index int64 [n] drawn for row indices and their users, both int64 [n]."""
         cdf, where = self._cumulative_tastes(users)
-        draw = _uniform(self.source.seed, "cluster", rows).astype(np.float32)
+        draw = uniform(self.source.seed, "cluster", rows).astype(np.float32)
         cluster = _search_rows(cdf, where, draw)
-        share = _uniform(self.source.seed, "item", rows)
+        share = uniform(self.source.seed, "item", rows)
         rank = np.empty(len(rows), np.int64)
         large = cluster < self._large_groups
         for extra, group in enumerate((~large, large)):

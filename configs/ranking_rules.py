@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from configs.sections.dataset import VocabIdsConfig
-from configs.sections.features import table_of
+from configs.sections.features import ListFeatureConfig, table_of
 from configs.sections.ranking import MAIN_LABEL, DotInteractionConfig, EsmmConfig, RankingConfig, TaskConfig
-from configs.sections.sources import RolesConfig
+from configs.sections.roles import RolesConfig
 
 if TYPE_CHECKING:
     from configs.schema import RunConfig
@@ -21,14 +21,14 @@ def without_owners(values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(source, dict) or not isinstance(model, dict) or model.get("kind") != "ranking":
         return values
     roles = source.get("roles", {})
-    if source.get("kind") == "synthetic" or not isinstance(roles, dict):
+    if str(source.get("kind")).startswith("synthetic") or not isinstance(roles, dict):
         return values
     return values | {"source": source | {"roles": {"user": None, "item": None} | roles}}
 
 
 def label_names(roles: RolesConfig) -> list[str]:
     """Labels that tasks may name."""
-    return [*([MAIN_LABEL] if roles.label is not None else []), *roles.labels]
+    return [*([MAIN_LABEL] if roles.label is not None else []), *roles.learned_labels]
 
 
 def complete_ranking(config: "RunConfig", model: RankingConfig) -> RankingConfig:
@@ -86,6 +86,7 @@ def check_ranking(config: "RunConfig") -> None:
     """Raises ValueError, naming keys, if a ranking model does not fit the rest of the document, or another
     model uses what only ranking models have."""
     model = config.model
+    _check_evaluation(config)
     if not isinstance(model, RankingConfig):
         _check_other(config)
         return
@@ -93,6 +94,27 @@ def check_ranking(config: "RunConfig") -> None:
     _check_tasks(config, model)
     _check_widths(config, model)
     _check_thinning(config, model)
+
+
+def _check_evaluation(config: "RunConfig") -> None:
+    evaluate, family = config.evaluate, config.model.family
+    if key := evaluate.foreign_key(family):
+        raise ValueError(f"evaluate.{key}: models of kind {config.model.kind} do not have it; remove it")
+    features, roles = config.features, config.source.roles
+    keyed = [name for name, feature in features.items() if table_of(feature)]
+    for name in evaluate.by:
+        if name not in keyed:
+            raise ValueError(
+                f"evaluate.by: {name!r} is not a feature with keys or buckets; known: "
+                f"{', '.join(keyed) or 'none'}"
+            )
+    owners = [name for name in ("user", "item") if getattr(roles, name) is not None]
+    single = [name for name in keyed if not isinstance(features[name], ListFeatureConfig)]
+    if evaluate.group_by is not None and evaluate.group_by not in [*owners, *single]:
+        raise ValueError(
+            f"evaluate.group_by: {evaluate.group_by!r} is not a feature with one key a row; known: "
+            f"{', '.join([*owners, *single]) or 'none'}"
+        )
 
 
 def _check_other(config: "RunConfig") -> None:
@@ -104,6 +126,11 @@ def _check_other(config: "RunConfig") -> None:
             )
     if roles.labels:
         raise ValueError("source.roles.labels requires model.kind: ranking; remove it, or use that model")
+    if config.dataset.counted_rows == "all":
+        raise ValueError(
+            "dataset.counted_rows: all requires model.kind: ranking, because popularity and trained items of "
+            "other models are those of positive rows; remove it"
+        )
     if config.dataset.keep_negatives < 1:
         raise ValueError(
             "dataset.keep_negatives requires model.kind: ranking, which corrects its probabilities for it; "
@@ -135,6 +162,10 @@ def _check_inputs(config: "RunConfig", model: RankingConfig) -> None:
         raise ValueError(
             "dataset.split.kind: leave_last_out requires source.roles.user; name the column, or use "
             "temporal, random or given"
+        )
+    if config.dataset.history_length and None in (roles.user, roles.item):
+        raise ValueError(
+            "dataset.history_length requires source.roles.user and item; name the columns, or remove it"
         )
     if not model.inputs:
         raise ValueError("model.inputs: the source has no features; add one to source.features")

@@ -14,7 +14,7 @@ from configs.defaults import (
 )
 from configs.ranking_rules import check_ranking, complete_bottom, without_owners
 from configs.sections.base import Section
-from configs.sections.dataset import DatasetConfig, FeatureIdsConfig, HashIdsConfig, VocabIdsConfig
+from configs.sections.dataset import DatasetConfig, HashIdsConfig, IdsConfig, VocabIdsConfig
 from configs.sections.devices import CpuDeviceConfig, DeviceConfig
 from configs.sections.evaluation import EvaluateConfig
 from configs.sections.export import ExportConfig
@@ -144,7 +144,8 @@ class RunConfig(Section):
         if not isinstance(source, dict) or not isinstance(dataset, dict) or "split" in dataset:
             return values
         roles = source.get("roles")
-        timed = source.get("kind") == "synthetic" or (isinstance(roles, dict) and roles.get("timestamp"))
+        synthetic = str(source.get("kind")).startswith("synthetic")
+        timed = synthetic or (isinstance(roles, dict) and roles.get("timestamp"))
         kind = "temporal" if timed else "random"
         return values | {"dataset": dataset | {"split": {"kind": kind}}}
 
@@ -388,7 +389,7 @@ class RunConfig(Section):
         model = self.model
         return isinstance(model, TwoTowerConfig) and bool(model.item_bias) and not model.item_tower.layers
 
-    def ids_of(self, name: str) -> FeatureIdsConfig:
+    def ids_of(self, name: str) -> IdsConfig:
         """The ids section of a table: user_ids, item_ids (also for history) or that of features."""
         if name == "user":
             return self.dataset.user_ids

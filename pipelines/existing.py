@@ -9,8 +9,11 @@ from configs.manifest import MANIFEST_FILE, Dataset, FileInfo, SourceFileInfo, l
 from configs.sections.dataset import DatasetConfig
 from configs.sections.sources import SourceConfig
 from configs.system import storage
-from pipelines.manifest import source_fingerprint
+from pipelines.manifest import plain_source, source_fingerprint
 from pipelines.sources.identity import SourceFile, each, look, with_content
+
+_LATER = {"counted_rows": "positive", "keep_negatives": 1.0}
+"""What keys of the dataset section mean that older datasets lack."""
 
 
 def find_existing(
@@ -68,8 +71,8 @@ def _difference(
     found: Dataset, source: SourceConfig, files: list[SourceFile], dataset: DatasetConfig
 ) -> str | None:
     """How a dataset differs from the requested one; None: it does not."""
-    section = source.model_dump(mode="json")
-    if keys := [key for key in {**found.source, **section} if found.source.get(key) != section.get(key)]:
+    section, before_section = plain_source(source.model_dump(mode="json")), plain_source(found.source)
+    if keys := [key for key in {**before_section, **section} if before_section.get(key) != section.get(key)]:
         return f"another source (source.{keys[0]} differs)"
     before = {info.path: info for info in found.source_files}
     if [file.name for file in files] != list(before):
@@ -81,7 +84,7 @@ def _difference(
     if found.source_fingerprint != source_fingerprint(section, contents):
         return "another source"
     wanted = dataset.model_dump(mode="json", exclude={"path"})
-    if wanted != {key: value for key, value in found.dataset.items() if key != "path"}:
+    if wanted != _LATER | {key: value for key, value in found.dataset.items() if key != "path"}:
         return "other dataset settings"
     return None
 

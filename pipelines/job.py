@@ -7,8 +7,8 @@ import dataclasses
 import math
 from typing import Any
 
-from configs.manifest import BLOCK_ROWS, SPLITS
-from configs.sections.dataset import DatasetConfig, FeatureIdsConfig, HashIdsConfig, VocabIdsConfig
+from configs.manifest import BLOCK_ROWS, SPLITS, label_column
+from configs.sections.dataset import DatasetConfig, HashIdsConfig, IdsConfig, VocabIdsConfig
 from configs.sections.features import (
     CrossFeatureConfig,
     ListFeatureConfig,
@@ -17,8 +17,11 @@ from configs.sections.features import (
     VectorFeatureConfig,
     table_of,
 )
+from configs.sections.roles import RolesConfig
 from configs.sections.sources import SideTableConfig
 
+OWNERS = ("user", "item")
+"""Roles whose keys have a table and a catalog, if the source has them."""
 RECORDS = (*SPLITS, "positives")
 """Directories of records, in the order of their numbers."""
 
@@ -121,9 +124,26 @@ class Job:
         return {f.name: table for f in self.source.features if f.kind != "numeric" if (table := table_of(f))}
 
     @property
+    def owners(self) -> list[str]:
+        """Which of user and item the rows of the interactions have; none for a job of `sides`."""
+        roles = getattr(self.source, "roles", RolesConfig(user=None, item=None))
+        return [name for name in OWNERS if getattr(roles, name) is not None]
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether rows have both, so that they are events of histories and of retrieval models."""
+        return len(self.owners) == len(OWNERS)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Column of each further label."""
+        roles = getattr(self.source, "roles", RolesConfig())
+        return {name: label_column(name) for name in roles.labels}
+
+    @property
     def columns(self) -> dict[str, str]:
         """Table of each column of keys: user, item, and categorical, list and cross features."""
-        return {"user": "user", "item": "item"} | self.feature_columns
+        return {name: name for name in self.owners} | self.feature_columns
 
     @property
     def tables(self) -> list[str]:
@@ -142,7 +162,7 @@ class Job:
         layout = dataclasses.replace(self.layout, chunk_rows=self.layout.chunk_rows // 4)  # wide rows
         return [dataclasses.replace(self, source=side, layout=layout) for side in self.source.sides]
 
-    def ids_of(self, table: str) -> FeatureIdsConfig:
+    def ids_of(self, table: str) -> IdsConfig:
         """The ids section of a table."""
         if table in ("user", "item"):
             return self.dataset.user_ids if table == "user" else self.dataset.item_ids

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from configs.manifest import (
     Dataset,
     FeatureInfo,
     FileInfo,
+    LabelInfo,
     SideInfo,
     SourceFileInfo,
     SplitInfo,
@@ -46,7 +48,16 @@ def source_fingerprint(source: dict[str, Any], files: list[SourceFile]) -> str:
       files: with their content checksums.
     """
     parts = [[file.name, file.size, file.content] for file in files]
-    return hashlib.sha256(json.dumps([source, parts], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([plain_source(source), parts], sort_keys=True).encode()).hexdigest()
+
+
+def plain_source(source: dict[str, Any]) -> dict[str, Any]:
+    """A source section as JSON without `labels` that name none, as sections were written before there were
+    any."""
+    roles = source.get("roles", {})
+    if roles.get("labels", True):
+        return source
+    return source | {"roles": {key: value for key, value in roles.items() if key != "labels"}}
 
 
 def fingerprint(files: list[WrittenFile]) -> str:
@@ -82,7 +93,7 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
         chosen = [f for f in files if f.directory == directory]
         prefix = f"{directory}/"
         left_out = {k.removeprefix(prefix): v for k, v in stats.counts.items() if k.startswith(prefix)}
-        return SplitInfo(**_rows(infos(directory), chosen), **left_out)
+        return SplitInfo(**_rows(infos(directory), chosen, job.labels), **left_out)
 
     def table(name: str, ids: TableIds) -> TableInfo:
         return _table(job, name, ids).model_copy(update={"files": infos("vocabularies", name)})
@@ -99,10 +110,7 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
     return Dataset(
         fingerprint=digest,
         source_fingerprint=source_fingerprint(source, source_files),
-        source_files=[
-            SourceFileInfo(path=f.name, bytes=f.size, version=f.version, content=f.content)
-            for f in source_files
-        ],
+        source_files=[_source_file(file) for file in source_files],
         history_length=job.dataset.history_length,
         has_weight=job.source.roles.weight is not None,
         splits={name: split(name) for name in SPLITS},
@@ -117,10 +125,17 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
         filtered=stats.filtered,
         duplicates=stats.counts["duplicates"],
         short_users=stats.counts["short_users"],
+        labels=list(job.labels),
+        keep_negatives=job.dataset.keep_negatives,
+        thinned=stats.counts["thinned"],
         notes={reason: count for reason, count in sorted(stats.notes.items()) if count},
         source=source,
         dataset=job.dataset.model_dump(mode="json"),
     )
+
+
+def _source_file(file: SourceFile) -> SourceFileInfo:
+    return SourceFileInfo(path=file.name, bytes=file.size, version=file.version, content=file.content)
 
 
 def _side(job: Job, number: int, summary: Summary) -> SideInfo:
@@ -146,7 +161,10 @@ def _feature(feature: FeatureConfig, summary: Summary, in_records: bool) -> Feat
         info["keys"] = feature.keys
     if isinstance(feature, NumericFeatureConfig):
         info |= {"steps": feature.steps, "boundaries": _boundaries(feature, summary)}
-        info |= _scale(name, summary.files, None if in_records else f"{feature.of}s")
+        if in_records:
+            info |= _scale(summary.moments.get(name))
+        else:
+            info |= _scale(_moments_of_side(name, summary.files, f"{feature.of}s"))
     if isinstance(feature, VectorFeatureConfig):
         info["dim"] = feature.dim
     if not in_records:
@@ -163,19 +181,26 @@ def _boundaries(feature: NumericFeatureConfig, summary: Summary) -> list[float] 
     return summary.quantiles.get(feature.name, [])
 
 
-def _scale(name: str, files: list[WrittenFile], directory: str | None) -> dict[str, float]:
-    """Mean and standard deviation over the rows of a directory, by default the positive rows of train; empty
-    if they are not needed."""
-    some = any(f.directory == "positives" for f in files)
-    directory = directory or ("positives" if some else "train")
-    mine = (f for f in files if f.directory == directory and name in f.moments)
-    train = sorted(mine, key=WrittenFile.place)
-    if not train:
+def _moments_of_side(name: str, files: list[WrittenFile], directory: str) -> Moments | None:
+    """Over the users or items of a catalog; None: there are none."""
+    mine = sorted((f for f in files if f.directory == directory and name in f.moments), key=WrittenFile.place)
+    return functools.reduce(Moments.join, (f.moments[name] for f in mine)) if mine else None
+
+
+def _scale(moments: Moments | None) -> dict[str, float]:
+    """Mean and standard deviation; empty if there are no values, or they are not needed.
+
+    Rounded, because the last bits depend on how rows are distributed over shards: first a little, so that
+    no value lies so close to the middle of two rounded ones that they decide between them.
+    """
+    if moments is None:
         return {}
-    whole = functools.reduce(Moments.join, (f.moments[name] for f in train))
-    # Rounded, because the last bits depend on how rows are distributed over files.
-    stddev = float(f"{math.sqrt(whole.spread / whole.count):.7g}") or 1.0
-    return {"mean": float(f"{whole.mean:.7g}"), "stddev": stddev}
+    stddev = math.sqrt(moments.spread / moments.count)
+    return {"mean": _rounded(moments.mean), "stddev": _rounded(stddev) or 1.0}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{float(f'{value:.11g}'):.7g}")
 
 
 def _bucket_tables(features: dict[str, FeatureInfo]) -> dict[str, TableInfo]:
@@ -188,13 +213,19 @@ def _bucket_tables(features: dict[str, FeatureInfo]) -> dict[str, TableInfo]:
     return found
 
 
-def _rows(infos: list[FileInfo], files: list[WrittenFile]) -> dict[str, Any]:
+def _rows(infos: list[FileInfo], files: list[WrittenFile], labels: Iterable[str]) -> dict[str, Any]:
     return {
         "rows": sum(info.rows for info in infos),
         "files": infos,
         "min_timestamp": min((f.min_timestamp for f in files if f.min_timestamp is not None), default=None),
         "max_timestamp": max((f.max_timestamp for f in files if f.max_timestamp is not None), default=None),
         "positives": sum(f.positives for f in files),
+        "labels": {
+            name: LabelInfo(
+                known=sum(f.labels[name][0] for f in files), ones=sum(f.labels[name][1] for f in files)
+            )
+            for name in labels
+        },
     }
 
 

@@ -23,6 +23,7 @@ from pipelines.stages.plan import Plan, make_plan, side_count
 from pipelines.stages.read import Read, ReadRows
 from pipelines.stages.stats import MergeCounts, MergeNumbers, MergeStats, Stats
 from pipelines.stages.write import WriteFile, WriteRejected
+from pipelines.statistics.moments import Moments
 from pipelines.statistics.quantiles import NumberHistogram, boundaries
 from pipelines.summary import FILE_NAME, dump_summary
 
@@ -86,7 +87,7 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range], side_ranges: l
         rows
         | "ByUserShard" >> beam.GroupByKey()
         | "GroupUsers"
-        >> beam.ParDo(GroupUsers(job), plan).with_outputs("keys", "counts", "numbers", main="rows")
+        >> beam.ParDo(GroupUsers(job), plan).with_outputs("keys", "counts", "numbers", "moments", main="rows")
     )
     side_rows = [found for found, _, _ in sides]
     joined, maps, keys_catalog, tables = _assign(pipeline, job, grouped.keys, plan, side_rows)
@@ -113,6 +114,7 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range], side_ranges: l
         "plan": plan,
         "tables": ids,
         "numbers": AsSingleton(numbers | "MergeNumbers" >> beam.CombineGlobally(MergeNumbers())),
+        "moments": AsIter(grouped.moments),
     }
     refused = _flat("Rejected", [rejected, *(found for _, found, _ in sides)])
     files = _write(pipeline, job, finished.rows, slices, refused, plan, ids)
@@ -177,28 +179,30 @@ def _assign(pipeline: beam.Pipeline, job: Job, keys: Any, plan: AsSingleton, sid
     Returns:
       Outputs of SideFeatures of each side table; all maps; catalog slices; TableIds of all tables.
     """
-    feature_keys = []
+    given = []
     if job.given:
-        feature_keys.append(
+        given.append(
             pipeline
             | "Given" >> beam.Create(sorted(job.given))
             | "SendVocabularies" >> beam.ParDo(SendVocabularies(job), plan)
         )
     if not sides:  # one phase is enough
-        all_keys = (keys, *feature_keys) | "AllKeys" >> beam.Flatten()
-        maps, catalog, tables = all_keys | "Ids" >> Ids(job, [*WITH_CATALOG, *job.feature_tables])
+        all_keys = (keys, *given) | "AllKeys" >> beam.Flatten()
+        maps, catalog, tables = all_keys | "Ids" >> Ids(job, [*job.owners, *job.feature_tables])
         return [], maps, catalog, tables
     sent = [
         rows | f"SendSide{number}" >> beam.ParDo(SendSide(job, number), plan)
         for number, rows in enumerate(sides)
     ]
+    if given:
+        keys = (keys, *given) | "SentKeys" >> beam.Flatten()
     own_keys = (keys | "OfCatalogs" >> beam.Filter(_has_catalog), *sent) | "OwnKeys" >> beam.Flatten()
-    maps, catalog, tables = own_keys | "Ids" >> Ids(job, list(WITH_CATALOG))
+    maps, catalog, tables = own_keys | "Ids" >> Ids(job, job.owners)
     joined = [
         (rows, maps) | f"SideFeatures{number}" >> SideFeatures(job, number, plan)
         for number, rows in enumerate(sides)
     ]
-    feature_keys += [keys | "OfFeatures" >> beam.Filter(_has_no_catalog), *(side.keys for side in joined)]
+    feature_keys = [keys | "OfFeatures" >> beam.Filter(_has_no_catalog), *(side.keys for side in joined)]
     feature_maps, feature_catalog, feature_tables = (
         feature_keys | "FeatureKeys" >> beam.Flatten() | "FeatureIds" >> Ids(job, job.feature_tables)
     )
@@ -219,12 +223,14 @@ def _summarize(
     plan: Plan,
     tables: dict[str, TableIds],
     numbers: dict[str, NumberHistogram],
+    moments: Iterable[tuple[int, dict[str, Moments]]],
     files: Iterable[WrittenFile],
 ) -> None:
     """Writes the job's summary into the spool, which workers of any runner can write.
 
     Args:
       parts: number of buckets by feature with buckets by quantiles.
+      moments: of each user shard.
     """
     stats.counts = counts
     for number, side in sorted(sides.items()):
@@ -233,5 +239,9 @@ def _summarize(
         counts.update({side_count(number, f"rejected/{why}"): n for why, n in side.rejected.items()})
         stats.notes.update(side.notes)
     quantiles = {name: boundaries(found, parts[name]) for name, found in numbers.items()}
+    whole: dict[str, Moments] = {}
+    for _, found_moments in sorted(moments, key=lambda element: element[0]):
+        for name, mine in found_moments.items():
+            whole[name] = whole[name].join(mine) if name in whole else mine
     with fsspec.open(f"{spool}/{FILE_NAME}", "wb") as file:
-        file.write(dump_summary(stats, plan, tables, quantiles, files))
+        file.write(dump_summary(stats, plan, tables, quantiles, whole, files))

@@ -6,6 +6,7 @@ from absl import logging
 
 from configs.manifest import SPLITS, Dataset
 from configs.sections.dataset import DatasetConfig, LeaveLastOutSplitConfig, VocabIdsConfig
+from configs.sections.roles import PLANTED_LABEL
 from pipelines.progress import Progress
 
 _PER_SECOND = 10**9
@@ -23,15 +24,23 @@ def row_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:
     lines = []
     rows = sum(info.rows for info in manifest.splits.values())
     positives = {name: info.positives for name, info in manifest.splits.items()}
-    if manifest.source.get("roles", {}).get("label"):
+    if manifest.has_label:
         each = ", ".join(f"{name} {count:,}" for name, count in positives.items())
         others = rows - sum(positives.values())
         text = f"positive rows ({dataset.positive_rule}): {each}"
         if others:
-            text += (
-                f"; {others:,} others, on which only dot_bias trains: no targets, seen items or popularity"
-            )
+            text += f"; {others:,} others"
+            if {"user", "item"} <= manifest.tables.keys():
+                text += (
+                    ", on which only dot_bias and ranking models train: no targets, seen items or popularity"
+                )
         lines.append(text)
+    lines += [_label_line(manifest, name) for name in manifest.labels if name != PLANTED_LABEL]
+    if manifest.thinned:
+        lines.append(
+            f"left out by dataset.keep_negatives {manifest.keep_negatives:g}: {manifest.thinned:,} negative "
+            "rows of train"
+        )
     if manifest.filtered:
         lines.append(f"left out by dataset.min_label: {manifest.filtered:,} rows")
     if manifest.duplicates:
@@ -43,6 +52,17 @@ def row_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:
     return lines + _user_lines(manifest, dataset)
 
 
+def _label_line(manifest: Dataset, name: str) -> str:
+    """How often a further label is above 0 in each split, and where it is empty."""
+    facts = []
+    for split in SPLITS:
+        rows, label = manifest.splits[split].rows, manifest.splits[split].labels[name]
+        if rows:
+            share = f"{label.ones / label.known:.2%} of {label.known:,}" if label.known else "none"
+            facts.append(f"{split} {share}" + (f" ({rows - label.known:,} empty)" * (label.known < rows)))
+    return f"label {name} above 0: {', '.join(facts)}"
+
+
 def _user_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:
     lines = []
     if manifest.short_users and isinstance(dataset.split, LeaveLastOutSplitConfig):
@@ -50,7 +70,7 @@ def _user_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:
             f"train only: {manifest.short_users:,} users with fewer than dataset.split.min_rows "
             f"{dataset.split.min_rows} positive events"
         )
-    for name in SPLITS[1:]:
+    for name in SPLITS[1:] if "item" in manifest.tables else ():
         info = manifest.splits[name]
         if info.cold_users:
             lines.append(
@@ -69,7 +89,7 @@ def _user_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:
 def feature_lines(manifest: Dataset) -> list[str]:
     """Each feature: keys of its table, the share of its values that is out of vocabulary, and who has any."""
     wholes = {"user": manifest.users.rows, "item": manifest.items.rows}
-    wholes["context"] = sum(info.rows for info in manifest.splits.values())
+    wholes["context"] = sum(info.rows for info in manifest.splits.values()) + manifest.thinned
     lines = []
     for name, info in manifest.features.items():
         facts = []

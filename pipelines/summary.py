@@ -19,6 +19,7 @@ from pipelines.stages.files import DIRECTORIES, WrittenFile
 from pipelines.stages.ids import TableIds
 from pipelines.stages.plan import Plan
 from pipelines.stages.stats import Stats
+from pipelines.statistics.moments import Moments
 
 FILE_NAME = "summary.json"
 # Large, and needed only while the job runs.
@@ -39,6 +40,8 @@ class Summary(NamedTuple):
     """Without first_ids."""
     quantiles: dict[str, list[float]]
     """Boundaries of buckets by quantiles, by feature."""
+    moments: dict[str, Moments]
+    """Of the numeric features of the interactions, over train rows that count."""
     files: list[WrittenFile]
     """Ascending."""
 
@@ -48,6 +51,7 @@ def dump_summary(
     plan: Plan,
     tables: dict[str, TableIds],
     quantiles: dict[str, list[float]],
+    moments: dict[str, Moments],
     files: Iterable[WrittenFile],
 ) -> bytes:
     """The summary as JSON."""
@@ -56,6 +60,7 @@ def dump_summary(
         "plan": _without(dataclasses.asdict(plan), _PLAN_LEFT_OUT),
         "tables": {name: _without(ids._asdict(), _IDS_LEFT_OUT) for name, ids in tables.items()},
         "quantiles": quantiles,
+        "moments": moments,
         "files": [file._asdict() for file in sorted(files, key=WrittenFile.place)],
     }
     return json.dumps(document, default=_number).encode()
@@ -78,6 +83,7 @@ def load_summary(content: bytes, name: str) -> Summary:
             for key, ids in document["tables"].items()
         }
         quantiles = TypeAdapter(dict[str, list[float]]).validate_python(document["quantiles"])
+        moments = TypeAdapter(dict[str, Moments]).validate_python(document["moments"])
         files = TypeAdapter(list[WrittenFile]).validate_python(document["files"])
         if odd := {file.directory for file in files} - set(DIRECTORIES):
             raise ValueError(f"files of {sorted(odd)[0]!r}")
@@ -86,7 +92,7 @@ def load_summary(content: bytes, name: str) -> Summary:
         raise DataError(
             f"{name}: not a valid job summary ({shown(reason)}); rerun the same command"
         ) from None
-    return Summary(stats, plan, tables, quantiles, files)
+    return Summary(stats, plan, tables, quantiles, moments, files)
 
 
 def _like(before: object, value: object) -> object:

@@ -75,6 +75,7 @@ ORDER = {
         "configs.defaults",
         "configs.ranking_rules",
         "configs.tpu_rules",
+        "configs.planted_clicks",
         "configs.planted",
         "configs.dataset_lock",
         "configs.manifest",

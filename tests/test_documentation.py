@@ -143,6 +143,8 @@ THINGS = {
     "Where is the next action of a job decided?": "def next_action(",
     "What runs on the machine of a job?": "heartbeat",
     "Where are TPU slices requested and deleted?": "class CloudTpu",
+    "Where are crosses and dot products?": "INTERACTIONS",
+    "Where do tasks share layers?": "HEADS",
     "Where is the in-batch softmax?": "def in_batch_softmax(",
     "Where are train, valid and test rows separated?": "def temporal(",
     "Which reasons are there to reject a row?": "missing_",

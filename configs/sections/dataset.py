@@ -54,8 +54,7 @@ class GivenIdsConfig(Section):
         return None
 
 
-IdsConfig = Annotated[VocabIdsConfig | HashIdsConfig, Field(discriminator="kind"), of_kind("vocab")]
-FeatureIdsConfig = Annotated[
+IdsConfig = Annotated[
     VocabIdsConfig | HashIdsConfig | GivenIdsConfig, Field(discriminator="kind"), of_kind("vocab")
 ]
 
@@ -127,7 +126,7 @@ class DatasetConfig(Section):
     """How user keys become table rows."""
     item_ids: IdsConfig = VocabIdsConfig()
     """How item keys become table rows."""
-    feature_ids: dict[str, FeatureIdsConfig] = {}
+    feature_ids: dict[str, IdsConfig] = {}
     """How keys of categorical and list features become table rows, by table; vocab by default."""
     positive: Literal["above_zero", "all"] | float = "above_zero"
     """Which rows are positive: above_zero, those with a label above 0 (right for 0/1, -1/+1, counts, ratings
@@ -173,6 +172,10 @@ class DatasetConfig(Section):
         if isinstance(self.positive, str):  # above_zero
             return np.asarray(labels > 0)
         return np.asarray(labels >= self.positive)
+
+    def is_counted(self, labels: np.ndarray) -> np.ndarray:
+        """Which train rows count, according to counted_rows: NumPy bool [n]; labels: float32 [n]."""
+        return np.ones(len(labels), bool) if self.counted_rows == "all" else self.is_positive(labels)
 
     @property
     def positive_rule(self) -> str:

@@ -1,6 +1,6 @@
-"""The `evaluate` section: the protocol of the ranking metrics."""
+"""The `evaluate` section: the protocol of retrieval models' metrics, and the details of ranking models'."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,7 +8,21 @@ from configs.sections.base import Section, Seed
 
 
 class EvaluateConfig(Section):
-    """The ranking protocol, which is reported with every result."""
+    """What is measured, and how; the protocol is reported with every result."""
+
+    only_for: ClassVar[dict[str, tuple[str, ...]]] = {
+        "retrieval": (
+            "protocol",
+            "negatives",
+            "k",
+            "exclude_seen",
+            "cold_items",
+            "cold_users",
+            "max_users",
+        ),
+        "ranking": ("by", "by_values", "group_by", "bootstrap", "confidence", "slice_rows"),
+    }
+    """Keys that models of one family have, by the family (TwoTowerConfig.family)."""
 
     every_steps: int = Field(0, ge=0)
     """Evaluate on valid after every this many training steps; 0: never during training."""
@@ -33,9 +47,43 @@ class EvaluateConfig(Section):
     max_users: int | None = Field(None, ge=1)
     """Evaluate a stable random sample of this many users; null: all."""
     weights: Literal["both", "average", "raw"] = "both"
-    """Which weights are evaluated; both shows the effect of averaging and scores every user twice."""
+    """Which weights are evaluated; both shows the effect of averaging and scores everything twice."""
+    by: list[str] = []
+    """Features by whose values metrics are reported too: categorical, crosses, lists (a row counts for each
+    of its values) and numbers with buckets."""
+    by_values: int = Field(20, ge=1, le=1000)
+    """Values of each feature of `by` with a line of their own, the most frequent ones of the split; the
+    others share one."""
+    group_by: str | None = None
+    """Groups of the grouped AUC: user, item, or a feature with one key a row. Defaults to user if the source
+    has users, else there is no grouped AUC."""
+    bootstrap: int = Field(1000, ge=0, le=100_000)
+    """Samples of the bootstrap intervals of metrics; 0: no intervals. 1,000 take less than a second for each
+    line of figures, however many rows there are."""
+    confidence: float = Field(0.95, gt=0, lt=1)
+    """Share of the samples inside an interval."""
+    slice_rows: int = Field(1000, ge=1)
+    """Fewest rows of a slice (the rows of one value) in the report's table of the worst calibrated ones,
+    which looks at the features of `by`, or without them at all features with keys."""
     seed: Seed = 0
-    """Seed of the sampled negatives and users."""
+    """Seed of the sampled negatives and users, and of the bootstrap."""
+
+    def foreign_key(self, family: str) -> str | None:
+        """A key with a value of its own that models of this family do not have; a saved config has the
+        defaults. None: there is none."""
+        for other, keys in self.only_for.items():
+            for key in keys if other != family else ():
+                field: Any = type(self).model_fields[key]
+                if getattr(self, key) != field.get_default(call_default_factory=True):
+                    return key
+        return None
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "EvaluateConfig":
+        for name in self.by:
+            if self.by.count(name) > 1:
+                raise ValueError(f"by names {name!r} twice; name it once")
+        return self
 
     @model_validator(mode="after")
     def _protocol_ranks_them(self) -> "EvaluateConfig":

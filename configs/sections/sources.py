@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, TypeAdapter, field_validator, model_validator
 
 from configs.sections.base import Section, Seed
 from configs.sections.features import (
@@ -13,6 +13,7 @@ from configs.sections.features import (
     check_crosses,
     check_names,
 )
+from configs.sections.roles import PLANTED_LABEL, LabelConfig, RolesConfig
 
 # What pandas, R, SQL and the dumps of MySQL and Hive write; pandas reads nearly the same list.
 NULLS = (
@@ -20,36 +21,6 @@ NULLS = (
     *("NA", "N/A", "n/a", "#N/A", "#NA", "#N/A N/A", "\\N", "nil", "undefined", "(null)", "<null>"),
     *("1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
 )
-
-
-class LabelConfig(Section):
-    """A further label."""
-
-    column: str
-    """Column with a number, or with one of `ones`. It may be empty: then the label is not known."""
-    ones: list[str] = []
-    """Values that count as 1, as text; all others count as 0. Empty: the column has numbers."""
-
-
-class RolesConfig(Section):
-    """Which column of the source has which role."""
-
-    user: str | None = "user"
-    """Column with the user's key (any text or integer). null, only with model.kind ranking, where it is the
-    default: rows have no user."""
-    item: str | None = "item"
-    """Column with the item's key (any text or integer). null: as for `user`."""
-    label: str | None = None
-    """Column with a number: a rating, or 0/1; dataset.positive defines which rows are positive. Without it
-    every row is positive, with label 1."""
-    labels: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], LabelConfig] = {}
-    """Further labels, by name, which tasks of model.kind ranking predict."""
-    timestamp: str | None = None
-    """Column with the time of the interaction. Without it rows count as ordered by time."""
-    weight: str | None = None
-    """Column with the weight of the row in the loss, at least 0."""
-    split: str | None = None
-    """Column with train, valid or test; only with dataset.split.kind: given."""
 
 
 class FilesConfig(Section):
@@ -345,7 +316,81 @@ class SyntheticSourceConfig(Section):
         return 0.0
 
 
+class SyntheticClicksSourceConfig(Section):
+    """A click log whose click probabilities are known; configs/planted_clicks.py has the formulas."""
+
+    kind: Literal["synthetic_clicks"]
+    """Rows drawn from a planted model; no files are read. Features are c1, c2, ... (keys), n1, n2, ...
+    (numbers) and tags (a list). Evaluation prints the best that a model can reach."""
+    rows: int = Field(ge=1)
+    """Number of rows, one a second."""
+    categorical: list[Annotated[int, Field(ge=1, le=2**27)]] = [
+        *(1000, 200, 500, 100, 300, 20, 1000, 600, 3, 800, 900, 1000, 700),
+        *(27, 400, 800, 10, 600, 300, 4, 800, 18, 15, 500, 80, 400),
+    ]
+    """Number of keys of each categorical feature."""
+    key_zipf: float = Field(1.0, ge=0, lt=2)
+    """Zipf exponent of the keys' popularity."""
+    numbers: int = Field(13, ge=0, le=1000)
+    """Number of numeric features, from 0 to 53.6 with a long tail; the logit is periodic in their log1p."""
+    list_keys: int = Field(200, ge=0, le=2**27)
+    """Number of keys of the list; 0: no list."""
+    list_length: int = Field(5, ge=1, le=64)
+    """Longest list; lengths from 0 to this one are equally likely."""
+    users: int = Field(0, ge=0, le=2**27)
+    """Number of users, one more categorical feature with the role of the user; 0: rows have no user."""
+    items: int = Field(0, ge=0, le=2**27)
+    """As users, of items."""
+    pairs: int = Field(6, ge=0, le=1000)
+    """Number of pairs of categorical features that interact."""
+    rank: int = Field(3, ge=1, le=64)
+    """Rank of an interaction: the dot product of two vectors of this width."""
+    rate: float = Field(0.25, gt=0, lt=1)
+    """Share of clicks."""
+    signal: float = Field(1.4, ge=0)
+    """Standard deviation of the logit: 0 makes all rows alike; 1.4 makes the best AUC about 0.8."""
+    seed: Seed = 0
+    """Seed of the planted model and of the draws."""
+
+    @property
+    def roles(self) -> RolesConfig:
+        return RolesConfig(
+            user="user" if self.users else None,
+            item="item" if self.items else None,
+            label="label",
+            labels={PLANTED_LABEL: LabelConfig(column=PLANTED_LABEL)},
+            timestamp="timestamp",
+        )
+
+    @property
+    def features(self) -> list[FeatureConfig]:
+        keys = [{"name": f"c{i + 1}", "kind": "categorical"} for i in range(len(self.categorical))]
+        transform = {"kind": "numeric", "transform": ["log1p", "standardize"]}
+        numbers = [{"name": f"n{i + 1}"} | transform for i in range(self.numbers)]
+        tags = [{"name": "tags", "kind": "list", "max_length": self.list_length}] if self.list_keys else []
+        every = [feature | {"of": "context"} for feature in (*keys, *numbers, *tags)]
+        return TypeAdapter(list[FeatureConfig]).validate_python(every)
+
+    @property
+    def all_features(self) -> list[FeatureConfig]:
+        """As FileSourceConfig.all_features."""
+        return self.features
+
+    sides = SyntheticSourceConfig.sides
+    max_rejected_fraction = SyntheticSourceConfig.max_rejected_fraction
+
+    @model_validator(mode="after")
+    def _has_features(self) -> "SyntheticClicksSourceConfig":
+        if not (self.categorical or self.numbers or self.list_keys or self.users or self.items):
+            raise ValueError("no features; set categorical, numbers, list_keys, users or items")
+        return self
+
+
 SourceConfig = Annotated[
-    DelimitedSourceConfig | JsonlSourceConfig | ParquetSourceConfig | SyntheticSourceConfig,
+    DelimitedSourceConfig
+    | JsonlSourceConfig
+    | ParquetSourceConfig
+    | SyntheticSourceConfig
+    | SyntheticClicksSourceConfig,
     Field(discriminator="kind"),
 ]

@@ -26,6 +26,11 @@ def hash_rows(rows: np.ndarray, seed: int, stream: int) -> np.ndarray:
         return mix(rows.astype(np.uint64) * _GOLDEN + key)
 
 
+def unit_hashes(rows: np.ndarray, seed: int, stream: int) -> np.ndarray:
+    """float64 [n] in [0, 1): `hash_rows` as uniform numbers."""
+    return (hash_rows(rows, seed, stream) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
 def hash_keys(keys: pa.StringArray) -> np.ndarray:
     """uint64 [n] hash of the bytes of each key; only for sharding and sampling, never for ids."""
     keys = keys.cast(pa.large_string())

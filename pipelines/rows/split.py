@@ -4,10 +4,10 @@ import numpy as np
 
 from configs.manifest import SPLITS
 from configs.sections.dataset import SplitConfig
-from pipelines.rows.hashes import hash_rows
+from pipelines.rows.hashes import unit_hashes
 
 TRAIN, VALID, TEST = range(len(SPLITS))
-_STREAM = 1  # of hash_rows; write.py uses others
+_STREAM = 1  # of hash_rows; other stages use others
 
 
 def temporal(timestamps: np.ndarray, first_valid: int, first_test: int) -> np.ndarray:
@@ -61,7 +61,7 @@ def leave_last_out(
 
 def random(rows: np.ndarray, seed: int, valid_fraction: float, test_fraction: float) -> np.ndarray:
     """int8 [n] split according to a hash of the row number and the seed."""
-    share = (hash_rows(rows, seed, _STREAM) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    share = unit_hashes(rows, seed, _STREAM)
     return (share < valid_fraction + test_fraction).astype(np.int8) + (share < test_fraction)
 
 

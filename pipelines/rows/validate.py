@@ -15,13 +15,13 @@ import pyarrow.compute as compute
 from configs.manifest import SPLITS
 from configs.sections.features import Step
 from configs.transforms import before_standardize
-from pipelines.job import Job
+from pipelines.job import OWNERS, Job
 from pipelines.rows.faults import Faults
 from pipelines.rows.keys import are_null, break_lines, clean_keys
 from pipelines.rows.lists import bag_texts
 from pipelines.rows.numbers import parse_numbers
 from pipelines.rows.times import LAST_TIME, to_nanoseconds
-from pipelines.sources.reader import Reject, SourcePiece
+from pipelines.sources.reader import Reject, SourcePiece, in_reason
 from pipelines.sources.text import decode
 
 _KEYS = pa.dictionary(pa.int32(), pa.string())
@@ -33,12 +33,13 @@ def validate(piece: SourcePiece, job: Job) -> tuple[pa.Table, list[Reject]]:
     Returns:
       table: the valid rows: _row int64; user, item, categorical and list features (as pipelines/rows/bags.py
         writes them) dictionary<int32, string>; timestamp int64 nanoseconds; label float32; weight float32 if
-        the source has it; _split int8 if given; numeric features float32, NaN where they are empty. No nulls.
+        the source has it; _split int8 if given; further labels and numeric features float32, NaN where they
+        are empty. No nulls.
       rejects: the piece's own and those found here, by row.
     """
     faults = Faults(len(piece.rows))
     columns = {"_row": pa.array(piece.rows)}
-    for name in ("user", "item", *job.categorical):
+    for name in (*job.owners, *job.categorical):
         columns[name] = key_column(piece, name, job, faults)
     for feature in job.lists:
         nulls, clean = getattr(job.source, "nulls", []), getattr(job.source, "clean_keys", False)
@@ -47,6 +48,11 @@ def validate(piece: SourcePiece, job: Job) -> tuple[pa.Table, list[Reject]]:
     for name in ("label", "weight", *job.numeric):
         if name in piece.columns:
             columns[name] = number_column(piece, name, job, faults)
+    for name, column in job.labels.items():
+        if ones := job.source.roles.labels[name].ones:
+            columns[column] = _text_label(piece, column, ones, job, faults)
+        else:
+            columns[column] = number_column(piece, column, job, faults)
     for name, steps in job.steps.items():
         check_steps(columns[name], name, steps, faults)
     if "label" not in columns:
@@ -85,7 +91,7 @@ def key_column(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa.Di
         is_null = np.append(null, False)[codes]
         piece.notes[f"null_{name}"] += int(is_null.sum())
         codes = np.where(is_null, -1, codes).astype(np.int32)
-    if name in ("user", "item"):
+    if name in OWNERS:
         empty = np.append(compute.equal(keys, "").to_numpy(zero_copy_only=False).astype(bool), True)
         faults.add(empty[codes], f"missing_{name}")
     if (broken := break_lines(keys)) is not None:
@@ -112,9 +118,9 @@ def number_column(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa
     values = _plain(piece.columns[name])
     numbers, bad = parse_numbers(_booleans_as_numbers(values))
     excused = np.zeros(len(numbers), bool)
-    if name in job.numeric:
+    if name in job.numeric or name in job.labels.values():
         empty = _missing(values, numbers, bad, getattr(job.source, "nulls", []))
-        if name in job.may_be_empty:
+        if name in (*job.may_be_empty, *job.labels.values()):
             # NaN until pipelines/stages/group.py has recorded which values are empty
             piece.notes[f"null_{name}"] += int(empty.sum())
             numbers, bad, excused = np.where(empty, np.nan, numbers), bad & ~empty, empty
@@ -122,11 +128,23 @@ def number_column(piece: SourcePiece, name: str, job: Job, faults: Faults) -> pa
             bad |= empty
     with np.errstate(over="ignore"):
         numbers = numbers.astype(np.float32)
-    faults.add(bad, f"bad_{name}")
-    faults.add(~(excused | np.isfinite(numbers)), f"not_finite_{name}")
+    faults.add(bad, f"bad_{in_reason(name)}")
+    faults.add(~(excused | np.isfinite(numbers)), f"not_finite_{in_reason(name)}")
     if name == "weight":
         faults.add(numbers < 0, "negative_weight")
     return pa.array(numbers)
+
+
+def _text_label(piece: SourcePiece, column: str, ones: list[str], job: Job, faults: Faults) -> pa.Array:
+    """float32: 1 for one of `ones`, 0 for other text, NaN where it is empty."""
+    values = key_column(piece, column, job, faults)
+    wanted = pa.array(ones, pa.string())
+    if getattr(job.source, "clean_keys", False):
+        wanted = clean_keys(wanted).keys
+    numbers = compute.is_in(values.dictionary, wanted).to_numpy(zero_copy_only=False).astype(np.float32)
+    empty = compute.equal(values.dictionary, "").to_numpy(zero_copy_only=False).astype(bool)
+    numbers[empty] = np.nan
+    return pa.array(numbers[values.indices.to_numpy(zero_copy_only=False)])
 
 
 def check_steps(values: pa.Array, name: str, steps: list[Step], faults: Faults) -> None:

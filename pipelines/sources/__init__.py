@@ -5,4 +5,5 @@ MODULES = {
     "jsonl": "pipelines.sources.jsonl",
     "parquet": "pipelines.sources.parquet",
     "synthetic": "pipelines.sources.synthetic",
+    "synthetic_clicks": "pipelines.sources.synthetic_clicks",
 }

@@ -24,7 +24,7 @@ from pipelines.sources.reader import Range, Reject, SourcePiece, wanted_columns
 from pipelines.sources.text import Block
 
 _KEYS = pa.dictionary(pa.int32(), pa.string())
-_TYPES = {"key": _KEYS, "split": _KEYS, "number": pa.float64(), "keys": _KEYS, "numbers": _KEYS}
+_TYPES = {"number": pa.float64()} | dict.fromkeys(("key", "value", "split", "keys", "numbers"), _KEYS)
 _OTHERS = {
     "comma": ",", "tab": "\t", "semicolon": ";", "bar": "|", "space": " ", "colon": ":",
     "two colons": "::", "control-A": "\x01",

@@ -16,7 +16,7 @@ from configs.sections.sources import JsonlSourceConfig
 from pipelines.job import JobLayout
 from pipelines.sources import text
 from pipelines.sources.lines import MAX_LINE_BYTES
-from pipelines.sources.reader import SourcePiece, Wanted, wanted_columns
+from pipelines.sources.reader import SourcePiece, Wanted, in_reason, wanted_columns
 from pipelines.sources.text import Block
 
 _FIRST = 20  # lines searched for a type
@@ -164,7 +164,7 @@ class Reader(text.TextReader):
             try:
                 result[wanted.name] = _as_texts(row.get(wanted.column), wanted)
             except TypeError:
-                return None, f"wrong_type_{wanted.name}"
+                return None, f"wrong_type_{in_reason(wanted.name)}"
             except UnicodeEncodeError:  # half of a surrogate pair
                 return None, "not_utf8"
         return result, ""
@@ -183,15 +183,21 @@ def _as_texts(value: object, wanted: Wanted) -> _Text:
 def _as_text(value: object, kind: str) -> str | None:
     if value is None:
         return None
-    if isinstance(value, bool) and kind == "number":
-        return "1" if value else "0"
+    if isinstance(value, bool) and kind in _BOOLEANS:
+        return _BOOLEANS[kind][int(value)]
     if isinstance(value, bool | list | dict):
         raise TypeError
     if isinstance(value, _Number) and kind == "key":
         return _as_key(value)
+    if isinstance(value, _Number) and kind == "value":
+        return None if value == "NaN" else str(value)
     text_ = str(value)
     text_.encode()
     return text_
+
+
+_BOOLEANS = {"number": ("0", "1"), "value": ("false", "true")}
+"""false and true as text, by kind of column."""
 
 
 def _as_key(number: _Number) -> str | None:
@@ -216,9 +222,9 @@ def _type(value: object, kinds: set[str]) -> pa.DataType:
         return pa.list_(_type_of_part(value, kinds))
     if kinds & {"keys", "numbers"}:
         raise KeyError
-    if isinstance(value, bool) and kinds == {"number"}:
+    if isinstance(value, bool) and kinds <= {"number", "value"}:
         return pa.bool_()
-    if type(value) is _Fraction and not kinds & {"key", "time"}:  # in keys and times every digit counts
+    if type(value) is _Fraction and not kinds & {"key", "value", "time"}:  # there every digit counts
         return pa.float64()
     types: dict[type, pa.DataType] = {str: pa.string(), _Number: pa.int64()}
     return types[type(value)]

@@ -1,5 +1,5 @@
 """What a Parquet column of each type means as a key, a number, a time or a split, and which types are
-refused.
+refused. As a value that counts as 1 or not (`ones` of a label), floats too are text: 1 and 0.5.
 
 | type | key | number | time |
 |---|---|---|---|
@@ -25,9 +25,12 @@ import pyarrow.compute as compute
 
 from pipelines.sources.reader import Wanted
 
+_TEXTS = ("key", "value")
+"""Kinds of columns that are read as text."""
 _OTHER_KIND = "declare the feature as kind: categorical or numeric"
 _NEEDS = {
     "key": "a key must be text, an integer, a boolean, a date or a UUID",
+    "value": "must be text, a number, a boolean, a date or a UUID",
     "number": "must be a number, a boolean or text with a number",
     "time": "must be a timestamp, a date, a number or text",
     "split": "must be text",
@@ -48,7 +51,7 @@ def problem(wanted: Wanted, kind: pa.DataType) -> str | None:
         return problem(value, kind.value_type)
     if _is_text(kind):
         return None
-    if wanted.kind == "key" and _is_uuid(kind):
+    if wanted.kind in _TEXTS and _is_uuid(kind):
         return None
     if any(test(kind) for test in _FITTING[wanted.kind]):
         return None
@@ -100,7 +103,7 @@ def _lists(values: pa.Array, kind: str) -> pa.Array:
 
 def _scalars(values: pa.Array, kind: str) -> pa.Array:
     if pa.types.is_dictionary(values.type):
-        if kind == "key" and values.type.value_type == pa.string() and _is_valid(values.dictionary):
+        if kind in _TEXTS and values.type.value_type == pa.string() and _is_valid(values.dictionary):
             return values
         values = values.dictionary_decode()
     if isinstance(values.type, pa.BaseExtensionType):
@@ -109,7 +112,9 @@ def _scalars(values: pa.Array, kind: str) -> pa.Array:
         return values.cast(pa.string())
     if _is_text(values.type):
         return _text(values, kind)
-    if kind == "key" and not pa.types.is_integer(values.type):
+    if kind == "value" and pa.types.is_floating(values.type):
+        values = compute.if_else(compute.is_nan(values), None, values)
+    if kind in _TEXTS and not pa.types.is_integer(values.type):
         return values.cast(pa.string())
     if pa.types.is_decimal(values.type):
         return _whole(values) if values.type.scale <= 0 else values.cast(pa.float64())
@@ -117,8 +122,8 @@ def _scalars(values: pa.Array, kind: str) -> pa.Array:
 
 
 def _text(values: pa.Array, kind: str) -> pa.Array:
-    """Text. Where bytes are not UTF-8, a key stays bytes, which validation rejects, and others become
-    null."""
+    """Text. Where bytes are not UTF-8, a key or value stays bytes, which validation rejects, and others
+    become null."""
     if pa.types.is_binary_view(values.type) or pa.types.is_large_binary(values.type):
         values = values.cast(pa.binary())
     if pa.types.is_string_view(values.type) or pa.types.is_large_string(values.type):
@@ -127,7 +132,7 @@ def _text(values: pa.Array, kind: str) -> pa.Array:
         if _is_valid(values):
             return values
         values = values.cast(pa.binary())
-    if kind == "key":
+    if kind in _TEXTS:
         return values
     return pa.array([_decoded(value) for value in values.to_pylist()], pa.string())
 
@@ -200,6 +205,10 @@ def _is_whole_decimal(kind: pa.DataType) -> bool:
 
 _FITTING = {
     "key": (pa.types.is_integer, pa.types.is_boolean, pa.types.is_date, _is_whole_decimal),
+    "value": (
+        pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean,
+        pa.types.is_date,
+    ),
     "number": (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean),
     "time": (
         pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal,

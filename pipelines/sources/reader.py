@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from configs.manifest import LABEL, label_column
 from configs.sections.features import ColumnFeatureConfig, ListFeatureConfig
-from configs.sections.sources import RolesConfig, SideConfig, SideTableConfig, SourceConfig
+from configs.sections.roles import RolesConfig
+from configs.sections.sources import SideConfig, SideTableConfig, SourceConfig
 from pipelines.job import JobLayout
 from pipelines.sources import MODULES
 from pipelines.sources.identity import SourceFile
@@ -120,7 +122,8 @@ class Wanted(NamedTuple):
     column: str
     """Name in the source."""
     kind: str
-    """key, number, time, split, keys (a list) or numbers (a list)."""
+    """key, value (any text, number or boolean, as text), number, time, split, keys (a list) or numbers (a
+    list)."""
 
     @property
     def is_list(self) -> bool:
@@ -155,12 +158,19 @@ def _wanted_roles(roles: RolesConfig) -> list[Wanted]:
     ):
         if getattr(roles, name) is not None:
             wanted.append(Wanted(name, getattr(roles, name), kind))
+    for name, label in roles.labels.items():
+        wanted.append(Wanted(label_column(name), label.column, "value" if label.ones else "number"))
     if roles.split is not None:
         wanted.append(Wanted("_split", roles.split, "split"))
     return wanted
 
 
 _KINDS = {"categorical": "key", "list": "keys", "numeric": "number", "vector": "numbers"}
+
+
+def in_reason(name: str) -> str:
+    """A Wanted.name as part of a reason for rejecting a row; that of a further label has a slash."""
+    return name.replace("/", "_") if name.startswith(LABEL) else name
 
 
 def weights_column(name: str) -> str:

@@ -41,8 +41,8 @@ class Reader(reader.Reader):
         rows = np.arange(part.start, part.stop)
         yield SourcePiece(
             columns={
-                "user": _keys(users, "u", self.config.users),
-                "item": _keys(items, "i", self.config.items),
+                "user": indexed_keys(users, "u", self.config.users),
+                "item": indexed_keys(items, "i", self.config.items),
                 "timestamp": pa.array(timestamps),
             },
             rows=rows,
@@ -53,8 +53,8 @@ class Reader(reader.Reader):
         return len(rows)
 
 
-def _keys(index: np.ndarray, prefix: str, size: int) -> pa.DictionaryArray:
-    """Keys as from configs.planted.user_key and item_key, of indices below `size`."""
+def indexed_keys(index: np.ndarray, prefix: str, size: int) -> pa.DictionaryArray:
+    """Keys made of a prefix and an index below `size`, as by configs.planted.user_key and item_key."""
     if size <= 16 * len(index):  # marking all is faster than sorting
         used = np.zeros(size, bool)
         used[index] = True

@@ -26,7 +26,7 @@ from pipelines.job import Job
 from pipelines.rows.bags import arrow, taken
 from pipelines.rows.blocks import BlockWriter, Columns, Lists, slice_columns
 from pipelines.stages.files import WrittenFile, close_durably, open_staged
-from pipelines.stages.ids import CATALOG_FILE_ROWS, WITH_CATALOG, TableIds, hash_ids
+from pipelines.stages.ids import CATALOG_FILE_ROWS, TableIds, hash_ids
 from pipelines.stages.members import crossed
 from pipelines.stages.plan import Plan
 from pipelines.stages.spool import Ref, array, column, read_table
@@ -63,6 +63,8 @@ def user_slices(job: Job, columns: dict[str, np.ndarray], rows_of: RowFacts) -> 
     Args:
       columns: all columns, with final ids, of rows sorted by user key, then oldest first.
     """
+    if "user" not in job.owners:
+        return
     ids = columns["user"]
     if job.ids_of("user").kind == "hash":
         order = np.lexsort((columns["_row"], columns["timestamp"], ids))  # keys that share an id are one user
@@ -73,11 +75,12 @@ def user_slices(job: Job, columns: dict[str, np.ndarray], rows_of: RowFacts) -> 
     ids = ids[order]
     begin = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
     positive = rows_of.positive[order]
-    offsets = pa.array(np.r_[0, np.cumsum(np.add.reduceat(positive.astype(np.int64), begin))])
-    mine = order[positive]
+    listed = positive if job.has_pairs else np.zeros(len(order), bool)
+    offsets = pa.array(np.r_[0, np.cumsum(np.add.reduceat(listed.astype(np.int64), begin))])
+    mine = order[listed]
     table: dict[str, Any] = {
         "id": ids[begin],
-        "sequence": pa.LargeListArray.from_arrays(offsets, pa.array(columns["item"][mine])),
+        "sequence": pa.LargeListArray.from_arrays(offsets, pa.array(columns.get("item", ids)[mine])),
         "sequence_split": pa.LargeListArray.from_arrays(offsets, pa.array(columns["_split"][mine])),
     }
     whose = np.repeat(np.arange(len(begin)), np.diff(np.r_[begin, len(ids)]))
@@ -229,7 +232,7 @@ def vector_files(job: Job, tables: dict[str, TableIds], plan: Plan) -> Iterator[
     """((user or item, file), (ALL, 0, no ref)) of every file of vectors, which need not have any key."""
     if plan.failed:
         return
-    for table in WITH_CATALOG:
+    for table in job.owners:
         if any(isinstance(f, VectorFeatureConfig) and f.of == table for f in job.source.all_features):
             for number in range(-(-tables[table].catalog_rows // CATALOG_FILE_ROWS)):
                 yield (table, number), (ALL, 0, ("", 0, 0))

@@ -24,9 +24,11 @@ class WrittenFile(NamedTuple):
     min_timestamp: int | None = None
     max_timestamp: int | None = None
     moments: dict[str, Moments] = {}
-    """Moments of numeric features, by name."""
+    """Moments of numeric features of a side table, by name."""
     positives: int = 0
     """Positive rows."""
+    labels: dict[str, tuple[int, int]] = {}
+    """Rows in which a further label is known, and in which it is above 0, by its name."""
     table: str = ""
     """Table of a vocabulary, or feature of vectors."""
     coverage: dict[str, int] = {}

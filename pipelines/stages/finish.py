@@ -1,4 +1,7 @@
-"""Third stage: adds ids and histories to the rows of a user shard and sends rows to their files."""
+"""Third stage: adds ids and histories to the rows of a user shard and sends rows to their files.
+
+dataset.keep_negatives thins train rows here, when all that counts rows has seen them.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -8,11 +11,11 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from configs.manifest import SPLITS
+from configs.manifest import SPLITS, label_column
 from pipelines.job import RECORDS
 from pipelines.rows import split
 from pipelines.rows.bags import BagColumn, arrow, taken
-from pipelines.rows.hashes import hash_rows
+from pipelines.rows.hashes import hash_rows, unit_hashes
 from pipelines.rows.history import gather_ranges, history_ranges
 from pipelines.stages.catalog import RowFacts, item_slices, user_slices
 from pipelines.stages.group import known_column, starts
@@ -23,7 +26,7 @@ from pipelines.stages.spool import Ref, SpoolWriter, column, partition, read_tab
 from pipelines.stages.threads import ThreadedDoFn
 from pipelines.statistics.coverage import value_counts
 
-_STREAM = 2  # of hash_rows; split.py uses another
+_STREAM, _THINNING = 2, 3  # of hash_rows; other stages use others
 
 
 class FinishRows(ThreadedDoFn):
@@ -37,56 +40,75 @@ class FinishRows(ThreadedDoFn):
         rows = next(read_table(ref) for kind, _, _, ref in parts if kind == "rows")
         columns: dict[str, Any] = {name: column(rows, name) for name in rows.column_names}
         rows_of = RowFacts(
-            starts(columns["user"]),
+            starts(columns),
             self._job.dataset.is_positive(columns["label"]),
             {f.name: columns.pop(known_column(f.name)) for f in self._job.source.features},
         )
         columns |= mapped(parts, self._job.columns, columns, tables)
-        counts = self._left_out(columns, rows_of, tables["user"])
+        counts = self._left_out(columns, rows_of, tables["user"]) if "user" in self._job.owners else Counter()
         oov = {name: tables[table].first_oov for name, table in self._job.columns.items()}
         counts += value_counts(self._job.source.features, columns, rows_of.known, oov)
+        kept = self._kept(columns, rows_of)
+        counts["thinned"] += int(np.count_nonzero(~kept))
         output = [beam.pvalue.TaggedOutput("counts", counts)]
         with SpoolWriter(self._job.layout.spool, "records", rows.num_rows) as spool:
             for key, slice_ in user_slices(self._job, columns, rows_of):
                 output.append(beam.pvalue.TaggedOutput("catalog", (key, ("rows", shard, spool.add(slice_)))))
             for key, name, slice_ in item_slices(self._job, columns, rows_of.known):
                 output.append(beam.pvalue.TaggedOutput("catalog", (key, (name, shard, spool.add(slice_)))))
-            for key, bucket, slice_ in self._rows(columns, rows_of, plan, tables["item"]):
+            for key, bucket, slice_ in self._rows(columns, rows_of, kept, plan, tables.get("item")):
                 output.append((key, (bucket, spool.add(slice_))))
         yield from output
 
     def _left_out(self, columns: dict[str, np.ndarray], rows_of: RowFacts, users: TableIds) -> Counter[str]:
         """Counts users, and their positive rows, in held-out splits that evaluation leaves out; see
         SplitInfo."""
-        owner = columns["user"].astype(np.int64)
-        if (
-            self._job.ids_of("user").kind == "vocab"
-        ):  # users without a row of their own are distinguished by key
-            owner = np.where(owner < users.keys, -1, rows_of.starts)
-        mine = np.flatnonzero(rows_of.positive & (owner >= 0))
-        _, owner = np.unique(owner[mine], return_inverse=True)
-        rows = np.zeros((len(SPLITS), int(owner.max(initial=-1)) + 1), np.int64)
+        mine = np.flatnonzero(rows_of.positive)
+        ids, owner = np.unique(columns["user"][mine].astype(np.int64), return_inverse=True)
+        shares_row = (ids >= users.keys) & (self._job.ids_of("user").kind != "hash")
+        rows = np.zeros((len(SPLITS), len(ids)), np.int64)
         np.add.at(rows, (columns["_split"][mine], owner), 1)
         counts: Counter[str] = Counter()
         for number, name in enumerate(SPLITS[1:], 1):
-            for kind, whom in (("cold", rows[0] == 0), ("rare", rows[0] > 0)):
-                if kind == "rare" and self._job.ids_of("user").kind == "hash":
-                    continue
+            for kind, whom in (("cold", rows[0] == 0), ("rare", (rows[0] > 0) & shares_row)):
                 held_out = rows[number][whom & (rows[number] > 0)]
                 counts[f"{name}/{kind}_users"] += len(held_out)
                 counts[f"{name}/{kind}_user_rows"] += int(held_out.sum())
         return counts
 
+    def _kept(self, columns: dict[str, np.ndarray], rows_of: RowFacts) -> np.ndarray:
+        """bool [n]: the rows that stay in records. Of the train rows in which all labels are 0 or empty,
+        a share by a hash of their numbers."""
+        share = self._job.dataset.keep_negatives
+        if share == 1:
+            return np.ones(len(columns["_row"]), bool)
+        kept = columns["_split"] != split.TRAIN
+        if self._job.source.roles.label is not None:
+            kept |= rows_of.positive
+        for name in self._job.source.roles.learned_labels:
+            kept |= np.nan_to_num(columns[label_column(name)]) != 0
+        return kept | (unit_hashes(columns["_row"], self._job.dataset.seed, _THINNING) < share)
+
     def _rows(
-        self, columns: dict[str, np.ndarray], rows_of: RowFacts, plan: Plan, items: TableIds
+        self,
+        columns: dict[str, np.ndarray],
+        rows_of: RowFacts,
+        kept: np.ndarray,
+        plan: Plan,
+        items: TableIds | None,
     ) -> Iterator[Any]:
-        """Rows by directory, file and bucket; the hash of a row's number determines its file and position."""
+        """Rows by directory, file and bucket; the hash of a row's number determines its file and position.
+
+        Args:
+          kept: bool [n], those that stay.
+        """
         place = hash_rows(columns["_row"], self._job.dataset.seed, _STREAM)
         files = np.array([self._job.num_files(s) for s in range(len(RECORDS))], np.uint64)
         base = np.cumsum(files) - files
-        row, which = np.arange(len(place)), columns["_split"].astype(np.int64)
-        if not plan.all_positive:
-            again = np.flatnonzero((which == split.TRAIN) & rows_of.positive)
+        row = np.flatnonzero(kept)
+        which = columns["_split"][row].astype(np.int64)
+        if not plan.all_positive and self._job.has_pairs:
+            again = np.flatnonzero((columns["_split"] == split.TRAIN) & rows_of.positive & kept)
             row, which = np.r_[row, again], np.r_[which, np.full(len(again), RECORDS.index("positives"))]
         bucket_bits = plan.buckets.bit_length() - 1
         bucket = place[row] >> np.uint64(64 - bucket_bits) if bucket_bits else np.uint64(0)
@@ -107,14 +129,14 @@ class FinishRows(ThreadedDoFn):
             yield (s, file - int(base[s])), int(index) & (plan.buckets - 1), table
 
     def _history_ranges(
-        self, columns: dict[str, np.ndarray], rows_of: RowFacts, items: TableIds
+        self, columns: dict[str, np.ndarray], rows_of: RowFacts, items: TableIds | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Members int [m] and first, last int64 [n]: the history of row r is members[first[r]:last[r]]; None
         without histories."""
         length = self._job.dataset.history_length
-        if not length:
+        if not length or items is None:
             return None
-        known = columns["item"] < items.keys if self._job.ids_of("item").kind == "vocab" else True
+        known = columns["item"] < items.keys if self._job.ids_of("item").kind != "hash" else True
         is_test = columns["_split"] == split.TEST
         train = (columns["_split"] == split.TRAIN) & known & rows_of.positive
         later = ~is_test & known & rows_of.positive
@@ -160,4 +182,14 @@ def _map_ids(parts: list[Any], table: str, bound: int) -> np.ndarray:
     """Final ids, below `bound`, of the shard's keys of a table, in byte order of the keys."""
     refs: list[Ref] = [ref for kind, name, _, ref in parts if kind == "map" and name == table]
     ids = np.concatenate([np.zeros(0, np.int64), *(column(read_table(ref), "id") for ref in refs)])
+    for kind, name, _, ref in parts:
+        if (kind, name) == ("order", table):
+            ids = put_back(ids, column(read_table(ref), "order"))
     return ids.astype(id_type(bound))
+
+
+def put_back(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """The values of which `values` are those in `order`."""
+    found = np.empty_like(values)
+    found[order] = values
+    return found

@@ -1,4 +1,7 @@
-"""Second stage: orders all rows of a user shard by time, splits them, and counts keys and numbers."""
+"""Second stage: orders all rows of a user shard by time, splits them, and counts keys and numbers.
+
+Keys and numbers are those of the train rows that count (dataset.counted_rows), before dataset.keep_negatives.
+"""
 
 import collections
 from collections.abc import Iterable, Iterator
@@ -13,12 +16,13 @@ from configs.transforms import before_standardize
 from pipelines.rows import bags, split
 from pipelines.rows.events import best_of_each, events
 from pipelines.stages.given import Vocabularies
-from pipelines.stages.ids import hash_ids, rank_keys, send_keys
-from pipelines.stages.members import Members, bags_table, crossed, share
+from pipelines.stages.ids import WITH_CATALOG, hash_ids, parts_of, send_keys
+from pipelines.stages.members import Members, bags_table, crossed, rank_keys, share
 from pipelines.stages.plan import Plan
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, read_tables, stable_order
 from pipelines.stages.threads import ThreadedDoFn
 from pipelines.statistics.coverage import known_count
+from pipelines.statistics.moments import Moments
 from pipelines.statistics.quantiles import NumberHistogram
 
 
@@ -30,7 +34,8 @@ class GroupUsers(ThreadedDoFn):
     into the shard's distinct keys of their table in byte order, and bags into those of the kind bags. A bool
     column known_column(name) tells where a feature is not empty. `keys` holds ((table, part), (user shard,
     ref)), `counts` the numbers of rows and users left out of the dataset or of its held-out splits, `numbers`
-    the quantiles of numeric features.
+    the quantiles of numeric features, `moments` (user shard, their Moments). Rows without users remain in the
+    order of their numbers.
     """
 
     def setup(self) -> None:
@@ -55,9 +60,10 @@ class GroupUsers(ThreadedDoFn):
         self._mark_known(columns, keys)
         counts: collections.Counter[str] = collections.Counter()
         columns = self._assign_splits(*self._without_duplicates(self._sort(columns), counts), plan, counts)
-        counted = (columns["_split"] == split.TRAIN) & self._job.dataset.is_positive(columns["label"])
+        counted = (columns["_split"] == split.TRAIN) & self._job.dataset.is_counted(columns["label"])
         output = [beam.pvalue.TaggedOutput("counts", counts + self._known_rows(columns))]
         output += [beam.pvalue.TaggedOutput("numbers", self._quantiles(columns, counted))]
+        output += [beam.pvalue.TaggedOutput("moments", (shard, self._moments(columns, counted)))]
         with SpoolWriter(self._job.layout.spool, "group", rows.num_rows) as spool:
             output += self._send_keys(shard, self._job.columns, keys, columns, counted, plan, spool)
             output.append((shard, ("rows", "", 0, spool.add(pa.table(columns)))))
@@ -116,6 +122,17 @@ class GroupUsers(ThreadedDoFn):
                 found[feature.name].add(values[~np.isnan(values)])
         return found
 
+    def _moments(self, columns: dict[str, np.ndarray], counted: np.ndarray) -> dict[str, Moments]:
+        """Of the numeric features that are standardized, over the rows that count with a known value."""
+        found = {}
+        for feature in self._job.numbers:
+            if "standardize" in feature.steps:
+                values = before_standardize(feature.steps, columns[feature.name][counted], np)
+                values = values[~np.isnan(values)]
+                if len(values):
+                    found[feature.name] = Moments.of(values)
+        return found
+
     def _mark_known(self, columns: dict[str, np.ndarray], keys: dict[str, pa.StringArray]) -> None:
         """Adds the columns of known_column, and fills in the value of empty numeric features."""
         for name in [*self._job.categorical, *(feature.name for feature in self._job.lists)]:
@@ -135,15 +152,16 @@ class GroupUsers(ThreadedDoFn):
         self, columns: dict[str, np.ndarray], counts: collections.Counter[str]
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The rows that stay, and their events."""
-        if self._job.source.roles.timestamp is None:  # each row has an instant of its own
-            return columns, np.arange(len(columns["user"]))
+        rows = np.arange(len(columns["_row"]))
+        if self._job.source.roles.timestamp is None or not self._job.has_pairs:
+            return columns, rows  # each row is an event of its own
         event = events(columns["user"], columns["timestamp"], columns["item"])
-        counts["duplicates"] += int(np.count_nonzero(event != np.arange(len(event))))
+        counts["duplicates"] += int(np.count_nonzero(event != rows))
         if not counts["duplicates"] or self._job.dataset.duplicates == "keep":
             return columns, event
         keep = best_of_each(event, columns["label"])
         columns = {name: values[keep] for name, values in columns.items()}
-        return columns, np.arange(len(columns["user"]))
+        return columns, np.arange(len(columns["_row"]))
 
     def _assign_splits(
         self, columns: dict[str, np.ndarray], event: np.ndarray, plan: Plan, counts: collections.Counter[str]
@@ -154,7 +172,7 @@ class GroupUsers(ThreadedDoFn):
             plan.cuts,
             columns
             | {
-                "starts": starts(columns["user"]),
+                "starts": starts(columns),
                 "event": event,
                 "positive": self._job.dataset.is_positive(columns["label"]),
             },
@@ -164,6 +182,8 @@ class GroupUsers(ThreadedDoFn):
 
     def _sort(self, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Sorts by user, then time. Rows arrive in ascending row number, which remains the order of ties."""
+        if "user" not in columns:
+            return columns
         time = columns["timestamp"]
         if (time[1:] >= time[:-1]).all():
             order = stable_order(columns["user"])
@@ -185,7 +205,11 @@ class GroupUsers(ThreadedDoFn):
             ids = hash_ids(keys, config.rows)
         elif config.kind == "given":
             ids = self._given.ids(table, keys)
-        if ids is not None:
+        if ids is not None and config.kind == "given" and table in WITH_CATALOG:
+            # The ids stage answers part by part, with catalog ids.
+            order, _ = parts_of(self._job, table, ids)
+            yield shard, ("order", table, 0, spool.add(pa.table({"order": order})))
+        elif ids is not None:
             yield shard, ("map", table, 0, spool.add(pa.table({"id": ids})))
         for part, slice_ in send_keys(self._job, plan, table, keys, counts, ids):
             yield beam.pvalue.TaggedOutput("keys", ((table, part), (shard, spool.add(slice_))))
@@ -196,7 +220,10 @@ def known_column(name: str) -> str:
     return f"_known_{name}"
 
 
-def starts(users: np.ndarray) -> np.ndarray:
-    """int64 [n]: first row of each row's user, for sorted users."""
+def starts(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """int64 [n]: first row of each row's user, for rows sorted by user; without users, the row itself."""
+    users = columns.get("user")
+    if users is None:
+        return np.arange(len(columns["_row"]))
     begin = np.flatnonzero(np.r_[True, users[1:] != users[:-1]][: len(users)])
     return np.repeat(begin, np.diff(np.r_[begin, len(users)]))

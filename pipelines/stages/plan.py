@@ -7,12 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
 
+from configs.manifest import label_column
 from configs.sections.features import VectorFeatureConfig
 from pipelines.job import Job
+from pipelines.sources.reader import in_reason
 from pipelines.stages.stats import Stats
 from pipelines.statistics import histogram
-from pipelines.statistics.coverage import known_count
+from pipelines.statistics.coverage import known_count, ones_count
 
+_SHOWN = 8  # values of a label in a message
 _BUCKET_ITEMS = 1 << 24  # items of histories in a bucket of an output file: 64 MiB
 
 _HINTS = {
@@ -87,6 +90,7 @@ def make_plan(stats: Stats, job: Job, sides: dict[int, Stats]) -> Plan:
             f"no row is positive: dataset.positive requires {job.dataset.positive_rule}, the labels range "
             f"from {lowest:g} to {highest:g}; set dataset.positive to a number in this range, or to all"
         )
+    failed = failed or _labels_fail(stats, job)
     if failed:
         return Plan(failed=failed)
     cuts, split = None, job.dataset.split
@@ -97,6 +101,22 @@ def make_plan(stats: Stats, job: Job, sides: dict[int, Stats]) -> Plan:
     rows = min(job.layout.bucket_rows, max(1, _BUCKET_ITEMS // max(1, job.dataset.history_length or 0)))
     buckets = 1 << max(0, (per_file // rows).bit_length())
     return Plan(None, cuts, splitters, buckets, stats.kept, stats.positives == stats.kept)
+
+
+def _labels_fail(stats: Stats, job: Job) -> str | None:
+    """Why a further label cannot be learned; None: all can."""
+    for name, label in job.source.roles.labels.items():
+        key = f"source.roles.labels.{name}"
+        if not stats.labels[known_count(name)]:
+            return f"label {name}: no row has a value of {label.column!r}; correct {key}.column"
+        if label.ones and not stats.labels[ones_count(name)]:
+            values = ", ".join(map(repr, label.ones))
+            found = sorted(value for _, value in stats.samples.get(label_column(name), [])[:_SHOWN])
+            return (
+                f"label {name}: no row of {label.column!r} has {values}; correct {key}.ones; some values are "
+                f"{', '.join(map(repr, found))}"
+            )
+    return None
 
 
 def _side_fails(stats: Stats, side: Job, key: str) -> str | None:
@@ -133,6 +153,9 @@ def _hint(reason: str, job: Job) -> str:
     """Advice that fixes most rows rejected for this reason; empty if there is none."""
     if reason in ("bad_label", "bad_weight"):
         return "; it must be a number in every row, and must not be empty"
+    for name, column in job.labels.items():
+        if reason == f"bad_{in_reason(column)}":
+            return f"; it must be a number or empty; set source.roles.labels.{name}.ones to read text"
     for vector in (f for f in job.source.features if isinstance(f, VectorFeatureConfig)):
         if reason == f"wrong_width_{vector.name}":
             return f"; the feature's dim is {vector.dim}: correct it, or write that many values in each row"

@@ -1,4 +1,7 @@
-"""First stage: reads and validates rows, and sends each user's rows to one shard."""
+"""First stage: reads and validates rows, and sends each user's rows to one shard.
+
+Rows without users go to shards by a hash of their row numbers.
+"""
 
 import json
 from collections.abc import Iterator
@@ -7,19 +10,25 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as compute
 from apache_beam.pvalue import AsSingleton
 
 from configs.errors import DataError
+from configs.manifest import label_column
 from pipelines.job import Job
 from pipelines.rows import bags
-from pipelines.rows.hashes import hash_keys
+from pipelines.rows.hashes import hash_keys, hash_rows
 from pipelines.rows.validate import validate
 from pipelines.sources.identity import check_range
 from pipelines.sources.reader import Place, Range, Reject, SourcePiece, first_rows, make_reader
+from pipelines.sources.text import decode
 from pipelines.stages.ids import hash_ids
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, partition
 from pipelines.stages.stats import Stats
 from pipelines.stages.threads import ThreadedDoFn
+from pipelines.statistics.coverage import ones_count
+
+_STREAM = 4  # of hash_rows; other stages use others
 
 
 class CountRows(beam.DoFn):
@@ -60,6 +69,7 @@ class ReadRows(ThreadedDoFn):
                 yield from self._write_rejects(part.index, rejects)
                 table = self._filter(table, stats)
                 if table.num_rows:
+                    self._sample_labels(piece, stats)
                     self._observe(table, stats)
                     yield from self._write_rows(table)
         except DataError as error:
@@ -97,10 +107,21 @@ class ReadRows(ThreadedDoFn):
     def _observe(self, table: pa.Table, stats: Stats) -> None:
         labels = column(table, "label")
         stats.add_labels(labels, self._job.dataset.is_positive(labels))
+        for name, column_ in self._job.labels.items():
+            stats.add_label(name, column(table, column_))
         if self._job.dataset.split.kind == "temporal":
             stats.histogram.add(column(table, "timestamp"))
         if self._job.layout.key_shards > 1:
             self._sample(table, self._job.columns, stats)
+
+    def _sample_labels(self, piece: SourcePiece, stats: Stats) -> None:
+        """Samples the values of labels that are text, until one counts as 1: a message may have to name
+        them."""
+        for name, label in self._job.source.roles.labels.items():
+            if label.ones and not stats.labels[ones_count(name)]:
+                values = piece.columns[label_column(name)]
+                values = values.dictionary if pa.types.is_dictionary(values.type) else values.unique()
+                stats.add_sample(label_column(name), compute.drop_null(decode(values)[0]))
 
     def _sample(self, table: pa.Table, tables: dict[str, str], stats: Stats) -> None:
         """Samples the keys of columns, by the table of each."""
@@ -114,9 +135,12 @@ class ReadRows(ThreadedDoFn):
 
     def _write_rows(self, table: pa.Table) -> Iterator[tuple[int, tuple[int, Ref]]]:
         num_shards = self._job.layout.user_shards
-        users = array(table["user"])
-        shard = shards_of(self._job, "user", users.dictionary, num_shards)[users.indices.to_numpy()]
-        yield from self._write_shards(table, shard, num_shards)
+        if "user" in self._job.owners:
+            users = array(table["user"])
+            shard = shards_of(self._job, "user", users.dictionary, num_shards)[users.indices.to_numpy()]
+        else:
+            shard = hash_rows(column(table, "_row"), 0, _STREAM) % np.uint64(num_shards)
+        yield from self._write_shards(table, shard.astype(np.int64), num_shards)
 
     def _write_shards(
         self, table: pa.Table, shard: np.ndarray, num_shards: int

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipelines.rows.hashes import hash_keys
 from pipelines.sources.reader import Reject
+from pipelines.statistics.coverage import known_count, ones_count
 from pipelines.statistics.histogram import TimeHistogram
 from pipelines.statistics.quantiles import NumberHistogram
 
@@ -33,12 +34,19 @@ class Stats:
         self.fatal: str | None = None
         self.histogram = TimeHistogram()
         self.samples: dict[str, list[tuple[int, str]]] = {}
+        self.labels: collections.Counter[str] = collections.Counter()
+        """Rows in which a further label is known (known_count) and above 0 (ones_count)."""
 
     def add_labels(self, labels: np.ndarray, positive: np.ndarray) -> None:
         """Counts kept rows: float32 [n], n > 0, and bool [n]."""
         self.kept += len(labels)
         self.positives += int(np.count_nonzero(positive))
         self._widen(float(labels.min()), float(labels.max()))
+
+    def add_label(self, name: str, values: np.ndarray) -> None:
+        """Counts values of a further label: float32 [n], NaN where it is empty."""
+        self.labels[known_count(name)] += int(np.count_nonzero(~np.isnan(values)))
+        self.labels[ones_count(name)] += int(np.count_nonzero(values > 0))
 
     def _widen(self, lowest: float, highest: float) -> None:
         low, high = self.label_range or (lowest, highest)
@@ -65,6 +73,7 @@ class Stats:
         self.counts.update(other.counts)
         self.rejected.update(other.rejected)
         self.notes.update(other.notes)
+        self.labels.update(other.labels)
         self._first(other.first_reject)
         self.fatal = min(filter(None, (self.fatal, other.fatal)), default=None)
         self.histogram.merge(other.histogram)

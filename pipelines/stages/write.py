@@ -6,14 +6,12 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from configs.transforms import before_standardize
 from pipelines.job import RECORDS, Job
 from pipelines.rows.bags import length_name
 from pipelines.rows.blocks import BlockWriter, Columns, lists
 from pipelines.stages.files import WrittenFile, close_durably, open_staged
 from pipelines.stages.spool import Ref, array, column, read_bytes, read_table
 from pipelines.stages.threads import ThreadedDoFn
-from pipelines.statistics.moments import Moments
 
 STEP_ROWS = 1 << 14  # brought into the order of a file at once
 _INTERNAL = ("_place", "_row")  # columns that records do not have
@@ -30,10 +28,9 @@ class WriteFile(ThreadedDoFn):
         written = WrittenFile(RECORDS[directory], number, {})
         file = open_staged(self._job.layout.staging, written.directory, written.name)
         writer = BlockWriter(file, self._job.block_rows)
-        numeric = [f for f in self._job.numbers if "standardize" in f.steps]
+        labels = {name: (0, 0) for name in self._job.labels}
         oldest: list[int] = []
         newest: list[int] = []
-        moments: dict[str, Moments] = {}
         positives = 0
         for bucket in sorted(buckets):
             table = pa.concat_tables([read_table(ref) for ref in buckets[bucket]]).combine_chunks()
@@ -41,12 +38,11 @@ class WriteFile(ThreadedDoFn):
             newest.append(int(column(table, "timestamp").max()))
             positives += int(np.count_nonzero(self._job.dataset.is_positive(column(table, "label"))))
             order = np.argsort(column(table, "_place"))  # no two rows share a place
-            for feature in numeric:
-                values = before_standardize(feature.steps, column(table, feature.name)[order], np)
-                values = values[~np.isnan(values)]
-                if len(values):
-                    found, name = Moments.of(values), feature.name
-                    moments[name] = moments[name].join(found) if name in moments else found
+            for name, column_ in self._job.labels.items():
+                known, ones = labels[name]
+                values = column(table, column_)
+                known += int(np.count_nonzero(~np.isnan(values)))
+                labels[name] = known, ones + int(np.count_nonzero(values > 0))
             for start in range(0, len(order), STEP_ROWS):
                 writer.add(take(table, order[start : start + STEP_ROWS]))
         info = writer.close()
@@ -55,8 +51,8 @@ class WriteFile(ThreadedDoFn):
             info=info,
             min_timestamp=min(oldest),
             max_timestamp=max(newest),
-            moments=moments,
             positives=positives,
+            labels=labels,
         )
 
 

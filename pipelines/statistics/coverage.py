@@ -49,6 +49,11 @@ def known_count(name: str) -> str:
     return f"known/{name}"
 
 
+def ones_count(name: str) -> str:
+    """Key of Stats.labels for the rows in which a further label is above 0."""
+    return f"ones/{name}"
+
+
 def value_count(name: str) -> str:
     """Key of Stats.counts for the keys that a feature has in all rows."""
     return f"values/{name}"

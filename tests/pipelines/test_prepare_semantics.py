@@ -208,7 +208,7 @@ def test_the_summary_names_what_fell_away(tmp_path, caplog):
     positives = {name: info.positives for name, info in dataset.splits.items()}
     others = sum(info.rows for info in dataset.splits.values()) - sum(positives.values())
     assert f"positive rows (label > 0): train {positives['train']}, valid {positives['valid']}" in text
-    assert f"; {others} others, on which only dot_bias trains: no targets" in text
+    assert f"; {others} others, on which only dot_bias and ranking models train: no targets" in text
     assert f"left out by dataset.duplicates drop: {dataset.duplicates} rows" in text
     test = dataset.splits["test"]
     assert (

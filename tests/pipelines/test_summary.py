@@ -27,15 +27,18 @@ def content() -> bytes:
         WrittenFile("train", 1, info, -3, 9, {"age": Moments(5, 0.1, 2.5)}),
         WrittenFile("train", 0, info),
     ]
-    return dump_summary(stats, Plan(None, (4, 5), {"user": ["b"]}, 2, 5), tables, {"age": [1.5, 3.0]}, files)
+    moments = {"age": Moments(5, 2.5, 3.5)}
+    plan = Plan(None, (4, 5), {"user": ["b"]}, 2, 5)
+    return dump_summary(stats, plan, tables, {"age": [1.5, 3.0]}, moments, files)
 
 
 def test_it_comes_back():
-    stats, plan, tables, quantiles, files = load_summary(content(), "summary.json")
+    stats, plan, tables, quantiles, moments, files = load_summary(content(), "summary.json")
     assert (stats.rows, stats.kept, stats.rejected["bad_label"], stats.fatal) == (7, 5, 1, None)
     assert plan == Plan(None, (4, 5), {}, 2, 5)
     assert tables == {"user": TableIds(3, 4, 1, {})}
     assert quantiles == {"age": [1.5, 3.0]}
+    assert moments == {"age": Moments(5, 2.5, 3.5)}
     assert [file.number for file in files] == [0, 1]
     assert files[1].moments["age"] == Moments(5, 0.1, 2.5) and files[1].min_timestamp == -3
 

@@ -21,7 +21,7 @@ FLAGS = {
     "inspect": {"--help", "--helpfull", "--feature", "--rows"},
     "plan": SHARED | {"--probe_steps", "--tpu", "--json"},
     "train": SHARED | {"--explain", "--max_seconds"},
-    "evaluate": SHARED | {"--split"},
+    "evaluate": SHARED | {"--split", "--json"},
     "export": SHARED,
     "checkpoints": {"--help", "--helpfull", "--compact"},
     "doctor": SHARED | {"--gcs", "--json"},

@@ -1,4 +1,4 @@
-"""`lazytower evaluate`: ranking metrics of the newest checkpoint, beside baselines."""
+"""`lazytower evaluate`: metrics of the newest checkpoint, beside baselines."""
 
 import json
 
@@ -9,6 +9,7 @@ from configs.load import load_config
 from configs.system.storage import join, write_bytes
 from configs.text import aligned
 from trainer.evaluation.metrics import UNCUT
+from trainer.evaluation.pointwise.text import format_predictions
 from trainer.evaluation.scorer import evaluate_recommender
 from trainer.report.findings import evaluation_findings
 
@@ -17,6 +18,7 @@ def add_arguments(parser) -> None:
     """Flags of the sub-command."""
     add_config_arguments(parser)
     parser.add_argument("--split", choices=["valid", "test"], default="test", help="split to predict")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args) -> int:
@@ -32,17 +34,22 @@ def run(args) -> int:
         trained.recommender, trained.dataset, trained.items, trained.step, args.split
     )
     path = join(config.output.path, f"evaluate-{args.split}.json")
-    write_bytes(path, json.dumps({"step": trained.step, "results": lines}, indent=1).encode())
+    document = json.dumps({"step": trained.step, "results": lines}, indent=1)
+    write_bytes(path, document.encode())
     with MetricsWriter(config.output.path, None) as metrics:
         for line in lines:
             metrics.write("evaluate", trained.step, line)
     write_run_report(config, trained.dataset, trained.recommender, trained.step)
-    print("\n".join([format_results(lines), *("\n" + text for text in evaluation_findings(lines))]))
+    if args.json:
+        print(document)
+        return 0
+    text = {"retrieval": format_results, "ranking": format_predictions}[config.model.family](lines)
+    print("\n".join([text, *("\n" + finding for finding in evaluation_findings(lines))]))
     return 0
 
 
 def format_results(lines: list[dict]) -> str:
-    """The metrics as a table, and the protocol."""
+    """The metrics of a retrieval model as a table, and the protocol."""
     from trainer.report.left_out import reasons
 
     names = [name for name in lines[0] if "@" in name or name in UNCUT]

@@ -3,7 +3,8 @@
 import argparse
 
 from configs.errors import ConfigError
-from configs.manifest import SPLITS, Dataset, load_dataset
+from configs.manifest import SPLITS, Dataset, LabelInfo, load_dataset
+from configs.sections.roles import PLANTED_LABEL
 from configs.text import aligned
 from trainer.data.inspection import QUANTILES, FeatureSummary, sample_rows, summarize
 
@@ -45,12 +46,29 @@ def run(args) -> int:
 
 
 def _splits(dataset: Dataset) -> str:
-    rows = [["split", "rows", "positive", "cold users", "their rows"]]
+    has_users, further = "user" in dataset.tables, [n for n in dataset.labels if n != PLANTED_LABEL]
+    has_main = dataset.has_label or not further
+    rows = [["split", "rows"] + ["positive"] * has_main + ["cold users", "their rows"] * has_users + further]
     for name in SPLITS:
         info = dataset.splits[name]
-        numbers = (info.rows, info.positives, info.cold_users, info.cold_user_rows)
+        numbers = [info.rows] + [info.positives] * has_main
+        numbers += [info.cold_users, info.cold_user_rows] * has_users
         rows.append([name, *(f"{number:,}" for number in numbers)])
-    return aligned(rows)
+        rows[-1] += [_share(info.labels[label], info.rows) for label in further]
+    text = aligned(rows)
+    if further:
+        text += "\nA further label has the share of ones among the rows in which it is known."
+    if dataset.thinned:
+        text += (
+            f"\n{dataset.thinned:,} negative train rows are left out by dataset.keep_negatives "
+            f"{dataset.keep_negatives:g}."
+        )
+    return text
+
+
+def _share(label: LabelInfo, rows: int) -> str:
+    ones = f"{label.ones / label.known:.2%}" if label.known else "-"
+    return ones + (f", {1 - label.known / rows:.1%} empty" if label.known < rows else "")
 
 
 def _tables(dataset: Dataset) -> str:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from configs.errors import DataError
 from configs.manifest import Dataset, FeatureInfo, label_column
 from trainer.data.features import LENGTH, WEIGHT
-from trainer.data.lookups import FeatureLookup
+from trainer.data.lookups import FeatureLookup, table_rows
 from trainer.data.numbers import model_numbers
 
 FILES_AT_ONCE = 8
@@ -191,13 +191,7 @@ def complete_batch(
     found = dict(columns)
     for of, lookup in lookups.items():
         found |= lookup.of(columns[of])
-    return found | {of: _table_rows(dataset, of, columns[of]) for of in OWNERS if of in columns}
-
-
-def _table_rows(dataset: Dataset, table: str, ids: tf.Tensor) -> tf.Tensor:
-    """Rows of a table, int64 [n], of catalog ids int64 [n]; as TableInfo.row_of."""
-    oov = dataset.tables[table].oov
-    return ids if oov is None else tf.minimum(ids, tf.constant(oov, tf.int64))
+    return found | {of: table_rows(dataset.tables[of], columns[of]) for of in OWNERS if of in columns}
 
 
 def parse_blocks(

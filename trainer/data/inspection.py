@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from configs.manifest import Dataset, FeatureInfo, FileInfo
+from configs.manifest import Dataset, FeatureInfo, FileInfo, label_column
 from trainer.data.blocks import read_blocks
 from trainer.data.catalog import load_vocabulary
 from trainer.data.features import Column, ListColumn, VectorFiles, column_of, join, stored_columns
@@ -70,7 +70,7 @@ def _columns(dataset: Dataset, owner: str, names: list[str]) -> Iterator[dict[st
     files = {
         "user": dataset.users.files, "item": dataset.items.files, "context": dataset.splits["train"].files
     }[owner]  # fmt: skip
-    first = "user" if owner == "context" else "id"
+    first = "timestamp" if owner == "context" else "id"
     wanted = [column for name, info in stored.items() for column in stored_columns(info, name)]
     for block in read_blocks(dataset, files, [first, *wanted]):
         columns = {name: column_of(info, name, block) for name, info in stored.items()}
@@ -163,7 +163,7 @@ def sample_rows(dataset: Dataset, number: int, names: list[str]) -> list[dict[st
       names: features to show.
 
     Returns:
-      By column, text: user and item as `key (id)`, label, and features; those of catalogs as they are now.
+      By column, text: user and item as `key (id)`, labels, and features; those of catalogs as they are now.
 
     Raises:
       DataError: as `summarize`.
@@ -171,14 +171,17 @@ def sample_rows(dataset: Dataset, number: int, names: list[str]) -> list[dict[st
     infos = {name: dataset.features[name] for name in names}
     own = {name: info for name, info in infos.items() if info.lives == "records"}
     wanted = [column for name, info in own.items() for column in stored_columns(info, name)]
+    catalogs = {"user": dataset.users, "item": dataset.items}
+    catalogs = {owner: catalog for owner, catalog in catalogs.items() if owner in dataset.tables}
+    labels = label_columns(dataset)
     files = dataset.splits["train"].files
-    block = next(read_blocks(dataset, files[:1], ["user", "item", "label", *wanted]), None)
+    block = next(read_blocks(dataset, files[:1], [*catalogs, "label", *labels.values(), *wanted]), None)
     if block is None:
         return []
-    rows = np.arange(min(number, len(block["user"])))
+    rows = np.arange(min(number, len(block["label"])))
     columns = {name: column_of(info, name, block)[rows] for name, info in own.items()}
     keys = {}
-    for owner, catalog in (("user", dataset.users), ("item", dataset.items)):
+    for owner, catalog in catalogs.items():
         ids = block[owner][rows]
         mine = {name: info for name, info in infos.items() if info.lives == "catalog" and info.of == owner}
         keys[owner], found = _of_catalog(dataset, catalog.files, ids, mine)
@@ -186,10 +189,20 @@ def sample_rows(dataset: Dataset, number: int, names: list[str]) -> list[dict[st
     texts = {name: _texts(dataset, name, columns[name]) for name in names}
     return [
         {owner: f"{keys[owner][i]} ({block[owner][i]})" for owner in keys}
-        | {"label": f"{block['label'][i]:g}"}
+        | {name: _number(block[column][i]) for name, column in labels.items()}
         | {name: texts[name][i] for name in names}
         for i in rows
     ]
+
+
+def label_columns(dataset: Dataset) -> dict[str, str]:
+    """Record column of each label of the source; `label` alone, which is 1 everywhere, if it has none."""
+    further = {name: label_column(name) for name in dataset.labels}
+    return ({"label": "label"} if dataset.has_label or not further else {}) | further
+
+
+def _number(value: float) -> str:
+    return "(missing)" if np.isnan(value) else f"{value:g}"
 
 
 def _of_catalog(
@@ -218,7 +231,7 @@ def _texts(dataset: Dataset, name: str, column: Column) -> list[str]:
     """The values of a column for people."""
     info = dataset.features[name]
     if info.is_numeric:
-        return ["(missing)" if np.isnan(value) else f"{value:g}" for value in column]
+        return [_number(value) for value in column]
     if info.kind == "vector":
         return [" ".join(f"{value:.3g}" for value in row[:3]) + " ..." * (info.dim > 3) for row in column]
     key = key_reader(dataset, name)

@@ -172,7 +172,7 @@ def _population(config: EvaluateConfig, dataset: Dataset) -> str:
         who = f"at most {config.max_users} users (stable sample, seed {config.seed})"
     fewest = dataset.dataset.get("user_ids", {}).get("min_count", 1)
     rows = f"at least {fewest} train rows" if fewest > 1 else "train rows"
-    if not dataset.source.get("roles", {}).get("label"):
+    if not dataset.has_label:
         return f"ties take the mean rank; {who} with {rows}"
     rule = rule_text(dataset.dataset.get("positive", "above_zero"))
     return f"ties take the mean rank; {who} with {rows}; only positive rows count ({rule})"

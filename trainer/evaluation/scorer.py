@@ -1,4 +1,4 @@
-"""A trained recommender as a scorer, and its ranking metrics next to those of baselines."""
+"""A trained recommender as a scorer, and its metrics next to those of baselines."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -84,33 +84,59 @@ def evaluate_recommender(
     step: int,
     split: str,
     check: Callable[[], None] = lambda: None,
+    detail: bool = True,
 ) -> list[dict[str, Any]]:
-    """Evaluates the model, averaged and raw, beside popularity and, for planted data, the best ranking.
-
-    With evaluate.cold_items: only, beside a random order and, if items have keys as features, their nearest
-    neighbours.
+    """Evaluates the model, averaged and raw, beside baselines and, for planted data, what is best reachable.
 
     Args:
       recommender: trainer.models.recommender.Recommender.
       dataset: manifest.
-      items: its catalog; side features are taken as of the split.
+      items: its catalog.
       step: steps done.
       split: valid or test.
-      check: called before every block of users; may raise to end the evaluation.
+      check: called before every block of users or rows; may raise to end the evaluation.
+      detail: whether to compute figures of slices, if the model is of family ranking.
 
     Returns:
-      A dict per scorer: scorer, split, weights, protocol, metrics (see
-      trainer.evaluation.ranking.evaluate_scorers). With evaluate.weights both, the first two are of scorer
-      "model", averaged weights first.
+      A dict per scorer: scorer, split, weights, protocol, metrics; see
+      trainer.evaluation.ranking.evaluate_scorers and, for ranking models,
+      trainer.evaluation.pointwise.evaluator.evaluate_ranking. With evaluate.weights both, the first two (of
+      each task) are of scorer "model", averaged weights first.
+    """
+    weights = _weights(recommender.config.evaluate.weights, recommender.has_averages)
+    evaluate = {"retrieval": _evaluate_retrieval, "ranking": _evaluate_ranking}
+    return evaluate[recommender.config.model.family](
+        recommender, dataset, items, step, split, weights, check, detail
+    )
+
+
+def _evaluate_ranking(*arguments: Any) -> list[dict[str, Any]]:
+    from trainer.evaluation.pointwise.evaluator import evaluate_ranking
+
+    return evaluate_ranking(*arguments)
+
+
+def _evaluate_retrieval(
+    recommender: "Recommender",
+    dataset: Dataset,
+    items: Items,
+    step: int,
+    split: str,
+    weights: list[str],
+    check: Callable[[], None],
+    detail: bool,
+) -> list[dict[str, Any]]:
+    """As evaluate_recommender, beside popularity and, for planted data, the best ranking; side features of
+    items are taken as of the split.
+
+    With evaluate.cold_items: only, beside a random order and, if items have keys as features, their nearest
+    neighbours.
     """
     from trainer.data.catalog import Users
     from trainer.evaluation.ranking import evaluate_scorers
 
     options, items = recommender.config.evaluate, items.as_of(split)
-    models = [
-        TrainedScorer(recommender, items, weights == "average", step, check)
-        for weights in _weights(options.weights, recommender.has_averages)
-    ]
+    models = [TrainedScorer(recommender, items, name == "average", step, check) for name in weights]
     scorers: list[Scorer] = [*models, *_baselines(dataset, items, options)]
     results = evaluate_scorers(scorers, Users(dataset, items), options, split)
     names = [scorer.name for scorer in models]

@@ -52,7 +52,7 @@ class Ranking(RankingModel):
         config: RunConfig,
         item_counts,
         drawn_items: FeatureLookup | None = None,
-        unknown_rows: Mapping[str, int] | None = None,
+        unknown_rows: Mapping[str, tuple[int, int]] | None = None,
     ):
         super().__init__(name="ranking")
         options, seed = config.model, config.train.seed

@@ -22,6 +22,7 @@ from trainer.report.findings import evaluation_findings, loss_findings
 from trainer.report.left_out import COUNTS, reasons
 from trainer.report.metrics_file import read_metrics
 from trainer.report.page import cards, escape, label, note, number, page, pairs, section, table
+from trainer.report.predictions import prediction_sections
 
 REPORT_FILE = "report.html"
 _DATASET_FACTS = (
@@ -33,7 +34,9 @@ _DATASET_FACTS = (
     "source_fingerprint",
     "path",
 )
-_IN_TITLE = {"time", "kind", "split", "protocol", "scorer", "weights"}
+_IN_TITLE = {"time", "kind", "split", "protocol", "scorer", "weights", "task"}
+_IN_SECTIONS = {"intervals", "undefined", "deciles", "roc", "by", "worst"}
+"""Of ranking models: shown by trainer/report/predictions.py."""
 _KNOWN_TRAIN = {"loss", "examples_per_second", "input_wait_share", "peak_rss_bytes"}
 
 
@@ -62,6 +65,7 @@ def write_report(
         _loss(train),
         _metric_curves(evaluations),
         section("Final evaluation", *_final_table(evaluations)),
+        *prediction_sections(evaluations),
         _speed(train),
         section(
             "Embedding tables", table(table_stats) if table_stats else note("No statistics of the tables.")
@@ -154,7 +158,7 @@ def _metric(lines: list[dict], metric: str) -> list[Curve]:
 
 
 def _final_table(evaluations: list[dict]) -> list[str]:
-    parts, hidden = [], _IN_TITLE | set(COUNTS)
+    parts, hidden = [], _IN_TITLE | _IN_SECTIONS | set(COUNTS)
     for pair, lines in grouped(evaluations, comparable).items():
         latest = [own[-1] for own in grouped(lines, subject).values()]
         metrics = metric_names(latest)
@@ -278,7 +282,8 @@ def _best_metrics(evaluations: list[dict]) -> list[tuple[str, str]]:
     best = min(models, key=lambda line: (order.get(line.get("split"), 2), line.get("weights") != "average"))
     names = metric_names([best])
     chosen = [name for name in names if name.partition("@")[2] == names[0].partition("@")[2]]
-    return [(f"{label(name)}, {best.get('split', '')}", number(best[name])) for name in chosen[:4]]
+    of = ", ".join(best[key] for key in ("task", "split") if key in best)
+    return [(f"{label(name)}, {of}", number(best[name])) for name in chosen[:4]]
 
 
 def _subtitle(lines: list[dict]) -> str:

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-_NO_METRIC = {"step", "time", "kind", "split", "weights", "scorer", "protocol", "users", "seconds"}
+_NO_METRIC = set("step time kind split weights scorer protocol users seconds base_rate".split())
 
 
 def without_repeats(evaluations: list[dict]) -> list[dict]:

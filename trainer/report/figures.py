@@ -1,4 +1,4 @@
-"""Figures of the report: curves over steps, as HTML fragments for a page that includes plotly.js."""
+"""Figures of the report: curves, mostly over steps, as HTML fragments for a page that includes plotly.js."""
 
 import html
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ class Curve(NamedTuple):
 
     name: str
     """Plain text for the legend."""
-    steps: Sequence[int]
-    """x, increasing."""
+    steps: Sequence[float]
+    """x, increasing; steps in most figures."""
     values: Sequence[float | None]
-    """y, one per step; None is a gap."""
+    """y, one per x; None is a gap."""
     dashed: bool = False
     """For baselines."""
     faint: bool = False
@@ -33,6 +33,7 @@ def figure(
     height: int = 240,
     unit: str = "",
     from_zero: bool = True,
+    x: str = "step",
 ) -> str:
     """One figure as a <div> with its data; plotly.js is not included.
 
@@ -43,6 +44,7 @@ def figure(
       height: pixels.
       unit: plotly's tick format of the y axis, such as ".0%"; "" for plotly's default.
       from_zero: whether the y axis begins at 0, which keeps small changes small.
+      x: title of the x axis; other than steps, x are numbers with a fraction.
     """
     import plotly.graph_objects as go
 
@@ -53,9 +55,8 @@ def figure(
         "automargin": True,
         "ticklabelstandoff": 4,
     }
-    figure.update_xaxes(
-        title={"text": "step", "standoff": 6}, tickformat="~s", hoverformat=",d", rangemode="tozero", **axis
-    )
+    form = {"tickformat": "~s", "hoverformat": ",d"} if x == "step" else {"hoverformat": ".4~g"}
+    figure.update_xaxes(title={"text": x, "standoff": 6}, rangemode="tozero", **form, **axis)
     figure.update_yaxes(tickformat=unit or None, rangemode="tozero" if from_zero else "normal", **axis)
     config = {"displayModeBar": False, "responsive": True}
     content = figure.to_html(full_html=False, include_plotlyjs=False, div_id=identity, config=config)

@@ -10,6 +10,8 @@ WORSE = 0.02
 """Relative loss of the average against the raw weights from which it is reported."""
 ABOVE_POPULARITY = 1.02
 """Multiple of popularity that a model must exceed; a smaller gain could come from a handful of users."""
+LOWER_IS_BETTER = ("log_loss", "rmse")
+"""The main metrics of ranking models."""
 _PART = 0.1  # share of the steps that the final loss is averaged over
 _START_PART = 0.02  # share of the steps by which the first loss must have been recorded
 _BARELY = 0.01  # share of the first loss
@@ -17,14 +19,16 @@ _GIVEN_BACK = 0.25  # share of the decrease of the loss that was lost again
 
 
 def main_metric(line: dict) -> str | None:
-    """The metric for comparing scorers: Recall, or else HR, at its last cut-off; None without either."""
+    """The metric for comparing scorers: Recall, or else HR, at its last cut-off; of ranking models the
+    log-loss or RMSE, where lower is better. None without any."""
     for kind in ("recall@", "hr@"):
         if names := [name for name in line if name.startswith(kind)]:
             return names[-1]
-    return None
+    return next((name for name in LOWER_IS_BETTER if name in line), None)
 
 
-def _figure(lines: Sequence[dict], scorer: str, weights: str | None, metric: str) -> float | None:
+def figure_of(lines: Sequence[dict], scorer: str, weights: str | None, metric: str) -> float | None:
+    """A metric of the first line of a scorer with these weights (None: any); None: there is no such line."""
     found = [
         line.get(metric)
         for line in lines
@@ -45,14 +49,19 @@ def compared_weights(lines: Sequence[dict]) -> str | None:
     metric = main_metric(lines[0]) if lines else None
     if metric is None:
         return None
-    average, raw = (_figure(lines, "model", weights, metric) for weights in ("average", "raw"))
+    average, raw = (figure_of(lines, "model", weights, metric) for weights in ("average", "raw"))
     if average is None or raw is None:
         return None
     return f"{lines[0].get('split', '')} {metric}: average {average:.4f}, raw weights {raw:.4f}".strip()
 
 
 def evaluation_findings(lines: Sequence[dict]) -> list[str]:
-    """Findings about one evaluation; `lines` as for `compared_weights`."""
+    """Findings about one evaluation; `lines` as for `compared_weights`, of ranking models also of several
+    tasks."""
+    if lines and "task" in lines[0]:
+        from trainer.report.prediction_findings import prediction_findings
+
+        return prediction_findings(lines)
     return [text for text in (_worse_average(lines), _no_better_than_popularity(lines)) if text]
 
 
@@ -60,7 +69,7 @@ def _worse_average(lines: Sequence[dict]) -> str | None:
     metric = main_metric(lines[0]) if lines else None
     if metric is None:
         return None
-    average, raw = (_figure(lines, "model", weights, metric) for weights in ("average", "raw"))
+    average, raw = (figure_of(lines, "model", weights, metric) for weights in ("average", "raw"))
     if average is None or raw is None or average >= raw * (1 - WORSE):
         return None
     return (
@@ -74,11 +83,11 @@ def _no_better_than_popularity(lines: Sequence[dict]) -> str | None:
     metric = main_metric(lines[0]) if lines else None
     if metric is None:
         return None
-    model = _figure(lines, "model", None, metric)
-    popularity = _figure(lines, "popularity", None, metric)
+    model = figure_of(lines, "model", None, metric)
+    popularity = figure_of(lines, "popularity", None, metric)
     if model is None or popularity is None or model > popularity * ABOVE_POPULARITY:
         return None
-    raw = _figure(lines, "model", "raw", metric)
+    raw = figure_of(lines, "model", "raw", metric)
     first = ""
     if raw is not None and raw > popularity * ABOVE_POPULARITY:
         first = f" The raw weights are better ({raw:.4f}), so check polyak first."

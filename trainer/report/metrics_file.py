@@ -145,7 +145,7 @@ class MetricsWriter:
     def _write_scalars(self, line: dict) -> None:
         import tensorflow as tf
 
-        parts = [line["kind"], line.get("split"), line.get("scorer")]
+        parts = [line["kind"], line.get("split"), line.get("task"), line.get("scorer")]
         if line.get("scorer") == "model":  # baselines have no weights
             parts.append(line.get("weights"))
         prefix = "/".join(part for part in parts if part)

@@ -78,7 +78,9 @@ document.querySelectorAll('button[data-figure]').forEach(b => b.addEventListener
 }));
 """
 
-_WORDS = {name: name.upper() for name in ("hr", "ndcg", "mrr", "auc", "rss", "oov")} | {"bytes": "size"}
+_WORDS = {name: name.upper() for name in ("hr", "ndcg", "mrr", "pr", "auc", "rmse", "mae", "rss", "oov")} | {
+    "bytes": "size"
+}
 
 
 def escape(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a run needs, computed before it starts: bytes of tables and dense layers, peak memory."""
+"""What a run needs, computed before it starts: bytes of tables and dense weights, peak memory."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from configs.schema import RunConfig
 from configs.sections.devices import TpuDeviceConfig
 from configs.system.tpu import Slice
 from configs.tpu_rules import placed, tpu_lacks
-from trainer.resources.dense_sizes import dense_values
+from trainer.resources.dense import dense_weights
 
 MARGIN = 1.05  # of the tables' bytes: pieces that are read, written and initialised
 BASE_BYTES = 1_500_000_000  # TensorFlow, windows of input, activations of a step
@@ -118,8 +118,8 @@ def check_slice_memory(config: RunConfig, device: TpuDeviceConfig, dataset: Data
 
 
 def dense_bytes(config: RunConfig) -> int:
-    """Bytes of the dense layers' weights, at most two slots each, and their averages."""
-    return 4 * dense_values(config) * (3 + config.polyak.at_each_step)
+    """Bytes of the dense weights, at most two slots each, and their averages."""
+    return 4 * dense_weights(config) * (3 + config.polyak.at_each_step)
 
 
 def peak_bytes(config: RunConfig, tables: int) -> int:

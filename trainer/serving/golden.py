@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from configs.sections.export import IndexConfig
 from trainer.data.catalog import Users, load_vocabulary
-from trainer.data.features import Column, ListColumn, empty_column, empty_value, join
+from trainer.data.features import Column, ListColumn, empty_column, empty_value, hash_of, join
 from trainer.data.ragged import Ragged
 from trainer.evaluation.scorer import item_vectors
 from trainer.evaluation.trained import Trained
@@ -234,7 +234,7 @@ def _spread(ids: np.ndarray) -> np.ndarray:
 def _row_of_unknown(trained: Trained, table: str) -> int:
     info = trained.dataset.tables[table]
     if info.oov is not None:
-        return info.oov
+        return info.oov + hash_of(UNKNOWN_KEY, info.oov_rows)
     return int(tf.strings.to_hash_bucket_fast([UNKNOWN_KEY], info.rows)[0])
 
 

@@ -51,7 +51,7 @@ import tensorflow as tf
 from trainer.indexes.among import search_among
 from trainer.indexes.base import NO_SCORE, BaseIndex
 from trainer.serving.device_lists import DeviceLists
-from trainer.serving.filters import FeatureFilter, allowed_places
+from trainer.serving.filters import AllowedItems, FeatureFilter
 from trainer.serving.inputs.kinds import BaseInput, constant
 from trainer.serving.keys import KeyTable
 from trainer.serving.user_rows import Lists
@@ -238,11 +238,8 @@ class ServingModel(tf.Module):
         restrictions = [inputs["include"], *(text for text, _ in wheres)]
 
         def among():
-            named = (inputs["include"], self._places_of_items)
-            restricted, allowed = allowed_places(named, wheres, self._servable)
-            return search_among(
-                self._index, users, self._item_vectors, self._servable, restricted, allowed, banned, k
-            )
+            allowed = AllowedItems((inputs["include"], self._places_of_items), wheres, self._servable)
+            return search_among(self._index, users, self._item_vectors, self._servable, allowed, banned, k)
 
         there = tf.reduce_any([tf.reduce_any(text != "") for text in restrictions])
         scores, rows = tf.cond(there, among, lambda: self._index.search(users, banned, k))

@@ -211,21 +211,19 @@ class TrainSession:
 
         if not self.dataset.splits["valid"].rows:
             return
-        evaluate = {"retrieval": evaluate_recommender}.get(self.config.model.family)
-        if evaluate is None:
-            logging.warning("step %d is not evaluated: model.kind %s", step, self.config.model.kind)
-            self._write_report()
-            return
+        is_last = step == self.num_steps
         try:
             with self.train_step.readable_rows():
-                lines = evaluate(
-                    self.recommender, self.dataset, self.items, step, "valid", self._interrupt.check
+                lines = evaluate_recommender(
+                    *(self.recommender, self.dataset, self.items, step, "valid"),
+                    check=self._interrupt.check,
+                    detail=is_last,
                 )
         except DataError as error:  # no users, a damaged catalog: no reason to lose the training
             logging.warning("step %d is not evaluated: %s", step, error)
             return
         self._journal.evaluated(step, lines)
-        if step == self.num_steps:  # before that a model may be bad
+        if is_last:  # before that a model may be bad
             log_findings(lines)
         self._write_report()
 

@@ -11,6 +11,7 @@ import yaml
 
 from configs.errors import ConfigError
 from configs.load import load_config, parse_config
+from tests.support.ranking_dataset import click_log, ranking_document
 from tests.support.tiny_run import planted_document, write_planted
 from trainer.evaluation.trained import open_trained
 
@@ -21,6 +22,10 @@ TOWER = {"layers": [16, 8], "dropout": 0.2}
 def document(directory: str, model: dict) -> dict:
     made = planted_document(directory)
     made["model"] = model
+    return settled(made)
+
+
+def settled(made: dict) -> dict:
     made["train"] |= {"num_steps": NUM_STEPS, "steps_per_loop": 7, "batch_size": 64, "clip_norm": 0.5}
     made["checkpoint"] = {"every_steps": RESUMED_AT, "keep": NUM_STEPS}
     made["evaluate"] = {"every_steps": 0}
@@ -45,10 +50,29 @@ def weights(path: pathlib.Path, output: pathlib.Path) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.fixture(scope="module", params=["two_tower", "dot_bias"])
+def ranking(directory: str) -> dict:
+    """A config with all that a ranking model can read and do, and its dataset."""
+    model = {
+        "inputs": ["user", "item", "history", "c0", "c1", "c2", "tags", "n0", "n1"],
+        "bottom": [8],
+        "interaction": {"kind": "cross", "structure": "parallel", "rank": 4},
+        "top": [16, 8],
+        "dropout": 0.2,
+        "tasks": [{"name": "click"}, {"name": "buy", "label": "buy", "where": "label"}],
+        "sharing": {"kind": "mmoe", "experts": 2, "tower": [4]},
+    }
+    click_log(directory, 1500, owners=True, model=model)
+    return settled(ranking_document(directory, model, owners=True))
+
+
+@pytest.fixture(scope="module", params=["two_tower", "dot_bias", "ranking"])
 def whole(request, tmp_path_factory):
     """(config file, directory of the undisturbed run, copy of it as of RESUMED_AT steps, its weights)."""
     root = tmp_path_factory.mktemp(request.param)
+    path = root / "run.yaml"
+    if request.param == "ranking":
+        path.write_text(yaml.safe_dump(ranking(str(root))))
+        return run(path, root)
     write_planted(str(root))
     model = {"kind": "dot_bias", "negatives": 3}
     if request.param == "two_tower":
@@ -63,8 +87,12 @@ def whole(request, tmp_path_factory):
             "normalize": True,
             "loss": {"temperature": 0.2, "extra_negatives": 32},
         }
-    path = root / "run.yaml"
     path.write_text(yaml.safe_dump(document(str(root), model)))
+    return run(path, root)
+
+
+def run(path: pathlib.Path, root: pathlib.Path) -> tuple:
+    """As `whole`, of a config file."""
     train(path, root / "whole")
     half = root / "half"
     shutil.copytree(root / "whole", half)
