@@ -41,7 +41,7 @@ from configs.sections.training import (
     TrainConfig,
 )
 from configs.system.pythons import missing_addons
-from configs.tpu_rules import check_no_tpu, check_tpu
+from configs.tpu_rules import check_tpu
 
 
 class RunConfig(Section):
@@ -278,11 +278,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _device_can(self) -> "RunConfig":
-        if self.device.kind == "tpu":
-            check_tpu(self)
-            return self
-        check_no_tpu(self)
-        if odd := self.uneven(self.device.replicas):
+        check_tpu(self)
+        if self.device.kind == "cpu" and (odd := self.uneven(self.device.replicas)):
             raise ValueError(
                 f"{odd} is not divisible by device.replicas {self.device.replicas}; use a multiple of it"
             )

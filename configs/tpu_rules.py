@@ -45,8 +45,7 @@ def tpu_lacks(table: EmbeddingConfig) -> str:
 _ON_TENSORCORES = "set placement: tensorcore"
 
 
-def check_no_tpu(config: "RunConfig") -> None:
-    """Raises ValueError, naming keys, if a run on CPUs says where its tables lie on a TPU."""
+def _check_no_tpu(config: "RunConfig") -> None:
     for name, table in config.tables.items():
         if isinstance(table, TableConfig) and table.placement != "auto":
             raise ValueError(
@@ -55,8 +54,10 @@ def check_no_tpu(config: "RunConfig") -> None:
 
 
 def check_tpu(config: "RunConfig") -> None:
-    """Raises ValueError, naming keys, if the TPU of a run does not support its settings."""
+    """Raises ValueError, naming keys, if a run's TPU does not support its settings, or a run on CPUs says
+    where a TPU keeps its tables."""
     if not isinstance(config.device, TpuDeviceConfig):
+        _check_no_tpu(config)
         return
     try:
         slice_ = config.device.slice_type
