@@ -116,7 +116,7 @@ REGISTRIES = {
         {"arguments", "base", "checks", "clipping", "schedules", "sm3_maths"},
     ),
     "trainer/embeddings": ("TABLE_KINDS", {"base", "block_hash", "blocks", "pooling"}),
-    "trainer/embeddings/engines": ("TABLE_ENGINES", {"stored", "tpu"}),
+    "trainer/embeddings/engines": ("TABLE_ENGINES", {"stored", "tensorcore", "tpu"}),
     "trainer/tpu/engines": ("TPU_ENGINES", {"base", "layout"}),
     "trainer/indexes": ("MODULES", {"among", "base", "recall", "packages"}),
     "trainer/launchers": (

@@ -14,6 +14,7 @@ from configs.sections import devices
 from tests.support.checkpoint_state import newest_state
 from tests.support.feature_dataset import write_features
 from tests.support.feature_worlds import every_kind, raw_world
+from tests.support.ranking_dataset import click_log, ranking_document
 from tests.support.tiny_run import planted_document, write_planted
 from tests.support.tpu_emulator import emulated_tpu
 from trainer.evaluation.scorer import evaluate_recommender
@@ -191,9 +192,30 @@ def test_four_replicas_are_one(root, tmp_path, model, slice_):
     """Global negatives, sums over replicas and averages: losses and weights agree up to float32 rounding."""
     expected = newest_state(run(root, f"one-{model}", model=model).output.path)
     made = document(root, f"four-{model}-{slice_}", {"kind": "tpu", "slice": slice_}, model)
-    path = tmp_path / "run.yaml"
+    made["tables"] = {name: table | {"placement": "engine"} for name, table in made["tables"].items()}
+    train_on_four(made, tmp_path)
+    assert_close(newest_state(made["output"]["path"]), expected)
+
+
+def train_on_four(made: dict, directory: pathlib.Path) -> None:
+    """Trains on four replicas, in a process of its own."""
+    path = directory / "run.yaml"
     path.write_text(json.dumps(made))
     command = [sys.executable, "-m", "tests.support.tpu_emulator", "4", "train", "--config", str(path)]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_four_replicas_sum_the_gradients_of_small_tables(tmp_path):
+    """A ranking model whose tables are on the TensorCores, but for one; sm3 has state that rows share."""
+    model = {"tasks": [{"name": "click"}, {"name": "buy", "label": "buy", "where": "label"}], "top": [12, 8]}
+    tables = {"c1": {"optimizer": {"kind": "sm3"}}}
+    config = click_log(str(tmp_path), model=model, tables=tables)
+    train(config)
+    expected = newest_state(config.output.path)
+    made = ranking_document(str(tmp_path), model)
+    made["tables"] = {"c0": {"placement": "engine"}, "c1": tables["c1"] | {"placement": "tensorcore"}}
+    made["device"], made["output"]["path"] = {"kind": "tpu", "slice": "v4-8"}, str(tmp_path / "four")
+    train_on_four(made, tmp_path)
     assert_close(newest_state(made["output"]["path"]), expected)
