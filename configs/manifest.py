@@ -70,7 +70,6 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from configs.errors import DataError
 from configs.sections.base import Section
 from configs.sections.features import Step
-from configs.sections.ranking import MAIN_LABEL
 from configs.sections.roles import PLANTED_LABEL
 from configs.system.storage import inner_path, read_bytes
 
@@ -80,8 +79,6 @@ BLOCK_ROWS = 4096
 VECTOR_ROWS = 1 << 16
 """Rows of a vector file; the last one holds the rest."""
 FORMAT: Literal[3] = 3
-LABEL = "label/"
-"""Begins the names of columns with further labels."""
 Count = Annotated[int, Field(ge=0, lt=2**48)]
 
 
@@ -359,21 +356,6 @@ class Dataset(Section):
     def file_path(self, info: FileInfo) -> str:
         """Full path of one of the dataset's files."""
         return f"{self.path}/{info.path}"
-
-
-def label_column(name: str) -> str:
-    """Column of records and batches with a label, named as a task names it."""
-    return name if name == MAIN_LABEL else f"{LABEL}{name}"
-
-
-def feature_as_of(name: str, split: str) -> str:
-    """Column of a catalog with the value of a side feature that evaluation of a split may use."""
-    return f"{name}@{split}"
-
-
-def feature_of_column(column: str) -> str:
-    """The side feature of a catalog column, as of any time."""
-    return column.partition("@")[0]
 
 
 def load_dataset(path: str) -> Dataset:

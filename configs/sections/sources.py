@@ -270,7 +270,7 @@ class ParquetSourceConfig(FileSourceConfig):
 
 
 class SyntheticSourceConfig(Section):
-    """A planted model with a known optimum; configs/planted.py has the formulas."""
+    """A planted model with a known optimum; configs/planted/interactions.py has the formulas."""
 
     kind: Literal["synthetic"]
     """Interactions drawn from a planted model; no files are read."""
@@ -317,7 +317,7 @@ class SyntheticSourceConfig(Section):
 
 
 class SyntheticClicksSourceConfig(Section):
-    """A click log whose click probabilities are known; configs/planted_clicks.py has the formulas."""
+    """A click log whose click probabilities are known; configs/planted/clicks.py has the formulas."""
 
     kind: Literal["synthetic_clicks"]
     """Rows drawn from a planted model; no files are read. Features are c1, c2, ... (keys), n1, n2, ...

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as compute
 from apache_beam.pvalue import AsSingleton
 
+from configs.columns import label_column
 from configs.errors import DataError
-from configs.manifest import label_column
 from pipelines.job import Job
 from pipelines.rows import bags
 from pipelines.rows.hashes import hash_keys, hash_rows

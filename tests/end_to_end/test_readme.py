@@ -15,7 +15,7 @@ import sys
 import pytest
 import yaml
 
-from configs.planted import Planted, item_key, user_key
+from configs.planted.interactions import Planted, item_key, user_key
 from configs.sections.sources import SyntheticSourceConfig
 from tests.test_documentation import blocks, commands
 from trainer import cli

@@ -14,8 +14,8 @@ import pytest
 
 from configs.errors import DataError
 from configs.load import parse_config
-from configs.planted import FIRST_TIMESTAMP
-from configs.planted_clicks import PlantedClicks
+from configs.planted.clicks import PlantedClicks
+from configs.planted.interactions import FIRST_TIMESTAMP
 from pipelines.prepare import prepare
 from pipelines.report import row_lines
 from tests.support.prepared import content, read_rejected, read_rows

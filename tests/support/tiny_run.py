@@ -10,7 +10,7 @@ import shutil
 import tempfile
 
 from configs.load import parse_config
-from configs.planted import Planted, item_key, user_key
+from configs.planted.interactions import Planted, item_key, user_key
 from configs.schema import RunConfig
 from tests.support.tiny_dataset import Feature, Row, write_dataset
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from configs.manifest import Dataset, label_column
+from configs.columns import label_column
+from configs.manifest import Dataset
 from configs.schema import RunConfig
 from configs.sections.ranking import MAIN_LABEL, TaskConfig
 from configs.sections.roles import PLANTED_LABEL

@@ -4,7 +4,7 @@ part of the logit is what the formulas say."""
 import numpy as np
 import pytest
 
-from configs.planted_clicks import RARE, WEIGHTS, PlantedClicks, draw_keys, key_shares
+from configs.planted.clicks import RARE, WEIGHTS, PlantedClicks, draw_keys, key_shares
 from configs.schema import RunConfig
 from configs.sections.sources import SyntheticClicksSourceConfig
 

@@ -16,7 +16,7 @@ g(k)^2 = c / (c + RARE), where c = rows * p(k) rows are expected to have the key
 learn from has little effect, however large the tables are. The scale of each part, the mean of z and the bias
 that makes the mean probability equal to `rate` are computed from a sample of further rows.
 
-As in configs/planted.py, everything is a pure function of (seed, index): any range of rows can be generated
+As in configs/planted/interactions.py, everything is a pure function of (seed, index): any range of rows can be generated
 anywhere.
 """
 
@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from configs.planted import FIRST_TIMESTAMP, normal, uniform
+from configs.planted.interactions import FIRST_TIMESTAMP, normal, uniform
 from configs.sections.sources import SyntheticClicksSourceConfig
 
 WEIGHTS = {"keys": 0.5, "interactions": 0.2, "numbers": 0.2, "list": 0.1}
