@@ -16,11 +16,11 @@ g(k)^2 = c / (c + RARE), where c = rows * p(k) rows are expected to have the key
 learn from has little effect, however large the tables are. The scale of each part, the mean of z and the bias
 that makes the mean probability equal to `rate` are computed from a sample of further rows.
 
-As in configs/planted/interactions.py, everything is a pure function of (seed, index): any range of rows can be generated
-anywhere.
+As in configs/planted/interactions.py, everything is a pure function of (seed, index): any range of rows can
+be generated anywhere.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -152,7 +152,7 @@ class PlantedClicks:
             found["list"] = sums / np.maximum(lengths, 1)
         return found
 
-    def _z(self, *features) -> np.ndarray:
+    def _z(self, *features: Any) -> np.ndarray:
         z = np.full(len(features[-1]), -self._shift)
         for name, values in self._parts(*features).items():
             z += self._scales[name] * values

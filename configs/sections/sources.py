@@ -364,11 +364,13 @@ class SyntheticClicksSourceConfig(Section):
 
     @property
     def features(self) -> list[FeatureConfig]:
-        keys = [{"name": f"c{i + 1}", "kind": "categorical"} for i in range(len(self.categorical))]
+        keys: list[dict[str, Any]] = [
+            {"name": f"c{i + 1}", "kind": "categorical"} for i in range(len(self.categorical))
+        ]
         transform = {"kind": "numeric", "transform": ["log1p", "standardize"]}
         numbers = [{"name": f"n{i + 1}"} | transform for i in range(self.numbers)]
         tags = [{"name": "tags", "kind": "list", "max_length": self.list_length}] if self.list_keys else []
-        every = [feature | {"of": "context"} for feature in (*keys, *numbers, *tags)]
+        every = [{**feature, "of": "context"} for feature in (*keys, *numbers, *tags)]
         return TypeAdapter(list[FeatureConfig]).validate_python(every)
 
     @property
@@ -376,8 +378,14 @@ class SyntheticClicksSourceConfig(Section):
         """As FileSourceConfig.all_features."""
         return self.features
 
-    sides = SyntheticSourceConfig.sides
-    max_rejected_fraction = SyntheticSourceConfig.max_rejected_fraction
+    @property
+    def sides(self) -> list[SideConfig]:
+        """As FileSourceConfig.sides."""
+        return []
+
+    @property
+    def max_rejected_fraction(self) -> float:
+        return 0.0
 
     @model_validator(mode="after")
     def _has_features(self) -> "SyntheticClicksSourceConfig":

@@ -98,8 +98,8 @@ def split(**keys) -> dict:
         ),
         (
             {"dataset": {"path": "x", "history_of": "earlier", "history_length": 0}},
-            "dataset.history_of: earlier, but no history is stored; set dataset.history_length above 0 (or let "
-            "the model read history), or remove history_of",
+            "dataset.history_of: earlier, but no history is stored; set dataset.history_length above 0 (or "
+            "let the model read history), or remove history_of",
         ),
         *(
             (

@@ -10,7 +10,7 @@ from absl import logging
 
 from configs.errors import DataError, UserError
 from configs.manifest import Dataset
-from configs.sections.ranking import TaskConfig
+from configs.sections.ranking import RankingConfig, TaskConfig
 from configs.sections.roles import PLANTED_LABEL
 from trainer.data.catalog import Items
 from trainer.data.lookups import catalog_lookups
@@ -69,6 +69,7 @@ class PointwiseEvaluation:
     ):
         self._recommender, self._dataset, self._items, self._split = recommender, dataset, items, split
         config = recommender.config
+        assert isinstance(config.model, RankingConfig)
         self._options, self._tasks = config.evaluate, config.model.tasks
         self._facts = RowFacts(dataset, config.evaluate)
         self._by = list(config.evaluate.by) if detail else []

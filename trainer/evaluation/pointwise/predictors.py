@@ -8,7 +8,7 @@ import numpy as np
 from configs.columns import label_column
 from configs.manifest import Dataset
 from configs.schema import RunConfig
-from configs.sections.ranking import MAIN_LABEL, TaskConfig
+from configs.sections.ranking import MAIN_LABEL, RankingConfig, TaskConfig
 from configs.sections.roles import PLANTED_LABEL
 from trainer.data.split_rows import split_rows
 from trainer.evaluation.pointwise.rows import Batch, TaskReader, row_weights_of
@@ -71,6 +71,7 @@ class TrainRates:
     """
 
     def __init__(self, dataset: Dataset, config: RunConfig):
+        assert isinstance(config.model, RankingConfig)
         self._config, self._dataset = config, dataset
         table = dataset.tables.get("item")
         items = table.rows if table is not None else 1

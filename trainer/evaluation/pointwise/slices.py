@@ -127,7 +127,9 @@ class SliceCalibration:
         self.slots = slots
         self._sums = np.zeros((7, len(slots)))
 
-    def add(self, batch: dict[str, np.ndarray], kept: np.ndarray, rows: TaskRows, predictions: np.ndarray):
+    def add(
+        self, batch: dict[str, np.ndarray], kept: np.ndarray, rows: TaskRows, predictions: np.ndarray
+    ) -> None:
         """Adds rows of a batch.
 
         Args:
