@@ -15,6 +15,8 @@ from trainer.data.blocks import read_blocks
 from trainer.data.catalog import Items, Users
 from trainer.data.ragged import Ragged, hash_ids
 
+pytestmark = pytest.mark.any_python
+
 
 def random_rows(seed: int, users: int = 30, items: int = 20, number: int = 400) -> list[Row]:
     """Interactions with repeats, cold users and cold items."""

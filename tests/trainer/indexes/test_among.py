@@ -8,6 +8,8 @@ from configs.sections.export import BruteForceIndexConfig
 from trainer.indexes.among import search_among
 from trainer.indexes.base import NO_SCORE, make_index
 
+pytestmark = pytest.mark.any_python
+
 
 def _expected(users, items, servable, allowed, banned, k):
     """By user the best allowed rows by a stable sort; None allows all."""
