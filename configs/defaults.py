@@ -73,11 +73,23 @@ def _reads_history(dataset: DatasetConfig) -> bool:
 
 
 def complete_dataset(config: "RunConfig") -> DatasetConfig:
-    """The dataset section with all defaults filled in; the config's model must be complete."""
-    if config.dataset.history_length is not None:
-        return config.dataset
-    length = HISTORY_LENGTH if "history" in config.model.inputs else 0
-    return config.dataset.model_copy(update={"history_length": length})
+    """The dataset section with all defaults filled in; the config's model must be complete.
+
+    Raises:
+      ValueError: history_of is set, but no history is stored.
+    """
+    length, of = config.dataset.history_length, config.dataset.history_of
+    if length is None:
+        length = HISTORY_LENGTH if "history" in config.model.inputs else 0
+    if of and not length:
+        raise ValueError(
+            f"dataset.history_of: {of}, but no history is stored; set dataset.history_length above 0 (or add "
+            "history to model.user_tower.inputs), or remove history_of"
+        )
+    if of is None and length:
+        ordered = config.source.roles.timestamp or config.dataset.split.kind == "leave_last_out"
+        of = "earlier" if ordered else "others"
+    return config.dataset.model_copy(update={"history_length": length, "history_of": of})
 
 
 def complete_export(config: "RunConfig") -> ExportConfig:

@@ -22,13 +22,20 @@ RECORD COLUMNS  user, item: int64 ids; label, weight: float32 (weight only if th
   history_length > 0, history: int64 item ids, oldest first, of all rows of the block one after the other, and
   history_length: int64 [rows], how many of them belong to each row. A row's history holds the user's newest
   earlier positive in-vocabulary items: from train for train and valid rows, from train and valid for test
-  rows. user and item are catalog ids (see IDS).
+  rows. user and item are catalog ids (see IDS). With history_of `others` it holds, for rows of every split,
+  the distinct in-vocabulary items of the user's positive train rows, without the row's own item, at most
+  history_length of them. These m items form a circle by rising configs.splitmix.history_order(seed, user,
+  item), seed being that of the dataset section. The history of a held-out row begins at the lowest, that of a
+  train row at place h mod m, where h is a hash of the row's number in the source
+  (pipelines.rows.hashes.hash_rows(number, seed, 3)).
 IDS  A table has `rows` rows. With vocab ids, 0..rows - 2 are the admitted keys and rows - 1 is the
   out-of-vocabulary row. Further users and items, which have too few train rows or occur in held-out splits or
   side tables only, have catalog ids from `rows` on, by key: their catalog rows and features are their own,
   and they share the out-of-vocabulary row. So the table row of a catalog id is min(id, rows - 1), and
   catalog_rows is rows plus the number of further users or items. With hashed ids the catalog id is the table
-  row.
+  row. With given ids, 0..keys - 1 are the lines of the vocabulary file, followed by oov_rows rows for other
+  keys, by their hash. Of the further users and items with such a key, those of row keys + r have the catalog
+  ids rows + r, rows + r + oov_rows, rows + r + 2 oov_rows ... by key; some ids below catalog_rows are unused.
 CATALOG COLUMNS  users/: id (catalog id), key (bytes), count (positive train rows), the user features, and
   sequence, sequence_split: int64, the catalog ids of the items of all the user's positive rows, oldest first,
   and the split of each (0 train, 1 valid, 2 test), with sequence_length: int64 [rows].
@@ -134,8 +141,10 @@ class TableInfo(Section):
     buckets."""
 
     def row_of(self, ids: Any) -> Any:
-        """Table rows of catalog ids, in NumPy; see IDS."""
-        return ids if self.oov is None or self.ids != "vocab" else np.minimum(ids, self.oov)
+        """Table rows of catalog ids, in NumPy; see IDS. In TensorFlow: trainer.data.lookups.table_rows."""
+        if self.oov is None:
+            return ids
+        return np.where(ids < self.rows, ids, self.oov + (ids - self.rows) % self.oov_rows)
 
     def has_row(self, ids: np.ndarray) -> np.ndarray:
         """Which catalog ids have a row of their own, not the out-of-vocabulary row: bool [n]."""
@@ -255,6 +264,9 @@ class Dataset(Section):
     """Rows of a full block."""
     history_length: Count
     """Largest number of items in a row's history; 0: the column is absent."""
+    history_of: Literal["earlier", "others"] | None = "earlier"
+    """Which items histories hold, see RECORD COLUMNS; null if there are none. Absent from datasets that were
+    written before there was a choice."""
     has_weight: bool
     """Whether records hold weight."""
     splits: dict[str, SplitInfo]
@@ -299,6 +311,11 @@ class Dataset(Section):
                 if name not in getattr(self, field):
                     raise ValueError(f"{field}.{name} is missing")
         return self
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """The dataset section as run, with history_of also where the section did not have it yet."""
+        return self.dataset | {"history_of": self.history_of if self.history_length else None}
 
     def training_split(self, positives_only: bool) -> SplitInfo:
         """The rows that a model trains on: all of train, or the positive ones."""

@@ -13,7 +13,7 @@ from configs.defaults import (
     complete_tables,
 )
 from configs.sections.base import Section
-from configs.sections.dataset import DatasetConfig, FeatureIdsConfig, HashIdsConfig, VocabIdsConfig
+from configs.sections.dataset import DatasetConfig, HashIdsConfig, IdsConfig, VocabIdsConfig
 from configs.sections.devices import CpuDeviceConfig, DeviceConfig
 from configs.sections.evaluation import EvaluateConfig
 from configs.sections.export import ExportConfig
@@ -372,7 +372,7 @@ class RunConfig(Section):
         model = self.model
         return isinstance(model, TwoTowerConfig) and bool(model.item_bias) and not model.item_tower.layers
 
-    def ids_of(self, name: str) -> FeatureIdsConfig:
+    def ids_of(self, name: str) -> IdsConfig:
         """The ids section of a table: user_ids, item_ids (also for history) or that of features."""
         if name == "user":
             return self.dataset.user_ids

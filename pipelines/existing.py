@@ -81,7 +81,7 @@ def _difference(
     if found.source_fingerprint != source_fingerprint(section, contents):
         return "another source"
     wanted = dataset.model_dump(mode="json", exclude={"path"})
-    if wanted != {key: value for key, value in found.dataset.items() if key != "path"}:
+    if wanted != {key: value for key, value in found.section.items() if key != "path"}:
         return "other dataset settings"
     return None
 

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from configs.manifest import BLOCK_ROWS, SPLITS
-from configs.sections.dataset import DatasetConfig, FeatureIdsConfig, HashIdsConfig, VocabIdsConfig
+from configs.sections.dataset import DatasetConfig, HashIdsConfig, IdsConfig, VocabIdsConfig
 from configs.sections.features import (
     CrossFeatureConfig,
     ListFeatureConfig,
@@ -142,7 +142,7 @@ class Job:
         layout = dataclasses.replace(self.layout, chunk_rows=self.layout.chunk_rows // 4)  # wide rows
         return [dataclasses.replace(self, source=side, layout=layout) for side in self.source.sides]
 
-    def ids_of(self, table: str) -> FeatureIdsConfig:
+    def ids_of(self, table: str) -> IdsConfig:
         """The ids section of a table."""
         if table in ("user", "item"):
             return self.dataset.user_ids if table == "user" else self.dataset.item_ids

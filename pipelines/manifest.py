@@ -104,6 +104,7 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
             for f in source_files
         ],
         history_length=job.dataset.history_length,
+        history_of=job.dataset.history_of,
         has_weight=job.source.roles.weight is not None,
         splits={name: split(name) for name in SPLITS},
         positives=split("positives") if any(f.directory == "positives" for f in files) else None,

@@ -177,28 +177,30 @@ def _assign(pipeline: beam.Pipeline, job: Job, keys: Any, plan: AsSingleton, sid
     Returns:
       Outputs of SideFeatures of each side table; all maps; catalog slices; TableIds of all tables.
     """
-    feature_keys = []
+    given = []
     if job.given:
-        feature_keys.append(
+        given.append(
             pipeline
             | "Given" >> beam.Create(sorted(job.given))
             | "SendVocabularies" >> beam.ParDo(SendVocabularies(job), plan)
         )
     if not sides:  # one phase is enough
-        all_keys = (keys, *feature_keys) | "AllKeys" >> beam.Flatten()
+        all_keys = (keys, *given) | "AllKeys" >> beam.Flatten()
         maps, catalog, tables = all_keys | "Ids" >> Ids(job, [*WITH_CATALOG, *job.feature_tables])
         return [], maps, catalog, tables
     sent = [
         rows | f"SendSide{number}" >> beam.ParDo(SendSide(job, number), plan)
         for number, rows in enumerate(sides)
     ]
+    if given:
+        keys = (keys, *given) | "SentKeys" >> beam.Flatten()
     own_keys = (keys | "OfCatalogs" >> beam.Filter(_has_catalog), *sent) | "OwnKeys" >> beam.Flatten()
     maps, catalog, tables = own_keys | "Ids" >> Ids(job, list(WITH_CATALOG))
     joined = [
         (rows, maps) | f"SideFeatures{number}" >> SideFeatures(job, number, plan)
         for number, rows in enumerate(sides)
     ]
-    feature_keys += [keys | "OfFeatures" >> beam.Filter(_has_no_catalog), *(side.keys for side in joined)]
+    feature_keys = [keys | "OfFeatures" >> beam.Filter(_has_no_catalog), *(side.keys for side in joined)]
     feature_maps, feature_catalog, feature_tables = (
         feature_keys | "FeatureKeys" >> beam.Flatten() | "FeatureIds" >> Ids(job, job.feature_tables)
     )

@@ -79,6 +79,7 @@ ORDER = {
         "configs.manifest",
         "configs.transforms",
         "configs.sections",
+        "configs.splitmix",
         "configs.system",
         "configs.text",
         "configs.errors",

@@ -8,7 +8,7 @@ from configs.sections.base import Section, of_kind
 
 
 class HistoryConfig(Section):
-    """How the user's earlier items enter a tower."""
+    """How the items of the user's history enter a tower."""
 
     table: Literal["item", "history"] = "item"
     """item: share the items' table; history: a separate table with the same ids."""

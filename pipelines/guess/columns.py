@@ -26,6 +26,8 @@ _NAMES = {
     "weight": "weight importance sampleweight",
     "split": "split fold set partition",
 }
+_RATINGS = "rating stars score overall".split()
+_COUNTS = "click clicked isclick purchase y watched playcount plays count".split()
 _SEPARATORS = "|;,/ "
 _MOST_CATEGORIES = 0.5  # share of distinct values above which text is a title rather than a category
 _FEW_NUMBERS = 20
@@ -148,16 +150,42 @@ def time_unit(sample: Sample, name: str) -> tuple[str, str] | None:
     return ("iso8601", f"dates such as {texts[0]!r}") if bad.mean() < 0.01 else None
 
 
-def label_advice(values: Sequence[Value]) -> tuple[str, str]:
-    """dataset.positive for a column of labels, and what it means for these."""
+def label_advice(name: str, values: Sequence[Value]) -> tuple[str | float, str]:
+    """dataset.positive for a column of labels, and why."""
     numbers = numbers_of(values)
     assert numbers is not None, "a column with other values has not got the role"
-    positive = float((numbers > 0).mean())
-    reason = f"{positive:.0%} of the rows have a label above 0"
-    if positive == 1 and numbers.max() > 1:
-        middle = math.ceil(float(np.quantile(numbers, 0.5)))
-        reason += f"; a number such as {middle} takes labels from there on only"
-    return "above_zero", reason
+    distinct = np.unique(numbers)
+    above = f"{float((numbers > 0).mean()):.0%} of the rows have a label above 0"
+    if distinct.max() <= 0:
+        return "all", "no label is above 0, so they cannot tell which rows are positive; check the column"
+    if len(distinct) == 1:
+        return "all", f"every label is {distinct[0]:g}"
+    if set(distinct.tolist()) <= {-1, 0, 1}:
+        return "above_zero", f"labels are {_listing(distinct)}; {above}"
+    if _is_rating(plain(name), distinct):
+        scale = distinct[distinct > 0]
+        # The upper quarter of the scale: 4 of 1 to 5, 8 of 1 to 10.
+        least = float(scale[scale >= scale[0] + 0.75 * (scale[-1] - scale[0])][0])
+        share = float((numbers >= least).mean())
+        found = f"ratings from {distinct[0]:g} to {distinct[-1]:g}; {share:.0%} of the rows have at least "
+        return int(
+            least
+        ) if least.is_integer() else least, found + f"{least:g}. With above_zero low ratings are positive too"
+    return "above_zero", f"numbers from {distinct[0]:g} to {distinct[-1]:g}, such as counts; {above}"
+
+
+def _listing(numbers: np.ndarray) -> str:
+    *others, last = [f"{number:g}" for number in numbers]
+    return f"{', '.join(others)} and {last}"
+
+
+def _is_rating(name: str, distinct: np.ndarray) -> bool:
+    """Whether labels are on a scale, by the column's plain name and its distinct values."""
+    if name in _COUNTS or distinct[0] < 0 or len(distinct) < 3 or distinct[-1] > 100:
+        return False
+    steps = bool((distinct * 2 == np.round(distinct * 2)).all())
+    # A count begins at 0 or has a long tail; of a column of unknown meaning only a short scale is a rating.
+    return name in _RATINGS or (steps and distinct[0] > 0 and distinct[-1] <= 10)
 
 
 def owner_of(sample: Sample, name: str, user: str, item: str) -> tuple[str, str]:

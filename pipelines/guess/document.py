@@ -193,8 +193,10 @@ def _run(events: Sample, roles: dict[str, tuple[str, str]]) -> Iterator[str]:
     yield "dataset:"
     yield _line(1, "path", f"datasets/{stem}")
     if "label" in roles:
-        advice = label_advice(events.columns[roles["label"][0]])
-        yield _line(1, "positive", *advice)
+        column = roles["label"][0]
+        yield _line(1, "positive", *label_advice(column, events.columns[column]))
+    else:
+        yield _line(1, "positive", "all", "there is no column of labels")
     if "split" in roles:
         yield _line(1, "split", {"kind": "given"}, "by the column of that role")
     elif "timestamp" in roles:

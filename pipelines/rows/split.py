@@ -7,7 +7,7 @@ from configs.sections.dataset import SplitConfig
 from pipelines.rows.hashes import hash_rows
 
 TRAIN, VALID, TEST = range(len(SPLITS))
-_STREAM = 1  # of hash_rows; write.py uses others
+_STREAM = 1  # of hash_rows; finish.py uses others
 
 
 def temporal(timestamps: np.ndarray, first_valid: int, first_test: int) -> np.ndarray:

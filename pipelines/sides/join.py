@@ -12,12 +12,12 @@ from configs.sections.features import VectorFeatureConfig
 from pipelines.job import Job
 from pipelines.rows.bags import arrow
 from pipelines.stages.catalog import SIDE, VECTOR, by_catalog_file
-from pipelines.stages.finish import mapped
+from pipelines.stages.finish import mapped, put_back
 from pipelines.stages.group import GroupUsers, known_column
-from pipelines.stages.ids import TableIds, hash_ids, rank_keys
-from pipelines.stages.members import crossed
+from pipelines.stages.ids import TableIds, hash_ids, parts_of
+from pipelines.stages.members import crossed, rank_keys
 from pipelines.stages.plan import Plan, side_count
-from pipelines.stages.spool import Ref, SpoolWriter, array, column, partition, read_table
+from pipelines.stages.spool import Ref, SpoolWriter, array, column, read_table
 from pipelines.stages.threads import ThreadedDoFn
 from pipelines.statistics.coverage import known_count, value_counts
 
@@ -82,10 +82,11 @@ class JoinSide(GroupUsers):
         answers = pa.concat_tables([read_table(ref) for ref in refs]).combine_chunks()
         facts = {name: column(answers, name) for name in answers.column_names}
         ids = self._job.ids_of(self._job.source.of)
-        if ids.kind == "hash":  # they were sent in the order of parts of the table
-            shards = self._job.layout.key_shards
-            order, _ = partition(hash_ids(keys, ids.rows) * shards // ids.rows, shards)
-            facts = {name: _put_back(values, order) for name, values in facts.items()}
+        if ids.kind != "vocab":  # they were sent in the order of parts of the table
+            of = self._job.source.of
+            own = hash_ids(keys, ids.rows) if ids.kind == "hash" else self._given.ids(of, keys)
+            order, _ = parts_of(self._job, of, own)
+            facts = {name: put_back(values, order) for name, values in facts.items()}
         return facts
 
     def _columns(self, rows: pa.Table) -> tuple[dict[str, pa.StringArray], dict[str, np.ndarray]]:
@@ -107,12 +108,6 @@ class JoinSide(GroupUsers):
 def _compacted(values: pa.DictionaryArray) -> pa.DictionaryArray:
     """The same values, with only used keys in the dictionary."""
     return values.dictionary_decode().dictionary_encode()
-
-
-def _put_back(values: np.ndarray, order: np.ndarray) -> np.ndarray:
-    found = np.empty_like(values)
-    found[order] = values
-    return found
 
 
 class FinishSide(ThreadedDoFn):

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipelines.job import Job
 from pipelines.sides.order import REST, TIME, WHOLE
-from pipelines.stages.ids import rank_keys
+from pipelines.stages.members import rank_keys
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, read_tables
 from pipelines.stages.stats import Stats
 from pipelines.stages.threads import ThreadedDoFn

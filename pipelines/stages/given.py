@@ -14,7 +14,7 @@ from configs.system.storage import read_bytes, write_bytes
 from pipelines.job import Job
 from pipelines.rows.keys import break_lines, clean_keys
 from pipelines.sources.identity import SourceFile, look
-from pipelines.stages.ids import hash_ids, send_keys
+from pipelines.stages.ids import WITH_CATALOG, hash_ids, send_keys
 from pipelines.stages.plan import Plan
 from pipelines.stages.spool import SpoolWriter
 from pipelines.stages.threads import ThreadedDoFn
@@ -22,13 +22,16 @@ from pipelines.stages.threads import ThreadedDoFn
 
 def given_tables(dataset: DatasetConfig) -> dict[str, GivenIdsConfig]:
     """The ids sections of tables with a vocabulary file."""
-    return {name: ids for name, ids in dataset.feature_ids.items() if isinstance(ids, GivenIdsConfig)}
+    every = dataset.feature_ids | {"user": dataset.user_ids, "item": dataset.item_ids}
+    return {name: ids for name, ids in every.items() if isinstance(ids, GivenIdsConfig)}
 
 
 def given_files(dataset: DatasetConfig) -> list[SourceFile]:
     """The vocabulary files, each once. Raises DataError: one is missing or cannot be read."""
-    paths = dict.fromkeys(ids.path for ids in given_tables(dataset).values())
-    return [look(path, "dataset.feature_ids") for path in paths]
+    keys: dict[str, str] = {}
+    for table, ids in given_tables(dataset).items():
+        keys.setdefault(ids.path, f"{table}_ids" if table in WITH_CATALOG else "feature_ids")
+    return [look(path, f"dataset.{key}") for path, key in keys.items()]
 
 
 def read_vocabulary(path: str, clean: bool) -> pa.StringArray:

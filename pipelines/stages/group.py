@@ -13,8 +13,8 @@ from configs.transforms import before_standardize
 from pipelines.rows import bags, split
 from pipelines.rows.events import best_of_each, events
 from pipelines.stages.given import Vocabularies
-from pipelines.stages.ids import hash_ids, rank_keys, send_keys
-from pipelines.stages.members import Members, bags_table, crossed, share
+from pipelines.stages.ids import WITH_CATALOG, hash_ids, parts_of, send_keys
+from pipelines.stages.members import Members, bags_table, crossed, rank_keys, share
 from pipelines.stages.plan import Plan
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, read_tables, stable_order
 from pipelines.stages.threads import ThreadedDoFn
@@ -185,7 +185,11 @@ class GroupUsers(ThreadedDoFn):
             ids = hash_ids(keys, config.rows)
         elif config.kind == "given":
             ids = self._given.ids(table, keys)
-        if ids is not None:
+        if config.kind == "given" and table in WITH_CATALOG:
+            # The ids stage answers part by part, with catalog ids.
+            order, _ = parts_of(self._job, table, ids)
+            yield shard, ("order", table, 0, spool.add(pa.table({"order": order})))
+        elif ids is not None:
             yield shard, ("map", table, 0, spool.add(pa.table({"id": ids})))
         for part, slice_ in send_keys(self._job, plan, table, keys, counts, ids):
             yield beam.pvalue.TaggedOutput("keys", ((table, part), (shard, spool.add(slice_))))

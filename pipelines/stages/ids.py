@@ -21,8 +21,9 @@ from configs.manifest import VECTOR_ROWS
 from configs.sections.dataset import GivenIdsConfig, HashIdsConfig, VocabIdsConfig
 from configs.system.chips import spare_metadata_server
 from pipelines.job import Job
-from pipelines.stages.plan import Plan, key_bounds, sort_keys
-from pipelines.stages.spool import Ref, SpoolWriter, array, column, partition, read_table
+from pipelines.stages.members import merge_given, merge_given_owners, merge_hashed, merge_keys
+from pipelines.stages.plan import Plan, key_bounds
+from pipelines.stages.spool import Ref, SpoolWriter, column, partition, read_table
 from pipelines.stages.threads import ThreadedDoFn
 
 CATALOG_FILE_ROWS = VECTOR_ROWS  # 25 million keys make 382 files
@@ -45,6 +46,8 @@ class CountHistogram(NamedTuple):
     """Number of keys that occur in the interactions, with side tables and WITH_CATALOG only."""
     empty: int | None = None
     """Count of the empty key; None: it is not in this part."""
+    deepest: int = 0
+    """The most keys on one out-of-vocabulary row, with given ids and WITH_CATALOG only."""
 
 
 class TableIds(NamedTuple):
@@ -97,14 +100,6 @@ def id_type(rows: int) -> type:
     return np.int32 if rows <= 2**31 else np.int64
 
 
-def rank_keys(values: pa.DictionaryArray) -> tuple[pa.StringArray, np.ndarray]:
-    """Distinct keys in byte order, and the int32 [n] index of each row's key among them."""
-    order = sort_keys(values.dictionary)
-    rank = np.empty(len(order), np.int32)
-    rank[order] = np.arange(len(order), dtype=np.int32)
-    return values.dictionary.take(pa.array(order)), rank[values.indices.to_numpy()]
-
-
 def send_keys(
     job: Job, plan: Plan, table: str, keys: pa.StringArray, counts: np.ndarray, ids: np.ndarray | None
 ) -> Iterator[tuple[int, pa.Table]]:
@@ -119,14 +114,18 @@ def send_keys(
         bounds = key_bounds(keys, plan.splitters.get(table, []))
         whole = pa.table({"key": keys, "count": counts})
     else:
-        order, begins = partition(
-            ids * job.layout.key_shards // _known_rows(job, table), job.layout.key_shards
-        )
+        order, begins = parts_of(job, table, ids)
         bounds = begins.tolist()
         whole = pa.table({"key": keys.take(pa.array(order)), "count": counts[order], "id": ids[order]})
     for part, (start, stop) in enumerate(itertools.pairwise(bounds)):
         if stop > start:
             yield part, whole.slice(start, stop - start)
+
+
+def parts_of(job: Job, table: str, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(order of keys by part of the table, where each part begins) by their hashed or given ids."""
+    shards = job.layout.key_shards
+    return partition(ids * shards // _known_rows(job, table), shards)
 
 
 def _known_rows(job: Job, table: str) -> int:
@@ -164,8 +163,16 @@ class CountKeys(ThreadedDoFn):
                 refs = [] if met is None else self._facts_of_hashed(slices, pieces, whole, met, spool)
                 histogram = CountHistogram(table, part, np.array([1]), np.array([seen]), 0)
             elif self._job.ids_of(table).kind == "given":
-                merged, others = merge_given(whole, self._job.given[table])
-                histogram = CountHistogram(table, part, np.array([1]), np.array([merged.num_rows]), others)
+                keys = self._job.given[table]
+                if table in WITH_CATALOG:
+                    bound = _known_rows(self._job, table)
+                    merged, ranks, deepest = merge_given_owners(whole, keys, bound)
+                    refs = self._given_refs(slices, pieces, ranks, merged, met, spool)
+                    others = int(np.count_nonzero(column(merged, "id") >= bound))
+                else:
+                    (merged, others), deepest = merge_given(whole, keys), 0
+                number = np.array([merged.num_rows])
+                histogram = CountHistogram(table, part, np.array([1]), number, others, deepest=deepest)
             else:
                 merged, ranks = merge_keys(whole)
                 ends = np.cumsum([piece.num_rows for piece in pieces])
@@ -189,8 +196,30 @@ class CountKeys(ThreadedDoFn):
         """Which of the keys come from interactions, bool [keys of all pieces]; None: it does not matter."""
         if table not in WITH_CATALOG or not self._job.source.sides:
             return None
-        from_rows = [shard < self._job.layout.user_shards for shard, _ in slices]
+        from_rows = [0 <= shard < self._job.layout.user_shards for shard, _ in slices]
         return np.repeat(from_rows, [piece.num_rows for piece in pieces])
+
+    def _given_refs(
+        self,
+        slices: list[tuple[int, Ref]],
+        pieces: list[pa.Table],
+        ranks: np.ndarray,
+        merged: pa.Table,
+        met: np.ndarray | None,
+        spool: SpoolWriter,
+    ) -> list[tuple[int, Ref]]:
+        """For each shard its keys' catalog ids, and for side tables what AssignIds adds to them."""
+        facts = {"id": column(merged, "id")}
+        if met is not None:
+            counts = column(merged, "count")
+            facts |= {"count": counts, "total": counts, "met": _any_of(ranks, met, merged.num_rows)}
+        ends = np.cumsum([piece.num_rows for piece in pieces])
+        found = []
+        for (shard, _), own in zip(slices, np.split(ranks, ends[:-1]), strict=True):
+            names = list(facts) if shard >= self._job.layout.user_shards else ["id"]
+            if shard >= 0:  # not the vocabulary file
+                found.append((shard, spool.add(pa.table({name: facts[name][own] for name in names}))))
+        return found
 
     def _facts_of_hashed(
         self,
@@ -236,48 +265,6 @@ def _distinct(whole: pa.Table, chosen: np.ndarray) -> int:
     return len(whole["key"].combine_chunks().filter(pa.array(chosen)).unique())
 
 
-def merge_keys(whole: pa.Table) -> tuple[pa.Table, np.ndarray]:
-    """Sums the counts of equal keys: (key, count) in byte order, and each row's int32 rank there."""
-    encoded = whole["key"].combine_chunks().dictionary_encode()
-    keys, ranks = rank_keys(encoded)
-    counts = np.zeros(len(keys), np.int64)
-    np.add.at(counts, ranks, column(whole.combine_chunks(), "count"))
-    return pa.table({"key": keys, "count": counts}), ranks
-
-
-def merge_hashed(whole: pa.Table) -> tuple[pa.Table, int]:
-    """One row per id: id, train count of all its keys, its most frequent key; and the keys seen in train."""
-    merged, ranks = merge_keys(whole)
-    counts = column(merged, "count")
-    ids = np.zeros(len(counts), np.int64)
-    ids[ranks] = column(whole.combine_chunks(), "id")
-    order = np.lexsort((np.arange(len(ids)), -counts, ids))  # best key of each id first
-    ids = ids[order]
-    first = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]][: len(ids)])
-    result = pa.table(
-        {
-            "key": array(merged["key"]).take(pa.array(order[first])),
-            "count": np.add.reduceat(counts[order], first),
-            "id": ids[first],
-        }
-    )
-    return result, int((counts > 0).sum())
-
-
-def merge_given(whole: pa.Table, keys: int) -> tuple[pa.Table, int]:
-    """The keys of a vocabulary file with id and train count; and how many other keys there are.
-
-    Args:
-      keys: number of keys in the file.
-    """
-    merged, ranks = merge_keys(whole)
-    ids = np.zeros(merged.num_rows, np.int64)
-    ids[ranks] = column(whole.combine_chunks(), "id")
-    inside = ids < keys
-    result = merged.append_column("id", pa.array(ids)).filter(pa.array(inside))
-    return result, int(np.count_nonzero(~inside))
-
-
 def plan_ids(histograms: list[CountHistogram], job: Job, tables: list[str]) -> dict[str, TableIds]:
     """First ids of every (table, part, count), by prefix sums in the order (count descending, part).
 
@@ -299,7 +286,12 @@ def plan_ids(histograms: list[CountHistogram], job: Job, tables: list[str]) -> d
             continue
         others = sum(h.others for h in parts)
         if ids.kind == "given":
-            result[table] = TableIds(job.given[table], _known_rows(job, table), others, {})
+            found = TableIds(job.given[table], _known_rows(job, table), others, {})
+            if table in WITH_CATALOG:
+                deepest = max((h.deepest for h in parts), default=0)
+                catalog_rows = found.rows + deepest * (found.rows - found.keys)
+                found = found._replace(catalog_rows=catalog_rows, met=sum(h.met for h in parts))
+            result[table] = found
             continue
         counts = np.concatenate([h.counts for h in parts] or [np.zeros(0, np.int64)])
         numbers = np.concatenate([h.numbers for h in parts] or [np.zeros(0, np.int64)])

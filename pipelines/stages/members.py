@@ -1,4 +1,4 @@
-"""What a table is looked up by: the keys of its columns in one user shard, brought together."""
+"""What a table is looked up by: keys of its columns in a user shard, and of several shards, in one table."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as compute
 
 from pipelines.rows.bags import Bags
-from pipelines.stages.ids import rank_keys
-from pipelines.stages.spool import array
+from pipelines.stages.plan import sort_keys
+from pipelines.stages.spool import array, column
 
 _JOIN = "\x01"  # of the keys of a cross, here and in the served model
 
@@ -85,3 +85,73 @@ def crossed(parts: list[tuple[pa.StringArray, np.ndarray]]) -> pa.DictionaryArra
     joined = compute.binary_join_element_wise(*texts, _JOIN).dictionary_encode()  # keys may contain \x01
     codes = joined.indices.to_numpy()[combined]
     return pa.DictionaryArray.from_arrays(pa.array(codes), joined.dictionary)
+
+
+def rank_keys(values: pa.DictionaryArray) -> tuple[pa.StringArray, np.ndarray]:
+    """Distinct keys in byte order, and the int32 [n] index of each row's key among them."""
+    order = sort_keys(values.dictionary)
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    return values.dictionary.take(pa.array(order)), rank[values.indices.to_numpy()]
+
+
+def merge_keys(whole: pa.Table) -> tuple[pa.Table, np.ndarray]:
+    """Sums the counts of equal keys: (key, count) in byte order, and each row's int32 rank there."""
+    encoded = whole["key"].combine_chunks().dictionary_encode()
+    keys, ranks = rank_keys(encoded)
+    counts = np.zeros(len(keys), np.int64)
+    np.add.at(counts, ranks, column(whole.combine_chunks(), "count"))
+    return pa.table({"key": keys, "count": counts}), ranks
+
+
+def merge_hashed(whole: pa.Table) -> tuple[pa.Table, int]:
+    """One row per id: id, train count of all its keys, its most frequent key; and the keys seen in train."""
+    merged, ranks = merge_keys(whole)
+    counts = column(merged, "count")
+    ids = np.zeros(len(counts), np.int64)
+    ids[ranks] = column(whole.combine_chunks(), "id")
+    order = np.lexsort((np.arange(len(ids)), -counts, ids))  # best key of each id first
+    ids = ids[order]
+    first = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]][: len(ids)])
+    result = pa.table(
+        {
+            "key": array(merged["key"]).take(pa.array(order[first])),
+            "count": np.add.reduceat(counts[order], first),
+            "id": ids[first],
+        }
+    )
+    return result, int((counts > 0).sum())
+
+
+def merge_given(whole: pa.Table, keys: int) -> tuple[pa.Table, int]:
+    """The keys of a vocabulary file with id and train count; and how many other keys there are.
+
+    Args:
+      keys: number of keys in the file.
+    """
+    merged, ranks = merge_keys(whole)
+    ids = np.zeros(merged.num_rows, np.int64)
+    ids[ranks] = column(whole.combine_chunks(), "id")
+    inside = ids < keys
+    result = merged.append_column("id", pa.array(ids)).filter(pa.array(inside))
+    return result, int(np.count_nonzero(~inside))
+
+
+def merge_given_owners(whole: pa.Table, keys: int, rows: int) -> tuple[pa.Table, np.ndarray, int]:
+    """Users or items of a part of the table, which has all keys of its rows: key, count and catalog id, in
+    byte order of the keys; each row's int32 rank there; and the most keys on one out-of-vocabulary row.
+
+    Args:
+      keys: number of keys in the vocabulary file.
+      rows: of the table.
+    """
+    merged, ranks = merge_keys(whole)
+    ids = np.zeros(merged.num_rows, np.int64)
+    ids[ranks] = column(whole.combine_chunks(), "id")
+    others = np.flatnonzero(ids >= keys)
+    order = others[np.argsort(ids[others], kind="stable")]  # by row, then by key
+    on_row = ids[order]
+    first = np.searchsorted(on_row, on_row)
+    depth = np.arange(len(order)) - first
+    ids[order] = rows + (on_row - keys) + depth * (rows - keys)
+    return merged.append_column("id", pa.array(ids)), ranks, int(depth.max(initial=-1)) + 1

@@ -12,6 +12,8 @@ from configs.errors import UserError
 from configs.load import parse_config
 from configs.sections import devices
 from tests.support.checkpoint_state import newest_state
+from tests.support.feature_dataset import write_features
+from tests.support.feature_worlds import every_kind, raw_world
 from tests.support.tiny_run import planted_document, write_planted
 from tests.support.tpu_emulator import emulated_tpu
 from trainer.evaluation.scorer import evaluate_recommender
@@ -96,6 +98,43 @@ def test_a_run_moves_from_slice_to_slice_and_to_the_cpu(root):
             except _Enough:
                 assert number < 60
     assert_close(newest_state(f"{root}/moving"), expected)
+
+
+@pytest.fixture(scope="module")
+def with_features(tmp_path_factory):
+    """(function from an output and a device to a config, state at the end of an undisturbed run on a CPU)."""
+    root = str(tmp_path_factory.mktemp("features"))
+    made = every_kind(root)
+    made["polyak"] = {"decay": 0.9, "start_fraction": 0.1}
+    # A softmax does not see what is added to all items: rounding alone would move a bias.
+    made["model"] |= {"item_bias": False}
+    made["model"]["user_tower"] |= {"id_dropout": 0.3}
+    made["model"]["item_tower"] |= {"id_dropout": 0.3, "activation": "tanh", "layers": [12, 8]}
+    made |= {"checkpoint": {"every_steps": 10, "keep": 1}, "evaluate": {"every_steps": 0}}
+
+    def config_of(name: str, slice_: str | None):
+        device = {} if slice_ is None else {"device": {"kind": "tpu", "slice": slice_}}
+        return parse_config(made | {"output": {"path": f"{root}/{name}"}} | device, name)
+
+    cpu = config_of("cpu", None)
+    write_features(cpu, raw_world())
+    train(cpu)
+    return config_of, newest_state(cpu.output.path)
+
+
+@pytest.mark.parametrize("places", [(None, None), ("v4-8", "v6e-4")], ids=str)
+def test_features_and_dropped_ids_survive_a_stop_and_a_move(with_features, places):
+    config_of, expected = with_features
+    for number, place in enumerate(places, 1):
+        config = config_of("-".join(map(str, places)), place)
+        with pytest.MonkeyPatch.context() as patch, emulated_tpu():
+            _stop_after(patch, 10)
+            if number == 1:
+                with pytest.raises(_Enough):
+                    train(config)
+            else:
+                train(config)
+    assert_close(newest_state(config.output.path), expected)
 
 
 class _Enough(BaseException):

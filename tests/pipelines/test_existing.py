@@ -148,3 +148,26 @@ def test_a_bucket_that_changes_while_it_is_read(bucket, monkeypatch):
     with pytest.raises(DataError, match="gs://bucket/raw/a.csv: has changed since it was listed"):
         prepare(config.source, config.dataset)
     assert bucket.names("out/") == []
+
+
+@pytest.mark.parametrize("roles", [{"timestamp": "time"}, {}])
+def test_a_dataset_from_before_the_choice_of_histories_is_one_of_earlier_rows(tmp_path, roles):
+    lines = [f"u{i % 7},i{i % 11},{i}\n" for i in range(60)]
+    (tmp_path / "in.csv").write_text("user,item,time\n" + "".join(lines))
+    source = {"kind": "delimited", "paths": [str(tmp_path / "in.csv")], "roles": roles}
+    section = {"path": str(tmp_path / "out"), "split": {"kind": "random"}, "history_length": 3}
+    earlier = configure(source, section | {"history_of": "earlier"})
+    prepare(earlier.source, earlier.dataset)
+    path = tmp_path / "out" / "dataset.json"
+    document = json.loads(path.read_text())
+    del document["history_of"], document["dataset"]["history_of"]
+    path.write_text(json.dumps(document))
+    before = os.stat(path).st_mtime_ns
+    config = configure(source, section)
+    if roles:
+        assert prepare(config.source, config.dataset).history_of == "earlier"
+    else:
+        with pytest.raises(DataError, match="other dataset settings; pass --overwrite"):
+            prepare(config.source, config.dataset)
+        assert prepare(earlier.source, earlier.dataset).history_of == "earlier"
+    assert os.stat(path).st_mtime_ns == before

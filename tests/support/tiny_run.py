@@ -56,6 +56,20 @@ _KINDS = {
         },
         "polyak": {"kind": "uniform", "start_fraction": 0.5},
     },
+    # The other items of users whose rows have no order, beside the user's own row.
+    "others": {
+        "roles": {"split": "split"},
+        "dataset": {"split": {"kind": "given"}, "history_length": 3},
+        "model": {
+            "kind": "two_tower",
+            "user_tower": {"inputs": ["user", "history"], "combine": "sum"},
+            "item_tower": {"inputs": ["item"]},
+            "history": {"pooling": "sqrtn", "table": "history"},
+            "normalize": False,
+            "item_bias": True,
+        },
+        "tables": {"history": {"dim": 8, "init_stddev": 0.5}},
+    },
     # Few enough rows that keys share them.
     "hash": {
         "dataset": {"user_ids": {"kind": "hash", "rows": 31}, "item_ids": {"kind": "hash", "rows": 47}},
@@ -121,6 +135,7 @@ def tiny_run(kind: str) -> TinyRun:
         min_count=getattr(config.dataset.item_ids, "min_count", 1),
         features=features,
         history_length=config.dataset.history_length,
+        history_of=config.dataset.history_of,
     )
     _sign(config)
     train(config)
@@ -154,7 +169,12 @@ def _document(sections: dict, directory: str) -> dict:
     tables = {"user": dims["user"]} if "user" in str(sections["model"].get("user_tower", "user")) else {}
     return {
         "name": "tiny",
-        "source": {"kind": "delimited", "paths": ["none.csv"], "features": sections.get("features", [])},
+        "source": {
+            "kind": "delimited",
+            "paths": ["none.csv"],
+            "features": sections.get("features", []),
+            "roles": sections.get("roles", {}),
+        },
         "dataset": {
             "path": os.path.join(directory, "dataset"),
             "split": {"kind": "leave_last_out"},

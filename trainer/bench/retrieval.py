@@ -1,13 +1,14 @@
 """`lazytower bench retrieval`: top-k items of a catalog, from the served model and from its peers.
 
-    lazytower bench retrieval                                     a few minutes, 5 GiB of free memory
+    lazytower bench retrieval                                     a few minutes, 6 GiB of free memory
     lazytower bench retrieval --items 100000 --batches 1 32 --k 10 --cases brute_force tfrs_brute_force
 
 brute_force and scann are `recommend` of the model that export writes, with each index: raw keys in, names of
 items and scores out, the user's row gathered by the key's hash. brute_force_unseen leaves out 50 seen items
-of each user. The others get the user's vector and return rows: TFRS's BruteForce (one product, one top_k)
-and Streaming, NumPy (a product and argpartition), and the Python API of the scann package, searching 1, 5 and
-20 % of its leaves and scoring 500 candidates exactly. scann needs that package: without it '-' is shown.
+of each user; brute_force_where_1% asks for the items with a tag that 1 % have (others: 10 and 90 %). The
+others get the user's vector and return rows: TFRS's BruteForce (one product, one top_k) and Streaming, NumPy
+(a product and argpartition), and the Python API of the scann package, searching 1, 5 and 20 % of its leaves
+and scoring 500 candidates exactly. scann needs that package: without it '-' is shown.
 
 Vectors lie around `--centres` points, since approximate indexes fail on independent ones. recall is
 the share of the exact best k that was returned. All cases take turns, request by request; one that has used
@@ -123,7 +124,7 @@ def _figures(data: Data, cases: dict, batch: int, k: int, args: argparse.Namespa
             if number >= WARMUP_REQUESTS:
                 times[name].append(seconds)
             if len(shares[name]) < len(data.users):
-                exact = data.exact(k, name.endswith("_unseen"))
+                exact = data.exact(k, name.endswith("_unseen"), name.partition("_where_")[2])
                 shares[name] += _shares(case.rows(answer), [exact[user] for user in request.users])
     found = {name: _summary(times[name], shares[name], batch, cases[name].num_bytes) for name in cases}
     if OUR_RETRIEVAL in found:

@@ -73,17 +73,23 @@ def run(args) -> int:
     return 0
 
 
+_ROWS_OF_UNKNOWN = {
+    "vocab": "the row that all unknown users share",
+    "hash": "the row of the key's hash",
+    "given": "its line's row or, outside the vocabulary file, the row of the key's hash",
+}
+
+
 def format_answer(answer: dict, ids: str) -> str:
     """One user's items as a table of rank, item and score.
 
     Args:
       answer: from `recommend`.
-      ids: vocab or hash, how the model finds users.
+      ids: vocab, hash or given, how the model finds users.
     """
     note = ""
     if not answer["known"]:
-        row = "the row that all unknown users share" if ids == "vocab" else "the row of the key's hash"
-        note = f" (not seen in training: answered from {row})"
+        note = f" (not seen in training: answered from {_ROWS_OF_UNKNOWN[ids]})"
     rows = [["rank", "item", "   score"]]  # scores of most models in equal columns, user by user
     for rank, entry in enumerate(answer["items"], 1):
         rows.append([str(rank), entry["item"], f"{entry['score']:.4f}"])

@@ -15,7 +15,7 @@ import tensorflow as tf
 from configs.errors import DataError
 from configs.manifest import Dataset, FeatureInfo
 from trainer.data.features import LENGTH, WEIGHT
-from trainer.data.lookups import FeatureLookup
+from trainer.data.lookups import FeatureLookup, table_rows
 from trainer.data.numbers import model_numbers
 
 FILES_AT_ONCE = 8
@@ -150,12 +150,8 @@ class TrainData:
         found = dict(columns)
         for of, lookup in self._lookups.items():
             found |= lookup.of(columns[of])
-        return found | {of: self._table_rows(of, columns[of]) for of in ("user", "item")}
-
-    def _table_rows(self, table: str, ids: tf.Tensor) -> tf.Tensor:
-        """Rows of a table, int64 [n], of catalog ids int64 [n]; as TableInfo.row_of."""
-        oov = self._dataset.tables[table].oov
-        return ids if oov is None else tf.minimum(ids, tf.constant(oov, tf.int64))
+        tables = self._dataset.tables
+        return found | {of: table_rows(tables[of], columns[of]) for of in ("user", "item")}
 
     def _skippable(self, epoch: tf.Tensor, blocks: int) -> tuple[int, int]:
         """(whole groups of files, blocks of the next group) that make up the first `blocks` blocks."""

@@ -4,6 +4,8 @@ from configs.errors import DataError
 from configs.manifest import Dataset
 from configs.schema import RunConfig
 
+_KEYS = "user_ids item_ids feature_ids split history_length history_of min_label positive duplicates".split()
+
 
 def check_dataset(config: RunConfig, dataset: Dataset) -> None:
     """Refuses a dataset that was prepared with other sections than the config's.
@@ -11,10 +13,9 @@ def check_dataset(config: RunConfig, dataset: Dataset) -> None:
     Raises:
       DataError: names the key, both values and the fix.
     """
-    prepared = dataset.dataset
+    prepared = dataset.section
     wanted = config.dataset.model_dump(mode="json")
-    keys = "user_ids item_ids feature_ids split history_length min_label positive duplicates".split()
-    for key in keys:
+    for key in _KEYS:
         if prepared.get(key) != wanted[key]:
             raise DataError(
                 f"{dataset.path}: prepared with dataset.{key} {prepared.get(key)}, but the config has "

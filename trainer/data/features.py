@@ -11,8 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import psutil
 
+from configs.errors import DataError
 from configs.manifest import VECTOR_ROWS, Dataset, FeatureInfo, FileInfo, feature_of_column
+from configs.system.storage import is_remote
 from trainer.data.blocks import read_blocks
 from trainer.data.numbers import model_numbers
 from trainer.data.ragged import Ragged
@@ -62,11 +65,13 @@ class VectorFiles:
       info: the feature; its files are verified.
 
     Raises:
-      DataError: as trainer.data.record_files.verify_dataset_file.
+      DataError: as trainer.data.record_files.verify_dataset_file, or they do not fit in memory.
     """
 
     def __init__(self, dataset: Dataset, info: FeatureInfo):
         self.dim = info.dim
+        if is_remote(dataset.path):
+            _check_memory(dataset, info)
         self._parts = [self._part(dataset, file) for file in info.files]
         self._rows = sum(len(part) for part in self._parts)
 
@@ -84,6 +89,17 @@ class VectorFiles:
             mine = np.flatnonzero((ids // VECTOR_ROWS == number) & (ids < self._rows))
             found[mine] = self._parts[number][ids[mine] - number * VECTOR_ROWS]
         return found
+
+
+def _check_memory(dataset: Dataset, info: FeatureInfo) -> None:
+    """Before anything is read: a download of gigabytes would end in a killed process."""
+    needed, free = sum(file.bytes for file in info.files), psutil.virtual_memory().available
+    if needed > free:
+        name = next(name for name, other in dataset.features.items() if other is info)
+        raise DataError(
+            f"{dataset.path}: the vectors of feature {name} ({needed / 1e9:.1f} GB) do not fit in the memory "
+            f"that is left ({free / 1e9:.1f} GB); copy the dataset to a local disk, where they are mapped"
+        )
 
 
 def join(columns: list[Column]) -> Column:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from configs.manifest import Dataset, FeatureInfo
+from configs.manifest import Dataset, FeatureInfo, TableInfo
 from trainer.data.catalog import Items
 from trainer.data.features import WEIGHT, Column, ListColumn, VectorFiles, load_features, model_inputs
 
@@ -65,6 +65,14 @@ class _Lists:
         lists = where.with_values(tf.gather(values, where.values))
         padded = lists.to_tensor(fill, shape=[None, self._length])
         return tf.ensure_shape(padded, [number, self._length])
+
+
+def table_rows(table: TableInfo, ids: tf.Tensor) -> tf.Tensor:
+    """Rows of a table, int64 [n], of catalog ids int64 [n]; as TableInfo.row_of."""
+    if table.oov is None:
+        return ids
+    rows, oov = tf.constant(table.rows, ids.dtype), tf.constant(table.oov, ids.dtype)
+    return tf.where(ids < rows, ids, oov + (ids - rows) % table.oov_rows)
 
 
 def catalog_lookups(dataset: Dataset, names: Iterable[str], items: Items) -> dict[str, FeatureLookup]:

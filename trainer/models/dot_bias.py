@@ -27,7 +27,7 @@ class DotBias(Model):
         config: RunConfig,
         item_counts,
         drawn_items: FeatureLookup | None = None,
-        unknown_rows: Mapping[str, int] | None = None,
+        unknown_rows: Mapping[str, tuple[int, int]] | None = None,
     ):
         super().__init__(name="dot_bias")
         assert isinstance(config.model, DotBiasConfig)

@@ -50,8 +50,8 @@ class Recommender(tf.Module):
         self.tables = {
             name: self._make_table(name, dataset) for name in sorted(set(config.table_of_input.values()))
         }
-        shared = {name: dataset.tables[name].oov for name in ("user", "item")}
-        unknown = {name: row for name, row in shared.items() if row is not None}
+        owners = {name: dataset.tables[name] for name in ("user", "item")}
+        unknown = {name: (t.oov, t.oov_rows) for name, t in owners.items() if t.oov is not None}
         self.model = MODELS[config.model.kind](
             config, _with_unknown(item_counts, dataset), drawn_items, unknown
         )
@@ -217,10 +217,12 @@ class Recommender(tf.Module):
 
 
 def _with_unknown(item_counts: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """`item_counts` with the positive train rows of all unknown items counted at the unknown row."""
-    oov = dataset.tables["item"].oov
-    if oov is None:
+    """`item_counts` with the positive train rows of all unknown items at the unknown row. Of several such
+    rows, each gets an equal part, as hashes divide keys on average."""
+    table = dataset.tables["item"]
+    if table.oov is None:
         return item_counts
-    counts = np.array(item_counts[: dataset.tables["item"].rows])
-    counts[oov] = max(dataset.splits["train"].positives - counts.sum(), 0)
+    counts = np.array(item_counts[: table.rows])
+    unknown = max(dataset.splits["train"].positives - int(counts.sum()), 0)
+    counts[table.oov : table.oov + table.oov_rows] = -(-unknown // table.oov_rows)
     return counts

@@ -23,7 +23,7 @@ class TwoTower(Model):
       config: the run.
       item_counts: [item table rows], positive train rows of each item, for the logQ correction.
       drawn_items: the features of items, for sampled ones; None: the model samples none, or reads none.
-      unknown_rows: out-of-vocabulary rows of the tables user and item, for id_dropout.
+      unknown_rows: (first out-of-vocabulary row, number of them) of the tables user and item, for id_dropout.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class TwoTower(Model):
         config: RunConfig,
         item_counts,
         drawn_items: FeatureLookup | None = None,
-        unknown_rows: Mapping[str, int] | None = None,
+        unknown_rows: Mapping[str, tuple[int, int]] | None = None,
     ):
         super().__init__(name="two_tower")
         options = config.model
@@ -207,15 +207,16 @@ class Tower(tf.Module):
         return mask if share is None else share.rows_of(mask)
 
 
-def _without_some(ids, unknown: int, share: float, seed: int, step):
-    """Ids [n], a random share of them replaced by `unknown`.
+def _without_some(ids, unknown: tuple[int, int], share: float, seed: int, step):
+    """Ids [n], a random share of them replaced by an out-of-vocabulary row: of several, always the same one.
 
     They are drawn on the host for the whole batch, so they do not depend on the replicas.
     """
     seeds = tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
     shape = ids.shape if ids.shape.is_fully_defined() else tf.shape(ids)
     drawn = tf.random.stateless_uniform(shape, seed=seeds, alg="philox")
-    return tf.where(drawn < share, tf.constant(unknown, ids.dtype), ids)
+    first, number = unknown
+    return tf.where(drawn < share, first + ids % number, ids)
 
 
 def _as_columns(values):

@@ -29,6 +29,7 @@ _DATASET_FACTS = (
     "filtered",
     "duplicates",
     "history_length",
+    "history_of",
     "fingerprint",
     "source_fingerprint",
     "path",

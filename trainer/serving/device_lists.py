@@ -13,6 +13,10 @@ class DeviceLists(tf.Module):
         self._splits = tf.Variable(lists.splits, trainable=False, name=f"{name}_splits")
         self._values = tf.Variable(lists.values, trainable=False, name=f"{name}_values")
 
+    def lengths(self, ids):
+        """Lengths of the lists of rows int64 [n], int64 [n]."""
+        return tf.gather(self._splits, ids + 1) - tf.gather(self._splits, ids)
+
     def of(self, ids, wanted=True) -> tf.RaggedTensor:
         """The lists of rows int64 [n]; empty unless `wanted`, bool scalar or [n]."""
         start, stop = tf.gather(self._splits, ids), tf.gather(self._splits, ids + 1)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from configs.sections.export import IndexConfig
 from trainer.data.catalog import Users, load_vocabulary
-from trainer.data.features import Column, ListColumn, empty_column, empty_value, join
+from trainer.data.features import Column, ListColumn, empty_column, empty_value, hash_of, join
 from trainer.data.ragged import Ragged
 from trainer.evaluation.scorer import item_vectors
 from trainer.evaluation.trained import Trained
@@ -34,6 +34,8 @@ class _User:
     id: int
     past: np.ndarray
     """Items of all splits that may be recommended, oldest first, int64."""
+    history: np.ndarray
+    """What the model reads of them, int64, at most history_length."""
     features: dict[str, Column]
     """As stored, of one row each; those of the context only where a request gives them."""
 
@@ -176,8 +178,8 @@ def _changed_users(trained: Trained, users: list[_User]) -> tuple[list[_User], d
     changed = []
     for i, user in enumerate(users):
         own = {name: column[np.array([i])] for name, column in examples.columns.items()}
-        mine = past if "history" in inputs else user.past[:0]
-        changed.append(dataclasses.replace(user, past=mine, features=user.features | own))
+        read = past[-trained.dataset.history_length :]
+        changed.append(dataclasses.replace(user, past=past, history=read, features=user.features | own))
     return changed, inputs | examples.inputs
 
 
@@ -202,17 +204,18 @@ def _sample_users(trained: Trained) -> list[_User]:
     for block in users.blocks():
         block = block.take(np.flatnonzero(np.isin(block.ids, wanted)))
         past = block.sequence.keep(trained.items.knows(block.sequence.values))
-        stops = np.cumsum(past.lengths)
+        history = users.histories(past.keep(trained.items.in_histories[past.values]), block.ids)
         for i in range(len(block)):
-            items = past.values[stops[i] - past.lengths[i] : stops[i]]
-            features = {name: values[np.array([i])] for name, values in block.features.items()}
-            found[int(block.ids[i])] = _User(block.keys[i], int(block.ids[i]), items, features)
+            one = np.array([i])
+            items, read = past.take(one).values, history.take(one).values
+            features = {name: values[one] for name, values in block.features.items()}
+            found[int(block.ids[i])] = _User(block.keys[i], int(block.ids[i]), items, read, features)
     blank = {}
     for name, info in trained.dataset.features.items():
         if info.of == "user":
             single = info.kind not in ("list", "vector")
             blank[name] = empty_column(info, empty_value(trained.dataset, name) if single else 0, 1)
-    nobody = _User(UNKNOWN_KEY, unknown, np.array([], np.int64), blank)
+    nobody = _User(UNKNOWN_KEY, unknown, np.array([], np.int64), np.array([], np.int64), blank)
     # Under hashed ids the unknown key may fall on a row in use, and then shares its past.
     shared = dataclasses.replace(found.get(unknown, nobody), key=UNKNOWN_KEY)
     return [found[i] for i in sorted(found)] + [shared]
@@ -234,7 +237,7 @@ def _spread(ids: np.ndarray) -> np.ndarray:
 def _row_of_unknown(trained: Trained, table: str) -> int:
     info = trained.dataset.tables[table]
     if info.oov is not None:
-        return info.oov
+        return info.oov + hash_of(UNKNOWN_KEY, info.oov_rows)
     return int(tf.strings.to_hash_bucket_fast([UNKNOWN_KEY], info.rows)[0])
 
 
@@ -243,8 +246,7 @@ def _user_vectors(trained: Trained, users: list[_User]) -> np.ndarray:
     length = max(trained.dataset.history_length, 1)
     history = np.full((len(users), length), -1, np.int64)
     for row, user in zip(history, users, strict=True):
-        last = user.past[trained.items.in_histories[user.past]][-length:]
-        row[: len(last)] = last
+        row[: len(user.history)] = user.history
     ids, features = np.array([user.id for user in users], np.int64), {}
     for name in users[0].features:
         features[name] = join([user.features[name] for user in users])

@@ -27,12 +27,11 @@ class Fingerprints:
       rows: number of ids, 0 .. rows - 1.
       seed: of the hash.
       buckets: fingerprints are below it.
-      gap: an id without a key; None: all have one.
+      gaps: number of ids without a key.
     """
 
-    def __init__(self, rows: int, seed: int, buckets: int = _BUCKETS, gap: int | None = None):
-        self.seed, self.buckets = seed, buckets
-        self._gaps = int(gap is not None and gap < rows)
+    def __init__(self, rows: int, seed: int, buckets: int = _BUCKETS, gaps: int = 0):
+        self.seed, self.buckets, self._gaps = seed, buckets, gaps
         self._values = np.full(rows, -1, np.int64)
 
     def add(self, ids: np.ndarray, keys: np.ndarray) -> None:
@@ -109,8 +108,10 @@ class KeyTable(tf.Module):
 
 def _unique(info: TableInfo, fill, what: str, buckets: int) -> tuple[int, np.ndarray, np.ndarray]:
     """(seed, ascending fingerprints, ids) under the first seed that keeps all keys apart."""
+    size = max(info.keys, info.catalog_rows)
+    gaps = size - info.keys - (info.oov_keys if info.catalog_rows else 0)
     for seed in _SEEDS:
-        found = Fingerprints(max(info.keys, info.catalog_rows), seed, buckets, info.oov)
+        found = Fingerprints(size, seed, buckets, gaps)
         fill(found)
         if found.missing:
             raise ExportError(

@@ -13,7 +13,8 @@ loaded model; `signatures[...]` in Python needs all of them. [*, M] has one row 
 each user, filled up with "".
   What a request says of users, in place of what the model knows of them:
     history        [*, M] string, item keys, newest last, if the model reads history; items outside the
-                   catalog are dropped, and of the others the newest count. A row without keys: the known one.
+                   catalog are dropped, and of the others the newest count. With dataset.history_of `others`
+                   an item counts once, however often it is named. A row without keys: the known one.
     <feature>      each feature of users or of the context that the model reads, and the keys of crosses.
                    One key: [1] or [B] string; "" says nothing. A number: [1] or [B] float32; NaN says
                    nothing. A list: [*, M] string; a row without keys says nothing. A vector: [*, dim]
@@ -51,7 +52,7 @@ import tensorflow as tf
 from trainer.indexes.among import search_among
 from trainer.indexes.base import NO_SCORE, BaseIndex
 from trainer.serving.device_lists import DeviceLists
-from trainer.serving.filters import FeatureFilter, allowed_places
+from trainer.serving.filters import AllowedItems, FeatureFilter
 from trainer.serving.inputs.kinds import BaseInput, constant
 from trainer.serving.keys import KeyTable
 from trainer.serving.user_rows import Lists
@@ -69,6 +70,8 @@ class UserState:
     history: Lists | None
     history_length: int
     seen: Lists | None
+    history_is_set: bool = False
+    """Whether histories hold each item once (dataset.history_of: others)."""
 
 
 class ServingModel(tf.Module):
@@ -115,7 +118,7 @@ class ServingModel(tf.Module):
         self._inputs, self._filters = inputs, item_filters
         self._known = constant(users.known, "known_users")
         self._history = DeviceLists(users.history, "history") if users.history else None
-        self._history_length = users.history_length
+        self._history_length, self._history_is_set = users.history_length, users.history_is_set
         self._seen = DeviceLists(users.seen, "seen") if users.seen else None
         self._item_places, self._servable = _places(item_order), servable
         self._in_histories = in_histories
@@ -222,6 +225,8 @@ class ServingModel(tf.Module):
         rows = self._item_keys(tf.reshape(names, [-1]))
         listed = (names != "") & tf.reshape(self._places_of_rows(rows) < self._in_histories, tf.shape(names))
         named = tf.ragged.boolean_mask(tf.reshape(rows, tf.shape(names)), listed)
+        if self._history_is_set:
+            named = _distinct(named, self._item_names.shape[0])
         named = tf.cast(named[:, -self._history_length :], known.dtype)
         given = tf.reduce_any(names != "", axis=1)
         return tf.concat(
@@ -238,11 +243,8 @@ class ServingModel(tf.Module):
         restrictions = [inputs["include"], *(text for text, _ in wheres)]
 
         def among():
-            named = (inputs["include"], self._places_of_items)
-            restricted, allowed = allowed_places(named, wheres, self._servable)
-            return search_among(
-                self._index, users, self._item_vectors, self._servable, restricted, allowed, banned, k
-            )
+            allowed = AllowedItems((inputs["include"], self._places_of_items), wheres, self._servable)
+            return search_among(self._index, users, self._item_vectors, self._servable, allowed, banned, k)
 
         there = tf.reduce_any([tf.reduce_any(text != "") for text in restrictions])
         scores, rows = tf.cond(there, among, lambda: self._index.search(users, banned, k))
@@ -307,6 +309,12 @@ def _one_or_each(name: str, inputs):
     rows, users = tf.shape(inputs[name])[0], tf.shape(inputs["user"])[0]
     message = f"{name} needs one row for all users, or one per user, found"
     return tf.Assert((rows == 1) | (rows == users), [message, rows])
+
+
+def _distinct(lists: tf.RaggedTensor, bound: int) -> tf.RaggedTensor:
+    """Each list's distinct values, in the order of their first places; values are integers in [0, bound)."""
+    codes, _ = tf.unique(lists.value_rowids() * bound + lists.values)
+    return tf.RaggedTensor.from_value_rowids(codes % bound, codes // bound, nrows=lists.nrows())
 
 
 def _only(lists: tf.RaggedTensor, wanted) -> tf.RaggedTensor:

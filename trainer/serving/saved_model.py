@@ -13,6 +13,7 @@ from absl import logging
 from configs.errors import ExportError
 from trainer.data.blocks import read_blocks
 from trainer.data.features import empty_column, model_inputs
+from trainer.data.lookups import table_rows
 from trainer.embeddings.engines.rows import assign_rows
 from trainer.embeddings.pooling import fetch_distinct
 from trainer.evaluation.trained import Trained
@@ -109,7 +110,13 @@ def _serving_model(trained: Trained, users: UserRows, history_length: int) -> tu
     model = ServingModel(
         user_keys=key_table(trained, "user"),
         item_keys=key_table(trained, "item"),
-        users=UserState(users.known, users.history, history_length, users.seen),
+        users=UserState(
+            users.known,
+            users.history,
+            history_length,
+            users.seen,
+            history_is_set=trained.dataset.history_of == "others",
+        ),
         inputs=feature_inputs(trained.dataset, _features(trained), users.features),
         item_filters=item_filters(trained, order),
         item_order=order,
@@ -155,15 +162,11 @@ def _user_tower(recommender, tables: dict[str, tf.Variable]):
     tables_info = recommender.dataset.tables
     fetch = fetch_distinct(lambda table, ids: table.served(tables[table.label], ids))
 
-    def rows(name, ids):
-        oov = tables_info[name].oov
-        return ids if oov is None else tf.minimum(ids, tf.constant(oov, ids.dtype))
-
     def user_tower(inputs):
         inputs = inputs_of(inputs, recommender.model.user_inputs)
         for name, table in (("user", "user"), ("history", "item")):
             if name in inputs:
-                inputs[name] = rows(table, inputs[name])
+                inputs[name] = table_rows(tables_info[table], inputs[name])
         activations = recommender.activations(inputs, fetch, trains=False)
         return recommender.model.user_vectors(activations, inputs)
 

@@ -61,8 +61,37 @@ def test_roles_by_name_a_unit_and_features_with_their_owners(tmp_path):
     assert price["transform"] == ["log1p", "standardize"]
     assert _comment(text, "customer_id") == "by its name"
     assert "each item has one value" in _comment(text, "name: price")
-    assert _comment(text, "positive:").startswith("100% of the rows")
+    assert _comment(text, "positive:").startswith("ratings from 1 to 5; ")
     assert "400 rows" in _comment(text, "paths:")
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "positive", "reason"),
+    [
+        (
+            "stars",
+            [1, 2, 3, 4, 5],
+            4,
+            "ratings from 1 to 5; 40% of the rows have at least 4. With above_zero ",
+        ),
+        ("rating", [0.5, 1, 2.5, 3.5, 4, 5], 4, "ratings from 0.5 to 5; 33% of the rows have at least 4"),
+        ("score", [0, 0, 2, 7, 10], 10, "ratings from 0 to 10; 20% of the rows have at least 10"),
+        ("label", [0, 1, 0, 0], "above_zero", "labels are 0 and 1; 25% of the rows have a label above 0"),
+        ("like", [-1, 1], "above_zero", "labels are -1 and 1; 50% of the rows"),
+        ("label", [-1, 0, 1, 1], "above_zero", "labels are -1, 0 and 1; 50% of the rows"),
+        ("plays", [1, 2, 3, 4, 5], "above_zero", "numbers from 1 to 5, such as counts; 100% of the rows"),
+        ("label", [0, 1, 3, 250], "above_zero", "numbers from 0 to 250, such as counts; 75%"),
+        ("click", [1], "all", "every label is 1"),
+        ("like", [0, -1], "all", "no label is above 0"),
+        (None, [0], "all", "there is no column of labels"),
+    ],
+)
+def test_what_is_positive_follows_the_labels(tmp_path, name, labels, positive, reason):
+    header = ["user", "item", *([name] if name else [])]
+    rows = [(f"u{n % 20}", f"i{n % 7}", labels[n % len(labels)])[: len(header)] for n in range(60)]
+    text = guess([_write(tmp_path / "log.csv", rows, header=header)])
+    assert _read(text)["dataset"]["positive"] == positive
+    assert _comment(text, "positive:").startswith(reason)
 
 
 def test_a_file_without_names_gets_those_of_the_roles(tmp_path):

@@ -42,13 +42,15 @@ def test_every_batch_and_case_has_a_row(tmp_path, capsys):
     assert "tfrs_streaming" in (tmp_path / "retrieval.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("unseen", [False, True])
-def test_true_lists_are_those_of_a_sort(data, unseen):
+@pytest.mark.parametrize(("unseen", "where"), [(False, ""), (True, ""), (False, "10%")])
+def test_true_lists_are_those_of_a_sort(data, unseen, where):
     for user in range(0, 256, 50):
         scores = data.items @ data.users[user]
         if unseen:
             scores[data.seen[user]] = -np.inf
-        assert data.exact(9, unseen)[user] == set(np.argsort(-scores)[:9].tolist())
+        if where:
+            scores[~data.having[where]] = -np.inf
+        assert data.exact(9, unseen, where)[user] == set(np.argsort(-scores)[:9].tolist())
 
 
 def test_a_key_leads_to_its_user(data):

@@ -5,6 +5,7 @@ import pytest
 
 from configs.errors import ConfigError, DataError
 from configs.manifest import load_dataset
+from tests.support.prepared import read_rows
 from tests.support.prepared import run as prepare
 from trainer import cli
 from trainer.data.inspection import sample_rows, summarize
@@ -70,6 +71,25 @@ def test_rows_have_the_raw_values_of_the_source(dataset):
             tag for tag in TAGS[item].split("|") if tag
         ]
         assert float(row["price"]) == item * 2.5
+
+
+@pytest.mark.parametrize("of, what", [("earlier", "newest earlier"), ("others", "other train")])
+def test_histories_are_shown_with_raw_keys(tmp_path, capsys, of, what):
+    lines = [f"u{row % 3},i{row % 11}" for row in range(80)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item", *lines]) + "\n")
+    source = {"kind": "delimited", "paths": [str(tmp_path / "log.csv")]}
+    path = str(tmp_path / "data")
+    prepare(source, {"path": path, "split": {"kind": "random"}, "history_length": 4, "history_of": of})
+    dataset = load_dataset(path)
+    assert f"histories: at most 4 of the user's {what} items" in _printed(capsys, path)
+    records = iter(read_rows(dataset, dataset.splits["train"].files[:1]))
+    for row, record in zip(sample_rows(dataset, 5, [], history=True), records, strict=False):
+        number, _, shown = row["history"].partition(": ")
+        assert int(number) == len(record["history"])
+        found = [int(part.split("(")[1][:-1]) for part in shown.split("; ") if "(" in part]
+        assert found == list(record["history"])[:3] and shown.endswith("...") == (int(number) > 3)
+        assert all(part.startswith("i") for part in shown.split("; ") if "(" in part)
+    assert "history" not in sample_rows(dataset, 5, [])[0]
 
 
 def _printed(capsys, *arguments):

@@ -2,8 +2,10 @@
 
 import itertools
 import math
+import types
 
 import numpy as np
+import psutil
 import pytest
 
 from configs.errors import DataError
@@ -140,6 +142,17 @@ def test_vectors_are_mapped_and_beyond_their_files_zero(world):
     np.testing.assert_array_equal(found[1], found[3])
     names = {number: key for key, number in prepared.owners["item"].items()}
     np.testing.assert_array_equal(found[2], np.float32(prepared.raw["look"][names[2]]))
+
+
+def test_vectors_on_gs_that_exceed_the_memory_are_refused_before_they_are_read(world, monkeypatch):
+    _, _, dataset, _ = world
+    distant = dataset.model_copy(update={"path": "gs://no-such-bucket/dataset"})
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=100))
+    with pytest.raises(DataError) as caught:
+        VectorFiles(distant, dataset.features["look"])
+    start = "gs://no-such-bucket/dataset: the vectors of feature look (0.0 GB) do not fit in the memory"
+    assert str(caught.value).startswith(start) and "\n" not in str(caught.value)
+    VectorFiles(dataset, dataset.features["look"])  # mapped, whatever the memory
 
 
 def test_a_damaged_vector_file_is_refused(tmp_path):

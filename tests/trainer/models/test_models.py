@@ -238,7 +238,7 @@ def with_id_dropout(share: float, seed: int = 1):
         },
         {"user": {"dim": 8}, "item": {"dim": 4}, "brand": {"dim": 8}},
         FeatureLookup({"brand": BRAND}, {"brand": np.array([7, 8, 9, 6])}),
-        {"user": 90, "item": 3},
+        {"user": (90, 1), "item": (3, 1)},
         source=RATINGS | {"features": features},
         train={"num_steps": 1, "batch_size": 1000, "seed": seed},
     )

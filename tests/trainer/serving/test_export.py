@@ -14,6 +14,7 @@ import tensorflow as tf
 from configs.errors import ExportError
 from configs.load import parse_config
 from configs.manifest import load_dataset
+from tests.support.set_histories import other_items
 from tests.support.tiny_run import USERS, any_python, tiny_export, tiny_model, tiny_run
 from trainer.averages import make_average
 from trainer.evaluation.trained import open_trained
@@ -104,6 +105,22 @@ def test_the_history_of_a_user_is_the_last_items_of_all_splits():
     np.testing.assert_array_equal(vectors[-1], [0] * 8 + [1])
 
 
+@pytest.mark.any_python
+def test_the_history_of_a_user_without_an_order_is_a_sample_of_all_items():
+    run, model = tiny_run("others"), tiny_model("others")
+    users, items = _averages(run, "user", 20, 8), _averages(run, "history", 20, 8)
+    keys, _ = _embeddings(run, model, "item")
+    user_keys, vectors = _embeddings(run, model, "user")
+    lengths = []
+    for number, user in enumerate(user_keys[:-1]):
+        mine = [keys.index(row.item) for row in run.rows if row.user == user and row.item in keys]
+        past = other_items(mine, None, number, 3)
+        expected = users[number] + items[past].sum(axis=0) / np.sqrt(len(past))
+        np.testing.assert_allclose(vectors[number], [*expected, 1], rtol=1e-5, atol=1e-6)
+        lengths.append(len(set(mine)))
+    assert max(lengths) > 3
+
+
 def test_towers_read_features_and_averaged_dense_weights():
     """The whole user tower once more, in NumPy."""
     run, model = tiny_run("towers"), tiny_model("towers")
@@ -191,7 +208,7 @@ def test_without_seen_items_asking_to_leave_them_out_is_refused(tmp_path, unveri
         model.recommend(tf.constant(USER_KEYS[:1]), exclude_seen=tf.constant(True))
 
 
-@pytest.mark.parametrize("kind", ["towers", *any_python("plain", "history", "hash")])
+@pytest.mark.parametrize("kind", ["towers", *any_python("plain", "history", "others", "hash")])
 def test_golden_examples_include_unknown_keys_and_all_lists(kind):
     trained = open_trained(tiny_run(kind).config)
     with trained.recommender.averaged_dense():

@@ -11,7 +11,7 @@ from trainer.indexes.base import NO_SCORE
 from trainer.serving.model import DEFAULT_K
 from trainer.serving.warmup import WARMUP_FILE, prediction_log_class
 
-KINDS = ["towers", *any_python("plain", "history", "hash", "robe", "robe_bias")]
+KINDS = ["towers", *any_python("plain", "history", "others", "hash", "robe", "robe_bias")]
 USER_KEYS = [f"ü{i}".encode() for i in range(USERS)]
 ITEM_KEYS = [f"item {i}".encode() for i in range(ITEMS)]
 UNKNOWN = b"nobody"
@@ -184,6 +184,24 @@ def test_a_request_says_what_its_users_did_and_are(kind):
     score = model.score(tf.constant(nobody), items, history=history, **state)["score"].numpy()
     vectors = model.item_embedding(items)["embedding"].numpy()
     np.testing.assert_allclose(score, (said * vectors).sum(axis=1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.any_python
+def test_an_item_counts_once_in_a_history_without_an_order():
+    model = tiny_model("others")
+    users = tf.constant([*USER_KEYS[:2], UNKNOWN])
+    once = [[b"item 1", b"item 0", b""], [b"item 2", b"", b""], [b"item 0", b"item 1", b"item 2"]]
+    often = [
+        [b"item 1", b"item 0", b"item 1", b"item 0"],
+        [b"item 2", b"no item", b"item 2", b""],
+        [b"item 1", b"item 0", b"item 2", b"item 2"],
+    ]
+    found = [
+        model.user_embedding(users, history=tf.constant(history))["embedding"].numpy()
+        for history in (once, often)
+    ]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-6)
+    assert np.abs(np.diff(found[0], axis=0)).max(axis=1).min() > 1e-3
 
 
 @pytest.mark.any_python

@@ -72,6 +72,37 @@ def test_what_says_nothing_changes_nothing(served):
     np.testing.assert_array_equal(long, embed(model, users, query=[["best", "cheap"]]))
 
 
+def test_a_request_of_required_inputs_alone_is_completed_by_the_signatures_defaults(served):
+    """As TensorFlow Serving completes it: values of SignatureDef.defaults are fed like those of a client."""
+    _, world, dataset, path, model = served
+    users = ["ü5", "only in the table", "nobody", *sorted({row["user"] for row in world.rows})[:9]]
+    items = ["item 1", "fresh 1", "no such item", *sorted(world.sides[1])[:9]]
+    required = {"user_embedding": {"user": users}, "score": {"user": users, "item": items}}
+    required |= {"recommend": {"user": users}, "serving_default": {"user": users}}
+    optional = {n for n, info in dataset.features.items() if info.of != "item" and info.kind != "cross"}
+    optional |= {"history", "weight_likes"}
+    restricting = {"k", "exclude_seen", "exclude", "include", "where_tags", "where_brand", "where_kind"}
+    expected = {}
+    for name, given in required.items():
+        answer = getattr(model, name)(*map(tf.constant, given.values()))
+        expected[name] = {key: value.numpy() for key, value in answer.items()}
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        signatures = tf.compat.v1.saved_model.load(session, ["serve"], path).signature_def
+        for name, given in required.items():
+            signature = signatures[name]
+            defaults = {key: tf.make_ndarray(value) for key, value in signature.defaults.items()}
+            wanted = optional | (restricting if name == "recommend" else set())
+            assert set(defaults) == (set() if name == "serving_default" else wanted)
+            feeds = {signature.inputs[key].name: value for key, value in (defaults | given).items()}
+            assert len(feeds) == len(signature.inputs)
+            found = session.run({key: info.name for key, info in signature.outputs.items()}, feeds)
+            for key, value in expected[name].items():
+                if value.dtype == np.float32:
+                    np.testing.assert_allclose(found[key], value, rtol=1e-6, atol=1e-7, err_msg=key)
+                else:
+                    np.testing.assert_array_equal(found[key], value, err_msg=key)
+
+
 def test_users_without_train_rows_have_their_features(served):
     _, world, _, _, model = served
     row = world.sides[0]["only in the table"]

@@ -239,6 +239,14 @@ def test_a_dataset_prepared_otherwise_names_the_key(copy, key, value):
         train(config())
 
 
+def test_a_dataset_with_other_histories_names_the_key(copy):
+    dataset, config = copy
+    change_manifest(dataset, history_of="others")
+    message = "prepared with dataset.history_of others, but the config has earlier; run `lazytower prepare"
+    with pytest.raises(DataError, match=message):
+        train(config())
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 def test_a_damaged_shard_is_found_before_training(copy, damage):
     dataset, config = copy

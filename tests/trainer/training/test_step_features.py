@@ -1,7 +1,10 @@
-"""Training steps with features of every kind: TPU as CPU, replicas as one, kernels as TensorFlow's ops, and
-exact averages."""
+"""Training steps with features of every kind and dropped ids: TPU as CPU, replicas as one, kernels as
+TensorFlow's ops, and exact averages."""
 
 import itertools
+import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -34,7 +37,8 @@ def config_of(root: str, engine: str = "auto", **sections):
     document["polyak"] = {"decay": 0.9, "start_fraction": 0.1}
     # A softmax does not see what is added to all items: rounding alone would move a bias.
     document["model"] |= {"item_bias": False}
-    document["model"]["item_tower"] |= {"activation": "tanh", "layers": [12, 8]}
+    document["model"]["user_tower"] |= {"id_dropout": 0.3}
+    document["model"]["item_tower"] |= {"activation": "tanh", "layers": [12, 8], "id_dropout": 0.3}
     config = parse_config(document, "test")
     names = sorted(config.tables)
     document["tables"] = {name: document["tables"].get(name, {}) | {"engine": engine} for name in names}
@@ -89,6 +93,30 @@ def assert_equal(one: Run, other: Run):
 @pytest.mark.parametrize("engine", ["v4-8", "v6e-4"])
 def test_a_tpu_pools_and_trains_as_the_cpu(root, native, engine):
     assert_equal(Run(config_of(root), engine), native)
+
+
+# A process of its own, because logical devices must be there before TensorFlow starts.
+REPLICAS = """
+import pickle, sys
+from configs.sections.devices import CpuDeviceConfig
+from tests.trainer.training.test_step_features import Run, config_of
+from trainer.runtime import start_tensorflow
+start_tensorflow(CpuDeviceConfig(replicas=2), deterministic=False)
+run = Run(config_of(sys.argv[1], device={"replicas": 2}))
+assert run.step._replicas is not None
+with open(sys.argv[2], "wb") as file:
+    pickle.dump((run.losses, run.tables, run.dense), file)
+"""
+
+
+def test_replicas_train_as_one(root, native, tmp_path):
+    command = [sys.executable, "-c", REPLICAS, root, str(tmp_path / "found")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = Run.__new__(Run)
+    with open(tmp_path / "found", "rb") as file:
+        found.losses, found.tables, found.dense = pickle.load(file)
+    assert_equal(found, native)
 
 
 def test_rows_engine_trains_as_the_kernels(root, native):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # `--help` answers without TensorFlow
 _USERS = 256
 _SEEN = 50
 _REORDER = 500
+WHERE_SHARES = {"1%": 0.01, "10%": 0.1, "90%": 0.9}
+"""Shares of the items that have a value of the feature of `where`, by the value."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Data:
         self.centres = random.standard_normal([centres, dim], np.float32)
         self.items, self.users = self._around(random, items), self._around(random, _USERS)
         self.seen = random.integers(0, items, [_USERS, _SEEN])
+        self.having = {value: random.random(items) < share for value, share in WHERE_SHARES.items()}
 
     def _around(self, random, number: int) -> np.ndarray:
         """float32 [number, dim]: a centre and half as much noise, of lengths that differ by a fifth."""
@@ -79,22 +82,28 @@ class Data:
         rows = tf.strings.to_hash_bucket_fast(candidates.tolist(), _USERS).numpy()
         return candidates[[np.flatnonzero(rows == row)[0] for row in range(_USERS)]]
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 - lives as long as the benchmark
-    def exact(self, k: int, without_seen: bool) -> list[set]:
-        """Rows of each user's k best items."""
+    @functools.lru_cache(maxsize=8)  # noqa: B019 - lives as long as the benchmark
+    def exact(self, k: int, without_seen: bool, where: str = "") -> list[set]:
+        """Rows of each user's k best items; `where`: of those that have a value."""
         found = []
         for user, vector in enumerate(self.users):
             scores = self.items @ vector
             if without_seen:
                 scores[self.seen[user]] = -np.inf
-            found.append(set(np.argpartition(-scores, k - 1)[:k].tolist()))
+            if where:
+                scores[~self.having[where]] = -np.inf
+            best = np.argpartition(-scores, k - 1)[:k]
+            found.append(set(best[scores[best] > -np.inf].tolist()))
         return found
 
 
 class Served:
-    """`recommend` of a ServingModel: keys hashed, the user's row gathered, names of the items looked up."""
+    """`recommend` of a ServingModel: keys hashed, the user's row gathered, names of the items looked up.
 
-    def __init__(self, data: Data, kind: str, exclude_seen: bool = False):
+    `where`: only items with this value of a list feature.
+    """
+
+    def __init__(self, data: Data, kind: str, exclude_seen: bool = False, where: str = ""):
         import tensorflow as tf
         from pydantic import TypeAdapter
 
@@ -107,12 +116,13 @@ class Served:
         self.num_bytes = data.items.nbytes + index.num_bytes()
         self._model = _serving_model(data, vectors, index)
         self._exclude_seen = tf.constant(exclude_seen)
+        self._where = {"where_share": tf.constant([[where]])} if where else {}
 
     def ask(self, request: TopKRequest) -> dict:
         import tensorflow as tf
 
         k = tf.constant(request.k)
-        answer = self._model.recommend(request.keys, k, self._exclude_seen, tf.zeros([1, 0], tf.string))
+        answer = self._model.recommend(request.keys, k, self._exclude_seen, **self._where)
         return {name: value.numpy() for name, value in answer.items()}
 
     def rows(self, answer: dict) -> np.ndarray:
@@ -135,7 +145,7 @@ def _serving_model(data: Data, vectors, index):
         item_keys=KeyTable(hashed[1], None, "item"),
         users=UserState(np.ones(_USERS, bool), None, 0, seen),
         inputs={},
-        item_filters={},
+        item_filters={"share": _share_filter(data)},
         item_order=np.arange(len(data.items)),
         servable=len(data.items),
         in_histories=len(data.items),
@@ -146,6 +156,23 @@ def _serving_model(data: Data, vectors, index):
         weights=[table],
         max_k=len(data.items),
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _share_filter(data: Data):
+    """The filter of a list feature, whose keys are WHERE_SHARES; one for all cases."""
+    from configs.manifest import TableInfo
+    from trainer.data.features import ListColumn
+    from trainer.data.ragged import Ragged
+    from trainer.serving.filters import FeatureFilter
+    from trainer.serving.keys import KeyTable
+
+    names, having = list(data.having), np.stack(list(data.having.values()), axis=1)
+    info = TableInfo(ids="vocab", rows=len(names) + 1, oov=len(names), keys=len(names))
+    keys = np.array([name.encode() for name in names], object)
+    table = KeyTable(info, lambda found: found.add(np.arange(len(names)), keys), "share")
+    ids = np.nonzero(having)[1].astype(np.int64)
+    return FeatureFilter("share", table, ListColumn(Ragged(ids, having.sum(axis=1)), None))
 
 
 class TfrsBruteForce:
@@ -239,6 +266,10 @@ OUR_RETRIEVAL = "brute_force"
 RETRIEVAL_CASES = {
     OUR_RETRIEVAL: lambda data: Served(data, "brute_force"),
     "brute_force_unseen": lambda data: Served(data, "brute_force", exclude_seen=True),
+    **{
+        f"brute_force_where_{share}": functools.partial(Served, kind="brute_force", where=share)
+        for share in WHERE_SHARES
+    },
     "scann": lambda data: Served(data, "scann"),
     "tfrs_brute_force": TfrsBruteForce,
     "tfrs_streaming": TfrsStreaming,
