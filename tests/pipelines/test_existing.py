@@ -13,6 +13,8 @@ from pipelines.existing import find_existing
 from pipelines.prepare import prepare
 from tests.support.prepared import configure
 
+pytestmark = pytest.mark.any_python
+
 TEXT = "user,item\n" + "".join(f"u{i % 7},i{i % 11}\n" for i in range(60))
 
 
