@@ -364,23 +364,19 @@ class SyntheticClicksSourceConfig(Section):
 
     @property
     def features(self) -> list[FeatureConfig]:
-        keys: list[dict[str, Any]] = [
-            {"name": f"c{i + 1}", "kind": "categorical"} for i in range(len(self.categorical))
-        ]
-        transform = {"kind": "numeric", "transform": ["log1p", "standardize"]}
-        numbers = [{"name": f"n{i + 1}"} | transform for i in range(self.numbers)]
+        keys = [{"name": f"c{i + 1}", "kind": "categorical"} for i in range(len(self.categorical))]
+        transform: dict[str, Any] = {"kind": "numeric", "transform": ["log1p", "standardize"]}
+        numbers = [{**transform, "name": f"n{i + 1}"} for i in range(self.numbers)]
         tags = [{"name": "tags", "kind": "list", "max_length": self.list_length}] if self.list_keys else []
         every = [{**feature, "of": "context"} for feature in (*keys, *numbers, *tags)]
         return TypeAdapter(list[FeatureConfig]).validate_python(every)
 
     @property
     def all_features(self) -> list[FeatureConfig]:
-        """As FileSourceConfig.all_features."""
         return self.features
 
     @property
     def sides(self) -> list[SideConfig]:
-        """As FileSourceConfig.sides."""
         return []
 
     @property
