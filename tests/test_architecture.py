@@ -125,7 +125,7 @@ REGISTRIES = {
         {"base", "api_errors", "local_state", "processes", "startup", "tpu_api", "tpu_slices"},
     ),
     "trainer/commands": ("COMMANDS", set()),
-    "trainer/bench": ("BENCHES", {"page", "timing"}),
+    "trainer/bench": ("BENCHES", {"page", "timing", "turns"}),
     "pipelines/sources": (
         "MODULES",
         {"files", "patterns", "identity", "compression", "lines", "quoting", "text", "parquet_types"}

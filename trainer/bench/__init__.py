@@ -10,6 +10,10 @@ BENCHES = {
     ),
     "input": ("trainer.bench.input", "speed of the reader alone, and how long training waits for it"),
     "retrieval": ("trainer.bench.retrieval", "top-k retrieval: served indexes compared with peers"),
+    "ranking": (
+        "trainer.bench.ranking",
+        "training steps of ranking models, compared with TFRS, PyTorch and TorchRec",
+    ),
     "defaults": (
         "trainer.bench.defaults",
         "quality of settings on prepared datasets, with averaged and raw weights",

@@ -17,6 +17,7 @@ from trainer.bench.cases.rows import ROW_CASES, memory
 from trainer.bench.parts import ml100k
 from trainer.bench.parts import rows as bench_peer_rows
 from trainer.bench.parts import towers as bench_peer_towers
+from trainer.bench.turns import compared
 
 pytestmark = pytest.mark.any_python
 
@@ -289,7 +290,7 @@ def test_towers(tmp_path, monkeypatch):
 def test_other_losses_are_called_so():
     ours = {"ms": [1.0] * 6, "losses": [5.0] * 6, "bytes": 10_000_000}
     other = {"ms": [3.0] * 6, "losses": [5.0, 5.0, 5.002, 5.0, 5.0, 5.0], "bytes": 30_000_000}
-    row = bench_peer_towers._row(8, "torch", {"lazytower": ours, "torch": other}, [])
+    row = compared("torch", {"lazytower": ours, "torch": other}, [])
     assert (row["equal"], row["loss_gap"], row["interleaved"]) == ("NO", "2.0e-03", "no")
     assert (row["x_lazytower"], row["x_memory"]) == (3.0, 3.0)
 

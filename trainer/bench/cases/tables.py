@@ -200,6 +200,16 @@ def make_slots(optimizer, variable) -> None:
         optimizer._create_all_weights([variable])
 
 
+def write_fresh(table, weights) -> None:
+    """Gives a table these weights, float32 [rows, dim], and what an optimizer and an average begin with."""
+    for start, stop in table.chunks():
+        weight = tf.constant(weights[start:stop])
+        parts = [weight, *table.optimizer.initial_slots(weight)]
+        parts += [weight] if table.average is not None else []
+        parts.append(tf.zeros([stop - start, 1]))  # last_step
+        table.write_records(start, tf.concat(parts, axis=1))
+
+
 def _scored(pairs, labels):
     """(score [pairs], mean logistic loss) of pairs of rows [pairs, 2, dim]."""
     score = tf.reduce_sum(pairs[:, 0] * pairs[:, 1], axis=1)

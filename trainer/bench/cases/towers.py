@@ -40,6 +40,7 @@ class OurTowers:
         import tensorflow as tf
 
         from configs.load import parse_config
+        from trainer.bench.cases.tables import write_fresh
         from trainer.data.bare_dataset import bare_dataset
         from trainer.models.recommender import Recommender
         from trainer.training.step import TrainStep
@@ -48,7 +49,7 @@ class OurTowers:
         config = parse_config(_document(weights, corrected), "bench peers")
         recommender = Recommender(config, bare_dataset(rows), item_counts, 1000)
         for side, (table, *_) in weights.items():
-            _write(recommender.tables[side], table)
+            write_fresh(recommender.tables[side], table)
         dense = {variable.name: variable for variable in recommender.dense_variables}
         for side, (_, *kernels) in weights.items():
             for number, kernel in enumerate(kernels):
@@ -82,15 +83,6 @@ def _document(weights: dict, corrected: bool) -> dict:
         "schedule": {"warmup_fraction": 0.0, "cooldown_fraction": 0.0},
         "output": {"path": "none"},
     }
-
-
-def _write(table, weights: np.ndarray) -> None:
-    """Fresh records: slots zero, averages the weights."""
-    for start, stop in table.chunks():
-        weight = weights[start:stop]
-        parts = {"weight": weight, "average": weight}
-        columns = [parts.get(name, np.zeros([len(weight), width], np.float32)) for name, width in table.parts]
-        table.write_records(start, np.concatenate(columns, axis=1))
 
 
 class TfrsTowers:

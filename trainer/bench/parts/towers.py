@@ -8,9 +8,6 @@ not fit keeps the times of its own process. Ratios are to lazytower.
 """
 
 import argparse
-import contextlib
-import re
-import statistics
 import time
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -18,7 +15,6 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from configs.system.pythons import missing_addons
 from trainer.bench.parts.rows import KILLED, draw
 from trainer.bench.timing import (
     GIB,
@@ -28,17 +24,12 @@ from trainer.bench.timing import (
     in_fresh_process,
     need_memory,
     positive,
-    start_bench,
 )
+from trainer.bench.turns import COMPARED, COMPARED_STEPS, OURS, compared, load_libraries, peak_bytes
 
 _BATCHES = (1_024, 4_096, 8_192, 16_384, 32_768)
-NAMES = ("lazytower", "tfrs_tfa", "torch")
-COLUMNS = (
-    *("batch", "by", "ms", "iqr", "x_lazytower", "interleaved", "memory_mb", "x_memory", "losses"),
-    *("loss_gap", "equal", "reason"),
-)
-COMPARED_STEPS = 5
-TOLERANCE = 1e-3
+NAMES = (OURS, "tfrs_tfa", "torch")
+COLUMNS = ("batch", "by", *COMPARED)
 # Matrices of batch x batch float32 that are alive at a time, and more of them with --corrected; measured at
 # 8,192, rounded up: a process that runs out of memory takes others with it.
 _MATRICES = {"lazytower": 0.1, "tfrs_tfa": 10.5, "torch": 5.0}
@@ -67,7 +58,7 @@ def measure(args: argparse.Namespace) -> list[dict]:
         alone = {name: _in_process([name], batch, args)[name] for name in args.tower_peers}
         able = [name for name in alone if "reason" not in alone[name]]
         turns = [_in_process(able, batch, args) for _ in range(args.turns)] if len(able) > 1 else []
-        found = [_row(batch, name, alone, turns) for name in alone]
+        found = [{"batch": batch, "by": name} | compared(name, alone, turns) for name in alone]
         logging.info("towers, batch %s: %s", f"{batch:,}", {row["by"]: row.get("ms") for row in found})
         rows += found
     return rows
@@ -100,17 +91,9 @@ def _measure(names: list[str], batch: int, args: argparse.Namespace) -> dict[str
     """
     import psutil
 
-    start_bench(args.threads)
-    import tensorflow_recommenders  # noqa: F401  # loaded before memory is measured, for every peer
-
-    from trainer.addons import import_addons
-    from trainer.bench.cases.torch import import_torch
+    load_libraries(args.threads)
     from trainer.bench.cases.towers import TOWERS, initial_weights
 
-    if not missing_addons():
-        import_addons()
-    with contextlib.suppress(NotMeasured):
-        import_torch(args.threads)
     try:
         need_memory(sum(_gigabytes(name, batch, args) for name in names) + 1)
     except NotMeasured as reason:
@@ -135,7 +118,7 @@ def _measure(names: list[str], batch: int, args: argparse.Namespace) -> dict[str
             found[name]["ms"].append(1000 * (time.perf_counter() - started))
             found[name]["losses"].append(loss)
     for name in cases:
-        found[name]["bytes"] = _peak_bytes() - before
+        found[name]["bytes"] = peak_bytes() - before
     return found
 
 
@@ -144,45 +127,3 @@ def _gigabytes(name: str, batch: int, args: argparse.Namespace) -> float:
     tables = 4 * (args.users + args.items) * args.tower_dim * 5
     matrices = _MATRICES[name] + args.corrected * _CORRECTED[name]
     return (tables + 4 * matrices * batch * batch) / GIB
-
-
-def _peak_bytes() -> int:
-    """Largest resident set of this process so far (unlike ru_maxrss, not that of its parent)."""
-    with open("/proc/self/status", encoding="utf-8") as status:
-        [kibibytes] = re.findall(r"VmHWM:\s*(\d+) kB", status.read())
-    return 1024 * int(kibibytes)
-
-
-def _row(batch: int, name: str, alone: dict[str, dict], turns: list[dict[str, dict]]) -> dict:
-    """A row of COLUMNS."""
-    row, mine = {"batch": batch, "by": name}, alone[name]
-    ours = alone.get("lazytower", {"reason": "left out"})
-    if "reason" in mine:
-        return row | {"reason": mine["reason"]}
-    together = [turn for turn in turns if not any("reason" in result for result in turn.values())]
-    times = [_timed(turn[name]) for turn in together] or [_timed(mine)]
-    losses = mine["losses"][:COMPARED_STEPS]
-    row |= {
-        "ms": round(statistics.median(ms for turn in times for ms in turn), 3),
-        "iqr": round(float(np.subtract(*np.percentile(np.concatenate(times), [75, 25]))), 3),
-        "interleaved": "yes" if together else "no",
-        "memory_mb": round(mine["bytes"] / 1e6),
-        "losses": " ".join(f"{loss:.6f}" for loss in losses),
-        "reason": "",
-    }
-    if "reason" in ours:
-        return row
-    pairs = [(turn[name], turn["lazytower"]) for turn in together] or [(mine, ours)]
-    ratios = [statistics.median(_timed(peer)) / statistics.median(_timed(us)) for peer, us in pairs]
-    gap = max(abs(loss - own) for loss, own in zip(losses, ours["losses"], strict=False))
-    equal = "yes" if gap <= TOLERANCE else "NO"
-    return row | {
-        "x_lazytower": round(statistics.median(ratios), 2),
-        "x_memory": round(mine["bytes"] / ours["bytes"], 2),
-        "loss_gap": f"{gap:.1e}",
-        "equal": equal,
-    }
-
-
-def _timed(result: dict) -> list[float]:
-    return result["ms"][WARMUP_STEPS:]
