@@ -26,7 +26,7 @@ import os
 from trainer.bench.timing import add_shared_arguments, positive
 from trainer.bench.turns import COMPARED
 
-PEERS = ("lazytower", "tfrs", "torch", "torchrec")
+RANKING_PEERS = ("lazytower", "tfrs", "torch", "torchrec")
 _OPTIMIZERS = ("lazy_adam", "adagrad", "sgd")
 _KEYS = ("interaction", "optimizer", "batch", "by")
 STEP_COLUMNS = (*_KEYS, *COMPARED)
@@ -56,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--optimizers", nargs="+", choices=_OPTIMIZERS, default=["lazy_adam", "adagrad"], help="optimizers"
     )
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, help="libraries to measure")
+    parser.add_argument(
+        "--peers", nargs="+", choices=RANKING_PEERS, default=RANKING_PEERS, help="libraries to measure"
+    )
     parser.add_argument("--turns", type=positive, default=3, help="processes in which they take turns")
     parser.add_argument("--config", metavar="RUN.yaml", help="measure an epoch of this run's dataset")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")

@@ -25,22 +25,18 @@ COMPARED = (
 
 def load_libraries(threads: int) -> None:
     """Loads what any library's step needs, before memory is measured, and starts TensorFlow."""
-    from trainer.bench.cases.torch import import_torch
-
-    with contextlib.suppress(NotMeasured):
-        import_torch(threads)
-        # torch.optim loads it, and with it Triton, which crashes the process if TensorFlow is there already.
-        import torch._dynamo  # noqa: F401
-
-        with contextlib.suppress(Exception):  # its case says why it cannot be imported
-            import torchrec  # noqa: F401
     start_bench(threads)
     import tensorflow_recommenders  # noqa: F401
 
     from trainer.addons import import_addons
+    from trainer.bench.cases.torch import import_torch
 
     if not missing_addons():
         import_addons()
+    with contextlib.suppress(NotMeasured):
+        import_torch(threads)
+        with contextlib.suppress(Exception):  # its case says why it cannot be imported
+            import torchrec  # noqa: F401
 
 
 def compared(
@@ -87,7 +83,7 @@ def timed(result: dict) -> list[float]:
     return result["ms"][WARMUP_STEPS:]
 
 
-def peak_bytes() -> int:
+def peak_resident() -> int:
     """Largest resident set of this process so far (unlike ru_maxrss, not that of its parent)."""
     with open("/proc/self/status", encoding="utf-8") as status:
         [kibibytes] = re.findall(r"VmHWM:\s*(\d+) kB", status.read())

@@ -14,7 +14,7 @@ import numpy as np
 
 from trainer.bench.cases.ranked_model import (
     ACCUMULATOR,
-    EPSILON,
+    RANKED_EPSILON,
     RATES,
     RankedModel,
     RankedWeights,
@@ -68,7 +68,7 @@ def _document(model: RankedModel) -> dict:
     numbers = [{"name": name, "of": "context", "kind": "numeric", "missing": 0} for name in model.numbers]
     lazy = {"kind": model.optimizer, "learning_rate": RATES[model.optimizer]}
     if model.optimizer != "sgd":
-        lazy["epsilon"] = EPSILON
+        lazy["epsilon"] = RANKED_EPSILON
     if model.optimizer == "adagrad":
         lazy["initial_accumulator_value"] = ACCUMULATOR
     dense = lazy | ({"kind": "adam"} if model.optimizer == "lazy_adam" else {})
@@ -156,9 +156,9 @@ def _keras_optimizer(name: str):
 
     rate, legacy = RATES[name], tf_keras.optimizers.legacy
     if name == "lazy_adam":
-        return addons_optimizers().LazyAdam(rate, epsilon=EPSILON)
+        return addons_optimizers().LazyAdam(rate, epsilon=RANKED_EPSILON)
     if name == "adagrad":
-        return legacy.Adagrad(rate, initial_accumulator_value=ACCUMULATOR, epsilon=EPSILON)
+        return legacy.Adagrad(rate, initial_accumulator_value=ACCUMULATOR, epsilon=RANKED_EPSILON)
     return legacy.SGD(rate)
 
 

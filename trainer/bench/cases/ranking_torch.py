@@ -5,7 +5,7 @@ trainer/bench/cases/ranking.py describes the model and what a case is.
 
 import numpy as np
 
-from trainer.bench.cases.ranked_model import ACCUMULATOR, EPSILON, RATES, RankedModel, RankedWeights
+from trainer.bench.cases.ranked_model import ACCUMULATOR, RANKED_EPSILON, RATES, RankedModel, RankedWeights
 from trainer.bench.cases.torch import import_torch
 from trainer.bench.timing import NotMeasured
 
@@ -158,10 +158,10 @@ def _assign(torch, linear, kernel: np.ndarray) -> None:
 def _optimizers(torch, name: str, rows: list, dense: list) -> list:
     rate = RATES[name]
     if name == "lazy_adam":
-        lazy = torch.optim.SparseAdam(rows, lr=rate, eps=EPSILON)
-        return [lazy, torch.optim.Adam(dense, lr=rate, eps=EPSILON)]
+        lazy = torch.optim.SparseAdam(rows, lr=rate, eps=RANKED_EPSILON)
+        return [lazy, torch.optim.Adam(dense, lr=rate, eps=RANKED_EPSILON)]
     if name == "adagrad":
-        both = {"lr": rate, "initial_accumulator_value": ACCUMULATOR, "eps": EPSILON}
+        both = {"lr": rate, "initial_accumulator_value": ACCUMULATOR, "eps": RANKED_EPSILON}
         return [torch.optim.Adagrad([*rows, *dense], **both)]
     return [torch.optim.SGD([*rows, *dense], lr=rate)]
 

@@ -1,6 +1,7 @@
 """Cases of the benchmarks in PyTorch, which is optional: they are measured when it is importable."""
 
 import os
+import sys
 import warnings
 
 import numpy as np
@@ -34,6 +35,8 @@ def import_torch(threads: int):
     # Threads that wait by spinning take the core from other threads, TensorFlow's included:
     # on a busy machine a step of 1 ms took 24.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Triton, which torch.optim of CUDA builds loads, crashes a process that has TensorFlow.
+    sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  # so that importing it is an ImportError
     try:
         import torch
     except ImportError:

@@ -18,7 +18,7 @@ from trainer.bench.cases.ranked_model import RankedModel, ranked_gigabytes, rank
 from trainer.bench.parts.ranked_steps import make_ranking, ranked_model, reason_of
 from trainer.bench.parts.rows import KILLED
 from trainer.bench.timing import WARMUP_STEPS, in_fresh_process, need_memory
-from trainer.bench.turns import OURS, load_libraries, peak_bytes
+from trainer.bench.turns import OURS, load_libraries, peak_resident
 
 if TYPE_CHECKING:
     from configs.manifest import Dataset
@@ -101,7 +101,7 @@ def _measure(name: str, model: RankedModel, args: argparse.Namespace) -> dict:
         "steps": steps,
         "seconds": round(marks[-1] - marks[0], 2),
         "rows_per_s": round((steps - WARMUP_STEPS) * size / (marks[-1] - marks[WARMUP_STEPS])),
-        "memory_mb": round((peak_bytes() - before) / 1e6),
+        "memory_mb": round((peak_resident() - before) / 1e6),
         "loss": f"{np.mean(losses):.6f}",
         "reason": "",
     }

@@ -25,7 +25,7 @@ from trainer.bench.timing import (
     in_fresh_process,
     need_memory,
 )
-from trainer.bench.turns import COMPARED_STEPS, OURS, compared, load_libraries, peak_bytes
+from trainer.bench.turns import COMPARED_STEPS, OURS, compared, load_libraries, peak_resident
 
 _TOLERANCE = 1e-4  # of losses; the optimizers differ in where they add epsilon
 _PAUSE = 0.01  # seconds; threads of the previous library keep spinning for a moment
@@ -129,7 +129,7 @@ def _measure(
         found[name]["ms"].append(milliseconds)
         found[name]["losses"].append(loss)
     for name in cases:
-        found[name]["bytes"] = peak_bytes() - before
+        found[name]["bytes"] = peak_resident() - before
     return found
 
 

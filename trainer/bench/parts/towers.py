@@ -25,7 +25,7 @@ from trainer.bench.timing import (
     need_memory,
     positive,
 )
-from trainer.bench.turns import COMPARED, COMPARED_STEPS, OURS, compared, load_libraries, peak_bytes
+from trainer.bench.turns import COMPARED, COMPARED_STEPS, OURS, compared, load_libraries, peak_resident
 
 _BATCHES = (1_024, 4_096, 8_192, 16_384, 32_768)
 NAMES = (OURS, "tfrs_tfa", "torch")
@@ -118,7 +118,7 @@ def _measure(names: list[str], batch: int, args: argparse.Namespace) -> dict[str
             found[name]["ms"].append(1000 * (time.perf_counter() - started))
             found[name]["losses"].append(loss)
     for name in cases:
-        found[name]["bytes"] = peak_bytes() - before
+        found[name]["bytes"] = peak_resident() - before
     return found
 
 
