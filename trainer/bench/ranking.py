@@ -1,11 +1,10 @@
 """`lazytower bench ranking`: a training step of ranking models, compared with TFRS, PyTorch and TorchRec.
 
-    lazytower bench ranking --batch 8192 --optimizers adagrad      DLRM; about 8 GiB of free memory
-    lazytower bench ranking --interaction cross                    DCN-v2
-    lazytower bench ranking --config configs/criteo.yaml           an epoch of a prepared dataset
+    scripts/peers.sh ranking --batch 8192                  all libraries, in a separate environment
+    lazytower bench ranking --interaction cross            DCN-v2; without PyTorch and TorchRec
+    lazytower bench ranking --config configs/criteo.yaml   an epoch of a prepared dataset
 
-PyTorch and TorchRec are in the environment of scripts/peers.sh: `. .venv-peers/bin/activate`. What cannot be
-imported, and what does not fit into memory, shows '-' and the reason.
+What cannot be imported, and what does not fit into memory, shows '-' and the reason.
 
 The same model everywhere (trainer/bench/cases/ranking.py), from the same weights on the same batches with
 Zipf keys: 26 tables in the proportions of Criteo's display challenge. lazytower's step is that of `train`,
