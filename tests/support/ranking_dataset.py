@@ -45,7 +45,7 @@ def ranking_document(directory: str, model: dict | None = None, owners: bool = F
         "output": {"path": os.path.join(directory, "run")},
     }
     if owners:
-        made["dataset"]["history_length"] = 4
+        made["dataset"] |= {"history_length": 4, "history_of": "earlier"}
     for name, section in sections.items():
         made[name] = made.get(name, {}) | section if isinstance(section, dict) else section
     return made
