@@ -69,7 +69,7 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     """Checkpoints."""
     evaluate: EvaluateConfig = EvaluateConfig()
-    """Ranking metrics."""
+    """Metrics."""
     export: ExportConfig = ExportConfig()
     """The served model."""
     device: DeviceConfig = CpuDeviceConfig()
@@ -278,9 +278,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _device_can(self) -> "RunConfig":
-        if self.device.kind == "tpu":
-            check_tpu(self)
-        elif odd := self.uneven(self.device.replicas):
+        check_tpu(self)
+        if self.device.kind == "cpu" and (odd := self.uneven(self.device.replicas)):
             raise ValueError(
                 f"{odd} is not divisible by device.replicas {self.device.replicas}; use a multiple of it"
             )

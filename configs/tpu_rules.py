@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from configs.errors import ConfigError
 from configs.sections.devices import TpuDeviceConfig
@@ -17,20 +17,47 @@ MAX_ROWS = 2**31 - 1  # ids travel to the chips as int32
 # SparseCore request rows of another: v6e compiles with 4,096, whatever the dim and the number of chips, but
 # not with 8,192 (docs/tpu.md quotes the compiler). v5p would compile with twice as many.
 MAX_IDS_PER_SPARSE_CORE = 4096
+TENSORCORE_ROWS = 10_000
+"""Most rows of a table that `placement: auto` puts on the TensorCores (docs/decisions.md says why)."""
+
+
+def placed(table: EmbeddingConfig, rows: int | None) -> Literal["tensorcore", "engine"]:
+    """Where a TPU keeps a table of so many rows; with None, which is not known yet, auto means the engine."""
+    wanted = table.placement if isinstance(table, TableConfig) else "engine"
+    if wanted != "auto":
+        return wanted
+    return "tensorcore" if rows is not None and rows <= TENSORCORE_ROWS else "engine"
 
 
 def tpu_lacks(table: EmbeddingConfig) -> str:
     """Why a TPU cannot hold a table, given its section of the config; empty: it can."""
-    if table.kind != "table":
+    if not isinstance(table, TableConfig):
         return f"kind {table.kind} is not available on TPUs; use kind: table"
-    if table.optimizer.tpu_lacks:
-        return f"optimizer {table.optimizer.kind} is not available on TPUs: {table.optimizer.tpu_lacks}"
+    lacks = table.optimizer.tpu_lacks
+    if lacks and table.placement != "tensorcore":
+        return (
+            f"optimizer {table.optimizer.kind} is not available on TPUs: {lacks}; or, for a small table, "
+            f"{_ON_TENSORCORES}"
+        )
     return ""
 
 
+_ON_TENSORCORES = "set placement: tensorcore"
+
+
+def _check_no_tpu(config: "RunConfig") -> None:
+    for name, table in config.tables.items():
+        if isinstance(table, TableConfig) and table.placement != "auto":
+            raise ValueError(
+                f"tables.{name}.placement: {table.placement} is for TPUs, and device.kind is cpu; remove it"
+            )
+
+
 def check_tpu(config: "RunConfig") -> None:
-    """Raises ValueError, naming keys, if the TPU of a run does not support its settings."""
+    """Raises ValueError, naming keys, if a run's TPU does not support its settings, or a run on CPUs says
+    where a TPU keeps its tables."""
     if not isinstance(config.device, TpuDeviceConfig):
+        _check_no_tpu(config)
         return
     try:
         slice_ = config.device.slice_type
@@ -42,8 +69,6 @@ def check_tpu(config: "RunConfig") -> None:
 
 
 def _unlike_the_cpu(config: "RunConfig") -> Iterator[str]:
-    if config.model.family == "ranking":
-        yield f"model.kind: {config.model.kind} trains on CPUs only; use device.kind: cpu"
     for name in sorted(set(config.table_of_input.values())):
         table = config.table(name)
         if lacks := tpu_lacks(table):
@@ -69,6 +94,8 @@ def _odd_shares(config: "RunConfig", slice_: Slice) -> Iterator[str]:
     if not slice_.sparse_cores:
         return
     for name, inputs in config.ids_of_batch.items():
+        if placed(config.table(name), config.ids_of(name).known_rows) == "tensorcore":
+            continue
         ids = sum(map(math.prod, inputs.values())) // slice_.replicas
         if ids % slice_.sparse_cores:
             yield (
@@ -78,5 +105,6 @@ def _odd_shares(config: "RunConfig", slice_: Slice) -> Iterator[str]:
         elif ids > (most := MAX_IDS_PER_SPARSE_CORE * slice_.sparse_cores):
             yield (
                 f"train.batch_size: {config.train.batch_size} gives {ids:,} ids of table {name} per chip, at "
-                f"most {most:,} fit in the memory of its SparseCores; lower it, or use more chips"
+                f"most {most:,} fit in the memory of its SparseCores; lower it, use more chips, or, for a "
+                f"small table, {_ON_TENSORCORES}"
             )

@@ -189,7 +189,7 @@ def _moments_of_side(name: str, files: list[WrittenFile], directory: str) -> Mom
 
 
 def _scale(moments: Moments | None) -> dict[str, float]:
-    """Mean and standard deviation; empty if there are no values, or they are not needed.
+    """Mean and standard deviation; empty without values, or if they are not needed.
 
     Rounded, because the last bits depend on how rows are distributed over shards: first a little, so that
     no value lies so close to the middle of two rounded ones that they decide between them.

@@ -26,16 +26,16 @@ environment() {
     rm -rf "$directory"
     "$PYTHON" -m venv "$directory"
     "$directory/bin/pip" install --quiet --disable-pip-version-check -c docker/constraints-aot.txt "$@"
-    # Both require `tensorflow`, which tensorflow-tpu replaces; TF-Addons is needed only for its LazyAdam.
+    # They require `tensorflow`, which tensorflow-tpu replaces; TF-Addons is needed only for its LazyAdam.
     if [ "$directory" = .venv-aot-tf ]; then
       "$directory/bin/pip" install --quiet --disable-pip-version-check --no-deps -c docker/constraints-aot.txt \
-        tf-keras tensorflow-addons
+        tf-keras tensorflow-addons tensorflow-recommenders
     fi
     echo "$wanted" > "$stamp"
   fi
 }
 
-environment .venv-aot-tf tensorflow-tpu 'libtpu==0.0.21' numpy protobuf pydantic PyYAML absl-py fsspec psutil typeguard packaging
+environment .venv-aot-tf tensorflow-tpu 'libtpu==0.0.21' numpy protobuf pydantic PyYAML absl-py fsspec psutil google-crc32c typeguard packaging
 environment .venv-aot-jax jax jaxlib numpy 'libtpu==0.0.51'
 
 rm -rf "$OUT"

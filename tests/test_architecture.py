@@ -75,10 +75,10 @@ ORDER = {
         "configs.defaults",
         "configs.ranking_rules",
         "configs.tpu_rules",
-        "configs.planted_clicks",
         "configs.planted",
         "configs.dataset_lock",
         "configs.manifest",
+        "configs.columns",
         "configs.transforms",
         "configs.sections",
         "configs.splitmix",
@@ -90,7 +90,8 @@ ORDER = {
 # What stands in the roots of the packages beside sub-packages: all of it.
 ROOT_MODULES = {
     "trainer": {"__init__", "__main__", "addons", "averages", "cli", "run_lock", "runtime", "version"},
-    "configs": {"__init__", *(name.partition(".")[2] for name in ORDER["configs"])} - {"sections", "system"},
+    "configs": {"__init__", *(name.partition(".")[2] for name in ORDER["configs"])}
+    - {"sections", "system", "planted"},
     "pipelines": {"__init__", *(name.partition(".")[2] for name in ORDER["pipelines"])}
     - {"runners", "guess", "sides", "stages", "rows", "sources", "statistics"},
 }
@@ -116,7 +117,7 @@ REGISTRIES = {
         {"arguments", "base", "checks", "clipping", "schedules", "sm3_maths"},
     ),
     "trainer/embeddings": ("TABLE_KINDS", {"base", "block_hash", "blocks", "pooling"}),
-    "trainer/embeddings/engines": ("TABLE_ENGINES", {"stored", "tpu"}),
+    "trainer/embeddings/engines": ("TABLE_ENGINES", {"stored", "tensorcore", "tpu"}),
     "trainer/tpu/engines": ("TPU_ENGINES", {"base", "layout"}),
     "trainer/indexes": ("MODULES", {"among", "base", "recall", "packages"}),
     "trainer/launchers": (

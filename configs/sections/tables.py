@@ -30,6 +30,10 @@ class TableConfig(Section):
     """rows: weights and optimizer state of a row in one record; native: the same, with compiled kernels;
     tfa: a plain variable and tfa.optimizers.LazyAdam (Python 3.10 and 3.11); auto: native where there is a
     compiler and a kernel, else rows."""
+    placement: Literal["auto", "tensorcore", "engine"] = "auto"
+    """Where a TPU keeps the table. tensorcore: each replica has a copy, and all optimizers are available;
+    engine: in the embedding engine, sharded over the chips; auto: tensorcore up to 10,000 rows, else engine.
+    Results and checkpoints do not depend on it. With device.kind cpu it must be auto."""
 
     @property
     def trained_by(self) -> str:

@@ -11,7 +11,8 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from configs.manifest import SPLITS, label_column
+from configs.columns import label_column
+from configs.manifest import SPLITS
 from pipelines.job import RECORDS
 from pipelines.rows import split
 from pipelines.rows.bags import BagColumn, arrow, taken

@@ -99,7 +99,7 @@ def split(**keys) -> dict:
         (
             {"dataset": {"path": "x", "history_of": "earlier", "history_length": 0}},
             "dataset.history_of: earlier, but no history is stored; set dataset.history_length above 0 (or "
-            "add history to model.user_tower.inputs), or remove history_of",
+            "let the model read history), or remove history_of",
         ),
         *(
             (

@@ -4,6 +4,8 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.load import parse_config
+from configs.sections.tables import TableConfig
+from configs.tpu_rules import placed
 from tests.configs.test_load import error_of
 from tests.support.documents import document, two_tower
 
@@ -94,11 +96,64 @@ def test_names_of_tpus(keys):
             {"device": V6E, "model": DOT_BIAS, "train": {"num_steps": 9, "batch_size": 8192}},
             "16,384 ids of table item per chip, at most 8,192 fit",
         ),
+        (
+            {"tables": {"user": {"optimizer": {"kind": "sm3"}}}},
+            "or, for a small table, set placement: tensorcore",
+        ),
+        (
+            {"tables": {"user": {"optimizer": {"kind": "sm3"}, "placement": "engine"}}},
+            "tables.user: optimizer sm3 is not available on TPUs",
+        ),
+        (
+            {"tables": {"user": {"placement": "hbm"}}},
+            "tables.user.placement: .*auto.*tensorcore.*engine",
+        ),
+        (
+            {"tables": {"user": {"kind": "robe_z", "size": 64, "placement": "tensorcore"}}},
+            "tables.user.placement: unknown key",
+        ),
+        (
+            {"device": {}, "tables": {"user": {"placement": "engine"}}},
+            "tables.user.placement: engine is for TPUs, and device.kind is cpu; remove it",
+        ),
     ],
 )
 def test_what_a_slice_refuses(sections, message):
     with pytest.raises(ConfigError, match=message):
         parsed(**sections)
+
+
+def test_a_table_on_the_tensorcores_has_any_optimizer():
+    small = {"placement": "tensorcore", "optimizer": {"kind": "sm3"}}
+    assert parsed(tables={"user": small}).table("user").optimizer.kind == "sm3"
+
+
+def test_limits_of_sparse_cores_are_those_of_tables_in_the_engine():
+    """16,384 ids a chip are too many for a large table, or one whose rows are not known yet."""
+    hashed = {"path": "d", "user_ids": {"kind": "hash", "rows": 10_000}}
+    train = {"num_steps": 9, "batch_size": 65_536}
+    with pytest.raises(ConfigError) as error:
+        parsed(device=V6E, dataset=hashed, train=train)
+    assert "table item" in str(error.value) and "table user" not in str(error.value)
+    item = {"item": {"placement": "tensorcore"}}
+    assert parsed(device=V6E, dataset=hashed, train=train, tables=item)
+    hashed["user_ids"]["rows"] += 1
+    with pytest.raises(ConfigError, match="table user"):
+        parsed(device=V6E, dataset=hashed, train=train, tables=item)
+
+
+@pytest.mark.parametrize(
+    ("placement", "rows", "place"),
+    [
+        ("auto", 10_000, "tensorcore"),
+        ("auto", 10_001, "engine"),
+        ("auto", None, "engine"),
+        ("tensorcore", 25_000_000, "tensorcore"),
+        ("engine", 3, "engine"),
+    ],
+)
+def test_where_a_table_is(placement, rows, place):
+    assert placed(TableConfig(placement=placement), rows) == place
 
 
 def test_all_that_is_refused_is_said_at_once():

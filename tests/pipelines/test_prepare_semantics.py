@@ -15,6 +15,8 @@ from pipelines.prepare import prepare
 from tests.pipelines.test_prepare import SMALL, SPLITS, split_function
 from tests.support.prepared import Reference, assert_features_match, assert_matches, configure, read_rows, run
 
+pytestmark = pytest.mark.any_python
+
 FEATURES = [
     {"name": "mood", "of": "user", "kind": "categorical"},
     {"name": "age", "of": "user", "kind": "numeric", "missing": -1.0},

@@ -8,9 +8,12 @@ import os
 import random
 import shutil
 import tempfile
+from unittest import mock
+
+import pytest
 
 from configs.load import parse_config
-from configs.planted import Planted, item_key, user_key
+from configs.planted.interactions import Planted, item_key, user_key
 from configs.schema import RunConfig
 from tests.support.tiny_dataset import Feature, Row, write_dataset
 
@@ -96,6 +99,11 @@ _KINDS = {
 }
 
 
+def any_python(*kinds: str) -> list:
+    """Parameters for pytest: kinds that one Python is enough for; each Python runs the largest, `towers`."""
+    return [pytest.param(kind, marks=pytest.mark.any_python) for kind in kinds]
+
+
 @dataclasses.dataclass(frozen=True)
 class TinyRun:
     """A trained run."""
@@ -136,10 +144,22 @@ def tiny_run(kind: str) -> TinyRun:
 
 @functools.cache
 def tiny_export(kind: str) -> str:
-    """Exports tiny_run(kind); the version's directory."""
-    from trainer.serving.export import export
+    """Exports tiny_run(kind); the version's directory.
 
-    return export(tiny_run(kind).config)
+    Without the fresh process that asks the model: tests of export start it, and others replay in this one.
+    """
+    from trainer.serving import export
+
+    with mock.patch.object(export, "replay_golden", lambda model, golden: None):
+        return export.export(tiny_run(kind).config)
+
+
+@functools.cache
+def tiny_model(kind: str):
+    """The SavedModel of tiny_export(kind), loaded."""
+    import tensorflow as tf
+
+    return tf.saved_model.load(tiny_export(kind))
 
 
 def _document(sections: dict, directory: str) -> dict:

@@ -16,6 +16,7 @@ import tensorflow as tf
 from tensorflow.python.tpu import tpu
 from tensorflow.python.tpu.ops import tpu_ops
 
+from configs import tpu_rules
 from configs.system.tpu import tpu_slice
 from tests.support.tpu_topology import fake_strategy
 from trainer import cli
@@ -166,8 +167,13 @@ def replicas_here(count: int):
 
 
 @contextlib.contextmanager
-def emulated_tpu(replicas: int = 1):
-    """Inside, runs with `device.kind: tpu` train on emulated tables, laid out as on their slice."""
+def emulated_tpu(replicas: int = 1, small_rows: int = 0):
+    """Inside, runs with `device.kind: tpu` train on emulated tables, laid out as on their slice.
+
+    Args:
+      replicas: their number.
+      small_rows: as TENSORCORE_ROWS of configs.tpu_rules; with 0, the tiny tables of tests are in the engine.
+    """
 
     def connect(device):
         engine = emulated(device.slice)
@@ -175,7 +181,11 @@ def emulated_tpu(replicas: int = 1):
             TPU_ENGINES[kind] = engine
         return replicas_here(replicas)
 
-    with mock.patch.dict(TPU_ENGINES), mock.patch("trainer.training.build.connect_tpu", connect):
+    with (
+        mock.patch.dict(TPU_ENGINES),
+        mock.patch("trainer.training.build.connect_tpu", connect),
+        mock.patch.object(tpu_rules, "TENSORCORE_ROWS", small_rows),
+    ):
         yield
 
 
@@ -185,7 +195,7 @@ def main() -> None:
     processor = tf.config.list_physical_devices("CPU")[0]
     devices = [tf.config.LogicalDeviceConfiguration()] * replicas
     tf.config.set_logical_device_configuration(processor, devices)
-    with emulated_tpu(replicas):
+    with emulated_tpu(replicas, tpu_rules.TENSORCORE_ROWS):
         cli.main()
 
 

@@ -1,18 +1,22 @@
-"""What is compiled ahead of time: runs on 25 million users, whose datasets were never prepared."""
+"""What is compiled ahead of time: runs on 25 million users, and on MLPerf's tables, without datasets."""
 
 import dataclasses
+import pathlib
 from typing import Literal
 from unittest import mock
 
 import numpy as np
+import yaml
 
 from configs import tpu_rules
 from configs.load import parse_config
 from configs.manifest import CatalogInfo, Dataset, SplitInfo, TableInfo
 from configs.schema import RunConfig
+from configs.system.tpu import tpu_slice
 
 USERS, ITEMS = 25_000_000, 1_000_000
 NUM_STEPS = 10_000
+MLPERF = pathlib.Path(__file__).parents[2] / "configs" / "criteo_mlperf_v5p_8.yaml"
 MODELS = {
     "two_tower": {
         "kind": "two_tower",
@@ -77,13 +81,34 @@ TABLES = [
     Case("v5p-8", "two_tower", 16384, ("v5p:2x2x1",), dim=32),
     Case("v5p-8", "two_tower", 16384, ("v5p:2x2x1",), dim=128),
 ]
-CASES = DENSE + TABLES
+RANKING = [
+    # 26 tables, half of them on the TensorCores: the config itself, and rows that four chips of v6e hold.
+    Case("v5p-8", "ranking", 16384, ("v5p:2x2x1",), dim=128),
+    Case("v6e-4", "ranking", 8192, ("v6e:2x2",), dim=32),
+]
+CASES = DENSE + TABLES + RANKING
 
 
 def run_config(case: Case) -> RunConfig:
+    """The run of a case."""
+    document = _mlperf() if case.model == "ranking" else _retrieval(case)
+    for name in document["tables"]:
+        document["tables"][name] = document["tables"][name] | {"dim": case.dim}
+    document["train"] = {"batch_size": case.share * tpu_slice(case.slice).replicas, "num_steps": NUM_STEPS}
+    document["device"] = {"kind": "tpu", "slice": case.slice}
+    # The compiler must say what is too much.
+    with mock.patch.object(tpu_rules, "MAX_IDS_PER_SPARSE_CORE", 1 << 30):
+        return parse_config(document, "aot")
+
+
+def _mlperf() -> dict:
+    """DLRM-DCNv2 with Adagrad, no averages."""
+    return yaml.safe_load(MLPERF.read_text(encoding="utf-8"))
+
+
+def _retrieval(case: Case) -> dict:
     """Lazy Adam on hashed users and items, Adam on the towers, averages, logQ and masked hits."""
-    replicas = int(case.slice.rpartition("-")[2]) // (2 if case.slice.startswith("v5p") else 1)
-    document = {
+    return {
         "name": "aot",
         "source": {"kind": "synthetic", "rows": 2 * USERS, "users": USERS, "items": ITEMS},
         "dataset": {
@@ -93,21 +118,16 @@ def run_config(case: Case) -> RunConfig:
             "split": {"kind": "temporal"},
         },
         "model": MODELS[case.model],
-        "tables": {name: {"dim": case.dim, "optimizer": {"kind": "lazy_adam"}} for name in ("user", "item")},
+        "tables": {name: {"optimizer": {"kind": "lazy_adam"}} for name in ("user", "item")},
         "polyak": {"decay": 0.999, "start_fraction": 0},
-        "train": {"batch_size": case.share * replicas, "num_steps": NUM_STEPS},
-        "device": {"kind": "tpu", "slice": case.slice},
         "output": {"path": "none"},
     }
-    # The compiler must say what is too much.
-    with mock.patch.object(tpu_rules, "MAX_IDS_PER_SPARSE_CORE", 1 << 30):
-        return parse_config(document, "aot")
 
 
 def dataset_of(config: RunConfig) -> Dataset:
     """The manifest of a dataset for the config, without files."""
     split = SplitInfo(rows=USERS, files=[], min_timestamp=None, max_timestamp=None, positives=USERS)
-    rows = {"user": config.dataset.user_ids.rows, "item": config.dataset.item_ids.rows}
+    rows = {name: config.ids_of(name).known_rows for name in config.tables}
     return Dataset(
         fingerprint="",
         source_fingerprint="",
@@ -120,11 +140,11 @@ def dataset_of(config: RunConfig) -> Dataset:
         items=CatalogInfo(rows=0, files=[]),
         source_rows=2 * USERS,
         rejected={},
-        source={},
+        source={"roles": {name: name if name in rows else None for name in ("user", "item")}},
         dataset={},
     )
 
 
 def item_counts(config: RunConfig) -> np.ndarray:
-    """Train rows of each item, int64 [items]."""
-    return np.ones(config.dataset.item_ids.rows, np.int64)
+    """Train rows of each item, int64 [items]; empty if there are none."""
+    return np.ones(config.ids_of("item").known_rows if "item" in config.tables else 0, np.int64)

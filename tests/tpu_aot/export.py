@@ -20,9 +20,10 @@ from tests.tpu_aot.cases import CASES, NUM_STEPS, Case, dataset_of, item_counts,
 from tests.tpu_aot.engines import HandedOver, TablesHandedOver
 from tests.tpu_aot.references import write_references
 from tests.tpu_aot.replica import SliceStandIn
-from trainer.embeddings.engines.tpu import TpuTable
+from trainer.embeddings.engines.tensorcore import tpu_tables
 from trainer.models.recommender import Recommender
 from trainer.resources.forecast import TPU_COLUMNS, forecast_tables, slice_bytes
+from trainer.tpu.engines.base import AVERAGE
 from trainer.training.tpu_step import TpuStep
 
 
@@ -39,7 +40,7 @@ class Program:
         self._slice = SliceStandIn(case.slice)
         self.replicas = self._slice.num_replicas_in_sync
         counts = item_counts(self.config)
-        self._recommender = Recommender(self.config, self.dataset, counts, NUM_STEPS, TpuTable)
+        self._recommender = Recommender(self.config, self.dataset, counts, NUM_STEPS, tpu_tables(self.config))
         engine = TablesHandedOver if case.tables else HandedOver
         self._step = TpuStep(self.config, self._recommender, NUM_STEPS, self._slice, engine)
         self._variables = Arguments(self._state())
@@ -48,17 +49,24 @@ class Program:
     def _state(self) -> list[tf.Variable]:
         """What the device's part of the step reads and writes beside the tables."""
         state = [*self._step.dense_state.values(), self._step._optimizer._learning_rate]
+        state += [table.records for table in self._step._small.values()]
         used = {id(v): v for v in state if v is not self._step.step and v is not self._step.guard.skipped}
         return list(used.values())
 
     def _own_specs(self, share: int) -> dict:
         plan, real = self._step._plan, tf.float32
-        names = {"two_tower": {"item": tf.int32, "weight": real, "log_q": real}}
-        columns = names.get(self.config.model.kind, {"label": real, "weight": real})
-        ids = {name + "_average": plan.ids_of_share(name) for name in plan.inputs}
+        numbers = [name for name in self.config.model.inputs if name not in self.config.table_of_input]
+        columns = {
+            "two_tower": {"item": tf.int32, "weight": real, "log_q": real},
+            "dot_bias": {"label": real, "weight": real},
+            "ranking": dict.fromkeys(["label/label", "label/weight", *numbers], real),
+        }[self.config.model.kind]
+        averages = [name for name in self._step._engine.tables if name.endswith(AVERAGE)]
+        small = {name: [plan.ids_of_share(name)] for name in self._step._small}
         return {
             "columns": {name: tf.TensorSpec([share], kind) for name, kind in columns.items()},
-            "shares": {name: tf.TensorSpec([number]) for name, number in ids.items()},
+            "shares": {n: tf.TensorSpec([plan.ids_of_share(n.removesuffix(AVERAGE))]) for n in averages},
+            "ids": {name: tf.TensorSpec(shape, tf.int32) for name, shape in small.items()},
         }
 
     def lookups(self) -> list[tuple[int, int]]:
@@ -93,6 +101,7 @@ def export(case: Case, directory: str) -> None:
     program = Program(case)
     text, arrays = program.lower()
     forecast, slice_ = forecast_tables(program.config, program.dataset), tpu_slice(case.slice)
+    forecast = [table for table in forecast if table.placement == "engine"]
     facts = {
         **dataclasses.asdict(case),
         "name": case.name,

@@ -21,6 +21,7 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int | No
     for table in tables.values():
         # A run may change these: they affect how numbers are stored or summed, not the records.
         table.pop("engine", None)
+        table.pop("placement", None)
         table.pop("gradient", None)
         table["optimizer"] = _optimizer(table["optimizer"])
     return {

@@ -19,6 +19,6 @@ def bare_dataset(rows: dict[str, int]) -> Dataset:
         items=empty,
         source_rows=0,
         rejected={},
-        source={},
+        source={"roles": {name: name if name in rows else None for name in ("user", "item")}},
         dataset={},
     )

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from configs.manifest import Dataset, FeatureInfo, FileInfo, label_column
+from configs.columns import label_column
+from configs.manifest import Dataset, FeatureInfo, FileInfo
 from trainer.data.blocks import read_blocks
 from trainer.data.catalog import load_vocabulary
 from trainer.data.features import Column, ListColumn, VectorFiles, column_of, join, stored_columns

@@ -14,7 +14,8 @@ def plain_table(name, rows, options, optimizer, average, batch_size, storage_typ
       optimizer: RowOptimizer.
       average: polyak rule or None.
       batch_size: unused; other kinds depend on it.
-      storage_type: Table class to use instead of the configured engine's; None: none.
+      storage_type: Table class, or function that makes one, to use instead of the configured engine's;
+        None: none.
     """
     engine = options.engine
     if engine == "auto":

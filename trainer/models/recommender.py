@@ -13,7 +13,7 @@ from trainer.averages import DenseAverages, make_average
 from trainer.data.features import WEIGHT, Column, empty_column, empty_value, model_inputs
 from trainer.data.lookups import FeatureLookup
 from trainer.embeddings import TABLE_KINDS
-from trainer.embeddings.base import Embedding
+from trainer.embeddings.base import Embedding, Table
 from trainer.embeddings.pooling import Fetch, divided, fetch_distinct, joined, pooled
 from trainer.models import MODELS
 from trainer.models.base import inputs_of
@@ -29,7 +29,8 @@ class Recommender(tf.Module):
       item_counts: int64 [item table rows or more], positive train rows of each item by catalog id; empty if
         the dataset has no items.
       num_steps: length of the run, which determines the start of averaging.
-      table_type: class that stores all tables, instead of the configured engines; None: as configured.
+      table_type: class that stores tables, or a function that makes one, instead of the configured engines;
+        called with name, rows, dim, optimizer and average. None: as configured.
       drawn_items: the features of items, for models that sample them.
     """
 
@@ -39,7 +40,7 @@ class Recommender(tf.Module):
         dataset: Dataset,
         item_counts: np.ndarray,
         num_steps: int,
-        table_type: type | None = None,
+        table_type: Callable[..., Table] | None = None,
         drawn_items: FeatureLookup | None = None,
     ):
         super().__init__(name="recommender")

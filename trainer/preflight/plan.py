@@ -62,7 +62,8 @@ def make_plan(config: RunConfig, slices: list[Slice], probe_steps: int) -> dict:
         "steps_per_epoch": per_epoch,
         "batch_size": config.train.batch_size,
         "step_seconds": seconds,
-        "slices": [_slice(slice_, tables) for slice_ in slices],
+        "placement": _placement(tables, forecast.dense_bytes(config)),
+        "slices": [_slice(slice_, tables, forecast.dense_bytes(config)) for slice_ in slices],
     }
 
 
@@ -73,7 +74,7 @@ def _dataset(config: RunConfig) -> Dataset | None:
 
 
 def _table(table: forecast.TableForecast) -> dict:
-    names = ("name", "rows", "dim", "weight", "slots", "average", "last_step", "total")
+    names = ("name", "rows", "dim", "weight", "slots", "average", "last_step", "total", "placement")
     return {name: getattr(table, name) for name in names}
 
 
@@ -97,13 +98,28 @@ def _checkpoints(config: RunConfig, table_bytes: int, steps: int | None) -> dict
     return facts
 
 
-def _slice(slice_: Slice, tables: list[forecast.TableForecast]) -> dict:
-    """Tables sharded evenly over a slice's chips."""
+def _placement(tables: list[forecast.TableForecast], dense: int) -> dict:
+    """Names, rows and bytes (None if one is not known) of the tables by the place where a TPU keeps them, and
+    the bytes of dense layers."""
+    found: dict[str, Any] = {"dense_bytes": dense}
+    for place in ("engine", "tensorcore"):
+        group = [table for table in tables if table.placement == place]
+        rows, sizes = [table.rows for table in group], [table.tpu for table in group]
+        found[place] = {
+            "tables": [table.name for table in group],
+            "rows": None if None in rows else sum(filter(None, rows)),
+            "bytes": None if None in sizes else sum(filter(None, sizes)),
+        }
+    return found
+
+
+def _slice(slice_: Slice, tables: list[forecast.TableForecast], dense: int) -> dict:
+    """A slice beside what it must hold, as forecast.slice_bytes."""
     facts = {"name": slice_.name, "chips": slice_.chips, "bytes_per_chip": slice_.bytes_per_chip}
     lacks = "; ".join(f"tables.{table.name}: {table.tpu_lacks}" for table in tables if table.tpu_lacks)
     if lacks:
         return facts | {"needed_per_chip": None, "fits": False, "reason": lacks}
-    needed, complete = forecast.slice_bytes(tables, slice_)
+    needed, complete = forecast.slice_bytes(tables, slice_, dense)
     fits = needed <= slice_.bytes_per_chip
     if fits and not complete:
         reason = "the known tables fit; the rows of others are not known yet"

@@ -7,7 +7,7 @@ def format_plan(plan: dict) -> str:
     """Tables, memory, checkpoints, time and slices as text; see trainer.preflight.plan.make_plan."""
     parts = [_tables(plan), _facts(plan)]
     if plan["slices"]:
-        parts.append(_slices(plan["slices"]))
+        parts += [_placement(plan["placement"]), _slices(plan["slices"])]
     if not plan["prepared"]:
         parts.append(f"{plan['dataset']}: no dataset yet; run `lazytower prepare` to know all figures")
     return "\n\n".join(parts)
@@ -56,6 +56,24 @@ def _time(plan: dict) -> list[list[str]]:
 
 def _span(seconds: float) -> str:
     return f"{seconds / 3600:,.2f} h" if seconds >= 3600 else f"{seconds / 60:,.1f} min"
+
+
+def _placement(placement: dict) -> str:
+    """Where a TPU keeps what is trained."""
+    places = {"engine": ("in the engine", "on all chips together"), "tensorcore": ("on TensorCores", _EACH)}
+    lines = []
+    for place, (title, whose) in places.items():
+        group = placement[place]
+        if group["tables"]:
+            rows = "?" if group["rows"] is None else f"{group['rows']:,}"
+            text = f"{len(group['tables'])} tables, {rows} rows, {size_text(group['bytes'])} {whose}"
+            lines.append([title, f"{text}: {', '.join(group['tables'])}"])
+    if placement["dense_bytes"]:
+        lines.append(["dense layers", f"{size_text(placement['dense_bytes'])} {_EACH}"])
+    return aligned(lines, left=(0, 1))
+
+
+_EACH = "on each replica"
 
 
 def _slices(slices: list[dict]) -> str:

@@ -7,12 +7,13 @@ from configs.manifest import Dataset
 from configs.schema import RunConfig
 from configs.sections.devices import TpuDeviceConfig
 from configs.system.tpu import Slice
-from configs.tpu_rules import tpu_lacks
+from configs.tpu_rules import placed, tpu_lacks
 from trainer.resources.dense import dense_weights
 
 MARGIN = 1.05  # of the tables' bytes: pieces that are read, written and initialised
 BASE_BYTES = 1_500_000_000  # TensorFlow, windows of input, activations of a step
-TPU_COLUMNS = 8  # rows in a TPU's memory are padded to a multiple of this many values
+TPU_COLUMNS = 8  # rows in an engine's memory are padded to a multiple of this many values
+TILE = (8, 128)  # and matrices on TensorCores to multiples of this many rows and columns
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,11 @@ class TableForecast:
     """Bytes of the optimizer's state, including what rows share."""
     average: int | None
     last_step: int | None
+    placement: str
+    """Where a TPU keeps it: engine or tensorcore; with auto, engine as long as its rows are not known."""
     tpu: int | None
-    """On a TPU: weights, the optimizer's slots, and a second table for the average; rows padded."""
+    """On a TPU, padded. In the engine: weights, the optimizer's slots, and a second table for the average, on
+    all chips together; on the TensorCores: the records, on each replica."""
     tpu_lacks: str = ""
     """Why a TPU cannot hold the table; empty if it can."""
 
@@ -55,35 +59,56 @@ def _forecast(config: RunConfig, dataset: Dataset | None, name: str) -> TableFor
     optimizer = ROW_OPTIMIZERS[options.optimizer.kind](options.optimizer)
     stored, dim = options.stored_shape(rows)
     averaged = config.polyak.at_each_step
-    lacks = tpu_lacks(options)
+    lacks, placement = tpu_lacks(options), placed(options, rows)
     if stored is None:
-        return TableForecast(name, rows, options.dim, None, None, None, None, None, lacks)
+        return TableForecast(name, rows, options.dim, None, None, None, None, placement, None, lacks)
     shared = sum(int(value.shape.num_elements()) for value in optimizer.initial_shared(dim))
-    copies = 1 + len(optimizer.slot_names) + averaged
-    padded = -(-dim // TPU_COLUMNS) * TPU_COLUMNS
+    slots = sum(optimizer.slot_widths(dim))
+    if placement == "engine":
+        copies = 1 + len(optimizer.slot_names) + averaged
+        padded = stored * copies * _multiple(dim, TPU_COLUMNS)
+    else:
+        record = dim * (1 + averaged) + slots + 1
+        padded = _multiple(stored, TILE[0]) * _multiple(record, TILE[1])
     return TableForecast(
         name,
         rows,
         options.dim,
         weight=4 * stored * dim,
-        slots=4 * (stored * sum(optimizer.slot_widths(dim)) + shared),
+        slots=4 * (stored * slots + shared),
         average=4 * stored * dim * averaged,
         last_step=4 * stored,
-        tpu=None if lacks else 4 * stored * padded * copies,
+        placement=placement,
+        tpu=None if lacks else 4 * padded,
         tpu_lacks=lacks,
     )
 
 
-def slice_bytes(tables: list[TableForecast], slice_: Slice) -> tuple[int, bool]:
-    """(bytes per chip of the tables whose rows are known, sharded evenly; whether these are all tables)."""
-    known = [table.tpu for table in tables if table.tpu is not None]
-    return -(-sum(known) // slice_.chips), len(known) == len(tables)
+def _multiple(number: int, of: int) -> int:
+    """The smallest multiple of `of` that is at least `number`."""
+    return -(-number // of) * of
+
+
+def slice_bytes(tables: list[TableForecast], slice_: Slice, dense: int = 0) -> tuple[int, bool]:
+    """(bytes per chip; whether all tables are among them, or only those whose rows are known).
+
+    Args:
+      tables: those in the engine are sharded evenly over the chips.
+      slice_: whose chips.
+      dense: bytes of dense layers, which every replica has, as it has the other tables.
+    """
+    known = {"engine": 0, "tensorcore": dense}
+    for table in tables:
+        known[table.placement] += table.tpu or 0
+    copies = slice_.replicas // slice_.chips
+    complete = all(table.tpu is not None for table in tables)
+    return -(-known["engine"] // slice_.chips) + copies * known["tensorcore"], complete
 
 
 def check_slice_memory(config: RunConfig, device: TpuDeviceConfig, dataset: Dataset) -> None:
-    """Raises ConfigError if the tables do not fit in the memory of the device's slice."""
+    """Raises ConfigError if tables and dense layers do not fit in the memory of the device's slice."""
     slice_ = device.slice_type
-    needed, _ = slice_bytes(forecast_tables(config, dataset), slice_)
+    needed, _ = slice_bytes(forecast_tables(config, dataset), slice_, dense_bytes(config))
     if needed > slice_.bytes_per_chip:
         raise ConfigError(
             f"device.slice: {slice_.name} has {slice_.bytes_per_chip / 1e9:.1f} GB per chip, but the tables "

@@ -9,8 +9,8 @@ from configs.system.storage import exists, join, read_bytes
 from trainer.serving.requests import FORMS, Request
 
 _METADATA = "assets.extra/lazytower.json"
-_KEYS = {"name": str, "step": int, "weights": str}
-_KEYS_OF = {
+_KEYS: dict[str, type] = {"name": str, "step": int, "weights": str}
+_KEYS_OF: dict[str, dict[str, type]] = {
     "retrieval": {"max_k": int, "exclude_seen": bool, "users": dict, "example_users": list},
     "ranking": {"tasks": list, "inputs": dict},
 }

@@ -18,7 +18,7 @@ from trainer.tpu.engines.base import AVERAGE
 
 @dataclasses.dataclass(frozen=True)
 class InputPlan:
-    """The ids that a batch looks up in each table, and their order.
+    """The ids that a batch looks up in each table, of the engine or not, and their order.
 
     Args:
       inputs: by table name, the model's inputs that read it, with the shape of one replica's ids.
@@ -95,7 +95,8 @@ def prepared(batches: tf.data.Dataset, start_step: int, model, plan: InputPlan, 
       start_step: number of completed steps.
       model: trainer.models.base.Model; its lookups and columns are computed here.
       plan: the order of ids.
-      ledger: trainer.tpu.ledger.Ledger, updated as batches are prepared; None without averages.
+      ledger: trainer.tpu.ledger.Ledger of the tables in the engine, updated as batches are prepared; None
+        without averages.
 
     Returns:
       Dataset of dicts: `step`, int64 scalar counted from 1; `ids` by table, int32 [replicas, ids]; `shares`,
@@ -113,7 +114,8 @@ def prepared(batches: tf.data.Dataset, start_step: int, model, plan: InputPlan, 
             columns[weights_of(name)] = there * lookups[name + WEIGHT] if name + WEIGHT in lookups else there
         shares = {}
         if ledger is not None:
-            for table, flat in ids.items():
+            for table in ledger.tables:
+                flat = ids[table]
                 whole = tf.reshape(flat, [-1])
                 part = ledger.shares(table, whole, tf.cast(step, tf.int32))
                 with tf.control_dependencies([part]):

@@ -38,6 +38,11 @@ class Ledger(tf.Module):
                 for name, n in rows.items()
             }
 
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables."""
+        return list(self._last)
+
     def start(self, step: int) -> None:
         """Declares, after `step`, that the averages of all rows include the rows' last steps."""
         self._start.assign(step)

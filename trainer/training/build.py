@@ -11,7 +11,7 @@ from trainer.data.batches import TrainData, steps_per_epoch
 from trainer.data.catalog import Items
 from trainer.data.lookups import FeatureLookup, catalog_lookups
 from trainer.data.run_length import run_steps
-from trainer.embeddings.engines.tpu import TpuTable
+from trainer.embeddings.engines.tensorcore import tpu_tables
 from trainer.models.recommender import Recommender
 from trainer.resources.forecast import check_slice_memory
 from trainer.tpu.connect import connect_tpu
@@ -92,5 +92,5 @@ def _on_tpu(
     engine = TPU_ENGINES[device.slice_type.engine]
     with strategy.scope():
         drawn = drawn_items(config, items)
-        recommender = Recommender(config, dataset, items.table_counts, num_steps, TpuTable, drawn)
+        recommender = Recommender(config, dataset, items.table_counts, num_steps, tpu_tables(config), drawn)
     return recommender, TpuStep(config, recommender, num_steps, strategy, engine)

@@ -1,8 +1,9 @@
-"""The training step on a TPU: tables in its embedding engine, towers and loss on its TensorCores.
+"""The training step on a TPU: large tables in its embedding engine, small ones, dense layers and loss on its
+TensorCores.
 
 Every replica trains on its share of the batch, scores its rows against the items of all replicas, and holds a
-copy of the towers. The numbers equal those of the CPU's step, up to rounding because sums are taken in
-another order.
+copy of the dense layers and of small tables. The numbers equal those of the CPU's step, up to rounding
+because sums are taken in another order.
 """
 
 import contextlib
@@ -13,10 +14,12 @@ import tensorflow as tf
 from configs.errors import ConfigError
 from configs.schema import RunConfig
 from configs.tpu_rules import MAX_ROWS
+from trainer.embeddings.engines.tensorcore import TensorCoreTable
+from trainer.embeddings.engines.tpu import TpuTable
 from trainer.kernels.build import graph_only
 from trainer.models.recommender import Recommender
 from trainer.tpu.batches import InputPlan, prepared, weights_of
-from trainer.tpu.engines.base import AVERAGE, Engine, EngineOptimizer, EngineTableSpec
+from trainer.tpu.engines.base import AVERAGE, Engine, EngineOptimizer, EngineTableSpec, NoEngine
 from trainer.tpu.ledger import Ledger
 from trainer.training.replicas import Share
 from trainer.training.step import Step
@@ -27,10 +30,11 @@ class TpuStep(Step):
 
     Args:
       config: the run.
-      recommender: what is trained, created in the strategy's scope with trainer.embeddings.engines.tpu.
+      recommender: what is trained, created in the strategy's scope; its tables are TpuTable (in the engine)
+        or TensorCoreTable.
       num_steps: steps of the run.
       strategy: tf.distribute.TPUStrategy.
-      make_engine: class of the engine.
+      make_engine: class of the engine, which is made if it has a table.
 
     Raises:
       ConfigError: a table has more rows than int32 ids can address.
@@ -50,25 +54,29 @@ class TpuStep(Step):
     ):
         super().__init__(config, recommender, num_steps, strategy.scope())
         self._strategy = strategy
-        rows = {name: table.rows for name, table in recommender.tables.items()}
+        tables = recommender.tables
+        rows = {name: table.rows for name, table in tables.items()}
+        self._in_engine = {name: table for name, table in tables.items() if isinstance(table, TpuTable)}
+        self._small = {name: table for name, table in tables.items() if isinstance(table, TensorCoreTable)}
         self._plan = InputPlan.of(config, rows, strategy.num_replicas_in_sync)
         # The step being traced, float32 scalar on a replica; learning rates read it.
         self._now = None
-        self._engine = make_engine(self._engine_tables(config), strategy)
+        make_engine = make_engine if self._in_engine else NoEngine
+        self._engine = make_engine(self._engine_tables(), strategy)
         self._engine.build()
-        stored = {name: self._plan.stored_rows(name) for name in rows}
+        stored = {name: self._plan.stored_rows(name) for name in self._in_engine}
         average = recommender.average
         # One ledger of the steps done, one of the steps whose input has been prepared ahead.
         self._ledger = Ledger(stored, average)
         self._ledger_ahead = None if average is None else Ledger(stored, average)
-        for name, table in recommender.tables.items():
+        for name, table in self._in_engine.items():
             table.attach(self._engine, self._ledger, None if average is None else name + AVERAGE)
 
-    def _engine_tables(self, config: RunConfig) -> dict[str, EngineTableSpec]:
+    def _engine_tables(self) -> dict[str, EngineTableSpec]:
         optimizers: dict[str, EngineOptimizer] = {}
         sgd = tf.tpu.experimental.embedding.SGD(1.0, use_gradient_accumulation=True)
         found = {}
-        for name, table in self._recommender.tables.items():
+        for name, table in self._in_engine.items():
             rows, ids = self._plan.stored_rows(name), self._plan.ids_of_share(name)
             if rows > MAX_ROWS:
                 raise ConfigError(
@@ -85,18 +93,22 @@ class TpuStep(Step):
     @contextlib.contextmanager
     def readable_rows(self):
         """See Step."""
-        self._engine.retrieve()
+        places = [self._engine, *self._small.values()]
+        for place in places:
+            place.retrieve()
         try:
             yield
         finally:
-            self._engine.release()
+            for place in places:
+                place.release()
 
     def send_rows(self):
         """See Step."""
-        for name, table in self._recommender.tables.items():
+        for name, table in self._in_engine.items():
             if self._plan.stored_rows(name) > table.rows:
                 table.write_padding(table.rows)
-        self._engine.load()
+        for place in (self._engine, *self._small.values()):
+            place.load()
         self._ledger.start(int(self.step))
         if self._ledger_ahead is not None:
             self._ledger_ahead.copy(self._ledger)
@@ -109,11 +121,12 @@ class TpuStep(Step):
     def __call__(self, batch: dict):
         """As Step, but a batch that is not finite is applied: the run must go back to a checkpoint."""
         self.step.assign_add(1)
-        for name, ids in batch["ids"].items():
-            self._ledger.touch(name, tf.reshape(ids, [-1]), tf.cast(self.step, tf.int32))
+        for name in self._in_engine:
+            self._ledger.touch(name, tf.reshape(batch["ids"][name], [-1]), tf.cast(self.step, tf.int32))
         ids = {name: batch["ids"][name.removesuffix(AVERAGE)] for name in self._engine.tables}
         fed = self._engine.feed(self._shares(ids))
-        own = self._shares({"columns": batch["columns"], "shares": batch["shares"]})
+        small = {name: batch["ids"][name] for name in self._small}
+        own = self._shares({"columns": batch["columns"], "shares": batch["shares"], "ids": small})
         values = self._strategy.run(self._replica, args=(own, fed, tf.cast(self.step, tf.float32)))
         loss, bad = (self._strategy.experimental_local_results(value)[0] for value in values)
         return loss, self.guard.note(bad)
@@ -133,13 +146,15 @@ class TpuStep(Step):
         self._now = step
         names, dense = list(self._plan.inputs), self._recommender.dense_variables
         rows, looked_up = self._engine.lookup(fed)
+        rows |= {name: table.fetch(own["ids"][name]) for name, table in self._small.items()}
         weights = [rows[name] for name in names]
         loss, gradients = self._differentiated(dict(zip(names, weights, strict=True)), own["columns"], dense)
         by_table = dict(zip(names, gradients, strict=False))
         for name, factor in own["shares"].items():
             by_table[name] = (rows[name] - rows[name.removesuffix(AVERAGE)]) * factor[:, None]
+        summed = [table.summed(own["ids"][n], by_table.pop(n)) for n, table in self._small.items()]
         self._engine.apply(by_table, looked_up)
-        return self._finish(loss, gradients[: len(names)], gradients[len(names) :])
+        return self._finish(loss, gradients[: len(names)], gradients[len(names) :], summed)
 
     def _differentiated(self, rows: dict, columns: dict, dense: list):
         """(this share's part of the loss, its gradients by table and then by dense variable)."""
@@ -154,10 +169,13 @@ class TpuStep(Step):
         zero = tf.UnconnectedGradients.ZERO
         return loss, tape.gradient(loss, [*rows.values(), *dense], unconnected_gradients=zero)
 
-    def _finish(self, loss, rows: list, dense: list):
-        """Sums over replicas, updates towers and their averages; returns as `_replica`."""
+    def _finish(self, loss, rows: list, dense: list, small: list):
+        """Sums over replicas, updates all but the engine's tables; returns as `_replica`."""
         context = tf.distribute.get_replica_context()
-        total, *dense = context.all_reduce(tf.distribute.ReduceOp.SUM, [loss, *dense])
+        total, *sums = context.all_reduce(tf.distribute.ReduceOp.SUM, [loss, *dense, *small])
+        dense, small = sums[: len(dense)], sums[len(dense) :]
+        for table, summed in zip(self._small.values(), small, strict=True):
+            table.apply(summed, self._now, self._multiplier(self._now))
         averages = self._recommender.dense_averages
         if dense:
             variables = self._recommender.dense_variables

@@ -66,3 +66,16 @@ def test_averages_of_another_horizon_are_another_run():
     explicit = checkpoint_identity(parse_config(document(polyak=said), "FILE"), "f", 10)
     old = {**explicit, "polyak": {"kind": "exponential", **said, "checkpoints": None}}
     assert first_difference(old, explicit) is None, "a run that says its decay goes on"
+
+
+def test_where_a_tpu_keeps_a_table_may_change():
+    device = {"kind": "tpu", "slice": "v4-8"}
+    identities = [
+        checkpoint_identity(
+            parse_config(document(device=device, tables={"user": {"placement": placement}}), "test"),
+            "data",
+            9,
+        )
+        for placement in ("auto", "tensorcore", "engine")
+    ]
+    assert identities[0] == identities[1] == identities[2]

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+import pipelines.prepare
 from configs.errors import ConfigError, DataError
+from configs.load import parse_config
 from configs.manifest import load_dataset
 from tests.support.prepared import read_rows
 from tests.support.prepared import run as prepare
@@ -124,3 +126,41 @@ def _run(*arguments):
     from trainer.commands import inspect
 
     inspect.run(cli.parse(["lazytower", "inspect", *arguments]))
+
+
+def test_rows_without_users_and_items_have_labels(tmp_path, capsys):
+    lines = ["site,clicked,status"]
+    lines += [f"s{row % 3},{int(row % 4 == 0)},{('paid', '', 'open')[row % 3]}" for row in range(300)]
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    sections = {
+        "source": {
+            "kind": "delimited",
+            "paths": [str(tmp_path / "log.csv")],
+            "roles": {"label": "clicked", "labels": {"paid": {"column": "status", "ones": ["paid"]}}},
+            "features": [{"name": "site", "of": "context", "kind": "categorical"}],
+        },
+        "dataset": {"path": str(tmp_path / "data"), "keep_negatives": 0.5},
+        "model": {
+            "kind": "ranking",
+            "tasks": [{"name": "click"}, {"name": "paid", "label": "paid", "where": "label"}],
+        },
+        "train": {"num_steps": 1},
+        "output": {"path": str(tmp_path / "run")},
+    }
+    config = parse_config(sections, "test")
+    made = pipelines.prepare.prepare(config.source, config.dataset)
+    text = _printed(capsys, str(tmp_path / "data"), "--rows", "4")
+    splits, tables, *_, rows = text.rstrip().split("\n\n")
+    header, train, *_ = splits.splitlines()
+    assert header.split() == ["split", "rows", "positive", "paid"]
+    paid = made.splits["train"].labels["paid"]
+    empty = 1 - paid.known / made.splits["train"].rows
+    assert train.split()[1] == f"{made.splits['train'].rows:,}"
+    assert train.endswith(f"{paid.ones / paid.known:.2%}, {empty:.1%} empty")
+    assert f"{made.thinned:,} negative train rows are left out by dataset.keep_negatives 0.5." in splits
+    assert [line.split()[0] for line in tables.splitlines()] == ["table", "site"]
+    assert rows.splitlines()[0].split() == ["label", "paid", "site"]
+    values = {"s0": "1", "s1": "(missing)", "s2": "0"}
+    for line in rows.splitlines()[1:]:
+        _, label, site, _ = line.split()
+        assert label == values[site]

@@ -17,6 +17,8 @@ from trainer.data.blocks import read_blocks
 from trainer.data.catalog import Items, Users
 from trainer.data.ragged import Ragged
 
+pytestmark = pytest.mark.any_python
+
 
 def random_rows(seed: int, users: int = 30, items: int = 20, number: int = 400) -> list[Row]:
     """Interactions with repeats, cold users and cold items."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from configs.errors import DataError, UserError
+from configs.errors import ConfigError, DataError, UserError
 from configs.load import load_config, parse_config
 from configs.manifest import load_dataset
 from tests.support.tiny_run import planted_document, write_planted
@@ -316,3 +316,44 @@ def test_a_runs_own_slice_must_hold_it_as_far_as_is_known(tmp_path, fast_disk):
     assert (
         "v4-8: does not fit (51.20 GB on each chip" in preflight_plan.find_problems(config, figures, set())[0]
     )
+
+
+def test_mlperfs_tables_fit_their_slice(fast_disk, tmp_path):
+    """204 million rows of 128 and their accumulators; 13 small tables and dense layers on each replica."""
+    config = load_config(
+        str(CONFIGS / "criteo_mlperf_v5p_8.yaml"),
+        [f"output.path={tmp_path}/run", f"dataset.path={tmp_path}/data"],
+    )
+    figures = preflight_plan.make_plan(config, [plan.tpu_slice(n) for n in ("v5p-8", "v4-32", "v6e-4")], 20)
+    assert sum(table["rows"] for table in figures["tables"]) == 204_184_588
+    placement = figures["placement"]
+    engine, small = placement["engine"], placement["tensorcore"]
+    assert (len(engine["tables"]), len(small["tables"])) == (13, 13)
+    assert (engine["rows"], small["rows"]) == (204_164_921, 19_667)
+    assert engine["bytes"] == 204_164_921 * 128 * 2 * 4
+    # Records of 2 x 128 + 1 values, padded to 384, and rows to a multiple of 8.
+    rows = sum(
+        -(-table["rows"] // 8) * 8 for table in figures["tables"] if table["placement"] == "tensorcore"
+    )
+    assert small["bytes"] == rows * 384 * 4
+    # 13 numbers through 512-256-128; 3 crosses of rank 512 over 27 x 128; 1024-1024-512-256-1 over 28 x 128.
+    bottom = 14 * 512 + 513 * 256 + 257 * 128
+    crosses = 3 * (2 * 3456 * 512 + 3456)
+    top = 3585 * 1024 + 1025 * 1024 + 1025 * 512 + 513 * 256 + 257
+    assert placement["dense_bytes"] == 3 * 4 * (bottom + crosses + top)
+    copied = small["bytes"] + placement["dense_bytes"]
+    needed = [facts["needed_per_chip"] for facts in figures["slices"]]
+    assert needed[0] == -(-engine["bytes"] // 4) + copied
+    assert needed[1] == -(-engine["bytes"] // 16) + 2 * copied, "two TensorCores a chip"
+    assert [facts["fits"] for facts in figures["slices"]] == [True, True, False]
+    text = plan.format_plan(figures)
+    assert "in the engine   13 tables, 204,164,921 rows, 209.06 GB on all chips together: c1, c10," in text
+    assert "on TensorCores  13 tables, 19,667 rows, 30.28 MB on each replica: c13, c14" in text
+    assert "steps        64,000 of 65,536 rows" in text
+
+
+def test_mlperfs_batch_is_the_largest_that_its_slice_takes():
+    path = str(CONFIGS / "criteo_mlperf_v5p_8.yaml")
+    with pytest.raises(ConfigError, match="32,768 ids of table c1 per chip, at most 16,384 fit") as error:
+        load_config(path, ["train.batch_size=131072"])
+    assert "table c6 " not in str(error.value), "it is on the TensorCores"

@@ -17,11 +17,11 @@ from tensorflow.core.protobuf.tpu import tpu_embedding_configuration_pb2
 from tensorflow.python.ops import while_v2
 from tensorflow.python.tpu.ops import tpu_ops
 
-from configs.load import parse_config
+from configs.load import load_config, parse_config
 from configs.system.tpu import tpu_slice
 from tests.support.tpu_topology import fake_strategy
 from trainer.data.bare_dataset import bare_dataset
-from trainer.embeddings.engines.tpu import TpuTable
+from trainer.embeddings.engines.tensorcore import tpu_tables
 from trainer.models.recommender import Recommender
 from trainer.tpu.engines import TPU_ENGINES
 from trainer.training.tpu_step import TpuStep
@@ -87,16 +87,22 @@ def batch_of(step: TpuStep, model: str) -> dict:
 
 def traced(name: str, model: str):
     """(step, graph of one step inside the loop) of a run on a slice."""
-    config = config_of(name, model)
+    dataset = bare_dataset({"user": USERS, "item": ITEMS})
+    return trace(
+        config_of(name, model), dataset, np.ones(ITEMS, np.int64), lambda step: batch_of(step, model)
+    )
+
+
+def trace(config, dataset, counts, specs_of):
+    """(step, graph of one step inside the loop) of a run; specs_of(step): of a batch."""
+    name = config.device.slice
     with (
         tf.Graph().as_default(),
         mock.patch.object(tpu_ops, "is_tpu_embedding_initialized", lambda *_: False),
     ):
         strategy = fake_strategy(name)
-        dataset = bare_dataset({"user": USERS, "item": ITEMS})
         with strategy.scope():
-            counts = np.ones(ITEMS, np.int64)
-            recommender = Recommender(config, dataset, counts, 60, TpuTable)
+            recommender = Recommender(config, dataset, counts, 60, tpu_tables(config))
         step = TpuStep(config, recommender, 60, strategy, TPU_ENGINES[tpu_slice(name).engine])
 
         @tf.function
@@ -108,7 +114,7 @@ def traced(name: str, model: str):
                 done += 1
             return total
 
-        graph = loop.get_concrete_function(batch_of(step, model), tf.TensorSpec([], tf.int32)).graph
+        graph = loop.get_concrete_function(specs_of(step), tf.TensorSpec([], tf.int32)).graph
         [body] = [op for op in graph.get_operations() if op.type == "While"]
         return step, while_v2._get_graph(body, "body", "_body_graph")
 
@@ -124,6 +130,28 @@ def compare(path: pathlib.Path, text: str) -> None:
     assert text == path.read_text(), f"{path.name} is not what the step makes now"
 
 
+def mlperf_config(name: str):
+    """MLPerf's 26 tables on a slice."""
+    path = pathlib.Path(__file__).parents[3] / "configs" / "criteo_mlperf_v5p_8.yaml"
+    batch = SHARE * tpu_slice(name).replicas
+    return load_config(str(path), [f"device.slice={name}", f"train.batch_size={batch}"])
+
+
+def mlperf(name: str):
+    """As `traced`, of MLPerf's model."""
+    config = mlperf_config(name)
+    numbers = [name for name in config.model.inputs if name not in config.table_of_input]
+
+    def specs(step):
+        each = [step._plan.replicas, SHARE]
+        columns = dict.fromkeys(["label/label", "label/weight", *numbers], tf.TensorSpec(each))
+        ids = dict.fromkeys(step._plan.inputs, tf.TensorSpec(each, tf.int32))
+        return {"step": tf.TensorSpec([], tf.int64), "ids": ids, "shares": {}, "columns": columns}
+
+    dataset = bare_dataset({table: config.ids_of(table).known_rows for table in config.tables})
+    return trace(config, dataset, np.zeros(0, np.int64), specs)
+
+
 def initializers(step: TpuStep) -> str:
     """How rows begin in the engine, as text; the product writes its own before the first step."""
     lines = []
@@ -132,6 +160,10 @@ def initializers(step: TpuStep) -> str:
         slots = zip(table.optimizer._slot_names(), table.optimizer._slot_initializers(), strict=True)
         kinds = [("parameters", table.initializer), *slots]
         lines += [f"# {name}: {part} from {type(made).__name__} {made.get_config()}" for part, made in kinds]
+    lines += [
+        f"# {name}: {table.rows} records of {table.width} on each replica"
+        for name, table in step._small.items()
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -191,3 +223,27 @@ def test_nothing_that_is_gathered_is_wider_than_32_bits():
     assert "AllToAll" not in kinds_of(graph)
     summed = {op.inputs[0].dtype for op in graph.get_operations() if op.type == "CrossReplicaSum"}
     assert summed == {tf.float32, tf.int32}
+
+
+@pytest.mark.parametrize("name", ["v4-32", "v6e-4"])
+def test_many_tables(name):
+    """Half of MLPerf's 26 tables are in the engine, the others are variables of the program."""
+    step, graph = mlperf(name)
+    kinds, config = kinds_of(graph), step._engine
+    assert len(step._in_engine) == len(step._small) == len(config.tables) == 13
+    # The gradients of small tables are summed over all replicas.
+    shapes = [op.inputs[0].shape.as_list() for op in graph.get_operations() if op.type == "CrossReplicaSum"]
+    assert all([table.rows, table.dim + 1] in shapes for table in step._small.values())
+    assert all(op.get_attr("_tpu_replicate") for op in graph.get_operations() if op.type == "CrossReplicaSum")
+    if not tpu_slice(name).sparse_cores:
+        assert kinds["RecvTPUEmbeddingActivations"] == kinds["SendTPUEmbeddingGradients"] == 1
+        [sent] = [op for op in graph.get_operations() if op.type == "SendTPUEmbeddingGradients"]
+        assert sent.get_attr("N") == 13 and sent.get_attr("NN") == 1, "all tables share a learning rate"
+        made = tpu_embedding_configuration_pb2.TPUEmbeddingConfiguration.FromString(sent.get_attr("config"))
+        text = text_format.MessageToString(made)
+    else:
+        assert kinds["XlaSparseDenseMatmulWithStaticBufferSize"] == 13
+        assert kinds["XlaSparseDenseMatmulGradWithAdagradAndStaticBufferSize"] == 13
+        layouts = config._embedding.embedding_layouts
+        text = "".join(f"table {table}\n{layouts[table]}" for table in sorted(layouts))
+    compare(GOLDEN / f"{name}-mlperf.txt", initializers(step) + text)

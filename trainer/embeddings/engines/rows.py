@@ -27,18 +27,24 @@ class RecordTable(Table):
 
     def updated(self, record, gradient, step, multiplier):
         """Records after a step, float32 [n, width], from records before it and gradients [n, dim]."""
+        after, shared = self.stepped(record, gradient, step, multiplier)
+        for variable, value in zip(self.shared.values(), shared, strict=True):
+            variable.assign(value)
+        return after
+
+    def stepped(self, record, gradient, step, multiplier) -> tuple:
+        """As `updated`, and the values of `shared` after the step, which are not assigned."""
         weight, *parts = tf.split(record, [width for _, width in self.parts], axis=1)
         slots = parts[: len(self.optimizer.slot_names)]
         rate = self.optimizer.learning_rate * multiplier
         shared = [variable.read_value() for variable in self.shared.values()]
         after, slots, shared = self.optimizer.step_rows(weight, slots, gradient, step, rate, shared)
-        for variable, value in zip(self.shared.values(), shared, strict=True):
-            variable.assign(value)
         last = tf.fill(tf.shape(parts[-1]), step)
         if self.average is None:
-            return tf.concat([after, *slots, last], axis=1)
+            return tf.concat([after, *slots, last], axis=1), shared
         average = self.average.catch_up(parts[-2], weight, parts[-1], step - 1.0)
-        return tf.concat([after, *slots, self.average.include(average, after, step), last], axis=1)
+        average = self.average.include(average, after, step)
+        return tf.concat([after, *slots, average, last], axis=1), shared
 
     def _update_all(self, ids, gradient, step, multiplier) -> None:
         """A step of an optimizer that is not lazy: updates all rows, by chunks; missing gradients are 0."""

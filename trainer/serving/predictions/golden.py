@@ -186,8 +186,8 @@ class _Sample:
             histories = _lists(Users(self._dataset, items).histories(past, ids))
         if self._dataset.tables["user"].oov is not None:  # under hashed ids it could have someone's past
             keys, ids, histories = self._with_unknown("user", keys, ids, histories)
-        columns = load_features(self._dataset, "user", names, catalog_rows(self._dataset, "user"))
-        features = {name: column[ids] for name, column in columns.items()}
+        known = load_features(self._dataset, "user", names, catalog_rows(self._dataset, "user"))
+        features = {name: column[ids] for name, column in known.items()}
         return _Owners([_text(key) for key in keys], ids, features, histories)
 
     def _items(self, names: list[str]) -> _Owners:

@@ -95,7 +95,7 @@ class PredictionModel(tf.Module):
         """Of the signatures in the forms of Classify and Regress, the task."""
         forms = {CLASSIFY: [task.name for task in self.tasks if task.is_probability]}
         forms[REGRESS] = [task.name for task in self.tasks]
-        found = {}
+        found: dict[str, str] = {}
         for form, names in forms.items():
             found |= {form: names[0]} if names else {}
             found |= {f"{form}_{name}": name for name in names} if len(self.tasks) > 1 else {}

@@ -108,3 +108,37 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def write(self, name: str, part: str, ids: np.ndarray, values) -> None:
         """Overwrites rows of the host's copy; arguments as `read`, with distinct ids."""
+
+
+class NoEngine(Engine):
+    """For a model without a table in the engine."""
+
+    def build(self):
+        """See Engine.build."""
+
+    def feed(self, ids):
+        """See Engine.feed."""
+
+    def lookup(self, fed):
+        """See Engine.lookup."""
+        return {}, None
+
+    def apply(self, gradients, looked_up):
+        """See Engine.apply."""
+
+    def retrieve(self):
+        """See Engine.retrieve."""
+
+    def release(self):
+        """See Engine.release."""
+
+    def load(self):
+        """See Engine.load."""
+
+    def read(self, name, part, ids):
+        """See Engine.read; there is no table."""
+        raise KeyError(name)
+
+    def write(self, name, part, ids, values):
+        """See Engine.write; there is no table."""
+        raise KeyError(name)

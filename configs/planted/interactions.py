@@ -25,7 +25,7 @@ _NAMES = (
     *("key", "effect", "vector", "number", "wave", "length", "member", "click"),
 )
 _STREAM = {name: np.uint64(i + 1) for i, name in enumerate(_NAMES)}
-"""Streams of random numbers; those of the second line are of configs/planted_clicks.py."""
+"""Streams of random numbers; those of the second line are of configs/planted/clicks.py."""
 FIRST_TIMESTAMP = 1_600_000_000
 _CACHED_VALUES = 1 << 24  # of users' cumulative tastes kept in memory, 64 MiB
 
