@@ -9,6 +9,16 @@ def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True)
     add_override_argument(parser)
 
 
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --model, --config and --set for commands that ask an exported model."""
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument(
+        "--model", metavar="DIR", help="export directory, or one version inside it; local or gs://"
+    )
+    model.add_argument("--config", metavar="RUN.yaml", help="run whose newest export is used")
+    add_override_argument(parser)
+
+
 def add_override_argument(parser: argparse.ArgumentParser) -> None:
     """Adds --set alone, for commands to which a config is optional."""
     parser.add_argument(

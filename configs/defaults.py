@@ -77,14 +77,27 @@ def _reads_history(dataset: DatasetConfig) -> bool:
 
 
 def complete_dataset(config: "RunConfig") -> DatasetConfig:
-    """The dataset section with all defaults filled in; the config's model must be complete."""
-    dataset = config.dataset
-    changes: dict[str, Any] = {}
-    if dataset.history_length is None:
-        changes["history_length"] = HISTORY_LENGTH if "history" in config.model.inputs else 0
-    if dataset.counted_rows is None:
-        changes["counted_rows"] = "all" if isinstance(config.model, RankingConfig) else "positive"
-    return dataset.model_copy(update=changes)
+    """The dataset section with all defaults filled in; the config's model must be complete.
+
+    Raises:
+      ValueError: history_of is set, but no history is stored.
+    """
+    length, of = config.dataset.history_length, config.dataset.history_of
+    if length is None:
+        length = HISTORY_LENGTH if "history" in config.model.inputs else 0
+    if of and not length:
+        raise ValueError(
+            f"dataset.history_of: {of}, but no history is stored; set dataset.history_length above 0 (or let "
+            "the model read history), or remove history_of"
+        )
+    if of is None and length:
+        ordered = config.source.roles.timestamp or config.dataset.split.kind == "leave_last_out"
+        of = "earlier" if ordered else "others"
+    counted = config.dataset.counted_rows or (
+        "all" if isinstance(config.model, RankingConfig) else "positive"
+    )
+    changes = {"history_length": length, "history_of": of, "counted_rows": counted}
+    return config.dataset.model_copy(update=changes)
 
 
 def complete_export(config: "RunConfig") -> ExportConfig:

@@ -3,8 +3,7 @@
 A dataset directory holds
   dataset.json                      written last; a directory without it is not a dataset
   train/ valid/ test/               columnar records (see RECORD COLUMNS)
-  positives/                        copies of the positive rows of train; absent if all are, and without users
-                                    or items
+  positives/                        train's positive rows again; absent if all are, or without users or items
   users/ items/                     catalogs (see CATALOG COLUMNS)
   vocabularies/                     raw values of categorical features with vocab ids: id, key, count
   rejected/                         rejected rows with their reasons, as JSON lines
@@ -24,9 +23,13 @@ RECORD COLUMNS  user, item: int64 ids; label, weight: float32 (weight only if th
   history_length > 0, history: int64 item ids, oldest first, of all rows of the block one after the other, and
   history_length: int64 [rows], how many of them belong to each row. A row's history holds the user's newest
   earlier positive in-vocabulary items: from train for train and valid rows, from train and valid for test
-  rows. user and item are catalog ids (see IDS). If the source has no user (source.roles.user is null), the
-  dataset has no column, table, catalog rows or features of users; the same holds for items. Train rows left
-  out by dataset.keep_negatives are in no record, but they count, and are in catalogs and histories.
+  rows. user and item are catalog ids (see IDS). A source without users (source.roles.user) has no column,
+  table, catalog rows or features of them; likewise without items. Train rows left out by keep_negatives
+  count, and are in catalogs and histories. With history_of `others` a history holds, for rows of every split,
+  the distinct in-vocabulary items of the user's positive train rows, without the row's own item, at most
+  history_length of them. These m items form a circle by rising configs.splitmix.history_order(dataset.seed,
+  user, item). The history of a held-out row begins at the lowest, that of a train row at place h mod m, where
+  h = pipelines.rows.hashes.hash_rows(row's number in the source, dataset.seed, 3).
 IDS  A table has `rows` rows. With vocab ids, 0..rows - 2 are the admitted keys and rows - 1 is the
   out-of-vocabulary row. Further users and items, which have too few train rows or occur in held-out splits or
   side tables only, have catalog ids from `rows` on, by key: their catalog rows and features are their own,
@@ -38,7 +41,7 @@ IDS  A table has `rows` rows. With vocab ids, 0..rows - 2 are the admitted keys 
 CATALOG COLUMNS  users/: id (catalog id), key (bytes), count (train rows that count), the user features, and
   sequence, sequence_split: int64, the catalog ids of the items of all the user's positive rows, oldest first,
   and the split of each (0 train, 1 valid, 2 test), with sequence_length: int64 [rows]; none without items.
-  items/: id (catalog id), key (bytes), count (train rows that count), the item features.
+  items/: id, key and count as of users, the item features.
   A catalog has one row per catalog id in use, never the out-of-vocabulary row; users that are in no side
   table and on the out-of-vocabulary row are in it too. With hashed ids, of the keys that share an id the most
   frequent in train is written (ties: the smallest); count and sequence cover all of them.
@@ -50,8 +53,7 @@ FEATURES  Columns by kind, in records and catalogs alike: categorical and cross:
   catalog_rows in all; zeros where there is none.
   A feature of a side table (`lives: catalog`) is in the catalog only, and has one value for all times. A
   feature of a column of the interactions (`lives: records`) is in the records, and, unless it is of the
-  context, in the catalog as of three points in time (FEATURES IN CATALOGS); those of a list are
-  <name>@valid/length and so on.
+  context, in the catalog as of three points in time (FEATURES IN CATALOGS; lists: <name>@valid/length ...).
 FEATURES IN CATALOGS  feature: the newest known value, for serving. feature@valid and feature@test: the value
   that evaluation of that split may use. For a user, the newest known value not later than the user's first
   positive row in the split (without such a row: as in feature); for an item, the newest known value in rows
@@ -68,7 +70,6 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from configs.errors import DataError
 from configs.sections.base import Section
 from configs.sections.features import Step
-from configs.sections.ranking import MAIN_LABEL
 from configs.sections.roles import PLANTED_LABEL
 from configs.system.storage import inner_path, read_bytes
 
@@ -78,8 +79,6 @@ BLOCK_ROWS = 4096
 VECTOR_ROWS = 1 << 16
 """Rows of a vector file; the last one holds the rest."""
 FORMAT: Literal[3] = 3
-LABEL = "label/"
-"""Begins the names of columns with further labels."""
 Count = Annotated[int, Field(ge=0, lt=2**48)]
 
 
@@ -149,8 +148,7 @@ class TableInfo(Section):
     catalog_rows: Count = 0
     """Bound of the catalog ids, at least `rows`; user and item only."""
     files: list[FileInfo] = []
-    """Vocabulary of the table, by rising id; empty for user and item, which have catalogs, and with hash and
-    buckets."""
+    """Vocabulary of the table, by rising id; empty for user and item, and with hash and buckets."""
 
     def row_of(self, ids: Any) -> Any:
         """Table rows of catalog ids, in NumPy; see IDS. In TensorFlow: trainer.data.lookups.table_rows."""
@@ -254,8 +252,7 @@ class SourceFileInfo(Section):
     bytes: Count
     """Size, as stored."""
     version: str
-    """Version of the content as reported by its store without reading it: times and inode, generation or
-    ETag."""
+    """Version of the content as reported by its store without reading it: times and inode, or ETag."""
     content: str
     """Checksum of the stored bytes; the version again if the store has none."""
 
@@ -275,6 +272,9 @@ class Dataset(Section):
     """Rows of a full block."""
     history_length: Count
     """Largest number of items in a row's history; 0: the column is absent."""
+    history_of: Literal["earlier", "others"] | None = "earlier"
+    """Which items histories hold, see RECORD COLUMNS; null if there are none. Absent from datasets that were
+    written before there was a choice."""
     has_weight: bool
     """Whether records hold weight."""
     splits: dict[str, SplitInfo]
@@ -306,8 +306,7 @@ class Dataset(Section):
     duplicates: int = 0
     """Rows with the user, item and instant of another; left out unless dataset.duplicates is keep."""
     short_users: int = 0
-    """With leave_last_out, users with fewer positive events than split.min_rows, who have all rows in
-    train."""
+    """With leave_last_out, users with fewer positive events than split.min_rows: all rows are in train."""
     notes: dict[str, int] = {}
     """Counts of values that were not taken literally, and of lines that were not rows: repeated_header,
     null_<column>, outer_blanks_<column>, integer_as_float_<column>."""
@@ -326,6 +325,12 @@ class Dataset(Section):
                 if name not in getattr(self, field):
                     raise ValueError(f"{field}.{name} is missing")
         return self
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """The dataset section as run, with the keys that sections of before lack."""
+        history_of = self.history_of if self.history_length else None
+        return {"counted_rows": "positive", "keep_negatives": 1.0} | self.dataset | {"history_of": history_of}
 
     def training_split(self, positives_only: bool) -> SplitInfo:
         """The rows that a model trains on: all of train, or the positive ones."""
@@ -351,21 +356,6 @@ class Dataset(Section):
     def file_path(self, info: FileInfo) -> str:
         """Full path of one of the dataset's files."""
         return f"{self.path}/{info.path}"
-
-
-def label_column(name: str) -> str:
-    """Column of records and batches with a label, named as a task names it."""
-    return name if name == MAIN_LABEL else f"{LABEL}{name}"
-
-
-def feature_as_of(name: str, split: str) -> str:
-    """Column of a catalog with the value of a side feature that evaluation of a split may use."""
-    return f"{name}@{split}"
-
-
-def feature_of_column(column: str) -> str:
-    """The side feature of a catalog column, as of any time."""
-    return column.partition("@")[0]
 
 
 def load_dataset(path: str) -> Dataset:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from configs.sections.dataset import VocabIdsConfig
+from configs.sections.export import ExportConfig
 from configs.sections.features import ListFeatureConfig, table_of
 from configs.sections.ranking import MAIN_LABEL, DotInteractionConfig, EsmmConfig, RankingConfig, TaskConfig
 from configs.sections.roles import RolesConfig
@@ -94,6 +95,7 @@ def check_ranking(config: "RunConfig") -> None:
     _check_tasks(config, model)
     _check_widths(config, model)
     _check_thinning(config, model)
+    _check_export(config)
 
 
 def _check_evaluation(config: "RunConfig") -> None:
@@ -215,6 +217,15 @@ def _check_thinning(config: "RunConfig", model: RankingConfig) -> None:
             "tasks but the first have `where` of the first one's label, or with sharing: esmm; change tasks, "
             "or remove keep_negatives"
         )
+
+
+def _check_export(config: "RunConfig") -> None:
+    """A saved config has the defaults, which are fine."""
+    for name in ("exclude_seen", "cold_items", "max_k", "index"):
+        if getattr(config.export, name) != ExportConfig.model_fields[name].default:
+            raise ValueError(
+                f"export.{name} is of models that recommend items, not of model.kind: ranking; remove it"
+            )
 
 
 def corrected_tasks(roles: RolesConfig, model: RankingConfig) -> list[str] | None:

@@ -69,7 +69,7 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     """Checkpoints."""
     evaluate: EvaluateConfig = EvaluateConfig()
-    """Ranking metrics."""
+    """Metrics."""
     export: ExportConfig = ExportConfig()
     """The served model."""
     device: DeviceConfig = CpuDeviceConfig()

@@ -12,9 +12,6 @@ from configs.system import storage
 from pipelines.manifest import plain_source, source_fingerprint
 from pipelines.sources.identity import SourceFile, each, look, with_content
 
-_LATER = {"counted_rows": "positive", "keep_negatives": 1.0}
-"""What keys of the dataset section mean that older datasets lack."""
-
 
 def find_existing(
     target: str, source: SourceConfig, files: list[SourceFile], dataset: DatasetConfig
@@ -84,7 +81,7 @@ def _difference(
     if found.source_fingerprint != source_fingerprint(section, contents):
         return "another source"
     wanted = dataset.model_dump(mode="json", exclude={"path"})
-    if wanted != _LATER | {key: value for key, value in found.dataset.items() if key != "path"}:
+    if wanted != {key: value for key, value in found.section.items() if key != "path"}:
         return "other dataset settings"
     return None
 

@@ -7,7 +7,8 @@ import dataclasses
 import math
 from typing import Any
 
-from configs.manifest import BLOCK_ROWS, SPLITS, label_column
+from configs.columns import label_column
+from configs.manifest import BLOCK_ROWS, SPLITS
 from configs.sections.dataset import DatasetConfig, HashIdsConfig, IdsConfig, VocabIdsConfig
 from configs.sections.features import (
     CrossFeatureConfig,

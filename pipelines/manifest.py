@@ -112,6 +112,7 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
         source_fingerprint=source_fingerprint(source, source_files),
         source_files=[_source_file(file) for file in source_files],
         history_length=job.dataset.history_length,
+        history_of=job.dataset.history_of,
         has_weight=job.source.roles.weight is not None,
         splits={name: split(name) for name in SPLITS},
         positives=split("positives") if any(f.directory == "positives" for f in files) else None,
@@ -188,7 +189,7 @@ def _moments_of_side(name: str, files: list[WrittenFile], directory: str) -> Mom
 
 
 def _scale(moments: Moments | None) -> dict[str, float]:
-    """Mean and standard deviation; empty if there are no values, or they are not needed.
+    """Mean and standard deviation; empty without values, or if they are not needed.
 
     Rounded, because the last bits depend on how rows are distributed over shards: first a little, so that
     no value lies so close to the middle of two rounded ones that they decide between them.

@@ -179,7 +179,7 @@ def _run_pipeline(
 
     from configs.errors import DataError
     from pipelines.pipeline import build
-    from pipelines.report import split_line
+    from pipelines.report import choice_lines
     from pipelines.runners.running import make_runner, run_to_end, template_location
     from pipelines.stages.given import store_vocabularies
     from pipelines.summary import FILE_NAME, load_summary
@@ -187,7 +187,8 @@ def _run_pipeline(
     if "://" not in job.layout.spool:
         os.makedirs(job.layout.spool)
     job = dataclasses.replace(job, given=store_vocabularies(job))
-    logging.info("%s", split_line(job.dataset))
+    for line in choice_lines(job.dataset):
+        logging.info("%s", line)
     pipeline = beam.Pipeline(make_runner(options), options=options)
     build(pipeline, job, ranges[0], ranges[1:])
     run_to_end(pipeline, options)

@@ -12,11 +12,15 @@ from pipelines.progress import Progress
 _PER_SECOND = 10**9
 
 
-def split_line(dataset: DatasetConfig) -> str:
-    """The split in words, which is worth a log line because its default depends on the source."""
+def choice_lines(dataset: DatasetConfig) -> list[str]:
+    """The split and the histories in words, which are worth a line because their defaults depend on the
+    source."""
     options = dataset.split.model_dump(exclude={"kind"})
     text = ", ".join(f"{name} {value:g}" for name, value in options.items())
-    return f"dataset.split: {dataset.split.kind}" + (f" ({text})" if text else "")
+    lines = [f"dataset.split: {dataset.split.kind}" + (f" ({text})" if text else "")]
+    if dataset.history_of:
+        lines.append(f"dataset.history_of: {dataset.history_of} (at most {dataset.history_length} items)")
+    return lines
 
 
 def row_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:

@@ -2,7 +2,7 @@
 # Runs the quickstart and the fast tests on every Python from 3.10 to 3.13 that this machine has, each in a separate
 # environment (3 GB), and prints one line for each at the end. Fails if one of them fails.
 #   scripts/pythons.sh [--lean] [3.12 3.13 ...]
-# --lean leaves out the tests marked `any_python`: arithmetic of compiled code, and rules of the source.
+# --lean leaves out the tests marked `any_python`, for which one Python is enough; CONTRIBUTING.md says when.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/interpreters.sh

@@ -3,14 +3,17 @@
 # machine has a newer Python, the quickstart and the fast tests run once more on the newest (scripts/pythons.sh --lean).
 # Arguments go to pytest; with arguments, the newer Python is skipped.
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+# Hundreds of processes import the same modules: they keep what they compile, also where this is set.
+unset PYTHONDONTWRITEBYTECODE
 
 ruff check .
 ruff format --check .
 mypy
 python -m pytest -q tests/test_wording.py
-# Two processes, because most tests keep one core busy.
+# Two processes, because most tests keep one core busy. A file's tests stay together, because they share runs.
 python -m pytest -q -n 2 --dist loadfile "$@"
-python -m pytest -q -n 2 --dist loadfile -m slow "$@"
+# Three, because many of these wait for other processes; and a few files would be the last by far.
+python -m pytest -q -n 3 --dist worksteal -m slow "$@"
 
 here=$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 newest=$(newest_version) || newest=$here

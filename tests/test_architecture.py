@@ -75,12 +75,13 @@ ORDER = {
         "configs.defaults",
         "configs.ranking_rules",
         "configs.tpu_rules",
-        "configs.planted_clicks",
         "configs.planted",
         "configs.dataset_lock",
         "configs.manifest",
+        "configs.columns",
         "configs.transforms",
         "configs.sections",
+        "configs.splitmix",
         "configs.system",
         "configs.text",
         "configs.errors",
@@ -89,7 +90,8 @@ ORDER = {
 # What stands in the roots of the packages beside sub-packages: all of it.
 ROOT_MODULES = {
     "trainer": {"__init__", "__main__", "addons", "averages", "cli", "run_lock", "runtime", "version"},
-    "configs": {"__init__", *(name.partition(".")[2] for name in ORDER["configs"])} - {"sections", "system"},
+    "configs": {"__init__", *(name.partition(".")[2] for name in ORDER["configs"])}
+    - {"sections", "system", "planted"},
     "pipelines": {"__init__", *(name.partition(".")[2] for name in ORDER["pipelines"])}
     - {"runners", "guess", "sides", "stages", "rows", "sources", "statistics"},
 }

@@ -26,12 +26,14 @@ from configs.sections.optimizers import SGDConfig, TableOptimizer
 from configs.sections.sources import SourceConfig, SyntheticSourceConfig
 from configs.sections.tables import TableConfig
 from pipelines.sources import MODULES as SOURCES
+from tests.support.ranking_dataset import click_log
 from tests.support.tiny_run import planted_document, write_planted
 from trainer import cli
 from trainer.bench import BENCHES
 from trainer.embeddings import TABLE_KINDS
 from trainer.embeddings.engines.rows import RecordTable
 from trainer.evaluation.metrics import AT_CUTOFF
+from trainer.evaluation.pointwise.metrics import OF_ORDER, OF_SUMS, TERMS, OrderMetric, SumMetric
 from trainer.indexes import MODULES as INDEXES
 from trainer.launchers import LAUNCHERS
 from trainer.launchers.local import Local
@@ -305,6 +307,24 @@ def test_a_metric(tmp_path, monkeypatch, capsys):
     lazytower("evaluate", "--config", config)
     assert "precision@5" in capsys.readouterr().out
     assert all(0 <= line["precision@5"] <= line["hr@5"] for line in results(tmp_path))
+
+
+# A metric of predictions.
+def test_a_metric_of_predictions(tmp_path, monkeypatch, capsys):
+    brier = SumMetric(lambda sums: sums["brier"] / sums["weight"], "no row has a weight above 0")
+    monkeypatch.setitem(TERMS["bce"], "brier", lambda label, prediction: (label - prediction) ** 2)
+    monkeypatch.setitem(OF_SUMS["bce"], "brier", brier)
+    share = OrderMetric(lambda ranked: ranked.pos / ranked.all_pos, "no row is positive")
+    monkeypatch.setitem(OF_ORDER["bce"], "recall_of_all", share)
+    config = click_log(str(tmp_path), 300, train={"num_steps": 4, "steps_per_loop": 2}, checkpoint={})
+    path = tmp_path / "run.yaml"
+    path.write_text(configs.load.dump_config(config))
+    lazytower("train", "--config", str(path))
+    lazytower("evaluate", "--config", str(path))
+    assert "brier" in capsys.readouterr().out
+    for line in results(tmp_path):
+        low, high = line["intervals"]["brier"]
+        assert 0 < low < line["brier"] < high < 1 and line["recall_of_all"] == pytest.approx(1)
 
 
 # A benchmark.

@@ -150,12 +150,26 @@ class DatasetConfig(Section):
     """How rows are divided into train, valid and test; defaults to temporal if source.roles.timestamp is set,
     else to random."""
     history_length: int | None = Field(None, ge=0, le=512)
-    """Number of the user's newest earlier positive items stored with each row; 0: none. Defaults to 50 if the
-    model reads history, else to 0."""
+    """Largest number of the user's other positive items stored with each row, see history_of; 0: none.
+    Defaults to 50 if the model reads history, else to 0."""
+    history_of: Literal["earlier", "others"] | None = None
+    """Which items a history holds. earlier: the newest ones of earlier rows. others: for rows without an
+    order, the user's distinct train items except the row's own item; of more than history_length, a sample
+    that is the same in every run. Defaults to earlier if source.roles.timestamp is set or the split is
+    leave_last_out, else to others. others requires the split random or given."""
     num_shards: int = Field(8, ge=1, le=65536)
     """Number of files of the train split."""
     seed: Seed = 0
     """Seed of the random split, and of the shuffle of rows across and within the shards."""
+
+    @model_validator(mode="after")
+    def _history_suits_the_split(self) -> "DatasetConfig":
+        if self.history_of == "others" and self.split.kind in ("temporal", "leave_last_out"):
+            raise ValueError(
+                "history_of: others ignores the order of rows, by which split.kind "
+                f"{self.split.kind} divides them; use earlier, or split.kind random or given"
+            )
+        return self
 
     @field_validator("positive", mode="before")
     @classmethod

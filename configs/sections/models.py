@@ -9,7 +9,7 @@ from configs.sections.ranking import RankingConfig
 
 
 class HistoryConfig(Section):
-    """How the user's earlier items enter a tower."""
+    """How the items of the user's history enter a tower."""
 
     table: Literal["item", "history"] = "item"
     """item: share the items' table; history: a separate table with the same ids."""

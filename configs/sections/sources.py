@@ -270,7 +270,7 @@ class ParquetSourceConfig(FileSourceConfig):
 
 
 class SyntheticSourceConfig(Section):
-    """A planted model with a known optimum; configs/planted.py has the formulas."""
+    """A planted model with a known optimum; configs/planted/interactions.py has the formulas."""
 
     kind: Literal["synthetic"]
     """Interactions drawn from a planted model; no files are read."""
@@ -317,7 +317,7 @@ class SyntheticSourceConfig(Section):
 
 
 class SyntheticClicksSourceConfig(Section):
-    """A click log whose click probabilities are known; configs/planted_clicks.py has the formulas."""
+    """A click log whose click probabilities are known; configs/planted/clicks.py has the formulas."""
 
     kind: Literal["synthetic_clicks"]
     """Rows drawn from a planted model; no files are read. Features are c1, c2, ... (keys), n1, n2, ...
@@ -365,19 +365,23 @@ class SyntheticClicksSourceConfig(Section):
     @property
     def features(self) -> list[FeatureConfig]:
         keys = [{"name": f"c{i + 1}", "kind": "categorical"} for i in range(len(self.categorical))]
-        transform = {"kind": "numeric", "transform": ["log1p", "standardize"]}
-        numbers = [{"name": f"n{i + 1}"} | transform for i in range(self.numbers)]
+        transform: dict[str, Any] = {"kind": "numeric", "transform": ["log1p", "standardize"]}
+        numbers = [{**transform, "name": f"n{i + 1}"} for i in range(self.numbers)]
         tags = [{"name": "tags", "kind": "list", "max_length": self.list_length}] if self.list_keys else []
-        every = [feature | {"of": "context"} for feature in (*keys, *numbers, *tags)]
+        every = [{**feature, "of": "context"} for feature in (*keys, *numbers, *tags)]
         return TypeAdapter(list[FeatureConfig]).validate_python(every)
 
     @property
     def all_features(self) -> list[FeatureConfig]:
-        """As FileSourceConfig.all_features."""
         return self.features
 
-    sides = SyntheticSourceConfig.sides
-    max_rejected_fraction = SyntheticSourceConfig.max_rejected_fraction
+    @property
+    def sides(self) -> list[SideConfig]:
+        return []
+
+    @property
+    def max_rejected_fraction(self) -> float:
+        return 0.0
 
     @model_validator(mode="after")
     def _has_features(self) -> "SyntheticClicksSourceConfig":

@@ -3,15 +3,9 @@
 import numpy as np
 import pyarrow as pa
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+from configs.splitmix import GOLDEN, mix
+
 _PRIME = np.uint64(0x100000001B3)
-
-
-def mix(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finalizer, a bijection on uint64."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 def hash_rows(rows: np.ndarray, seed: int, stream: int) -> np.ndarray:
@@ -22,8 +16,8 @@ def hash_rows(rows: np.ndarray, seed: int, stream: int) -> np.ndarray:
       stream: selects one of several independent hashes of a row.
     """
     with np.errstate(over="ignore"):
-        key = mix(np.array([seed % 2**63], np.uint64) * _GOLDEN + np.uint64(stream))
-        return mix(rows.astype(np.uint64) * _GOLDEN + key)
+        key = mix(np.array([seed % 2**63], np.uint64) * GOLDEN + np.uint64(stream))
+        return mix(rows.astype(np.uint64) * GOLDEN + key)
 
 
 def unit_hashes(rows: np.ndarray, seed: int, stream: int) -> np.ndarray:
@@ -49,7 +43,7 @@ def hash_keys(keys: pa.StringArray) -> np.ndarray:
         filled = lengths > 0
         if filled.any():
             sums[filled] = np.add.reduceat(terms, starts[filled])
-        return mix(sums + lengths.astype(np.uint64) * _GOLDEN)
+        return mix(sums + lengths.astype(np.uint64) * GOLDEN)
 
 
 def string_parts(keys: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:

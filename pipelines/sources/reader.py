@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from configs.manifest import LABEL, label_column
+from configs.columns import LABEL, label_column
 from configs.sections.features import ColumnFeatureConfig, ListFeatureConfig
 from configs.sections.roles import RolesConfig
 from configs.sections.sources import SideConfig, SideTableConfig, SourceConfig

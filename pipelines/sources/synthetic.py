@@ -1,4 +1,4 @@
-"""The planted model of configs/planted.py."""
+"""The planted model of configs/planted/interactions.py."""
 
 from collections.abc import Generator
 
@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
 
-from configs.planted import Planted
+from configs.planted.interactions import Planted
 from configs.sections.sources import SyntheticSourceConfig
 from pipelines.sources import reader
 from pipelines.sources.identity import SourceFile

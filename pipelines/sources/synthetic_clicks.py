@@ -1,12 +1,12 @@
-"""The planted click log of configs/planted_clicks.py."""
+"""The planted click log of configs/planted/clicks.py."""
 
 from collections.abc import Generator
 
 import numpy as np
 import pyarrow as pa
 
-from configs.manifest import label_column
-from configs.planted_clicks import ClickRows, PlantedClicks
+from configs.columns import label_column
+from configs.planted.clicks import ClickRows, PlantedClicks
 from configs.sections.roles import PLANTED_LABEL
 from configs.sections.sources import SyntheticClicksSourceConfig
 from pipelines.sources import reader

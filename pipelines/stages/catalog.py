@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from configs.manifest import SPLITS, feature_as_of, feature_of_column
+from configs.columns import feature_as_of, feature_of_column
+from configs.manifest import SPLITS
 from configs.sections.dataset import GivenIdsConfig, HashIdsConfig
 from configs.sections.features import (
     CategoricalFeatureConfig,

@@ -4,19 +4,20 @@ dataset.keep_negatives thins train rows here, when all that counts rows has seen
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from configs.manifest import SPLITS, label_column
+from configs.columns import label_column
+from configs.manifest import SPLITS
 from pipelines.job import RECORDS
 from pipelines.rows import split
 from pipelines.rows.bags import BagColumn, arrow, taken
 from pipelines.rows.hashes import hash_rows, unit_hashes
-from pipelines.rows.history import gather_ranges, history_ranges
+from pipelines.rows.history import OtherItems, gather_ranges, history_ranges
 from pipelines.stages.catalog import RowFacts, item_slices, user_slices
 from pipelines.stages.group import known_column, starts
 from pipelines.stages.ids import TableIds, id_type
@@ -26,7 +27,7 @@ from pipelines.stages.spool import Ref, SpoolWriter, column, partition, read_tab
 from pipelines.stages.threads import ThreadedDoFn
 from pipelines.statistics.coverage import value_counts
 
-_STREAM, _THINNING = 2, 3  # of hash_rows; other stages use others
+_STREAM, _HISTORY_STREAM, _THINNING = 2, 3, 4  # of hash_rows; split.py uses another
 
 
 class FinishRows(ThreadedDoFn):
@@ -114,7 +115,7 @@ class FinishRows(ThreadedDoFn):
         bucket = place[row] >> np.uint64(64 - bucket_bits) if bucket_bits else np.uint64(0)
         part = ((base[which] + place[row] % files[which]) << np.uint64(bucket_bits)) + bucket
         order, bounds = partition(part.astype(np.int64), int(files.sum()) << bucket_bits)
-        histories = self._history_ranges(columns, rows_of, items)
+        histories = self._histories(columns, rows_of, items)
         names = [name for name in columns if name not in ("_row", "_split")]
         for index in np.flatnonzero(np.diff(bounds)):
             file = int(index) >> bucket_bits
@@ -125,35 +126,38 @@ class FinishRows(ThreadedDoFn):
                 found |= arrow(name, taken(columns[name], chosen))
             table = pa.table(found)
             if histories:
-                table = table.append_column("history", _lists(*histories, chosen))
+                table = table.append_column("history", histories(chosen))
             yield (s, file - int(base[s])), int(index) & (plan.buckets - 1), table
 
-    def _history_ranges(
+    def _histories(
         self, columns: dict[str, np.ndarray], rows_of: RowFacts, items: TableIds | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """Members int [m] and first, last int64 [n]: the history of row r is members[first[r]:last[r]]; None
-        without histories."""
+    ) -> Callable[[np.ndarray], pa.Array] | None:
+        """Function from row numbers int64 [k] to their histories as lists, since those of a whole shard might
+        not fit in memory; None without histories."""
         length = self._job.dataset.history_length
         if not length or items is None:
             return None
         known = columns["item"] < items.keys if self._job.ids_of("item").kind != "hash" else True
-        is_test = columns["_split"] == split.TEST
-        train = (columns["_split"] == split.TRAIN) & known & rows_of.positive
+        is_train, is_test = columns["_split"] == split.TRAIN, columns["_split"] == split.TEST
+        train = is_train & known & rows_of.positive
+        if self._job.dataset.history_of == "others":
+            seed = self._job.dataset.seed
+            turn = np.where(is_train, hash_rows(columns["_row"], seed, _HISTORY_STREAM), np.uint64(0))
+            others = OtherItems(rows_of.starts, columns["user"], columns["item"], train, turn, seed)
+            return lambda rows: _lists(*others.gather(rows, length))
         later = ~is_test & known & rows_of.positive
         members = np.concatenate([columns["item"][train], columns["item"][later]])
         first, last = history_ranges(rows_of.starts, train, length)
         test_first, test_last = history_ranges(rows_of.starts, later, length)
         shift = int(train.sum())
         first, last = np.where(is_test, test_first + shift, first), np.where(is_test, test_last + shift, last)
-        return members, first, last
+        return lambda rows: _lists((last - first)[rows], gather_ranges(members, first[rows], last[rows]))
 
 
-def _lists(members: np.ndarray, first: np.ndarray, last: np.ndarray, rows: np.ndarray) -> pa.Array:
-    """The histories of some rows as lists; those of a whole shard might not fit in memory."""
-    first, last = first[rows], last[rows]
-    offsets = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum(last - first, out=offsets[1:])
-    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(gather_ranges(members, first, last)))
+def _lists(lengths: np.ndarray, values: np.ndarray) -> pa.LargeListArray:
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
 
 
 def mapped(

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
 
-from configs.manifest import label_column
+from configs.columns import label_column
 from configs.sections.features import VectorFeatureConfig
 from pipelines.job import Job
 from pipelines.sources.reader import in_reason

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as compute
 from apache_beam.pvalue import AsSingleton
 
+from configs.columns import label_column
 from configs.errors import DataError
-from configs.manifest import label_column
 from pipelines.job import Job
 from pipelines.rows import bags
 from pipelines.rows.hashes import hash_keys, hash_rows
@@ -28,7 +28,7 @@ from pipelines.stages.stats import Stats
 from pipelines.stages.threads import ThreadedDoFn
 from pipelines.statistics.coverage import ones_count
 
-_STREAM = 4  # of hash_rows; other stages use others
+_STREAM = 5  # of hash_rows; other stages use others
 
 
 class CountRows(beam.DoFn):

@@ -4,6 +4,7 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.load import dump_config, load_config, parse_config
+from configs.schema import RunConfig
 from tests.support.documents import delimited, document, feature, two_tower
 
 
@@ -98,6 +99,31 @@ def test_the_user_tower_reads_the_history_where_it_says_what_comes_next(dataset,
     assert config.model.user_tower.inputs == inputs
     assert config.model.history.pooling == "sqrtn"
     assert config.dataset.history_length == length
+
+
+@pytest.mark.parametrize(
+    ("roles", "split", "of"),
+    [
+        ({}, "random", "others"),
+        ({"split": "part"}, "given", "others"),
+        ({"split": "part", "timestamp": "t"}, "given", "earlier"),
+        ({"timestamp": "t"}, "random", "earlier"),
+        ({"timestamp": "t"}, "temporal", "earlier"),
+        ({}, "leave_last_out", "earlier"),
+    ],
+)
+def test_histories_are_of_earlier_rows_where_rows_have_an_order(roles, split, of):
+    source = delimited(roles=roles)
+    for history, expected in (({"history_length": 3}, of), ({"history_length": 0}, None)):
+        config = parsed(source=source, dataset={"path": "x", "split": {"kind": split}, **history})
+        assert config.dataset.history_of == expected
+        assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_planted_rows_have_an_order():
+    source = {"kind": "synthetic", "rows": 9, "users": 3, "items": 3}
+    config = parsed(source=source, dataset={"path": "x", "history_length": 3})
+    assert config.dataset.history_of == "earlier"
 
 
 def test_a_tower_that_reads_history_has_it_kept():

@@ -84,6 +84,7 @@ def test_a_missing_field_is_named(tmp_path, name):
         ({"rowz": 1}, "rowz: Extra inputs are not permitted"),
         ({"format": 4}, "format: Input should be 3"),
         ({"history_length": "long"}, "history_length: Input should be a valid integer"),
+        ({"history_of": "later"}, "history_of: Input should be 'earlier' or 'others'"),
         ({"splits": {"train": SPLIT, "valid": SPLIT}}, "splits.test is missing"),
         ({"tables": {"user": TABLE}}, "tables.item is missing"),
         ({"users": FILES | {"x": 1}}, "users.x: Extra inputs are not permitted"),
@@ -101,6 +102,15 @@ def test_an_older_dataset_is_refused_with_the_command_that_rebuilds_it(tmp_path,
         "Run `lazytower prepare --overwrite` with this config to rebuild it. "
         "Runs trained on it must be trained again; their exports can still be used."
     )
+
+
+def test_datasets_from_before_there_was_a_choice_have_histories_of_earlier_rows():
+    for length, of in ((4, "earlier"), (0, None)):
+        dataset = Dataset(**MANIFEST | {"history_length": length})
+        assert dataset.section["history_of"] == of and "history_of" not in dataset.dataset
+    assert dataset.history_of == "earlier"
+    others = Dataset(**MANIFEST | {"history_length": 4, "history_of": "others"})
+    assert others.section["history_of"] == "others"
 
 
 def test_a_model_of_positives_trains_on_their_files():

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from configs.ranking_rules import corrected_tasks
 from configs.schema import RunConfig
+from configs.sections.roles import LabelConfig
 
 
 def document(model: dict | None = None, roles: dict | None = None, **dataset) -> dict:
@@ -73,6 +74,9 @@ BOTH = [{"name": "click", "label": "click"}, {"name": "buy", "label": "buy"}]
         ({"model": {"sharing": {"kind": "esmm"}}}, "esmm requires two tasks"),
         ({"split": {"kind": "leave_last_out"}}, "leave_last_out requires source.roles.user"),
         ({"user_ids": {"kind": "hash", "rows": 9}}, "dataset.user_ids requires source.roles.user"),
+        ({"history_length": 5}, "dataset.history_length requires source.roles.user and item"),
+        ({"roles": {"label": "a", "labels": {"label": {"column": "b"}}}}, "choose another name"),
+        ({"roles": {"labels": {"planted_probability": {"column": "b"}}}}, "set label, or choose another"),
         ({"roles": LABELS, "model": {"tasks": BOTH}, "keep_negatives": 0.1}, "exact only if all tasks but"),
     ],
 )
@@ -88,6 +92,7 @@ def test_what_does_not_fit(changes, message):
         ("roles", {"user": None}, "source.roles.user: null requires model.kind: ranking"),
         ("roles", {"labels": {"a": {"column": "b"}}}, "source.roles.labels requires model.kind: ranking"),
         ("keep_negatives", 0.5, "dataset.keep_negatives requires model.kind: ranking"),
+        ("counted_rows", "all", "dataset.counted_rows: all requires model.kind: ranking"),
     ],
 )
 def test_other_models_have_none_of_it(key, value, message):
@@ -95,6 +100,18 @@ def test_other_models_have_none_of_it(key, value, message):
     with pytest.raises(ValidationError) as failed:
         RunConfig.model_validate(given)
     assert message in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("exclude_seen", False), ("cold_items", "leave_out"), ("max_k", 5), ("index", {"kind": "scann"})],
+)
+def test_export_has_no_options_of_recommendations(key, value):
+    with pytest.raises(ValidationError) as failed:
+        RunConfig.model_validate(document() | {"export": {key: value}})
+    assert f"export.{key} is of models that recommend items" in str(failed.value)
+    config = RunConfig.model_validate(document() | {"export": {"weights": "raw"}})
+    assert RunConfig.model_validate(config.model_dump(mode="json")).export == config.export
 
 
 def test_which_probabilities_are_corrected():
@@ -106,3 +123,50 @@ def test_which_probabilities_are_corrected():
     esmm = {"tasks": BOTH, "sharing": {"kind": "esmm"}}
     entire = RunConfig.model_validate(document(esmm, LABELS, keep_negatives=0.1))
     assert corrected_tasks(entire.source.roles, entire.model) == ["click"]
+
+
+def test_values_that_count_as_one_are_text():
+    """YAML reads 1 and true as what they are; the source's values are text."""
+    label = LabelConfig(column="c", ones=["x", 1, True, False])
+    assert label.ones == ["x", "1", "true", "false"]
+    with pytest.raises(ValidationError, match="ones"):
+        LabelConfig(column="c", ones=[1.5])
+
+
+def test_figures_by_features_and_groups():
+    evaluate = {"by": ["site"], "group_by": "device", "slice_rows": 50, "bootstrap": 10, "confidence": 0.9}
+    config = RunConfig.model_validate(document() | {"evaluate": evaluate})
+    assert config.evaluate.by == ["site"]
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "said"),
+    [
+        ({"by": ["hour"]}, "evaluate.by: 'hour' is not a feature with keys or buckets; known: site, device"),
+        ({"by": ["site", "site"]}, "by names 'site' twice"),
+        ({"group_by": "user"}, "evaluate.group_by: 'user' is not a feature with one key a row; known: site"),
+        ({"k": [5]}, "evaluate.k: models of kind ranking do not have it; remove it"),
+        ({"protocol": "sampled"}, "evaluate.protocol: models of kind ranking do not have it"),
+        ({"negatives": 7}, "evaluate.negatives: models of kind ranking do not have it"),
+        ({"cold_users": "rank"}, "evaluate.cold_users"),
+        ({"cold_items": "only"}, "evaluate.cold_items"),
+        ({"exclude_seen": False}, "evaluate.exclude_seen: models of kind ranking do not have it"),
+        ({"max_users": 9}, "evaluate.max_users: models of kind ranking do not have it"),
+    ],
+)
+def test_keys_of_evaluation_that_do_not_fit(evaluate, said):
+    with pytest.raises(ValidationError) as error:
+        RunConfig.model_validate(document() | {"evaluate": evaluate})
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "evaluate",
+    [{"by": ["a"]}, {"by_values": 3}, {"group_by": "user"}, {"bootstrap": 5}, {"confidence": 0.5}]
+    + [{"slice_rows": 5}],
+)
+def test_retrieval_models_have_no_figures_of_predictions(evaluate):
+    other = document(roles={}) | {"model": {"kind": "two_tower"}, "evaluate": evaluate}
+    with pytest.raises(ValidationError, match=f"evaluate.{next(iter(evaluate))}: models of kind two_tower"):
+        RunConfig.model_validate(other)

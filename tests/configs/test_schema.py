@@ -97,6 +97,22 @@ def split(**keys) -> dict:
             "dataset.history_length: 0, but the model reads history; set it above 0",
         ),
         (
+            {"dataset": {"path": "x", "history_of": "earlier", "history_length": 0}},
+            "dataset.history_of: earlier, but no history is stored; set dataset.history_length above 0 (or "
+            "let the model read history), or remove history_of",
+        ),
+        *(
+            (
+                {
+                    "model": two_tower(["user", "history"]),
+                    "dataset": {"path": "x", "history_of": "others", "split": {"kind": kind}},
+                },
+                f"dataset: history_of: others ignores the order of rows, by which split.kind {kind} divides "
+                "them; use earlier, or split.kind random or given",
+            )
+            for kind in ("temporal", "leave_last_out")
+        ),
+        (
             {"tables": {"usr": {"dim": 3}}},
             "tables.usr: the model does not read it; rename or remove it (in use: item, user)",
         ),

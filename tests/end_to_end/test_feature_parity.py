@@ -123,7 +123,7 @@ class Probe(tf.Module):
             found = {}
             for feature in self.inputs.values():
                 with tf.control_dependencies(feature.checks(given)):
-                    found |= feature.values(nobody, given)
+                    found |= feature.values(dict.fromkeys(("user", "context"), nobody), given)
             return {name.replace(WEIGHT, "_share"): value for name, value in found.items()}
 
         self.function = function

@@ -1,5 +1,6 @@
 """When a dataset is "already prepared": the source's content decides, and the dataset must be whole."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from configs.manifest import load_dataset
 from pipelines.existing import find_existing
 from pipelines.prepare import prepare
 from tests.support.prepared import configure
+
+pytestmark = pytest.mark.any_python
 
 TEXT = "user,item\n" + "".join(f"u{i % 7},i{i % 11}\n" for i in range(60))
 
@@ -83,6 +86,26 @@ def test_order_is_a_part_of_the_source(tmp_path):
     assert "another source (source.paths differs)" in world.refusal(paths=names)
 
 
+def test_a_dataset_from_before_further_labels_is_the_requested_one(world):
+    """Older dataset.json files lack the keys of ranking models, and mean their defaults."""
+    path = world.out / "dataset.json"
+    document = json.loads(path.read_text())
+    for key in ("labels", "keep_negatives", "thinned"):
+        del document[key]
+    for info in document["splits"].values():
+        del info["labels"]
+    del document["source"]["roles"]["labels"]
+    for key in ("counted_rows", "keep_negatives"):
+        del document["dataset"][key]
+    files = [[info["path"], info["bytes"], info["content"]] for info in document["source_files"]]
+    text = json.dumps([document["source"], files], sort_keys=True)
+    assert document["source_fingerprint"] == hashlib.sha256(text.encode()).hexdigest()
+    path.write_text(json.dumps(document))
+    assert not world.made_again()
+    found = load_dataset(str(world.out))
+    assert found.labels == [] and found.keep_negatives == 1 and not found.has_label
+
+
 @pytest.mark.parametrize("directory, damage", [("train", "gone"), ("users", "cut"), ("items", "flipped")])
 def test_a_damaged_dataset_is_made_again(world, damage, directory, caplog):
     before = load_dataset(str(world.out))
@@ -146,3 +169,26 @@ def test_a_bucket_that_changes_while_it_is_read(bucket, monkeypatch):
     with pytest.raises(DataError, match="gs://bucket/raw/a.csv: has changed since it was listed"):
         prepare(config.source, config.dataset)
     assert bucket.names("out/") == []
+
+
+@pytest.mark.parametrize("roles", [{"timestamp": "time"}, {}])
+def test_a_dataset_from_before_the_choice_of_histories_is_one_of_earlier_rows(tmp_path, roles):
+    lines = [f"u{i % 7},i{i % 11},{i}\n" for i in range(60)]
+    (tmp_path / "in.csv").write_text("user,item,time\n" + "".join(lines))
+    source = {"kind": "delimited", "paths": [str(tmp_path / "in.csv")], "roles": roles}
+    section = {"path": str(tmp_path / "out"), "split": {"kind": "random"}, "history_length": 3}
+    earlier = configure(source, section | {"history_of": "earlier"})
+    prepare(earlier.source, earlier.dataset)
+    path = tmp_path / "out" / "dataset.json"
+    document = json.loads(path.read_text())
+    del document["history_of"], document["dataset"]["history_of"]
+    path.write_text(json.dumps(document))
+    before = os.stat(path).st_mtime_ns
+    config = configure(source, section)
+    if roles:
+        assert prepare(config.source, config.dataset).history_of == "earlier"
+    else:
+        with pytest.raises(DataError, match="other dataset settings; pass --overwrite"):
+            prepare(config.source, config.dataset)
+        assert prepare(earlier.source, earlier.dataset).history_of == "earlier"
+    assert os.stat(path).st_mtime_ns == before

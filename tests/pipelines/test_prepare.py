@@ -1,5 +1,7 @@
 """Whole runs on the local runner against the plain-Python reference."""
 
+import gzip
+import hashlib
 import random
 
 import pytest
@@ -142,3 +144,63 @@ def test_temporal_rows_of_one_instant_stay_together(tmp_path):
         write_tsv(tmp_path / "in.tsv", rows), {"path": str(tmp_path / "out"), "split": SPLITS["temporal"]}
     )
     assert dataset.splits["train"].rows == len(rows)
+
+
+def golden_source(directory) -> dict:
+    """Interactions with features of every place, made of arithmetic, so that they are the same everywhere."""
+    lines = ["user,item,label,time,weight,color,tags,price,device"]
+    for n in range(1200):
+        item, user = n * n * 7 % 61 % 37, n * 31 % 97
+        tags = "|".join("abcdef"[: n * 5 % 4])
+        price = "" if n % 7 == 3 else f"{n * 13 % 101 / 8}"
+        color = ("red", "blue", "")[item % 3]
+        lines.append(
+            f"u{user},i{item},{n * 3 % 4},{1000 + n // 3},{n % 5 / 4},{color},{tags},{price},d{n % 9}"
+        )
+    (directory / "log.csv").write_text("\n".join(lines) + "\n")
+    side = ["item,brand,stock", *(f"i{i},b{i % 7},{i * 1.5}" for i in range(45))]
+    (directory / "side.csv").write_text("\n".join(side) + "\n")
+    features = [
+        {"name": "color", "of": "item", "kind": "categorical"},
+        {"name": "tags", "of": "user", "kind": "list", "separator": "|"},
+        {"name": "price", "of": "context", "kind": "numeric", "missing": 0},
+        {"name": "device", "of": "context", "kind": "categorical"},
+        {
+            "name": "bucket",
+            "column": "price",
+            "of": "context",
+            "kind": "numeric",
+            "buckets": {"quantiles": 4},
+        },
+    ]
+    side_features = [{"name": "brand", "kind": "categorical"}, {"name": "stock", "kind": "numeric"}]
+    side = {"kind": "delimited", "paths": [str(directory / "side.csv")], "of": "item", "key": "item"}
+    return {
+        "kind": "delimited",
+        "paths": [str(directory / "log.csv")],
+        "roles": {"label": "label", "timestamp": "time", "weight": "weight"},
+        "features": features,
+        "sides": [side | {"features": side_features}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        ({"split": {"kind": "temporal"}, "history_length": 5}, "bcc425b05e1a4d8e"),
+        ({"split": {"kind": "leave_last_out"}, "user_ids": {"kind": "hash", "rows": 64}}, "dd77c695d3578159"),
+        ({"split": {"kind": "random"}, "item_ids": {"min_count": 15}, "positive": 2}, "23f1d280db5a49e5"),
+    ],
+    ids=["temporal", "leave_last_out", "random"],
+)
+def test_content_is_that_of_earlier_versions(tmp_path, dataset, expected):
+    """What is inside the files, and the statistics of features: other values would be another dataset."""
+    found = run(golden_source(tmp_path), {"path": str(tmp_path / "out"), "num_shards": 2, **dataset})
+    digest = hashlib.sha256()
+    for info in found.record_files:
+        with gzip.open(tmp_path / "out" / info.path) as file:  # other versions of zlib compress otherwise
+            digest.update(file.read())
+    for name, info in sorted(found.features.items()):
+        facts = (name, info.mean, info.stddev, info.boundaries, info.coverage, info.values, info.oov_values)
+        digest.update(repr(facts).encode())
+    assert digest.hexdigest()[:16] == expected

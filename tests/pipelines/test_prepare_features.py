@@ -15,6 +15,8 @@ from pipelines.prepare import prepare
 from pipelines.report import feature_lines
 from tests.support.prepared import configure, content, read_rejected, read_rows, run
 
+pytestmark = pytest.mark.any_python
+
 FEATURES = [
     {"name": "tags", "of": "item", "kind": "list", "separator": "|", "weights": "w", "table": "words",
      "max_length": 3},

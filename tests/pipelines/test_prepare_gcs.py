@@ -15,6 +15,8 @@ from pipelines.stages.files import DIRECTORIES
 from pipelines.workspace import workspace
 from tests.support.prepared import content, run
 
+pytestmark = pytest.mark.any_python
+
 ROLES = {"user": "u", "item": "i", "timestamp": "t"}
 ROWS = [{"u": f"u{n % 7}", "i": f"i{n * n % 11}", "t": 1000 + n} for n in range(300)]
 

@@ -14,6 +14,8 @@ import pytest
 
 from configs.errors import DataError
 from configs.load import parse_config
+from configs.planted.clicks import PlantedClicks
+from configs.planted.interactions import FIRST_TIMESTAMP
 from pipelines.prepare import prepare
 from pipelines.report import row_lines
 from tests.support.prepared import content, read_rejected, read_rows
@@ -114,7 +116,7 @@ class Reference:
             row["split"] = split_of(row["row"], seed)
             row["labels"] = (label_of(row["buy"], ["yes"]), label_of(row["rating"], None))
             negative = not row["click"] and all(math.isnan(v) or v == 0 for v in row["labels"])
-            row["kept"] = row["split"] > 0 or not negative or share(row["row"], seed, 3) < keep
+            row["kept"] = row["split"] > 0 or not negative or share(row["row"], seed, 4) < keep
         train = [row for row in self.rows if row["split"] == 0]
         self.thinned = sum(not row["kept"] for row in train)
         self.counted = [row for row in train if counted == "all" or row["click"]]
@@ -382,3 +384,40 @@ def test_the_values_of_a_label_are_named_where_none_counts(tmp_path):
     config = configured(tmp_path, draw(100), roles, path=str(tmp_path / "out"))
     with pytest.raises(DataError, match="some values are '', ' yes ', 'No', 'no', 'yes'"):
         prepared(config)
+
+
+def test_the_planted_click_log(tmp_path):
+    """Records are its rows. The true probability is beside the click, and makes no row positive."""
+    source = {"kind": "synthetic_clicks", "rows": 600, "categorical": [9, 4], "numbers": 2, "users": 20}
+    sections = {
+        "source": source,
+        "dataset": {"path": str(tmp_path / "out"), "keep_negatives": 0.4},
+        "model": {"kind": "ranking"},
+        "train": {"num_steps": 1},
+        "output": {"path": "/unused"},
+    }
+    config = parse_config(sections, "test")
+    dataset = prepared(config, **SMALL)
+    planted = PlantedClicks(config.source).rows(0, 600)
+    assert dataset.labels == ["planted_probability"] and dataset.has_label
+    assert 0 < dataset.thinned == 600 - sum(info.rows for info in dataset.splits.values())
+    names = {"c1": 1, "c2": 2}
+    keys = {
+        name: {row["id"]: row["key"].decode() for row in read_rows(dataset, dataset.tables[name].files)}
+        for name in (*names, "tags")
+    }
+    ends = np.cumsum(planted.lengths)
+    for split, info in dataset.splits.items():
+        for row in read_rows(dataset, info.files):
+            place = row["timestamp"] // 10**9 - FIRST_TIMESTAMP
+            assert row["label"] == planted.clicked[place]
+            assert row["label/planted_probability"] == np.float32(planted.probability[place])
+            for name, column in names.items():
+                if split == "train":
+                    assert keys[name][row[name]] == f"k{planted.keys[column][place]}"
+            assert row["n2"] == planted.numbers[1][place]
+            tags = planted.members[ends[place] - planted.lengths[place] : ends[place]]
+            assert [keys["tags"].get(i) for i in row["tags"]] == [
+                f"t{tag}" for tag in tags
+            ] or split != "train"
+    assert "planted" not in "\n".join(row_lines(dataset, config.dataset))

@@ -15,6 +15,8 @@ from pipelines.prepare import prepare
 from tests.pipelines.test_prepare import SMALL, SPLITS, split_function
 from tests.support.prepared import Reference, assert_features_match, assert_matches, configure, read_rows, run
 
+pytestmark = pytest.mark.any_python
+
 FEATURES = [
     {"name": "mood", "of": "user", "kind": "categorical"},
     {"name": "age", "of": "user", "kind": "numeric", "missing": -1.0},
@@ -224,7 +226,9 @@ def test_short_users_and_the_default_split_are_named(tmp_path, caplog):
     path.write_text("user,item\n" + "".join(f"u{i % 7},i{i % 3}\n" for i in range(20)))
     source = {"kind": "delimited", "paths": [str(path)]}
     run(source, {"path": str(tmp_path / "a")})
-    assert "dataset.split: random" in caplog.text
+    assert "dataset.split: random" in caplog.text and "dataset.history_of" not in caplog.text
+    run(source, {"path": str(tmp_path / "c"), "history_length": 4})
+    assert "dataset.history_of: others (at most 4 items)" in caplog.text
     split = {"kind": "leave_last_out", "min_rows": 3}
     dataset = run(source, {"path": str(tmp_path / "b"), "split": split})
     assert dataset.short_users == 1

@@ -19,6 +19,8 @@ from pipelines.sources import files, identity, text
 from pipelines.sources import parquet as parquet_source
 from tests.support.prepared import run
 
+pytestmark = pytest.mark.any_python
+
 KINDS = ("delimited", "gzip", "jsonl", "parquet")
 MOMENTS = ("listed", "looked", "checksum", "count", "read", "piece", "end")
 SIZES = {"chunk_bytes": 350, "chunk_rows": 20, "user_shards": 2, "threads": 1}
@@ -222,7 +224,7 @@ def test_a_change_is_noticed_or_harmless(tmp_path, seed):
 
 
 @pytest.mark.parametrize(
-    "number", [pytest.param(30, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.torture)]
+    "number", [pytest.param(20, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.torture)]
 )
 def test_many_changes(tmp_path, number):
     outcomes = []

@@ -15,6 +15,8 @@ from configs.manifest import load_dataset
 from pipelines.prepare import prepare
 from tests.support.prepared import configure, content, gzip_header, read_rows, run
 
+pytestmark = pytest.mark.any_python
+
 SYNTHETIC = {"kind": "synthetic", "rows": 3000, "users": 50, "items": 40}
 
 

@@ -17,6 +17,8 @@ from pipelines.stages.files import DIRECTORIES
 from pipelines.workspace import LOCK_NAME, disk_errors, workspace
 from tests.support.prepared import configure
 
+pytestmark = pytest.mark.any_python
+
 SYNTHETIC = {"kind": "synthetic", "rows": 3000, "users": 50, "items": 40}
 
 
@@ -159,8 +161,14 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(small_disk, caplog):
     assert not os.listdir(small_disk)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES])
-@pytest.mark.parametrize("place", ["dataset.json", *DIRECTORIES[:1]])
+@pytest.mark.parametrize(
+    ("number", "place"),
+    [
+        *((errno.ENOSPC, place) for place in ("dataset.json", DIRECTORIES[0])),
+        *((number, "dataset.json") for number in (errno.EDQUOT, errno.EIO)),
+        *((number, DIRECTORIES[0]) for number in (errno.EROFS, errno.EACCES)),
+    ],
+)
 def test_a_disk_that_refuses_while_publishing(tmp_path, monkeypatch, number, place):
     first = prepared(tmp_path / "out")
     rename = os.replace

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from configs.manifest import SPLITS, Dataset, load_dataset
 from configs.schema import RunConfig
+from tests.support.set_histories import other_items
 from tests.support.tiny_dataset import _Writer
 
 VECTOR_ROWS = 1 << 16
@@ -204,6 +205,7 @@ class _Prepared:
             source_fingerprint="features",
             block_rows=self.writer.block_rows,
             history_length=self.config.dataset.history_length,
+            history_of=self.config.dataset.history_of,
             has_weight=False,
             splits=splits,
             positives=positives and self._split("positives", positives),
@@ -264,17 +266,28 @@ class _Prepared:
             record |= {"label": float(row["label"]), "timestamp": 1_600_000_000_000_000_000 + time}
             for name in features:
                 record |= self.stored(name, row)
-            length = self.config.dataset.history_length
-            if length:
-                visible = ("train", "valid") if row["split"] == "test" else ("train",)
-                earlier = [item for split, item in past[row["user"]] if split in visible]
-                record["history"] = earlier[-length:]
+            if self.config.dataset.history_length:
+                record["history"] = self._history(row, time, record, past[row["user"]])
                 record["history_length"] = len(record["history"])
             info = self._table_info("item")
             if row["label"] > 0 and (info["oov"] is None or record["item"] < info["oov"]):
                 past[row["user"]].append((row["split"], record["item"]))
             records[row["split"]].append(record)
         return records
+
+    def _history(self, row: dict, number: int, record: dict, past: list) -> list[int]:
+        """`past`: (split, item) of the user's earlier positive rows."""
+        options = self.config.dataset
+        if options.history_of == "others":
+            own, rows = self.owners["item"], self._table_info("item")
+            mine = [own[r["item"]] for r in self.train if r["user"] == row["user"]]
+            mine = [item for item in mine if rows["oov"] is None or item < rows["oov"]]
+            turn = number if row["split"] == "train" else None
+            return other_items(
+                mine, record["item"], record["user"], options.history_length, options.seed, turn
+            )
+        visible = ("train", "valid") if row["split"] == "test" else ("train",)
+        return [item for split, item in past if split in visible][-options.history_length :]
 
     def _catalog(self, side: str, of_records: dict) -> dict:
         records = []

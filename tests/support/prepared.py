@@ -10,6 +10,7 @@ from google_crc32c import Checksum
 
 from configs.load import parse_config
 from pipelines.prepare import prepare
+from tests.support.set_histories import other_items
 
 LISTS = {"history": "history_length", "sequence": "sequence_length", "sequence_split": "sequence_length"}
 
@@ -127,7 +128,10 @@ class Reference:
         duplicates="drop",
         second=10**9,
         timed=True,
+        history_of="earlier",
+        seed=0,
     ):
+        self.history_of, self.seed = history_of, seed
         self.positive, self.second, self.timed = positive, second, timed
         self.all_positive = all(positive(row["label"]) for row in rows)
         self.rows, self.duplicates = self._distinct(sorted(rows, key=lambda r: r["row"]), duplicates)
@@ -211,6 +215,8 @@ class Reference:
         return name in self.hash_rows or i < self.vocabulary(name)
 
     def history(self, row) -> tuple[int, ...]:
+        if self.history_of == "others":
+            return self.others(row)
         own = self.by_user[row["user"]]
         allowed = (0, 1) if row["split"] == 2 else (0,)
         earlier = own[: [id(r) for r in own].index(id(row))]
@@ -222,6 +228,15 @@ class Reference:
             and self.is_positive(r)
         ]
         return tuple(items[-self.history_length :])
+
+    def others(self, row) -> tuple[int, ...]:
+        """The history of a row whose user's rows have no order."""
+        mine = self.by_user[row["user"]]
+        found = [self.item_ids[r["item"]] for r in mine if r["split"] == 0 and self.is_positive(r)]
+        found = [item for item in found if self.has_row("item", item)]
+        user, own = self.user_ids[row["user"]], self.item_ids[row["item"]]
+        number = row["row"] if row["split"] == 0 else None
+        return tuple(other_items(found, own, user, self.history_length, self.seed, number))
 
     def records(self, split: int) -> list[tuple]:
         """(user, item, timestamp, label[, history]) of a split's rows (3: train's positive ones), sorted."""

@@ -88,7 +88,10 @@ def write_clicks(config: RunConfig, records: list[dict], block_rows: int = 32, n
         for name, first, last in zip(SPLITS, cuts, cuts[1:], strict=False)
     }
     positives = [row for row in stored[: cuts[1]] if row["label"] > 0]
-    tables = {name: _vocab(rows) for name, rows in KEYS.items()} | {"tags": _vocab(8)}
+    tables = {name: _vocab(rows) for name, rows in (*KEYS.items(), ("tags", 8))}
+    for name, table in tables.items():
+        keys = [{"id": i, "key": f"{name}:{i}".encode(), "count": 1} for i in range(table["oov"])]
+        table["files"] = writer.write(f"vocabularies/{name}", keys)
     if owners:  # two users and items more than the tables have rows
         tables |= {name: _vocab(rows) | {"catalog_rows": rows + 2} for name, rows in OWNER_ROWS.items()}
     manifest = Dataset(

@@ -13,6 +13,7 @@ import google_crc32c
 import tensorflow as tf
 
 from configs.manifest import SPLITS, Dataset, load_dataset
+from tests.support.set_histories import other_items
 
 
 class Row(NamedTuple):
@@ -42,6 +43,7 @@ def write_dataset(
     min_count: int = 1,
     features: dict[str, Feature] | None = None,
     history_length: int = 0,
+    history_of: str = "earlier",
     block_rows: int = 4,
     num_files: int = 2,
     source: dict | None = None,
@@ -54,6 +56,7 @@ def write_dataset(
       hashed: rows of the tables user, item that get hashed ids; the others get vocabularies.
       min_count: train rows below which a key is out of vocabulary.
       features: side features by name; categorical ones (bytes values) get vocabularies.
+      history_of: as dataset.history_of.
       block_rows: rows of a full block.
       num_files: files of each split and catalog.
       source: source section of the manifest.
@@ -62,7 +65,11 @@ def write_dataset(
     hashed, features = hashed or {}, features or {}
     ids = _tables(rows, hashed, features, min_count)
     writer = _Writer(path, block_rows, num_files)
-    records = _records(rows, ids, features, history_length)
+    if history_of == "others":
+        histories = _other_histories(rows, ids, history_length)
+    else:
+        histories = _earlier_histories(rows, ids, history_length)
+    records = _records(rows, ids, features, histories if history_length else None)
     splits = {name: _split_info(writer, name, records[name]) for name in SPLITS}
     for name in SPLITS[1:]:
         splits[name] |= _left_out(rows, name, ids["user"])
@@ -74,6 +81,7 @@ def write_dataset(
         source_fingerprint="tiny",
         block_rows=block_rows,
         history_length=history_length,
+        history_of=history_of if history_length else None,
         has_weight=any(row.weight is not None for row in rows),
         splits=splits,
         positives=positives and _split_info(writer, "positives", positives),
@@ -87,7 +95,7 @@ def write_dataset(
         source_rows=len(rows),
         rejected={},
         source=source or {"kind": "tiny"},
-        dataset={"user_ids": {"min_count": min_count}},
+        dataset={"user_ids": {"min_count": min_count}, "seed": 0},
     )
     with open(os.path.join(path, "dataset.json"), "w", encoding="utf-8") as file:
         file.write(manifest.model_dump_json(indent=1))
@@ -140,10 +148,39 @@ class _Ids:
         return {"ids": "vocab", "rows": rows, "oov": size, "keys": size, **catalog}
 
 
-def _records(rows, ids, features, history_length) -> dict[str, list[dict]]:
+def _in_histories(row, ids) -> bool:
+    """Whether a row's item may be in the histories of other rows."""
+    return (ids["item"].hash_rows or row.item in ids["item"].of_known) and row.label > 0
+
+
+def _earlier_histories(rows, ids, length: int) -> list[list[int]]:
+    """The newest earlier items of each row's user."""
+    past, histories = collections.defaultdict(list), []
+    for row in rows:
+        visible = ("train", "valid") if row.split == "test" else ("train",)
+        earlier = [item for split, item in past[row.user] if split in visible]
+        histories.append(earlier[-length:])
+        if _in_histories(row, ids):
+            past[row.user].append((row.split, ids["item"].id(row.item)))
+    return histories
+
+
+def _other_histories(rows, ids, length: int) -> list[list[int]]:
+    """The other train items of each row's user; rows are numbered as they are listed."""
+    found = collections.defaultdict(list)
+    for row in rows:
+        if row.split == "train" and _in_histories(row, ids):
+            found[row.user].append(ids["item"].id(row.item))
+    return [
+        other_items(found[row.user], ids["item"].id(row.item), ids["user"].id(row.user), length,
+                    row=number if row.split == "train" else None)
+        for number, row in enumerate(rows)
+    ]  # fmt: skip
+
+
+def _records(rows, ids, features, histories: list[list[int]] | None) -> dict[str, list[dict]]:
     """The records of each split; a `_ragged` value carries its own lengths column."""
     records = {name: [] for name in SPLITS}
-    past = collections.defaultdict(list)
     weighted = any(row.weight is not None for row in rows)
     for time, row in enumerate(rows):
         record = {"user": ids["user"].id(row.user), "item": ids["item"].id(row.item)}
@@ -152,12 +189,8 @@ def _records(rows, ids, features, history_length) -> dict[str, list[dict]]:
             record["weight"] = 1.0 if row.weight is None else float(row.weight)
         for name, feature in features.items():
             record[name] = _value(ids, name, feature, getattr(row, feature.of))
-        if history_length:
-            visible = ("train", "valid") if row.split == "test" else ("train",)
-            earlier = [item for split, item in past[row.user] if split in visible]
-            record["history"] = earlier[-history_length:]
-            if (ids["item"].hash_rows or row.item in ids["item"].of_known) and row.label > 0:
-                past[row.user].append((row.split, record["item"]))
+        if histories is not None:
+            record["history"] = histories[time]
         records[row.split].append(record)
     return records
 

@@ -8,9 +8,12 @@ import os
 import random
 import shutil
 import tempfile
+from unittest import mock
+
+import pytest
 
 from configs.load import parse_config
-from configs.planted import Planted, item_key, user_key
+from configs.planted.interactions import Planted, item_key, user_key
 from configs.schema import RunConfig
 from tests.support.tiny_dataset import Feature, Row, write_dataset
 
@@ -53,6 +56,20 @@ _KINDS = {
         },
         "polyak": {"kind": "uniform", "start_fraction": 0.5},
     },
+    # The other items of users whose rows have no order, beside the user's own row.
+    "others": {
+        "roles": {"split": "split"},
+        "dataset": {"split": {"kind": "given"}, "history_length": 3},
+        "model": {
+            "kind": "two_tower",
+            "user_tower": {"inputs": ["user", "history"], "combine": "sum"},
+            "item_tower": {"inputs": ["item"]},
+            "history": {"pooling": "sqrtn", "table": "history"},
+            "normalize": False,
+            "item_bias": True,
+        },
+        "tables": {"history": {"dim": 8, "init_stddev": 0.5}},
+    },
     # Few enough rows that keys share them.
     "hash": {
         "dataset": {"user_ids": {"kind": "hash", "rows": 31}, "item_ids": {"kind": "hash", "rows": 47}},
@@ -80,6 +97,11 @@ _KINDS = {
         "polyak": {"kind": "uniform", "start_fraction": 0.5},
     },
 }
+
+
+def any_python(*kinds: str) -> list:
+    """Parameters for pytest: kinds that one Python is enough for; each Python runs the largest, `towers`."""
+    return [pytest.param(kind, marks=pytest.mark.any_python) for kind in kinds]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +135,7 @@ def tiny_run(kind: str) -> TinyRun:
         min_count=getattr(config.dataset.item_ids, "min_count", 1),
         features=features,
         history_length=config.dataset.history_length,
+        history_of=config.dataset.history_of,
     )
     _sign(config)
     train(config)
@@ -121,10 +144,22 @@ def tiny_run(kind: str) -> TinyRun:
 
 @functools.cache
 def tiny_export(kind: str) -> str:
-    """Exports tiny_run(kind); the version's directory."""
-    from trainer.serving.export import export
+    """Exports tiny_run(kind); the version's directory.
 
-    return export(tiny_run(kind).config)
+    Without the fresh process that asks the model: tests of export start it, and others replay in this one.
+    """
+    from trainer.serving import export
+
+    with mock.patch.object(export, "replay_golden", lambda model, golden: None):
+        return export.export(tiny_run(kind).config)
+
+
+@functools.cache
+def tiny_model(kind: str):
+    """The SavedModel of tiny_export(kind), loaded."""
+    import tensorflow as tf
+
+    return tf.saved_model.load(tiny_export(kind))
 
 
 def _document(sections: dict, directory: str) -> dict:
@@ -134,7 +169,12 @@ def _document(sections: dict, directory: str) -> dict:
     tables = {"user": dims["user"]} if "user" in str(sections["model"].get("user_tower", "user")) else {}
     return {
         "name": "tiny",
-        "source": {"kind": "delimited", "paths": ["none.csv"], "features": sections.get("features", [])},
+        "source": {
+            "kind": "delimited",
+            "paths": ["none.csv"],
+            "features": sections.get("features", []),
+            "roles": sections.get("roles", {}),
+        },
         "dataset": {
             "path": os.path.join(directory, "dataset"),
             "split": {"kind": "leave_last_out"},

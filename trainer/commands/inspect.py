@@ -33,11 +33,11 @@ def run(args) -> int:
         names = [args.feature]
     if not 0 <= args.rows <= dataset.block_rows:
         raise ConfigError(f"--rows {args.rows}: must be from 0 to {dataset.block_rows}")
-    parts = [] if args.feature else [_splits(dataset), _tables(dataset)]
+    parts = [] if args.feature else [_splits(dataset), _tables(dataset), _histories(dataset)]
     if names:
         summaries = summarize(dataset, names, top=20 if args.feature else 5)
         parts += [_overview(summaries), "\n".join(line for s in summaries for line in _values(s))]
-    if args.rows and (rows := sample_rows(dataset, args.rows, names)):
+    if args.rows and (rows := sample_rows(dataset, args.rows, names, history=not args.feature)):
         parts.append(
             aligned([list(rows[0]), *(list(row.values()) for row in rows)], left=range(len(rows[0])))
         )
@@ -76,6 +76,13 @@ def _tables(dataset: Dataset) -> str:
     for name, info in dataset.tables.items():
         rows.append([name, info.ids, f"{info.rows:,}", f"{info.keys:,}", f"{info.oov_keys:,}"])
     return aligned(rows, left=(0, 1))
+
+
+def _histories(dataset: Dataset) -> str:
+    if not dataset.history_length:
+        return "histories: none"
+    what = {"earlier": "the user's newest earlier items", "others": "the user's other train items"}
+    return f"histories: at most {dataset.history_length} of {what[dataset.history_of or 'earlier']}"
 
 
 def _overview(summaries: list[FeatureSummary]) -> str:

@@ -3,24 +3,25 @@
 import dataclasses
 import json
 
-from configs.arguments import add_override_argument
+from configs.arguments import add_model_arguments
 from configs.errors import ExportError
-from configs.system.storage import read_bytes
 from configs.text import aligned
-from trainer.serving.client import find_version, read_metadata, recommend
-from trainer.serving.requests import Request, check_request, parse_requests
+from trainer.serving.client import export_directory, find_version, read_metadata, recommend
+from trainer.serving.requests import (
+    Request,
+    check_request,
+    named_values,
+    parse_requests,
+    read_lines,
+    split_keys,
+)
 
 _SHOWN = 3  # example users
 
 
 def add_arguments(parser) -> None:
     """Flags of the sub-command."""
-    model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument(
-        "--model", metavar="DIR", help="export directory, or one version inside it; local or gs://"
-    )
-    model.add_argument("--config", metavar="RUN.yaml", help="run whose newest export is used")
-    add_override_argument(parser)
+    add_model_arguments(parser)
     users = parser.add_mutually_exclusive_group()
     users.add_argument(
         "--users", metavar="A,B,C", help="keys of users; for keys with commas use --users_file"
@@ -58,8 +59,8 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Prints the recommendations."""
-    path = find_version(_directory(args))
-    metadata = read_metadata(path)
+    path = find_version(export_directory(args, "retrieval"))
+    metadata = read_metadata(path, "retrieval")
     _check_k(args.k, metadata)
     requests = _requests(args, metadata)
     answers = recommend(path, requests, args.k, metadata["exclude_seen"] and not args.include_seen)
@@ -108,16 +109,6 @@ def _heading(path: str, metadata: dict, include_seen: bool) -> str:
     return f"{path}: {metadata['name']}, step {metadata['step']}, {metadata['weights']} weights; {seen}"
 
 
-def _directory(args) -> str:
-    if args.model:
-        if args.overrides:
-            raise ExportError(f"--set {args.overrides[0]}: changes a config; replace --model by --config")
-        return args.model
-    from configs.load import load_config
-
-    return load_config(args.config, args.overrides).export_path
-
-
 def _check_k(k: int, metadata: dict) -> None:
     if not 1 <= k <= metadata["max_k"]:
         raise ExportError(f"--k {k}: must be 1 to {metadata['max_k']}, the export.max_k of the model")
@@ -127,16 +118,16 @@ def _requests(args, metadata: dict) -> list[Request]:
     """What the flags ask. Raises ExportError when it is nothing, or not what the model takes."""
     inputs = metadata.get("inputs", {})
     request = Request(
-        history=_split(args.history),
-        features={name: value for name, value in map(_named("--set_feature"), args.set_feature)},
-        include=_split(args.include),
-        exclude=_split(args.exclude),
-        where={name: _split(value) for name, value in map(_named("--where"), args.where)},
+        history=split_keys(args.history),
+        features={name: value for name, value in map(named_values("--set_feature"), args.set_feature)},
+        include=split_keys(args.include),
+        exclude=split_keys(args.exclude),
+        where={name: split_keys(value) for name, value in map(named_values("--where"), args.where)},
     )
     if args.requests:
         if request != Request():
             raise ExportError("--requests: the file says all of a request; leave out the other flags")
-        found = parse_requests(_lines("--requests", args.requests), args.requests, inputs)
+        found = parse_requests(read_lines("--requests", args.requests), args.requests, inputs)
         if not found:
             raise ExportError(f"--requests {args.requests}: holds no request")
         return found
@@ -147,37 +138,13 @@ def _requests(args, metadata: dict) -> list[Request]:
     ]
 
 
-def _split(text: str) -> list[str]:
-    return [key for key in text.split(",") if key]
-
-
-def _named(flag: str):
-    """Function from NAME=VALUE to both; ExportError names the flag."""
-
-    def part(text: str) -> tuple[str, str]:
-        name, equals, value = text.partition("=")
-        if not name or not equals or not value:
-            raise ExportError(f"{flag} {text}: expected NAME=VALUE")
-        return name, value
-
-    return part
-
-
-def _lines(flag: str, path: str) -> list[str]:
-    try:
-        # prepare rejects keys with a line end or a leading byte-order mark.
-        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExportError(f"{flag} {path}: cannot be read ({error})") from None
-
-
 def _users(args, metadata: dict) -> list[str]:
     """Keys from the flags; a user without a key when the flags say what one did or is; or example users.
     Raises ExportError when there are none."""
     if args.users is not None:
         users = [key for key in args.users.split(",") if key]
     elif args.users_file:
-        users = [line for line in _lines("--users_file", args.users_file) if line]
+        users = [line for line in read_lines("--users_file", args.users_file) if line]
     elif args.num_users is None and (args.history or args.set_feature):
         users = [""]
     else:

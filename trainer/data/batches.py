@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import tensorflow as tf
 
+from configs.columns import label_column
 from configs.errors import DataError
-from configs.manifest import Dataset, FeatureInfo, label_column
+from configs.manifest import Dataset, FeatureInfo
 from trainer.data.features import LENGTH, WEIGHT
 from trainer.data.lookups import FeatureLookup, table_rows
 from trainer.data.numbers import model_numbers

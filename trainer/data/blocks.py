@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from configs.columns import LABEL, feature_of_column
 from configs.errors import DataError
-from configs.manifest import LABEL, Dataset, FileInfo, feature_of_column
+from configs.manifest import Dataset, FileInfo
 from trainer.data.record_files import PREPARE_AGAIN, verify_dataset_file
 
 

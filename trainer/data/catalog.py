@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from configs.manifest import SPLITS, Dataset, FeatureInfo, TableInfo, feature_as_of
+from configs.columns import feature_as_of
+from configs.manifest import SPLITS, Dataset, FeatureInfo, TableInfo
+from configs.splitmix import hash_ids, history_order
 from trainer.data.blocks import read_blocks
 from trainer.data.features import (
     Column,
@@ -20,7 +22,7 @@ from trainer.data.features import (
     model_inputs,
     stored_columns,
 )
-from trainer.data.ragged import Ragged, hash_ids
+from trainer.data.ragged import Ragged
 
 
 def load_vocabulary(dataset: Dataset, name: str) -> np.ndarray:
@@ -193,7 +195,8 @@ class SplitView:
     touched: Ragged
     """Distinct items of all splits, ascending."""
     history: np.ndarray
-    """Newest items of earlier splits, int64 [n, history_length], oldest first, -1 after the last."""
+    """Users.histories of the items of earlier splits, or of train with history_of `others`: int64 [n,
+    history_length], -1 after the last."""
 
 
 class Users:
@@ -255,6 +258,7 @@ class Users:
         known = self.items.knows(sequence.values)
         now, earlier = block.splits.values == code, block.splits.values < code
         past, bound = sequence.keep(earlier & known), number_bound(sequence)
+        remembered = past if self._ordered else sequence.keep((block.splits.values == 0) & known)
         return SplitView(
             targets=sequence.keep(now & known).distinct(rows),
             cold=sequence.keep(now & ~known).distinct(bound),
@@ -262,8 +266,27 @@ class Users:
             seen=past.distinct(rows),
             cold_seen=sequence.keep(earlier & ~known).distinct(bound),
             touched=sequence.keep(known).distinct(rows),
-            history=past.last(self.history_length),
+            history=self.histories(remembered, block.ids).last(self.history_length),
         )
+
+    def histories(self, past: Ragged, ids: np.ndarray) -> Ragged:
+        """What histories hold of the users' past items, as in the records (configs/manifest.py): the newest
+        history_length, or with history_of `others` the first of the distinct ones.
+
+        Args:
+          past: catalog ids of items, oldest first.
+          ids: catalog ids of the users, int64 [n].
+        """
+        if self._ordered:
+            return past.keep(past.place_in_row >= np.repeat(past.lengths - self.history_length, past.lengths))
+        past = past.distinct(number_bound(past))
+        keys = history_order(self.dataset.dataset["seed"], np.repeat(ids, past.lengths), past.values)
+        order = np.lexsort((keys, past.row_of_value))
+        return Ragged(past.values[order], past.lengths).first(self.history_length)
+
+    @property
+    def _ordered(self) -> bool:
+        return self.dataset.history_of != "others"
 
 
 def number_bound(*sequences: Ragged) -> int:

@@ -4,8 +4,10 @@ from configs.errors import DataError
 from configs.manifest import Dataset
 from configs.schema import RunConfig
 
-# Keys that datasets of older versions lack, and what they did.
-_YOUNGER = {"counted_rows": "positive", "keep_negatives": 1.0}
+_KEYS = (
+    "user_ids item_ids feature_ids split history_length history_of min_label positive duplicates "
+    "counted_rows keep_negatives".split()
+)
 
 
 def check_dataset(config: RunConfig, dataset: Dataset) -> None:
@@ -14,11 +16,10 @@ def check_dataset(config: RunConfig, dataset: Dataset) -> None:
     Raises:
       DataError: names the key, both values and the fix.
     """
-    prepared = dataset.dataset
+    prepared = dataset.section
     wanted = config.dataset.model_dump(mode="json")
-    keys = "user_ids item_ids feature_ids split history_length min_label positive duplicates".split()
-    for key in [*keys, *_YOUNGER]:
-        if prepared.get(key, _YOUNGER.get(key)) != wanted[key]:
+    for key in _KEYS:
+        if prepared.get(key) != wanted[key]:
             raise DataError(
                 f"{dataset.path}: prepared with dataset.{key} {prepared.get(key)}, but the config has "
                 f"{wanted[key]}; run `lazytower prepare --overwrite`, or correct the config"

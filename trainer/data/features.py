@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import psutil
 
+from configs.columns import feature_of_column
 from configs.errors import DataError
-from configs.manifest import VECTOR_ROWS, Dataset, FeatureInfo, FileInfo, feature_of_column
+from configs.manifest import VECTOR_ROWS, Dataset, FeatureInfo, FileInfo
 from configs.system.storage import is_remote
 from trainer.data.blocks import read_blocks
 from trainer.data.numbers import model_numbers

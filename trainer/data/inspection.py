@@ -5,12 +5,15 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from configs.manifest import Dataset, FeatureInfo, FileInfo, label_column
+from configs.columns import label_column
+from configs.manifest import Dataset, FeatureInfo, FileInfo
 from trainer.data.blocks import read_blocks
 from trainer.data.catalog import load_vocabulary
 from trainer.data.features import Column, ListColumn, VectorFiles, column_of, join, stored_columns
+from trainer.data.ragged import Ragged
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_SHOWN = 3  # items of a history
 
 
 @dataclasses.dataclass
@@ -155,15 +158,19 @@ def key_reader(dataset: Dataset, name: str) -> Callable[[int], str]:
     return key
 
 
-def sample_rows(dataset: Dataset, number: int, names: list[str]) -> list[dict[str, str]]:
+def sample_rows(
+    dataset: Dataset, number: int, names: list[str], history: bool = False
+) -> list[dict[str, str]]:
     """The first rows of the train split's first file, with raw keys beside ids.
 
     Args:
       number: of rows, at most a block.
       names: features to show.
+      history: whether to show histories, if the dataset has them.
 
     Returns:
-      By column, text: user and item as `key (id)`, labels, and features; those of catalogs as they are now.
+      By column, text: user and item as `key (id)`, labels, history as number of items and the first ones, and
+      features; those of catalogs as they are now.
 
     Raises:
       DataError: as `summarize`.
@@ -174,6 +181,8 @@ def sample_rows(dataset: Dataset, number: int, names: list[str]) -> list[dict[st
     catalogs = {"user": dataset.users, "item": dataset.items}
     catalogs = {owner: catalog for owner, catalog in catalogs.items() if owner in dataset.tables}
     labels = label_columns(dataset)
+    history = history and dataset.history_length > 0
+    wanted += ["history", "history_length"] * history
     files = dataset.splits["train"].files
     block = next(read_blocks(dataset, files[:1], [*catalogs, "label", *labels.values(), *wanted]), None)
     if block is None:
@@ -187,10 +196,13 @@ def sample_rows(dataset: Dataset, number: int, names: list[str]) -> list[dict[st
         keys[owner], found = _of_catalog(dataset, catalog.files, ids, mine)
         columns |= found
     texts = {name: _texts(dataset, name, columns[name]) for name in names}
+    if history:
+        lists = Ragged(block["history"], block["history_length"]).take(rows)
+        texts = {"history": _history_texts(dataset, lists)} | texts
     return [
         {owner: f"{keys[owner][i]} ({block[owner][i]})" for owner in keys}
         | {name: _number(block[column][i]) for name, column in labels.items()}
-        | {name: texts[name][i] for name in names}
+        | {name: column[i] for name, column in texts.items()}
         for i in rows
     ]
 
@@ -203,6 +215,16 @@ def label_columns(dataset: Dataset) -> dict[str, str]:
 
 def _number(value: float) -> str:
     return "(missing)" if np.isnan(value) else f"{value:g}"
+
+
+def _history_texts(dataset: Dataset, histories: Ragged) -> list[str]:
+    shown = histories.first(_SHOWN)
+    keys, _ = _of_catalog(dataset, dataset.items.files, shown.values, {})
+    texts = iter(f"{key} ({i})" for key, i in zip(keys, shown.values, strict=True))
+    return [
+        f"{length}: {'; '.join(next(texts) for _ in range(few))}{'; ...' if length > few else ''}"
+        for length, few in zip(histories.lengths, shown.lengths, strict=True)
+    ]
 
 
 def _of_catalog(

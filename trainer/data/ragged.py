@@ -1,26 +1,8 @@
-"""Rows of different lengths in NumPy, and a stable hash, for catalogs and ranking."""
+"""Rows of different lengths in NumPy, for catalogs and ranking."""
 
 import dataclasses
 
 import numpy as np
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def hash_ids(seed: int | np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """uint64 hash of (seed, id), equal on every machine; integer arrays that broadcast.
-
-    SplitMix64's finalizer (Steele et al., OOPSLA 2014), once on the seed and once on seed and id.
-    """
-    seed = np.uint64(seed % 2**64) if isinstance(seed, int) else seed.astype(np.uint64)
-    with np.errstate(over="ignore"):
-        return _mix(ids.astype(np.uint64) * _GOLDEN + _mix(seed + _GOLDEN))
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 @dataclasses.dataclass(frozen=True)

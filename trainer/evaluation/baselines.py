@@ -4,9 +4,9 @@ import numpy as np
 
 from configs.errors import DataError
 from configs.manifest import Dataset
-from configs.planted import Planted, index_of_key, planted_source
+from configs.planted.interactions import Planted, index_of_key, planted_source
+from configs.splitmix import hash_ids
 from trainer.data.catalog import Items
-from trainer.data.ragged import hash_ids
 from trainer.evaluation.protocols import UserBatch
 
 

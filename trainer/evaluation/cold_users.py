@@ -47,13 +47,15 @@ def _view(users: Users, block: UserBlock, split: str, places: np.ndarray) -> Spl
     current = sequence.place_in_row == np.repeat(places, sequence.lengths)
     earlier = sequence.place_in_row < np.repeat(places, sequence.lengths)
     earlier &= block.splits.values <= SPLITS.index(split)
-    past = sequence.keep(earlier & known)
+    past, targets = sequence.keep(earlier & known), sequence.keep(current & known)
+    # Of rows without an order, a training row's history never holds its own item.
+    remembered = past.without(targets, rows) if users.dataset.history_of == "others" else past
     return SplitView(
-        targets=sequence.keep(current & known),
+        targets=targets,
         cold=sequence.keep(current & ~known),
         rows=np.ones(len(block), np.int64),
         seen=past.distinct(rows),
         cold_seen=sequence.keep(earlier & ~known).distinct(rows),
         touched=sequence.keep(known).distinct(rows),
-        history=past.last(users.history_length),
+        history=users.histories(remembered, block.ids).last(users.history_length),
     )

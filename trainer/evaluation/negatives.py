@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from configs.splitmix import hash_ids
 from trainer.data.catalog import Items
-from trainer.data.ragged import Ragged, hash_ids
+from trainer.data.ragged import Ragged
 
 _FEISTEL_ROUNDS = 6
 

@@ -31,7 +31,7 @@ class UserBatch:
     keys: np.ndarray
     """object (bytes) [n]."""
     history: np.ndarray
-    """Newest items of earlier splits, int64 [n, history_length], oldest first, -1 after the last."""
+    """As SplitView.history."""
     features: dict[str, Column]
     """Features as stored, [n] each."""
     seen: Ragged = dataclasses.field(

@@ -30,6 +30,7 @@ _DATASET_FACTS = (
     "filtered",
     "duplicates",
     "history_length",
+    "history_of",
     "fingerprint",
     "source_fingerprint",
     "path",

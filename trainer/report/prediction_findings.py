@@ -48,8 +48,9 @@ def _no_better_than_baselines(lines: Sequence[dict]) -> str | None:
     metric = _metric(lines)
     model = figure_of(lines, "model", None, metric)
     known = {name: figure_of(lines, name, None, metric) for name in _BASELINES}
-    better = {name: value for name, value in known.items() if value is not None and model is not None}
-    better = {name: value for name, value in better.items() if value <= model}
+    if model is None:
+        return None
+    better = {name: value for name, value in known.items() if value is not None and value <= model}
     if not better:
         return None
     name = min(better, key=better.__getitem__)

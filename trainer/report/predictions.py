@@ -66,9 +66,9 @@ def _with_limits(row: dict[str, Any], source: Mapping[str, Any]) -> dict[str, An
 def _curves(lines: list[dict], model: dict, place: int) -> list[str]:
     """ROC and calibration, side by side."""
     roc = [
-        Curve(_scorer(line), *line["roc"], dashed=line.get("scorer") != "model", colour=colour)
+        Curve(_scorer(line), x, y, dashed=line.get("scorer") != "model", colour=colour)
         for colour, line in enumerate(lines)
-        if line.get("roc")
+        for x, y in filter(None, [line.get("roc")])
     ]
     calibration = []
     for colour, line in enumerate(lines):
@@ -87,7 +87,7 @@ def _curves(lines: list[dict], model: dict, place: int) -> list[str]:
             )
         )
     if calibration:
-        most = max(max(*curve.steps, *curve.values) for curve in calibration)
+        most = max(value or 0.0 for curve in calibration for value in (*curve.steps, *curve.values))
         figures.append(
             figure(
                 f"calibration-{place}",

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 
 from configs.errors import ExportError
 from configs.system.storage import exists, join, read_bytes
-from trainer.serving.requests import Request
+from trainer.serving.requests import FORMS, Request
 
 _METADATA = "assets.extra/lazytower.json"
-_KEYS = {
-    **{"name": str, "step": int, "weights": str, "max_k": int, "exclude_seen": bool},
-    **{"users": dict, "example_users": list},
+_KEYS: dict[str, type] = {"name": str, "step": int, "weights": str}
+_KEYS_OF: dict[str, dict[str, type]] = {
+    "retrieval": {"max_k": int, "exclude_seen": bool, "users": dict, "example_users": list},
+    "ranking": {"tasks": list, "inputs": dict},
 }
+_ASKED_BY = {"retrieval": "recommend", "ranking": "predict"}
 _FLAGS = ("k", "exclude_seen")
 _WHERE, _WEIGHT = "where_", "weight_"
 _AT_ONCE = 256
@@ -38,6 +40,35 @@ def find_version(directory: str) -> str:
     raise ExportError(f"{directory}: holds no exported version; run `lazytower export` first")
 
 
+def export_directory(args, family: str) -> str:
+    """The export directory that --model, or --config and --set, name.
+
+    Args:
+      args: flags from configs.arguments.add_model_arguments.
+      family: of models that the command asks, as model.family.
+
+    Raises:
+      ExportError: the flags do not fit together, or the config's model is of another family.
+      ConfigError: as configs.load.load_config.
+    """
+    if args.model:
+        if args.overrides:
+            raise ExportError(f"--set {args.overrides[0]}: changes a config; replace --model by --config")
+        return args.model
+    from configs.load import load_config
+
+    config = load_config(args.config, args.overrides)
+    _check_family(f"{args.config}: model.kind {config.model.kind}", config.model.family, family)
+    return config.export_path
+
+
+def _check_family(what: str, found: object, family: str) -> None:
+    if found != family:
+        command = _ASKED_BY.get(str(found))
+        advice = f"use `lazytower {command}`" if command else "use a newer version of lazytower"
+        raise ExportError(f"{what}: `lazytower {_ASKED_BY[family]}` asks {family} models; {advice}")
+
+
 def recommend(path: str, requests: list[Request], k: int, exclude_seen: bool) -> Iterator[dict]:
     """Asks the SavedModel at `path`.
 
@@ -57,24 +88,21 @@ def recommend(path: str, requests: list[Request], k: int, exclude_seen: bool) ->
     from configs.sections.devices import CpuDeviceConfig
     from configs.sections.export import package_of
     from trainer.runtime import start_tensorflow
-    from trainer.serving.versions import loadable
 
     # Exports from before there were indexes do not name one.
-    kind = read_metadata(path).get("index", {}).get("kind")
+    kind = read_metadata(path, "retrieval").get("index", {}).get("kind")
     tf = start_tensorflow(CpuDeviceConfig(), deterministic=False)
     if package := package_of(kind):
         from trainer.indexes.packages import load_operations
 
         load_operations(package, f"{path}, exported with export.index.kind: {kind},")
-    try:
-        with loadable(path) as place:
-            signature = tf.saved_model.load(place).signatures["recommend"]
-    except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
-        raise ExportError(f"{path}: cannot be loaded ({str(error).splitlines()[0]})") from None
+    signature = load_signature(tf, path, "recommend")
     specs = signature.structured_input_signature[1]
     for start in range(0, len(requests), _AT_ONCE):
         batch = requests[start : start + _AT_ONCE]
-        given = {name: _values(tf, name, spec, batch) for name, spec in specs.items() if name not in _FLAGS}
+        given = {
+            name: input_values(tf, name, spec, batch) for name, spec in specs.items() if name not in _FLAGS
+        }
         answer = signature(k=tf.constant(k), exclude_seen=tf.constant(exclude_seen), **given)
         answer = {name: value.numpy() for name, value in answer.items()}
         for i, request in enumerate(batch):
@@ -85,10 +113,21 @@ def recommend(path: str, requests: list[Request], k: int, exclude_seen: bool) ->
             }
 
 
-def _values(tf, name: str, spec, requests: list[Request]):
-    """An input of the signature, from all requests of a batch."""
-    if name == "user":
-        return tf.constant([_bytes(request.user) for request in requests], tf.string)
+def load_signature(tf, path: str, name: str):
+    """A signature of the SavedModel at `path`; `tf` is TensorFlow. ExportError when it cannot be loaded."""
+    from trainer.serving.versions import loadable
+
+    try:
+        with loadable(path) as place:
+            return tf.saved_model.load(place).signatures[name]
+    except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+        raise ExportError(f"{path}: cannot be loaded ({str(error).splitlines()[0]})") from None
+
+
+def input_values(tf, name: str, spec, requests: list):
+    """An input of a signature, from the Request or RowRequest of each row of a batch."""
+    if name in ("user", "item"):
+        return tf.constant([_bytes(getattr(request, name)) for request in requests], tf.string)
     if name in ("history", "include", "exclude"):
         return _padded(tf, [getattr(request, name) for request in requests])
     if name.startswith(_WHERE):
@@ -137,32 +176,58 @@ def _entries(items, scores) -> list[dict]:
     ]
 
 
-def read_metadata(path: str) -> dict:
-    """lazytower.json of a version. Raises ExportError when it is missing or torn."""
+def read_metadata(path: str, family: str = "retrieval") -> dict:
+    """lazytower.json of a version.
+
+    Raises:
+      ExportError: it is missing or torn, or the model is not of this family, as model.family.
+    """
     try:
         document = json.loads(read_bytes(join(path, _METADATA)))
-        _check_metadata(document)
+        found = _family_of(document)
+        if found == family:
+            _check_metadata(document, family)
     except (OSError, ValueError, RecursionError):
         raise ExportError(
             f"{path}: has no readable {_METADATA}; was it written by `lazytower export`?"
         ) from None
+    _check_family(f"{path}: a {found} model", found, family)
     return document
 
 
-def _check_metadata(document: object) -> None:
+def _family_of(document: object) -> str:
+    if not isinstance(document, dict) or not isinstance(document.get("family", ""), str):
+        raise ValueError("not an object, or its family is not text")
+    return document.get("family", "retrieval")  # exports from before there were others do not name it
+
+
+def _check_metadata(document: dict, family: str) -> None:
     """Raises ValueError unless what is read of it has the right type."""
-    if not isinstance(document, dict):
-        raise ValueError("not an object")
-    for key, kind in _KEYS.items():
+    for key, kind in (_KEYS | _KEYS_OF[family]).items():
         if not isinstance(document.get(key), kind):
             raise ValueError(f"{key} is missing, or of another type")
+    if not isinstance(document.get("inputs", {}), dict):
+        raise ValueError("inputs is of another type")
+    _CHECKS[family](document)
+
+
+def _check_retrieval(document: dict) -> None:
     index = document.get("index", {})
     if not isinstance(index, dict) or not isinstance(document["users"].get("ids"), str):
         raise ValueError("index or users.ids is of another type")
-    if not isinstance(document.get("inputs", {}), dict):
-        raise ValueError("inputs is of another type")
     if not all(isinstance(user, str) for user in document["example_users"]):
         raise ValueError("example_users are not all text")
+
+
+def _check_ranking(document: dict) -> None:
+    features = document["inputs"].get("features")
+    if not isinstance(features, dict) or not set(features.values()) <= set(FORMS):
+        raise ValueError("inputs.features is of another type")
+    if not all(isinstance(task, dict) and isinstance(task.get("name"), str) for task in document["tasks"]):
+        raise ValueError("a task has no name")
+
+
+_CHECKS = {"retrieval": _check_retrieval, "ranking": _check_ranking}
 
 
 def _bytes(key: str) -> bytes:

@@ -37,7 +37,6 @@ def export(config) -> str:
     """
     from trainer.evaluation.trained import open_trained
     from trainer.indexes.packages import require_package
-    from trainer.serving.lookups import with_served_items
 
     if config.export.index.package:
         require_package(config.export.index.package, f"export.index.kind: {config.export.index.kind}")
@@ -49,7 +48,7 @@ def export(config) -> str:
             directory,
         )
     started = time.monotonic()
-    trained = with_served_items(open_trained(config))
+    trained = open_trained(config)
     _log_weights(trained)
     with locked(directory) as lock:
         try:
@@ -70,7 +69,7 @@ def _log_weights(trained) -> None:
     from trainer.report.facts import comparable, grouped, without_repeats
     from trainer.report.findings import compared_weights, evaluation_findings
     from trainer.report.metrics_file import read_metrics
-    from trainer.serving.saved_model import averaged
+    from trainer.serving.weights import averaged
 
     logging.info("step %d, %s weights", trained.step, "averaged" if averaged(trained) else "raw")
     found = [
@@ -95,22 +94,45 @@ def _write_and_verify(trained, model: str, version: int, scratch: str) -> None:
     import tensorflow as tf
 
     from trainer.kernels.build import graph_only
-    from trainer.serving.golden import golden_examples
-    from trainer.serving.saved_model import averaged, write_saved_model
+    from trainer.serving.weights import averaged
 
+    write = _FAMILIES[trained.config.model.family]
     with trained.recommender.averaged_dense(averaged(trained)):
         try:
             with graph_only():  # a server has TensorFlow's ops and no others
-                write_saved_model(trained, model, version)
+                golden_examples = write(trained, model, version)
         except tf.errors.OpError as error:
             raise ExportError(f"{model}: cannot be written ({error.message.splitlines()[0]})") from None
         # Graphs are reference cycles: without this, the weights stay while the replay loads its own.
         gc.collect()
-        golden = golden_examples(trained)
+        golden = golden_examples()
     path = os.path.join(scratch, "golden.json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump(golden, file)
     replay_golden(model, path)
+
+
+def _write_retrieval(trained, model: str, version: int):
+    from trainer.serving.golden import golden_examples
+    from trainer.serving.lookups import with_served_items
+    from trainer.serving.saved_model import write_saved_model
+
+    served = with_served_items(trained)
+    write_saved_model(served, model, version)
+    return lambda: golden_examples(served)
+
+
+def _write_ranking(trained, model: str, version: int):
+    from trainer.serving.predictions.golden import golden_predictions, sample_requests
+    from trainer.serving.predictions.saved_model import write_predictions
+
+    requests = sample_requests(trained)
+    forms = write_predictions(trained, model, version, requests)
+    return lambda: golden_predictions(trained, forms, requests)
+
+
+_FAMILIES = {"retrieval": _write_retrieval, "ranking": _write_ranking}
+"""By model.family, what writes a SavedModel and returns a function that gives its golden examples."""
 
 
 def replay_golden(model: str, golden: str) -> None:

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from trainer.data.features import Column, ListColumn
 from trainer.indexes.among import Allowed
-from trainer.serving.device_lists import DeviceLists
+from trainer.serving.inputs.device_lists import DeviceLists
 from trainer.serving.keys import KeyTable
 from trainer.serving.user_rows import Lists
 

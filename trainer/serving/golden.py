@@ -18,10 +18,10 @@ from trainer.evaluation.trained import Trained
 from trainer.indexes.packages import op_library
 from trainer.serving.inputs.build import read_features
 from trainer.serving.inputs.examples import UNKNOWN as UNKNOWN_KEY
-from trainer.serving.inputs.examples import feature_examples
+from trainer.serving.inputs.examples import can_be_said, feature_examples
 from trainer.serving.lookups import named_features
 from trainer.serving.model import WHERE
-from trainer.serving.saved_model import averaged
+from trainer.serving.weights import averaged
 
 _SAMPLE = 32
 # Next best items beyond k: the served model may swap items whose scores differ by rounding.
@@ -34,6 +34,8 @@ class _User:
     id: int
     past: np.ndarray
     """Items of all splits that may be recommended, oldest first, int64."""
+    history: np.ndarray
+    """What the model reads of them, int64, at most history_length."""
     features: dict[str, Column]
     """As stored, of one row each; those of the context only where a request gives them."""
 
@@ -169,27 +171,16 @@ def _changed_users(trained: Trained, users: list[_User]) -> tuple[list[_User], d
         inputs["history"] = [
             [*map(_text, items.keys[past[:1]]), _text(UNKNOWN_KEY), *map(_text, items.keys[past[1:]])]
         ]
-    names = [n for n in read_features(trained.dataset, reads) if _can_be_said(trained, n)]
+    names = [n for n in read_features(trained.dataset, reads) if can_be_said(trained.dataset, n)]
     of_users = [name for name in names if name in users[0].features]
     known = {name: join([user.features[name] for user in users]) for name in of_users}
     examples = feature_examples(trained.dataset, names, known, len(users))
     changed = []
     for i, user in enumerate(users):
         own = {name: column[np.array([i])] for name, column in examples.columns.items()}
-        mine = past if "history" in inputs else user.past[:0]
-        changed.append(dataclasses.replace(user, past=mine, features=user.features | own))
+        read = past[-trained.dataset.history_length :]
+        changed.append(dataclasses.replace(user, past=past, history=read, features=user.features | own))
     return changed, inputs | examples.inputs
-
-
-def _can_be_said(trained: Trained, name: str) -> bool:
-    """Whether requests can give a feature, or all keys of a cross."""
-    info = trained.dataset.features[name]
-    if info.kind == "cross":
-        return all(_can_be_said(trained, key) for key in info.keys)
-    if not info.has_keys:
-        return True
-    table = trained.dataset.tables[info.table or ""]
-    return table.oov is None or bool(table.files) or not table.keys
 
 
 def _sample_users(trained: Trained) -> list[_User]:
@@ -202,17 +193,18 @@ def _sample_users(trained: Trained) -> list[_User]:
     for block in users.blocks():
         block = block.take(np.flatnonzero(np.isin(block.ids, wanted)))
         past = block.sequence.keep(trained.items.knows(block.sequence.values))
-        stops = np.cumsum(past.lengths)
+        history = users.histories(past.keep(trained.items.in_histories[past.values]), block.ids)
         for i in range(len(block)):
-            items = past.values[stops[i] - past.lengths[i] : stops[i]]
-            features = {name: values[np.array([i])] for name, values in block.features.items()}
-            found[int(block.ids[i])] = _User(block.keys[i], int(block.ids[i]), items, features)
+            one = np.array([i])
+            items, read = past.take(one).values, history.take(one).values
+            features = {name: values[one] for name, values in block.features.items()}
+            found[int(block.ids[i])] = _User(block.keys[i], int(block.ids[i]), items, read, features)
     blank = {}
     for name, info in trained.dataset.features.items():
         if info.of == "user":
             single = info.kind not in ("list", "vector")
             blank[name] = empty_column(info, empty_value(trained.dataset, name) if single else 0, 1)
-    nobody = _User(UNKNOWN_KEY, unknown, np.array([], np.int64), blank)
+    nobody = _User(UNKNOWN_KEY, unknown, np.array([], np.int64), np.array([], np.int64), blank)
     # Under hashed ids the unknown key may fall on a row in use, and then shares its past.
     shared = dataclasses.replace(found.get(unknown, nobody), key=UNKNOWN_KEY)
     return [found[i] for i in sorted(found)] + [shared]
@@ -243,8 +235,7 @@ def _user_vectors(trained: Trained, users: list[_User]) -> np.ndarray:
     length = max(trained.dataset.history_length, 1)
     history = np.full((len(users), length), -1, np.int64)
     for row, user in zip(history, users, strict=True):
-        last = user.past[trained.items.in_histories[user.past]][-length:]
-        row[: len(last)] = last
+        row[: len(user.history)] = user.history
     ids, features = np.array([user.id for user in users], np.int64), {}
     for name in users[0].features:
         features[name] = join([user.features[name] for user in users])

@@ -13,7 +13,8 @@ loaded model; `signatures[...]` in Python needs all of them. [*, M] has one row 
 each user, filled up with "".
   What a request says of users, in place of what the model knows of them:
     history        [*, M] string, item keys, newest last, if the model reads history; items outside the
-                   catalog are dropped, and of the others the newest count. A row without keys: the known one.
+                   catalog are dropped, and of the others the newest count. With dataset.history_of `others`
+                   an item counts once, however often it is named. A row without keys: the known one.
     <feature>      each feature of users or of the context that the model reads, and the keys of crosses.
                    One key: [1] or [B] string; "" says nothing. A number: [1] or [B] float32; NaN says
                    nothing. A list: [*, M] string; a row without keys says nothing. A vector: [*, dim]
@@ -50,8 +51,9 @@ import tensorflow as tf
 
 from trainer.indexes.among import search_among
 from trainer.indexes.base import NO_SCORE, BaseIndex
-from trainer.serving.device_lists import DeviceLists
 from trainer.serving.filters import AllowedItems, FeatureFilter
+from trainer.serving.inputs.device_lists import DeviceLists
+from trainer.serving.inputs.history import HistoryInput
 from trainer.serving.inputs.kinds import BaseInput, constant
 from trainer.serving.keys import KeyTable
 from trainer.serving.user_rows import Lists
@@ -69,6 +71,8 @@ class UserState:
     history: Lists | None
     history_length: int
     seen: Lists | None
+    history_is_set: bool = False
+    """Whether histories hold each item once (dataset.history_of: others)."""
 
 
 class ServingModel(tf.Module):
@@ -114,8 +118,12 @@ class ServingModel(tf.Module):
         self._user_keys, self._item_keys = user_keys, item_keys
         self._inputs, self._filters = inputs, item_filters
         self._known = constant(users.known, "known_users")
-        self._history = DeviceLists(users.history, "history") if users.history else None
-        self._history_length = users.history_length
+        self._history = None
+        if users.history:
+            bound = len(item_names) if users.history_is_set else None
+            self._history = HistoryInput(
+                users.history, users.history_length, item_keys, self._in_history, bound
+            )
         self._seen = DeviceLists(users.seen, "seen") if users.seen else None
         self._item_places, self._servable = _places(item_order), servable
         self._in_histories = in_histories
@@ -141,9 +149,7 @@ class ServingModel(tf.Module):
         return [WHERE + name for name in self._filters]
 
     def _state_inputs(self) -> list[tuple[tf.TensorSpec, tf.Tensor]]:
-        found = []
-        if self._history is not None:
-            found.append((tf.TensorSpec([None, None], tf.string, "history"), tf.zeros([1, 0], tf.string)))
+        found = [] if self._history is None else self._history.specs()
         return found + [pair for feature in self._inputs.values() for pair in feature.specs()]
 
     def _make_functions(self) -> None:
@@ -162,11 +168,13 @@ class ServingModel(tf.Module):
         def item_embedding(inputs):
             return {"embedding": self._vectors_of_items(inputs["item"])}
 
-        self.recommend = _function(self._recommend, [user], [*options, *state])
-        self.serving_default = _function(lambda inputs: self._recommend({**defaults, **inputs}), [user], [])
-        self.user_embedding = _function(self._user_embedding, [user], state)
-        self.item_embedding = _function(item_embedding, [item], [])
-        self.score = _function(self._score, [user, item], state)
+        self.recommend = named_function(self._recommend, [user], [*options, *state])
+        self.serving_default = named_function(
+            lambda inputs: self._recommend({**defaults, **inputs}), [user], []
+        )
+        self.user_embedding = named_function(self._user_embedding, [user], state)
+        self.item_embedding = named_function(item_embedding, [item], [])
+        self.score = named_function(self._score, [user, item], state)
 
     def signatures(self) -> dict:
         """What tf.saved_model.save takes as `signatures`."""
@@ -208,25 +216,15 @@ class ServingModel(tf.Module):
         inputs = inputs or {}
         state = {"user": ids}
         if self._history is not None:
-            past = self._history.of(ids)
-            if "history" in inputs:
-                past = self._history_of(past, inputs["history"])
-            state["history"] = tf.cast(past, tf.int64).to_tensor(-1, shape=[None, self._history_length])
+            state |= self._history.values({"user": ids}, inputs)
+        owners = dict.fromkeys(("user", "item", "context"), ids)  # of items nothing is known here
         for feature in self._inputs.values():
-            state |= feature.values(ids, inputs)
+            state |= feature.values(owners, inputs)
         return self._user_tower(state)
 
-    def _history_of(self, known: tf.RaggedTensor, keys) -> tf.RaggedTensor:
-        """Catalog ids of items of each user, oldest first: those the request names, or the known ones."""
-        names = tf.broadcast_to(keys, tf.stack([known.nrows(), tf.shape(keys, tf.int64)[1]]))
-        rows = self._item_keys(tf.reshape(names, [-1]))
-        listed = (names != "") & tf.reshape(self._places_of_rows(rows) < self._in_histories, tf.shape(names))
-        named = tf.ragged.boolean_mask(tf.reshape(rows, tf.shape(names)), listed)
-        named = tf.cast(named[:, -self._history_length :], known.dtype)
-        given = tf.reduce_any(names != "", axis=1)
-        return tf.concat(
-            [_only(named, given), _only(known.with_row_splits_dtype(named.row_splits.dtype), ~given)], axis=1
-        )
+    def _in_history(self, rows):
+        """Whether histories may hold items of catalog ids int64 [n], bool [n]."""
+        return self._places_of_rows(rows) < self._in_histories
 
     def _recommend(self, inputs):
         return self._checked(inputs, self._checks(inputs), self._answer)
@@ -279,7 +277,7 @@ class ServingModel(tf.Module):
         return place[:, 0], self._places_of_items(tf.gather_nd(keys, place))
 
 
-def _function(body: Callable, required: list, optional: list) -> tf.function:
+def named_function(body: Callable, required: list, optional: list) -> tf.function:
     """A tf.function of named inputs that calls `body` with a dict of them.
 
     Args:
@@ -304,11 +302,6 @@ def _one_or_each(name: str, inputs):
     rows, users = tf.shape(inputs[name])[0], tf.shape(inputs["user"])[0]
     message = f"{name} needs one row for all users, or one per user, found"
     return tf.Assert((rows == 1) | (rows == users), [message, rows])
-
-
-def _only(lists: tf.RaggedTensor, wanted) -> tf.RaggedTensor:
-    """The lists of rows where `wanted` (bool [n]) holds; the others are empty."""
-    return tf.ragged.boolean_mask(lists, lists.with_values(tf.gather(wanted, lists.value_rowids())))
 
 
 def _places(order: np.ndarray) -> tf.Variable | None:

@@ -47,9 +47,8 @@ def replay(model_dir, golden):
 
     def rows(lists):
         width = max(map(len, lists))
-        return tf.reshape(
-            keys(text for row in lists for text in row + [""] * (width - len(row))), [-1, width]
-        )
+        texts = [text for row in lists for text in row + [""] * (width - len(row))]
+        return tf.reshape(keys(texts), [len(lists), width])
 
     def value(given):
         if isinstance(given[0], list) and not any(isinstance(one, float) for row in given for one in row):
@@ -83,14 +82,80 @@ def replay(model_dir, golden):
         raise Difference(f"recommend: finds {np.mean(recalls):.3f} of the best items")
 
 
-def same(what, found, expected):
-    """Compares float32 arrays up to rounding; Difference names the first place that differs."""
+def replay_predictions(model_dir, golden):
+    """Asks all golden questions of a ranking model, by every signature. Raises Difference."""
+    import tensorflow as tf
+
+    signatures = tf.saved_model.load(model_dir).signatures
+    specs = signatures["score"].structured_input_signature[1]
+    for number, request in enumerate(golden["predictions"]):
+        given = {name: request["inputs"].get(name, empty_input(spec)) for name, spec in specs.items()}
+        tensors = {name: input_tensor(spec, given[name]) for name, spec in specs.items()}
+        examples = tf.constant(as_examples(specs, given))
+        found = {
+            "score": signatures["score"](**tensors),
+            "predict_examples": signatures["predict_examples"](examples=examples),
+        }
+        for name, task in golden["forms"].items():
+            answer = signatures[name](inputs=examples)
+            found[name] = {task: answer["outputs"] if "outputs" in answer else answer["scores"][:, 1]}
+        for name, answer in found.items():
+            for task, values in answer.items():
+                what = f"{name}, {task}, request {number}"
+                same(what, values.numpy(), request["expected"][task], request["limits"][task])
+
+
+def empty_input(spec):
+    """What says nothing, as one row."""
+    if len(spec.shape) == 1:
+        return [""] if spec.dtype.name == "string" else [float("nan")]
+    return [[float("nan")] * (spec.shape[1] or 0)]
+
+
+def input_tensor(spec, given):
+    """An input from its JSON value; keys are bytes read as latin-1, and lists are filled up."""
+    import tensorflow as tf
+
+    text = spec.dtype == tf.string
+    if len(spec.shape) == 1:
+        return tf.constant([one.encode("latin-1") if text else one for one in given], spec.dtype)
+    width = max(map(len, given))
+    flat = [one for row in given for one in row + ["" if text else 0.0] * (width - len(row))]
+    flat = [one.encode("latin-1") for one in flat] if text else flat
+    return tf.constant(flat, spec.dtype, shape=[len(given), width])
+
+
+def as_examples(specs, given):
+    """The rows of inputs as tf.train.Example; inputs of one row are those of all."""
+    import tensorflow as tf
+
+    found = []
+    for i in range(max(map(len, given.values()))):
+        example = tf.train.Example()
+        for name, spec in specs.items():
+            row = given[name][i if len(given[name]) > 1 else 0]
+            values = row if isinstance(row, list) else [row] * (row == row and row != "")
+            feature = example.features.feature[name]
+            if spec.dtype == tf.string:
+                feature.bytes_list.value.extend(one.encode("latin-1") for one in values)
+            else:
+                feature.float_list.value.extend(values)
+        found.append(example.SerializeToString())
+    return found
+
+
+def same(what, found, expected, limit=None):
+    """Compares float32 arrays up to rounding, or to `limit` of 1 or of larger numbers; Difference names the
+    first place that differs."""
     import numpy as np
 
     expected = np.asarray(expected, np.float32)
     if found.shape != expected.shape:
         raise Difference(f"{what}: shape {found.shape}, expected {expected.shape}")
-    limit = 1e-4 * np.abs(expected) + 1e-5 * max(1.0, np.abs(expected).max(initial=0))
+    if limit is None:
+        limit = 1e-4 * np.abs(expected) + 1e-5 * max(1.0, np.abs(expected).max(initial=0))
+    else:
+        limit = limit * np.maximum(1.0, np.abs(expected))
     wrong = ~(np.abs(found - expected) <= limit)
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
@@ -129,7 +194,10 @@ def main(argv):
     with open(argv[2], encoding="utf-8") as file:
         golden = json.load(file)
     try:
-        replay(argv[1], golden)
+        if "predictions" in golden:
+            replay_predictions(argv[1], golden)
+        else:
+            replay(argv[1], golden)
     except Difference as difference:
         print(difference)
         return 1

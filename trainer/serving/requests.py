@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from configs.errors import ExportError
+from configs.system.storage import read_bytes
 
+_LARGEST = 3.4028234663852886e38  # of float32
 _LISTS = ("history", "include", "exclude")
 
 
@@ -41,7 +43,21 @@ def parse_requests(lines: Iterable[str], name: str, inputs: dict) -> list[Reques
     Raises:
       ExportError: a line is not such an object, or the model does not take it. Names the line.
     """
-    found = []
+    documents = json_objects(lines, name, '{"user": "17"}')
+    return [check_request(_request(document, place), inputs, place) for place, document in documents]
+
+
+def json_objects(lines: Iterable[str], name: str, example: str) -> Iterator[tuple[str, dict]]:
+    """(place, for messages; object) of JSON lines; blank lines are skipped.
+
+    Args:
+      lines: an object each.
+      name: of the file.
+      example: of an object, for messages.
+
+    Raises:
+      ExportError: a line is not an object. Names the line.
+    """
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -51,11 +67,34 @@ def parse_requests(lines: Iterable[str], name: str, inputs: dict) -> list[Reques
         except (ValueError, RecursionError) as error:
             raise ExportError(f"{place}: not valid JSON ({error})") from None
         if not isinstance(document, dict):
-            raise ExportError(
-                f'{place}: expected an object such as {{"user": "17"}}, found {line.strip():.40}'
-            )
-        found.append(check_request(_request(document, place), inputs, place))
-    return found
+            raise ExportError(f"{place}: expected an object such as {example}, found {line.strip():.40}")
+        yield place, document
+
+
+def read_lines(flag: str, path: str) -> list[str]:
+    """The lines of a file that a flag names; ExportError when it cannot be read."""
+    try:
+        # prepare rejects keys with a line end or a leading byte-order mark.
+        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(f"{flag} {path}: cannot be read ({error})") from None
+
+
+def split_keys(text: str) -> list[str]:
+    """Keys of text with commas, without empty ones."""
+    return [key for key in text.split(",") if key]
+
+
+def named_values(flag: str) -> Callable[[str], tuple[str, str]]:
+    """Function from NAME=VALUE to both; ExportError names the flag."""
+
+    def part(text: str) -> tuple[str, str]:
+        name, equals, value = text.partition("=")
+        if not name or not equals or not value:
+            raise ExportError(f"{flag} {text}: expected NAME=VALUE")
+        return name, value
+
+    return part
 
 
 def check_request(request: Request, inputs: dict, place: str) -> Request:
@@ -85,7 +124,7 @@ def check_request(request: Request, inputs: dict, place: str) -> Request:
         if form is None:
             what = _instead(name, "a user feature of the model", inputs["features"])
             raise ExportError(f"{place}: features.{name}: {what}")
-        features[name] = _FORMS[form](value, f"{place}: features.{name}")
+        features[name] = FORMS[form](value, f"{place}: features.{name}")
     return dataclasses.replace(request, features=features)
 
 
@@ -98,24 +137,26 @@ def _request(document: dict, place: str) -> Request:
     for key in document:
         if key not in names:
             raise ExportError(f"{place}: unknown key {key!r}; known: {', '.join(names)}")
-    fields: dict = {"user": _key(document.get("user", ""), f"{place}: user")}
+    fields: dict = {"user": as_key(document.get("user", ""), f"{place}: user")}
     for name in _LISTS:
-        fields[name] = _keys(document.get(name, []), f"{place}: {name}")
+        fields[name] = as_keys(document.get(name, []), f"{place}: {name}")
     for name in ("features", "where"):
         fields[name] = document.get(name, {})
         if not isinstance(fields[name], dict):
             raise ExportError(f"{place}: {name}: expected an object of values by feature")
     fields["where"] = {
-        name: _keys(value, f"{place}: where.{name}") for name, value in fields["where"].items()
+        name: as_keys(value, f"{place}: where.{name}") for name, value in fields["where"].items()
     }
     return Request(**fields)
 
 
-def _keys(value: object, place: str) -> list[str]:
-    return [_key(one, place) for one in (value if isinstance(value, list) else [value])]
+def as_keys(value: object, place: str) -> list[str]:
+    """Keys of a list or of a single one, as `as_key`."""
+    return [as_key(one, place) for one in (value if isinstance(value, list) else [value])]
 
 
-def _key(value: object, place: str) -> str:
+def as_key(value: object, place: str) -> str:
+    """A key of text or a whole number; ExportError names the place."""
     if isinstance(value, str):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
@@ -126,14 +167,14 @@ def _key(value: object, place: str) -> str:
 def _text(value: object, place: str) -> str:
     if isinstance(value, float):
         return str(value)
-    return _key(value, place)
+    return as_key(value, place)
 
 
 def _strings(value: object, place: str) -> list[str]:
     """Keys, from a list of them or from text with commas."""
     if isinstance(value, dict):
         raise ExportError(f"{place}: the keys of this feature have no weights; give them as a list")
-    return [key for key in (value.split(",") if isinstance(value, str) else _keys(value, place)) if key]
+    return [key for key in (value.split(",") if isinstance(value, str) else as_keys(value, place)) if key]
 
 
 def _weighted(value: object, place: str) -> dict[str, float]:
@@ -162,16 +203,16 @@ def _number(value: Any, place: str) -> float:
         number = math.nan if isinstance(value, bool) else float(value)
     except (ValueError, TypeError):
         number = math.nan
-    if not math.isfinite(number):
+    if not abs(number) <= _LARGEST:
         raise ExportError(f"{place}: expected a finite number, found {value!r}")
     return number
 
 
-# By form of a feature, what makes it of a value in a request; ExportError where it cannot.
-_FORMS = {
+FORMS: dict[str, Callable[[Any, str], Any]] = {
     "string": _text,
     "float32": _number,
     "strings": _strings,
     "weighted_strings": _weighted,
     "vector": _vector,
 }
+"""By form of a feature, what makes it of (a value in a request, its place); ExportError where it cannot."""

@@ -13,19 +13,16 @@ from absl import logging
 from configs.errors import ExportError
 from trainer.data.blocks import read_blocks
 from trainer.data.features import empty_column, model_inputs
-from trainer.data.lookups import table_rows
-from trainer.embeddings.engines.rows import assign_rows
-from trainer.embeddings.pooling import fetch_distinct
 from trainer.evaluation.trained import Trained
 from trainer.indexes.base import NO_SCORE, make_index
 from trainer.indexes.packages import INSTALL
 from trainer.indexes.recall import measure_recall
-from trainer.models.base import inputs_of
 from trainer.serving.inputs.build import feature_inputs, read_features
 from trainer.serving.lookups import item_filters, key_table
 from trainer.serving.model import DEFAULT_K, WHERE, ServingModel, UserState
 from trainer.serving.user_rows import UserRows, load_user_rows
 from trainer.serving.warmup import write_warmup_requests
+from trainer.serving.weights import averaged, served_lookup, tables_of, write_rows
 from trainer.version import VERSION
 
 METADATA = "assets.extra/lazytower.json"
@@ -58,16 +55,45 @@ def write_saved_model(trained: Trained, path: str, version: int) -> None:
     )
     model, index = _serving_model(trained, users, history_length)
     inputs = _inputs(trained, model)
+    save_module(model, path)
+    examples = _example_users(trained, users.known)
+    write_warmup_requests(path, _warmup_requests(trained, examples))
+    write_metadata(path, _metadata(trained, version, examples, index, inputs))
+
+
+def save_module(model, path: str) -> None:
+    """Writes a tf.Module with `signatures()` as a SavedModel."""
     size = sum(int(np.prod(v.shape)) * v.dtype.size for v in model.variables if v.dtype != tf.string)
     logging.info("writing the SavedModel: %.2f GB of weights and lists", size / 1e9)
     with _quiet():
-        # Without the towers' own gradients: nobody trains a served model.
+        # Without the layers' own gradients: nobody trains a served model.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(model, path, signatures=model.signatures(), options=options)
-    examples = _example_users(trained, users.known)
-    write_warmup_requests(path, _warmup_requests(trained, examples))
+
+
+def write_metadata(path: str, document: dict) -> None:
+    """Writes lazytower.json beside the warm-up requests."""
     with open(os.path.join(path, METADATA), "w", encoding="utf-8") as file:
-        json.dump(_metadata(trained, version, examples, index, inputs), file, indent=1)
+        json.dump(document, file, indent=1)
+
+
+def run_facts(trained: Trained, version: int) -> dict:
+    """What lazytower.json says of every model."""
+    return {
+        "name": trained.config.name,
+        "version": version,
+        "exported_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "family": trained.config.model.family,
+        "model": trained.config.model.kind,
+        "step": trained.step,
+        "weights": "average" if averaged(trained) else "raw",
+        "dataset_fingerprint": trained.dataset.fingerprint,
+        "versions": {
+            "lazytower": VERSION,
+            "tensorflow": tf.__version__,
+            "python": platform.python_version(),
+        },
+    }
 
 
 @contextlib.contextmanager
@@ -79,11 +105,6 @@ def _quiet():
         yield
     finally:
         logging.set_verbosity(before)
-
-
-def averaged(trained: Trained) -> bool:
-    """Whether the export holds averaged weights."""
-    return trained.config.export.weights == "average" and trained.recommender.has_averages
 
 
 def _features(trained: Trained) -> list[str]:
@@ -103,14 +124,18 @@ def _serving_model(trained: Trained, users: UserRows, history_length: int) -> tu
     order = np.argsort(2 - items.known - (items.known & items.in_histories), kind="stable")
     vectors = _item_vectors(trained, order)
     index = make_index(trained.config.export.index, vectors, len(items.ids))
-    table_of = recommender.config.table_of_input
-    names = {table_of[name] for name in recommender.model.user_inputs if name in table_of}
-    tables = {name: _table_weights(trained, name) for name in sorted(names)}
+    tables = tables_of(trained, recommender.model.user_inputs)
     user_tower = _user_tower(recommender, tables)
     model = ServingModel(
         user_keys=key_table(trained, "user"),
         item_keys=key_table(trained, "item"),
-        users=UserState(users.known, users.history, history_length, users.seen),
+        users=UserState(
+            users.known,
+            users.history,
+            history_length,
+            users.seen,
+            history_is_set=trained.dataset.history_of == "others",
+        ),
         inputs=feature_inputs(trained.dataset, _features(trained), users.features),
         item_filters=item_filters(trained, order),
         item_order=order,
@@ -149,22 +174,9 @@ def _recall(trained: Trained, model: ServingModel, index, vectors: tf.Variable, 
 
 
 def _user_tower(recommender, tables: dict[str, tf.Variable]):
-    """The model's own user tower, fed from serving tables: training and serving share its code.
-
-    It takes catalog ids of users and of the items of their history.
-    """
-    tables_info = recommender.dataset.tables
-    fetch = fetch_distinct(lambda table, ids: table.served(tables[table.label], ids))
-
-    def user_tower(inputs):
-        inputs = inputs_of(inputs, recommender.model.user_inputs)
-        for name, table in (("user", "user"), ("history", "item")):
-            if name in inputs:
-                inputs[name] = table_rows(tables_info[table], inputs[name])
-        activations = recommender.activations(inputs, fetch, trains=False)
-        return recommender.model.user_vectors(activations, inputs)
-
-    return user_tower
+    """The model's own user tower, from catalog ids of users and of the items of their history."""
+    lookup = served_lookup(recommender, tables, recommender.model.user_inputs)
+    return lambda inputs: recommender.model.user_vectors(*lookup(inputs))
 
 
 def _tower_weights(trained: Trained, user_tower) -> list[tf.Variable]:
@@ -182,17 +194,6 @@ def _tower_weights(trained: Trained, user_tower) -> list[tf.Variable]:
     return list(tape.watched_variables())
 
 
-def _table_weights(trained: Trained, name: str) -> tf.Variable:
-    """Served weights of a table, read chunk by chunk."""
-    table = trained.recommender.storages[name]
-    weights = tf.Variable(tf.zeros([table.rows, table.dim]), trainable=False, name=f"table_{name}")
-    for start, stop in table.chunks():
-        ids = np.arange(start, stop, dtype=np.int64)
-        chunk = table.read_weights(ids, averaged(trained), float(trained.step))
-        _write_rows(weights, start, chunk, f"table {name}")
-    return weights
-
-
 def _item_vectors(trained: Trained, order: np.ndarray) -> tf.Variable:
     """Vectors of all catalog ids of items, in this order of the ids."""
     items, recommender, vectors = trained.items, trained.recommender, None
@@ -204,15 +205,8 @@ def _item_vectors(trained: Trained, order: np.ndarray) -> tf.Variable:
             vectors = tf.Variable(
                 tf.zeros([items.rows, chunk.shape[1]]), trainable=False, name="item_vectors"
             )
-        _write_rows(vectors, start, chunk, "item vectors")
+        write_rows(vectors, start, chunk, "item vectors")
     return vectors
-
-
-def _write_rows(variable: tf.Variable, start: int, chunk: tf.Tensor, what: str) -> None:
-    """Overwrites rows of a variable from `start`; ExportError when the values are not finite."""
-    if not np.isfinite(chunk.numpy()).all():
-        raise ExportError(f"{what}: holds values that are not finite; the run diverged, see its loss")
-    assign_rows(variable, start, chunk)
 
 
 def _example_users(trained: Trained, known: np.ndarray) -> list[bytes]:
@@ -249,14 +243,7 @@ def _warmup_requests(trained: Trained, examples: list[bytes]) -> list[tuple[str,
 
 def _metadata(trained: Trained, version: int, examples: list[bytes], index: dict, inputs: dict) -> dict:
     config, dataset = trained.config, trained.dataset
-    return {
-        "name": config.name,
-        "version": version,
-        "exported_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "model": config.model.kind,
-        "step": trained.step,
-        "weights": "average" if averaged(trained) else "raw",
-        "dataset_fingerprint": dataset.fingerprint,
+    return run_facts(trained, version) | {
         "users": dataset.tables["user"].model_dump(),
         "items": dataset.tables["item"].model_dump(),
         "recommended_items": len(trained.items.ids),
@@ -268,11 +255,6 @@ def _metadata(trained: Trained, version: int, examples: list[bytes], index: dict
         "no_score": NO_SCORE,
         # Keys are UTF-8; anything else survives the round trip as surrogates.
         "example_users": [key.decode("utf-8", "surrogateescape") for key in examples],
-        "versions": {
-            "lazytower": VERSION,
-            "tensorflow": tf.__version__,
-            "python": platform.python_version(),
-        },
     }
 
 

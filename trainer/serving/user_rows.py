@@ -29,7 +29,7 @@ class UserRows:
     features: dict[str, Column]
     """Features as stored, [catalog ids]."""
     history: Lists | None
-    """The last items of all splits, oldest first, int32; None when not asked for."""
+    """Items of all splits as Users.histories, int32; None when not asked for."""
     seen: Lists | None
     """Distinct items of all splits, int32; None when not asked for."""
 
@@ -57,23 +57,23 @@ def load_user_rows(
     known = np.zeros(rows, bool)
     columns = load_features(dataset, "user", features, rows)
     columns = {n: c[np.arange(rows)] if isinstance(c, VectorFiles) else c for n, c in columns.items()}
-    users = Users(dataset, items)
+    users = Users(dataset, items, history_length)
     for block in users.blocks():
         known[block.ids] = (block.counts > 0) & table.has_row(block.ids)
         for name, builder in builders.items():
-            builder.count(block.ids, _lists_of(block, name, items, history_length).lengths)
+            builder.count(block.ids, _lists_of(block, name, users).lengths)
     for block in users.blocks():
         for name, builder in builders.items():
-            builder.place(block.ids, _lists_of(block, name, items, history_length))
+            builder.place(block.ids, _lists_of(block, name, users))
     lists = {name: builders[name].lists() if name in builders else None for name in wanted}
     return UserRows(known, columns, **lists)
 
 
-def _lists_of(block: UserBlock, name: str, items: Items, history_length: int) -> Ragged:
+def _lists_of(block: UserBlock, name: str, users: Users) -> Ragged:
+    items = users.items
     if name == "seen":
         return block.sequence.keep(items.knows(block.sequence.values)).distinct(items.rows)
-    past = block.sequence.keep(items.in_histories[block.sequence.values])
-    return past.keep(past.place_in_row >= np.repeat(past.lengths - history_length, past.lengths))
+    return users.histories(block.sequence.keep(items.in_histories[block.sequence.values]), block.ids)
 
 
 class _ListsBuilder:

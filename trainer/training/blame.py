@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import tensorflow as tf
 
-from configs.manifest import LABEL
+from configs.columns import LABEL
 from trainer.data.batches import TrainData
 
 MOST_ROWS, MOST_FILES = 3, 8  # named in a message

@@ -221,12 +221,6 @@ def test_ids_belong_to_tables(ids, message):
     assert found == message
 
 
-def test_users_and_items_have_no_vocabulary_files():
-    ids = {"kind": "given", "path": "a"}
-    message = error_of(dataset={"path": "x", "user_ids": ids})
-    assert message == "dataset.user_ids.kind: 'given' is unknown; allowed: 'vocab', 'hash'"
-
-
 def test_the_context_describes_the_request():
     features = [GENRE, feature("device", "context")]
     config = parse(*features, model=two_tower(["user", "device"], ["item", "genre"]))

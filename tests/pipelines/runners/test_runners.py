@@ -18,7 +18,7 @@ from pipelines.prepare import prepare
 from pipelines.runners import checks, running
 from pipelines.runners.checks import check_runner
 from pipelines.runners.options import beam_options
-from tests.pipelines.test_prepare import interactions, write_tsv
+from tests.pipelines.test_prepare import SPLITS, interactions, split_function, write_tsv
 from tests.support.prepared import Reference, assert_matches, configure, content
 
 ROWS = interactions(3000, users=200, items=120, seed=5)
@@ -96,14 +96,29 @@ def lazytower(*arguments: str, cwd) -> str:
     return done.stderr
 
 
-def compare(tmp_path, flags: list[str]) -> None:
+def ordered(source: dict) -> tuple[dict, dict, Reference]:
+    """Source, split, and what is to be made of ROWS by time."""
+    split = {"kind": "leave_last_out", "min_rows": 4}
+    return source, split, Reference(ROWS, min_rows=4, history_length=3)
+
+
+def unordered(source: dict) -> tuple[dict, dict, Reference]:
+    """Source, split, and what is to be made of ROWS without their times."""
+    source["roles"] = {name: column for name, column in source["roles"].items() if name != "timestamp"}
+    rows = [row | {"timestamp": row["row"]} for row in ROWS]
+    split_of = split_function("random", rows, seed=0)
+    reference = Reference(rows, split_of, history_length=3, second=1, timed=False, history_of="others")
+    return source, SPLITS["random"], reference
+
+
+def compare(tmp_path, flags: list[str], world=ordered) -> None:
     """prepare through the command line with flags: the bytes of the in-process runner, and the right rows."""
-    source = write_tsv(tmp_path / "in.tsv", ROWS)
+    source, split, reference = world(write_tsv(tmp_path / "in.tsv", ROWS))
     source["features"] = [{"name": "stars", "column": "rating", "of": "item", "kind": "numeric"}]
-    dataset = {"path": str(tmp_path / "here"), "split": {"kind": "leave_last_out", "min_rows": 4}}
+    dataset = {"path": str(tmp_path / "here"), "split": split}
     config = configure(source, dataset | {"history_length": 3, "num_shards": 3})
     written = prepare(config.source, config.dataset)
-    assert_matches(written, Reference(ROWS, min_rows=4, history_length=3))
+    assert_matches(written, reference)
     (tmp_path / "run.yaml").write_text(json.dumps(config.model_dump(mode="json")))
     there = tmp_path / "there"
     log = lazytower("prepare", "--config", "run.yaml", "--set", f"dataset.path={there}", *flags, cwd=tmp_path)
@@ -116,9 +131,10 @@ def compare(tmp_path, flags: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_worker_processes(tmp_path):
+@pytest.mark.parametrize("world", [ordered, unordered])
+def test_worker_processes(tmp_path, world):
     flags = "--runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=2"
-    compare(tmp_path, flags.split())
+    compare(tmp_path, flags.split(), world)
 
 
 @pytest.mark.slow

@@ -17,6 +17,8 @@ from pipelines.prepare import prepare
 from pipelines.runners.options import beam_options
 from tests.support.prepared import configure, content, read_file, run
 
+pytestmark = pytest.mark.any_python
+
 SMALL = {"chunk_bytes": 300, "chunk_rows": 7, "user_shards": 3, "key_shards": 3}
 FEATURES = [
     {"name": "genre", "kind": "categorical"},

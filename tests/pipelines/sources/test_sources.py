@@ -9,7 +9,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from configs.errors import DataError
-from configs.planted import Planted, item_key, user_key
+from configs.planted.interactions import Planted, item_key, user_key
 from configs.sections.sources import SyntheticSourceConfig
 from pipelines.job import JobLayout
 from pipelines.sources.reader import first_rows

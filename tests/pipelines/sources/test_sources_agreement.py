@@ -14,6 +14,8 @@ from pipelines.sources.reader import make_reader
 from tests.pipelines.sources.pieces import read_pieces
 from tests.support.prepared import configure
 
+pytestmark = pytest.mark.any_python
+
 FEATURES = [
     {"name": "genre", "of": "item", "kind": "categorical"},
     {"name": "price", "of": "item", "kind": "numeric", "missing": -1},

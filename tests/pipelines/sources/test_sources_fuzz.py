@@ -17,6 +17,8 @@ from pipelines.sources.reader import make_reader
 from tests.pipelines.sources.pieces import read_pieces
 from tests.support.prepared import configure, read_rejected, read_rows, run
 
+pytestmark = pytest.mark.any_python
+
 ROLES = {"label": "rating", "timestamp": "ts"}
 FEATURES = [
     {"name": "genre", "of": "item", "kind": "categorical"},
@@ -139,13 +141,13 @@ def _assert_alike(directory, table: dict[str, list], chunk: int) -> None:
         assert found[kind] == found["csv"], kind
 
 
-@given(_tables(), st.sampled_from([7, 60, 1 << 21]))
-@settings(max_examples=40, deadline=None)
+@given(_tables(), st.sampled_from([1, 7, 60, 1 << 21]))
+@settings(max_examples=60, deadline=None)
 def test_a_table_means_the_same_in_every_format(tmp_path_factory, table, chunk):
     _assert_alike(tmp_path_factory.getbasetemp(), table, chunk)
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 @given(_tables(), st.sampled_from([1, 7, 60, 1 << 21]))
 @settings(max_examples=300, deadline=None)
 def test_many_tables_mean_the_same_in_every_format(tmp_path_factory, table, chunk):
@@ -179,7 +181,7 @@ def test_many_tables_are_prepared_alike_from_every_format(tmp_path_factory, tabl
 
 @pytest.mark.slow
 @given(_tables())
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_some_tables_are_prepared_alike_from_every_format(tmp_path_factory, table):
     _prepared(tmp_path_factory.getbasetemp(), table)
 
@@ -270,7 +272,7 @@ def test_damaged_text_is_refused_or_said(tmp_path_factory, text, edits, chunk, e
     _assert_clear(path, text[0], _edited(text[1], edits), chunk, escape)
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 @given(
     st.sampled_from(_TEXTS),
     st.lists(_edit, min_size=1, max_size=9),

@@ -18,6 +18,8 @@ from trainer.bench.parts import ml100k
 from trainer.bench.parts import rows as bench_peer_rows
 from trainer.bench.parts import towers as bench_peer_towers
 
+pytestmark = pytest.mark.any_python
+
 TORCH = importlib.util.find_spec("torch") is not None
 FBGEMM = importlib.util.find_spec("fbgemm_gpu") is not None
 HERE = [name for name in ROW_CASES if not name.startswith(("torch", "fbgemm"))]

@@ -27,6 +27,8 @@ from trainer.embeddings.engines import TABLE_ENGINES
 from trainer.embeddings.engines.rows import RecordTable
 from trainer.optimizers.adam import Adam
 
+pytestmark = pytest.mark.any_python
+
 
 @pytest.fixture(autouse=True)
 def pieces(monkeypatch):

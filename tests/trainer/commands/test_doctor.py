@@ -1,6 +1,7 @@
 """The report of the doctor: on this machine, for a run, and when something is wrong."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from google.cloud import tpu_v2 as tpu
 from configs.load import parse_config
 from tests.support.fake_tpu import FakeTpu
 from tests.support.tiny_run import planted_document, write_planted
+from trainer import cli
 from trainer.commands import doctor
 from trainer.preflight import doctor as preflight_doctor
 from trainer.preflight.checks import Result
@@ -40,11 +42,25 @@ def test_this_machine_for_a_prepared_run(tmp_path):
     assert {check["status"] for check in report["checks"]} <= {"ok", "warn"}
 
 
-def test_what_fails_is_an_error_after_the_report(tmp_path):
-    done = lazytower("--config", document(tmp_path), "--set", "output.path=/sys/kernel/run")
-    assert done.returncode == 2
-    assert done.stderr.endswith("checks failed: disk\n")
-    lines = done.stdout.splitlines()
+@pytest.fixture
+def doctor_of(monkeypatch, capsys):
+    """Runs the command in this process, of its probes only those of some groups; (code, output, log)."""
+    every = preflight_doctor._probes
+
+    def call(*arguments: str, groups: tuple[str, ...]):
+        chosen = lambda *args: [probe for probe in every(*args) if probe[0] in groups]  # noqa: E731
+        monkeypatch.setattr(preflight_doctor, "_probes", chosen)
+        code = cli.run(cli.parse(["lazytower", "doctor", *arguments]))
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_what_fails_is_an_error_after_the_report(tmp_path, doctor_of):
+    arguments = ("--config", document(tmp_path), "--set", "output.path=/sys/kernel/run")
+    code, output, log = doctor_of(*arguments, groups=("dataset",))
+    assert code == 2 and log.endswith("checks failed: disk\n")
+    lines = output.splitlines()
     assert [line.split()[0] for line in lines if "disk:" in line] == ["fail"]
     assert [line for line in lines if line.startswith("warn  dataset:") and "not prepared yet" in line]
 
@@ -111,18 +127,16 @@ def test_only_a_run_on_this_machines_tpu_wants_chips(tmp_path, device, wanted, a
     assert ("named_tpu" in [group for group, _ in preflight_doctor._probes(run, [])]) == asked
 
 
-def test_a_run_on_a_tpu_that_is_not_here(tmp_path):
-    write_planted(str(tmp_path))
-    done = lazytower("--config", document(tmp_path, device=TPU), "--json")
-    report = json.loads(done.stdout)
-    assert done.returncode == 2 and report["failed"] == ["TensorFlow wheel", "TPU chip"]
+def test_a_run_on_a_tpu_that_is_not_here(tmp_path, doctor_of):
+    code, output, _ = doctor_of("--config", document(tmp_path, device=TPU), "--json", groups=())
+    report = json.loads(output)
+    assert code == 2 and report["failed"] == ["TensorFlow wheel", "TPU chip"]
     found = {check["name"]: check for check in report["checks"]}
     assert "only tensorflow-tpu drives chips" in found["TensorFlow wheel"]["fix"]
     assert found["TPU chip"]["found"] == "none" and "run on a TPU VM" in found["TPU chip"]["fix"]
 
 
-def test_a_run_on_a_tpu_of_another_machine(tmp_path, monkeypatch):
-    write_planted(str(tmp_path))
+def test_a_run_on_a_tpu_of_another_machine(tmp_path, monkeypatch, doctor_of):
     service = FakeTpu(tmp_path, {})
     monkeypatch.setenv("TPU_EMULATOR_HOST", service.address)
     name = "projects/shop/locations/us-east5-b/nodes/mine"
@@ -131,11 +145,11 @@ def test_a_run_on_a_tpu_of_another_machine(tmp_path, monkeypatch):
     )
     try:
         path = document(tmp_path, device=TPU | NAMED)
-        done = lazytower("--config", path)
-        assert done.returncode == 0 and " named TPU:         mine: grpc://10.0.0.2:8470\n" in done.stdout
+        code, output, _ = doctor_of("--config", path, groups=("named_tpu",))
+        assert code == 0 and re.search(r" named TPU: +mine: grpc://10.0.0.2:8470\n", output)
         service.nodes[name].state = tpu.Node.State.CREATING
-        done = lazytower("--config", path)
-        assert done.returncode == 2 and done.stderr.endswith("checks failed: named TPU\n")
-        assert "device.name: TPU mine in projects/shop/locations/us-east5-b is still CREATING" in done.stdout
+        code, output, log = doctor_of("--config", path, groups=("named_tpu",))
+        assert code == 2 and log.endswith("checks failed: named TPU\n")
+        assert "device.name: TPU mine in projects/shop/locations/us-east5-b is still CREATING" in output
     finally:
         service.close()

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
+import pipelines.prepare
 from configs.errors import ConfigError, DataError
+from configs.load import parse_config
 from configs.manifest import load_dataset
+from tests.support.prepared import read_rows
 from tests.support.prepared import run as prepare
 from trainer import cli
 from trainer.data.inspection import sample_rows, summarize
@@ -72,6 +75,25 @@ def test_rows_have_the_raw_values_of_the_source(dataset):
         assert float(row["price"]) == item * 2.5
 
 
+@pytest.mark.parametrize("of, what", [("earlier", "newest earlier"), ("others", "other train")])
+def test_histories_are_shown_with_raw_keys(tmp_path, capsys, of, what):
+    lines = [f"u{row % 3},i{row % 11}" for row in range(80)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item", *lines]) + "\n")
+    source = {"kind": "delimited", "paths": [str(tmp_path / "log.csv")]}
+    path = str(tmp_path / "data")
+    prepare(source, {"path": path, "split": {"kind": "random"}, "history_length": 4, "history_of": of})
+    dataset = load_dataset(path)
+    assert f"histories: at most 4 of the user's {what} items" in _printed(capsys, path)
+    records = iter(read_rows(dataset, dataset.splits["train"].files[:1]))
+    for row, record in zip(sample_rows(dataset, 5, [], history=True), records, strict=False):
+        number, _, shown = row["history"].partition(": ")
+        assert int(number) == len(record["history"])
+        found = [int(part.split("(")[1][:-1]) for part in shown.split("; ") if "(" in part]
+        assert found == list(record["history"])[:3] and shown.endswith("...") == (int(number) > 3)
+        assert all(part.startswith("i") for part in shown.split("; ") if "(" in part)
+    assert "history" not in sample_rows(dataset, 5, [])[0]
+
+
 def _printed(capsys, *arguments):
     assert cli.run(cli.parse(["lazytower", "inspect", *arguments])) == 0
     return capsys.readouterr().out
@@ -104,3 +126,41 @@ def _run(*arguments):
     from trainer.commands import inspect
 
     inspect.run(cli.parse(["lazytower", "inspect", *arguments]))
+
+
+def test_rows_without_users_and_items_have_labels(tmp_path, capsys):
+    lines = ["site,clicked,status"]
+    lines += [f"s{row % 3},{int(row % 4 == 0)},{('paid', '', 'open')[row % 3]}" for row in range(300)]
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    sections = {
+        "source": {
+            "kind": "delimited",
+            "paths": [str(tmp_path / "log.csv")],
+            "roles": {"label": "clicked", "labels": {"paid": {"column": "status", "ones": ["paid"]}}},
+            "features": [{"name": "site", "of": "context", "kind": "categorical"}],
+        },
+        "dataset": {"path": str(tmp_path / "data"), "keep_negatives": 0.5},
+        "model": {
+            "kind": "ranking",
+            "tasks": [{"name": "click"}, {"name": "paid", "label": "paid", "where": "label"}],
+        },
+        "train": {"num_steps": 1},
+        "output": {"path": str(tmp_path / "run")},
+    }
+    config = parse_config(sections, "test")
+    made = pipelines.prepare.prepare(config.source, config.dataset)
+    text = _printed(capsys, str(tmp_path / "data"), "--rows", "4")
+    splits, tables, *_, rows = text.rstrip().split("\n\n")
+    header, train, *_ = splits.splitlines()
+    assert header.split() == ["split", "rows", "positive", "paid"]
+    paid = made.splits["train"].labels["paid"]
+    empty = 1 - paid.known / made.splits["train"].rows
+    assert train.split()[1] == f"{made.splits['train'].rows:,}"
+    assert train.endswith(f"{paid.ones / paid.known:.2%}, {empty:.1%} empty")
+    assert f"{made.thinned:,} negative train rows are left out by dataset.keep_negatives 0.5." in splits
+    assert [line.split()[0] for line in tables.splitlines()] == ["table", "site"]
+    assert rows.splitlines()[0].split() == ["label", "paid", "site"]
+    values = {"s0": "1", "s1": "(missing)", "s2": "0"}
+    for line in rows.splitlines()[1:]:
+        _, label, site, _ = line.split()
+        assert label == values[site]

@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 
 from configs.errors import DataError
 from configs.manifest import SPLITS, FeatureInfo
+from configs.splitmix import hash_ids
+from tests.support.set_histories import other_items
 from tests.support.tiny_dataset import Feature, Row, write_dataset
 from trainer.data.blocks import read_blocks
 from trainer.data.catalog import Items, Users
-from trainer.data.ragged import Ragged, hash_ids
+from trainer.data.ragged import Ragged
+
+pytestmark = pytest.mark.any_python
 
 
 def random_rows(seed: int, users: int = 30, items: int = 20, number: int = 400) -> list[Row]:
@@ -94,6 +98,24 @@ def test_views_agree_with_loops(dataset, split):
             assert list(view.cold_seen.take(one).values) == sorted(before - set(past))
             assert list(view.touched.take(one).values) == sorted({item for item, _ in pairs if item < oov})
             assert list(view.history[i]) == (past[-3:] + [-1] * 3)[:3]
+
+
+@pytest.mark.parametrize("length", [3, 50])
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_histories_of_rows_without_an_order_hold_train_items_alone(rows, tmp_path, split, length):
+    dataset = write_dataset(str(tmp_path), rows, history_length=length, history_of="others", block_rows=7)
+    items = Items.load(dataset)
+    users, oov, lengths = Users(dataset, items), items.shared_row, set()
+    for block in users.blocks():
+        history = users.view(block, split).history
+        for i, user in enumerate(block.ids):
+            one = np.array([i])
+            pairs = zip(block.sequence.take(one).values, block.splits.take(one).values, strict=True)
+            train = [int(item) for item, s in pairs if s == 0 and item < oov]
+            expected = other_items(train, None, int(user), length)
+            assert list(history[i]) == (expected + [-1] * length)[:length]
+            lengths.add(len(expected))
+    assert len(lengths) > 1 and (length in lengths) == (length == 3)
 
 
 def test_users_of_a_split_have_train_rows_and_targets(dataset, rows):

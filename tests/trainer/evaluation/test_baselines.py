@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs.errors import DataError
-from configs.planted import Planted, index_of_key, item_key, user_key
+from configs.planted.interactions import Planted, index_of_key, item_key, user_key
 from configs.sections.evaluation import EvaluateConfig
 from configs.sections.sources import SyntheticSourceConfig
 from tests.support.tiny_dataset import Row, write_dataset

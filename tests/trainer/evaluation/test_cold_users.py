@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs.sections.evaluation import EvaluateConfig
+from tests.support.set_histories import other_items
 from tests.support.tiny_dataset import Row, write_dataset
 from tests.trainer.evaluation.test_ranking import one_user, rank
 from trainer.data.catalog import Items, Users
@@ -47,16 +48,24 @@ def rows() -> list[Row]:
     return [*rows, Row(b"new1", b"i3", "test"), Row(b"disliked", b"i3", "test", 0.0)]
 
 
-@pytest.fixture(scope="module")
-def users(rows, tmp_path_factory) -> Users:
+@pytest.fixture(scope="module", params=["earlier", "others"])
+def users(request, rows, tmp_path_factory) -> Users:
     path = str(tmp_path_factory.mktemp("users"))
-    dataset = write_dataset(path, rows, block_rows=8, history_length=LENGTH)
+    dataset = write_dataset(path, rows, block_rows=8, history_length=LENGTH, history_of=request.param)
     return Users(dataset, Items.load(dataset))
+
+
+def history_of(users, past, own, user) -> list[int]:
+    """What a row's history holds of catalog ids `past`, oldest first."""
+    if users.dataset.history_of == "earlier":
+        return past[-LENGTH:]
+    return other_items(past, own, user, LENGTH)
 
 
 def in_turn(rows, users, scorer, split, exclude_seen) -> list[list[dict]]:
     """Metrics of each evaluated row, by cold user."""
     items = users.items
+    id_of = {key: int(i) for block in users.blocks() for key, i in zip(block.keys, block.ids, strict=True)}
     number_of = {items.keys[i]: int(i) for i in items.ids}
     trained, past = {row.user for row in rows if row.split == "train"}, collections.defaultdict(list)
     of_user = collections.defaultdict(list)
@@ -65,7 +74,8 @@ def in_turn(rows, users, scorer, split, exclude_seen) -> list[list[dict]]:
             continue
         earlier = past[row.user]
         if row.split == split and not (exclude_seen and row.item in earlier):
-            scores = scorer.of([number_of[i] for i in earlier if i in number_of][-LENGTH:])
+            before = [number_of[i] for i in earlier if i in number_of]
+            scores = scorer.of(history_of(users, before, number_of.get(row.item), id_of[row.user]))
             excluded = {number_of[i] for i in earlier if i in number_of} if exclude_seen else set()
             ranks = []
             if row.item in number_of:

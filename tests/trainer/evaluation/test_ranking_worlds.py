@@ -12,13 +12,13 @@ import pytest
 
 from configs.manifest import load_dataset
 from configs.sections.evaluation import EvaluateConfig
+from configs.splitmix import hash_ids
 from tests.pipelines.test_prepare import SMALL, SPLITS, split_function
 from tests.pipelines.test_prepare_semantics import split_of
 from tests.support.prepared import Reference, run
 from tests.trainer.evaluation.test_ranking import one_user, rank
 from trainer.commands.evaluate import format_results
 from trainer.data.catalog import Items, Users
-from trainer.data.ragged import hash_ids
 from trainer.evaluation import ranking
 from trainer.evaluation.baselines import Popularity
 from trainer.evaluation.negatives import sample_negatives

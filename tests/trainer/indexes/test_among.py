@@ -9,6 +9,8 @@ from trainer.indexes import among
 from trainer.indexes.among import Allowed, search_among
 from trainer.indexes.base import NO_SCORE, make_index
 
+pytestmark = pytest.mark.any_python
+
 
 class Lists(Allowed):
     """Of each row a list of allowed rows; None restricts nothing."""

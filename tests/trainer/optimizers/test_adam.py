@@ -9,6 +9,8 @@ import tf_keras
 
 from trainer.optimizers import Adam
 
+pytestmark = pytest.mark.any_python
+
 FACES = {"plain": lambda optimizer: optimizer, "keras": lambda optimizer: optimizer.keras()}
 STEPS, SHAPE = 8, (5, 3)
 

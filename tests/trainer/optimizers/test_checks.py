@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from trainer.optimizers import ROW_OPTIMIZERS, SGD, SM3, Adam, LazyAdam
 
+pytestmark = pytest.mark.any_python
+
 FACES = {
     "plain": lambda: LazyAdam(0.1),
     "sm3": lambda: SM3(0.1),

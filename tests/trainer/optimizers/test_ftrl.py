@@ -7,6 +7,8 @@ import tf_keras
 
 from trainer.optimizers import FTRL
 
+pytestmark = pytest.mark.any_python
+
 FACES = {"plain": FTRL, "keras": lambda *args, **options: FTRL(*args, **options).keras()}
 EVERY_FACE = pytest.mark.parametrize("make", FACES.values(), ids=FACES)
 EVERY_GRADIENT = pytest.mark.parametrize("sparse", [False, True], ids=["dense", "rows"])

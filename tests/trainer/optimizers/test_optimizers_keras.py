@@ -8,6 +8,8 @@ import tf_keras
 from trainer.optimizers import SGD, Adagrad, Momentum
 from trainer.optimizers.standalone.keras import KerasShell
 
+pytestmark = pytest.mark.any_python
+
 legacy = tf_keras.optimizers.legacy
 KINDS = {
     "adagrad": (Adagrad, legacy.Adagrad, {}),

@@ -1,5 +1,6 @@
 """Export, verification and `recommend` with ScaNN; what is reported where it is not installed."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -9,7 +10,7 @@ import tensorflow as tf
 
 from configs.errors import ConfigError, ExportError
 from configs.load import parse_config
-from tests.support.tiny_run import USERS, tiny_export, tiny_run
+from tests.support.tiny_run import USERS, tiny_export, tiny_model, tiny_run
 from trainer.cli import parse, run
 from trainer.evaluation.trained import open_trained
 from trainer.serving import golden as golden_module
@@ -35,18 +36,28 @@ def _metadata(path):
         return json.load(file)
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Function from a kind to its export with an index that looks everywhere, made once."""
+
+    @functools.cache
+    def path(kind):
+        return export(_into(kind, tmp_path_factory.mktemp(kind), leaves=4, leaves_to_search=4))
+
+    return path
+
+
 @needs_scann
 @pytest.mark.parametrize("kind", ["plain", "hash"])
-def test_an_index_that_looks_everywhere_answers_as_brute_force(kind, tmp_path, capsys):
+def test_an_index_that_looks_everywhere_answers_as_brute_force(kind, exported, capsys):
     """The export is verified in a fresh process too. Under hashed ids many rows may not be recommended."""
-    config = _into(kind, tmp_path, leaves=4, leaves_to_search=4)
-    path = export(config)
+    path = exported(kind)
     facts = _metadata(path)["index"]
     assert facts["recall@10"] == 1.0 and 0 < facts["recall_users"] <= USERS
     assert (facts["leaves"], facts["leaves_to_search"]) == (4, 4) and "scann" in facts["needs"]
     found, exact = (
-        tf.saved_model.load(p).signatures["serving_default"](user=tf.constant(USER_KEYS))
-        for p in (path, tiny_export(kind))
+        model.signatures["serving_default"](user=tf.constant(USER_KEYS))
+        for model in (tf.saved_model.load(path), tiny_model(kind))
     )
     assert (found["items"].numpy() == exact["items"].numpy()).all()
     code = run(parse(["lazytower", "recommend", "--model", path, "--users", "ü3", "--k", "3"]))
@@ -63,9 +74,9 @@ def test_an_index_that_finds_too_little_is_not_published(tmp_path):
 
 
 @needs_scann
-def test_the_replay_of_an_approximate_index_notices_differences(tmp_path):
+def test_the_replay_of_an_approximate_index_notices_differences(exported, tmp_path):
     config = _into("plain", tmp_path, leaves=4, leaves_to_search=4)
-    path, trained = export(config), open_trained(config)
+    path, trained = exported("plain"), open_trained(config)
     with trained.recommender.averaged_dense():
         golden = golden_module.golden_examples(trained)
     replay(path, golden)

@@ -6,12 +6,12 @@ import tensorflow as tf
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
 from configs.manifest import load_dataset
-from tests.support.tiny_run import ITEMS, USERS, tiny_export, tiny_run
+from tests.support.tiny_run import ITEMS, USERS, any_python, tiny_export, tiny_model, tiny_run
 from trainer.indexes.base import NO_SCORE
 from trainer.serving.model import DEFAULT_K
 from trainer.serving.warmup import WARMUP_FILE, prediction_log_class
 
-KINDS = ["plain", "towers", "history", "hash", "robe", "robe_bias"]
+KINDS = ["towers", *any_python("plain", "history", "others", "hash", "robe", "robe_bias")]
 USER_KEYS = [f"ü{i}".encode() for i in range(USERS)]
 ITEM_KEYS = [f"item {i}".encode() for i in range(ITEMS)]
 UNKNOWN = b"nobody"
@@ -20,7 +20,18 @@ UNKNOWN = b"nobody"
 @pytest.fixture(scope="module", params=KINDS)
 def served(request):
     """(TinyRun, the loaded SavedModel)."""
-    return tiny_run(request.param), tf.saved_model.load(tiny_export(request.param))
+    return tiny_run(request.param), tiny_model(request.param)
+
+
+# One of each kind of inputs: keys alone, those of features and history, hashed keys.
+@pytest.fixture(scope="module", params=["towers", *any_python("plain", "hash")])
+def session(request):
+    """(kind, TensorFlow 1 session with the model, its signatures), as TensorFlow Serving runs it."""
+    running = tf.compat.v1.Session(graph=tf.Graph())
+    with running.graph.as_default():
+        meta_graph = tf.compat.v1.saved_model.load(running, ["serve"], tiny_export(request.param))
+    yield request.param, running, dict(meta_graph.signature_def)
+    running.close()
 
 
 def _ask(model, users, k=DEFAULT_K, exclude_seen=True, exclude=None):
@@ -145,10 +156,10 @@ def _past(run, user):
     return [row.item for row in run.rows if row.user == user and train.count(row.item) >= least]
 
 
-@pytest.mark.parametrize("kind", ["history", "towers"])
+@pytest.mark.parametrize("kind", ["towers", *any_python("history")])
 def test_a_request_says_what_its_users_did_and_are(kind):
     """Users whose own row is not read, or is the one that unknown keys share, differ by state alone."""
-    run, model = tiny_run(kind), tf.saved_model.load(tiny_export(kind))
+    run, model = tiny_run(kind), tiny_model(kind)
     users, nobody = USER_KEYS[:6], [UNKNOWN] * 6
     state = {}
     for name in ("country", "age") if kind == "towers" else ():
@@ -175,8 +186,27 @@ def test_a_request_says_what_its_users_did_and_are(kind):
     np.testing.assert_allclose(score, (said * vectors).sum(axis=1), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.any_python
+def test_an_item_counts_once_in_a_history_without_an_order():
+    model = tiny_model("others")
+    users = tf.constant([*USER_KEYS[:2], UNKNOWN])
+    once = [[b"item 1", b"item 0", b""], [b"item 2", b"", b""], [b"item 0", b"item 1", b"item 2"]]
+    often = [
+        [b"item 1", b"item 0", b"item 1", b"item 0"],
+        [b"item 2", b"no item", b"item 2", b""],
+        [b"item 1", b"item 0", b"item 2", b"item 2"],
+    ]
+    found = [
+        model.user_embedding(users, history=tf.constant(history))["embedding"].numpy()
+        for history in (once, often)
+    ]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-6)
+    assert np.abs(np.diff(found[0], axis=0)).max(axis=1).min() > 1e-3
+
+
+@pytest.mark.any_python
 def test_items_of_the_history_that_a_request_says_count_as_seen():
-    model = tf.saved_model.load(tiny_export("history"))
+    model = tiny_model("history")
     history = tf.constant([[ITEM_KEYS[1], ITEM_KEYS[3]]])
     for seen in (True, False):
         answer = model.recommend(tf.constant([UNKNOWN]), 40, tf.constant(seen), history=history)
@@ -186,7 +216,7 @@ def test_items_of_the_history_that_a_request_says_count_as_seen():
 
 @pytest.mark.parametrize("each", [False, True])
 def test_where_and_include_restrict_the_answer(each):
-    run, model = tiny_run("towers"), tf.saved_model.load(tiny_export("towers"))
+    run, model = tiny_run("towers"), tiny_model("towers")
     expected, genres = Expected(run, model), run.features["genre"].values
     users = USER_KEYS[:5]
     rows = len(users) if each else 1
@@ -208,7 +238,7 @@ def test_where_and_include_restrict_the_answer(each):
 
 
 def test_optional_inputs_of_a_wrong_number_of_rows_are_invalid_arguments():
-    model = tf.saved_model.load(tiny_export("towers"))
+    model = tiny_model("towers")
     for name in ("include", "where_genre", "history"):
         with pytest.raises(tf.errors.InvalidArgumentError, match=f"{name} needs one row for all users"):
             model.recommend(tf.constant(USER_KEYS[:3]), **{name: tf.constant([[b"a"], [b"b"]])})
@@ -216,51 +246,30 @@ def test_optional_inputs_of_a_wrong_number_of_rows_are_invalid_arguments():
         model.user_embedding(tf.constant(USER_KEYS[:3]), country=tf.constant([b"a", b"b"]))
 
 
-def test_defaults_hold_as_tensorflow_serving_runs_a_signature(served):
+def test_defaults_hold_as_tensorflow_serving_runs_a_signature(session):
     """A session that feeds `user` alone, from the signature's own defaults, as PreProcessPrediction does."""
-    run, model = served
+    kind, running, signatures = session
+    model = tiny_model(kind)
     expected = _ask(model, USER_KEYS[:4])
     np.testing.assert_array_equal(model.recommend(tf.constant(USER_KEYS[:4]))["items"], expected["items"])
-    with _session(_path(run)) as (session, signatures):
-        for name in ("recommend", "serving_default"):
-            found = _run(session, signatures[name], {"user": USER_KEYS[:4]})
-            np.testing.assert_array_equal(found["items"], expected["items"])
-        defaults = {key: tf.make_ndarray(v) for key, v in signatures["recommend"].defaults.items()}
+    for name in ("recommend", "serving_default"):
+        found = _run(running, signatures[name], {"user": USER_KEYS[:4]})
+        np.testing.assert_array_equal(found["items"], expected["items"])
+    defaults = {key: tf.make_ndarray(v) for key, v in signatures["recommend"].defaults.items()}
     assert defaults["k"] == DEFAULT_K and defaults["exclude_seen"] and defaults["exclude"].shape == (1, 0)
 
 
-def test_warm_up_requests_can_be_answered(served):
-    run, _ = served
+def test_warm_up_requests_can_be_answered(session):
+    kind, running, signatures = session
     message, asked = prediction_log_class(), set()
-    with _session(_path(run)) as (session, signatures):
-        for record in tf.compat.v1.io.tf_record_iterator(f"{_path(run)}/{WARMUP_FILE}"):
-            request = message.FromString(record).predict_log.request
-            inputs = {
-                name: tf.make_ndarray(TensorProto.FromString(value)) for name, value in request.inputs.items()
-            }
-            _run(session, signatures[request.model_spec.signature_name], inputs)
-            asked.add(request.model_spec.signature_name)
+    for record in tf.compat.v1.io.tf_record_iterator(f"{tiny_export(kind)}/{WARMUP_FILE}"):
+        request = message.FromString(record).predict_log.request
+        inputs = {
+            name: tf.make_ndarray(TensorProto.FromString(value)) for name, value in request.inputs.items()
+        }
+        _run(running, signatures[request.model_spec.signature_name], inputs)
+        asked.add(request.model_spec.signature_name)
     assert asked == set(signatures) - {"__saved_model_init_op"}
-
-
-def _path(run):
-    return f"{run.config.export_path}/1"
-
-
-class _session:
-    """A TensorFlow 1 session with the model loaded, as TensorFlow Serving's runtime holds it."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __enter__(self):
-        self.session = tf.compat.v1.Session(graph=tf.Graph())
-        with self.session.graph.as_default():
-            meta_graph = tf.compat.v1.saved_model.load(self.session, ["serve"], self.path)
-        return self.session, dict(meta_graph.signature_def)
-
-    def __exit__(self, *unused):
-        self.session.close()
 
 
 def _run(session, signature, inputs):

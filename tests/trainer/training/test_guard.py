@@ -25,6 +25,8 @@ from trainer.training.guard import Guard
 from trainer.training.run import train
 from trainer.training.step import TrainStep
 
+pytestmark = pytest.mark.any_python
+
 ROWS, BATCH, STEPS = 640, 32, 18
 BAD = {"two_tower": {"weight": math.inf}, "dot_bias": {"label": math.nan}}
 MODELS = {

@@ -65,7 +65,7 @@ def ranking(directory: str) -> dict:
     return settled(ranking_document(directory, model, owners=True))
 
 
-@pytest.fixture(scope="module", params=["two_tower", "dot_bias", "ranking"])
+@pytest.fixture(scope="module")
 def whole(request, tmp_path_factory):
     """(config file, directory of the undisturbed run, copy of it as of RESUMED_AT steps, its weights)."""
     root = tmp_path_factory.mktemp(request.param)
@@ -104,13 +104,16 @@ def run(path: pathlib.Path, root: pathlib.Path) -> tuple:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "overrides, exact",
+    "whole, overrides, exact",
     [
-        ({"train__steps_per_loop": 3}, True),
-        ({"device__threads": 1}, True),
-        ({"device__replicas": 2}, False),
-        ({"device__replicas": 4}, False),
+        ("two_tower", {"train__steps_per_loop": 3, "device__threads": 1}, True),
+        ("two_tower", {"device__replicas": 4}, False),
+        ("dot_bias", {"train__steps_per_loop": 3, "device__threads": 1}, True),
+        ("dot_bias", {"device__replicas": 2}, False),
+        ("ranking", {"train__steps_per_loop": 3, "device__threads": 1}, True),
+        ("ranking", {"device__replicas": 2}, False),
     ],
+    indirect=["whole"],
     ids=str,
 )
 def test_resumed_otherwise(whole, tmp_path, overrides, exact):

@@ -122,6 +122,7 @@ DENSE = {"tables": {name: {"dim": 8, "optimizer": {"kind": "adam"}} for name in 
 
 
 @pytest.mark.parametrize("sections", [OTHERS, DENSE], ids=["others", "dense adam"])
+@pytest.mark.any_python
 def test_other_optimizers_resume_too(place, sections, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(configured(place, whole, **sections))
@@ -144,6 +145,7 @@ def test_a_finished_run_is_left_alone(place, trained):
     assert lines(run, "evaluate") == lines(trained, "evaluate")
 
 
+@pytest.mark.any_python
 def test_an_evaluation_that_was_cut_off_is_made_up_for(place, trained):
     run = place / "cut"
     shutil.copytree(trained, run)
@@ -155,6 +157,7 @@ def test_an_evaluation_that_was_cut_off_is_made_up_for(place, trained):
     assert made == wanted
 
 
+@pytest.mark.any_python
 def test_steps_per_loop_and_engine_change_nothing_but_the_pace(place, trained):
     fine = configured(place, "fine", train={"steps_per_loop": 7})
     train(fine)
@@ -162,6 +165,7 @@ def test_steps_per_loop_and_engine_change_nothing_but_the_pace(place, trained):
 
 
 @needs_addons
+@pytest.mark.any_python
 def test_the_two_engines_train_alike_in_closed_loop(place):
     # No layers for items: the softmax does not see their last bias, and Adam makes steps of its rounding.
     states, model = {}, {"item_tower": {"inputs": ["item"]}}
@@ -235,6 +239,14 @@ def test_a_dataset_prepared_otherwise_names_the_key(copy, key, value):
         train(config())
 
 
+def test_a_dataset_with_other_histories_names_the_key(copy):
+    dataset, config = copy
+    change_manifest(dataset, history_of="others")
+    message = "prepared with dataset.history_of others, but the config has earlier; run `lazytower prepare"
+    with pytest.raises(DataError, match=message):
+        train(config())
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 def test_a_damaged_shard_is_found_before_training(copy, damage):
     dataset, config = copy
@@ -267,6 +279,7 @@ def test_a_torn_user_catalog_costs_the_evaluation_not_the_training(copy):
     assert report.exists() and not lines(report.parent, "evaluate")
 
 
+@pytest.mark.any_python
 def test_a_diverged_run_stops_and_keeps_its_good_checkpoints(place):
     config = configured(
         place,
@@ -297,6 +310,7 @@ def test_two_trainers_cannot_share_a_run_directory(place):
     lock_run(str(place / "shared")).close()
 
 
+@pytest.mark.any_python
 def test_epochs_are_counted_in_whole_batches(place):
     lengths = {"num_steps": None, "num_epochs": 0.2}
     report = train(configured(place, "epochs", train=lengths, polyak={"kind": "none", "decay": None}))
@@ -314,6 +328,7 @@ def sparse(place, output, **checkpoint):
     return parse_config(document, "test")
 
 
+@pytest.mark.any_python
 def test_increments_carry_a_run_and_its_evaluation(tmp_path):
     write_planted(str(tmp_path), users=1500)
     train(config := sparse(tmp_path, "run"))
@@ -327,6 +342,7 @@ def test_increments_carry_a_run_and_its_evaluation(tmp_path):
         np.testing.assert_array_equal(table.read_records(np.arange(table.rows)), state[f"tables/{name}"])
 
 
+@pytest.mark.any_python
 def test_a_save_that_failed_in_the_background_is_made_up_for(place, trained, tmp_path, monkeypatch, caplog):
     writing, failures = storage.writing, []
 
@@ -343,6 +359,7 @@ def test_a_save_that_failed_in_the_background_is_made_up_for(place, trained, tmp
 
 
 @pytest.mark.parametrize("megabytes", [0, 512])
+@pytest.mark.any_python
 def test_a_full_disk_ends_the_run_and_a_restart_resumes(place, trained, tmp_path, monkeypatch, megabytes):
     writing, options = storage.writing, {"async_memory_mb": megabytes}
 

@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from absl import logging
 
 from configs.errors import DataError, UserError
 from configs.manifest import Dataset
-from configs.sections.ranking import TaskConfig
+from configs.sections.ranking import RankingConfig, TaskConfig
+from configs.sections.roles import PLANTED_LABEL
 from trainer.data.catalog import Items
 from trainer.data.lookups import catalog_lookups
 from trainer.data.split_rows import split_rows
 from trainer.evaluation.pointwise.figures import Bootstrap, PredictionFigures, TaskRows
 from trainer.evaluation.pointwise.predictors import (
-    PLANTED,
     ConstantRate,
     ItemRate,
     PlantedProbability,
@@ -68,6 +69,7 @@ class PointwiseEvaluation:
     ):
         self._recommender, self._dataset, self._items, self._split = recommender, dataset, items, split
         config = recommender.config
+        assert isinstance(config.model, RankingConfig)
         self._options, self._tasks = config.evaluate, config.model.tasks
         self._facts = RowFacts(dataset, config.evaluate)
         self._by = list(config.evaluate.by) if detail else []
@@ -85,7 +87,7 @@ class PointwiseEvaluation:
         yield ConstantRate(rates)
         if rates.of_items:
             yield ItemRate(rates)
-        if PLANTED in self._dataset.labels and any(map(PlantedProbability.covers, self._tasks)):
+        if PLANTED_LABEL in self._dataset.labels and any(map(PlantedProbability.covers, self._tasks)):
             yield PlantedProbability(self._tasks)
 
     def _batches(self, names: list[str]) -> Iterator[Batch]:
@@ -103,7 +105,10 @@ class PointwiseEvaluation:
         with Spill(SPILL_BYTES, sorters) as spill:
             self._open(spill)
             self._read(check)
-            return [line for task in self._tasks for line in self._of_task(task, check)]
+            lines = [line for task in self._tasks for line in self._of_task(task, check)]
+        if not lines:
+            raise DataError(f"{self._dataset.path}: no row of split {self._split} counts for any task")
+        return lines
 
     def _count_values(self, check: Callable[[], None]) -> None:
         """Decides which values of features are slices."""
@@ -189,9 +194,8 @@ class PointwiseEvaluation:
             start = time.perf_counter()
             found = next((result for _, result in figures.results(bootstrap)), None)
             if found is None:
-                raise DataError(
-                    f"{self._dataset.path}: no row of split {self._split} counts for task {task.name}"
-                )
+                logging.warning("no row of split %s counts for task %s", self._split, task.name)
+                return
             seconds = self._seconds[predictor.name] + time.perf_counter() - start
             is_model = predictor.name in self._models
             yield {
@@ -266,7 +270,7 @@ def evaluate_ranking(
       (see PredictionFigures.results); and for the first one of each task by and worst (see `worst_slices`).
 
     Raises:
-      DataError: the split has no rows, a file is damaged, or a label does not fit its loss.
+      DataError: the split has no rows that count, a file is damaged, or a label does not fit its loss.
       UserError: a prediction is not finite.
     """
     return PointwiseEvaluation(recommender, dataset, items, split, weights, step, detail).lines(check)

@@ -29,7 +29,8 @@ class TaskRows(NamedTuple):
 
     def take(self, rows: np.ndarray) -> "TaskRows":
         """The rows with these numbers, in this order."""
-        return TaskRows(*(None if column is None else column[rows] for column in self))
+        groups = None if self.groups is None else self.groups[rows]
+        return TaskRows(self.labels[rows], self.weights[rows], self.blocks[rows], groups)
 
 
 class Bootstrap:
@@ -128,7 +129,9 @@ class PredictionFigures:
             **found,
         }
 
-    def _add_grouped(self, values: dict, intervals: dict, found: dict, bootstrap: Bootstrap) -> None:
+    def _add_grouped(
+        self, values: dict[str, Any], intervals: dict[str, Any], found: dict[str, Any], bootstrap: Bootstrap
+    ) -> None:
         assert self._groups is not None
         blocks = self._groups.blocks()
         with np.errstate(divide="ignore", invalid="ignore"):

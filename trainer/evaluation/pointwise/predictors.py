@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from configs.manifest import Dataset, label_column
+from configs.columns import label_column
+from configs.manifest import Dataset
 from configs.schema import RunConfig
-from configs.sections.ranking import MAIN_LABEL, TaskConfig
+from configs.sections.ranking import MAIN_LABEL, RankingConfig, TaskConfig
+from configs.sections.roles import PLANTED_LABEL
 from trainer.data.split_rows import split_rows
 from trainer.evaluation.pointwise.rows import Batch, TaskReader, row_weights_of
 
 if TYPE_CHECKING:
     from trainer.models.recommender import Recommender
 
-PLANTED = "planted_probability"
-"""The further label of planted data with the probability that each row was drawn with."""
 PRIOR_ROWS = 20.0
 """Weight of the overall rate in the rate of each item."""
 _BATCH = 1 << 16
@@ -71,6 +71,7 @@ class TrainRates:
     """
 
     def __init__(self, dataset: Dataset, config: RunConfig):
+        assert isinstance(config.model, RankingConfig)
         self._config, self._dataset = config, dataset
         table = dataset.tables.get("item")
         items = table.rows if table is not None else 1
@@ -99,8 +100,8 @@ class TrainRates:
         if self._config.source.roles.label is not None:
             found &= ~self._config.dataset.is_positive(batch["label"])
         for name in self._dataset.labels:
-            if name != PLANTED:
-                found &= ~(batch[label_column(name)] > 0)
+            if name != PLANTED_LABEL:
+                found &= np.nan_to_num(batch[label_column(name)]) == 0
         return found
 
 
@@ -147,4 +148,4 @@ class PlantedProbability:
 
     def predictions(self, batch: Batch) -> dict[str, np.ndarray]:
         """float32 [n] by task."""
-        return dict.fromkeys(self._tasks, batch[label_column(PLANTED)])
+        return dict.fromkeys(self._tasks, batch[label_column(PLANTED_LABEL)])

@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from trainer.data.ragged import hash_ids
+from configs.splitmix import hash_ids
 
 BLOCKS = 256
 FEWEST = 10

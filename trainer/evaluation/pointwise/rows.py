@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from configs.columns import label_column
 from configs.errors import DataError
-from configs.manifest import Dataset, label_column
+from configs.manifest import Dataset
 from configs.sections.evaluation import EvaluateConfig
 from configs.sections.ranking import TaskConfig
 from trainer.evaluation.pointwise.figures import TaskRows

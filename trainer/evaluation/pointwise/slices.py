@@ -1,8 +1,8 @@
 """Slices: the rows of each value of a feature, with figures of their own, and the worst calibrated ones.
 
 Which values get a line is decided by a pass over the split that counts them, so the pass that computes
-predictions knows each row's slot. The counts take 8 bytes a row of the feature's table, much less than the
-table itself.
+predictions knows each row's slot. Counts and slots take 12 bytes a row of the feature's table, much less than
+the table itself.
 
 The worst calibrated slices are those with the largest |log(sum of predictions / sum of labels)|, among slices
 with at least evaluate.slice_rows rows whose interval excludes a ratio of 1. With many slices some exclude it
@@ -127,7 +127,9 @@ class SliceCalibration:
         self.slots = slots
         self._sums = np.zeros((7, len(slots)))
 
-    def add(self, batch: dict[str, np.ndarray], kept: np.ndarray, rows: TaskRows, predictions: np.ndarray):
+    def add(
+        self, batch: dict[str, np.ndarray], kept: np.ndarray, rows: TaskRows, predictions: np.ndarray
+    ) -> None:
         """Adds rows of a batch.
 
         Args:

@@ -1,4 +1,4 @@
-"""The inputs of a served model for the features of its user tower, from the dataset."""
+"""The inputs of a served model for the features that it reads, from the dataset."""
 
 import functools
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ from trainer.serving.user_rows import Lists
 
 
 def read_features(dataset: Dataset, names: Iterable[str]) -> list[str]:
-    """The features among the inputs `names` of a tower, and the keys of their crosses, in that order."""
+    """The features among the inputs `names` of a model, and the keys of their crosses, in that order."""
     found = [name for name in names if name in dataset.features]
     parts = [key for name in found for key in dataset.features[name].keys]
     return list(dict.fromkeys([*found, *parts]))
@@ -35,7 +35,7 @@ def feature_inputs(dataset: Dataset, names: list[str], known: dict[str, Column])
     Args:
       dataset: the manifest.
       names: from `read_features`.
-      known: of features of users, as stored, by catalog id.
+      known: of features of users and items, as stored, by catalog id.
 
     Raises:
       DataError: a vocabulary cannot be read.
@@ -58,7 +58,7 @@ def feature_inputs(dataset: Dataset, names: list[str], known: dict[str, Column])
         elif info.kind == "list":
             found[name] = ListInput(name, info, table, None if column is None else _lists(column))
         elif info.kind == "vector":
-            assert column is not None, "vectors are of users"
+            assert column is not None, "vectors are of users or items"
             found[name] = VectorInput(name, info, column)
         elif info.is_numeric:
             found[name] = NumericInput(name, info, column, empty_value(dataset, name))

@@ -1,7 +1,8 @@
 """Features in the served model: raw values of a request become what the model reads, as in training.
 
-What a request leaves out, "" and NaN say nothing: for a feature of users the model takes what it knows of
-them, for one of the context the empty value. There is one class for each kind; BaseInput is their interface.
+What a request leaves out, "" and NaN say nothing: for a feature of users or items the model takes what it
+knows of them, for one of the context the empty value. There is one class for each kind; BaseInput is their
+interface.
 """
 
 import abc
@@ -13,7 +14,7 @@ import tensorflow as tf
 from configs.manifest import FeatureInfo
 from trainer.data.features import WEIGHT
 from trainer.data.numbers import model_numbers
-from trainer.serving.device_lists import DeviceLists
+from trainer.serving.inputs.device_lists import DeviceLists
 from trainer.serving.keys import KeyTable
 from trainer.serving.user_rows import Lists
 
@@ -46,14 +47,27 @@ class BaseInput(tf.Module, abc.ABC):
         """Assertions that refuse values which no dataset holds, as INVALID_ARGUMENT."""
         return []
 
+    @property
+    def reads(self) -> list[str]:
+        """Inputs of a request that `values` looks at."""
+        return [spec.name for spec, _ in self.specs()]
+
+    @property
+    def owners(self) -> list[str]:
+        """Whose ids `values` looks at, as FeatureInfo.of."""
+        return [self.info.of]
+
     @abc.abstractmethod
-    def values(self, users, given: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def values(self, ids: Mapping[str, tf.Tensor], given: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Inputs of the model, by name, as trainer.data.features.model_inputs.
 
         Args:
-          users: their catalog ids, int64 [n].
-          given: the request's inputs that are there.
+          ids: by owner, catalog ids of users and items, int64 [n] each; of the context only n counts.
+          given: the request's inputs that are there, of n rows or one.
         """
+
+    def _own(self, ids: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        return ids[self.info.of]
 
 
 class CategoricalInput(BaseInput):
@@ -61,7 +75,7 @@ class CategoricalInput(BaseInput):
 
     Args:
       keys: of the feature's table; None: it has no vocabulary, so requests cannot name keys.
-      known: ids by user, int [catalog ids]; None: of the context.
+      known: ids by user or item, int [catalog ids]; None: of the context.
       names: raw keys by id, object (bytes) [rows], if a cross needs them; None: unknown, under hashed ids.
     """
 
@@ -84,25 +98,26 @@ class CategoricalInput(BaseInput):
             return []
         return [(tf.TensorSpec([None], tf.string, self.feature), tf.constant([""]))]
 
-    def raw(self, users, given):
+    def raw(self, ids, given):
         """(the request's keys, string [n], "" where it says nothing; the same with the known keys there)."""
-        said = tf.fill(tf.shape(users), "")
+        owners = self._own(ids)
+        said = tf.fill(tf.shape(owners), "")
         if self.feature in given:
-            said = tf.broadcast_to(given[self.feature], tf.shape(users))
+            said = tf.broadcast_to(given[self.feature], tf.shape(owners))
         if self._known is None or self._names is None:
             return said, said
-        known = tf.gather(self._names, tf.gather(self._known, users))
+        known = tf.gather(self._names, tf.gather(self._known, owners))
         return said, tf.where(said == "", known, said)
 
-    def values(self, users, given):
+    def values(self, ids, given):
         """As BaseInput.values."""
-        known = None if self._known is None else tf.cast(tf.gather(self._known, users), tf.int64)
+        known = None if self._known is None else tf.cast(tf.gather(self._known, self._own(ids)), tf.int64)
         if known is not None and self.feature not in given:
             return {self.feature: known}
-        said, _ = self.raw(users, given)
+        said, _ = self.raw(ids, given)
         assert self._keys is not None, "features of the context have a vocabulary"
-        ids = self._keys(said)
-        return {self.feature: ids if known is None else tf.where(said == "", known, ids)}
+        found = self._keys(said)
+        return {self.feature: found if known is None else tf.where(said == "", known, found)}
 
 
 class CrossInput(BaseInput):
@@ -111,7 +126,7 @@ class CrossInput(BaseInput):
     Args:
       rows: of its table.
       parts: the inputs of its keys, in order.
-      known: ids by user, int [catalog ids]; None: of the context.
+      known: ids by user or item, int [catalog ids]; None: of the context.
     """
 
     def __init__(
@@ -120,16 +135,26 @@ class CrossInput(BaseInput):
         super().__init__(name, info)
         self._rows, self._parts, self._known = rows, parts, constant(known, f"feature_{name}")
 
-    def values(self, users, given):
+    @property
+    def reads(self):
+        """As BaseInput.reads: those of its keys."""
+        return [name for part in self._parts for name in part.reads]
+
+    @property
+    def owners(self):
+        """As BaseInput.owners: its keys may have others."""
+        return list(dict.fromkeys([self.info.of, *(part.info.of for part in self._parts)]))
+
+    def values(self, ids, given):
         """As BaseInput.values: from the request's keys where it gives any, and known ones beside them."""
-        raw = [part.raw(users, given) for part in self._parts]
+        raw = [part.raw(ids, given) for part in self._parts]
         joined = tf.strings.join([whole for _, whole in raw], "\x01")
-        ids = tf.strings.to_hash_bucket_fast(joined, self._rows)
+        hashed = tf.strings.to_hash_bucket_fast(joined, self._rows)
         if self._known is None:
-            return {self.feature: ids}
-        known = tf.cast(tf.gather(self._known, users), tf.int64)
+            return {self.feature: hashed}
+        known = tf.cast(tf.gather(self._known, self._own(ids)), tf.int64)
         any_said = tf.reduce_any(tf.stack([said != "" for said, _ in raw]), axis=0)
-        return {self.feature: tf.where(any_said, ids, known)}
+        return {self.feature: tf.where(any_said, hashed, known)}
 
 
 class ListInput(BaseInput):
@@ -137,7 +162,7 @@ class ListInput(BaseInput):
 
     Args:
       keys: of the feature's table; None: it has no vocabulary, so requests cannot name keys.
-      known: (ids, weights or None) of each user; None: of the context.
+      known: (ids, weights or None) of each user or item; None: of the context.
     """
 
     def __init__(
@@ -177,30 +202,31 @@ class ListInput(BaseInput):
             tf.Assert((width == 0) | (width == wide), [f"{name} needs a weight for each key, found", width]),
         ]
 
-    def values(self, users, given):
+    def values(self, ids, given):
         """As BaseInput.values."""
-        ids, weights = self._known(users)
+        owners = self._own(ids)
+        keys, weights = self._known(owners)
         if self.feature in given:
-            said_ids, said_weights, any_said = self._said(users, given)
-            ids = tf.where(any_said, said_ids, ids)
+            said_keys, said_weights, any_said = self._said(owners, given)
+            keys = tf.where(any_said, said_keys, keys)
             weights = tf.where(any_said, said_weights, weights) if self.info.weighted else weights
-        return {self.feature: ids} | ({self.feature + WEIGHT: weights} if self.info.weighted else {})
+        return {self.feature: keys} | ({self.feature + WEIGHT: weights} if self.info.weighted else {})
 
-    def _known(self, users):
-        """(ids, weights), padded."""
-        shape = [tf.shape(users)[0], self.info.max_length]
+    def _known(self, owners):
+        """(ids of keys, weights), padded."""
+        shape = [tf.shape(owners)[0], self.info.max_length]
         if self._ids is None:
             return -tf.ones(shape, tf.int64), tf.zeros(shape)
-        ids = tf.cast(self._ids.of(users), tf.int64).to_tensor(-1, shape=[None, shape[1]])
+        ids = tf.cast(self._ids.of(owners), tf.int64).to_tensor(-1, shape=[None, shape[1]])
         if self._weights is None:
             return ids, tf.zeros(shape)
-        return ids, self._weights.of(users).to_tensor(0.0, shape=[None, shape[1]])
+        return ids, self._weights.of(owners).to_tensor(0.0, shape=[None, shape[1]])
 
-    def _said(self, users, given):
+    def _said(self, owners, given):
         """(ids, weights, whether the request names any key, bool [n, 1]) of the request, padded: its first
         keys that are not empty."""
         keys = given[self.feature]
-        shape = tf.stack([tf.shape(users)[0], tf.shape(keys)[1]])
+        shape = tf.stack([tf.shape(owners)[0], tf.shape(keys)[1]])
         keys, length = tf.broadcast_to(keys, shape), self.info.max_length
         there = keys != ""
         assert self._keys is not None, "only then it is an input"
@@ -220,7 +246,7 @@ class NumericInput(BaseInput):
     """A number, or the bucket it falls into.
 
     Args:
-      known: as stored, by user, float32 [catalog ids]; None: of the context.
+      known: as stored, by user or item, float32 [catalog ids]; None: of the context.
       missing: the stored value that stands for an empty one; NaN if there is none.
     """
 
@@ -248,14 +274,15 @@ class NumericInput(BaseInput):
     def _takes_logarithms(self) -> bool:
         return self.info.steps[:1] == ["log1p"]
 
-    def values(self, users, given):
+    def values(self, ids, given):
         """As BaseInput.values."""
+        owners = self._own(ids)
         if self._known is None:
-            stored = tf.fill(tf.shape(users), np.float32(self._missing))
+            stored = tf.fill(tf.shape(owners), np.float32(self._missing))
         else:
-            stored = tf.gather(self._known, users)
+            stored = tf.gather(self._known, owners)
         if self.feature in given:
-            said = tf.broadcast_to(given[self.feature], tf.shape(users))
+            said = tf.broadcast_to(given[self.feature], tf.shape(owners))
             stored = tf.where(tf.math.is_nan(said), stored, said)
         return {self.feature: model_numbers(self.info, stored, tf)}
 
@@ -264,7 +291,7 @@ class VectorInput(BaseInput):
     """Numbers that come from elsewhere.
 
     Args:
-      known: by user, float32 [catalog ids, dim].
+      known: by user or item, float32 [catalog ids, dim].
     """
 
     form = "vector"
@@ -280,9 +307,9 @@ class VectorInput(BaseInput):
             (tf.TensorSpec([None, dim], tf.float32, self.feature), tf.constant([[np.nan] * dim], tf.float32))
         ]
 
-    def values(self, users, given):
+    def values(self, ids, given):
         """As BaseInput.values."""
-        known = tf.gather(self._known, users)
+        known = tf.gather(self._known, self._own(ids))
         if self.feature not in given:
             return {self.feature: known}
         said = tf.broadcast_to(given[self.feature], tf.shape(known))

@@ -16,15 +16,15 @@ g(k)^2 = c / (c + RARE), where c = rows * p(k) rows are expected to have the key
 learn from has little effect, however large the tables are. The scale of each part, the mean of z and the bias
 that makes the mean probability equal to `rate` are computed from a sample of further rows.
 
-As in configs/planted.py, everything is a pure function of (seed, index): any range of rows can be generated
-anywhere.
+As in configs/planted/interactions.py, everything is a pure function of (seed, index): any range of rows can
+be generated anywhere.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from configs.planted import FIRST_TIMESTAMP, normal, uniform
+from configs.planted.interactions import FIRST_TIMESTAMP, normal, uniform
 from configs.sections.sources import SyntheticClicksSourceConfig
 
 WEIGHTS = {"keys": 0.5, "interactions": 0.2, "numbers": 0.2, "list": 0.1}
@@ -76,7 +76,7 @@ class PlantedClicks:
         self.pairs = [(2 * p % count, (2 * p + 1) % count) for p in range(pairs)]
         paired = {column for pair in self.pairs for column in pair}
         self._keys = [self._planted_keys(j, size, j in paired) for j, size in enumerate(self.sizes)]
-        self._list = self._planted_keys(count, source.list_keys, False)
+        self._list = self._planted_keys(count, max(1, source.list_keys), False)
         waves = np.arange(source.numbers)
         self._frequency = 1.0 + 1.5 * uniform(source.seed, "wave", 2 * waves)
         self._phase = 2.0 * np.pi * uniform(source.seed, "wave", 2 * waves + 1)
@@ -152,7 +152,7 @@ class PlantedClicks:
             found["list"] = sums / np.maximum(lengths, 1)
         return found
 
-    def _z(self, *features) -> np.ndarray:
+    def _z(self, *features: Any) -> np.ndarray:
         z = np.full(len(features[-1]), -self._shift)
         for name, values in self._parts(*features).items():
             z += self._scales[name] * values

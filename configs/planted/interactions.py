@@ -5,7 +5,7 @@ p(c | u) = softmax_c(sharpness * x_u . a_c / sqrt(F)). Item i belongs to group i
 r = i // C in it, p(i | c) ~ (r + 1)^-item_zipf. An interaction draws c, then i, so that
 log p(i | u) = log p(c_i | u) + log p(i | c_i): no ranking of the items beats ranking by this value.
 
-Everything is a pure function of (seed, index) through SplitMix64 (Steele et al., OOPSLA 2014), so any
+Everything is a pure function of (seed, index) through SplitMix64 (configs/splitmix.py), so any
 range of rows can be generated anywhere, and 25 million users need no table.
 
 Groups are drawn from the cumulative p(c | u) in float32, computed without a matrix product, whose rounding
@@ -18,30 +18,23 @@ from typing import Any
 import numpy as np
 
 from configs.sections.sources import SyntheticSourceConfig
+from configs.splitmix import GOLDEN, mix
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _NAMES = (
     *("user", "cluster", "item", "factor", "loading"),
     *("key", "effect", "vector", "number", "wave", "length", "member", "click"),
 )
 _STREAM = {name: np.uint64(i + 1) for i, name in enumerate(_NAMES)}
-"""Streams of random numbers; those of the second line are of configs/planted_clicks.py."""
+"""Streams of random numbers; those of the second line are of configs/planted/clicks.py."""
 FIRST_TIMESTAMP = 1_600_000_000
 _CACHED_VALUES = 1 << 24  # of users' cumulative tastes kept in memory, 64 MiB
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finalizer on uint64."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 def uniform(seed: int, stream: str, index: np.ndarray) -> np.ndarray:
     """float64 in (0, 1), one per index, independent between streams."""
     with np.errstate(over="ignore"):
-        key = _mix(np.uint64(seed % 2**63) * _GOLDEN + _STREAM[stream])
-        bits = _mix(_mix(index.astype(np.uint64) * _GOLDEN + key))
+        key = mix(np.uint64(seed % 2**63) * GOLDEN + _STREAM[stream])
+        bits = mix(mix(index.astype(np.uint64) * GOLDEN + key))
     return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 

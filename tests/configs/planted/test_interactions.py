@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from configs.planted import FIRST_TIMESTAMP, Planted, index_of_key, item_key, user_key
+from configs.planted.interactions import FIRST_TIMESTAMP, Planted, index_of_key, item_key, user_key
 from configs.sections.sources import SyntheticSourceConfig
 
 
