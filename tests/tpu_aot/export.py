@@ -96,7 +96,7 @@ class Program:
 
 
 def _dense(config: RunConfig, share: int) -> int:
-    """Bytes of a ranking model's dense layers before and after the step, and of their outputs and gradients."""
+    """Bytes of dense layers before and after a ranking model's step, and of their outputs and gradients."""
     model = config.model
     width = sum(config.input_width(name) for name in config.table_of_input) + model.bottom[-1]
     crosses = model.interaction.layers * (2 * width + model.interaction.rank)
