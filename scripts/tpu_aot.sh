@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compiles the training step for TPUs on a machine without one, and compares the results with docs/tpu.md ("Compiled
-# ahead of time"). Creates two virtual environments of its own (3 GB), then takes a quarter of an hour on 2 cores. Needs
+# ahead of time"). Creates two virtual environments of its own (3 GB), then takes up to half an hour on 2 cores. Needs
 # a C compiler, and Python 3.10 or 3.11 for TF-Addons (set PYTHON to its path). Programs, logs and results are left in
 # build/tpu_aot.
 set -euo pipefail

@@ -45,7 +45,7 @@ def ranking_document(directory: str, model: dict | None = None, owners: bool = F
         "output": {"path": os.path.join(directory, "run")},
     }
     if owners:
-        made["dataset"]["history_length"] = 4
+        made["dataset"] |= {"history_length": 4, "history_of": "earlier"}
     for name, section in sections.items():
         made[name] = made.get(name, {}) | section if isinstance(section, dict) else section
     return made
@@ -93,7 +93,8 @@ def write_clicks(config: RunConfig, records: list[dict], block_rows: int = 32, n
         keys = [{"id": i, "key": f"{name}:{i}".encode(), "count": 1} for i in range(table["oov"])]
         table["files"] = writer.write(f"vocabularies/{name}", keys)
     if owners:  # two users and items more than the tables have rows
-        tables |= {name: _vocab(rows) | {"catalog_rows": rows + 2} for name, rows in OWNER_ROWS.items()}
+        for name, rows in OWNER_ROWS.items():
+            tables[name] = _vocab(rows) | {"oov_keys": 2, "catalog_rows": rows + 2}
     manifest = Dataset(
         fingerprint="clicks",
         source_fingerprint="clicks",

@@ -3,7 +3,8 @@
     python -m tests.tpu_aot.export DIRECTORY
 
 Writes, for each case, NAME.mlir and NAME.json: arrays of tables (the last arguments and the last results),
-replicas, the bytes that the forecast says, and ids and width of each table's lookup on a replica.
+replicas, the bytes that the forecast says, those of large dense layers, and ids and width of each table's
+lookup on a replica.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ import time
 
 import tensorflow as tf
 
+from configs.schema import RunConfig
 from configs.system.tpu import tpu_slice
 from tests.tpu_aot.arguments import Arguments
 from tests.tpu_aot.cases import CASES, NUM_STEPS, Case, dataset_of, item_counts, run_config
@@ -22,7 +24,7 @@ from tests.tpu_aot.references import write_references
 from tests.tpu_aot.replica import SliceStandIn
 from trainer.embeddings.engines.tensorcore import tpu_tables
 from trainer.models.recommender import Recommender
-from trainer.resources.forecast import TPU_COLUMNS, forecast_tables, slice_bytes
+from trainer.resources.forecast import TPU_COLUMNS, dense_bytes, forecast_tables, slice_bytes
 from trainer.tpu.engines.base import AVERAGE
 from trainer.training.tpu_step import TpuStep
 
@@ -93,6 +95,15 @@ class Program:
         return text, len(tf.nest.flatten(fed["tables"])) if "tables" in fed else 0
 
 
+def _dense(config: RunConfig, share: int) -> int:
+    """Bytes of dense layers before and after a ranking model's step, and of their outputs and gradients."""
+    model = config.model
+    width = sum(config.input_width(name) for name in config.table_of_input) + model.bottom[-1]
+    crosses = model.interaction.layers * (2 * width + model.interaction.rank)
+    values = sum(model.bottom) + crosses + model.bottom[-1] + width + sum(model.top)
+    return 2 * dense_bytes(config) + 2 * 4 * share * values
+
+
 def export(case: Case, directory: str) -> None:
     """Writes a case's two files."""
     started = time.monotonic()
@@ -109,6 +120,7 @@ def export(case: Case, directory: str) -> None:
         "replicas": program.replicas,
         "sparse_cores": slice_.sparse_cores,
         "forecast": slice_bytes(forecast, slice_)[0] if arrays else 0,
+        "dense": _dense(program.config, case.share) if case.model == "ranking" else 0,
         "lookups": program.lookups(),
     }
     with open(os.path.join(directory, case.name + ".mlir"), "w", encoding="utf-8") as file:

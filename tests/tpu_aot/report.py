@@ -10,8 +10,9 @@ import sys
 
 MB, GB = 1e6, 1e9
 DENSE_TEMPORARY = 128 * MB  # of a step without tables; the whole matrix of logits would be 268 MB
-# What a step takes beside the forecast, which is of tables: a part of it for inputs and towers, and buffers
-# of the lookups, so many times the rows that the whole slice looks up, on every SparseCore.
+# What a step takes beside the forecast, which is of tables in the engine: a part of it for inputs and towers,
+# what the case says of larger dense layers (`dense`), and buffers of the lookups, so many times the rows
+# that the whole slice looks up, on every SparseCore.
 MARGIN = 1.01
 BUFFERS = 8
 ROUNDING = 0.001  # of the tables: a chip's last rows
@@ -44,9 +45,10 @@ def problems_of(result: dict) -> list[str]:
     found, forecast = [], result["forecast"]
     if not 0 <= result["aliased"] - forecast <= ROUNDING * forecast:
         found.append(f"{result['aliased']} bytes are updated in place, the tables are {forecast}")
-    if not total(result) <= MARGIN * forecast + buffers(result):
+    if not total(result) <= MARGIN * forecast + result["dense"] + buffers(result):
         found.append(
-            f"{total(result)} bytes in all, the forecast is {forecast} and {buffers(result)} of buffers"
+            f"{total(result)} bytes in all, the forecast is {forecast}, {result['dense']} of dense layers "
+            f"and {buffers(result)} of buffers"
         )
     return found
 

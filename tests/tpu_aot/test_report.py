@@ -17,6 +17,7 @@ FITS = {
     "arrays": 8,
     "layout": "{1,0:T(8)}",
     "forecast": 1_000_000,
+    "dense": 0,
     "arguments": 1_010_000,
     "outputs": 1_000_500,
     "aliased": 1_000_400,
@@ -29,12 +30,14 @@ FITS = {
 
 def test_a_step_in_the_forecast_bytes_is_as_it_must_be():
     assert problems_of(FITS) == []
+    assert problems_of(FITS | {"temporary": 120_000, "dense": 8_000}) == []
 
 
 @pytest.mark.parametrize(
     ("changed", "problem"),
     [
-        ({"temporary": 120_000}, "1130100 bytes in all, the forecast is 1000000 and 114688 of buffers"),
+        ({"temporary": 120_000}, "1130100 bytes in all, the forecast is 1000000, 0 of dense layers"),
+        ({"temporary": 123_000, "dense": 8_000}, "1133100 bytes in all"),
         ({"arguments": 1_105_000}, "1125100 bytes in all"),
         ({"aliased": 999_000}, "999000 bytes are updated in place, the tables are 1000000"),
         ({"aliased": 1_002_000, "outputs": 1_002_000}, "1002000 bytes are updated in place"),

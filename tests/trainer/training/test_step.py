@@ -215,7 +215,7 @@ def test_unknown_items_count_as_candidates():
 
     class Fake:
         def __init__(self, oov, rows):
-            self.oov, self.rows, self.positives = oov, rows, rows
+            self.oov, self.oov_rows, self.rows, self.positives = oov, 1, rows, rows
 
     class FakeDataset:
         tables = {"item": Fake(3, 4)}

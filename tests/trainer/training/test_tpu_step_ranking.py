@@ -123,13 +123,22 @@ def assert_close(got: Run, expected: Run) -> None:
         np.testing.assert_allclose(got.state[name], value, rtol=5e-5, atol=5e-6, err_msg=name)
 
 
-@pytest.mark.parametrize(("engine", "kinds"), [("v4-32", ENGINE), ("v6e-4", MIXED)], ids=["v4-32", "v6e-4"])
+def some(names, fast) -> list:
+    """All names, those that are not `fast` marked as slow."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 @pytest.mark.parametrize("model", MODELS)
-def test_a_tpu_trains_a_ranking_model_as_the_cpu(clicks, model, engine, kinds):
-    assert_close(Run(config_of(clicks, model), kinds, engine), on_cpu(clicks, model))
+def test_half_of_the_tables_in_the_engine(clicks, model):
+    assert_close(Run(config_of(clicks, model), MIXED, "v6e-4"), on_cpu(clicks, model))
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("model", some(MODELS, ["cross, dropout"]))
+def test_all_tables_in_the_engine(clicks, model):
+    assert_close(Run(config_of(clicks, model), ENGINE, "v4-32"), on_cpu(clicks, model))
+
+
+@pytest.mark.parametrize("optimizer", some(OPTIMIZERS, ["per_row", "adam", "sm3"]))
 def test_every_optimizer_trains_a_small_table_as_the_cpu(clicks, optimizer):
     run = Run(config_of(clicks, "dot", optimizer), SMALL)
     assert run.step._engine.tables == {}
@@ -148,9 +157,14 @@ def test_a_lazy_optimizer_leaves_other_rows_alone(clicks):
     assert np.abs(rows[rows[:, -1] == 1, 6:18]).min() > 0
 
 
-@pytest.mark.parametrize(("before", "after"), [(ENGINE, SMALL), (SMALL, MIXED), (SMALL, None), (None, SMALL)])
-def test_a_table_may_move(clicks, before, after):
+PLACES = {"engine": ENGINE, "small": SMALL, "mixed": MIXED, "cpu": None}
+MOVES = ["engine small", "small mixed", "small cpu", "cpu small"]
+
+
+@pytest.mark.parametrize("move", some(MOVES, ["engine small", "small cpu"]))
+def test_a_table_may_move(clicks, move):
     """What is read there is bit for bit what was written here, and the end is that of an undisturbed run."""
+    before, after = (PLACES[place] for place in move.split())
     config = config_of(clicks, "cross, dropout")
     saved = Run(config, before, steps=CUT).state
     moved = Run(config, after, start=saved, steps=CUT)
@@ -166,7 +180,7 @@ def test_rows_of_small_tables_are_on_the_chips_while_it_trains(clicks):
         table.read_records(np.arange(2))
 
 
-@pytest.mark.parametrize("engine", ["v4-8", "v6e-4"])
+@pytest.mark.parametrize("engine", some(["v4-8", "v6e-4"], ["v6e-4"]))
 def test_features_of_every_kind(tmp_path, engine):
     """Vectors, weighted lists that share a table, buckets, crosses, and the user's history."""
     document = every_kind(str(tmp_path))

@@ -225,7 +225,7 @@ def test_nothing_that_is_gathered_is_wider_than_32_bits():
     assert summed == {tf.float32, tf.int32}
 
 
-@pytest.mark.parametrize("name", ["v4-32", "v6e-4"])
+@pytest.mark.parametrize("name", [pytest.param("v4-32", marks=pytest.mark.slow), "v6e-4"])
 def test_many_tables(name):
     """Half of MLPerf's 26 tables are in the engine, the others are variables of the program."""
     step, graph = mlperf(name)
