@@ -7,20 +7,16 @@ import pyarrow as pa
 import pyarrow.compute as compute
 
 from configs.planted.interactions import Planted
-from configs.sections.sources import SyntheticSourceConfig
+from configs.sections.sources import SyntheticClicksSourceConfig, SyntheticSourceConfig
 from pipelines.sources import reader
 from pipelines.sources.identity import SourceFile
 from pipelines.sources.reader import Range, SourcePiece
 
 
-class Reader(reader.Reader):
-    """Draws interactions."""
+class DrawnReader(reader.Reader):
+    """Of sources without files: any range of rows can be drawn."""
 
-    config: SyntheticSourceConfig
-
-    def setup(self) -> None:
-        self._planted = Planted(self.config)
-        self._planted.rows(0, 1)  # fills its tables before threads share them
+    config: SyntheticSourceConfig | SyntheticClicksSourceConfig
 
     def files(self) -> list[SourceFile]:
         return []
@@ -35,6 +31,16 @@ class Reader(reader.Reader):
 
     def count(self, part: Range) -> int:
         return part.stop - part.start
+
+
+class Reader(DrawnReader):
+    """Draws interactions."""
+
+    config: SyntheticSourceConfig
+
+    def setup(self) -> None:
+        self._planted = Planted(self.config)
+        self._planted.rows(0, 1)  # fills its tables before threads share them
 
     def read(self, part: Range, first_row: int, first_line: int) -> Generator[SourcePiece, None, int]:
         users, items, timestamps = self._planted.rows(part.start, part.stop)
@@ -54,7 +60,7 @@ class Reader(reader.Reader):
 
 
 def indexed_keys(index: np.ndarray, prefix: str, size: int) -> pa.DictionaryArray:
-    """Keys made of a prefix and an index below `size`, as by configs.planted.user_key and item_key."""
+    """Keys made of a prefix and an index below `size`, as by configs.planted.interactions.user_key and item_key."""
     if size <= 16 * len(index):  # marking all is faster than sorting
         used = np.zeros(size, bool)
         used[index] = True

@@ -9,33 +9,17 @@ from configs.columns import label_column
 from configs.planted.clicks import ClickRows, PlantedClicks
 from configs.sections.roles import PLANTED_LABEL
 from configs.sections.sources import SyntheticClicksSourceConfig
-from pipelines.sources import reader
-from pipelines.sources.identity import SourceFile
 from pipelines.sources.reader import Range, SourcePiece
-from pipelines.sources.synthetic import indexed_keys
+from pipelines.sources.synthetic import DrawnReader, indexed_keys
 
 
-class Reader(reader.Reader):
+class Reader(DrawnReader):
     """Draws rows with clicks."""
 
     config: SyntheticClicksSourceConfig
 
     def setup(self) -> None:
         self._planted = PlantedClicks(self.config)
-
-    def files(self) -> list[SourceFile]:
-        return []
-
-    def estimated_rows(self) -> int:
-        return self.config.rows
-
-    def ranges(self) -> list[Range]:
-        step = self.layout.chunk_rows
-        starts = range(0, self.config.rows, step)
-        return [Range(i, "", start, min(start + step, self.config.rows)) for i, start in enumerate(starts)]
-
-    def count(self, part: Range) -> int:
-        return part.stop - part.start
 
     def read(self, part: Range, first_row: int, first_line: int) -> Generator[SourcePiece, None, int]:
         found = self._planted.rows(part.start, part.stop)
