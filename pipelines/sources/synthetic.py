@@ -60,7 +60,7 @@ class Reader(DrawnReader):
 
 
 def indexed_keys(index: np.ndarray, prefix: str, size: int) -> pa.DictionaryArray:
-    """Keys made of a prefix and an index below `size`, as by configs.planted.interactions.user_key and item_key."""
+    """Keys made of a prefix and an index below `size`, as those of configs.planted.interactions."""
     if size <= 16 * len(index):  # marking all is faster than sorting
         used = np.zeros(size, bool)
         used[index] = True
