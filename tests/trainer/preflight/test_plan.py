@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -246,7 +247,8 @@ def test_a_dataset_of_another_config_is_refused(tmp_path, planted):
 def test_the_disk_probe(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "PROBE_BYTES", 8_000_000)
     with monkeypatch.context() as patch:
-        patch.setattr(machine.time, "monotonic", iter([10.0, 12.0]).__next__)
+        # Not the module's own function: threads of other tests may call that.
+        patch.setattr(machine, "time", types.SimpleNamespace(monotonic=iter([10.0, 12.0]).__next__))
         assert machine.disk_speed(str(tmp_path)) == 4e6 and not os.listdir(tmp_path)
     assert machine.existing_parent(str(tmp_path / "a/b")) == str(tmp_path)
     with pytest.raises(UserError, match="cannot be written"):
