@@ -48,7 +48,9 @@ def doctor_of(monkeypatch, capsys):
     every = preflight_doctor._probes
 
     def call(*arguments: str, groups: tuple[str, ...]):
-        chosen = lambda *args: [probe for probe in every(*args) if probe[0] in groups]  # noqa: E731
+        def chosen(*args):
+            return [probe for probe in every(*args) if probe[0] in groups]
+
         monkeypatch.setattr(preflight_doctor, "_probes", chosen)
         code = cli.run(cli.parse(["lazytower", "doctor", *arguments]))
         return code, *capsys.readouterr()

@@ -77,7 +77,7 @@ def test_rows_engine_trains_as_the_kernels(root, native):
     assert_equal(run(root, {"engine": "rows"}), native)
 
 
-@pytest.mark.skipif(bool(missing_addons()), reason="TF-Addons is not installed")
+@pytest.mark.skipif(bool(missing_addons()), reason=missing_addons() or "")
 def test_addons_train_as_the_kernels(root, native):
     assert_equal(run(root, {"engine": "tfa"}), native)
 

@@ -136,9 +136,9 @@ class NoEngine(Engine):
         """See Engine.load."""
 
     def read(self, name, part, ids):
-        """See Engine.read; there is no table."""
+        """Raises KeyError: this engine holds no tables."""
         raise KeyError(name)
 
     def write(self, name, part, ids, values):
-        """See Engine.write; there is no table."""
+        """Raises KeyError: this engine holds no tables."""
         raise KeyError(name)
