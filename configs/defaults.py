@@ -7,7 +7,7 @@ config contains them.
 
 from typing import TYPE_CHECKING, Any
 
-from configs.ranking_rules import complete_ranking, fill_widths
+from configs.rules.ranking import complete_ranking, fill_widths
 from configs.sections.dataset import DatasetConfig
 from configs.sections.export import ExportConfig
 from configs.sections.models import DotBiasConfig, TowerConfig, TwoTowerConfig

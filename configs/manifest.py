@@ -38,6 +38,22 @@ IDS  A table has `rows` rows. With vocab ids, 0..rows - 2 are the admitted keys 
   row. With given ids, 0..keys - 1 are the lines of the vocabulary file, followed by oov_rows rows for other
   keys, by their hash. Of the further users and items with such a key, those of row keys + r have the catalog
   ids rows + r, rows + r + oov_rows, rows + r + 2 oov_rows ... by key; some ids below catalog_rows are unused.
+BASE  A dataset may stand on an earlier one, its base, and that on another: a chain. Records hold the rows of
+  the dataset's own source alone. Its ids continue those of the base. Catalog id i of the base is here
+    moved[i]              if it is in the table's `moved` files; -1: the key has left, and shares the
+                          out-of-vocabulary row
+    i                     if i is below the base's out-of-vocabulary row (with hashed ids: always)
+    oov                   if it is the base's out-of-vocabulary row
+    i + rows - base_rows  above it: further users or items of the base
+  New keys have the ids after those of the base's keys, by count and key as IDS says, or ids of keys that have
+  left; new further users and items come after those of the base. Ids of features follow the first three
+  rules. Histories of rows continue across the chain. Catalogs hold the users and items with rows in the
+  dataset's own source, or in its side tables, with its own rows only: count, sequence and sequence_split are
+  of these, and a feature without a known value here has the empty value. The whole of a user or item is what
+  the chain says together: sequences one after the other, where rows of earlier datasets are older than all
+  splits of later ones; sums of counts; of features the newest known value, `lives: catalog` that of the
+  newest dataset whose side table has it. Vocabularies of features are whole in each dataset. With given ids
+  the vocabulary files of the chain are equal.
 CATALOG COLUMNS  users/: id (catalog id), key (bytes), count (train rows that count), the user features, and
   sequence, sequence_split: int64, the catalog ids of the items of all the user's positive rows, oldest first,
   and the split of each (0 train, 1 valid, 2 test), with sequence_length: int64 [rows]; none without items.
@@ -64,14 +80,23 @@ FEATURES IN CATALOGS  feature: the newest known value, for serving. feature@vali
 import json
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from configs.dataset_parts import (
+    BaseInfo,
+    CatalogInfo,
+    Count,
+    FeatureInfo,
+    FileInfo,
+    SideInfo,
+    SourceFileInfo,
+    SplitInfo,
+    TableInfo,
+)
 from configs.errors import DataError
 from configs.sections.base import Section
-from configs.sections.features import Step
 from configs.sections.roles import PLANTED_LABEL
-from configs.system.storage import inner_path, read_bytes
+from configs.system.storage import read_bytes
 
 MANIFEST_FILE = "dataset.json"
 SPLITS = ("train", "valid", "test")
@@ -79,182 +104,6 @@ BLOCK_ROWS = 4096
 VECTOR_ROWS = 1 << 16
 """Rows of a vector file; the last one holds the rest."""
 FORMAT: Literal[3] = 3
-Count = Annotated[int, Field(ge=0, lt=2**48)]
-
-
-class FileInfo(Section):
-    """One record file."""
-
-    path: Annotated[str, AfterValidator(inner_path)]
-    """Relative to the dataset directory."""
-    rows: Count
-    """Rows in all blocks."""
-    bytes: Count
-    """Size of the file."""
-    crc32c: str
-    """CRC-32C of the file's bytes, eight hexadecimal digits."""
-
-
-class LabelInfo(Section):
-    """A further label in the rows of one split."""
-
-    known: Count
-    """Rows in which it is not empty."""
-    ones: Count
-    """Rows in which it is above 0."""
-
-
-class SplitInfo(Section):
-    """One split."""
-
-    rows: Count
-    """Rows in all files."""
-    files: list[FileInfo]
-    """Files in order."""
-    min_timestamp: int | None
-    """Oldest row, nanoseconds; null when empty."""
-    max_timestamp: int | None
-    """Newest row, nanoseconds; null when empty."""
-    positives: int
-    """Positive rows among them."""
-    labels: dict[str, LabelInfo] = {}
-    """By name."""
-    cold_users: int = 0
-    """Users with positive rows here but none in train; with hashed ids they are in the catalog."""
-    cold_user_rows: int = 0
-    """Their positive rows."""
-    rare_users: int = 0
-    """Users with positive rows here and in train, but fewer in train than user_ids.min_count."""
-    rare_user_rows: int = 0
-    """Their positive rows."""
-
-
-class TableInfo(Section):
-    """The ids of one embedding table."""
-
-    ids: Literal["vocab", "hash", "given", "buckets"]
-    """How keys become ids; buckets: of a numeric feature, by its boundaries."""
-    rows: Count
-    """Rows of the table, out-of-vocabulary rows included."""
-    oov: Count | None
-    """Id of the (first) out-of-vocabulary row; null with hash and buckets."""
-    oov_rows: Count = 1
-    """Number of out-of-vocabulary rows, which follow each other; more than one with given only."""
-    keys: Count
-    """Distinct keys with train rows that count (vocab: at least min_count; given: keys of the file; buckets:
-    buckets of values that are not empty; side tables: keys of users or items with such rows)."""
-    oov_keys: Count = 0
-    """Distinct keys of all splits and side tables that share the out-of-vocabulary row; 0 with hash."""
-    catalog_rows: Count = 0
-    """Bound of the catalog ids, at least `rows`; user and item only."""
-    files: list[FileInfo] = []
-    """Vocabulary of the table, by rising id; empty for user and item, and with hash and buckets."""
-
-    def row_of(self, ids: Any) -> Any:
-        """Table rows of catalog ids, in NumPy; see IDS. In TensorFlow: trainer.data.lookups.table_rows."""
-        if self.oov is None:
-            return ids
-        return np.where(ids < self.rows, ids, self.oov + (ids - self.rows) % self.oov_rows)
-
-    def has_row(self, ids: np.ndarray) -> np.ndarray:
-        """Which catalog ids have a row of their own, not the out-of-vocabulary row: bool [n]."""
-        return ids < (self.rows if self.oov is None else self.oov)
-
-
-class FeatureInfo(Section):
-    """One feature; FEATURES in the docstring of this module has its columns."""
-
-    of: Literal["user", "item", "context"]
-    """Whose feature it is."""
-    kind: Literal["categorical", "list", "numeric", "vector", "cross"]
-    """As in the config."""
-    lives: Literal["records", "catalog"] = "records"
-    """records: a column of the interactions; catalog: of a side table."""
-    table: str | None = None
-    """Table of its ids, of its buckets too; null: it enters models as numbers."""
-    max_length: Count = 0
-    """Longest list."""
-    weighted: bool = False
-    """Whether the keys of a list have weights."""
-    steps: list[Step] = []
-    """Of a numeric feature: from the stored value to the model's, in order."""
-    boundaries: list[float] | None = None
-    """Of a numeric feature with buckets, in units after `steps`: bucket b has values v with boundaries[b - 1]
-    <= v < boundaries[b]; the bucket after the last one, len(boundaries) + 1, is that of empty values. They
-    are float32; configs/transforms.py carries them back to stored values, where comparing is exact."""
-    mean: float = 0.0
-    """Mean of a numeric feature over train rows that count (of a side table: users or items with such rows),
-    after the steps before standardize. Models subtract it; empty values count as the mean."""
-    stddev: float = 1.0
-    """Standard deviation over the same values, by which models divide; 1 if all are equal."""
-    dim: Count = 0
-    """Values of a vector."""
-    keys: list[str] = []
-    """Of a cross: the categorical features whose keys it joins, in order."""
-    files: list[FileInfo] = []
-    """Of a vector: its files, in the order of ids."""
-    coverage: Count = 0
-    """Users, items or rows with a known value."""
-    values: Count = 0
-    """Keys in all rows, or in all users or items if it is of a side table; 0 for numbers and vectors."""
-    oov_values: Count = 0
-    """Those of them that are out of vocabulary."""
-
-    @property
-    def is_numeric(self) -> bool:
-        """Whether its stored values are numbers, one a row; otherwise they are ids or vectors."""
-        return self.kind == "numeric"
-
-    @property
-    def has_keys(self) -> bool:
-        """Whether its values are keys, one or several a row, which get ids by its table."""
-        return self.kind in ("categorical", "list")
-
-    @property
-    def dtype(self) -> Literal["float32", "int64"]:
-        """Type of its values in records and catalogs."""
-        return "float32" if self.kind in ("numeric", "vector") else "int64"
-
-
-class SideInfo(Section):
-    """What became of one side table."""
-
-    of: Literal["user", "item"]
-    """Whose rows it has."""
-    rows: Count
-    """Rows read."""
-    rejected: dict[str, int]
-    """Rejected rows by reason."""
-    duplicates: Count
-    """Further rows of a key, left out."""
-    matched: Count
-    """Its users or items that occur in the interactions."""
-    alone: Count
-    """Its users or items that do not."""
-    missing: Count
-    """Users or items of the interactions without a row in it."""
-
-
-class CatalogInfo(Section):
-    """One catalog."""
-
-    rows: Count
-    """Rows in all files."""
-    files: list[FileInfo]
-    """Files in order."""
-
-
-class SourceFileInfo(Section):
-    """One file that was read."""
-
-    path: str
-    """Path, as found through source.paths."""
-    bytes: Count
-    """Size, as stored."""
-    version: str
-    """Version of the content as reported by its store without reading it: times and inode, or ETag."""
-    content: str
-    """Checksum of the stored bytes; the version again if the store has none."""
 
 
 class Dataset(Section):
@@ -268,6 +117,8 @@ class Dataset(Section):
     """SHA-256 over the source section and the source files' names, sizes and contents, in order."""
     source_files: list[SourceFileInfo] = []
     """What was read, in order; empty for a source without files."""
+    base: BaseInfo | None = None
+    """The dataset on which this one stands."""
     block_rows: Annotated[Count, Field(ge=1)] = BLOCK_ROWS
     """Rows of a full block."""
     history_length: Count

@@ -12,7 +12,9 @@ from configs.defaults import (
     complete_polyak,
     complete_tables,
 )
-from configs.ranking_rules import check_ranking, complete_bottom, without_owners
+from configs.rules.ranking import check_ranking, complete_bottom, without_owners
+from configs.rules.towers import check_tower
+from configs.rules.tpu import check_tpu
 from configs.sections.base import Section
 from configs.sections.dataset import DatasetConfig, HashIdsConfig, IdsConfig, VocabIdsConfig
 from configs.sections.devices import CpuDeviceConfig, DeviceConfig
@@ -35,13 +37,14 @@ from configs.sections.sources import SourceConfig
 from configs.sections.tables import EmbeddingConfig
 from configs.sections.training import (
     CheckpointConfig,
+    DayConfig,
+    InitConfig,
     OutputConfig,
     PolyakConfig,
     ScheduleConfig,
     TrainConfig,
 )
 from configs.system.pythons import missing_addons
-from configs.tpu_rules import check_tpu
 
 
 class RunConfig(Section):
@@ -66,6 +69,8 @@ class RunConfig(Section):
     """Averaging of weights (Polyak)."""
     train: TrainConfig
     """Length of the run, its batches and its seed."""
+    init: InitConfig | None = None
+    """Another run whose weights this one starts from; null: random weights."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """Checkpoints."""
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -76,6 +81,8 @@ class RunConfig(Section):
     """Where the run trains."""
     launch: LaunchConfig = LocalLaunchConfig()
     """Where `lazytower submit` runs the job."""
+    day: DayConfig = DayConfig()
+    """The daily job, `lazytower day`."""
     output: OutputConfig
     """Where results are kept."""
 
@@ -168,28 +175,10 @@ class RunConfig(Section):
                 raise ValueError(f"model input {name!r} is not a feature; known: {', '.join(sorted(known))}")
         if isinstance(self.model, TwoTowerConfig):
             for side, tower in zip(("user", "item"), self._towers(self.model), strict=True):
-                for name in tower.inputs:
-                    if sides.get(name, side) != side:
-                        raise ValueError(
-                            f"model.{side}_tower.inputs: {name!r} is not a feature of the {side}; move it to "
-                            "the other tower"
-                        )
-                    self._is_known_before_the_item(side, name)
+                check_tower(self, side, tower.inputs)
         if "history" in self.model.inputs and self.dataset.history_length == 0:
             raise ValueError("dataset.history_length: 0, but the model reads history; set it above 0")
         return self
-
-    def _is_known_before_the_item(self, side: str, name: str) -> None:
-        """Raises ValueError: a cross in the user tower has a key of the item, which a request cannot
-        give."""
-        feature = self.features.get(name)
-        if side == "user" and isinstance(feature, CrossFeatureConfig):
-            for key in feature.keys:
-                if self.features[key].of == "item":
-                    raise ValueError(
-                        f"model.user_tower.inputs: cross {name!r} has the key {key!r} of the item, which is "
-                        "not known when items are recommended; remove it"
-                    )
 
     @model_validator(mode="after")
     def _cold_items_differ(self) -> "RunConfig":

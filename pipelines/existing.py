@@ -4,8 +4,9 @@ import json
 
 from absl import logging
 
+from configs.dataset_parts import FileInfo, SourceFileInfo
 from configs.errors import DataError
-from configs.manifest import MANIFEST_FILE, Dataset, FileInfo, SourceFileInfo, load_dataset
+from configs.manifest import MANIFEST_FILE, Dataset, load_dataset
 from configs.sections.dataset import DatasetConfig
 from configs.sections.sources import SourceConfig
 from configs.system import storage

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.manifest import (
-    SPLITS,
+from configs.dataset_parts import (
     CatalogInfo,
-    Dataset,
     FeatureInfo,
     FileInfo,
     LabelInfo,
@@ -21,6 +19,7 @@ from configs.manifest import (
     SplitInfo,
     TableInfo,
 )
+from configs.manifest import SPLITS, Dataset
 from configs.sections.features import (
     BoundariesConfig,
     CrossFeatureConfig,

@@ -16,7 +16,16 @@ class VocabIdsConfig(Section):
     """Ids 0..n-1 by descending number of positive train rows, ties by key; one more row, n, for all other
     keys."""
     min_count: int = Field(1, ge=1)
-    """Keys with fewer positive train rows share the out-of-vocabulary row."""
+    """Keys with fewer positive train rows share the out-of-vocabulary row. With dataset.base, rows of earlier
+    datasets count too."""
+    max_rows: int | None = Field(None, ge=2)
+    """Largest number of rows of the table, the out-of-vocabulary row included; null: no limit. The keys with
+    the most positive train rows are admitted. With dataset.base, keys that have a row keep it; new keys take
+    what is left, and rows of keys that were not seen for longest, see expire_days."""
+    expire_days: float | None = Field(None, gt=0)
+    """With dataset.base: a key without a row in the source for this many days before the newest row loses its
+    row, which a new key may take; null: keys stay for good, and with max_rows new ones find no row once the
+    table is full."""
 
     @property
     def known_rows(self) -> int | None:
@@ -122,6 +131,12 @@ class DatasetConfig(Section):
 
     path: KeptAt
     """Directory of the dataset, local or gs://."""
+    base: KeptAt | None = None
+    """An earlier dataset on which this one stands: its keys keep their ids, and its histories, seen items and
+    counts continue. The source then holds the rows since. null: the dataset stands alone."""
+    refresh_statistics: bool = False
+    """With dataset.base: means, deviations and quantiles of numbers are those of this source's rows; by
+    default those of the base stay, so that a model trained on it reads equal values alike."""
     user_ids: IdsConfig = VocabIdsConfig()
     """How user keys become table rows."""
     item_ids: IdsConfig = VocabIdsConfig()

@@ -7,6 +7,16 @@ from pydantic import Field, model_validator
 from configs.sections.base import Section, Seed
 
 
+class BestConfig(Section):
+    """The best checkpoint of a run, by a metric on valid."""
+
+    metric: str
+    """Name of the metric as `lazytower evaluate` prints it, such as ndcg@10 or auc; which way is better
+    follows from it. Of the average, if there is one."""
+    patience: int | None = Field(None, ge=1)
+    """Stop the run after this many evaluations in a row that are no better than the best; null: never."""
+
+
 class EvaluateConfig(Section):
     """What is measured, and how; the protocol is reported with every result."""
 
@@ -26,6 +36,9 @@ class EvaluateConfig(Section):
 
     every_steps: int = Field(0, ge=0)
     """Evaluate on valid after every this many training steps; 0: never during training."""
+    best: BestConfig | None = None
+    """Keep the best checkpoint beside the newest ones; export and evaluate take it by default. null: they
+    take the newest. Requires every_steps."""
     protocol: Literal["full", "sampled"] = "full"
     """full: rank all items; sampled: rank each target among random unseen items."""
     negatives: int = Field(100, ge=1)

@@ -1,8 +1,8 @@
-"""The sections of the training run: schedule, polyak, train, checkpoint and output."""
+"""The sections of the training run: schedule, polyak, train, init, checkpoint, output and day."""
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from configs.sections.base import KeptAt, Section, Seed
 
@@ -115,6 +115,13 @@ class TrainConfig(Section):
     clip_norm: float | None = Field(None, gt=0)
     """Scale down all gradients, of towers and of the batch's distinct rows together, if their global norm
     exceeds this."""
+    window_days: float | None = Field(None, gt=0)
+    """Train on the rows of the last this many days before the newest train row, also of the datasets below
+    dataset.base; null: on all train rows of the dataset, and on the held-out rows of its base. Requires
+    source.roles.timestamp."""
+    half_life_days: float | None = Field(None, gt=0)
+    """A row weighs half as much as one that is this many days newer, times its own weight; null: age does not
+    matter. Requires source.roles.timestamp."""
     skip_nonfinite: int = Field(0, ge=0)
     """Number of batches with a non-finite loss or gradient that a run may skip before it fails; 0: it fails
     at the first."""
@@ -151,3 +158,33 @@ class OutputConfig(Section):
 
     path: KeptAt
     """Run directory, local or gs://, with the config, checkpoints, metrics, report and export."""
+
+
+class InitConfig(Section):
+    """A warm start from another run. Rows of tables are matched by key: by ids along dataset.base if its
+    dataset is below this run's, else by joining catalogs and vocabularies. Keys that the other run does not
+    have start as in a run of their own."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    from_: KeptAt = Field(alias="from")
+    """Directory of the run, its output.path; its best checkpoint is taken, or else its newest good one."""
+    weights: Literal["average", "raw"] = "average"
+    """Which of its weights this run starts from; average falls back to raw if it has no averages."""
+    slots: Literal["keep", "reset"] = "keep"
+    """keep: optimizers continue with its moments and sums; reset: they start anew."""
+
+
+class DayConfig(Section):
+    """`lazytower day`: the daily job."""
+
+    path: KeptAt | None = None
+    """Directory of the days, each with its dataset and run; defaults to days beside dataset.path."""
+    metric: str | None = None
+    """Metric that decides whether the new model is served, as evaluate.best.metric; by default that one, or
+    ndcg@10 of retrieval and log_loss of ranking models."""
+    tolerance: float = Field(0.02, ge=0, lt=1)
+    """Largest fraction by which the new model may be worse than the served one on the same rows; beyond it
+    the day is refused, and the served model stays."""
+    keep: int = Field(7, ge=2)
+    """Number of newest days whose runs are kept; datasets stay as long as later ones stand on them."""

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tensorflow.python.tpu import tpu
 from tensorflow.python.tpu.ops import tpu_ops
 
-from configs import tpu_rules
+from configs.rules import tpu as tpu_rules
 from configs.system.tpu import tpu_slice
 from tests.support.tpu_topology import fake_strategy
 from trainer import cli
@@ -172,7 +172,7 @@ def emulated_tpu(replicas: int = 1, small_rows: int = 0):
 
     Args:
       replicas: their number.
-      small_rows: as TENSORCORE_ROWS of configs.tpu_rules; with 0, the tiny tables of tests are in the engine.
+      small_rows: as TENSORCORE_ROWS of configs.rules.tpu; with 0, the tiny tables of tests are in the engine.
     """
 
     def connect(device):

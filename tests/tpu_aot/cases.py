@@ -8,9 +8,10 @@ from unittest import mock
 import numpy as np
 import yaml
 
-from configs import tpu_rules
+from configs.dataset_parts import CatalogInfo, SplitInfo, TableInfo
 from configs.load import parse_config
-from configs.manifest import CatalogInfo, Dataset, SplitInfo, TableInfo
+from configs.manifest import Dataset
+from configs.rules import tpu as tpu_rules
 from configs.schema import RunConfig
 from configs.system.tpu import tpu_slice
 
@@ -73,7 +74,7 @@ TABLES = [
     # One chip.
     Case("v6e-1", "two_tower", 1024, ("v6e:1x1",), default_layout=True),
     Case("v6e-1", "two_tower", 1024, ("v6e:1x1",), dim=128, expect="too large"),
-    # As many ids as configs.tpu_rules allows, and more.
+    # As many ids as configs.rules.tpu allows, and more.
     Case("v6e-4", "two_tower", 8192, ("v6e:2x2",), dim=32),
     Case("v6e-4", "two_tower", 8192, ("v6e:2x2",), dim=128),
     Case("v6e-4", "two_tower", 16384, ("v6e:2x2",), dim=32, expect="too many ids"),

@@ -2,8 +2,9 @@
 
 import argparse
 
+from configs.dataset_parts import LabelInfo
 from configs.errors import ConfigError
-from configs.manifest import SPLITS, Dataset, LabelInfo, load_dataset
+from configs.manifest import SPLITS, Dataset, load_dataset
 from configs.sections.roles import PLANTED_LABEL
 from configs.text import aligned
 from trainer.data.inspection import QUANTILES, FeatureSummary, sample_rows, summarize

@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from configs.columns import label_column
+from configs.dataset_parts import FeatureInfo
 from configs.errors import DataError
-from configs.manifest import Dataset, FeatureInfo
+from configs.manifest import Dataset
 from trainer.data.features import LENGTH, WEIGHT
 from trainer.data.lookups import FeatureLookup, table_rows
 from trainer.data.numbers import model_numbers

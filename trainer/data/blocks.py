@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from configs.columns import LABEL, feature_of_column
+from configs.dataset_parts import FileInfo
 from configs.errors import DataError
-from configs.manifest import Dataset, FileInfo
+from configs.manifest import Dataset
 from trainer.data.record_files import PREPARE_AGAIN, verify_dataset_file
 
 

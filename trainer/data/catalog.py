@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from configs.columns import feature_as_of
-from configs.manifest import SPLITS, Dataset, FeatureInfo, TableInfo
+from configs.dataset_parts import FeatureInfo, TableInfo
+from configs.manifest import SPLITS, Dataset
 from configs.splitmix import hash_ids, history_order
 from trainer.data.blocks import read_blocks
 from trainer.data.features import (

@@ -14,8 +14,9 @@ import numpy as np
 import psutil
 
 from configs.columns import feature_of_column
+from configs.dataset_parts import FeatureInfo, FileInfo
 from configs.errors import DataError
-from configs.manifest import VECTOR_ROWS, Dataset, FeatureInfo, FileInfo
+from configs.manifest import VECTOR_ROWS, Dataset
 from configs.system.storage import is_remote
 from trainer.data.blocks import read_blocks
 from trainer.data.numbers import model_numbers

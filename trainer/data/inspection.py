@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from configs.columns import label_column
-from configs.manifest import Dataset, FeatureInfo, FileInfo
+from configs.dataset_parts import FeatureInfo, FileInfo
+from configs.manifest import Dataset
 from trainer.data.blocks import read_blocks
 from trainer.data.catalog import load_vocabulary
 from trainer.data.features import Column, ListColumn, VectorFiles, column_of, join, stored_columns

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from configs.manifest import Dataset, FeatureInfo, TableInfo
+from configs.dataset_parts import FeatureInfo, TableInfo
+from configs.manifest import Dataset
 from trainer.data.catalog import Items
 from trainer.data.features import WEIGHT, Column, ListColumn, VectorFiles, load_features, model_inputs
 

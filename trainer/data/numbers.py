@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.manifest import FeatureInfo
+from configs.dataset_parts import FeatureInfo
 from configs.transforms import before_standardize, buckets, standardized, thresholds
 
 

@@ -3,8 +3,9 @@
 import google_crc32c
 import numpy as np
 
+from configs.dataset_parts import FileInfo
 from configs.errors import DataError
-from configs.manifest import Dataset, FileInfo
+from configs.manifest import Dataset
 from configs.system.storage import filesystem, is_remote, read_bytes, reading
 
 _CHUNK_BYTES = 4 << 20

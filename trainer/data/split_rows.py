@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import tensorflow as tf
 
+from configs.dataset_parts import FileInfo
 from configs.errors import DataError
-from configs.manifest import Dataset, FileInfo
+from configs.manifest import Dataset
 from trainer.data.batches import OWNERS, complete_batch, parse_blocks
 from trainer.data.lookups import FeatureLookup
 from trainer.data.record_files import PREPARE_AGAIN, verify_dataset_file

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from configs.columns import label_column
-from configs.ranking_rules import corrected_tasks
+from configs.rules.ranking import corrected_tasks
 from configs.schema import RunConfig
 from configs.sections.ranking import RankingConfig
 from trainer.data.lookups import FeatureLookup

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from configs.errors import ConfigError
 from configs.manifest import Dataset
+from configs.rules.tpu import placed, tpu_lacks
 from configs.schema import RunConfig
 from configs.sections.devices import TpuDeviceConfig
 from configs.system.tpu import Slice
-from configs.tpu_rules import placed, tpu_lacks
 from trainer.resources.dense import dense_weights
 
 MARGIN = 1.05  # of the tables' bytes: pieces that are read, written and initialised

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from configs.dataset_parts import TableInfo
 from configs.errors import ExportError
-from configs.manifest import TableInfo
 
 _BUCKETS = 2**63 - 1
 _SEEDS = range(8)  # two of 25 million keys collide under one seed with probability 3e-5

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from configs.errors import ConfigError
+from configs.rules.tpu import MAX_ROWS
 from configs.schema import RunConfig
-from configs.tpu_rules import MAX_ROWS
 from trainer.embeddings.engines.tensorcore import TensorCoreTable
 from trainer.embeddings.engines.tpu import TpuTable
 from trainer.kernels.build import graph_only

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.dataset_parts import FeatureInfo
 from configs.errors import DataError
-from configs.manifest import SPLITS, FeatureInfo
+from configs.manifest import SPLITS
 from configs.splitmix import hash_ids
 from tests.support.set_histories import other_items
 from tests.support.tiny_dataset import Feature, Row, write_dataset

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from configs.manifest import FeatureInfo
+from configs.dataset_parts import FeatureInfo
 from trainer.data.catalog import Items
 from trainer.data.features import ListColumn
 from trainer.data.ragged import Ragged

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from configs.dataset_parts import FeatureInfo
 from configs.load import parse_config
-from configs.manifest import FeatureInfo
 from configs.sections.features import RESERVED_NAMES
 from configs.sections.models import DRAWN
 from trainer.data.lookups import FeatureLookup

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs.manifest import TableInfo
+from configs.dataset_parts import TableInfo
 from trainer.data.features import ListColumn
 from trainer.data.ragged import Ragged
 from trainer.serving.filters import AllowedItems, FeatureFilter

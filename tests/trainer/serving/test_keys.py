@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from configs.dataset_parts import TableInfo
 from configs.errors import ExportError
-from configs.manifest import TableInfo
 from trainer.serving.keys import KeyTable
 
 KEYS = [f"ключ {i}".encode() for i in range(300)] + [b"", b"line\nbreak", b"\xff not text", b"carriage\r"]

@@ -133,7 +133,7 @@ class Served:
 def _serving_model(data: Data, vectors, index):
     import tensorflow as tf
 
-    from configs.manifest import TableInfo
+    from configs.dataset_parts import TableInfo
     from trainer.serving.keys import KeyTable
     from trainer.serving.model import ServingModel, UserState
     from trainer.serving.user_rows import Lists
@@ -162,7 +162,7 @@ def _serving_model(data: Data, vectors, index):
 @functools.lru_cache(maxsize=1)
 def _share_filter(data: Data):
     """The filter of a list feature, whose keys are WHERE_SHARES; one for all cases."""
-    from configs.manifest import TableInfo
+    from configs.dataset_parts import TableInfo
     from trainer.data.features import ListColumn
     from trainer.data.ragged import Ragged
     from trainer.serving.filters import FeatureFilter

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from configs.rules.tpu import placed
 from configs.schema import RunConfig
-from configs.tpu_rules import placed
 from trainer.embeddings.base import Table
 from trainer.embeddings.engines.rows import RecordTable
 from trainer.embeddings.engines.tpu import TpuTable

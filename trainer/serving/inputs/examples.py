@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.manifest import Dataset, FeatureInfo
+from configs.dataset_parts import FeatureInfo
+from configs.manifest import Dataset
 from trainer.data.blocks import read_blocks
 from trainer.data.features import Column, ListColumn, empty_column, empty_value, hash_of
 from trainer.data.ragged import Ragged

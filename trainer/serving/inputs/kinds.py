@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from configs.manifest import FeatureInfo
+from configs.dataset_parts import FeatureInfo
 from trainer.data.features import WEIGHT
 from trainer.data.numbers import model_numbers
 from trainer.serving.inputs.device_lists import DeviceLists

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from configs.manifest import FeatureInfo, TableInfo
+from configs.dataset_parts import FeatureInfo, TableInfo
 from trainer.evaluation.pointwise.figures import TaskRows
 from trainer.evaluation.pointwise.slices import (
     REST,

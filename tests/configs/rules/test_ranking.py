@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from configs.ranking_rules import corrected_tasks
+from configs.rules.ranking import corrected_tasks
 from configs.schema import RunConfig
 from configs.sections.roles import LabelConfig
 

@@ -4,8 +4,8 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.load import parse_config
+from configs.rules.tpu import placed
 from configs.sections.tables import TableConfig
-from configs.tpu_rules import placed
 from tests.configs.test_load import error_of
 from tests.support.documents import document, two_tower
 

@@ -1,0 +1,36 @@
+"""Checks of towers that need the whole document."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from configs.sections.features import CrossFeatureConfig
+
+if TYPE_CHECKING:
+    from configs.schema import RunConfig
+
+
+def check_tower(config: "RunConfig", side: str, inputs: Iterable[str]) -> None:
+    """Raises ValueError, naming the key, if a tower reads features that are not of its side.
+
+    Args:
+      config: the run.
+      side: user or item.
+      inputs: of the tower.
+    """
+    for name in inputs:
+        feature = config.features.get(name)
+        if feature is None:
+            continue
+        # A model has no side of its own for the row: what is of the context describes the request.
+        if ("item" if feature.of == "item" else "user") != side:
+            raise ValueError(
+                f"model.{side}_tower.inputs: {name!r} is not a feature of the {side}; move it to "
+                "the other tower"
+            )
+        if side == "user" and isinstance(feature, CrossFeatureConfig):
+            for key in feature.keys:
+                if config.features[key].of == "item":
+                    raise ValueError(
+                        f"model.user_tower.inputs: cross {name!r} has the key {key!r} of the item, which is "
+                        "not known when items are recommended; remove it"
+                    )
