@@ -91,7 +91,7 @@ ORDER = {
 ROOT_MODULES = {
     "trainer": {"__init__", "__main__", "addons", "averages", "cli", "run_lock", "runtime", "version"},
     "configs": {"__init__", *(name.partition(".")[2] for name in ORDER["configs"])}
-    - {"sections", "system", "planted"},
+    - {"sections", "system", "planted", "rules"},
     "pipelines": {"__init__", *(name.partition(".")[2] for name in ORDER["pipelines"])}
     - {"runners", "guess", "sides", "stages", "rows", "sources", "statistics"},
 }
