@@ -76,6 +76,7 @@ ORDER = {
         "configs.rules",
         "configs.planted",
         "configs.dataset_lock",
+        "configs.chain",
         "configs.manifest",
         "configs.dataset_parts",
         "configs.columns",
