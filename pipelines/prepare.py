@@ -96,11 +96,13 @@ def prepare(
 
     Raises:
       ConfigError: the runner lacks an option, or its workers could not access the files.
-      DataError: the source or the target has a problem; nothing is published.
+      DataError: the source, the base or the target has a problem; nothing is published.
     """
     from pipelines.runners.options import beam_options, import_beam, worker_threads
 
     import_beam()
+    from pipelines.base.chain import reading
+    from pipelines.base.checks import check_files, checked_base
     from pipelines.existing import find_existing
     from pipelines.job import Job, plan_layout, side_parts
     from pipelines.manifest import build_manifest
@@ -114,18 +116,20 @@ def prepare(
 
     options, target = options or beam_options(None, []), dataset.path.rstrip("/")
     check_runner(options, source, dataset)
+    base = checked_base(source, dataset)
     readers = [make_reader(section, plan_layout("", "", 0)) for section in (source, *source.sides)]
     source_files = _source_files(readers, dataset)
-    if not overwrite and (present := find_existing(target, source, source_files, dataset)):
+    if not overwrite and (present := find_existing(target, source, source_files, dataset, base)):
         logging.info("%s: already prepared from this source with these settings", target)
         return present
-    job = Job(source, dataset, plan_layout("", "", readers[0].estimated_rows()))
+    job = Job(source, dataset, plan_layout("", "", readers[0].estimated_rows()), base=base)
     parts = tuple(side_parts(side.config, side.estimated_rows()) for side in readers[1:])
     sizes = {"threads": worker_threads(options), "side_shards": parts} | sizes
-    with workspace(target) as (path, check):
+    with reading(base), workspace(target) as (path, check):
         job = _placed(job, path, sizes)
         ranges = [_ranges(reader, job) for reader in readers]
         source_files = each(with_content, source_files)
+        check_files(base, source, source_files[: len(readers[0].files())])
         with Progress(job.layout.spool) as progress:
             found = _run_pipeline(job, ranges, options, lambda: check_unchanged(source_files))
         if found is None:
