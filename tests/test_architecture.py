@@ -62,6 +62,7 @@ ORDER = {
         "pipelines.sides",
         "pipelines.guess",
         "pipelines.stages",
+        "pipelines.base",
         "pipelines.rows",
         "pipelines.statistics",
         "pipelines.sources",
@@ -76,6 +77,7 @@ ORDER = {
         "configs.rules",
         "configs.planted",
         "configs.dataset_lock",
+        "configs.chain",
         "configs.manifest",
         "configs.dataset_parts",
         "configs.columns",
@@ -93,7 +95,7 @@ ROOT_MODULES = {
     "configs": {"__init__", *(name.partition(".")[2] for name in ORDER["configs"])}
     - {"sections", "system", "planted", "rules"},
     "pipelines": {"__init__", *(name.partition(".")[2] for name in ORDER["pipelines"])}
-    - {"runners", "guess", "sides", "stages", "rows", "sources", "statistics"},
+    - {"runners", "guess", "sides", "stages", "base", "rows", "sources", "statistics"},
 }
 MOST_MODULES = 14
 # What may import more, or less, than its place in the order says.
