@@ -14,6 +14,6 @@ def check_day(config: "RunConfig") -> None:
 def _check_init(config: "RunConfig") -> None:
     if config.init is not None and config.init.from_.rstrip("/") == config.output.path.rstrip("/"):
         raise ValueError(
-            f"init.from: {config.init.from_} is the run's own output.path; name the run to start from, or use "
-            "another output.path"
+            f"init.from: {config.init.from_} is the run's own output.path; name the run to start from, or "
+            "use another output.path"
         )
