@@ -1,13 +1,15 @@
 """Which row of another run's table each row of a run's table continues."""
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
 from absl import logging
 
+from configs.chain import load_chain, translated_to_top
 from configs.dataset_lock import DatasetLock
 from configs.dataset_parts import FeatureInfo, TableInfo
 from configs.errors import DataError
@@ -15,6 +17,7 @@ from configs.manifest import Dataset, load_dataset
 from configs.schema import RunConfig
 from configs.sections.tables import RobeZConfig
 from trainer.data.blocks import read_blocks
+from trainer.data.record_files import verify_dataset_file
 from trainer.warm_start.source import Source
 
 _KEYED = ("vocab", "given")
@@ -79,8 +82,11 @@ def match_tables(config: RunConfig, dataset: Dataset, source: Source) -> dict[st
     Raises:
       DataError: the source's dataset is needed and missing, damaged, or another one than it was trained on.
     """
-    if source.fingerprint == dataset.fingerprint:
-        found = {name: _same_ids(dataset, source, name) for name in _names(config)}
+    chain = load_chain(dataset)
+    below = [i for i, each in enumerate(chain) if each.fingerprint == source.fingerprint]
+    if below:
+        matched = functools.partial(_along_chain, chain[: below[0] + 1])
+        found = _matches(config, dataset, source, matched)
     else:
         found = _by_key(config, dataset, source)
     for name in found:
@@ -105,18 +111,52 @@ def _none(size: int, source_size: int, why: str) -> TableMatch:
     return TableMatch(size, source_size, np.full(size, -1, np.int64), why)
 
 
-def _same_ids(dataset: Dataset, source: Source, name: str) -> TableMatch:
-    size = dataset.table_rows(name)
-    if name not in source.layouts:
-        return _none(size, 0, "the other run has no such table")
-    return TableMatch(size, size, None, "same ids")
+def _matches(
+    config: RunConfig, dataset: Dataset, source: Source, matched: Callable[[str], TableMatch]
+) -> dict[str, TableMatch]:
+    """Matches by table from those of the tables of dataset.json; a separate table for history has the items'
+    ids."""
+    found: dict[str, TableMatch] = {}
+    of_ids: dict[str, TableMatch] = {}
+    for name in _names(config):
+        ids = _ids_name(name)
+        if name not in source.layouts:
+            found[name] = _none(dataset.table_rows(name), 0, "the other run has no such table")
+            continue
+        if ids not in of_ids:
+            of_ids[ids] = matched(ids)
+        found[name] = of_ids[ids]
+    return found
+
+
+def _along_chain(chain: list[Dataset], name: str) -> TableMatch:
+    """The match of a table of the first of `chain`, if the source was trained on the last of it."""
+    top, bottom, above = chain[0], chain[-1], chain[:-1]
+    here, there = top.tables[name], bottom.tables.get(name)
+    if not above:
+        return TableMatch(here.rows, here.rows, None, "same ids")
+    if here.ids == "buckets" or there is None or any(_starts(dataset, name) for dataset in above):
+        return _table_by_key(top, bottom, name)
+    for dataset in above:
+        for info in dataset.tables[name].moved:
+            verify_dataset_file(dataset, info)
+    ids = translated_to_top(np.arange(there.rows, dtype=np.int64), name, above)
+    kept = np.flatnonzero((ids >= 0) & (ids < here.rows))
+    rows = np.full(here.rows, -1, np.int64)
+    rows[ids[kept]] = kept
+    return TableMatch(here.rows, there.rows, rows, "base")
+
+
+def _starts(dataset: Dataset, table: str) -> bool:
+    """Whether the base of a dataset has no such table."""
+    return table not in dataset.tables or dataset.tables[table].base_rows is None
 
 
 def _by_key(config: RunConfig, dataset: Dataset, source: Source) -> dict[str, TableMatch]:
     """Matches by the keys, or the meaning, of the rows of two datasets that know nothing of each other."""
     path = source.config.dataset.path
-    found: dict[str, TableMatch] = {}
-    with DatasetLock(path):
+    reading = DatasetLock(path)
+    try:
         other = load_dataset(path)
         if other.fingerprint != source.fingerprint:
             raise DataError(
@@ -124,18 +164,15 @@ def _by_key(config: RunConfig, dataset: Dataset, source: Source) -> dict[str, Ta
                 f"{source.fingerprint[:8]}) than {path} holds now ({other.fingerprint[:8]}); restore that "
                 "dataset, or remove init"
             )
-        for name in _names(config):
-            if (ids := _ids_name(name)) != name and name in source.layouts and ids in found:
-                found[name] = found[ids]
-            elif name not in source.layouts:
-                found[name] = _none(dataset.table_rows(name), 0, "the other run has no such table")
-            else:
-                found[name] = _table_by_key(dataset, other, ids)
-    return found
+        return _matches(config, dataset, source, functools.partial(_table_by_key, dataset, other))
+    finally:
+        reading.close()
 
 
 def _table_by_key(dataset: Dataset, other: Dataset, name: str) -> TableMatch:
-    here, there = dataset.tables[name], other.tables[name]
+    here, there = dataset.tables[name], other.tables.get(name)
+    if there is None:
+        return _none(here.rows, 0, "the other run has no such table")
     if here.ids in _KEYED and there.ids in _KEYED:
         return TableMatch(here.rows, there.rows, _joined(dataset, other, name), "key")
     if here.ids != there.ids:
@@ -175,16 +212,35 @@ def _unknown_rows(here: TableInfo, there: TableInfo) -> Iterator[tuple[int, int]
 def _table_keys(dataset: Dataset, name: str) -> tuple[pa.ChunkedArray, np.ndarray]:
     """The keys of a table's rows, large_binary [n], and the rows, int64 [n]; none of further users and items.
 
+    Vocabularies of features are whole in each dataset, catalogs together with those below.
+
     Raises:
-      DataError: as `read_blocks`.
+      DataError: as `read_blocks` and `load_chain`.
     """
     table = dataset.tables[name]
-    files = {"user": dataset.users.files, "item": dataset.items.files}.get(name, table.files)
+    chain = load_chain(dataset) if name in ("user", "item") else [dataset]
+    known = np.zeros(table.rows, bool)
+    keys, rows = [], [np.zeros(0, np.int64)]
+    for place, each in enumerate(chain):
+        if name not in each.tables:
+            break
+        found, ids = _catalog_keys(each, name)
+        ids = translated_to_top(ids, name, chain[:place])
+        new = (ids >= 0) & table.has_row(ids)
+        new[new] = ~known[ids[new]]
+        known[ids[new]] = True
+        keys += found.filter(pa.array(new)).chunks
+        rows.append(ids[new])
+    return pa.chunked_array(keys, pa.large_binary()), np.concatenate(rows)
+
+
+def _catalog_keys(dataset: Dataset, name: str) -> tuple[pa.ChunkedArray, np.ndarray]:
+    """All keys in the files of one dataset, large_binary [n], and their catalog ids, int64 [n]."""
+    catalogs = {"user": dataset.users.files, "item": dataset.items.files}
     keys, ids = [], [np.zeros(0, np.int64)]
-    for block in read_blocks(dataset, files, ["id", "key"]):
-        own = np.flatnonzero(table.has_row(block["id"]))
-        keys.append(pa.array(block["key"][own].tolist(), pa.large_binary()))
-        ids.append(block["id"][own])
+    for block in read_blocks(dataset, catalogs.get(name, dataset.tables[name].files), ["id", "key"]):
+        keys.append(pa.array(block["key"].tolist(), pa.large_binary()))
+        ids.append(block["id"])
     return pa.chunked_array(keys, pa.large_binary()), np.concatenate(ids)
 
 
