@@ -29,6 +29,7 @@ ORDER = {
         "trainer.training",
         "trainer.evaluation",
         "trainer.jobs",
+        "trainer.warm_start",
         "trainer.models",
         "trainer.resources",
         "trainer.checkpoints",
