@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 def check_day(config: "RunConfig") -> None:
     """Raises ValueError, naming the key, if what a run continues does not fit the rest of it."""
     _check_ages(config)
+    _check_init(config)
 
 
 def _check_ages(config: "RunConfig") -> None:
@@ -20,3 +21,11 @@ def _check_ages(config: "RunConfig") -> None:
                 f"train.{key} requires source.roles.timestamp, without which rows have no age; name the "
                 f"column, or remove {key}"
             )
+
+
+def _check_init(config: "RunConfig") -> None:
+    if config.init is not None and config.init.from_.rstrip("/") == config.output.path.rstrip("/"):
+        raise ValueError(
+            f"init.from: {config.init.from_} is the run's own output.path; name the run to start from, or "
+            "use another output.path"
+        )

@@ -1,24 +1,28 @@
-"""Windows and ages need timestamps."""
+"""Rules of bases, windows and warm starts that need the whole document."""
 
 import pytest
 
 from configs.errors import ConfigError
 from configs.load import parse_config
+from tests.support.tiny_run import planted_document
 
 pytestmark = pytest.mark.any_python
 
 
-def document(roles: dict, **train) -> dict:
-    return {
-        "source": {"kind": "delimited", "paths": ["x.csv"], "roles": {"user": "u", "item": "i"} | roles},
-        "dataset": {"path": "/unused", "split": {"kind": "random"}},
-        "train": {"num_steps": 1} | train,
-        "output": {"path": "/unused/run"},
-    }
+@pytest.mark.parametrize("name", ["run", "run/"])
+def test_a_run_does_not_start_from_itself(name):
+    document = planted_document("/place") | {"init": {"from": f"/place/{name}"}}
+    with pytest.raises(ConfigError, match="init.from: /place/run/? is the run's own output.path; name"):
+        parse_config(document, "test")
 
 
 @pytest.mark.parametrize("key", ["window_days", "half_life_days"])
 def test_ages_need_timestamps(key):
+    document = planted_document("/place")
+    document["source"] = {"kind": "delimited", "paths": ["x.csv"], "roles": {"user": "u", "item": "i"}}
+    document["dataset"]["split"] = {"kind": "random"}
+    document["train"][key] = 1.5
     with pytest.raises(ConfigError, match=f"train.{key} requires source.roles.timestamp, .* or remove {key}"):
-        parse_config(document({}, **{key: 1.5}), "test")
-    assert getattr(parse_config(document({"timestamp": "t"}, **{key: 1.5}), "test").train, key) == 1.5
+        parse_config(document, "test")
+    document["source"]["roles"]["timestamp"] = "t"
+    assert getattr(parse_config(document, "test").train, key) == 1.5
