@@ -308,11 +308,6 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _days_fit(self) -> "RunConfig":
-        check_day(self)
-        return self
-
-    @model_validator(mode="after")
     def _labels_exist(self) -> "RunConfig":
         if (
             isinstance(self.model, DotBiasConfig)
