@@ -297,7 +297,7 @@ def test_the_shipped_runs_fit_their_slices(name, users, tmp_path, monkeypatch, f
     dataset = bare_dataset({"user": 25_000_000, "item": 1_000_000})
     monkeypatch.setattr(preflight_plan, "_dataset", lambda config: dataset)
     monkeypatch.setattr("trainer.data.checks.check_dataset", lambda *_: None)
-    monkeypatch.setattr("trainer.data.batches.steps_per_epoch", lambda *_: 100)
+    monkeypatch.setattr("trainer.data.train_rows.TrainRows.steps_per_epoch", lambda *_: 100)
     figures = preflight_plan.make_plan(config, [slice_], 20)
     assert figures["step_seconds"] is None, "nothing is timed where there is no TPU"
     [facts] = figures["slices"]
