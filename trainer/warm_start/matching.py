@@ -82,11 +82,8 @@ def match_tables(config: RunConfig, dataset: Dataset, source: Source) -> dict[st
     Raises:
       DataError: the source's dataset is needed and missing, damaged, or another one than it was trained on.
     """
-    chain = load_chain(dataset)
-    below = [i for i, each in enumerate(chain) if each.fingerprint == source.fingerprint]
-    if below:
-        matched = functools.partial(_along_chain, chain[: below[0] + 1])
-        found = _matches(config, dataset, source, matched)
+    if chain := chain_to_source(dataset, source):
+        found = _matches(config, dataset, source, functools.partial(_along_chain, chain))
     else:
         found = _by_key(config, dataset, source)
     for name in found:
@@ -95,6 +92,26 @@ def match_tables(config: RunConfig, dataset: Dataset, source: Source) -> dict[st
     for name, match in found.items():
         if not match.kept:
             logging.warning("init.from: table %s: all rows are new (%s)", name, match.how)
+    return found
+
+
+def chain_to_source(dataset: Dataset, source: Source) -> list[Dataset]:
+    """The dataset and those below it, down to the one on which the source was trained; empty: it is not among
+    them. Raises DataError as `load_chain`."""
+    chain = load_chain(dataset)
+    places = [i for i, each in enumerate(chain) if each.fingerprint == source.fingerprint]
+    return chain[: places[0] + 1] if places else []
+
+
+def dataset_of(source: Source) -> Dataset:
+    """The dataset on which the source was trained. Raises DataError: it is missing, or was replaced."""
+    path = source.config.dataset.path
+    found = load_dataset(path)
+    if found.fingerprint != source.fingerprint:
+        raise DataError(
+            f"init.from: {source.path} was trained on another dataset (fingerprint {source.fingerprint[:8]}) "
+            f"than {path} holds now ({found.fingerprint[:8]}); restore that dataset, or remove init"
+        )
     return found
 
 
@@ -154,16 +171,9 @@ def _starts(dataset: Dataset, table: str) -> bool:
 
 def _by_key(config: RunConfig, dataset: Dataset, source: Source) -> dict[str, TableMatch]:
     """Matches by the keys, or the meaning, of the rows of two datasets that know nothing of each other."""
-    path = source.config.dataset.path
-    reading = DatasetLock(path)
+    reading = DatasetLock(source.config.dataset.path)
     try:
-        other = load_dataset(path)
-        if other.fingerprint != source.fingerprint:
-            raise DataError(
-                f"init.from: {source.path} was trained on another dataset (fingerprint "
-                f"{source.fingerprint[:8]}) than {path} holds now ({other.fingerprint[:8]}); restore that "
-                "dataset, or remove init"
-            )
+        other = dataset_of(source)
         return _matches(config, dataset, source, functools.partial(_table_by_key, dataset, other))
     finally:
         reading.close()

@@ -25,10 +25,10 @@ from trainer.checkpoints.rows import stream_rows
 from trainer.checkpoints.tail_average import mean_dense, read_tail
 from trainer.models.recommender import Recommender
 from trainer.warm_start.fit import check_fit
-from trainer.warm_start.matching import TableMatch, match_tables
+from trainer.warm_start.matching import TableMatch, chain_to_source, dataset_of, match_tables
 from trainer.warm_start.placement import Placement
 from trainer.warm_start.records import RecordRule
-from trainer.warm_start.source import Source, open_source
+from trainer.warm_start.source import Source, open_source, starts_anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,30 @@ class Started:
     """Of the checkpoint's files."""
     seconds: float
     """Time it took, with matching the rows."""
+
+
+def checked_source(config: RunConfig, dataset: Dataset | None) -> str:
+    """What a run starts from and how its rows are matched, in words; empty: it does not read `init`.
+
+    Reads no rows and no catalogs.
+
+    Args:
+      config: the run.
+      dataset: its dataset; None: not prepared yet.
+
+    Raises:
+      UserError: as WarmStart and its `match`.
+    """
+    if config.init is None or not starts_anew(config):
+        return ""
+    source = open_source(config.init)
+    check_fit(config, source)
+    text = f"step {source.manifest.step:,} of {source.path}, {config.init.weights} weights"
+    if dataset is None:
+        return text
+    if chain := chain_to_source(dataset, source):
+        return f"{text}, rows by id ({'same dataset' if len(chain) == 1 else 'dataset.base'})"
+    return f"{text}, rows by key of {dataset_of(source).path}"
 
 
 class WarmStart:
