@@ -38,7 +38,7 @@ def _config(place: str, source: dict, sections: dict) -> RunConfig:
         "train": {"batch_size": 64, "num_steps": STEPS, "steps_per_loop": 4},
         "checkpoint": {"every_steps": 4},
         "evaluate": {"every_steps": 0},
-        "polyak": {"decay": 0.9, "start_fraction": 0.1},
+        "polyak": {"kind": "exponential", "decay": 0.9, "start_fraction": 0.1},
     }
     document["model"] = {
         "kind": "two_tower",
