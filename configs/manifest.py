@@ -112,7 +112,8 @@ class Dataset(Section):
     format: Literal[3] = FORMAT
     """Version of this contract."""
     fingerprint: str
-    """SHA-256 over the checksums of all record files: equal for equal content."""
+    """SHA-256 over the checksums of all record files, and the fingerprint of the base: equal for equal
+    content."""
     source_fingerprint: str
     """SHA-256 over the source section and the source files' names, sizes and contents, in order."""
     source_files: list[SourceFileInfo] = []
@@ -194,11 +195,17 @@ class Dataset(Section):
 
     @property
     def record_files(self) -> list[FileInfo]:
-        """All files with rows, users or items; rejected rows are not part of the content."""
+        """All files that readers of the dataset need; rejected rows are not part of the content."""
         splits = [*self.splits.values(), *filter(None, [self.positives])]
         parts: list[SplitInfo | CatalogInfo | TableInfo | FeatureInfo] = [*splits, self.users, self.items]
         parts += [*self.tables.values(), *self.features.values()]
-        return [info for part in parts for info in part.files]
+        moved = [info for table in self.tables.values() for info in table.moved]
+        return [info for part in parts for info in part.files] + moved
+
+    @property
+    def all_files(self) -> list[FileInfo]:
+        """These, and the indexes that datasets standing on this one need."""
+        return self.record_files + [info for table in self.tables.values() for info in table.index]
 
     def table_rows(self, name: str) -> int:
         """Rows of table `name`; a separate table for history has the items' rows."""

@@ -82,7 +82,8 @@ def prepare(
     overwrite: bool = False,
     **sizes: Any,
 ) -> "Dataset | None":
-    """Writes the dataset unless it exists already.
+    """Writes the dataset unless it exists already. Returns it, as in dataset.json; None: only a template was
+    written.
 
     Args:
       source, dataset: sections of a RunConfig.
@@ -91,18 +92,17 @@ def prepare(
       overwrite: replace an existing dataset, which stays valid until the new one is complete.
       sizes: replace fields of JobLayout.
 
-    Returns:
-      The Dataset, as in dataset.json; None: only a template was written.
-
     Raises:
       ConfigError: the runner lacks an option, or its workers could not access the files.
-      DataError: the source or the target has a problem; nothing is published.
+      DataError: the source, the base or the target has a problem; nothing is published.
     """
-    from pipelines.runners.options import beam_options, import_beam, worker_threads
+    from pipelines.runners.options import beam_options, import_beam
 
     import_beam()
+    from pipelines.base.chain import reading
+    from pipelines.base.checks import check_files, checked_base
     from pipelines.existing import find_existing
-    from pipelines.job import Job, plan_layout, side_parts
+    from pipelines.job import Job, plan_layout
     from pipelines.manifest import build_manifest
     from pipelines.progress import Progress
     from pipelines.publish import publish
@@ -114,18 +114,18 @@ def prepare(
 
     options, target = options or beam_options(None, []), dataset.path.rstrip("/")
     check_runner(options, source, dataset)
+    base = checked_base(source, dataset)
     readers = [make_reader(section, plan_layout("", "", 0)) for section in (source, *source.sides)]
     source_files = _source_files(readers, dataset)
-    if not overwrite and (present := find_existing(target, source, source_files, dataset)):
+    if not overwrite and (present := find_existing(target, source, source_files, dataset, base)):
         logging.info("%s: already prepared from this source with these settings", target)
         return present
-    job = Job(source, dataset, plan_layout("", "", readers[0].estimated_rows()))
-    parts = tuple(side_parts(side.config, side.estimated_rows()) for side in readers[1:])
-    sizes = {"threads": worker_threads(options), "side_shards": parts} | sizes
-    with workspace(target) as (path, check):
-        job = _placed(job, path, sizes)
+    job = Job(source, dataset, plan_layout("", "", readers[0].estimated_rows()), base=base)
+    with reading(base), workspace(target) as (path, check):
+        job = _placed(job, path, _sizes(readers, options) | sizes)
         ranges = [_ranges(reader, job) for reader in readers]
         source_files = each(with_content, source_files)
+        check_files(base, source, source_files[: len(readers[0].files())])
         with Progress(job.layout.spool) as progress:
             found = _run_pipeline(job, ranges, options, lambda: check_unchanged(source_files))
         if found is None:
@@ -144,6 +144,15 @@ def _source_files(readers: "list[Reader]", dataset: "DatasetConfig") -> "list[So
 
     files = [file for reader in readers for file in reader.files()]
     return list({file.name: file for file in [*files, *given_files(dataset)]}.values())
+
+
+def _sizes(readers: "list[Reader]", options: "PipelineOptions") -> dict[str, Any]:
+    """Fields of JobLayout that depend on side tables, which follow the interactions, and on the machine."""
+    from pipelines.job import side_parts
+    from pipelines.runners.options import worker_threads
+
+    parts = tuple(side_parts(side.config, side.estimated_rows()) for side in readers[1:])
+    return {"threads": worker_threads(options), "side_shards": parts}
 
 
 def _ranges(reader: "Reader", job: "Job") -> "list[Range]":
