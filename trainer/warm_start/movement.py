@@ -7,6 +7,7 @@ is needed at the end.
 import io
 import zipfile
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def sampled(storages: Mapping[str, Table], kept: Callable[[str], np.ndarray | No
 
 def save_weights(run: str, weights: StartWeights) -> None:
     """Writes them into a run's directory. Raises CheckpointError: it cannot be written."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, (ids, values) in weights.items():
         arrays |= {f"{name}/ids": ids, f"{name}/weights": values}
     buffer = io.BytesIO()
