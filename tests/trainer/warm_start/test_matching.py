@@ -9,6 +9,7 @@ import pytest
 from configs.dataset_parts import BaseInfo, FeatureInfo, FileInfo, TableInfo
 from configs.errors import DataError
 from configs.manifest import Dataset
+from tests.support.day_worlds import write_world
 from tests.support.tiny_dataset import Row, write_dataset
 from trainer.data.bare_dataset import bare_dataset
 from trainer.warm_start.matching import TableMatch, match_tables
@@ -102,18 +103,42 @@ def test_a_damaged_file_of_moved_ids_is_refused(tmp_path):
         matched(second, source_of(first))
 
 
-def test_a_table_that_a_base_lacks_is_new(tmp_path):
-    first = written(tmp_path / "1", "a", user={"rows": 5, "oov": 4})
-    second = written(
-        tmp_path / "2",
-        "b",
-        first,
-        user={"rows": 5, "oov": 4, "base_rows": 5, "base_oov": 4},
-        tags={"rows": 3, "oov": 2},
-    )
-    found = matched(second, source_of(first))
-    assert found["user"].rows.tolist() == [0, 1, 2, 3, 4]
-    assert found["tags"].kept == 0 and found["tags"].counts()["matched"] == "the other run has no such table"
+@pytest.mark.parametrize("options", [{}, {"min_count": 2}, {"hashed": {"user": 13, "item": 11}}])
+def test_rows_of_random_chains_follow_their_keys(tmp_path, options):
+    """From each day to the newest: those of keys with a row then, and since without a break."""
+    world = write_world(str(tmp_path), days=4, **options)
+    newest = world.top
+    for number, day in enumerate(world.written):
+        found = matched(newest.dataset, source_of(day.dataset))
+        for name, ids in newest.ids.items():
+            if ids.hash_rows:
+                wanted = np.arange(ids.rows)
+            else:
+                wanted = np.full(ids.rows, -1)
+                wanted[-1] = day.ids[name].rows - 1
+                gone = set().union(*(leave.get(name, set()) for leave in world.leave[number + 1 :]))
+                for key, row in ids.rows_of.items():
+                    if key not in gone:
+                        wanted[row] = day.ids[name].rows_of.get(key, -1)
+            match = found[name]
+            rows = np.arange(match.size) if match.rows is None else match.rows
+            assert rows.tolist() == wanted.tolist(), (name, number)
+            assert match.counts()["matched"] == ("same ids" if day is newest else "base")
+
+
+def test_keys_of_whole_chains_are_joined(tmp_path):
+    """Neither catalog alone has all keys of its table."""
+    first = write_world(str(tmp_path / "one"), days=3)
+    second = write_world(str(tmp_path / "two"), days=4, leaves=False)
+    found = matched(second.top.dataset, source_of(first.top.dataset))
+    for name, ids in second.top.ids.items():
+        before = first.top.ids[name]
+        wanted = np.full(ids.rows, -1)
+        wanted[-1] = before.rows - 1
+        for key, row in ids.rows_of.items():
+            wanted[row] = before.rows_of.get(key, -1)
+        assert found[name].rows.tolist() == wanted.tolist(), name
+        assert found[name].counts()["matched"] == "key" and (wanted >= 0).sum() > 5
 
 
 def test_a_table_of_its_own_for_histories_has_the_items_ids(tmp_path):
