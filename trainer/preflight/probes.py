@@ -113,9 +113,12 @@ def _init(run: str) -> str:
     from configs.manifest import MANIFEST_FILE, load_dataset
     from configs.schema import RunConfig
     from configs.system.storage import exists, join
-    from trainer.warm_start.start import checked_source
+    from trainer.runtime import start_tensorflow
 
     config = RunConfig.model_validate_json(run)
+    start_tensorflow(config.device)
+    from trainer.warm_start.start import checked_source
+
     try:
         prepared = exists(join(config.dataset.path, MANIFEST_FILE))
         found = checked_source(config, load_dataset(config.dataset.path) if prepared else None)

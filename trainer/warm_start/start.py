@@ -207,5 +207,5 @@ def _log(facts: Started) -> None:
     for name, counts in facts.tables.items():
         kept, new, dropped = (f"{counts[key]:,}" for key in ("kept", "new", "dropped"))
         logging.info(
-            "table %s: %s rows kept, %s new, %s dropped (by %s)", name, kept, new, dropped, counts["matched"]
+            "table %s: %s rows kept, %s new, %s dropped (%s)", name, kept, new, dropped, counts["matched"]
         )
