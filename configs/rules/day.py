@@ -8,7 +8,19 @@ if TYPE_CHECKING:
 
 def check_day(config: "RunConfig") -> None:
     """Raises ValueError, naming the key, if what a run continues does not fit the rest of it."""
+    _check_ages(config)
     _check_init(config)
+
+
+def _check_ages(config: "RunConfig") -> None:
+    if config.source.roles.timestamp is not None:
+        return
+    for key in ("window_days", "half_life_days"):
+        if getattr(config.train, key) is not None:
+            raise ValueError(
+                f"train.{key} requires source.roles.timestamp, without which rows have no age; name the "
+                f"column, or remove {key}"
+            )
 
 
 def _check_init(config: "RunConfig") -> None:

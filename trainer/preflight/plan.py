@@ -28,15 +28,15 @@ def make_plan(config: RunConfig, slices: list[Slice], probe_steps: int) -> dict:
     from trainer.runtime import start_tensorflow
 
     start_tensorflow(config.device)
-    from trainer.data.batches import steps_per_epoch
     from trainer.data.checks import check_dataset
     from trainer.data.run_length import run_steps
+    from trainer.data.train_rows import TrainRows
 
     dataset = _dataset(config)
     per_epoch = None
     if dataset is not None:
         check_dataset(config, dataset)
-        per_epoch = steps_per_epoch(dataset, config.train.batch_size, config.model.trains_on_positives)
+        per_epoch = TrainRows.of(config, dataset).steps_per_epoch(config.train.batch_size)
     tables = forecast.forecast_tables(config, dataset)
     known = [table.total for table in tables if table.total is not None]
     complete = len(known) == len(tables)

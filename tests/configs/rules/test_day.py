@@ -14,3 +14,15 @@ def test_a_run_does_not_start_from_itself(name):
     document = planted_document("/place") | {"init": {"from": f"/place/{name}"}}
     with pytest.raises(ConfigError, match="init.from: /place/run/? is the run's own output.path; name"):
         parse_config(document, "test")
+
+
+@pytest.mark.parametrize("key", ["window_days", "half_life_days"])
+def test_ages_need_timestamps(key):
+    document = planted_document("/place")
+    document["source"] = {"kind": "delimited", "paths": ["x.csv"], "roles": {"user": "u", "item": "i"}}
+    document["dataset"]["split"] = {"kind": "random"}
+    document["train"][key] = 1.5
+    with pytest.raises(ConfigError, match=f"train.{key} requires source.roles.timestamp, .* or remove {key}"):
+        parse_config(document, "test")
+    document["source"]["roles"]["timestamp"] = "t"
+    assert getattr(parse_config(document, "test").train, key) == 1.5
