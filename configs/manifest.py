@@ -86,6 +86,8 @@ from configs.dataset_parts import (
     BaseInfo,
     CatalogInfo,
     Count,
+    DistributionInfo,
+    DriftInfo,
     FeatureInfo,
     FileInfo,
     SideInfo,
@@ -144,6 +146,11 @@ class Dataset(Section):
     """Features, by name."""
     sides: list[SideInfo] = []
     """Side tables, as listed in source.sides."""
+    distributions: dict[str, DistributionInfo] = {}
+    """Of features, label, label/<name>, user and item, by these names; vectors have none."""
+    drift: dict[str, DriftInfo] = {}
+    """With a base: how far they are from the base's, by the same names; what only one of the two has is
+    absent."""
     users: CatalogInfo
     """Catalog of users."""
     items: CatalogInfo

@@ -20,6 +20,7 @@ from configs.sections.features import (
 )
 from configs.sections.roles import RolesConfig
 from configs.sections.sources import SideTableConfig
+from pipelines.statistics.distributions import BaseBins
 
 OWNERS = ("user", "item")
 """Roles whose keys have a table and a catalog, if the source has them."""
@@ -77,6 +78,8 @@ class Job:
     layout: JobLayout
     given: dict[str, int] = dataclasses.field(default_factory=dict)
     """By table with given ids, the number of keys of its vocabulary file."""
+    base_bins: dict[str, BaseBins] = dataclasses.field(default_factory=dict)
+    """By column, what dataset.base has counted its values by; empty without a base."""
 
     @property
     def categorical(self) -> list[str]:

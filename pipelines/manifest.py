@@ -29,6 +29,7 @@ from configs.sections.features import (
     VectorFeatureConfig,
     table_of,
 )
+from pipelines.drift import with_names
 from pipelines.job import Job
 from pipelines.sources.identity import SourceFile
 from pipelines.stages.files import WrittenFile
@@ -81,12 +82,7 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
     source = job.source.model_dump(mode="json")
     stats, files = summary.stats, summary.files
     digest = fingerprint(files)
-
-    def infos(directory: str, table: str = "") -> list[FileInfo]:
-        """Files of a directory; those with records, or those of a table or feature."""
-        mine = (f for f in files if (f.directory, f.table) == (directory, table))
-        chosen = sorted(mine, key=WrittenFile.place)
-        return [FileInfo(path=published_name(f, digest), **f.info) for f in chosen]
+    infos = functools.partial(_infos, files, digest)
 
     def split(directory: str) -> SplitInfo:
         chosen = [f for f in files if f.directory == directory]
@@ -106,7 +102,8 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
         return info.model_copy(update={"files": infos(f"{config.of}s", config.name)})
 
     features = {config.name: feature(config) for config in job.source.all_features}
-    return Dataset(
+    distributions = with_names(job, summary.distributions, files)
+    manifest = Dataset(
         fingerprint=digest,
         source_fingerprint=source_fingerprint(source, source_files),
         source_files=[_source_file(file) for file in source_files],
@@ -118,6 +115,7 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
         tables={name: table(name, ids) for name, ids in summary.tables.items()} | _bucket_tables(features),
         features=features,
         sides=[_side(job, number, summary) for number in range(len(job.sides))],
+        distributions=distributions,
         users=catalog("users"),
         items=catalog("items"),
         source_rows=stats.rows,
@@ -132,6 +130,16 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
         source=source,
         dataset=job.dataset.model_dump(mode="json"),
     )
+    if not manifest.has_label:  # 1 in every row
+        del manifest.distributions["label"]
+    return manifest
+
+
+def _infos(files: list[WrittenFile], digest: str, directory: str, table: str = "") -> list[FileInfo]:
+    """Files of a directory; those with records, or those of a table or feature."""
+    mine = (f for f in files if (f.directory, f.table) == (directory, table))
+    chosen = sorted(mine, key=WrittenFile.place)
+    return [FileInfo(path=published_name(f, digest), **f.info) for f in chosen]
 
 
 def _source_file(file: SourceFile) -> SourceFileInfo:

@@ -23,8 +23,9 @@ from pipelines.stages.plan import Plan, make_plan, side_count
 from pipelines.stages.read import Read, ReadRows
 from pipelines.stages.stats import MergeCounts, MergeNumbers, MergeStats, Stats
 from pipelines.stages.write import WriteFile, WriteRejected
+from pipelines.statistics.distributions import distribution, merged_histograms
 from pipelines.statistics.moments import Moments
-from pipelines.statistics.quantiles import NumberHistogram, boundaries
+from pipelines.statistics.quantiles import boundaries
 from pipelines.summary import FILE_NAME, dump_summary
 
 
@@ -97,7 +98,7 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range], side_ranges: l
         | "RowsAndIds" >> beam.Flatten()
         | "ByUserShardAgain" >> beam.GroupByKey()
         | "FinishRows"
-        >> beam.ParDo(FinishRows(job), plan, ids).with_outputs("catalog", "counts", main="rows")
+        >> beam.ParDo(FinishRows(job), plan, ids).with_outputs("catalog", "counts", "numbers", main="rows")
     )
     finished_sides = [
         (side.rows, maps) | f"SideCatalog{n}" >> SideCatalog(job, n, ids) for n, side in enumerate(joined)
@@ -106,7 +107,9 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range], side_ranges: l
     counts = _flat(
         "Counts", [grouped.counts, finished.counts, *(side.counts for side in [*joined, *finished_sides])]
     )
-    numbers = _flat("Numbers", [grouped.numbers, *(side.numbers for side in joined)])
+    numbers = _flat(
+        "Numbers", [grouped.numbers, finished.numbers, *(side.numbers for side in [*joined, *finished_sides])]
+    )
     facts = {
         "stats": AsSingleton(stats),
         "sides": AsSingleton(side_stats),
@@ -119,7 +122,7 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range], side_ranges: l
     refused = _flat("Rejected", [rejected, *(found for _, found, _ in sides)])
     files = _write(pipeline, job, finished.rows, slices, refused, plan, ids)
     once = pipeline | "Once" >> beam.Create([job.layout.spool])
-    _ = once | "Summarize" >> beam.Map(_summarize, _quantile_parts(job), files=AsIter(files), **facts)
+    _ = once | "Summarize" >> beam.Map(_summarize, job, files=AsIter(files), **facts)
 
 
 def _flat(name: str, collections_: list[Any]) -> Any:
@@ -139,6 +142,17 @@ def _quantile_parts(job: Job) -> dict[str, int]:
     """Number of buckets by feature with buckets by quantiles."""
     numbers = [feature for part in (job, *job.sides) for feature in part.numbers]
     return {f.name: f.buckets.quantiles for f in numbers if isinstance(f.buckets, QuantilesConfig)}
+
+
+def _spread_columns(job: Job) -> list[str]:
+    """Columns whose distribution is stored, in order."""
+    features = [feature.name for feature in job.source.all_features]
+    return ["label", *job.labels.values(), *job.owners, *features]
+
+
+def _keyed(job: Job) -> set[str]:
+    """Those of them that are counted by key."""
+    return {name for part in (job, *job.sides) for name in part.feature_columns}
 
 
 def _write(
@@ -216,20 +230,20 @@ def _assign(pipeline: beam.Pipeline, job: Job, keys: Any, plan: AsSingleton, sid
 
 def _summarize(
     spool: str,
-    parts: dict[str, int],
+    job: Job,
     stats: Stats,
     sides: dict[int, Stats],
     counts: collections.Counter[str],
     plan: Plan,
     tables: dict[str, TableIds],
-    numbers: dict[str, NumberHistogram],
+    numbers: dict[str, Any],
     moments: Iterable[tuple[int, dict[str, Moments]]],
     files: Iterable[WrittenFile],
 ) -> None:
     """Writes the job's summary into the spool, which workers of any runner can write.
 
     Args:
-      parts: number of buckets by feature with buckets by quantiles.
+      numbers: merged histograms: of features with buckets by quantiles, and of Spreads.
       moments: of each user shard.
     """
     stats.counts = counts
@@ -238,10 +252,17 @@ def _summarize(
         counts[side_count(number, "duplicates")] = side.counts["duplicates"]
         counts.update({side_count(number, f"rejected/{why}"): n for why, n in side.rejected.items()})
         stats.notes.update(side.notes)
-    quantiles = {name: boundaries(found, parts[name]) for name, found in numbers.items()}
+    parts = _quantile_parts(job)
+    quantiles = {name: boundaries(numbers[name], parts[name]) for name in sorted(parts) if name in numbers}
+    spreads = merged_histograms(numbers)
+    distributions = {
+        name: distribution(spreads[name], name, counts, name in _keyed(job))
+        for name in _spread_columns(job)
+        if name in spreads
+    }
     whole: dict[str, Moments] = {}
     for _, found_moments in sorted(moments, key=lambda element: element[0]):
         for name, mine in found_moments.items():
             whole[name] = whole[name].join(mine) if name in whole else mine
     with fsspec.open(f"{spool}/{FILE_NAME}", "wb") as file:
-        file.write(dump_summary(stats, plan, tables, quantiles, whole, files))
+        file.write(dump_summary(stats, plan, tables, quantiles, whole, distributions, files))

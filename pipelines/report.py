@@ -7,6 +7,7 @@ from absl import logging
 from configs.manifest import SPLITS, Dataset
 from configs.sections.dataset import DatasetConfig, LeaveLastOutSplitConfig, VocabIdsConfig
 from configs.sections.roles import PLANTED_LABEL
+from pipelines.drift import drift_lines
 from pipelines.progress import Progress
 
 _PER_SECOND = 10**9
@@ -158,7 +159,7 @@ def log_report(manifest: Dataset, dataset: DatasetConfig, target: str, progress:
             logging.warning("split %s is empty", name)
     for reason, count in manifest.rejected.items():
         logging.info("rejected for %s: %s, see %s/rejected", reason, f"{count:,}", target)
-    for line in row_lines(manifest, dataset):
+    for line in [*row_lines(manifest, dataset), *drift_lines(manifest)]:
         logging.info("%s", line)
     for reason, count in manifest.notes.items():
         logging.info("%s: %s", _note(reason), f"{count:,}")

@@ -56,6 +56,7 @@ ORDER = {
         "pipelines.existing",
         "pipelines.report",
         "pipelines.manifest",
+        "pipelines.drift",
         "pipelines.summary",
         "pipelines.progress",
         "pipelines.runners",
@@ -63,9 +64,9 @@ ORDER = {
         "pipelines.guess",
         "pipelines.stages",
         "pipelines.rows",
-        "pipelines.statistics",
         "pipelines.sources",
         "pipelines.job",
+        "pipelines.statistics",
     ),
     "configs": (
         "configs.arguments",

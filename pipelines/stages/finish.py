@@ -13,11 +13,11 @@ import pyarrow as pa
 
 from configs.columns import label_column
 from configs.manifest import SPLITS
-from pipelines.job import RECORDS
+from pipelines.job import RECORDS, Job
 from pipelines.rows import split
 from pipelines.rows.bags import BagColumn, arrow, taken
 from pipelines.rows.hashes import hash_rows, unit_hashes
-from pipelines.rows.history import OtherItems, gather_ranges, history_ranges
+from pipelines.rows.history import OtherItems, earlier_items, gather_ranges
 from pipelines.stages.catalog import RowFacts, item_slices, user_slices
 from pipelines.stages.group import known_column, starts
 from pipelines.stages.ids import TableIds, id_type
@@ -25,13 +25,15 @@ from pipelines.stages.members import bags_of
 from pipelines.stages.plan import Plan
 from pipelines.stages.spool import Ref, SpoolWriter, column, partition, read_table
 from pipelines.stages.threads import ThreadedDoFn
-from pipelines.statistics.coverage import value_counts
+from pipelines.statistics.coverage import occurrences, value_counts
+from pipelines.statistics.distributions import Spreads
 
 _STREAM, _HISTORY_STREAM, _THINNING = 2, 3, 4  # of hash_rows; split.py uses another
 
 
 class FinishRows(ThreadedDoFn):
-    """(user shard, rows and maps) to ((directory, file), (bucket, ref)), with outputs `catalog`, `counts`."""
+    """(user shard, rows and maps) to ((directory, file), (bucket, ref)), with outputs `catalog`, `counts` and
+    `numbers`: distributions of ids."""
 
     def work(
         self, element: tuple[int, Iterable[Any]], plan: Plan, tables: dict[str, TableIds]
@@ -51,7 +53,9 @@ class FinishRows(ThreadedDoFn):
         counts += value_counts(self._job.source.features, columns, rows_of.known, oov)
         kept = self._kept(columns, rows_of)
         counts["thinned"] += int(np.count_nonzero(~kept))
-        output = [beam.pvalue.TaggedOutput("counts", counts)]
+        spreads = id_spreads(self._job, self._job.columns, columns, rows_of.known, tables)
+        output = [beam.pvalue.TaggedOutput("counts", counts + spreads.counts)]
+        output.append(beam.pvalue.TaggedOutput("numbers", spreads.histograms))
         with SpoolWriter(self._job.layout.spool, "records", rows.num_rows) as spool:
             for key, slice_ in user_slices(self._job, columns, rows_of):
                 output.append(beam.pvalue.TaggedOutput("catalog", (key, ("rows", shard, spool.add(slice_)))))
@@ -146,10 +150,9 @@ class FinishRows(ThreadedDoFn):
             others = OtherItems(rows_of.starts, columns["user"], columns["item"], train, turn, seed)
             return lambda rows: _lists(*others.gather(rows, length))
         later = ~is_test & known & rows_of.positive
-        members = np.concatenate([columns["item"][train], columns["item"][later]])
-        first, last = history_ranges(rows_of.starts, train, length)
-        test_first, test_last = history_ranges(rows_of.starts, later, length)
-        shift = int(train.sum())
+        values, first, last = earlier_items(rows_of.starts, columns["item"], train, length)
+        test_values, test_first, test_last = earlier_items(rows_of.starts, columns["item"], later, length)
+        members, shift = np.concatenate([values, test_values]), len(values)
         first, last = np.where(is_test, test_first + shift, first), np.where(is_test, test_last + shift, last)
         return lambda rows: _lists((last - first)[rows], gather_ranges(members, first[rows], last[rows]))
 
@@ -158,6 +161,29 @@ def _lists(lengths: np.ndarray, values: np.ndarray) -> pa.LargeListArray:
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+
+def id_spreads(
+    job: Job,
+    of: dict[str, str],
+    columns: dict[str, Any],
+    known: dict[str, np.ndarray],
+    tables: dict[str, TableIds],
+) -> Spreads:
+    """Distributions of columns of ids.
+
+    Args:
+      of: table of each column.
+      columns: ids of rows, or a BagColumn.
+      known: by feature, bool [rows], where its value is not empty; every row has users and items.
+    """
+    found = Spreads(job.base_bins)
+    for name, table in of.items():
+        mask = known.get(name)
+        mask = np.ones(len(columns[name]), bool) if mask is None else mask
+        ids, times = occurrences(columns[name], mask)
+        found.add_ids(name, ids, times, int(np.count_nonzero(~mask)), tables[table].first_oov)
+    return found
 
 
 def mapped(
