@@ -77,7 +77,7 @@ def test_a_bucket_of_a_file_holds_fewer_rows_of_long_histories():
     st.integers(1, 8),
 )
 def test_histories_continue_those_of_earlier_datasets(users, length):
-    """`users`: by user, the items of earlier datasets, and of each row whether its item may be in histories."""
+    """`users`: by user, items of earlier datasets, and of each row whether its item may be in histories."""
     rows = [(number, may) for number, (_, mays) in enumerate(users) for may in mays]
     starts = np.array([[who for who, _ in rows].index(number) for number, _ in rows], np.int64)
     member, items = np.array([may for _, may in rows], bool), np.arange(len(rows))
