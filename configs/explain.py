@@ -17,7 +17,7 @@ def explain() -> str:
 def _lines(model: type[BaseModel], prefix: str) -> list[str]:
     lines = []
     for name, field in model.model_fields.items():
-        key = prefix + name
+        key = prefix + (field.alias or name)
         default = "required" if field.is_required() else _short(field.get_default(call_default_factory=True))
         sections = section_types(field.annotation)
         parts = [key, f"[{default}]", _allowed(field), " ".join((field.description or "").split())]

@@ -246,7 +246,8 @@ def _kind_of(section: type[BaseModel]) -> str | None:
 
 def _fields_at(location: list[str]) -> list[str]:
     """Names of the fields of the section at `location`."""
-    return sorted({name for model in _sections_at(location) for name in model.model_fields})
+    models = _sections_at(location)
+    return sorted({field.alias or name for model in models for name, field in model.model_fields.items()})
 
 
 def _sections_at(location: list[str]) -> list[type[BaseModel]]:

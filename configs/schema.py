@@ -12,6 +12,7 @@ from configs.defaults import (
     complete_polyak,
     complete_tables,
 )
+from configs.rules.day import check_day
 from configs.rules.ranking import check_ranking, complete_bottom, without_owners
 from configs.rules.towers import check_tower
 from configs.rules.tpu import check_tpu
@@ -291,6 +292,11 @@ class RunConfig(Section):
                 f"checkpoint.keep: {self.checkpoint.keep} is less than the {self.polyak.tail} checkpoints of "
                 "polyak.kind tail_average; raise it, or lower polyak.checkpoints"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _days_fit(self) -> "RunConfig":
+        check_day(self)
         return self
 
     @model_validator(mode="after")

@@ -63,6 +63,7 @@ ORDER = {
         "pipelines.sides",
         "pipelines.guess",
         "pipelines.stages",
+        "pipelines.base",
         "pipelines.rows",
         "pipelines.sources",
         "pipelines.job",
@@ -77,6 +78,7 @@ ORDER = {
         "configs.rules",
         "configs.planted",
         "configs.dataset_lock",
+        "configs.chain",
         "configs.manifest",
         "configs.dataset_parts",
         "configs.columns",
@@ -94,7 +96,7 @@ ROOT_MODULES = {
     "configs": {"__init__", *(name.partition(".")[2] for name in ORDER["configs"])}
     - {"sections", "system", "planted", "rules"},
     "pipelines": {"__init__", *(name.partition(".")[2] for name in ORDER["pipelines"])}
-    - {"runners", "guess", "sides", "stages", "rows", "sources", "statistics"},
+    - {"runners", "guess", "sides", "stages", "base", "rows", "sources", "statistics"},
 }
 MOST_MODULES = 14
 # What may import more, or less, than its place in the order says.

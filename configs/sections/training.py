@@ -1,8 +1,8 @@
 """The sections of the training run: schedule, polyak, train, init, checkpoint, output and day."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from configs.sections.base import KeptAt, Section, Seed
 
@@ -165,14 +165,18 @@ class InitConfig(Section):
     dataset is below this run's, else by joining catalogs and vocabularies. Keys that the other run does not
     have start as in a run of their own."""
 
-    model_config = ConfigDict(populate_by_name=True)
-
     from_: KeptAt = Field(alias="from")
     """Directory of the run, its output.path; its best checkpoint is taken, or else its newest good one."""
     weights: Literal["average", "raw"] = "average"
     """Which of its weights this run starts from; average falls back to raw if it has no averages."""
     slots: Literal["keep", "reset"] = "keep"
     """keep: optimizers continue with its moments and sums; reset: they start anew."""
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # `from` is a word of Python's own; saved configs have it all the same.
+        values = dump(self)
+        return {"from": values.pop("from_", None) or values.pop("from"), **values}
 
 
 class DayConfig(Section):

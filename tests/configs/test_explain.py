@@ -27,7 +27,7 @@ def test_every_field_of_every_section_is_described():
     keys = {line.split("  ")[0].rpartition(".")[2] for line in LINES}
     for section in all_sections(RunConfig):
         for name, field in section.model_fields.items():
-            assert name in keys
+            assert (field.alias or name) in keys
             assert field.description, f"{section.__name__}.{name} has no description"
 
 
@@ -45,6 +45,7 @@ def test_lines():
         "train.num_steps  [None]  (int, >= 1, <= 16777216)  Steps of the run; give either this or num_epochs."
     )
     assert line_of("output.path").startswith("output.path  [required]  (str)  Run directory")
+    assert line_of("init.from").startswith("init.from  [required]  (str)  Directory of the run")
     assert line_of("evaluate.protocol").startswith(
         "evaluate.protocol  ['full']  (full | sampled)  full: rank all items"
     )

@@ -61,7 +61,13 @@ def _compacted(directory: str, chain: list[Checkpoint], keep: int, check: Callab
     layouts = chain[0].manifest.tables
     merged = newest.manifest
     head = CheckpointHead(
-        step=merged.step, kind="full", id=merged.id, base=None, identity=merged.identity, tables=layouts
+        step=merged.step,
+        kind="full",
+        id=merged.id,
+        base=None,
+        identity=merged.identity,
+        tables=layouts,
+        started_from=merged.started_from,
     )
     path = join(directory, directory_name(newest.step, "full"))
     most = in_flight(max((layout.largest_piece_bytes for layout in layouts.values()), default=0))

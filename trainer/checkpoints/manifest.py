@@ -71,6 +71,21 @@ class CheckpointBase(_Part):
     id: str
 
 
+class StartedFrom(_Part):
+    """The checkpoint of another run that a run began with."""
+
+    run: str
+    """Directory of that run, as in init.from."""
+    step: Count
+    """Steps that it had done."""
+    id: str
+    """As CheckpointHead.id."""
+    weights: Literal["average", "raw"]
+    """Which of its weights were taken."""
+    slots: Literal["keep", "reset"]
+    """As init.slots."""
+
+
 class CheckpointHead(_Part):
     """What is known of a checkpoint before its files are written."""
 
@@ -86,6 +101,8 @@ class CheckpointHead(_Part):
     """What a run must share with its checkpoints: trainer.checkpoints.identity."""
     tables: dict[InnerPath, TableLayout]
     """By table name."""
+    started_from: StartedFrom | None = None
+    """Where the run began; null: with random weights."""
 
     @model_validator(mode="after")
     def _has_a_base_before_it(self) -> "CheckpointHead":

@@ -21,20 +21,19 @@ _Loaded = TypeVar("_Loaded")
 
 def newest_restorable(
     directory: str,
-    identity: dict[str, Any],
-    tables: dict[str, Table],
+    check: Callable[[list[Checkpoint]], None],
     load: Callable[[list[Checkpoint]], _Loaded],
 ) -> tuple[list[Checkpoint], _Loaded] | None:
     """(chain, load(chain)) of the newest step for which `load` finds no damage; None without checkpoints.
 
     Args:
       directory: of the run's checkpoints.
-      identity: what the checkpoints must share with the run.
-      tables: by name, whose layouts the checkpoints must have.
-      load: reads a chain, a full checkpoint and its increments; raises DamagedCheckpoint.
+      check: looks at the manifests of a chain, a full checkpoint and its increments; raises CheckpointError
+        if they are not of the run that is wanted.
+      load: reads a chain; raises DamagedCheckpoint.
 
     Raises:
-      CheckpointError: no checkpoint verifies, or they belong to another run.
+      CheckpointError: no checkpoint verifies, or `check` raises it.
     """
     for attempt in range(LOOKS):
         with errors_of(directory, "read"):
@@ -45,8 +44,7 @@ def newest_restorable(
             try:
                 if isinstance(chain, DamagedCheckpoint):
                     raise chain
-                _check_identity(chain[-1], identity, directory)
-                _check_layouts(chain, tables)
+                check(chain)
                 return chain, load(chain)
             except DamagedCheckpoint as error:
                 # A running trainer deletes what is too old, and has written newer ones by then.
@@ -62,6 +60,24 @@ def newest_restorable(
     if found.names:
         logging.warning("%s: holds only incomplete checkpoints, which are not used", directory)
     return None
+
+
+def same_run(
+    directory: str, identity: dict[str, Any], tables: dict[str, Table]
+) -> Callable[[list[Checkpoint]], None]:
+    """The `check` of newest_restorable for a run that resumes or is opened.
+
+    Args:
+      directory: of the run's checkpoints.
+      identity: what the checkpoints must share with the run.
+      tables: by name, whose layouts the checkpoints must have.
+    """
+
+    def check(chain: list[Checkpoint]) -> None:
+        _check_identity(chain[-1], identity, directory)
+        _check_layouts(chain, tables)
+
+    return check
 
 
 def _check_identity(newest: Checkpoint, identity: dict[str, Any], directory: str) -> None:

@@ -4,9 +4,47 @@ Arrays are mapped into memory, so only requested rows occupy it, beside the page
 are copied to temporary files first, which are gone when the process ends.
 """
 
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
 import numpy as np
 
-from trainer.checkpoints.reader import Checkpoint, map_array, release
+from trainer.checkpoints.files import in_flight, in_order
+from trainer.checkpoints.reader import Checkpoint, map_array, read_array, release
+
+_Used = TypeVar("_Used")
+
+
+def stream_rows(
+    chain: list[Checkpoint], table: str, use: Callable[[int, np.ndarray], _Used]
+) -> Iterator[_Used]:
+    """use(start, records) of consecutive row ranges of a table, as of the last checkpoint of a chain.
+
+    Threads read the full checkpoint's files, which are verified on the bytes that are used, lay the records
+    of increments over them and call `use`. Increments are mapped into memory.
+
+    Args:
+      chain: a full checkpoint and increments in order.
+      table: name.
+      use: gets records float32 [n, width] of the rows from `start` on, read-only.
+
+    Raises:
+      DamagedCheckpoint: a file is not as it was written.
+    """
+    full, *increments = chain
+    layers = [_Layer(checkpoint, table) for checkpoint in increments]
+    pieces = full.pieces(table)
+    starts = np.cumsum([0] + [n for n, _, _ in pieces])
+
+    def read(piece: tuple[int, str]) -> _Used:
+        start, name = piece
+        records = read_array(full, name)
+        for layer in layers:
+            records = layer.laid_over(records, start)
+        return use(start, records)
+
+    files = [(int(start), name) for start, (_, name, _) in zip(starts, pieces, strict=False)]
+    yield from in_order(read, files, in_flight(full.manifest.tables[table].largest_piece_bytes))
 
 
 class StoredRows:
@@ -62,3 +100,19 @@ class _Layer:
             held[here] = True
             release(self._records[i])
         return held
+
+    def laid_over(self, records: np.ndarray, start: int) -> np.ndarray:
+        """Records of the rows from `start` on, with the rows that this increment holds in their place."""
+        stop, copied = start + len(records), False
+        first = max(int(np.searchsorted(self._first, start, side="right")) - 1, 0)
+        for ids, rows in zip(self._ids[first:], self._records[first:], strict=True):
+            if ids[0] >= stop:
+                break
+            low, high = np.searchsorted(ids, [start, stop])
+            if low == high:
+                continue
+            if not copied:
+                records, copied = records.copy(), True
+            records[ids[low:high] - start] = rows[low:high]
+            release(rows)
+        return records

@@ -24,9 +24,15 @@ from configs.errors import CheckpointError
 from configs.system import storage
 from trainer.checkpoints.chain import CheckpointDirectory, directory_name, prune
 from trainer.checkpoints.files import RecordPiece, errors_of, in_flight, write_checkpoint
-from trainer.checkpoints.manifest import CheckpointBase, CheckpointHead, TableLayout, table_bytes
+from trainer.checkpoints.manifest import (
+    CheckpointBase,
+    CheckpointHead,
+    StartedFrom,
+    TableLayout,
+    table_bytes,
+)
 from trainer.checkpoints.reader import Checkpoint
-from trainer.checkpoints.restoration import dense_values, load_rows, newest_restorable
+from trainer.checkpoints.restoration import dense_values, load_rows, newest_restorable, same_run
 from trainer.checkpoints.rows import StoredRows
 from trainer.embeddings.base import CHUNK_ROWS, Table
 
@@ -78,6 +84,8 @@ class CheckpointStore:
 
     Attributes:
       restored: facts about the restore by this object; None before it, or if there was no checkpoint.
+      started_from: the checkpoint of another run that this one began with; None: with random weights.
+        Checkpoints hold it, so a run that is restored knows it.
     """
 
     def __init__(
@@ -96,6 +104,7 @@ class CheckpointStore:
         self._async_bytes = async_memory_mb << 20
         self._check_owner = check
         self.restored: Restored | None = None
+        self.started_from: StartedFrom | None = None
         self._chain: list[Checkpoint] = []  # that this process restored or wrote last
         self._finished: collections.deque[Saved] = collections.deque()
         self._background: threading.Thread | None = None
@@ -167,7 +176,12 @@ class CheckpointStore:
         self, step: int, tables: dict[str, Table]
     ) -> tuple[CheckpointHead, dict[str, np.ndarray] | None]:
         """The head of the checkpoint to write, and the touched rows by table; None: all rows."""
-        facts = {"step": step, "id": os.urandom(8).hex(), "identity": self._identity}
+        facts = {
+            "step": step,
+            "id": os.urandom(8).hex(),
+            "identity": self._identity,
+            "started_from": self.started_from,
+        }
         full = {name: _layout(table, table.rows) for name, table in tables.items()}
         if self._compact_at and 0 < len(self._chain) <= MAX_INCREMENTS:
             newest = self._chain[-1].manifest
@@ -235,10 +249,11 @@ class CheckpointStore:
                     load_rows(checkpoint, name, table)
             return values
 
-        found = newest_restorable(self._directory, self._identity, tables, load)
+        found = newest_restorable(self._directory, same_run(self._directory, self._identity, tables), load)
         if found is None:
             return None
         self._chain, values = found
+        self.started_from = self._chain[-1].manifest.started_from
         for name, variable in dense.items():
             variable.assign(values[name])
         size = sum(checkpoint.bytes for checkpoint in self._chain)
@@ -252,7 +267,7 @@ class CheckpointStore:
             values = dense_values(chain[-1], dense, partial=True)
             return values, {name: StoredRows(chain, name) for name in tables}
 
-        found = newest_restorable(self._directory, self._identity, tables, load)
+        found = newest_restorable(self._directory, same_run(self._directory, self._identity, tables), load)
         if found is None:
             return None
         chain, (values, rows) = found

@@ -4,7 +4,7 @@ A fallback where averages beside the weights take too much memory: coarse, becau
 steps as there are checkpoints, but the same for tables and towers, on every device.
 """
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from absl import logging
@@ -46,44 +46,67 @@ def open_tail(recommender: TailAveraged, directory: str, step: int, number: int)
     Raises:
       CheckpointError: none can be read.
     """
+    names = [name for name in recommender.dense_state if name.startswith("dense/")]
+    tail = read_tail(directory, step, number, list(recommender.storages))
+    for name, table in recommender.storages.items():
+        table.open_tail([rows[name] for rows in tail.rows])
+    means = mean_dense(tail.dense)
+    recommender.dense_tail = [means[name] for name in names]
+    return tail.steps
+
+
+class Tail(NamedTuple):
+    """The newest checkpoints of a run, newest first."""
+
+    steps: list[int]
+    rows: list[dict[str, StoredRows]]
+    """By table."""
+    dense: list[dict[str, np.ndarray]]
+    """Weights and all else outside the tables, by name."""
+
+
+def read_tail(directory: str, step: int, number: int, tables: list[str]) -> Tail:
+    """Opens a run's newest checkpoints; arguments and errors as `open_tail`, tables by name."""
     found = CheckpointDirectory(directory)
-    steps: list[int] = []
-    rows: dict[str, list[StoredRows]] = {name: [] for name in recommender.storages}
-    dense: list[list[np.ndarray]] = []
+    tail = Tail([], [], [])
     # In the first half the model was still learning, so its weights would distort the average.
     late = [s for s in found.steps() if step / 2 <= s <= step]
     for other in sorted(late, reverse=True):
-        if len(steps) == number:
+        if len(tail.steps) == number:
             break
         for chain in found.chains(other):
             try:
-                stored, values = _read(chain, recommender)
+                rows, dense = _read(chain, tables)
             except DamagedCheckpoint as error:
                 logging.warning("step %d is left out of the average: %s", other, error)
                 continue
-            steps.append(other)
-            dense.append(values)
-            for name, table in stored.items():
-                rows[name].append(table)
+            tail.steps.append(other)
+            tail.rows.append(rows)
+            tail.dense.append(dense)
             break
-    if not steps:
+    if not tail.steps:
         raise CheckpointError(f"{directory}: no checkpoint can be read, so there is no average")
-    level = logging.INFO if len(steps) == number else logging.WARNING
-    logging.log(level, "averaged %d of %d requested checkpoints: steps %s", len(steps), number, steps)
-    for name, table in recommender.storages.items():
-        table.open_tail(rows[name])
-    recommender.dense_tail = [
-        np.asarray(np.mean(values, axis=0, dtype=np.float64)) for values in zip(*dense, strict=True)
-    ]
-    return steps
+    level = logging.INFO if len(tail.steps) == number else logging.WARNING
+    logging.log(
+        level, "averaged %d of %d requested checkpoints: steps %s", len(tail.steps), number, tail.steps
+    )
+    return tail
+
+
+def mean_dense(dense: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Means of the dense weights of several checkpoints, float64, by name."""
+    names = [name for name in dense[0] if name.startswith("dense/")]
+    return {
+        name: np.asarray(np.mean([values[name] for values in dense], axis=0, dtype=np.float64))
+        for name in names
+    }
 
 
 def _read(
-    chain: list[Checkpoint] | DamagedCheckpoint, recommender: TailAveraged
-) -> tuple[dict[str, StoredRows], list[np.ndarray]]:
-    """(rows by table, dense weights) of a checkpoint."""
+    chain: list[Checkpoint] | DamagedCheckpoint, tables: list[str]
+) -> tuple[dict[str, StoredRows], dict[str, np.ndarray]]:
+    """(rows by table, arrays outside the tables by name) of a checkpoint."""
     if isinstance(chain, DamagedCheckpoint):
         raise chain
     values = read_dense(chain[-1])
-    names = [name for name in recommender.dense_state if name.startswith("dense/")]
-    return {name: StoredRows(chain, name) for name in recommender.storages}, [values[n] for n in names]
+    return {name: StoredRows(chain, name) for name in tables}, values

@@ -7,6 +7,7 @@ that updated the row is always stored, because checkpoints select rows by it.
 
 import abc
 import hashlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,10 @@ import tensorflow as tf
 # Rows are initialised, read and written in pieces of this size, so no operation needs a table's memory twice:
 # a few pieces of 129 float32 values per row, 34 MB each, stay far below 512 MB.
 CHUNK_ROWS = 1 << 16
+
+
+Skip = Callable[[int, int], bool]
+"""Of a range of rows, start and stop, whether it is left out."""
 
 
 class Lookup(NamedTuple):
@@ -63,8 +68,18 @@ class Embedding(tf.Module, abc.ABC):
         """Bytes of weights, optimizer state, average and last step."""
 
     @abc.abstractmethod
-    def initialize(self, stddev: float, seed: int, zero_row: int | None = None) -> None:
-        """Sets the initial weights; `zero_row`, if any, starts at zero if rows have values of their own."""
+    def initialize(
+        self, stddev: float, seed: int, zero_row: int | None = None, skip: Skip = lambda start, stop: False
+    ) -> None:
+        """Sets the initial weights.
+
+        Args:
+          stddev: of the normal distribution.
+          seed: of the run.
+          zero_row: starts at zero, if rows have values of their own; None: none does.
+          skip: whether rows start .. stop of the storage need no initial values, because they will be
+            overwritten.
+        """
 
     @abc.abstractmethod
     def lookup(self, ids) -> Any:
@@ -176,7 +191,9 @@ class Table(Embedding):
         average, last = records[:, -1 - self.dim : -1], records[:, -1:]
         return self.average.catch_up(average, records[:, : self.dim], last, step)
 
-    def initialize(self, stddev: float, seed: int, zero_row: int | None = None) -> None:
+    def initialize(
+        self, stddev: float, seed: int, zero_row: int | None = None, skip: Skip = lambda start, stop: False
+    ) -> None:
         """Normal weights from a stateless generator: equal for equal seed and name under every engine.
 
         `zero_row`, the out-of-vocabulary row, starts at zero. Training may never touch it, and then unknown
@@ -184,6 +201,8 @@ class Table(Embedding):
         """
         key = int.from_bytes(hashlib.sha256(self.label.encode()).digest()[:4], "big")
         for start, stop in self.chunks():
+            if skip(start, stop):
+                continue
             chunk_seed = [seed + key, start]
             weight = stddev * tf.random.stateless_normal([stop - start, self.dim], seed=chunk_seed)
             if zero_row is not None and start <= zero_row < stop:

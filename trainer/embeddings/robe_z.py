@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from configs.errors import ConfigError
 from configs.sections.tables import RobeZConfig
-from trainer.embeddings.base import Embedding, Lookup, Table
+from trainer.embeddings.base import Embedding, Lookup, Skip, Table
 from trainer.embeddings.block_hash import PRIME, BlockHash
 from trainer.embeddings.blocks import gather_blocks, sum_blocks
 from trainer.embeddings.engines.rows import RecordTable
@@ -84,9 +84,11 @@ class RobeZ(Embedding):
         """Bytes of the array, its slots and its average."""
         return self.storage.bytes
 
-    def initialize(self, stddev: float, seed: int, zero_row: int | None = None) -> None:
+    def initialize(
+        self, stddev: float, seed: int, zero_row: int | None = None, skip: Skip = lambda start, stop: False
+    ) -> None:
         """As Table.initialize, without the zero row: no row has values of its own."""
-        self.storage.initialize(stddev, seed)
+        self.storage.initialize(stddev, seed, skip=skip)
 
     def lookup(self, ids) -> RobeLookup:
         """As Table.lookup."""

@@ -1,7 +1,7 @@
 """A model with its tables, built from the config and the dataset, for training and serving."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +13,7 @@ from trainer.averages import DenseAverages, make_average
 from trainer.data.features import WEIGHT, Column, empty_column, empty_value, model_inputs
 from trainer.data.lookups import FeatureLookup
 from trainer.embeddings import TABLE_KINDS
-from trainer.embeddings.base import Embedding, Table
+from trainer.embeddings.base import Embedding, Skip, Table
 from trainer.embeddings.pooling import Fetch, divided, fetch_distinct, joined, pooled
 from trainer.models import MODELS
 from trainer.models.base import inputs_of
@@ -91,11 +91,14 @@ class Recommender(tf.Module):
         tables = self.storages.items()
         return numbered | {f"shared/{t}/{n}": v for t, table in tables for n, v in table.shared.items()}
 
-    def initialize(self) -> None:
-        """Sets the initial weights of all tables, from the config's seed."""
+    def initialize(self, skip: Mapping[str, Skip] | None = None) -> None:
+        """Sets the initial weights of all tables, from the config's seed; `skip`, by table, as in
+        Embedding.initialize."""
         for name, table in self.tables.items():
             zero_row = self._tables_info["item" if name == "history" else name].oov
-            table.initialize(self.config.table(name).init_stddev, self.config.train.seed, zero_row)
+            options = {"skip": skip[name]} if skip and name in skip else {}
+            stddev = self.config.table(name).init_stddev
+            table.initialize(stddev, self.config.train.seed, zero_row, **options)
 
     def activations(self, ids: dict, fetch: Fetch, trains: bool = True) -> dict:
         """Pooled embeddings of inputs.

@@ -18,6 +18,7 @@ class SM3(RowOptimizer):
     """
 
     section = configs.sections.optimizers.SM3Config
+    step_slots = ("accumulator_step",)
     shared_names = ("column_accumulator",)
 
     @property

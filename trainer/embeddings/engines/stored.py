@@ -6,6 +6,18 @@ import tensorflow as tf
 from trainer.embeddings.base import Table
 
 
+def mean_weights(stored: list, ids: np.ndarray, dim: int) -> np.ndarray:
+    """Means of the weights in several checkpoints, float32 [n, dim].
+
+    Args:
+      stored: sources of rows, see StoredTable.open.
+      ids: int64 [n].
+      dim: width of the weights.
+    """
+    total = sum(rows.read(ids)[:, :dim].astype(np.float64) for rows in stored)
+    return np.asarray(total / len(stored), np.float32)
+
+
 class StoredTable(Table):
     """Read-only; only requested rows occupy memory, beside the page cache."""
 
@@ -23,8 +35,7 @@ class StoredTable(Table):
     def read_weights(self, ids, averaged, step):
         if not averaged or not self._tail:
             return super().read_weights(ids, averaged, step)
-        total = sum(rows.read(np.asarray(ids))[:, : self.dim].astype(np.float64) for rows in self._tail)
-        return tf.constant(total / len(self._tail), tf.float32)
+        return tf.constant(mean_weights(self._tail, np.asarray(ids), self.dim))
 
     def read_records(self, ids):
         return self._stored.read(np.asarray(ids))
