@@ -7,14 +7,14 @@ from configs.dataset_parts import DriftInfo
 
 _SHOWN = 5  # keys
 HELP = (
-    "PSI: population stability index against the base; above 0.1 a moderate change, above 0.25 a shift, unless "
-    "two samples of these sizes differ as much by chance once in 20 times. Unknown: values with keys that have "
-    "no row in the base."
+    "PSI: population stability index against the base; above 0.1 a moderate change, above 0.25 a shift, "
+    "unless two samples of these sizes differ as much by chance once in 20 times. Unknown: values with keys "
+    "that have no row in the base."
 )
 
 
 def drift_rows(drift: Mapping[str, DriftInfo]) -> list[dict[str, Any]]:
-    """A row for each column that was compared: numbers, and the change that adds most to the index in words."""
+    """A row for each column that was compared: numbers, and in words the change that adds most to the index."""
     return [_row(name, found) for name, found in drift.items()]
 
 
