@@ -30,7 +30,7 @@ def read_blocks(path: str, info: FileInfo, columns: Collection[str] | None = Non
       DataError: the file is missing, or its size, checksum or rows differ from dataset.json.
     """
     rows = 0
-    for data in _records(path, info):
+    for data in read_records(path, info):
         block = decode(data, columns)
         rows += len(block[_ROW]) if _ROW in block else _rows_of(data)
         yield block
@@ -41,8 +41,8 @@ def read_blocks(path: str, info: FileInfo, columns: Collection[str] | None = Non
 _AGAIN = "restore the file, or run `lazytower prepare` of this dataset again"
 
 
-def _records(path: str, info: FileInfo) -> Iterator[bytes]:
-    """The records of a gzip TFRecord file, which is compared with dataset.json."""
+def read_records(path: str, info: FileInfo) -> Iterator[bytes]:
+    """The serialized blocks of a record file, for `decode`; arguments and errors as of `read_blocks`."""
     checksum, size, buffer = google_crc32c.Checksum(), 0, bytearray()
     gzip = zlib.decompressobj(31)
     try:

@@ -14,7 +14,7 @@ HELP = (
 
 
 def drift_rows(drift: Mapping[str, DriftInfo]) -> list[dict[str, Any]]:
-    """A row for each column that was compared: numbers, and in words the change that adds most to the index."""
+    """A row for each column: numbers, and in words the change that adds most to the index."""
     return [_row(name, found) for name, found in drift.items()]
 
 
