@@ -38,7 +38,7 @@ def load_chain(dataset: Dataset) -> list[Dataset]:
             below = load_dataset(info.path)
         except DataError as error:
             raise DataError(f"{chain[-1].path} stands on {info.path} (dataset.base): {error}") from None
-        if below.fingerprint != info.fingerprint:
+        if info.fingerprint not in below.fingerprints:
             raise DataError(
                 f"{info.path}: has been rebuilt since {chain[-1].path} was prepared on it (dataset.base), so "
                 "their ids do not match; run `lazytower prepare --overwrite` for the datasets above it, "

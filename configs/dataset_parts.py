@@ -209,6 +209,19 @@ class BaseInfo(Section):
     """Number of datasets below this one."""
 
 
+class FoldInfo(Section):
+    """A dataset whose rows are part of this one since `prepare --compact`."""
+
+    path: str
+    """Its directory."""
+    fingerprint: str
+    """Its fingerprint."""
+    same_ids: bool
+    """Whether its ids are those of this dataset, so that runs trained on it can go on with this one."""
+    source_files: list[SourceFileInfo]
+    """What it was prepared from; empty for the dataset in whose place this one is."""
+
+
 class DistributionInfo(Section):
     """How the values of a feature or label, or the rows of users or items, are distributed. Counted are all
     rows of the dataset's own source before keep_negatives, of a side table its users or items, of a list its

@@ -54,6 +54,10 @@ BASE  A dataset may stand on an earlier one, its base, and that on another: a ch
   splits of later ones; sums of counts; of features the newest known value, `lives: catalog` that of the
   newest dataset whose side table has it. Vocabularies of features are whole in each dataset. With given ids
   the vocabulary files of the chain are equal.
+FOLDED  `prepare --compact` replaces the newest dataset of a chain by one that stands alone. Ids are those of the
+  newest dataset, as are vocabularies, held-out rows, statistics and distributions. Rows of the datasets below,
+  held-out ones too, are train rows and count; histories stay as they were written. Rows of keys that have left
+  have the id of the out-of-vocabulary row, which is in sequences, too, but not in histories.
 CATALOG COLUMNS  users/: id (catalog id), key (bytes), count (train rows that count), the user features, and
   sequence, sequence_split: int64, the catalog ids of the items of all the user's positive rows, oldest first,
   and the split of each (0 train, 1 valid, 2 test), with sequence_length: int64 [rows]; none without items.
@@ -90,6 +94,7 @@ from configs.dataset_parts import (
     DriftInfo,
     FeatureInfo,
     FileInfo,
+    FoldInfo,
     SideInfo,
     SourceFileInfo,
     SplitInfo,
@@ -121,6 +126,8 @@ class Dataset(Section):
     """What was read, in order; empty for a source without files."""
     base: BaseInfo | None = None
     """The dataset on which this one stands."""
+    folds: list[FoldInfo] = []
+    """Datasets of a chain that `prepare --compact` has folded into this one, newest first; see FOLDED."""
     block_rows: Annotated[Count, Field(ge=1)] = BLOCK_ROWS
     """Rows of a full block."""
     history_length: Count
@@ -206,6 +213,16 @@ class Dataset(Section):
         parts: list[SplitInfo | CatalogInfo | TableInfo | FeatureInfo] = [*splits, self.users, self.items]
         parts += [*self.tables.values(), *self.features.values()]
         return [info for part in parts for info in part.files]
+
+    @property
+    def fingerprints(self) -> set[str]:
+        """Its own, and those of the datasets that it has replaced without changing their ids."""
+        return {self.fingerprint, *(fold.fingerprint for fold in self.folds if fold.same_ids)}
+
+    @property
+    def all_source_files(self) -> list[SourceFileInfo]:
+        """What was read for it and for the datasets that were folded into it."""
+        return [*self.source_files, *(info for fold in self.folds for info in fold.source_files)]
 
     def table_rows(self, name: str) -> int:
         """Rows of table `name`; a separate table for history has the items' rows."""

@@ -4,14 +4,14 @@ Catalogs are read block by block, and only the files that may have the users, so
 of what is found.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from configs.chain import LEFT, read_moved, translated, untranslated
+from configs.chain import LEFT
 from configs.dataset_parts import FileInfo
 from configs.manifest import VECTOR_ROWS, Dataset
+from pipelines.base.translation import Translation
 from pipelines.rows.decode import decode, read_records
 from pipelines.rows.history import Past, gather_ranges
 
@@ -27,7 +27,7 @@ class Sequences:
 
     def __init__(self, datasets: Sequence[Dataset], renamed: Callable[[np.ndarray], np.ndarray]):
         self._datasets, self._renamed = datasets, renamed
-        self._moved = functools.cache(lambda level, table: read_moved(datasets[level], table))
+        self._translation = Translation(datasets)
 
     def newest(self, users: np.ndarray, length: int) -> Past:
         """The newest items of each user, at most `length` of each.
@@ -45,7 +45,7 @@ class Sequences:
                 items.insert(0, found)
                 missing -= np.bincount(owner, minlength=len(users))
             if level + 1 < len(self._datasets):
-                ids = self._below(level, "user", ids)
+                ids = self._translation.below(level, "user", ids)
                 more = (ids != LEFT) & (missing[whose] > 0)
                 order = np.argsort(ids[more], kind="stable")
                 whose, ids = whose[more][order], ids[more][order]
@@ -56,15 +56,9 @@ class Sequences:
         kept = np.minimum(lengths, length)
         return Past(kept, gather_ranges(np.concatenate(items)[order], ends - kept, ends))
 
-    def _below(self, level: int, table: str, ids: np.ndarray) -> np.ndarray:
-        """Catalog ids of a dataset as those of its base."""
-        before = self._datasets[level + 1].tables[table]
-        return untranslated(ids, self._datasets[level].tables[table], self._moved(level, table), before)
-
     def _to_top(self, level: int, ids: np.ndarray) -> np.ndarray:
         """Catalog ids of items of a dataset as those here."""
-        for above in reversed(range(level)):
-            ids = translated(ids, self._datasets[above].tables["item"], self._moved(above, "item"))
+        ids = self._translation.to_top(level, "item", ids)
         found = np.full(len(ids), LEFT)
         lives = ids != LEFT
         found[lives] = self._renamed(ids[lives])
