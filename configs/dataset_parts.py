@@ -207,6 +207,8 @@ class BaseInfo(Section):
     """Its fingerprint when this dataset was prepared."""
     depth: Annotated[int, Field(ge=1)]
     """Number of datasets below this one."""
+    late: Count = 0
+    """Rows of this dataset that are older than the newest train row of those below."""
 
 
 class FoldInfo(Section):

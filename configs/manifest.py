@@ -54,10 +54,10 @@ BASE  A dataset may stand on an earlier one, its base, and that on another: a ch
   splits of later ones; sums of counts; of features the newest known value, `lives: catalog` that of the
   newest dataset whose side table has it. Vocabularies of features are whole in each dataset. With given ids
   the vocabulary files of the chain are equal.
-FOLDED  `prepare --compact` replaces the newest dataset of a chain by one that stands alone. Ids are those of the
-  newest dataset, as are vocabularies, held-out rows, statistics and distributions. Rows of the datasets below,
-  held-out ones too, are train rows and count; histories stay as they were written. Rows of keys that have left
-  have the id of the out-of-vocabulary row, which is in sequences, too, but not in histories.
+FOLDED  `prepare --compact` replaces the newest dataset of a chain by one that stands alone. Ids are those of
+  the newest dataset, as are vocabularies, held-out rows, statistics and distributions. Rows of the datasets
+  below, held-out ones too, are train rows and count; histories stay as they were written. Rows of keys that
+  have left have the id of the out-of-vocabulary row, which is in sequences, too, but not in histories.
 CATALOG COLUMNS  users/: id (catalog id), key (bytes), count (train rows that count), the user features, and
   sequence, sequence_split: int64, the catalog ids of the items of all the user's positive rows, oldest first,
   and the split of each (0 train, 1 valid, 2 test), with sequence_length: int64 [rows]; none without items.
@@ -119,7 +119,8 @@ class Dataset(Section):
     format: Literal[3] = FORMAT
     """Version of this contract."""
     fingerprint: str
-    """SHA-256 over the checksums of all record files: equal for equal content."""
+    """SHA-256 over the checksums of all record files, and the fingerprint of the base: equal for equal
+    content."""
     source_fingerprint: str
     """SHA-256 over the source section and the source files' names, sizes and contents, in order."""
     source_files: list[SourceFileInfo] = []
@@ -208,11 +209,17 @@ class Dataset(Section):
 
     @property
     def record_files(self) -> list[FileInfo]:
-        """All files with rows, users or items; rejected rows are not part of the content."""
+        """All files that readers of the dataset need; rejected rows are not part of the content."""
         splits = [*self.splits.values(), *filter(None, [self.positives])]
         parts: list[SplitInfo | CatalogInfo | TableInfo | FeatureInfo] = [*splits, self.users, self.items]
         parts += [*self.tables.values(), *self.features.values()]
-        return [info for part in parts for info in part.files]
+        moved = [info for table in self.tables.values() for info in table.moved]
+        return [info for part in parts for info in part.files] + moved
+
+    @property
+    def all_files(self) -> list[FileInfo]:
+        """These, and the indexes that datasets standing on this one need."""
+        return self.record_files + [info for table in self.tables.values() for info in table.index]
 
     @property
     def fingerprints(self) -> set[str]:

@@ -1,6 +1,9 @@
 """Distributions in dataset.json, and how far they are from those of dataset.base."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
 
 from configs.dataset_parts import DistributionInfo, DriftInfo, FileInfo
 from configs.manifest import Dataset
@@ -8,12 +11,30 @@ from pipelines.job import OWNERS, Job
 from pipelines.rows.decode import read_blocks
 from pipelines.stages.files import WrittenFile
 from pipelines.stages.ids import CATALOG_FILE_ROWS
+from pipelines.statistics.distributions import BaseBins
 from pipelines.statistics.drift import compare
 
 _NOTABLE_UNKNOWN = 0.05  # share of values whose keys the base does not know
 
 
-def with_names(
+def distribution_facts(
+    job: Job,
+    distributions: Mapping[str, DistributionInfo],
+    files: Iterable[WrittenFile],
+    counts: Mapping[str, int],
+) -> dict[str, Any]:
+    """Fields of Dataset.
+
+    Args:
+      distributions: without names of keys.
+      files: staged.
+      counts: of the job.
+    """
+    named = _with_names(job, distributions, files)
+    return {"distributions": named, "drift": _drift(job, named, counts)}
+
+
+def _with_names(
     job: Job, distributions: Mapping[str, DistributionInfo], files: Iterable[WrittenFile]
 ) -> dict[str, DistributionInfo]:
     """Distributions with the keys of their ids, from the staged vocabularies of their tables."""
@@ -44,16 +65,31 @@ def _keys(job: Job, file: WrittenFile, ids: set[int]) -> Iterable[tuple[int, str
                 yield number, key.decode()
 
 
-def drift_of(
-    job: Job, distributions: Mapping[str, DistributionInfo], base: Dataset, counts: Mapping[str, int]
+def base_bins(base: Dataset) -> dict[str, BaseBins]:
+    """What the base has counted its values by. Keys of features have the same ids here, unless another key
+    has taken their row, whose values are not counted among those that the base knows."""
+    return {
+        name: BaseBins(
+            None if found.boundaries is None else np.array(found.boundaries),
+            None if found.keys is None else np.array(found.keys, np.int64),
+        )
+        for name, found in base.distributions.items()
+    }
+
+
+def _drift(
+    job: Job, distributions: Mapping[str, DistributionInfo], counts: Mapping[str, int]
 ) -> dict[str, DriftInfo]:
-    """Drift of each column whose distribution both datasets have.
+    """Drift of each column whose distribution the base has, too; empty without a base.
 
     Args:
       counts: of the job.
     """
+    if job.base is None:
+        return {}
+    before = job.base.top.distributions
     return {
-        name: compare(name, now, base.distributions[name], counts, of_owners=name in OWNERS)
+        name: compare(name, now, before[name], counts, of_owners=name in OWNERS)
         for name, now in distributions.items()
         if name in job.base_bins
     }

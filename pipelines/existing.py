@@ -1,8 +1,10 @@
 """Whether the dataset exists already: from the same source, with the same settings, and undamaged."""
 
 import json
+from typing import Any
 
 from absl import logging
+from pydantic import ValidationError
 
 from configs.dataset_parts import FileInfo, SourceFileInfo
 from configs.errors import DataError
@@ -10,18 +12,24 @@ from configs.manifest import MANIFEST_FILE, Dataset, load_dataset
 from configs.sections.dataset import DatasetConfig
 from configs.sections.sources import SourceConfig
 from configs.system import storage
+from pipelines.base.chain import Base
 from pipelines.manifest import plain_source, source_fingerprint
 from pipelines.sources.identity import SourceFile, each, look, with_content
 
 
 def find_existing(
-    target: str, source: SourceConfig, files: list[SourceFile], dataset: DatasetConfig
+    target: str,
+    source: SourceConfig,
+    files: list[SourceFile],
+    dataset: DatasetConfig,
+    base: Base | None = None,
 ) -> Dataset | None:
     """The dataset at the target if it is the requested one; None: there is none, or it is damaged.
 
     Args:
       source, dataset: sections of a RunConfig.
       files: the current files of the source.
+      base: the dataset on which it is to stand.
 
     Raises:
       DataError: there is a different dataset.
@@ -36,7 +44,12 @@ def find_existing(
             f"{target}: already has a dataset prepared from {difference}; "
             "pass --overwrite to replace it, or set another dataset.path"
         )
-    damage = [what for what in each(lambda info: _damage(found, info), found.record_files) if what]
+    if base and found.base and found.base.fingerprint not in base.top.fingerprints:
+        raise DataError(
+            f"{target}: was prepared on {base.top.path} (dataset.base) before that was rebuilt, so their ids "
+            "do not match; pass --overwrite to prepare it on the new one"
+        )
+    damage = [what for what in each(lambda info: _damage(found, info), found.all_files) if what]
     if damage:
         others = f", and {len(damage) - 1:,} more files are damaged" if damage[1:] else ""
         logging.warning("%s: damaged: %s%s; preparing the dataset again", target, damage[0], others)
@@ -81,10 +94,19 @@ def _difference(
             return f"other content of {file.name}, which has changed since"
     if found.source_fingerprint != source_fingerprint(section, contents):
         return "another source"
-    wanted = dataset.model_dump(mode="json", exclude={"path"})
-    if wanted != {key: value for key, value in found.section.items() if key != "path"}:
+    if dataset.model_dump(mode="json", exclude={"path"}) != _settings(found):
         return "other dataset settings"
     return None
+
+
+def _settings(found: Dataset) -> dict[str, Any] | None:
+    """The dataset section as run, without its path, with the keys that sections of before lack; None: it is
+    not valid any more."""
+    try:
+        section = DatasetConfig.model_validate(found.section)
+    except ValidationError:
+        return None
+    return section.model_dump(mode="json", exclude={"path"})
 
 
 def _known_content(file: SourceFile, before: SourceFileInfo) -> SourceFile:

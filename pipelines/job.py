@@ -5,7 +5,7 @@ The sizes do not affect the dataset.
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.columns import label_column
 from configs.manifest import BLOCK_ROWS, SPLITS
@@ -21,6 +21,9 @@ from configs.sections.features import (
 from configs.sections.roles import RolesConfig
 from configs.sections.sources import SideTableConfig
 from pipelines.statistics.distributions import BaseBins
+
+if TYPE_CHECKING:
+    from pipelines.base.chain import Base
 
 OWNERS = ("user", "item")
 """Roles whose keys have a table and a catalog, if the source has them."""
@@ -78,6 +81,8 @@ class Job:
     layout: JobLayout
     given: dict[str, int] = dataclasses.field(default_factory=dict)
     """By table with given ids, the number of keys of its vocabulary file."""
+    base: "Base | None" = None
+    """The datasets on which the new one stands."""
     base_bins: dict[str, BaseBins] = dataclasses.field(default_factory=dict)
     """By column, what dataset.base has counted its values by; empty without a base."""
 

@@ -4,12 +4,14 @@ import functools
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from configs.dataset_parts import (
+    BaseInfo,
     CatalogInfo,
     FeatureInfo,
     FileInfo,
@@ -29,11 +31,12 @@ from configs.sections.features import (
     VectorFeatureConfig,
     table_of,
 )
-from pipelines.drift import with_names
+from pipelines.base.numbering import TableIds
+from pipelines.base.statistics import keep_statistics
+from pipelines.drift import distribution_facts
 from pipelines.job import Job
 from pipelines.sources.identity import SourceFile
 from pipelines.stages.files import WrittenFile
-from pipelines.stages.ids import TableIds
 from pipelines.stages.plan import side_count
 from pipelines.statistics.coverage import known_count, other_count, value_count
 from pipelines.statistics.moments import Moments
@@ -60,16 +63,20 @@ def plain_source(source: dict[str, Any]) -> dict[str, Any]:
     return source | {"roles": {key: value for key, value in roles.items() if key != "labels"}}
 
 
-def fingerprint(files: list[WrittenFile]) -> str:
-    """SHA-256 over the checksums of all record files in order."""
-    content = sorted((f for f in files if f.directory != "rejected"), key=WrittenFile.place)
-    parts = [[f.directory, *([f.table] if f.table else []), f.number, f.info] for f in content]
+def fingerprint(files: list[WrittenFile], base: str | None = None) -> str:
+    """SHA-256 over the checksums of all record files in order, and the fingerprint of the base; indexes,
+    which have the same keys in more or fewer files, are left out."""
+    content = sorted((f for f in files if f.directory not in ("rejected", "index")), key=WrittenFile.place)
+    parts: list[Any] = [[f.directory, *([f.table] if f.table else []), f.number, f.info] for f in content]
+    parts += [base] if base else []
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def published_name(file: WrittenFile, digest: str) -> str:
     """Path in the dataset directory. It contains the content's digest, so files of an older dataset, which
     stays valid until dataset.json is replaced, are never overwritten with different content."""
+    if file.directory == "index":  # not in the digest
+        digest = file.info["crc32c"]
     return f"{file.directory}/{digest[:8]}-{file.name}"
 
 
@@ -79,9 +86,8 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
     Args:
       source_files: what was read, with its content.
     """
-    source = job.source.model_dump(mode="json")
-    stats, files = summary.stats, summary.files
-    digest = fingerprint(files)
+    source, stats, files = job.source.model_dump(mode="json"), summary.stats, summary.files
+    digest = fingerprint(files, job.base.top.fingerprint if job.base else None)
     infos = functools.partial(_infos, files, digest)
 
     def split(directory: str) -> SplitInfo:
@@ -91,7 +97,8 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
         return SplitInfo(**_rows(infos(directory), chosen, job.labels), **left_out)
 
     def table(name: str, ids: TableIds) -> TableInfo:
-        return _table(job, name, ids).model_copy(update={"files": infos("vocabularies", name)})
+        places = {"files": "vocabularies", "moved": "moved", "index": "index"}
+        return _table(job, name, ids).model_copy(update={k: infos(d, name) for k, d in places.items()})
 
     def catalog(directory: str) -> CatalogInfo:
         found = infos(directory)
@@ -102,8 +109,9 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
         return info.model_copy(update={"files": infos(f"{config.of}s", config.name)})
 
     features = {config.name: feature(config) for config in job.source.all_features}
-    distributions = with_names(job, summary.distributions, files)
-    manifest = Dataset(
+    if job.base and not job.dataset.refresh_statistics:
+        features = keep_statistics(features, job.base.top)
+    return Dataset(
         fingerprint=digest,
         source_fingerprint=source_fingerprint(source, source_files),
         source_files=[_source_file(file) for file in source_files],
@@ -115,7 +123,7 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
         tables={name: table(name, ids) for name, ids in summary.tables.items()} | _bucket_tables(features),
         features=features,
         sides=[_side(job, number, summary) for number in range(len(job.sides))],
-        distributions=distributions,
+        **distribution_facts(job, summary.distributions, files, stats.counts),
         users=catalog("users"),
         items=catalog("items"),
         source_rows=stats.rows,
@@ -126,13 +134,11 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
         labels=list(job.labels),
         keep_negatives=job.dataset.keep_negatives,
         thinned=stats.counts["thinned"],
+        base=_base(job, stats.counts),
         notes={reason: count for reason, count in sorted(stats.notes.items()) if count},
         source=source,
         dataset=job.dataset.model_dump(mode="json"),
     )
-    if not manifest.has_label:  # 1 in every row
-        del manifest.distributions["label"]
-    return manifest
 
 
 def _infos(files: list[WrittenFile], digest: str, directory: str, table: str = "") -> list[FileInfo]:
@@ -140,6 +146,14 @@ def _infos(files: list[WrittenFile], digest: str, directory: str, table: str = "
     mine = (f for f in files if (f.directory, f.table) == (directory, table))
     chosen = sorted(mine, key=WrittenFile.place)
     return [FileInfo(path=published_name(f, digest), **f.info) for f in chosen]
+
+
+def _base(job: Job, counts: Counter[str]) -> BaseInfo | None:
+    if job.base is None:
+        return None
+    top = job.base.top
+    depth = 1 + (top.base.depth if top.base else 0)
+    return BaseInfo(path=job.dataset.base, fingerprint=top.fingerprint, depth=depth, late=counts["late"])
 
 
 def _source_file(file: SourceFile) -> SourceFileInfo:
@@ -240,7 +254,10 @@ def _rows(infos: list[FileInfo], files: list[WrittenFile], labels: Iterable[str]
 def _table(job: Job, name: str, ids: TableIds) -> TableInfo:
     kind = job.ids_of(name).kind
     oov = ids.keys if kind in ("vocab", "given") else None
-    sizes = {"rows": ids.rows, "catalog_rows": ids.catalog_rows}
+    sizes: dict[str, Any] = {"rows": ids.rows, "catalog_rows": ids.catalog_rows}
     if kind == "given":
         sizes["oov_rows"] = ids.rows - ids.keys
+    if job.base and name in job.base.tables:
+        before = job.base.top.tables[name]
+        sizes |= {"base_rows": before.rows, "base_oov": before.oov, "left": ids.left}
     return TableInfo(ids=kind, oov=oov, keys=ids.keys, oov_keys=ids.others, **sizes)

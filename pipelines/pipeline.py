@@ -6,42 +6,48 @@ from typing import Any
 
 import apache_beam as beam
 import fsspec
+import numpy as np
 from apache_beam.pvalue import AsIter, AsSingleton
 
 from configs.sections.features import QuantilesConfig
+from configs.sections.roles import PLANTED_LABEL
+from pipelines.chain.past import ReadPast
 from pipelines.job import Job, JobLayout
 from pipelines.sides.join import SendSide
 from pipelines.sides.tables import SideCatalog, SideFeatures, SideRows
 from pipelines.sources.reader import Range
 from pipelines.stages.catalog import WriteCatalog, vector_files
+from pipelines.stages.count import CountKeys, SendParts
 from pipelines.stages.files import WrittenFile
 from pipelines.stages.finish import FinishRows
 from pipelines.stages.given import SendVocabularies
 from pipelines.stages.group import GroupUsers
-from pipelines.stages.ids import WITH_CATALOG, AssignIds, CountKeys, TableIds, plan_ids
+from pipelines.stages.ids import WITH_CATALOG, AssignIds, TableIds, WriteMoved, plan_ids
 from pipelines.stages.plan import Plan, make_plan, side_count
 from pipelines.stages.read import Read, ReadRows
 from pipelines.stages.stats import MergeCounts, MergeNumbers, MergeStats, Stats
 from pipelines.stages.write import WriteFile, WriteRejected
-from pipelines.statistics.distributions import distribution, merged_histograms
+from pipelines.statistics.distributions import distribution, merged_histograms, new_keys
 from pipelines.statistics.moments import Moments
 from pipelines.statistics.quantiles import boundaries
 from pipelines.summary import FILE_NAME, dump_summary
 
 
 class Ids(beam.PTransform):
-    """Keys by (table, part) to ids for each shard, catalog slices and TableIds of some tables."""
+    """Keys by (table, part) to ids for each shard, catalog slices, WrittenFile of indexes and moved ids,
+    TableIds of some tables, and (table, ref) of their moved ids."""
 
-    def __init__(self, job: Job, tables: list[str]):
+    def __init__(self, job: Job, tables: list[str], plan: AsSingleton):
         super().__init__()
-        self._job, self._tables = job, tables
+        self._job, self._tables, self._plan = job, tables, plan
 
     # Beam reads annotations, and has none for tuples of collections.
     def expand(self, keys: Any) -> Any:
         counted = (
             keys
             | "ByKeyRange" >> beam.GroupByKey()
-            | "CountKeys" >> beam.ParDo(CountKeys(self._job)).with_outputs("histogram", main="counted")
+            | "CountKeys"
+            >> beam.ParDo(CountKeys(self._job), self._plan).with_outputs("histogram", main="counted")
         )
         tables = (
             counted.histogram
@@ -52,9 +58,17 @@ class Ids(beam.PTransform):
             counted.counted
             | "SpreadParts" >> beam.Reshuffle()
             | "AssignIds"
-            >> beam.ParDo(AssignIds(self._job), AsSingleton(tables)).with_outputs("catalog", main="maps")
+            >> beam.ParDo(AssignIds(self._job), AsSingleton(tables), self._plan).with_outputs(
+                "catalog", "moved", "files", main="maps"
+            )
         )
-        return assigned.maps, assigned.catalog, tables
+        moved = (
+            assigned.moved
+            | "ByTable" >> beam.GroupByKey()
+            | "WriteMoved" >> beam.ParDo(WriteMoved(self._job))
+        )
+        files = (assigned.files, moved) | "IdFiles" >> beam.Flatten()
+        return assigned.maps, assigned.catalog, files, tables, assigned.moved
 
 
 def _is_of_users(element: tuple[int, Any], layout: JobLayout) -> bool:
@@ -91,10 +105,16 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range], side_ranges: l
         >> beam.ParDo(GroupUsers(job), plan).with_outputs("keys", "counts", "numbers", "moments", main="rows")
     )
     side_rows = [found for found, _, _ in sides]
-    joined, maps, keys_catalog, tables = _assign(pipeline, job, grouped.keys, plan, side_rows)
+    joined, maps, keys_catalog, id_files, tables, moved = _assign(
+        pipeline, job, grouped.keys, plan, side_rows
+    )
     ids = AsSingleton(tables)
+    shards = [grouped.rows, maps | "OfUsers" >> beam.Filter(_is_of_users, job.layout)]
+    if job.base is not None and job.dataset.history_length and job.has_pairs:
+        touched = shards | "UsersOfBase" >> beam.Flatten()
+        shards.append(touched | "ReadPast" >> ReadPast(job, ids, moved))
     finished = (
-        (grouped.rows, maps | "OfUsers" >> beam.Filter(_is_of_users, job.layout))
+        shards
         | "RowsAndIds" >> beam.Flatten()
         | "ByUserShardAgain" >> beam.GroupByKey()
         | "FinishRows"
@@ -121,6 +141,7 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range], side_ranges: l
     }
     refused = _flat("Rejected", [rejected, *(found for _, found, _ in sides)])
     files = _write(pipeline, job, finished.rows, slices, refused, plan, ids)
+    files = (files, id_files) | "AllFilesAndIds" >> beam.Flatten()
     once = pipeline | "Once" >> beam.Create([job.layout.spool])
     _ = once | "Summarize" >> beam.Map(_summarize, job, files=AsIter(files), **facts)
 
@@ -147,12 +168,14 @@ def _quantile_parts(job: Job) -> dict[str, int]:
 def _spread_columns(job: Job) -> list[str]:
     """Columns whose distribution is stored, in order."""
     features = [feature.name for feature in job.source.all_features]
-    return ["label", *job.labels.values(), *job.owners, *features]
+    roles = job.source.model_dump().get("roles", {})
+    has_label = roles.get("label") is not None or PLANTED_LABEL in job.labels  # otherwise it is always 1
+    return [*(["label"] if has_label else []), *job.labels.values(), *job.owners, *features]
 
 
-def _keyed(job: Job) -> set[str]:
-    """Those of them that are counted by key."""
-    return {name for part in (job, *job.sides) for name in part.feature_columns}
+def _keyed(job: Job) -> dict[str, str]:
+    """Those of them that are counted by key, with their tables."""
+    return {name: table for part in (job, *job.sides) for name, table in part.feature_columns.items()}
 
 
 def _write(
@@ -191,9 +214,14 @@ def _assign(pipeline: beam.Pipeline, job: Job, keys: Any, plan: AsSingleton, sid
       sides: rows of each side table.
 
     Returns:
-      Outputs of SideFeatures of each side table; all maps; catalog slices; TableIds of all tables.
+      Outputs of SideFeatures of each side table; all maps; catalog slices; WrittenFile of indexes and moved
+      ids; TableIds of all tables; (table, ref) of moved ids, at least of users and items.
     """
-    given = []
+    tables_of_keys = [*job.owners, *job.feature_tables]
+    exact = [name for name in tables_of_keys if job.ids_of(name).kind == "vocab"]
+    given = [
+        pipeline | "Exact" >> beam.Create(exact) | "SendParts" >> beam.ParDo(SendParts(job), plan),
+    ]
     if job.given:
         given.append(
             pipeline
@@ -202,29 +230,29 @@ def _assign(pipeline: beam.Pipeline, job: Job, keys: Any, plan: AsSingleton, sid
         )
     if not sides:  # one phase is enough
         all_keys = (keys, *given) | "AllKeys" >> beam.Flatten()
-        maps, catalog, tables = all_keys | "Ids" >> Ids(job, [*job.owners, *job.feature_tables])
-        return [], maps, catalog, tables
+        return [], *(all_keys | "Ids" >> Ids(job, tables_of_keys, plan))
     sent = [
         rows | f"SendSide{number}" >> beam.ParDo(SendSide(job, number), plan)
         for number, rows in enumerate(sides)
     ]
-    if given:
-        keys = (keys, *given) | "SentKeys" >> beam.Flatten()
+    keys = (keys, *given) | "SentKeys" >> beam.Flatten()
     own_keys = (keys | "OfCatalogs" >> beam.Filter(_has_catalog), *sent) | "OwnKeys" >> beam.Flatten()
-    maps, catalog, tables = own_keys | "Ids" >> Ids(job, job.owners)
+    maps, catalog, files, tables, moved = own_keys | "Ids" >> Ids(job, job.owners, plan)
     joined = [
         (rows, maps) | f"SideFeatures{number}" >> SideFeatures(job, number, plan)
         for number, rows in enumerate(sides)
     ]
     feature_keys = [keys | "OfFeatures" >> beam.Filter(_has_no_catalog), *(side.keys for side in joined)]
-    feature_maps, feature_catalog, feature_tables = (
-        feature_keys | "FeatureKeys" >> beam.Flatten() | "FeatureIds" >> Ids(job, job.feature_tables)
+    feature_maps, feature_catalog, feature_files, feature_tables, _ = (
+        feature_keys | "FeatureKeys" >> beam.Flatten() | "FeatureIds" >> Ids(job, job.feature_tables, plan)
     )
     return (
         joined,
         (maps, feature_maps) | "AllMaps" >> beam.Flatten(),
         (catalog, feature_catalog) | "AllKeySlices" >> beam.Flatten(),
+        (files, feature_files) | "AllIdFiles" >> beam.Flatten(),
         tables | "AllTables" >> beam.Map(_together, AsSingleton(feature_tables)),
+        moved,
     )
 
 
@@ -254,12 +282,16 @@ def _summarize(
         stats.notes.update(side.notes)
     parts = _quantile_parts(job)
     quantiles = {name: boundaries(numbers[name], parts[name]) for name in sorted(parts) if name in numbers}
-    spreads = merged_histograms(numbers)
+    spreads, table_of = merged_histograms(numbers), _keyed(job)
     distributions = {
-        name: distribution(spreads[name], name, counts, name in _keyed(job))
+        name: distribution(spreads[name], name, counts, name in table_of)
         for name in _spread_columns(job)
         if name in spreads
     }
+    for name, table in table_of.items() if job.base else ():
+        keys = np.array(distributions[name].keys, np.int64)
+        if (new := tables[table].is_new(keys)) is not None:
+            counts.update(new_keys(name, keys[new]))
     whole: dict[str, Moments] = {}
     for _, found_moments in sorted(moments, key=lambda element: element[0]):
         for name, mine in found_moments.items():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from configs.manifest import Dataset
     from configs.sections.dataset import DatasetConfig
     from configs.sections.sources import SourceConfig
+    from pipelines.base.chain import Base
     from pipelines.job import Job
     from pipelines.sources.identity import SourceFile
     from pipelines.sources.reader import Range, Reader
@@ -96,36 +97,36 @@ def prepare(
 
     Raises:
       ConfigError: the runner lacks an option, or its workers could not access the files.
-      DataError: the source or the target has a problem; nothing is published.
+      DataError: the source, the base or the target has a problem; nothing is published.
     """
     from pipelines.runners.options import beam_options, import_beam, worker_threads
 
     import_beam()
+    from pipelines.base.chain import reading
+    from pipelines.base.checks import check_files, checked_base
     from pipelines.existing import find_existing
-    from pipelines.job import Job, plan_layout, side_parts
     from pipelines.manifest import build_manifest
     from pipelines.progress import Progress
     from pipelines.publish import publish
     from pipelines.report import log_report
     from pipelines.runners.checks import check_runner
     from pipelines.sources.identity import check_unchanged, each, with_content
-    from pipelines.sources.reader import make_reader
     from pipelines.workspace import workspace
 
     options, target = options or beam_options(None, []), dataset.path.rstrip("/")
     check_runner(options, source, dataset)
-    readers = [make_reader(section, plan_layout("", "", 0)) for section in (source, *source.sides)]
+    base = checked_base(source, dataset)
+    readers = _readers(source)
     source_files = _source_files(readers, dataset)
-    if not overwrite and (present := find_existing(target, source, source_files, dataset)):
+    if not overwrite and (present := find_existing(target, source, source_files, dataset, base)):
         logging.info("%s: already prepared from this source with these settings", target)
         return present
-    job = Job(source, dataset, plan_layout("", "", readers[0].estimated_rows()))
-    parts = tuple(side_parts(side.config, side.estimated_rows()) for side in readers[1:])
-    sizes = {"threads": worker_threads(options), "side_shards": parts} | sizes
-    with workspace(target) as (path, check):
-        job = _placed(job, path, sizes)
+    job = _job(source, dataset, readers, base, {"threads": worker_threads(options)} | sizes)
+    with reading(base), workspace(target) as (path, check):
+        job = _placed(job, path)
         ranges = [_ranges(reader, job) for reader in readers]
         source_files = each(with_content, source_files)
+        check_files(base, source, source_files[: len(readers[0].files())])
         with Progress(job.layout.spool) as progress:
             found = _run_pipeline(job, ranges, options, lambda: check_unchanged(source_files))
         if found is None:
@@ -135,6 +136,14 @@ def prepare(
         publish(target, job.layout.staging, manifest, found.files)
     log_report(manifest, dataset, target, progress)
     return manifest
+
+
+def _readers(source: "SourceConfig") -> "list[Reader]":
+    """Of the interactions, then of each side table."""
+    from pipelines.job import plan_layout
+    from pipelines.sources.reader import make_reader
+
+    return [make_reader(section, plan_layout("", "", 0)) for section in (source, *source.sides)]
 
 
 def _source_files(readers: "list[Reader]", dataset: "DatasetConfig") -> "list[SourceFile]":
@@ -152,12 +161,36 @@ def _ranges(reader: "Reader", job: "Job") -> "list[Range]":
     return reader.ranges()
 
 
-def _placed(job: "Job", path: str, sizes: dict[str, Any]) -> "Job":
-    """The job with its directories in a workspace, and other sizes."""
+def _job(
+    source: "SourceConfig",
+    dataset: "DatasetConfig",
+    readers: "list[Reader]",
+    base: "Base | None",
+    sizes: dict[str, Any],
+) -> "Job":
+    """The job, without places for its files.
+
+    Args:
+      readers: of the interactions, then of each side table.
+      sizes: replace fields of JobLayout.
+    """
+    import dataclasses
+
+    from pipelines.drift import base_bins
+    from pipelines.job import Job, plan_layout, side_parts
+
+    parts = tuple(side_parts(side.config, side.estimated_rows()) for side in readers[1:])
+    layout = plan_layout("", "", readers[0].estimated_rows())
+    layout = dataclasses.replace(layout, **({"side_shards": parts} | sizes))
+    return Job(source, dataset, layout, base=base, base_bins=base_bins(base.top) if base else {})
+
+
+def _placed(job: "Job", path: str) -> "Job":
+    """The job with its directories in a workspace."""
     import dataclasses
 
     layout = dataclasses.replace(job.layout, spool=f"{path}/spool", staging=f"{path}/staging")
-    return dataclasses.replace(job, layout=dataclasses.replace(layout, **sizes))
+    return dataclasses.replace(job, layout=layout)
 
 
 def _run_pipeline(

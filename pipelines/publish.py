@@ -18,7 +18,7 @@ from pipelines.stages.files import DIRECTORIES, WrittenFile
 
 PREVIOUS = "dataset.previous.json"
 """In an object store, the manifest of the last dataset that was replaced."""
-_OUR_FILE = re.compile(r"[0-9a-f]{8}-([a-z0-9_]+-)?\d{5}\.(tfrecord\.gz|f32|jsonl)")
+_OUR_FILE = re.compile(r"[0-9a-f]{8}-([a-z0-9_]+-)?\d{5}\.(tfrecord\.gz|f32|arrow|i64|jsonl)")
 
 
 def publish(target: str, staging: str, dataset: Dataset, files: list[WrittenFile]) -> None:
@@ -71,7 +71,7 @@ def _manifest_files(target: str) -> tuple[bytes | None, set[str]]:
         found = load_dataset(target)
     except (FileNotFoundError, DataError):
         return None, set()
-    return content, {file.path for file in found.record_files}
+    return content, {file.path for file in found.all_files}
 
 
 def _remove_others(filesystem: AbstractFileSystem, root: str, keep: set[str]) -> None:

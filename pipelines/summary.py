@@ -16,8 +16,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from configs.dataset_parts import DistributionInfo
 from configs.errors import DataError
 from configs.system.terminal import shown
+from pipelines.base.numbering import TableIds
 from pipelines.stages.files import DIRECTORIES, WrittenFile
-from pipelines.stages.ids import TableIds
 from pipelines.stages.plan import Plan
 from pipelines.stages.stats import Stats
 from pipelines.statistics.moments import Moments
@@ -26,7 +26,7 @@ FILE_NAME = "summary.json"
 # Large, and needed only while the job runs.
 _STATS_LEFT_OUT = ("histogram", "samples", "first_reject", "label_range")
 _PLAN_LEFT_OUT = ("splitters",)
-_IDS_LEFT_OUT = ("first_ids", "first_others")
+_IDS_LEFT_OUT = ("first_ids", "first_others", "reused")
 _ARRAYS = ConfigDict(arbitrary_types_allowed=True)
 
 
@@ -38,7 +38,7 @@ class Summary(NamedTuple):
     plan: Plan
     """Without splitters."""
     tables: dict[str, TableIds]
-    """Without first_ids."""
+    """Without first_ids, first_others and reused."""
     quantiles: dict[str, list[float]]
     """Boundaries of buckets by quantiles, by feature."""
     moments: dict[str, Moments]

@@ -161,6 +161,7 @@ THINGS = {
     "What does `prepare` print at its end?": "def row_lines(",
     "What is in `COMMITTED`?": "class CheckpointManifest(",
     "Where is the version?": "lazytower --version",
+    "Where are rows matched with those of another run?": "def match_tables(",
 }
 
 

@@ -28,8 +28,7 @@ from pipelines.stages.files import WrittenFile, close_durably, open_staged
 from pipelines.stages.ids import CATALOG_FILE_ROWS
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, read_table
 from pipelines.stages.threads import ThreadedDoFn
-from pipelines.stages.vectors import write_vectors
-from pipelines.stages.write import STEP_ROWS
+from pipelines.stages.write import STEP_ROWS, write_vectors
 from pipelines.statistics.coverage import other_count, value_count
 
 ROWS = "rows"

@@ -72,7 +72,7 @@ class FoldIndex(ThreadedDoFn):
         yield written._replace(info=info)
 
     def _entries(self, table: str, level: int, index: pa.Table, ids: np.ndarray) -> pa.Table:
-        """Keys of one dataset with ids of the newest one; held-out rows of datasets below it are train rows."""
+        """Keys of one dataset with ids of the newest one, below which held-out rows are train rows."""
         if table not in WITH_CATALOG:  # keys without a row have that of all others
             oov, top = self._base.tables[table].layers[level].oov, self._base.tables[table].oov
             ids = np.where(ids < oov, self._translation.to_top(level, table, ids), top)
@@ -125,12 +125,10 @@ class CopyFile(ThreadedDoFn):
                     size += len(chunk)
                     file.write(chunk)
         close_durably(file)
-        if written.info and (size, checksum.digest().hex()) != (
-            written.info["bytes"],
-            written.info["crc32c"],
-        ):
+        found = {"bytes": size, "crc32c": checksum.digest().hex()}
+        if any(found[name] != written.info[name] for name in found if written.info):
             raise DataError(
-                f"{element.paths[0]}: differs from dataset.json; restore the file, or run `lazytower prepare` "
-                "of this dataset again"
+                f"{element.paths[0]}: differs from dataset.json; restore the file, or run `lazytower "
+                "prepare` of its dataset again"
             )
         yield written

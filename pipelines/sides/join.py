@@ -13,9 +13,9 @@ from pipelines.job import Job
 from pipelines.rows.bags import arrow
 from pipelines.stages.catalog import SIDE, VECTOR, by_catalog_file
 from pipelines.stages.finish import id_spreads, mapped, put_back
-from pipelines.stages.group import GroupUsers, known_column
+from pipelines.stages.group import GroupUsers, Occurrences, known_column
 from pipelines.stages.ids import TableIds, hash_ids, parts_of
-from pipelines.stages.members import crossed, rank_keys
+from pipelines.stages.members import Facts, crossed, rank_keys
 from pipelines.stages.plan import Plan, side_count
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, read_table
 from pipelines.stages.threads import ThreadedDoFn
@@ -35,7 +35,7 @@ class SendSide(GroupUsers):
         keys, of = array(read_table(ref)["key"]), self._job.source.of
         output = []
         with SpoolWriter(self._job.layout.spool, "side") as spool:
-            for sent in self._send(shard, of, keys, np.zeros(len(keys), np.int64), plan, spool):
+            for sent in self._send(shard, of, keys, Facts.none(len(keys)), plan, spool):
                 if isinstance(sent, beam.pvalue.TaggedOutput):  # what the ids stage answers has the ids too
                     output.append(sent.value)
         yield from output
@@ -72,7 +72,12 @@ class JoinSide(GroupUsers):
         output = [beam.pvalue.TaggedOutput("counts", counts)]
         output.append(beam.pvalue.TaggedOutput("numbers", self._quantiles(columns, counted)))
         with SpoolWriter(self._job.layout.spool, "side", rows.num_rows) as spool:
-            output += self._send_keys(shard, self._job.feature_columns, keys, columns, counted, plan, spool)
+            # Its rows are of the time at which the source ends.
+            times = None if plan.newest is None else np.full(len(counted), plan.newest)
+            occurrences = Occurrences(counted, np.zeros(len(counted), bool), times)
+            output += self._send_keys(
+                shard, self._job.feature_columns, keys, columns, occurrences, plan, spool
+            )
             table = pa.table({"id": facts["id"][order], **columns} | {n: array(rows[n]) for n in vectors})
             output.append((shard, ("rows", "", 0, spool.add(table))))
         yield from output

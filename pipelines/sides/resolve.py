@@ -13,7 +13,7 @@ from pipelines.stages.members import rank_keys
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, read_tables
 from pipelines.stages.stats import Stats
 from pipelines.stages.threads import ThreadedDoFn
-from pipelines.stages.vectors import as_matrix
+from pipelines.stages.write import as_matrix
 
 _PLACE = ("_row", "_line", "_path", WHOLE, REST, TIME)  # columns that end with the duplicates
 

@@ -32,8 +32,7 @@ from pipelines.stages.members import crossed
 from pipelines.stages.plan import Plan
 from pipelines.stages.spool import Ref, array, column, read_table
 from pipelines.stages.threads import ThreadedDoFn
-from pipelines.stages.vectors import write_vectors
-from pipelines.stages.write import STEP_ROWS, take
+from pipelines.stages.write import STEP_ROWS, take, write_vectors
 from pipelines.statistics.moments import Moments
 
 _DIRECTORY = {"user": "users", "item": "items"}

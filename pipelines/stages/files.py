@@ -8,7 +8,7 @@ import fsspec
 from pipelines.job import RECORDS
 from pipelines.statistics.moments import Moments
 
-DIRECTORIES = (*RECORDS, "users", "items", "vocabularies", "rejected")
+DIRECTORIES = (*RECORDS, "users", "items", "vocabularies", "index", "moved", "rejected")
 """Directories of a dataset's files."""
 
 
@@ -30,11 +30,12 @@ class WrittenFile(NamedTuple):
     labels: dict[str, tuple[int, int]] = {}
     """Rows in which a further label is known, and in which it is above 0, by its name."""
     table: str = ""
-    """Table of a vocabulary, or feature of vectors."""
+    """Table of a vocabulary, an index or moved ids, or feature of vectors."""
     coverage: dict[str, int] = {}
     """Items with a known value, by feature."""
     suffix: str = "tfrecord.gz"
-    """What the name of a file with records ends in: tfrecord.gz, or f32 of vectors."""
+    """What the name of the file ends in: tfrecord.gz of records, f32 of vectors, arrow of an index, i64 of
+    moved ids; rejected rows have their own."""
 
     def place(self) -> tuple[str, str, int]:
         """Key by which files are ordered."""

@@ -191,7 +191,8 @@ def id_spreads(
         mask = known.get(name)
         mask = np.ones(len(columns[name]), bool) if mask is None else mask
         ids, times = occurrences(columns[name], mask)
-        found.add_ids(name, ids, times, int(np.count_nonzero(~mask)), tables[table].first_oov)
+        empty, first_oov = int(np.count_nonzero(~mask)), tables[table].first_oov
+        found.add_ids(name, ids, times, empty, first_oov, tables[table].is_new(ids))
     return found
 
 

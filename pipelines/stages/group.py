@@ -5,7 +5,7 @@ Keys and numbers are those of the train rows that count (dataset.counted_rows), 
 
 import collections
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -13,11 +13,12 @@ import pyarrow as pa
 
 from configs.sections.features import QuantilesConfig
 from configs.transforms import before_standardize
+from pipelines.base.index import NEVER
 from pipelines.rows import bags, split
 from pipelines.rows.events import best_of_each, events
 from pipelines.stages.given import Vocabularies
 from pipelines.stages.ids import WITH_CATALOG, hash_ids, parts_of, send_keys
-from pipelines.stages.members import Members, bags_table, crossed, rank_keys, share
+from pipelines.stages.members import Facts, Members, bags_table, crossed, rank_keys, share
 from pipelines.stages.plan import Plan
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, read_tables, stable_order
 from pipelines.stages.threads import ThreadedDoFn
@@ -26,6 +27,28 @@ from pipelines.statistics.distributions import Spreads
 from pipelines.statistics.histogram import TimeHistogram
 from pipelines.statistics.moments import Moments
 from pipelines.statistics.quantiles import NumberHistogram
+
+
+class Occurrences(NamedTuple):
+    """The rows in which keys occur: what is counted of them."""
+
+    counted: np.ndarray
+    """bool [n]: train rows that count."""
+    held: np.ndarray
+    """bool [n]: held-out rows that would count in train."""
+    times: np.ndarray | None
+    """int64 [n] timestamps; None: rows have none."""
+
+    def facts(self, places: np.ndarray, keys: int) -> Facts:
+        """Of each of `keys` keys, from the int [n] place of each row's key among them."""
+        seen = np.full(keys, NEVER)
+        if self.times is not None:
+            np.maximum.at(seen, places, self.times)
+        counts, held = (
+            np.bincount(places[chosen], minlength=keys).astype(np.int64)
+            for chosen in (self.counted, self.held)
+        )
+        return Facts(counts, held, seen)
 
 
 class GroupUsers(ThreadedDoFn):
@@ -62,7 +85,11 @@ class GroupUsers(ThreadedDoFn):
         self._mark_known(columns, keys)
         counts: collections.Counter[str] = collections.Counter()
         columns = self._assign_splits(*self._without_duplicates(self._sort(columns), counts), plan, counts)
-        counted = (columns["_split"] == split.TRAIN) & self._job.dataset.is_counted(columns["label"])
+        counts["late"] += self._late(columns)
+        would_count = self._job.dataset.is_counted(columns["label"])
+        is_train = columns["_split"] == split.TRAIN
+        counted = is_train & would_count
+        occurrences = Occurrences(counted, ~is_train & would_count, self._times(columns))
         spreads = self._spreads(columns)
         counts = counts + self._known_rows(columns) + spreads.counts
         numbers = self._quantiles(columns, counted) | spreads.histograms
@@ -70,7 +97,7 @@ class GroupUsers(ThreadedDoFn):
         output += [beam.pvalue.TaggedOutput("numbers", numbers)]
         output += [beam.pvalue.TaggedOutput("moments", (shard, self._moments(columns, counted)))]
         with SpoolWriter(self._job.layout.spool, "group", rows.num_rows) as spool:
-            output += self._send_keys(shard, self._job.columns, keys, columns, counted, plan, spool)
+            output += self._send_keys(shard, self._job.columns, keys, columns, occurrences, plan, spool)
             output.append((shard, ("rows", "", 0, spool.add(pa.table(columns)))))
         yield from output
 
@@ -80,7 +107,7 @@ class GroupUsers(ThreadedDoFn):
         tables: dict[str, str],
         keys: dict[str, pa.StringArray],
         columns: dict[str, np.ndarray],
-        counted: np.ndarray,
+        occurrences: Occurrences,
         plan: Plan,
         spool: SpoolWriter,
     ) -> Iterator[Any]:
@@ -90,25 +117,36 @@ class GroupUsers(ThreadedDoFn):
           tables: table of each column.
           keys: distinct keys or bags of each column.
           columns: int32 [n] indices into these; changed.
-          counted: bool [n], rows that count.
         """
         for table in dict.fromkeys(tables.values()):
             names = [name for name, of in tables.items() if of == table]
-            shared = share({name: self._members(name, keys[name], columns[name][counted]) for name in names})
-            yield from self._send(shard, table, shared.keys, shared.counts, plan, spool)
+            shared = share({n: self._members(n, keys[n], columns[n], occurrences) for n in names})
+            yield from self._send(shard, table, shared.keys, shared.facts, plan, spool)
             for name in names:
                 if (bags := shared.bags.get(name)) is not None:
                     yield shard, ("bags", name, 0, spool.add(bags_table(bags)))
                 elif len(names) > 1:
                     columns[name] = shared.places[name][columns[name]]
 
-    def _members(self, name: str, keys: pa.StringArray, counted: np.ndarray) -> Members:
-        """A column's distinct keys or bags with their numbers in `counted`, int [m] indices."""
-        counts = np.bincount(counted, minlength=len(keys)).astype(np.int64)
+    def _members(
+        self, name: str, keys: pa.StringArray, places: np.ndarray, occurrences: Occurrences
+    ) -> Members:
+        """A column's distinct keys or bags with what its rows, int [n] indices into these, say of them."""
+        facts = occurrences.facts(places, len(keys))
         for feature in self._job.lists:
             if feature.name == name:
-                return Members(bags.split(keys, feature.weights is not None), counts)
-        return Members(keys, counts)
+                return Members(bags.split(keys, feature.weights is not None), facts)
+        return Members(keys, facts)
+
+    def _times(self, columns: dict[str, np.ndarray]) -> np.ndarray | None:
+        """Timestamps of rows; None: they are only numbered."""
+        return None if self._job.source.roles.timestamp is None else columns["timestamp"]
+
+    def _late(self, columns: dict[str, np.ndarray]) -> int:
+        """Number of rows older than the newest train row of the datasets below."""
+        times = self._times(columns)
+        limit = self._job.base.newest_train if self._job.base else None
+        return 0 if limit is None or times is None else int(np.count_nonzero(times < limit))
 
     def _known_rows(self, columns: dict[str, np.ndarray]) -> collections.Counter[str]:
         """Rows with a known value, of features of the context."""
@@ -211,7 +249,7 @@ class GroupUsers(ThreadedDoFn):
         shard: int,
         table: str,
         keys: pa.StringArray,
-        counts: np.ndarray,
+        facts: Facts,
         plan: Plan,
         spool: SpoolWriter,
     ) -> Iterator[Any]:
@@ -226,7 +264,7 @@ class GroupUsers(ThreadedDoFn):
             yield shard, ("order", table, 0, spool.add(pa.table({"order": order})))
         elif ids is not None:
             yield shard, ("map", table, 0, spool.add(pa.table({"id": ids})))
-        for part, slice_ in send_keys(self._job, plan, table, keys, counts, ids):
+        for part, slice_ in send_keys(self._job, plan, table, keys, facts, ids):
             yield beam.pvalue.TaggedOutput("keys", ((table, part), (shard, spool.add(slice_))))
 
 

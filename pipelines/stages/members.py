@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
 
+from pipelines.base.index import NEVER
 from pipelines.rows.bags import Bags
 from pipelines.stages.plan import sort_keys
 from pipelines.stages.spool import array, column
@@ -13,12 +14,39 @@ from pipelines.stages.spool import array, column
 _JOIN = "\x01"  # of the keys of a cross, here and in the served model
 
 
+class Facts(NamedTuple):
+    """What is known of keys or bags."""
+
+    counts: np.ndarray
+    """int64: train rows that count, of each."""
+    held: np.ndarray
+    """int64: held-out rows that would count in train."""
+    seen: np.ndarray
+    """int64: newest timestamp, or NEVER."""
+
+    @classmethod
+    def none(cls, keys: int, seen: int = NEVER) -> "Facts":
+        """Of keys without rows."""
+        return cls(np.zeros(keys, np.int64), np.zeros(keys, np.int64), np.full(keys, seen))
+
+    def add(self, other: "Facts", places: np.ndarray, repeats: np.ndarray | None = None) -> None:
+        """Adds facts to those at int places.
+
+        Args:
+          repeats: places of each of the others, one after the other; None: one.
+        """
+        if repeats is not None:
+            other = Facts(*(np.repeat(values, repeats) for values in other))
+        np.add.at(self.counts, places, other.counts)
+        np.add.at(self.held, places, other.held)
+        np.maximum.at(self.seen, places, other.seen)
+
+
 class Members(NamedTuple):
     """Distinct keys or bags of one column."""
 
     keys: pa.StringArray | Bags
-    counts: np.ndarray
-    """int64: rows that count, of each."""
+    facts: Facts
 
 
 class Shared(NamedTuple):
@@ -26,8 +54,8 @@ class Shared(NamedTuple):
 
     keys: pa.StringArray
     """In byte order."""
-    counts: np.ndarray
-    """int64: rows that count, of each; in bags each occurrence."""
+    facts: Facts
+    """In bags each occurrence counts."""
     places: dict[str, np.ndarray]
     """By column of single keys: int32, the place of each of its keys among `keys`."""
     bags: dict[str, Bags]
@@ -38,19 +66,19 @@ def share(columns: dict[str, Members]) -> Shared:
     """Brings the columns of a table together, by their name; keys of a single column stay as they are."""
     (first, *others) = columns.values()
     if not others and not isinstance(first.keys, Bags):
-        return Shared(first.keys, first.counts, {}, {})
+        return Shared(first.keys, first.facts, {}, {})
     parts = {name: m.keys.members if isinstance(m.keys, Bags) else m.keys for name, m in columns.items()}
     keys, ranks = rank_keys(pa.concat_arrays(list(parts.values())).dictionary_encode())
     pieces = np.split(ranks, np.cumsum([len(part) for part in parts.values()])[:-1])
-    counts, found = np.zeros(len(keys), np.int64), Shared(keys, np.zeros(0, np.int64), {}, {})
+    found = Shared(keys, Facts.none(len(keys)), {}, {})
     for (name, members), places in zip(columns.items(), pieces, strict=True):
         if isinstance(members.keys, Bags):
-            np.add.at(counts, places, np.repeat(members.counts, members.keys.lengths))
+            found.facts.add(members.facts, places, members.keys.lengths)
             found.bags[name] = members.keys._replace(members=places)
         else:
-            np.add.at(counts, places, members.counts)
+            found.facts.add(members.facts, places)
             found.places[name] = places
-    return found._replace(counts=counts)
+    return found
 
 
 def bags_table(bags: Bags) -> pa.Table:
@@ -96,12 +124,21 @@ def rank_keys(values: pa.DictionaryArray) -> tuple[pa.StringArray, np.ndarray]:
 
 
 def merge_keys(whole: pa.Table) -> tuple[pa.Table, np.ndarray]:
-    """Sums the counts of equal keys: (key, count) in byte order, and each row's int32 rank there."""
+    """Sums the counts of equal keys: (key, count) in byte order, and each row's int32 rank there. If the
+    table has them, held-out rows are summed, and of the times that keys were seen the newest remains: held,
+    seen."""
     encoded = whole["key"].combine_chunks().dictionary_encode()
     keys, ranks = rank_keys(encoded)
-    counts = np.zeros(len(keys), np.int64)
-    np.add.at(counts, ranks, column(whole.combine_chunks(), "count"))
-    return pa.table({"key": keys, "count": counts}), ranks
+    whole = whole.combine_chunks()
+    columns = {"key": keys}
+    for name in ("count", "held"):
+        if name in whole.column_names:
+            columns[name] = np.zeros(len(keys), np.int64)
+            np.add.at(columns[name], ranks, column(whole, name))
+    if "seen" in whole.column_names:
+        columns["seen"] = np.full(len(keys), NEVER)
+        np.maximum.at(columns["seen"], ranks, column(whole, "seen"))
+    return pa.table(columns), ranks
 
 
 def merge_hashed(whole: pa.Table) -> tuple[pa.Table, int]:

@@ -64,6 +64,8 @@ class Plan:
     """Rows that were kept."""
     all_positive: bool = True
     """Whether every one of them is positive."""
+    newest: int | None = None
+    """Timestamp of the newest of them; None: the source has none."""
 
 
 def side_count(number: int, what: str) -> str:
@@ -97,10 +99,13 @@ def make_plan(stats: Stats, job: Job, sides: dict[int, Stats]) -> Plan:
     if split.kind == "temporal":
         cuts = histogram.cuts(stats.histogram, split.valid_fraction, split.test_fraction)
     splitters = {table: _splitters(pairs, job.layout.key_shards) for table, pairs in stats.samples.items()}
+    if job.base:  # all datasets of a chain have the same parts
+        splitters |= {name: list(table.splitters) for name, table in job.base.tables.items()}
     per_file = stats.kept // job.dataset.num_shards
     rows = min(job.layout.bucket_rows, max(1, _BUCKET_ITEMS // max(1, job.dataset.history_length or 0)))
     buckets = 1 << max(0, (per_file // rows).bit_length())
-    return Plan(None, cuts, splitters, buckets, stats.kept, stats.positives == stats.kept)
+    newest = stats.newest if getattr(job.source.roles, "timestamp", None) is not None else None
+    return Plan(None, cuts, splitters, buckets, stats.kept, stats.positives == stats.kept, newest)
 
 
 def _labels_fail(stats: Stats, job: Job) -> str | None:

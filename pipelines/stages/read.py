@@ -107,6 +107,7 @@ class ReadRows(ThreadedDoFn):
     def _observe(self, table: pa.Table, stats: Stats) -> None:
         labels = column(table, "label")
         stats.add_labels(labels, self._job.dataset.is_positive(labels))
+        stats.add_times(column(table, "timestamp"))
         for name, column_ in self._job.labels.items():
             stats.add_label(name, column(table, column_))
         if self._job.dataset.split.kind == "temporal":

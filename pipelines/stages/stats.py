@@ -23,6 +23,8 @@ class Stats:
         self.rows = 0
         self.kept = 0
         self.positives = 0
+        self.newest: int | None = None
+        """Largest timestamp of kept rows."""
         self.label_range: tuple[float, float] | None = None
         self.filtered = 0
         self.counts: collections.Counter[str] = collections.Counter()
@@ -41,6 +43,13 @@ class Stats:
         self.kept += len(labels)
         self.positives += int(np.count_nonzero(positive))
         self._widen(float(labels.min()), float(labels.max()))
+
+    def add_times(self, times: np.ndarray) -> None:
+        """Takes the timestamps of kept rows: int64 [n], n > 0."""
+        self._renew(int(times.max()))
+
+    def _renew(self, newest: int | None) -> None:
+        self.newest = max((time for time in (self.newest, newest) if time is not None), default=None)
 
     def add_label(self, name: str, values: np.ndarray) -> None:
         """Counts values of a further label: float32 [n], NaN where it is empty."""
@@ -66,6 +75,7 @@ class Stats:
         self.rows += other.rows
         self.kept += other.kept
         self.positives += other.positives
+        self._renew(other.newest)
         if other.label_range:
             self._widen(*other.label_range)
         self.filtered += other.filtered

@@ -179,6 +179,16 @@ def distribution(histogram: Any, name: str, counts: Mapping[str, int], by_key: b
     return DistributionInfo(boundaries=limits, counts=bins.tolist(), **facts)
 
 
+def new_keys(name: str, keys: np.ndarray) -> dict[str, int]:
+    """Counts that say which of a column's most frequent keys have no row in the base; see `is_new`."""
+    return {_key("new", name, int(key)): 1 for key in keys}
+
+
+def is_new(name: str, key: int, counts: Mapping[str, int]) -> bool:
+    """Whether a key has no row in the base."""
+    return bool(counts.get(_key("new", name, key)))
+
+
 def on_base(name: str, counts: Mapping[str, int], bins: int) -> tuple[list[int], int, int]:
     """A column's counts on the base's bins, its values without a row in the base, and its empty ones."""
     found = [counts.get(_key("bin", name, number), 0) for number in range(bins)]

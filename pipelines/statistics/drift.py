@@ -8,12 +8,12 @@ than bins (Yurdakul and Naranjo, Statistical Properties of the Population Stabil
 Model Validation 14(4), 2020), so that small samples differ by chance alone; `chance` says by how much.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from configs.dataset_parts import DistributionInfo, DriftInfo
-from pipelines.statistics.distributions import on_base
+from pipelines.statistics.distributions import is_new, on_base
 
 LEAST_SHARE = 1e-4
 """Share of a bin that has fewer values, or none, which would make the logarithm infinite."""
@@ -47,7 +47,6 @@ def compare(
     before: DistributionInfo,
     counts: Mapping[str, int],
     of_owners: bool,
-    strange: Collection[int] = (),
 ) -> DriftInfo:
     """How far the distribution of a column is from that of the base.
 
@@ -55,7 +54,6 @@ def compare(
       counts: of pipelines.statistics.distributions.Spreads, summed.
       of_owners: whether it is that of users or items. The index then leaves out keys without a row, which are
         newcomers for the most part: they come every day.
-      strange: those of `now.keys` that have no row in the base.
     """
     mine, unknown, empty = on_base(name, counts, len(before.counts))
     theirs, words = list(before.counts), _words(before)
@@ -65,7 +63,8 @@ def compare(
     }  # fmt: skip
     if before.keys is not None:
         vanished = [word for word, count in zip(words, mine[:-1], strict=False) if not count]
-        appeared = [_name(now, place) for place, key in enumerate(now.keys or []) if key in strange]
+        keys = enumerate(now.keys or [])
+        appeared = [_name(now, place) for place, key in keys if is_new(name, key, counts)]
         facts |= {"vanished": vanished, "appeared": appeared}
         mine, theirs, words = [*mine, unknown], [*theirs, before.unknown], [*words, "unknown keys"]
     if not of_owners:

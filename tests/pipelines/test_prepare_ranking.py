@@ -18,7 +18,7 @@ from configs.planted.clicks import PlantedClicks
 from configs.planted.interactions import FIRST_TIMESTAMP
 from pipelines.prepare import prepare
 from pipelines.report import row_lines
-from tests.support.prepared import content, read_rejected, read_rows
+from tests.support.prepared import content_of_any_size, read_rejected, read_rows
 
 SMALL = {"chunk_bytes": 900, "chunk_rows": 37, "user_shards": 5, "key_shards": 3, "bucket_rows": 64}
 SITES = [f"s{n}" for n in range(12)]
@@ -195,7 +195,7 @@ def test_content_does_not_depend_on_sizes(tmp_path):
             tmp_path, draw(), ROLES, path=str(tmp_path / name), keep_negatives=0.5, seed=7, num_shards=3
         )
         dataset = prepared(config, **sizes)
-        files = content(str(tmp_path / name))
+        files = content_of_any_size(str(tmp_path / name))
         del files["dataset.json"]  # it has the time of the source's file
         found.append((files, dataset.model_dump(exclude={"dataset": {"path"}, "source_files": True})))
     assert found[0] == found[1] == found[2]

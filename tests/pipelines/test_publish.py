@@ -42,6 +42,7 @@ def test_again_is_a_no_op_and_changes_need_overwrite(tmp_path):
     assert load_dataset(str(tmp_path / "out")).fingerprint == found.fingerprint != first.fingerprint
     listed = {f.path for s in found.splits.values() for f in s.files}
     listed |= {f.path for c in (found.users, found.items) for f in c.files}
+    listed |= {f.path for table in found.tables.values() for f in table.index}
     assert set(content(tmp_path / "out")) == {"dataset.json", *listed}
     assert sum(len(read_rows(found, s.files)) for s in found.splits.values()) == 2000
     assert os.listdir(tmp_path) == ["out"]
@@ -148,9 +149,7 @@ def test_object_stores(tmp_path):
     previous = generations[1]
     store.cp_file("/bucket/out/dataset.previous.json", "/bucket/back/dataset.json")
     assert load_dataset("memory://bucket/back").fingerprint == previous.fingerprint
-    listed = {
-        f.path for part in (*previous.splits.values(), previous.users, previous.items) for f in part.files
-    }
+    listed = {file.path for file in previous.all_files}
     assert names == set(content(tmp_path / "out")) | listed | {"dataset.previous.json"}
     for name in set(content(tmp_path / "out")) - {"dataset.json"}:
         assert store.cat_file(f"/bucket/out/{name}") == content(tmp_path / "out")[name]

@@ -9,6 +9,7 @@ import tensorflow as tf
 from google_crc32c import Checksum
 
 from configs.load import parse_config
+from pipelines.base.index import read_index
 from pipelines.prepare import prepare
 from tests.support.set_histories import other_items
 
@@ -96,6 +97,19 @@ def content(path: str) -> dict[str, bytes]:
             with open(full, "rb") as file:
                 found[os.path.relpath(full, path)] = file.read()
     return found
+
+
+def content_of_any_size(path: str) -> dict[str, bytes]:
+    """As `content`, without what depends on the number of parts of the keys: an index is one table."""
+    files = {name: data for name, data in content(path).items() if not name.startswith("index/")}
+    document = json.loads(files["dataset.json"])
+    for table, info in document["tables"].items():
+        parts = [read_index(f"{path}/{file['path']}") for file in info.pop("index")]
+        if parts:
+            names = parts[0].column_names
+            columns = {n: [v for part in parts for v in part[n].to_pylist()] for n in names}
+            files[f"index/{table}"] = json.dumps(columns).encode()
+    return files | {"dataset.json": json.dumps(document).encode()}
 
 
 def gzip_header(path: str) -> bytes:

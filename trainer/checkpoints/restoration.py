@@ -23,6 +23,7 @@ def newest_restorable(
     directory: str,
     check: Callable[[list[Checkpoint]], None],
     load: Callable[[list[Checkpoint]], _Loaded],
+    advice: str = "",
 ) -> tuple[list[Checkpoint], _Loaded] | None:
     """(chain, load(chain)) of the newest step for which `load` finds no damage; None without checkpoints.
 
@@ -31,6 +32,7 @@ def newest_restorable(
       check: looks at the manifests of a chain, a full checkpoint and its increments; raises CheckpointError
         if they are not of the run that is wanted.
       load: reads a chain; raises DamagedCheckpoint.
+      advice: what to do if no checkpoint verifies; by default, to delete them.
 
     Raises:
       CheckpointError: no checkpoint verifies, or `check` raises it.
@@ -56,7 +58,8 @@ def newest_restorable(
         if not changed:
             break
     if reasons:
-        raise CheckpointError(f"no checkpoint verifies ({reasons[0]}); delete {directory} to start over")
+        advice = advice or f"delete {directory} to start over"
+        raise CheckpointError(f"no checkpoint verifies ({reasons[0]}); {advice}")
     if found.names:
         logging.warning("%s: holds only incomplete checkpoints, which are not used", directory)
     return None

@@ -25,6 +25,7 @@ from trainer.report.left_out import COUNTS, reasons
 from trainer.report.metrics_file import read_metrics
 from trainer.report.page import cards, escape, label, note, number, page, pairs, section, table
 from trainer.report.predictions import prediction_sections
+from trainer.report.warm_start import EVENTS_OF_START, start_sections
 
 REPORT_FILE = "report.html"
 _DATASET_FACTS = (
@@ -73,6 +74,7 @@ def write_report(
         section(
             "Embedding tables", table(table_stats) if table_stats else note("No statistics of the tables.")
         ),
+        *start_sections(lines),
         _dataset(dataset_summary),
         _resources(lines),
         section("Configuration", f"<pre>{escape(config_yaml)}</pre>"),
@@ -258,7 +260,7 @@ def _resources(lines: list[dict]) -> str:
     events = [
         {k: v for k, v in line.items() if k not in ("kind", "restore_seconds", "bytes")}
         for line in lines
-        if line.get("kind") == "run" and line.get("event") not in ("checkpoint", "finding")
+        if line.get("kind") == "run" and line.get("event") not in ("checkpoint", "finding", *EVENTS_OF_START)
     ]
     saved = checkpoint_facts(lines)
     medians = note("Medians. Blocked: how long training waited; written: how long saving took.")

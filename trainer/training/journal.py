@@ -2,17 +2,23 @@
 
 import dataclasses
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from absl import logging
 
 from configs.schema import RunConfig
 from configs.text import size_text
 from trainer.averages import horizon_finding
+from trainer.checkpoints.manifest import StartedFrom
 from trainer.checkpoints.store import Restored, Saved
+from trainer.embeddings.base import Table
 from trainer.models.recommender import Recommender
 from trainer.report.findings import loss_findings
 from trainer.report.metrics_file import MetricsWriter
+from trainer.report.warm_start import MOVED, WARM_START
+from trainer.warm_start.movement import moved, read_weights_of_start
+from trainer.warm_start.start import Started
 
 
 class Journal:
@@ -47,6 +53,27 @@ class Journal:
             "%s steps to go of %s, %s per epoch",
             *(f"{n:,}" for n in (num_steps - self._start_step, num_steps, steps_per_epoch)),
         )
+
+    def began(self, origin: StartedFrom | None, started: Started | None) -> None:
+        """Where the run began, if it was from another one; `started`: in this process."""
+        if origin is None:
+            return
+        facts: dict[str, Any] = {"event": WARM_START, **origin.model_dump(exclude={"step"})}
+        facts |= {"source_step": origin.step, "resumed": started is None}
+        if started is not None:
+            facts |= {"seconds": started.seconds, "bytes": started.bytes, "tables": started.tables}
+        else:
+            logging.info("this run began with step %s of %s", f"{origin.step:,}", origin.run)
+        self._metrics.write("run", self._start_step, facts)
+
+    def moved(self, step: int, storages: Mapping[str, Table]) -> None:
+        """How far rows are from those of the run that this one started from."""
+        try:
+            start = read_weights_of_start(self._config.output.path)
+        except (OSError, ValueError) as error:  # figures of a report are no reason to fail
+            logging.warning("how far rows moved is not known: %s", error)
+            return
+        self._metrics.write("run", step, {"event": MOVED, "tables": moved(storages, start)})
 
     def trained(self, step: int, loss: float, learning_rates: dict, examples_per_second: float) -> None:
         """After an inner loop of steps."""

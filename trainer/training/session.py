@@ -21,9 +21,10 @@ from trainer.training.run_directory import lock_run, save_config
 class TrainSession:
     """A run from its config: dataset, model, checkpoints, metrics.
 
-    Resume order: (1) dataset and its checksums, (2) variables with their initial weights, or (3) the newest
-    checkpoint that verifies, which overwrites all of them, (4) metrics cut back to the checkpoint's step,
-    (5) the input placed at that step. Nothing else carries over, so a resumed run equals an undisturbed one.
+    Resume order: (1) dataset and its checksums, (2) variables with their initial weights, or those of another
+    run (`init`), or (3) the newest checkpoint that verifies, which overwrites all of them, (4) metrics cut
+    back to the checkpoint's step, (5) the input placed at that step. Nothing else carries over, so a resumed
+    run equals an undisturbed one, and never reads `init` again.
 
     Args:
       config: the run.
@@ -42,6 +43,7 @@ class TrainSession:
         self._reading = DatasetLock(config.dataset.path)
         self.dataset = load_dataset(config.dataset.path)
         check_dataset(config, self.dataset)
+        self._warm = self._warm_start()
         for info in self.dataset.training_split(config.model.trains_on_positives).files:
             verify_dataset_file(self.dataset, info)
         training = build_training(config, self.dataset)
@@ -63,12 +65,38 @@ class TrainSession:
             raise
         self.report_path = join(config.output.path, "report.html")
 
+    def _warm_start(self):
+        """The run to start from; None: there is none, or this one resumes."""
+        from trainer.warm_start.source import starts_anew
+        from trainer.warm_start.start import WarmStart
+
+        if self.config.init is None:
+            return None
+        if not starts_anew(self.config):
+            logging.info("init.from is not read: this run has checkpoints of its own")
+            return None
+        warm = WarmStart(self.config, self.dataset)
+        # On a TPU later: before it is connected no TensorFlow operation may run, and tables are not here.
+        if self.config.device.kind == "cpu":
+            warm.match()
+        return warm
+
     def _restore(self) -> None:
-        step = self._store.restore_newest(self.recommender.storages, self.train_step.dense_state)
-        if step is None:
+        from trainer.warm_start.movement import sampled, save_weights
+
+        state = self.train_step.dense_state
+        step = self._store.restore_newest(self.recommender.storages, state)
+        self.started = None
+        if step is not None:
+            logging.info("resuming from step %d", step)
+        elif self._warm is None:
             self.recommender.initialize()
         else:
-            logging.info("resuming from step %d", step)
+            self.started = self._warm.load(self.recommender, state)
+            self._store.started_from = self.started.origin
+            start = sampled(self.recommender.storages, self._warm.kept_rows)
+            save_weights(self.config.output.path, start)
+            self._warm = None  # frees the matches
         self.train_step.send_rows()
         self.start_step = step or 0
 
@@ -104,6 +132,7 @@ class TrainSession:
         self._journal.start(
             self.recommender, self._store.restored, self.num_steps, self._data.steps_per_epoch
         )
+        self._journal.began(self._store.started_from, self.started)
         loop = Loop(
             self.train_step,
             self.train_step.batches(self._data, self.start_step),
@@ -119,6 +148,9 @@ class TrainSession:
         if not finished:
             self._stop(int(self.train_step.step))
         self._wait_for_checkpoint()
+        if self._store.started_from is not None:
+            with self.train_step.readable_rows():
+                self._journal.moved(self.num_steps, self.recommender.storages)
         self._journal.ended(self.num_steps)
         self._write_report()
 

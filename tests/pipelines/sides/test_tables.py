@@ -15,7 +15,7 @@ import tensorflow as tf
 from configs.errors import DataError
 from pipelines.prepare import prepare
 from pipelines.runners.options import beam_options
-from tests.support.prepared import configure, content, read_file, run
+from tests.support.prepared import configure, content_of_any_size, read_file, run
 
 pytestmark = pytest.mark.any_python
 
@@ -191,7 +191,7 @@ def test_content_does_not_depend_on_sizes(tmp_path):
     found = []
     for sizes in ({}, SMALL | {"side_shards": (5,)}, {"side_shards": (2,), "chunk_bytes": 64}):
         run(source, {"path": str(tmp_path / "out")}, **sizes)
-        found.append(content(tmp_path / "out"))
+        found.append(content_of_any_size(tmp_path / "out"))
     assert found[0] == found[1] == found[2]
 
 
@@ -402,5 +402,5 @@ def test_worker_processes_write_the_same_bytes(tmp_path):
         config = configure(source, {"path": str(tmp_path / "out")})
         sizes = SMALL | {"side_shards": (3,)}
         prepare(config.source, config.dataset, beam_options(None, flags), overwrite=True, **sizes)
-        found.append(content(tmp_path / "out"))
+        found.append(content_of_any_size(tmp_path / "out"))
     assert found[0] == found[1]

@@ -9,9 +9,12 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.base.numbering import dense_ids
 from pipelines.job import Job, JobLayout
 from pipelines.rows.hashes import hash_keys, hash_rows
 from pipelines.stages import ids
+from pipelines.stages.count import CountKeys
+from pipelines.stages.members import Facts, merge_keys
 from pipelines.stages.plan import Plan
 from tests.support.prepared import configure
 
@@ -40,17 +43,15 @@ def test_dense_ids_for_any_cut_of_the_keys(shards, min_count, data):
         keys = sorted(shard, key=str.encode)
         counts = np.array([shard[key] for key in keys], np.int64)
         plan = Plan(splitters={"item": splitters})
-        for part, table in ids.send_keys(job, plan, "item", pa.array(keys, pa.string()), counts, None):
+        facts = Facts.none(len(keys))._replace(counts=counts)
+        for part, table in ids.send_keys(job, plan, "item", pa.array(keys, pa.string()), facts, None):
             by_part[part].append(table)
-    merged = {part: ids.merge_keys(pa.concat_tables(tables))[0] for part, tables in by_part.items()}
-    histograms = [
-        ids.CountKeys(job)._histogram("item", part, table["count"].to_numpy())
-        for part, table in merged.items()
-    ]
+    merged = {part: merge_keys(pa.concat_tables(tables))[0] for part, tables in by_part.items()}
+    histograms = [CountKeys(job)._histogram("item", part, table) for part, table in merged.items()]
     tables = ids.plan_ids(histograms, job, job.tables)
     found = {}
     for part, table in merged.items():
-        numbers = ids.dense_ids(table["count"].to_numpy(), min_count, part, tables["item"])
+        numbers = dense_ids(table["count"].to_numpy(), min_count, part, tables["item"])
         found |= dict(zip(table["key"].to_pylist(), numbers.tolist(), strict=True))
     total = collections.Counter()
     for shard in shards:

@@ -64,7 +64,11 @@ def test_keys_that_came_and_went_are_named():
     before = DistributionInfo(values=100, unknown=10, keys=[0, 1], names=["a", ""], counts=[50, 30, 10])
     now = DistributionInfo(values=40, unknown=0, keys=[7, 0], names=["new", "a"], counts=[20, 19, 1])
     found = compare(
-        "genre", now, before, {"bin/genre/0": 19, "bin/genre/2": 1, "strange/genre": 20}, False, strange={7}
+        "genre",
+        now,
+        before,
+        {"bin/genre/0": 19, "bin/genre/2": 1, "strange/genre": 20, "new/genre/7": 1},
+        False,
     )
     assert found.bins == ["a", "(empty key)", "other keys", "unknown keys", "empty"]
     assert found.now == [19, 0, 1, 20, 0] and found.before == [50, 30, 10, 10, 0]

@@ -1,0 +1,45 @@
+"""Where the rows of another run's table go in a table of this run."""
+
+import numpy as np
+
+from trainer.embeddings.base import Table
+
+
+class Placement:
+    """Rows of a table by rows of a source, so that these can be written in the order in which they are read.
+
+    Args:
+      rows: the source's row of each row, int64 [rows of the table]; -1: none. None: all have the same number.
+      source_size: rows of the source's table.
+    """
+
+    def __init__(self, rows: np.ndarray | None, source_size: int):
+        self._rows = rows
+        if rows is None:
+            return
+        kept = np.flatnonzero(rows >= 0)
+        self._own = np.full(source_size, -1, np.int64)
+        self._own[rows[kept]] = kept
+        # One row of the source may continue in several: out-of-vocabulary rows.
+        more = kept[self._own[rows[kept]] != kept]
+        self._more = np.stack([more, rows[more]])
+
+    def covers(self, start: int, stop: int) -> bool:
+        """Whether all rows start .. stop of the table have a source."""
+        return self._rows is None or bool((self._rows[start:stop] >= 0).all())
+
+    def write(self, storage: Table, start: int, records: np.ndarray) -> None:
+        """Writes records, float32 [n, width of the table], of the source's rows from `start` on."""
+        if self._rows is None:
+            storage.write_records(start, records)
+            return
+        stop = start + len(records)
+        own = self._own[start:stop]
+        if (own >= 0).all() and (np.diff(own) == 1).all():
+            storage.write_records(int(own[0]), records)
+        elif (here := np.flatnonzero(own >= 0)).size:
+            storage.write_rows(own[here], records[here])
+        more, sources = self._more
+        here = np.flatnonzero((sources >= start) & (sources < stop))
+        if here.size:
+            storage.write_rows(more[here], records[sources[here] - start])

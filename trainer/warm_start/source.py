@@ -1,0 +1,102 @@
+"""The run that another one starts from: its config and its checkpoint. Without TensorFlow."""
+
+from dataclasses import dataclass
+
+from absl import logging
+
+from configs.errors import CheckpointError, ConfigError
+from configs.load import load_config
+from configs.schema import RunConfig
+from configs.sections.training import InitConfig
+from configs.system import storage
+from trainer.checkpoints.chain import CheckpointDirectory
+from trainer.checkpoints.files import DamagedCheckpoint, errors_of
+from trainer.checkpoints.identity import DATASET
+from trainer.checkpoints.manifest import CheckpointManifest, TableLayout
+from trainer.checkpoints.reader import Checkpoint
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run to start from."""
+
+    path: str
+    """Its directory."""
+    config: RunConfig
+    """Its saved config."""
+    chain: list[Checkpoint]
+    """The checkpoint to take: a full one and increments in order, of which only manifests are verified."""
+
+    @property
+    def manifest(self) -> CheckpointManifest:
+        """That of the checkpoint."""
+        return self.chain[-1].manifest
+
+    @property
+    def layouts(self) -> dict[str, TableLayout]:
+        """How the records of all rows lie, by table."""
+        return self.chain[0].manifest.tables
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the dataset on which it was trained."""
+        return str(self.manifest.identity.get(DATASET))
+
+    @property
+    def num_steps(self) -> int:
+        """Length of the whole run, on which its averages depend."""
+        return int(self.manifest.identity.get("number of steps") or self.manifest.step)
+
+    @property
+    def directory(self) -> str:
+        """Of its checkpoints."""
+        return checkpoints_of(self.path)
+
+
+def checkpoints_of(run: str) -> str:
+    """Directory of a run's checkpoints."""
+    return storage.join(run, "checkpoints")
+
+
+def starts_anew(config: RunConfig) -> bool:
+    """Whether the run has no checkpoint of its own to resume from; only then it reads `init`."""
+    directory = checkpoints_of(config.output.path)
+    with errors_of(directory, "read"):
+        return not CheckpointDirectory(directory).steps()
+
+
+def open_source(init: InitConfig) -> Source:
+    """The run of init.from.
+
+    Raises:
+      CheckpointError: there is no run, or it holds no complete checkpoint whose manifest verifies.
+      ConfigError: its config cannot be read.
+    """
+    path = init.from_.rstrip("/")
+    name = storage.join(path, "config.yaml")
+    with errors_of(path, "read"):
+        there = storage.exists(name)
+    if not there:
+        raise CheckpointError(
+            f"init.from: {path}: no run there (config.yaml is missing); train it first, or correct the path"
+        )
+    try:
+        config = load_config(name)
+    except ConfigError as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"init.from: its config is not one of this version: {first}") from None
+    return Source(path, config, _newest(path))
+
+
+def _newest(path: str) -> list[Checkpoint]:
+    """The chain of the newest checkpoint whose manifests verify."""
+    with errors_of(path, "read"):
+        found = CheckpointDirectory(checkpoints_of(path))
+        for step in found.steps()[::-1]:
+            for chain in found.chains(step):
+                if not isinstance(chain, DamagedCheckpoint):
+                    return chain
+                logging.warning("step %d of %s is not used: %s", step, path, chain)
+    raise CheckpointError(
+        f"init.from: {path}: holds no complete checkpoint; start from another run, or wait for its first one"
+    )
