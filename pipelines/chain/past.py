@@ -32,12 +32,13 @@ class ReadPast(beam.PTransform):
 
     # Beam reads annotations, and has none for tuples of collections.
     def expand(self, maps: Any) -> Any:
+        # A list: an iterable is read again and again, and only in the thread of the bundle.
+        moved = beam.pvalue.AsSingleton(self._moved | "MovedIds" >> beam.combiners.ToList())
         return (
             maps
             | "SendTouched" >> beam.ParDo(SendTouched(self._job))
             | "ByBaseFile" >> beam.GroupByKey()
-            | "ReadSequences"
-            >> beam.ParDo(ReadSequences(self._job), self._tables, beam.pvalue.AsIter(self._moved))
+            | "ReadSequences" >> beam.ParDo(ReadSequences(self._job), self._tables, moved)
         )
 
 
@@ -67,13 +68,17 @@ class ReadSequences(ThreadedDoFn):
         self,
         element: tuple[int, Iterable[tuple[int, Ref]]],
         tables: dict[str, TableIds],
-        moved: Iterable[tuple[str, Ref]],
+        moved: list[tuple[str, Ref]],
     ) -> Iterator[Any]:
         file, parts = element
         assert self._job.base is not None
-        wanted = {shard: read_table(ref).combine_chunks() for shard, ref in sorted(parts)}
+        refs: dict[int, list[Ref]] = {}
+        for shard, ref in sorted(parts):
+            refs.setdefault(shard, []).append(ref)
+        wanted = {shard: pa.concat_tables(map(read_table, mine)) for shard, mine in refs.items()}
+        wanted = {shard: mine.combine_chunks() for shard, mine in wanted.items()}
         users = np.unique(np.concatenate([column(users, "id") for users in wanted.values()]))
-        renamed = _Renamed(tables["item"], [ref for table, ref in moved if table == "item"])
+        renamed = _Renamed(tables["item"], [ref for table, ref in sorted(moved) if table == "item"])
         length = self._job.dataset.history_length or 0
         past = Sequences(self._job.base.datasets, renamed).newest(users, length)
         ends = np.cumsum(past.lengths)
