@@ -5,11 +5,12 @@ Values that the document sets are kept. `RunConfig` is validated with the defaul
 config contains them.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from configs.rules.ranking import complete_ranking, fill_widths
 from configs.sections.dataset import DatasetConfig
 from configs.sections.export import ExportConfig
+from configs.sections.features import KeyedFeatureConfig
 from configs.sections.models import DotBiasConfig, TowerConfig, TwoTowerConfig
 from configs.sections.ranking import RankingConfig
 from configs.sections.tables import EmbeddingConfig, TableConfig
@@ -17,6 +18,8 @@ from configs.sections.training import PolyakConfig
 
 if TYPE_CHECKING:
     from configs.schema import RunConfig
+
+SectionT = TypeVar("SectionT")
 
 WIDTH = 128
 """Width of the vectors of two towers, without the bias."""
@@ -41,6 +44,29 @@ SETTLED_HORIZON = 0.002
 average would lag behind them."""
 MOVING_HORIZON = 0.05
 """As SETTLED_HORIZON, if the rate stays at its peak: only the average takes the noise out of the weights."""
+
+
+OTHERS = "*"
+"""Stands for all tables that are not named."""
+
+
+def for_others(sections: dict[str, SectionT], names: set[str], key: str) -> dict[str, SectionT]:
+    """Sections by table, with that of OTHERS given to all names without one.
+
+    Args:
+      sections: by table, or OTHERS.
+      names: of all tables.
+      key: that holds the sections, for messages.
+
+    Raises:
+      ValueError: there is a section of OTHERS, but all tables are named.
+    """
+    if OTHERS not in sections:
+        return sections
+    named = {name: section for name, section in sections.items() if name != OTHERS}
+    if not (others := sorted(names - set(named))):
+        raise ValueError(f"{key}.{OTHERS}: there is no table that is not named; remove it")
+    return named | dict.fromkeys(others, sections[OTHERS])
 
 
 def complete_model(config: "RunConfig") -> TwoTowerConfig | DotBiasConfig | RankingConfig:
@@ -80,7 +106,7 @@ def complete_dataset(config: "RunConfig") -> DatasetConfig:
     """The dataset section with all defaults filled in; the config's model must be complete.
 
     Raises:
-      ValueError: history_of is set, but no history is stored.
+      ValueError: history_of is set, but no history is stored; as for_others.
     """
     length, of = config.dataset.history_length, config.dataset.history_of
     if length is None:
@@ -96,7 +122,9 @@ def complete_dataset(config: "RunConfig") -> DatasetConfig:
     counted = config.dataset.counted_rows or (
         "all" if isinstance(config.model, RankingConfig) else "positive"
     )
-    changes = {"history_length": length, "history_of": of, "counted_rows": counted}
+    keyed = {f.table_name for f in config.features.values() if isinstance(f, KeyedFeatureConfig)}
+    ids = for_others(config.dataset.feature_ids, keyed, "dataset.feature_ids")
+    changes = {"history_length": length, "history_of": of, "counted_rows": counted, "feature_ids": ids}
     return config.dataset.model_copy(update=changes)
 
 

@@ -11,6 +11,7 @@ from configs.defaults import (
     complete_model,
     complete_polyak,
     complete_tables,
+    for_others,
 )
 from configs.rules.day import check_day
 from configs.rules.ranking import check_ranking, complete_bottom, without_owners
@@ -22,9 +23,9 @@ from configs.sections.devices import CpuDeviceConfig, DeviceConfig
 from configs.sections.evaluation import EvaluateConfig
 from configs.sections.export import ExportConfig
 from configs.sections.features import (
-    CategoricalFeatureConfig,
     CrossFeatureConfig,
     FeatureConfig,
+    KeyedFeatureConfig,
     ListFeatureConfig,
     NumericFeatureConfig,
     VectorFeatureConfig,
@@ -61,7 +62,7 @@ class RunConfig(Section):
     """The model."""
     tables: dict[str, EmbeddingConfig] = {}
     """Embedding tables by name: user, item, history, or that of features (their own name, unless they name a
-    table)."""
+    table); '*': all tables that the model reads and that are not named."""
     optimizer: DenseOptimizer = AdamConfig()
     """Optimizer of the towers' dense weights."""
     schedule: ScheduleConfig = ScheduleConfig()
@@ -164,6 +165,7 @@ class RunConfig(Section):
         self.__dict__["dataset"] = complete_dataset(self)
         self.__dict__["export"] = complete_export(self)
         self.__dict__["polyak"] = complete_polyak(self)
+        self.__dict__["tables"] = for_others(self.tables, set(self.table_of_input.values()), "tables")
         return self
 
     @model_validator(mode="after")
@@ -243,8 +245,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _ids_fit(self) -> "RunConfig":
-        keyed = (CategoricalFeatureConfig, ListFeatureConfig)
-        tables = {f.table_name for f in self.features.values() if isinstance(f, keyed)}
+        tables = {f.table_name for f in self.features.values() if isinstance(f, KeyedFeatureConfig)}
         for name in self.dataset.feature_ids:
             if name not in tables:
                 raise ValueError(
@@ -252,7 +253,9 @@ class RunConfig(Section):
                 )
         for name, feature in self.features.items():
             table = table_of(feature)
-            if table in ("user", "item", "history") or (not isinstance(feature, keyed) and table in tables):
+            if table in ("user", "item", "history") or (
+                not isinstance(feature, KeyedFeatureConfig) and table in tables
+            ):
                 raise ValueError(f"feature {name!r}: table {table!r} is already in use; choose another name")
         if (self.dataset.split.kind == "given") != (self.source.roles.split is not None):
             raise ValueError(

@@ -3,15 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from configs.dataset_parts import DistributionInfo, DriftInfo, FileInfo
 from configs.manifest import Dataset
 from pipelines.job import OWNERS, Job
 from pipelines.rows.decode import read_blocks
 from pipelines.stages.files import WrittenFile
 from pipelines.stages.ids import CATALOG_FILE_ROWS
-from pipelines.statistics.distributions import BaseBins
 from pipelines.statistics.drift import compare
 
 _NOTABLE_UNKNOWN = 0.05  # share of values whose keys the base does not know
@@ -63,18 +60,6 @@ def _keys(job: Job, file: WrittenFile, ids: set[int]) -> Iterable[tuple[int, str
         for number, key in zip(block["id"].tolist(), block["key"], strict=True):  # type: ignore[union-attr]
             if number in ids:
                 yield number, key.decode()
-
-
-def base_bins(base: Dataset) -> dict[str, BaseBins]:
-    """What the base has counted its values by. Keys of features have the same ids here, unless another key
-    has taken their row, whose values are not counted among those that the base knows."""
-    return {
-        name: BaseBins(
-            None if found.boundaries is None else np.array(found.boundaries),
-            None if found.keys is None else np.array(found.keys, np.int64),
-        )
-        for name, found in base.distributions.items()
-    }
 
 
 def _drift(

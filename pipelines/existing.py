@@ -46,8 +46,8 @@ def find_existing(
         )
     if base and found.base and found.base.fingerprint not in base.top.fingerprints:
         raise DataError(
-            f"{target}: was prepared on {base.top.path} (dataset.base) before that was rebuilt, so their ids "
-            "do not match; pass --overwrite to prepare it on the new one"
+            f"{target}: was prepared on {base.top.path} (dataset.base) before that was rebuilt, so their "
+            "ids do not match; pass --overwrite to prepare it on the new one"
         )
     damage = [what for what in each(lambda info: _damage(found, info), found.all_files) if what]
     if damage:

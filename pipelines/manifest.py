@@ -88,6 +88,7 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
     """
     source, stats, files = job.source.model_dump(mode="json"), summary.stats, summary.files
     digest = fingerprint(files, job.base.top.fingerprint if job.base else None)
+
     infos = functools.partial(_infos, files, digest)
 
     def split(directory: str) -> SplitInfo:
@@ -109,8 +110,8 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
         return info.model_copy(update={"files": infos(f"{config.of}s", config.name)})
 
     features = {config.name: feature(config) for config in job.source.all_features}
-    if job.base and not job.dataset.refresh_statistics:
-        features = keep_statistics(features, job.base.top)
+    features = keep_statistics(features, None if job.dataset.refresh_statistics else job.base)
+    tables = {name: table(name, ids) for name, ids in summary.tables.items()} | _bucket_tables(features)
     return Dataset(
         fingerprint=digest,
         source_fingerprint=source_fingerprint(source, source_files),
@@ -120,9 +121,9 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
         has_weight=job.source.roles.weight is not None,
         splits={name: split(name) for name in SPLITS},
         positives=split("positives") if any(f.directory == "positives" for f in files) else None,
-        tables={name: table(name, ids) for name, ids in summary.tables.items()} | _bucket_tables(features),
+        tables=tables,
         features=features,
-        sides=[_side(job, number, summary) for number in range(len(job.sides))],
+        sides=[_side(job, n, summary) for n in range(len(job.sides))],
         **distribution_facts(job, summary.distributions, files, stats.counts),
         users=catalog("users"),
         items=catalog("items"),
@@ -143,9 +144,9 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
 
 def _infos(files: list[WrittenFile], digest: str, directory: str, table: str = "") -> list[FileInfo]:
     """Files of a directory; those with records, or those of a table or feature."""
-    mine = (f for f in files if (f.directory, f.table) == (directory, table))
-    chosen = sorted(mine, key=WrittenFile.place)
-    return [FileInfo(path=published_name(f, digest), **f.info) for f in chosen]
+    mine = [f for f in files if (f.directory, f.table) == (directory, table)]
+    mine.sort(key=WrittenFile.place)
+    return [FileInfo(path=published_name(f, digest), **f.info) for f in mine]
 
 
 def _base(job: Job, counts: Counter[str]) -> BaseInfo | None:

@@ -11,6 +11,7 @@ from apache_beam.pvalue import AsIter, AsSingleton
 
 from configs.sections.features import QuantilesConfig
 from configs.sections.roles import PLANTED_LABEL
+from pipelines.base.numbering import TableIds
 from pipelines.chain.past import ReadPast
 from pipelines.job import Job, JobLayout
 from pipelines.sides.join import SendSide
@@ -22,7 +23,7 @@ from pipelines.stages.files import WrittenFile
 from pipelines.stages.finish import FinishRows
 from pipelines.stages.given import SendVocabularies
 from pipelines.stages.group import GroupUsers
-from pipelines.stages.ids import WITH_CATALOG, AssignIds, TableIds, WriteMoved, plan_ids
+from pipelines.stages.ids import WITH_CATALOG, AssignIds, WriteMoved, plan_ids
 from pipelines.stages.plan import Plan, make_plan, side_count
 from pipelines.stages.read import Read, ReadRows
 from pipelines.stages.stats import MergeCounts, MergeNumbers, MergeStats, Stats

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from configs.manifest import Dataset
     from configs.sections.dataset import DatasetConfig
     from configs.sections.sources import SourceConfig
-    from pipelines.base.chain import Base
     from pipelines.job import Job
     from pipelines.sources.identity import SourceFile
     from pipelines.sources.reader import Range, Reader
@@ -83,7 +82,8 @@ def prepare(
     overwrite: bool = False,
     **sizes: Any,
 ) -> "Dataset | None":
-    """Writes the dataset unless it exists already.
+    """Writes the dataset unless it exists already. Returns it, as in dataset.json; None: only a template was
+    written.
 
     Args:
       source, dataset: sections of a RunConfig.
@@ -92,38 +92,37 @@ def prepare(
       overwrite: replace an existing dataset, which stays valid until the new one is complete.
       sizes: replace fields of JobLayout.
 
-    Returns:
-      The Dataset, as in dataset.json; None: only a template was written.
-
     Raises:
       ConfigError: the runner lacks an option, or its workers could not access the files.
       DataError: the source, the base or the target has a problem; nothing is published.
     """
-    from pipelines.runners.options import beam_options, import_beam, worker_threads
+    from pipelines.runners.options import beam_options, import_beam
 
     import_beam()
     from pipelines.base.chain import reading
     from pipelines.base.checks import check_files, checked_base
     from pipelines.existing import find_existing
+    from pipelines.job import Job, plan_layout
     from pipelines.manifest import build_manifest
     from pipelines.progress import Progress
     from pipelines.publish import publish
     from pipelines.report import log_report
     from pipelines.runners.checks import check_runner
     from pipelines.sources.identity import check_unchanged, each, with_content
+    from pipelines.sources.reader import make_reader
     from pipelines.workspace import workspace
 
     options, target = options or beam_options(None, []), dataset.path.rstrip("/")
     check_runner(options, source, dataset)
     base = checked_base(source, dataset)
-    readers = _readers(source)
+    readers = [make_reader(section, plan_layout("", "", 0)) for section in (source, *source.sides)]
     source_files = _source_files(readers, dataset)
     if not overwrite and (present := find_existing(target, source, source_files, dataset, base)):
         logging.info("%s: already prepared from this source with these settings", target)
         return present
-    job = _job(source, dataset, readers, base, {"threads": worker_threads(options)} | sizes)
+    job = Job(source, dataset, plan_layout("", "", readers[0].estimated_rows()), base=base)
     with reading(base), workspace(target) as (path, check):
-        job = _placed(job, path)
+        job = _placed(job, path, _sizes(readers, options) | sizes)
         ranges = [_ranges(reader, job) for reader in readers]
         source_files = each(with_content, source_files)
         check_files(base, source, source_files[: len(readers[0].files())])
@@ -138,14 +137,6 @@ def prepare(
     return manifest
 
 
-def _readers(source: "SourceConfig") -> "list[Reader]":
-    """Of the interactions, then of each side table."""
-    from pipelines.job import plan_layout
-    from pipelines.sources.reader import make_reader
-
-    return [make_reader(section, plan_layout("", "", 0)) for section in (source, *source.sides)]
-
-
 def _source_files(readers: "list[Reader]", dataset: "DatasetConfig") -> "list[SourceFile]":
     """All files on which the dataset depends, each once: those of the source, of side tables, and vocabulary
     files."""
@@ -155,42 +146,27 @@ def _source_files(readers: "list[Reader]", dataset: "DatasetConfig") -> "list[So
     return list({file.name: file for file in [*files, *given_files(dataset)]}.values())
 
 
+def _sizes(readers: "list[Reader]", options: "PipelineOptions") -> dict[str, Any]:
+    """Fields of JobLayout that depend on side tables, which follow the interactions, and on the machine."""
+    from pipelines.job import side_parts
+    from pipelines.runners.options import worker_threads
+
+    parts = tuple(side_parts(side.config, side.estimated_rows()) for side in readers[1:])
+    return {"threads": worker_threads(options), "side_shards": parts}
+
+
 def _ranges(reader: "Reader", job: "Job") -> "list[Range]":
     """Ranges of a source or side table; the reader keeps the files that were listed."""
     reader.layout = job.layout
     return reader.ranges()
 
 
-def _job(
-    source: "SourceConfig",
-    dataset: "DatasetConfig",
-    readers: "list[Reader]",
-    base: "Base | None",
-    sizes: dict[str, Any],
-) -> "Job":
-    """The job, without places for its files.
-
-    Args:
-      readers: of the interactions, then of each side table.
-      sizes: replace fields of JobLayout.
-    """
-    import dataclasses
-
-    from pipelines.drift import base_bins
-    from pipelines.job import Job, plan_layout, side_parts
-
-    parts = tuple(side_parts(side.config, side.estimated_rows()) for side in readers[1:])
-    layout = plan_layout("", "", readers[0].estimated_rows())
-    layout = dataclasses.replace(layout, **({"side_shards": parts} | sizes))
-    return Job(source, dataset, layout, base=base, base_bins=base_bins(base.top) if base else {})
-
-
-def _placed(job: "Job", path: str) -> "Job":
-    """The job with its directories in a workspace."""
+def _placed(job: "Job", path: str, sizes: dict[str, Any]) -> "Job":
+    """The job with its directories in a workspace, and other sizes."""
     import dataclasses
 
     layout = dataclasses.replace(job.layout, spool=f"{path}/spool", staging=f"{path}/staging")
-    return dataclasses.replace(job, layout=layout)
+    return dataclasses.replace(job, layout=dataclasses.replace(layout, **sizes))
 
 
 def _run_pipeline(

@@ -142,7 +142,8 @@ class DatasetConfig(Section):
     item_ids: IdsConfig = VocabIdsConfig()
     """How item keys become table rows."""
     feature_ids: dict[str, IdsConfig] = {}
-    """How keys of categorical and list features become table rows, by table; vocab by default."""
+    """How keys of categorical and list features become table rows, by table; '*': of all tables that are not
+    named. vocab by default."""
     positive: Literal["above_zero", "all"] | float = "above_zero"
     """Which rows are positive: above_zero, those with a label above 0 (right for 0/1, -1/+1, counts, ratings
     from 1); a number, those with at least that label; or all. two_tower trains on positive rows; targets,

@@ -62,11 +62,9 @@ class ColumnFeatureConfig(BaseFeatureConfig):
         return [self.source_column]
 
 
-class CategoricalFeatureConfig(ColumnFeatureConfig):
-    """A key."""
+class KeyedFeatureConfig(ColumnFeatureConfig):
+    """One or several keys."""
 
-    kind: Literal["categorical"]
-    """A key that gets an id according to dataset.feature_ids. A missing one is the empty key."""
     table: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]*$")
     """Table of its ids and rows, which features may share; defaults to the feature's name."""
 
@@ -75,7 +73,14 @@ class CategoricalFeatureConfig(ColumnFeatureConfig):
         return self.table or self.name
 
 
-class ListFeatureConfig(ColumnFeatureConfig):
+class CategoricalFeatureConfig(KeyedFeatureConfig):
+    """A key."""
+
+    kind: Literal["categorical"]
+    """A key that gets an id according to dataset.feature_ids. A missing one is the empty key."""
+
+
+class ListFeatureConfig(KeyedFeatureConfig):
     """Several keys."""
 
     kind: Literal["list"]
@@ -88,12 +93,6 @@ class ListFeatureConfig(ColumnFeatureConfig):
     """Column with a weight for each key, at least 0, separated or listed like the keys."""
     max_length: int = Field(64, ge=1, le=4096)
     """Longest list kept: the first keys of a longer one; how many lists were cut is counted."""
-    table: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]*$")
-    """Table of its ids and rows, which features may share; defaults to the feature's name."""
-
-    @property
-    def table_name(self) -> str:
-        return self.table or self.name
 
     @property
     def columns(self) -> list[str]:

@@ -33,8 +33,8 @@ def checked_base(source: SourceConfig, dataset: DatasetConfig) -> Base | None:
     base = open_base(dataset.base.rstrip("/"))
     if difference := next(_differences(source, dataset, base.top), None):
         raise DataError(
-            f"dataset.base: {base.top.path} was prepared otherwise: {difference}. Set it as there, or "
-            "prepare all rows anew without dataset.base"
+            f"dataset.base: {base.top.path} was prepared otherwise: {difference}. Set it as "
+            "there, or prepare all rows anew without dataset.base"
         )
     return base
 
@@ -166,6 +166,6 @@ def check_files(base: Base | None, source: SourceConfig, files: Sequence[SourceF
                 )
             elif file.content in contents:
                 logging.warning(
-                    "%s: has the content of %s, which %s has read; the same rows would count twice",
+                    "%s: has the content of %s, which %s has read; equal rows count twice",
                     *(file.name, contents[file.content], dataset.path),
                 )

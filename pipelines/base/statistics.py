@@ -10,6 +10,7 @@ from typing import Any
 from configs.dataset_parts import FeatureInfo
 from configs.manifest import Dataset
 from configs.sections.features import FeatureConfig, NumericFeatureConfig
+from pipelines.base.chain import Base
 
 
 def other_buckets(features: Sequence[FeatureConfig], base: Dataset) -> Iterator[str]:
@@ -31,11 +32,12 @@ def _buckets(base: Dataset, name: str) -> Any:
     return next((f.get("buckets") for part in parts for f in part if f.get("name") == name), None)
 
 
-def keep_statistics(features: Mapping[str, FeatureInfo], base: Dataset) -> dict[str, FeatureInfo]:
-    """Features with the means, deviations and boundaries that numbers have in the base."""
+def keep_statistics(features: Mapping[str, FeatureInfo], base: Base | None) -> dict[str, FeatureInfo]:
+    """Features with the means, deviations and boundaries that numbers have in the base; without one their
+    own."""
     kept = {}
     for name, info in features.items():
-        before = base.features.get(name)
+        before = base.top.features.get(name) if base else None
         if before is not None and info.is_numeric:
             names = ("mean", "stddev", "boundaries")
             info = info.model_copy(update={key: getattr(before, key) for key in names})

@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from configs.sections.features import VectorFeatureConfig
+from pipelines.base.numbering import TableIds
 from pipelines.job import Job
 from pipelines.rows.bags import arrow
 from pipelines.stages.catalog import SIDE, VECTOR, by_catalog_file
 from pipelines.stages.finish import id_spreads, mapped, put_back
 from pipelines.stages.group import GroupUsers, Occurrences, known_column
-from pipelines.stages.ids import TableIds, hash_ids, parts_of
+from pipelines.stages.ids import hash_ids, parts_of
 from pipelines.stages.members import Facts, crossed, rank_keys
 from pipelines.stages.plan import Plan, side_count
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, read_table

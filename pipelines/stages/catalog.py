@@ -23,11 +23,12 @@ from configs.sections.features import (
     VectorFeatureConfig,
 )
 from configs.transforms import before_standardize
+from pipelines.base.numbering import TableIds
 from pipelines.job import Job
 from pipelines.rows.bags import arrow, taken
 from pipelines.rows.blocks import BlockWriter, Columns, Lists, slice_columns
 from pipelines.stages.files import WrittenFile, close_durably, open_staged
-from pipelines.stages.ids import CATALOG_FILE_ROWS, TableIds, hash_ids
+from pipelines.stages.ids import CATALOG_FILE_ROWS, hash_ids
 from pipelines.stages.members import crossed
 from pipelines.stages.plan import Plan
 from pipelines.stages.spool import Ref, array, column, read_table

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs.chain import LEFT
+from configs.sections.dataset import VocabIdsConfig
 from pipelines.base.index import NEVER
 from pipelines.base.numbering import CountHistogram, histogram_of, is_candidate, weights
 from pipelines.base.part import BasePart, Wanted
@@ -151,8 +152,7 @@ class CountKeys(ThreadedDoFn):
         base, config, idle = base_of(self._job, table), vocab_of(self._job, table), None
         if base.layers:
             below = BasePart(base, part, table in WITH_CATALOG)
-            expires = config.expire_days is not None and plan.newest is not None
-            since = plan.newest - round(config.expire_days * _DAY) if expires else NEVER
+            since = _seen_since(config, plan)
             wanted = Wanted(config.min_count, since, all_rows=table not in WITH_CATALOG)
             today = with_base(merged, below, wanted)
             merged, ranks = today.keys, today.places[ranks]
@@ -179,6 +179,13 @@ class CountKeys(ThreadedDoFn):
             if ids is not None and LEFT < ids[0] < (base.oov or 0):
                 return found._replace(empty_row=int(ids[0]))
         return found
+
+
+def _seen_since(config: VocabIdsConfig, plan: Plan) -> int:
+    """Time after which a key must have been seen to keep its row for certain."""
+    if config.expire_days is None or plan.newest is None:
+        return NEVER
+    return plan.newest - round(config.expire_days * _DAY)
 
 
 def _any_of(ranks: np.ndarray, chosen: np.ndarray, size: int) -> np.ndarray:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from configs.columns import label_column
 from configs.manifest import SPLITS
+from pipelines.base.numbering import TableIds
 from pipelines.job import RECORDS, Job
 from pipelines.rows import split
 from pipelines.rows.bags import BagColumn, arrow, taken
@@ -20,7 +21,7 @@ from pipelines.rows.hashes import hash_rows, unit_hashes
 from pipelines.rows.history import OtherItems, Past, earlier_items, gather_ranges
 from pipelines.stages.catalog import RowFacts, item_slices, user_slices
 from pipelines.stages.group import known_column, starts
-from pipelines.stages.ids import TableIds, id_type
+from pipelines.stages.ids import id_type
 from pipelines.stages.members import bags_of
 from pipelines.stages.plan import Plan
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, partition, read_table

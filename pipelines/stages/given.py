@@ -15,6 +15,7 @@ from pipelines.job import Job
 from pipelines.rows.keys import break_lines, clean_keys
 from pipelines.sources.identity import SourceFile, look
 from pipelines.stages.ids import WITH_CATALOG, hash_ids, send_keys
+from pipelines.stages.members import Facts
 from pipelines.stages.plan import Plan
 from pipelines.stages.spool import SpoolWriter
 from pipelines.stages.threads import ThreadedDoFn
@@ -135,6 +136,6 @@ class SendVocabularies(ThreadedDoFn):
         ids = np.arange(len(keys))
         output = []
         with SpoolWriter(self._job.layout.spool, "given") as spool:
-            for part, slice_ in send_keys(self._job, plan, table, keys, np.zeros(len(keys), np.int64), ids):
+            for part, slice_ in send_keys(self._job, plan, table, keys, Facts.none(len(keys)), ids):
                 output.append(((table, part), (-1, spool.add(slice_))))
         yield from output

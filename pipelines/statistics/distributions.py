@@ -73,6 +73,15 @@ class BaseBins(NamedTuple):
     keys: np.ndarray | None
     """Own ids int64 of the base's most frequent keys, in its order; -1: the key has no row any more."""
 
+    @staticmethod
+    def of(found: DistributionInfo) -> "BaseBins":
+        """The bins of a distribution."""
+        boundaries, keys = found.boundaries, found.keys
+        return BaseBins(
+            None if boundaries is None else np.array(boundaries),
+            None if keys is None else np.array(keys, np.int64),
+        )
+
     def __len__(self) -> int:
         own = self.keys if self.boundaries is None else self.boundaries
         return len(own) + 1  # type: ignore[arg-type]

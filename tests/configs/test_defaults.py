@@ -1,6 +1,7 @@
 """Defaults that follow from other keys: what a short document turns into."""
 
 import pytest
+import yaml
 
 from configs.errors import ConfigError
 from configs.load import dump_config, load_config, parse_config
@@ -228,3 +229,34 @@ def test_a_saved_config_keeps_its_horizon(tmp_path):
     path.write_text(dump_config(parsed()))
     assert "horizon_fraction: 0.002" in path.read_text()
     assert load_config(str(path), ["schedule.cooldown_fraction=0"]).polyak.horizon_fraction == 0.002
+
+
+def test_a_star_stands_for_all_tables_that_are_not_named():
+    source = delimited(features=[feature("genre", "item"), feature("country", "user")])
+    towers = {"user_tower": {"inputs": ["user", "country"]}, "item_tower": {"inputs": ["item", "genre"]}}
+    config = parsed(
+        source=source,
+        dataset={"path": "d", "feature_ids": {"*": {"min_count": 5}, "genre": {"min_count": 2}}},
+        model=towers,
+        tables={"*": {"init_stddev": 0.2}, "country": {"dim": 4}},
+    )
+    assert {name: table.init_stddev for name, table in config.tables.items()} == {
+        "user": 0.2,
+        "item": 0.2,
+        "genre": 0.2,
+        "country": 0.05,
+    }
+    assert {name: ids.min_count for name, ids in config.dataset.feature_ids.items()} == {
+        "genre": 2,
+        "country": 5,
+    }
+    assert parse_config(yaml.safe_load(dump_config(config)), "FILE") == config
+
+
+@pytest.mark.parametrize("key", ["tables", "dataset.feature_ids"])
+def test_a_star_that_stands_for_no_table(key):
+    sections = {"tables": {"*": {}, "user": {}, "item": {}}}
+    if key == "dataset.feature_ids":
+        sections = {"dataset": {"path": "d", "feature_ids": {"*": {"min_count": 2}}}}
+    with pytest.raises(ConfigError, match=rf"{key}\.\*: there is no table that is not named; remove it"):
+        parsed(**sections)
