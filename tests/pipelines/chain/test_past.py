@@ -21,9 +21,9 @@ def world(seed: int, number: int, rows: int = 150) -> list[list[dict]]:
                 "user": f"u{rng.randrange(25) + 4 * day}",
                 "item": f"i{rng.randrange(30) + 5 * day}",
                 "label": rng.choice([0.0, 1.0, 1.0]),
-                "time": DAY * day + rng.randrange(DAY),
+                "time": DAY * day + time,
             }
-            for _ in range(rows)
+            for time in rng.sample(range(DAY), rows)
         ]
         days.append(sorted(found, key=lambda row: row["time"]))
     return days
