@@ -7,6 +7,8 @@ from absl import logging
 from configs.manifest import SPLITS, Dataset
 from configs.sections.dataset import DatasetConfig, LeaveLastOutSplitConfig, VocabIdsConfig
 from configs.sections.roles import PLANTED_LABEL
+from pipelines.base.chain import Base
+from pipelines.base.lines import base_lines
 from pipelines.drift import drift_lines
 from pipelines.progress import Progress
 
@@ -138,7 +140,9 @@ def date(nanoseconds: int) -> str:
     return f"{moment:%Y-%m-%d %H:%M}"
 
 
-def log_report(manifest: Dataset, dataset: DatasetConfig, target: str, progress: Progress) -> None:
+def log_report(
+    manifest: Dataset, dataset: DatasetConfig, target: str, progress: Progress, base: Base | None = None
+) -> None:
     """Logs the result: rows, tables, rejects, what was left out, time and memory."""
     logging.info("%s: prepared", target)
     splits = ", ".join(f"{name} {info.rows:,}" for name, info in manifest.splits.items())
@@ -152,7 +156,7 @@ def log_report(manifest: Dataset, dataset: DatasetConfig, target: str, progress:
         logging.info(
             "table %s: %s rows, %s keys in train (%s)", name, f"{table.rows:,}", f"{table.keys:,}", table.ids
         )
-    for line in [*side_lines(manifest), *feature_lines(manifest)]:
+    for line in [*base_lines(manifest, base), *side_lines(manifest), *feature_lines(manifest)]:
         logging.info("%s", line)
     for name, info in manifest.splits.items():
         if not info.rows:

@@ -194,7 +194,8 @@ def empty_id(parts: list[CountHistogram], table: TableIds) -> int:
     """Id of the empty key, which is the first of its weight, because it is the first in byte order."""
     for part in parts:
         if part.empty_row is not None:
-            return part.empty_row
+            taken = table.reused is not None and part.empty_row in table.reused
+            return table.keys if taken else part.empty_row
         if part.empty is not None:
             ranks = table.first_ids[part.part][part.counts == part.empty]
             if len(ranks) and ranks[0] < table.admitted:

@@ -77,9 +77,10 @@ class FinishRows(ThreadedDoFn):
         shares_row = (ids >= users.keys) & (self._job.ids_of("user").kind != "hash")
         rows = np.zeros((len(SPLITS), len(ids)), np.int64)
         np.add.at(rows, (columns["_split"][mine], owner), 1)
+        known = np.zeros(len(ids), bool) if users.base_oov is None else ids < users.keys  # by the base
         counts: Counter[str] = Counter()
         for number, name in enumerate(SPLITS[1:], 1):
-            for kind, whom in (("cold", rows[0] == 0), ("rare", (rows[0] > 0) & shares_row)):
+            for kind, whom in (("cold", (rows[0] == 0) & ~known), ("rare", (rows[0] > 0) & shares_row)):
                 held_out = rows[number][whom & (rows[number] > 0)]
                 counts[f"{name}/{kind}_users"] += len(held_out)
                 counts[f"{name}/{kind}_user_rows"] += int(held_out.sum())

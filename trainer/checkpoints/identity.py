@@ -34,6 +34,9 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int | No
         "train.batch_size": config.train.batch_size,
         "train.clip_norm": config.train.clip_norm,
         "train.seed": config.train.seed,
+        # None, as in checkpoints that lack them, if they have no effect.
+        "train.window_days": config.train.window_days,
+        "train.half_life_days": config.train.half_life_days,
         "number of steps": num_steps,
     }
 

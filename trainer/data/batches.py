@@ -2,23 +2,28 @@
 
 Records are columnar blocks, shuffled when they were written. An epoch reads the files in an order drawn from
 (seed, epoch), FILES_AT_ONCE of them in parallel, one block of each in turn. WINDOW_BLOCKS blocks are joined,
-their rows permuted by (seed, epoch, window), and cut into batches. dataset.json has the number of rows of
-every block, so the place of any step is computed, not replayed: only the blocks before it in its own group of
-files are skipped, without parsing them. What lives in a catalog is looked up for each batch.
+their rows permuted by (seed, epoch, window), and cut into batches. How many rows of every block train is
+known before (trainer/data/train_rows.py), so the place of any step is computed, not replayed: only the blocks
+before it in its own group of files are skipped, without parsing them. What lives in a catalog is looked up
+for each batch.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from configs.chain import LEFT
 from configs.columns import label_column
 from configs.dataset_parts import FeatureInfo
-from configs.errors import DataError
 from configs.manifest import Dataset
+from configs.sections.roles import PLANTED_LABEL
+from trainer.data.chain.layers import Layer
+from trainer.data.chain.tensors import ChainIds
 from trainer.data.features import LENGTH, WEIGHT
 from trainer.data.lookups import FeatureLookup, table_rows
 from trainer.data.numbers import model_numbers
+from trainer.data.train_rows import DAY, TrainRows, positive_rows
 
 FILES_AT_ONCE = 8
 WINDOW_BLOCKS = 16
@@ -27,7 +32,7 @@ OWNERS = ("user", "item")
 
 
 class TrainData:
-    """Batches of the train split.
+    """Batches of the rows that train.
 
     Args:
       dataset: the manifest, with its path.
@@ -36,12 +41,14 @@ class TrainData:
       positives_only: read positive rows only.
       names: features to read; None: all that live in records.
       lookups: of features that live in catalogs; see trainer.data.lookups.catalog_lookups.
+      rows: which rows train; None: those of a run without a window.
+      half_life_days: as train.half_life_days.
 
     Attributes:
-      split: the rows that are read, as in the manifest.
+      rows: which rows train.
 
     Raises:
-      DataError: fewer train rows than a batch.
+      DataError: fewer rows than a batch.
     """
 
     def __init__(
@@ -52,16 +59,20 @@ class TrainData:
         positives_only: bool = False,
         names: Iterable[str] | None = None,
         lookups: Mapping[str, FeatureLookup] | None = None,
+        rows: TrainRows | None = None,
+        half_life_days: float | None = None,
     ):
         wanted = dataset.features if names is None else set(names)
         in_records = {n: info for n, info in dataset.features.items() if info.lives == "records"}
         self._features = {name: info for name, info in in_records.items() if name in wanted}
         self._lookups = lookups or {}
-        self.split = split = dataset.training_split(positives_only)
+        self.rows = rows = TrainRows(dataset, positives_only) if rows is None else rows
         self._dataset, self._batch_size, self._seed = dataset, batch_size, seed
-        self._paths = [dataset.file_path(file) for file in split.files]
-        self._rows = [file.rows for file in split.files]
-        self.steps_per_epoch = steps_per_epoch(dataset, batch_size, positives_only)
+        self._half_life = half_life_days and half_life_days * DAY
+        self._paths = [rows.parts[part].dataset.file_path(file) for part, file in rows.files]
+        self._parts = [part for part, _ in rows.files]
+        self.steps_per_epoch = rows.steps_per_epoch(batch_size)
+        self._ids = chain_ids(rows.layers, self._features)
 
     def batches(self, start_step: int) -> tf.data.Dataset:
         """All batches from step `start_step` (0: the first) on, endlessly.
@@ -94,15 +105,14 @@ class TrainData:
         return np.concatenate([[0], np.cumsum(blocks[:, 2])])[:-1:WINDOW_BLOCKS]
 
     def _blocks(self, epoch: int) -> np.ndarray:
-        """(file, index in the file, rows) of each block of an epoch in reading order, int64 [blocks, 3]."""
+        """(file, index in the file, rows that train) of each block of an epoch in reading order, int64
+        [blocks, 3]."""
         order = self._order(tf.constant(epoch, tf.int64)).numpy()
-        full = self._dataset.block_rows
         found = []
         for group in range(0, len(order), FILES_AT_ONCE):
-            left, number = {int(file): self._rows[file] for file in order[group : group + FILES_AT_ONCE]}, 0
-            while any(left.values()):
-                found += [(file, number, min(rows, full)) for file, rows in left.items() if rows]
-                left, number = {file: max(rows - full, 0) for file, rows in left.items()}, number + 1
+            kept = {int(file): self.rows.kept[file] for file in order[group : group + FILES_AT_ONCE]}
+            for number in range(max(map(len, kept.values()))):
+                found += [(file, number, own[number]) for file, own in kept.items() if number < len(own)]
         return np.array(found, np.int64).reshape(-1, 3)
 
     def origin(self, step: int) -> np.ndarray:
@@ -124,16 +134,18 @@ class TrainData:
     def _window_rows(self, epoch: int, window: int, blocks: np.ndarray) -> np.ndarray:
         """As `origin`, for all rows of a window."""
         inside = blocks[window * WINDOW_BLOCKS : (window + 1) * WINDOW_BLOCKS]
-        rows = [[file, block, row] for file, block, size in inside for row in range(size)]
+        places = {file: self.rows.places(file) for file in np.unique(inside[:, 0])}
+        rows = [[file, block, row] for file, block, _ in inside for row in places[file][block]]
         order = self._permutation(tf.constant(epoch, tf.int64), tf.constant(window, tf.int64), len(rows))
-        return np.array(rows, np.int64)[order.numpy()]
+        return np.array(rows, np.int64).reshape(-1, 3)[order.numpy()]
 
     def _epoch(
         self, epoch: tf.Tensor, skip_blocks: int = 0, first_window: int = 0, skip_rows: int = 0
     ) -> tf.data.Dataset:
         """Batches of one epoch from a place that `_place` computed."""
-        paths = tf.gather(tf.constant(self._paths), self._order(epoch))
-        groups = tf.data.Dataset.from_tensor_slices(paths).batch(FILES_AT_ONCE)
+        order = self._order(epoch)
+        files = tf.gather(tf.constant(self._paths), order), tf.gather(tf.constant(self._parts), order)
+        groups = tf.data.Dataset.from_tensor_slices(files).batch(FILES_AT_ONCE)
         whole_groups, skip_blocks = self._skippable(epoch, skip_blocks) if skip_blocks else (0, 0)
         windows = (
             groups.skip(whole_groups)
@@ -141,7 +153,7 @@ class TrainData:
             .skip(skip_blocks)
             .batch(WINDOW_BLOCKS)
             .enumerate(start=first_window)
-            .map(lambda index, blocks: self._window(epoch, index, blocks), num_parallel_calls=2)
+            .map(lambda index, blocks: self._window(epoch, index, *blocks), num_parallel_calls=2)
         )
         if skip_rows:
             # Only the first window is cut: the place always lies within it.
@@ -154,20 +166,52 @@ class TrainData:
 
     def _skippable(self, epoch: tf.Tensor, blocks: int) -> tuple[int, int]:
         """(whole groups of files, blocks of the next group) that make up the first `blocks` blocks."""
-        order = self._order(epoch).numpy()
-        full, groups = self._dataset.block_rows, 0
+        order, groups = self._order(epoch).numpy(), 0
         for group in range(0, len(order), FILES_AT_ONCE):
-            held = sum(-(-self._rows[file] // full) for file in order[group : group + FILES_AT_ONCE])
+            held = sum(len(self.rows.kept[file]) for file in order[group : group + FILES_AT_ONCE])
             if held > blocks:
                 break
             blocks, groups = blocks - held, groups + 1
         return groups, blocks
 
-    def _window(self, epoch: tf.Tensor, index: tf.Tensor, blocks: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Parses a window of serialized blocks, string [n], and permutes its rows."""
-        columns = parse_blocks(self._dataset, blocks, self._features)
-        order = self._permutation(epoch, index, tf.shape(columns["timestamp"])[0])
+    def _window(
+        self, epoch: tf.Tensor, index: tf.Tensor, blocks: tf.Tensor, parts: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Parses a window of serialized blocks, string [n], of parts int32 [n], and permutes its rows."""
+        layers = tf.gather(tf.constant([part.layer for part in self.rows.parts]), parts)
+        columns, block = parse_chain(self._dataset, blocks, self._features, self._ids, layers)
+        part = tf.gather(parts, block)
+        columns = self._weighed(columns, part)
+        if self.rows.is_whole:
+            order = self._permutation(epoch, index, tf.size(part))
+        else:
+            kept = self._kept(columns, part)
+            order = tf.gather(kept, self._permutation(epoch, index, tf.size(kept)))
         return {name: tf.gather(value, order) for name, value in columns.items()}
+
+    def _kept(self, columns: dict[str, tf.Tensor], part: tf.Tensor) -> tf.Tensor:
+        """Places of the rows that train, int64 [kept], as Part.keeps; part: int32 [n], of each row."""
+        parts = self.rows.parts
+        since = tf.constant([part.since for part in parts], tf.int64)
+        positive = tf.constant([part.positive for part in parts])
+        kept = columns["timestamp"] >= tf.gather(since, part)
+        kept &= positive_rows(self._dataset, columns["label"]) | ~tf.gather(positive, part)
+        return tf.where(kept)[:, 0]
+
+    def _weighed(self, columns: dict[str, tf.Tensor], part: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The columns with weights by age. Train lacks some negative rows (dataset.keep_negatives), which
+        held-out splits have: there each of them weighs as much less."""
+        thinned = [part.held_out and self._dataset.keep_negatives < 1 for part in self.rows.parts]
+        weight = columns.get("weight", tf.ones_like(columns["label"]))
+        if any(thinned):
+            lighter = tf.gather(tf.constant(thinned), part) & _negative(self._dataset, columns)
+            weight = tf.where(lighter, weight * self._dataset.keep_negatives, weight)
+        if self._half_life is not None and self.rows.newest is not None:
+            age = tf.cast(tf.maximum(self.rows.newest - columns["timestamp"], 0), tf.float64)
+            weight *= tf.cast(tf.pow(tf.constant(0.5, tf.float64), age / self._half_life), tf.float32)
+        elif not any(thinned):
+            return columns
+        return columns | {"weight": weight}
 
     def _permutation(self, epoch: tf.Tensor, window: tf.Tensor, rows: int | tf.Tensor) -> tf.Tensor:
         """Order of a window's rows, int32 [rows]; epoch and window: int64 scalars."""
@@ -175,15 +219,16 @@ class TrainData:
         return tf.random.experimental.stateless_shuffle(tf.range(rows), seed=seed)
 
 
-def steps_per_epoch(dataset: Dataset, batch_size: int, positives_only: bool = False) -> int:
-    """Whole batches in the train split, or in its positive rows. Raises DataError if there is none."""
-    rows = dataset.training_split(positives_only).rows
-    if rows < batch_size:
-        kind = "positive train" if positives_only and dataset.positives else "train"
-        raise DataError(
-            f"{dataset.path}: {rows:,} {kind} rows are fewer than train.batch_size {batch_size:,}; lower it"
-        )
-    return rows // batch_size
+def _negative(dataset: Dataset, columns: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Which rows dataset.keep_negatives thins in train, bool [n]: all labels are 0 or empty."""
+    found = tf.ones_like(columns["label"], tf.bool)
+    if dataset.has_label:
+        found &= ~positive_rows(dataset, columns["label"])
+    for name in dataset.labels:
+        if name != PLANTED_LABEL:
+            label = columns[label_column(name)]
+            found &= tf.math.is_nan(label) | (label == 0.0)
+    return found
 
 
 def complete_batch(
@@ -210,6 +255,26 @@ def parse_blocks(
       Dict of columns, each [rows of all blocks] (history: [rows, history_length], padded with -1); features
       as trainer.data.features.model_inputs.
     """
+    return parse_chain(dataset, blocks, features, None, tf.zeros([tf.size(blocks)], tf.int32))[0]
+
+
+def parse_chain(
+    dataset: Dataset,
+    blocks: tf.Tensor,
+    features: Mapping[str, FeatureInfo],
+    ids: ChainIds | None,
+    layers: tf.Tensor,
+) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    """As `parse_blocks`, of blocks of several datasets, with the ids of the first.
+
+    Args:
+      dataset, blocks, features: as there.
+      ids: from `chain_ids`; None: all blocks are of `dataset`.
+      layers: int32 [n], place in the chain of each block's dataset.
+
+    Returns:
+      (the columns, histories without items that have left; the block of each row, int64 [rows]).
+    """
     types = {"label": tf.float32, "timestamp": tf.int64}
     types |= {owner: tf.int64 for owner in OWNERS if owner in dataset.tables}
     types |= {label_column(name): tf.float32 for name in dataset.labels}
@@ -223,12 +288,53 @@ def parse_blocks(
         spec[name] = tf.io.RaggedFeature(dtype, value_key=name, partitions=[partition])
     parsed = tf.io.parse_example(blocks, spec)
     columns = {name: parsed[name].flat_values for name in types}
+    ragged = {name: parsed[name].merge_dims(0, 1) for name in lists}
+    block = parsed["timestamp"].value_rowids()
+    if ids is not None:
+        columns, ragged = _translated(ids, features, columns, ragged, tf.gather(layers, block))
     for name, (_, _, length, padding) in lists.items():
-        columns[name] = parsed[name].merge_dims(0, 1).to_tensor(padding, shape=[None, length])
+        columns[name] = ragged[name].to_tensor(padding, shape=[None, length])
     for name, info in features.items():
         if info.is_numeric:
             columns[name] = model_numbers(info, columns[name], tf)
-    return columns
+    return columns, block
+
+
+def chain_ids(layers: Sequence[Layer], features: Mapping[str, FeatureInfo]) -> ChainIds | None:
+    """What `parse_chain` needs of the datasets of a chain; None: there is only one."""
+    if len(layers) == 1:
+        return None
+    owners = [owner for owner in OWNERS if owner in layers[0].dataset.tables]
+    return ChainIds(layers, [*owners, *_table_of(features).values()])
+
+
+def _table_of(features: Mapping[str, FeatureInfo]) -> dict[str, str]:
+    """By feature, the table of the ids that records hold; buckets are found later."""
+    return {name: info.table for name, info in features.items() if info.table and not info.is_numeric}
+
+
+def _translated(
+    ids: ChainIds,
+    features: Mapping[str, FeatureInfo],
+    columns: dict[str, tf.Tensor],
+    ragged: dict[str, tf.RaggedTensor],
+    layer: tf.Tensor,
+) -> tuple[dict[str, tf.Tensor], dict[str, tf.RaggedTensor]]:
+    """Columns and lists with the ids of the first dataset; layer: int32 [rows]."""
+    columns, ragged = dict(columns), dict(ragged)
+    tables = _table_of(features)
+    for name, table in (tables | {owner: owner for owner in OWNERS if owner in columns}).items():
+        if name in columns:
+            columns[name] = ids.known(table, columns[name], layer)
+        else:
+            lists = ragged[name]
+            own = tf.gather(layer, lists.value_rowids())
+            ragged[name] = lists.with_values(ids.known(table, lists.values, own))
+    if "history" in ragged:
+        lists = ragged["history"]
+        items = ids.translated("item", lists.values, tf.gather(layer, lists.value_rowids()))
+        ragged["history"] = tf.ragged.boolean_mask(lists.with_values(items), lists.with_values(items != LEFT))
+    return columns, ragged
 
 
 def _list_columns(
@@ -246,10 +352,15 @@ def _list_columns(
     return found
 
 
-def _read_group(paths: tf.Tensor) -> tf.data.Dataset:
-    """Serialized blocks of some files, one block of each in turn."""
-    return tf.data.Dataset.from_tensor_slices(paths).interleave(
-        lambda path: tf.data.TFRecordDataset(path, compression_type="GZIP", buffer_size=1 << 20),
+def _read_group(paths: tf.Tensor, parts: tf.Tensor) -> tf.data.Dataset:
+    """Serialized blocks of some files, one block of each in turn, each with the part of its file."""
+
+    def blocks_of(path: tf.Tensor, part: tf.Tensor) -> tf.data.Dataset:
+        blocks = tf.data.TFRecordDataset(path, compression_type="GZIP", buffer_size=1 << 20)
+        return blocks.map(lambda block: (block, part))
+
+    return tf.data.Dataset.from_tensor_slices((paths, parts)).interleave(
+        blocks_of,
         cycle_length=FILES_AT_ONCE,
         block_length=1,
         num_parallel_calls=2,

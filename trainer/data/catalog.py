@@ -1,4 +1,4 @@
-"""The catalogs of a dataset: all items at once, users as a stream of blocks.
+"""The catalogs of a dataset and those below it: all items at once, users as a stream of blocks.
 
 A user's past is derived in NumPy on whole blocks, so millions of users take seconds, not minutes; only users
 that are evaluated are kept in memory.
@@ -14,15 +14,8 @@ from configs.dataset_parts import FeatureInfo, TableInfo
 from configs.manifest import SPLITS, Dataset
 from configs.splitmix import hash_ids, history_order
 from trainer.data.blocks import read_blocks
-from trainer.data.features import (
-    Column,
-    VectorFiles,
-    column_of,
-    join,
-    load_features,
-    model_inputs,
-    stored_columns,
-)
+from trainer.data.chain.catalogs import COUNT, KEY, SEQUENCE, catalog_blocks, load_features
+from trainer.data.features import Column, VectorFiles, join, model_inputs
 from trainer.data.ragged import Ragged
 
 
@@ -74,8 +67,8 @@ class Items:
         rows = max(table.rows, table.catalog_rows)
         infos = {name: info for name, info in dataset.features.items() if info.of == "item"}
         keys, counts = np.full(rows, b"", object), np.zeros(rows, np.int64)
-        for block in read_blocks(dataset, dataset.items.files, ["id", "key", "count"]):
-            keys[block["id"]], counts[block["id"]] = block["key"], block["count"]
+        for block in catalog_blocks(dataset, "item", [KEY, COUNT]):
+            keys[block.ids], counts[block.ids] = block.columns[KEY], block.columns[COUNT]
         changing = [name for name, info in infos.items() if info.lives == "records"]
         of_splits = {split: {n: feature_as_of(n, split) for n in changing} for split in SPLITS[1:]}
         columns = [*infos, *(column for names in of_splits.values() for column in names.values())]
@@ -223,15 +216,13 @@ class Users:
             for name, info in infos.items()
             if name not in vectors
         }
-        columns = ["id", "key", "count", "sequence", "sequence_split", "sequence_length"]
-        columns += [c for name, column in names.items() for c in stored_columns(infos[name], column)]
-        for block in read_blocks(self.dataset, self.dataset.users.files, columns):
-            sequence, splits = (
-                Ragged(block[name], block["sequence_length"]) for name in ("sequence", "sequence_split")
+        for block in catalog_blocks(self.dataset, "user", [KEY, COUNT, SEQUENCE, *names.values()]):
+            keys, counts, sequence, splits = (
+                block.columns[name] for name in (KEY, COUNT, SEQUENCE, "sequence_split")
             )
-            features = {name: column_of(infos[name], column, block) for name, column in names.items()}
-            features |= {name: files[block["id"]] for name, files in vectors.items()}
-            yield UserBlock(block["id"], block["key"], block["count"], sequence, splits, features)
+            features = {name: block.columns[column] for name, column in names.items()}
+            features |= {name: files[block.ids] for name, files in vectors.items()}
+            yield UserBlock(block.ids, keys, counts, sequence, splits, features)
 
     def _vectors(self, name: str) -> VectorFiles:
         if name not in self._vector_files:  # verified once

@@ -7,18 +7,18 @@ to tensors, and all three share the steps of numbers (configs/transforms.py).
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import psutil
 
-from configs.columns import feature_of_column
 from configs.dataset_parts import FeatureInfo, FileInfo
 from configs.errors import DataError
 from configs.manifest import VECTOR_ROWS, Dataset
 from configs.system.storage import is_remote
 from trainer.data.blocks import read_blocks
+from trainer.data.chain.layers import layers_of
 from trainer.data.numbers import model_numbers
 from trainer.data.ragged import Ragged
 from trainer.data.record_files import map_dataset_file, verify_dataset_file
@@ -60,18 +60,45 @@ class ListColumn:
 
 
 class VectorFiles:
-    """The vectors of a feature by catalog id, memory-mapped; those on gs:// are read into memory.
+    """The vectors of a feature by catalog id, memory-mapped; those on gs:// are read into memory. A vector
+    that is zero is that of the newest dataset below in which it is not.
 
     Args:
       dataset: the manifest, with its path.
       info: the feature; its files are verified.
 
     Raises:
-      DataError: as trainer.data.record_files.verify_dataset_file, or they do not fit in memory.
+      DataError: as trainer.data.record_files.verify_dataset_file and `layers_of`, or they do not fit in
+        memory.
     """
 
     def __init__(self, dataset: Dataset, info: FeatureInfo):
-        self.dim = info.dim
+        self.dim, name = info.dim, _name_of(dataset, info)
+        layers = layers_of(dataset)
+        self._files = [_OwnVectors(layer.dataset, layer.dataset.features[name]) for layer in layers]
+        self._maps = [layer.maps[info.of] for layer in layers]
+        table = dataset.tables[info.of]
+        self._rows = len(self._files[0]) if len(layers) == 1 else max(table.rows, table.catalog_rows)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, ids: np.ndarray) -> np.ndarray:
+        """float32 [n, dim] of ids int64 [n]; zeros for ids beyond the files."""
+        found = self._files[0][ids]
+        for files, to_top in zip(self._files[1:], self._maps[1:], strict=True):
+            missing = np.flatnonzero(~found.any(axis=1))
+            source = to_top.source(ids[missing])
+            missing, source = missing[source >= 0], source[source >= 0]
+            found[missing] = files[source]
+        return found
+
+
+class _OwnVectors:
+    """Those of one dataset."""
+
+    def __init__(self, dataset: Dataset, info: FeatureInfo):
+        self._dim = info.dim
         if is_remote(dataset.path):
             _check_memory(dataset, info)
         self._parts = [self._part(dataset, file) for file in info.files]
@@ -79,25 +106,28 @@ class VectorFiles:
 
     def _part(self, dataset: Dataset, file: FileInfo) -> np.ndarray:
         verify_dataset_file(dataset, file)
-        return map_dataset_file(dataset, file).view("<f4").reshape(-1, self.dim)
+        return map_dataset_file(dataset, file).view("<f4").reshape(-1, self._dim)
 
     def __len__(self) -> int:
         return self._rows
 
     def __getitem__(self, ids: np.ndarray) -> np.ndarray:
-        """float32 [n, dim] of ids int64 [n]; zeros for ids beyond the files."""
-        found = np.zeros((len(ids), self.dim), np.float32)
+        found = np.zeros((len(ids), self._dim), np.float32)
         for number in np.unique(ids[ids < self._rows] // VECTOR_ROWS):
             mine = np.flatnonzero((ids // VECTOR_ROWS == number) & (ids < self._rows))
             found[mine] = self._parts[number][ids[mine] - number * VECTOR_ROWS]
         return found
 
 
+def _name_of(dataset: Dataset, info: FeatureInfo) -> str:
+    return next(name for name, other in dataset.features.items() if other is info)
+
+
 def _check_memory(dataset: Dataset, info: FeatureInfo) -> None:
     """Before anything is read: a download of gigabytes would end in a killed process."""
     needed, free = sum(file.bytes for file in info.files), psutil.virtual_memory().available
     if needed > free:
-        name = next(name for name, other in dataset.features.items() if other is info)
+        name = _name_of(dataset, info)
         raise DataError(
             f"{dataset.path}: the vectors of feature {name} ({needed / 1e9:.1f} GB) do not fit in the memory "
             f"that is left ({free / 1e9:.1f} GB); copy the dataset to a local disk, where they are mapped"
@@ -176,46 +206,13 @@ def hash_of(key: bytes, rows: int) -> int:
     return int(tf.strings.to_hash_bucket_fast([key], rows)[0])
 
 
-def load_features(dataset: Dataset, of: str, names: Iterable[str], rows: int) -> dict[str, Column]:
-    """Features of all users or items by catalog id.
-
-    Args:
-      of: user or item.
-      names: of catalog columns: features, or features as of a split.
-      rows: of each column; ids that the catalog lacks have empty values.
-
-    Raises:
-      DataError: as `read_blocks`.
-    """
-    infos = {name: dataset.features[feature_of_column(name)] for name in names}
-    vectors = {name: VectorFiles(dataset, info) for name, info in infos.items() if info.kind == "vector"}
-    infos = {name: info for name, info in infos.items() if info.kind != "vector"}
-    if not infos:
-        return vectors
-    files = (dataset.users if of == "user" else dataset.items).files
-    wanted = [column for name, info in infos.items() for column in stored_columns(info, name)]
-    ids: list[np.ndarray] = []
-    parts: dict[str, list[Column]] = {name: [] for name in infos}
-    for block in read_blocks(dataset, files, ["id", *wanted]):
-        ids.append(block["id"])
-        for name, info in infos.items():
-            parts[name].append(column_of(info, name, block))
-    where = np.concatenate(ids or [np.zeros(0, np.int64)])
-    return vectors | {n: _by_id(dataset, n, infos[n], where, parts[n], rows) for n in infos}
-
-
-def _by_id(
-    dataset: Dataset, name: str, info: FeatureInfo, ids: np.ndarray, parts: list[Column], rows: int
-) -> Column:
-    """A column by catalog id, from the column of rows with these ids."""
-    if info.kind != "list":
-        column = empty_column(info, empty_value(dataset, feature_of_column(name)), rows)
-        if parts:
-            column[ids] = join(parts)
-        return column
-    place = np.full(rows, len(ids), np.int64)  # that of the empty list
-    place[ids] = np.arange(len(ids))
-    return join([*parts, empty_column(info, 0, 1)])[place]
+def is_known(info: FeatureInfo, column: Column, empty: float | int) -> np.ndarray:
+    """Which rows of a column that is no vector have a known value, bool [n]; `empty`: from `empty_value`."""
+    if isinstance(column, ListColumn):
+        return column.ids.lengths > 0
+    if info.is_numeric and np.isnan(empty):
+        return ~np.isnan(column)
+    return column != np.asarray(empty, column.dtype)
 
 
 def model_inputs(infos: Mapping[str, FeatureInfo], columns: Mapping[str, Column]) -> dict[str, np.ndarray]:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from configs.columns import label_column
-from configs.dataset_parts import FeatureInfo, FileInfo
+from configs.dataset_parts import FeatureInfo
 from configs.manifest import Dataset
 from trainer.data.blocks import read_blocks
 from trainer.data.catalog import load_vocabulary
-from trainer.data.features import Column, ListColumn, VectorFiles, column_of, join, stored_columns
+from trainer.data.chain.catalogs import KEY, catalog_blocks
+from trainer.data.chain.overlays import Entries
+from trainer.data.features import Column, ListColumn, VectorFiles, column_of, stored_columns
 from trainer.data.ragged import Ragged
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -71,14 +73,13 @@ def _columns(dataset: Dataset, owner: str, names: list[str]) -> Iterator[dict[st
     infos = {name: dataset.features[name] for name in names}
     vectors = {name: VectorFiles(dataset, info) for name, info in infos.items() if info.kind == "vector"}
     stored = {name: info for name, info in infos.items() if name not in vectors}
-    files = {
-        "user": dataset.users.files, "item": dataset.items.files, "context": dataset.splits["train"].files
-    }[owner]  # fmt: skip
-    first = "timestamp" if owner == "context" else "id"
+    if owner != "context":
+        for entries in catalog_blocks(dataset, owner, stored):
+            yield entries.columns | {name: files[entries.ids] for name, files in vectors.items()}
+        return
     wanted = [column for name, info in stored.items() for column in stored_columns(info, name)]
-    for block in read_blocks(dataset, files, [first, *wanted]):
-        columns = {name: column_of(info, name, block) for name, info in stored.items()}
-        yield columns | {name: files_of[block[first]] for name, files_of in vectors.items()}
+    for block in read_blocks(dataset, dataset.splits["train"].files, ["timestamp", *wanted]):
+        yield {name: column_of(info, name, block) for name, info in stored.items()}
 
 
 class _Collector:
@@ -179,22 +180,21 @@ def sample_rows(
     infos = {name: dataset.features[name] for name in names}
     own = {name: info for name, info in infos.items() if info.lives == "records"}
     wanted = [column for name, info in own.items() for column in stored_columns(info, name)]
-    catalogs = {"user": dataset.users, "item": dataset.items}
-    catalogs = {owner: catalog for owner, catalog in catalogs.items() if owner in dataset.tables}
+    owners = [owner for owner in ("user", "item") if owner in dataset.tables]
     labels = label_columns(dataset)
     history = history and dataset.history_length > 0
     wanted += ["history", "history_length"] * history
     files = dataset.splits["train"].files
-    block = next(read_blocks(dataset, files[:1], [*catalogs, "label", *labels.values(), *wanted]), None)
+    block = next(read_blocks(dataset, files[:1], [*owners, "label", *labels.values(), *wanted]), None)
     if block is None:
         return []
     rows = np.arange(min(number, len(block["label"])))
     columns = {name: column_of(info, name, block)[rows] for name, info in own.items()}
     keys = {}
-    for owner, catalog in catalogs.items():
+    for owner in owners:
         ids = block[owner][rows]
         mine = {name: info for name, info in infos.items() if info.lives == "catalog" and info.of == owner}
-        keys[owner], found = _of_catalog(dataset, catalog.files, ids, mine)
+        keys[owner], found = _of_catalog(dataset, owner, ids, mine)
         columns |= found
     texts = {name: _texts(dataset, name, columns[name]) for name in names}
     if history:
@@ -220,7 +220,7 @@ def _number(value: float) -> str:
 
 def _history_texts(dataset: Dataset, histories: Ragged) -> list[str]:
     shown = histories.first(_SHOWN)
-    keys, _ = _of_catalog(dataset, dataset.items.files, shown.values, {})
+    keys, _ = _of_catalog(dataset, "item", shown.values, {})
     texts = iter(f"{key} ({i})" for key, i in zip(keys, shown.values, strict=True))
     return [
         f"{length}: {'; '.join(next(texts) for _ in range(few))}{'; ...' if length > few else ''}"
@@ -229,25 +229,18 @@ def _history_texts(dataset: Dataset, histories: Ragged) -> list[str]:
 
 
 def _of_catalog(
-    dataset: Dataset, files: list[FileInfo], ids: np.ndarray, infos: dict[str, FeatureInfo]
+    dataset: Dataset, of: str, ids: np.ndarray, infos: dict[str, FeatureInfo]
 ) -> tuple[list[str], dict[str, Column]]:
     """Keys and features of some catalog ids, which may repeat and are all in the catalog."""
-    stored = {name: info for name, info in infos.items() if info.kind != "vector"}
-    wanted = [column for name, info in stored.items() for column in stored_columns(info, name)]
-    found_ids, found_keys = [np.zeros(0, np.int64)], [np.zeros(0, object)]
-    parts: dict[str, list[Column]] = {name: [] for name in stored}
-    for block in read_blocks(dataset, files, ["id", "key", *wanted]):
-        some = np.flatnonzero(np.isin(block["id"], ids))
-        found_ids.append(block["id"][some])
-        found_keys.append(block["key"][some])
-        for name, info in stored.items():
-            parts[name].append(column_of(info, name, block)[some])
-    all_ids, all_keys = np.concatenate(found_ids), np.concatenate(found_keys)
-    order = np.argsort(all_ids)
-    place = order[np.searchsorted(all_ids[order], ids)]
-    columns = {name: join(parts[name])[place] for name in stored}
+    stored = [name for name, info in infos.items() if info.kind != "vector"]
+    parts = []
+    for entries in catalog_blocks(dataset, of, [KEY, *stored]):
+        parts.append(entries.take(np.flatnonzero(np.isin(entries.ids, ids))))
+    found = Entries.join(parts).ordered()
+    found = found.take(np.searchsorted(found.ids, ids))
+    columns = {name: found.columns[name] for name in stored}
     columns |= {n: VectorFiles(dataset, i)[ids] for n, i in infos.items() if i.kind == "vector"}
-    return [key.decode("utf-8", "replace") for key in all_keys[place]], columns
+    return [key.decode("utf-8", "replace") for key in found.columns[KEY]], columns
 
 
 def _texts(dataset: Dataset, name: str, column: Column) -> list[str]:

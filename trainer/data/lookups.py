@@ -8,7 +8,8 @@ import tensorflow as tf
 from configs.dataset_parts import FeatureInfo, TableInfo
 from configs.manifest import Dataset
 from trainer.data.catalog import Items
-from trainer.data.features import WEIGHT, Column, ListColumn, VectorFiles, load_features, model_inputs
+from trainer.data.chain.catalogs import load_features
+from trainer.data.features import WEIGHT, Column, ListColumn, VectorFiles, model_inputs
 
 
 class FeatureLookup:

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from configs.dataset_lock import DatasetLock
 from configs.errors import CheckpointError
 from configs.manifest import Dataset, load_dataset
 from configs.schema import RunConfig
 from configs.system.storage import join
 from trainer.data.catalog import Items
+from trainer.data.chain.layers import ChainLock
 from trainer.runtime import start_tensorflow
 
 if TYPE_CHECKING:  # importing it here would load TensorFlow before it is set up
@@ -25,8 +25,8 @@ class Trained:
     recommender: "Recommender"
     step: int
     """Steps done."""
-    reading: DatasetLock
-    """Held while the dataset is in use."""
+    reading: ChainLock
+    """Held while the dataset, and those below it, are in use."""
 
 
 def open_trained(config: RunConfig) -> Trained:
@@ -40,21 +40,25 @@ def open_trained(config: RunConfig) -> Trained:
     from trainer.checkpoints.identity import checkpoint_identity
     from trainer.checkpoints.store import CheckpointStore
     from trainer.checkpoints.tail_average import open_tail
-    from trainer.data.batches import steps_per_epoch
+    from trainer.data.chain.item_counts import item_counts
     from trainer.data.checks import check_dataset
     from trainer.data.run_length import run_steps
+    from trainer.data.train_rows import TrainRows
     from trainer.embeddings.engines.stored import StoredTable
     from trainer.models.recommender import Recommender
 
-    reading = DatasetLock(config.dataset.path)
+    reading = ChainLock(config.dataset.path)
     dataset = load_dataset(config.dataset.path)
     check_dataset(config, dataset)
     directory = join(config.output.path, "checkpoints")
-    per_epoch = steps_per_epoch(dataset, config.train.batch_size, config.model.trains_on_positives)
+    rows = TrainRows.of(config, dataset)
+    # Counting the rows of a window takes a pass over them, which a run of num_steps does not need.
+    per_epoch = 1 if config.train.num_steps is not None else rows.steps_per_epoch(config.train.batch_size)
     num_steps = run_steps(config, per_epoch)
     identity = checkpoint_identity(config, dataset.fingerprint, num_steps)
     items = Items.load(dataset)
-    recommender = Recommender(config, dataset, items.table_counts, num_steps, StoredTable)
+    counts = item_counts(rows, items, exact=False)
+    recommender = Recommender(config, dataset, counts, num_steps, StoredTable)
     store = CheckpointStore(directory, config.checkpoint.keep, identity)
     step = store.open_newest(recommender.storages, recommender.dense_state)
     if step is None:

@@ -58,6 +58,8 @@ class CloudTpu(TpuSlices):
         if config.device.kind == "tpu" and config.device.name is not None:
             raise UserError("device.name: the job trains on the slice that it requests; remove this key")
         paths = {"dataset.path": config.dataset.path, "output.path": config.output.path}
+        if config.init is not None:
+            paths["init.from"] = config.init.from_
         if config.launch.staging:
             paths["launch.staging"] = config.launch.staging
         for key, path in paths.items():

@@ -26,8 +26,8 @@ class Recommender(tf.Module):
     Args:
       config: the run.
       dataset: its dataset.
-      item_counts: int64 [item table rows or more], positive train rows of each item by catalog id; empty if
-        the dataset has no items.
+      item_counts: int64 [item table rows or more], positive rows of each item that train, by row of the
+        table, those of unknown items at the out-of-vocabulary row; empty if the dataset has no items.
       num_steps: length of the run, which determines the start of averaging.
       table_type: class that stores tables, or a function that makes one, instead of the configured engines;
         called with name, rows, dim, optimizer and average. None: as configured.
@@ -57,9 +57,8 @@ class Recommender(tf.Module):
         unknown: dict[str, tuple[int, int]] = {
             name: (t.oov, t.oov_rows) for name, t in owners.items() if t.oov is not None
         }
-        self.model = MODELS[config.model.kind](
-            config, _with_unknown(item_counts, dataset), drawn_items, unknown
-        )
+        known = item_counts[: dataset.table_rows("item")] if "item" in owners else item_counts
+        self.model = MODELS[config.model.kind](config, known, drawn_items, unknown)
         self.dense_variables = list(self.model.trainable_variables)
         self.dense_averages = DenseAverages(self.average, self.dense_variables) if self.average else None
         # Averages of dense variables that were computed after training (trainer/checkpoints/tail_average.py).
@@ -232,15 +231,3 @@ class Recommender(tf.Module):
         finally:
             for variable, value in zip(self.dense_variables, raw, strict=True):
                 variable.assign(value)
-
-
-def _with_unknown(item_counts: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """`item_counts` with the positive train rows of all unknown items at the unknown row. Of several such
-    rows, each gets an equal part, as hashes divide keys on average."""
-    table = dataset.tables.get("item")
-    if table is None or table.oov is None:
-        return item_counts
-    counts = np.array(item_counts[: table.rows])
-    unknown = max(dataset.splits["train"].positives - int(counts.sum()), 0)
-    counts[table.oov : table.oov + table.oov_rows] = -(-unknown // table.oov_rows)
-    return counts

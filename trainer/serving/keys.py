@@ -27,10 +27,10 @@ class Fingerprints:
       rows: number of ids, 0 .. rows - 1.
       seed: of the hash.
       buckets: fingerprints are below it.
-      gaps: number of ids without a key.
+      gaps: number of ids without a key; None: any.
     """
 
-    def __init__(self, rows: int, seed: int, buckets: int = _BUCKETS, gaps: int = 0):
+    def __init__(self, rows: int, seed: int, buckets: int = _BUCKETS, gaps: int | None = 0):
         self.seed, self.buckets, self._gaps = seed, buckets, gaps
         self._values = np.full(rows, -1, np.int64)
 
@@ -44,11 +44,15 @@ class Fingerprints:
     @property
     def missing(self) -> int:
         """How many ids have got no key."""
-        return int((self._values < 0).sum()) - self._gaps
+        return 0 if self._gaps is None else self._without_key - self._gaps
+
+    @property
+    def _without_key(self) -> int:
+        return int((self._values < 0).sum())
 
     def sorted(self) -> tuple[np.ndarray, np.ndarray] | None:
         """(ascending fingerprints int64 [keys], their ids int32 [keys]); None when two keys share one."""
-        order = np.argsort(self._values, kind="stable")[self._gaps :]  # an id without a key has -1
+        order = np.argsort(self._values, kind="stable")[self._without_key :]
         ascending = self._values[order]
         return None if (ascending[1:] == ascending[:-1]).any() else (ascending, order.astype(np.int32))
 
@@ -109,7 +113,9 @@ class KeyTable(tf.Module):
 def _unique(info: TableInfo, fill, what: str, buckets: int) -> tuple[int, np.ndarray, np.ndarray]:
     """(seed, ascending fingerprints, ids) under the first seed that keeps all keys apart."""
     size = max(info.keys, info.catalog_rows)
-    gaps = size - info.keys - (info.oov_keys if info.catalog_rows else 0)
+    gaps: int | None = size - info.keys - (info.oov_keys if info.catalog_rows else 0)
+    if info.base_rows is not None:
+        gaps = None  # keys of datasets below have left ids that no other has taken
     for seed in _SEEDS:
         found = Fingerprints(size, seed, buckets, gaps)
         fill(found)

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from configs.manifest import Dataset
-from trainer.data.blocks import read_blocks
 from trainer.data.catalog import Items
-from trainer.data.features import Column, ListColumn, empty_value
+from trainer.data.chain.catalogs import KEY, catalog_blocks
+from trainer.data.features import empty_value, is_known
 from trainer.evaluation.trained import Trained
 from trainer.serving.filters import FeatureFilter
 from trainer.serving.inputs.build import table_keys
@@ -37,28 +37,22 @@ def _described(dataset: Dataset, items: Items, names: Iterable[str]) -> np.ndarr
     """Which items have a known value of any of the features, bool [catalog ids]."""
     found = np.zeros(items.rows, bool)
     for name in names:
-        found |= _is_known(dataset, name, items.features[name])
+        info, column = dataset.features[name], items.features[name]
+        if info.kind == "vector":
+            found |= np.any(column[np.arange(len(column))], axis=1)
+        else:
+            empty = 0 if info.kind == "list" else empty_value(dataset, name)
+            found |= is_known(info, column, empty)
     return found
-
-
-def _is_known(dataset: Dataset, name: str, column: Column) -> np.ndarray:
-    info = dataset.features[name]
-    if isinstance(column, ListColumn):
-        return column.ids.lengths > 0
-    if info.kind == "vector":
-        return np.any(column[np.arange(len(column))], axis=1)
-    empty = empty_value(dataset, name)
-    return ~np.isnan(column) if np.isnan(empty) else column != empty
 
 
 def key_table(trained: Trained, name: str) -> KeyTable:
     """The KeyTable of `user` or `item`, whose ids are catalog ids."""
     dataset = trained.dataset
-    files = (dataset.users if name == "user" else dataset.items).files
 
     def fill(fingerprints):
-        for block in read_blocks(dataset, files, ["id", "key"]):
-            fingerprints.add(block["id"], block["key"])
+        for block in catalog_blocks(dataset, name, [KEY]):
+            fingerprints.add(block.ids, block.columns[KEY])
 
     return KeyTable(dataset.tables[name], fill, name)
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from configs.errors import ExportError
-from trainer.data.blocks import read_blocks
+from trainer.data.chain.catalogs import KEY, catalog_blocks
 from trainer.data.features import empty_column, model_inputs
 from trainer.evaluation.trained import Trained
 from trainer.indexes.base import NO_SCORE, make_index
@@ -214,9 +214,9 @@ def _example_users(trained: Trained, known: np.ndarray) -> list[bytes]:
     ids = np.flatnonzero(known)
     ids = ids[np.unique(np.linspace(0, len(ids) - 1, _EXAMPLES).astype(int))] if len(ids) else ids
     found = {}
-    for block in read_blocks(trained.dataset, trained.dataset.users.files, ["id", "key"]):
-        for i in np.flatnonzero(np.isin(block["id"], ids)):
-            found[int(block["id"][i])] = block["key"][i]
+    for block in catalog_blocks(trained.dataset, "user", [KEY]):
+        for i in np.flatnonzero(np.isin(block.ids, ids)):
+            found[int(block.ids[i])] = block.columns[KEY][i]
         if len(found) == len(ids):
             break
     return [found[i] for i in sorted(found)]

@@ -6,7 +6,8 @@ import numpy as np
 
 from configs.manifest import Dataset
 from trainer.data.catalog import Items, UserBlock, Users
-from trainer.data.features import Column, VectorFiles, load_features
+from trainer.data.chain.catalogs import load_features
+from trainer.data.features import Column, VectorFiles
 from trainer.data.ragged import Ragged
 
 

@@ -22,7 +22,7 @@ def blame(data: TrainData, step: int) -> str:
     except tf.errors.OpError as error:
         return f"its rows are unknown because they cannot be read again ({error.message.splitlines()[0]})"
     places = data.origin(step - 1)
-    names = [file.path for file in data.split.files]
+    names = data.rows.names
     rows = []
     for column, values in batch.items():
         if values.dtype.kind == "f":

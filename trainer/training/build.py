@@ -2,15 +2,18 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from configs.manifest import Dataset
 from configs.schema import RunConfig
 from configs.sections.devices import TpuDeviceConfig
-from trainer.data.batches import TrainData, steps_per_epoch
+from trainer.data.batches import TrainData
 from trainer.data.catalog import Items
+from trainer.data.chain.item_counts import item_counts
 from trainer.data.lookups import FeatureLookup, catalog_lookups
 from trainer.data.run_length import run_steps
+from trainer.data.train_rows import TrainRows
 from trainer.embeddings.engines.tensorcore import tpu_tables
 from trainer.models.recommender import Recommender
 from trainer.resources.forecast import check_slice_memory
@@ -31,34 +34,41 @@ class Training(NamedTuple):
     step: Step
 
 
-def build_training(config: RunConfig, dataset: Dataset) -> Training:
+def build_training(config: RunConfig, dataset: Dataset, rows: TrainRows | None = None) -> Training:
     """Connects to the TPU, if any, reads the catalog and allocates the tables.
 
     No TensorFlow operation may run before a TPU is connected: once TensorFlow's context has started, a call
     that waits for the hosts of another machine blocks all Python threads.
+
+    Args:
+      rows: which rows train, if they have been opened already.
 
     Raises:
       DataError: fewer train rows than a batch, or a catalog that cannot be read.
       ConfigError: too many steps, or tables that do not fit in the TPU's memory.
       UserError: the TPU cannot be reached.
     """
-    per_epoch = steps_per_epoch(dataset, config.train.batch_size, config.model.trains_on_positives)
-    num_steps = run_steps(config, per_epoch)
+    rows = TrainRows.of(config, dataset) if rows is None else rows
     if isinstance(config.device, TpuDeviceConfig):
         check_slice_memory(config, config.device, dataset)
+        if rows.is_whole:  # otherwise counting them starts TensorFlow
+            rows.steps_per_epoch(config.train.batch_size)
         strategy = connect_tpu(config.device)
         items = Items.load(dataset)
-        trained = _on_tpu(config, config.device, dataset, items, num_steps, strategy)
-        return Training(items, train_data(config, dataset, items), num_steps, *trained)
+        data = train_data(config, dataset, items, rows)
+        num_steps = run_steps(config, data.steps_per_epoch)
+        trained = _on_tpu(config, config.device, dataset, items, data.rows, num_steps, strategy)
+        return Training(items, data, num_steps, *trained)
+    rows.steps_per_epoch(config.train.batch_size)  # before the catalog is read
     items = Items.load(dataset)
-    recommender = Recommender(
-        config, dataset, items.table_counts, num_steps, drawn_items=drawn_items(config, items)
-    )
-    step = TrainStep(config, recommender, num_steps)
-    return Training(items, train_data(config, dataset, items), num_steps, recommender, step)
+    data = train_data(config, dataset, items, rows)
+    num_steps = run_steps(config, data.steps_per_epoch)
+    counts, drawn = _counts(config, rows, items), drawn_items(config, items)
+    recommender = Recommender(config, dataset, counts, num_steps, drawn_items=drawn)
+    return Training(items, data, num_steps, recommender, TrainStep(config, recommender, num_steps))
 
 
-def train_data(config: RunConfig, dataset: Dataset, items: Items) -> TrainData:
+def train_data(config: RunConfig, dataset: Dataset, items: Items, rows: TrainRows | None = None) -> TrainData:
     """The run's input; DataError as TrainData and catalog_lookups."""
     names = config.model.inputs
     return TrainData(
@@ -68,7 +78,14 @@ def train_data(config: RunConfig, dataset: Dataset, items: Items) -> TrainData:
         config.model.trains_on_positives,
         names,
         catalog_lookups(dataset, names, items),
+        TrainRows.of(config, dataset) if rows is None else rows,
+        config.train.half_life_days,
     )
+
+
+def _counts(config: RunConfig, rows: TrainRows, items: Items) -> np.ndarray:
+    """As `item_counts`; models that train on other than positive rows only ask which items there are."""
+    return item_counts(rows, items, exact=config.model.trains_on_positives)
 
 
 def drawn_items(config: RunConfig, items: Items) -> FeatureLookup | None:
@@ -83,6 +100,7 @@ def _on_tpu(
     device: TpuDeviceConfig,
     dataset: Dataset,
     items: Items,
+    rows: TrainRows,
     num_steps: int,
     strategy: tf.distribute.Strategy,
 ) -> tuple[Recommender, Step]:
@@ -91,6 +109,6 @@ def _on_tpu(
 
     engine = TPU_ENGINES[device.slice_type.engine]
     with strategy.scope():
-        drawn = drawn_items(config, items)
-        recommender = Recommender(config, dataset, items.table_counts, num_steps, tpu_tables(config), drawn)
+        counts, drawn = _counts(config, rows, items), drawn_items(config, items)
+        recommender = Recommender(config, dataset, counts, num_steps, tpu_tables(config), drawn)
     return recommender, TpuStep(config, recommender, num_steps, strategy, engine)

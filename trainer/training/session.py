@@ -4,12 +4,11 @@ import time
 
 from absl import logging
 
-from configs.dataset_lock import DatasetLock
 from configs.errors import DataError, Stopped, UserError
 from configs.manifest import load_dataset
 from configs.schema import RunConfig
 from configs.system.storage import join
-from trainer.data.record_files import verify_dataset_file
+from trainer.data.chain.layers import ChainLock
 from trainer.report.metrics_file import read_metrics
 from trainer.report.statistics import write_run_report
 from trainer.runtime import start_tensorflow
@@ -36,17 +35,18 @@ class TrainSession:
         from trainer.checkpoints.identity import checkpoint_identity
         from trainer.checkpoints.store import CheckpointStore
         from trainer.data.checks import check_dataset
+        from trainer.data.train_rows import TrainRows
         from trainer.training.build import build_training
         from trainer.training.journal import Journal
 
         self.config, self._interrupt = config, interrupt
-        self._reading = DatasetLock(config.dataset.path)
+        self._reading = ChainLock(config.dataset.path)
         self.dataset = load_dataset(config.dataset.path)
         check_dataset(config, self.dataset)
         self._warm = self._warm_start()
-        for info in self.dataset.training_split(config.model.trains_on_positives).files:
-            verify_dataset_file(self.dataset, info)
-        training = build_training(config, self.dataset)
+        rows = TrainRows.of(config, self.dataset)
+        rows.verify()
+        training = build_training(config, self.dataset, rows)
         self.items, self._data, self.num_steps, self.recommender, self.train_step = training
         self._store = CheckpointStore(
             join(config.output.path, "checkpoints"),

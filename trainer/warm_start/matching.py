@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as compute
 from absl import logging
 
-from configs.chain import load_chain, translated_to_top
 from configs.dataset_lock import DatasetLock
 from configs.dataset_parts import FeatureInfo, TableInfo
 from configs.errors import DataError
@@ -17,10 +16,13 @@ from configs.manifest import Dataset, load_dataset
 from configs.schema import RunConfig
 from configs.sections.tables import RobeZConfig
 from trainer.data.blocks import read_blocks
+from trainer.data.chain.catalogs import KEY, catalog_blocks
+from trainer.data.chain.layers import layers_of
 from trainer.data.record_files import verify_dataset_file
 from trainer.warm_start.source import Source
 
 _KEYED = ("vocab", "given")
+_RANGE = 1 << 20  # rows that are translated at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +84,8 @@ def match_tables(config: RunConfig, dataset: Dataset, source: Source) -> dict[st
     Raises:
       DataError: the source's dataset is needed and missing, damaged, or another one than it was trained on.
     """
-    chain = load_chain(dataset)
-    below = [i for i, each in enumerate(chain) if each.fingerprint == source.fingerprint]
-    if below:
-        matched = functools.partial(_along_chain, chain[: below[0] + 1])
-        found = _matches(config, dataset, source, matched)
+    if chain := chain_to_source(dataset, source):
+        found = _matches(config, dataset, source, functools.partial(_along_chain, chain))
     else:
         found = _by_key(config, dataset, source)
     for name in found:
@@ -95,6 +94,26 @@ def match_tables(config: RunConfig, dataset: Dataset, source: Source) -> dict[st
     for name, match in found.items():
         if not match.kept:
             logging.warning("init.from: table %s: all rows are new (%s)", name, match.how)
+    return found
+
+
+def chain_to_source(dataset: Dataset, source: Source) -> list[Dataset]:
+    """The dataset and those below it, down to the one on which the source was trained; empty: it is not among
+    them. Raises DataError as `layers_of`."""
+    chain = [layer.dataset for layer in layers_of(dataset)]
+    places = [i for i, each in enumerate(chain) if each.fingerprint == source.fingerprint]
+    return chain[: places[0] + 1] if places else []
+
+
+def dataset_of(source: Source) -> Dataset:
+    """The dataset on which the source was trained. Raises DataError: it is missing, or was replaced."""
+    path = source.config.dataset.path
+    found = load_dataset(path)
+    if found.fingerprint != source.fingerprint:
+        raise DataError(
+            f"init.from: {source.path} was trained on another dataset (fingerprint {source.fingerprint[:8]}) "
+            f"than {path} holds now ({found.fingerprint[:8]}); restore that dataset, or remove init"
+        )
     return found
 
 
@@ -132,38 +151,27 @@ def _matches(
 def _along_chain(chain: list[Dataset], name: str) -> TableMatch:
     """The match of a table of the first of `chain`, if the source was trained on the last of it."""
     top, bottom, above = chain[0], chain[-1], chain[:-1]
-    here, there = top.tables[name], bottom.tables.get(name)
+    here, there = top.tables[name], bottom.tables[name]
     if not above:
         return TableMatch(here.rows, here.rows, None, "same ids")
-    if here.ids == "buckets" or there is None or any(_starts(dataset, name) for dataset in above):
+    if here.ids == "buckets":
         return _table_by_key(top, bottom, name)
     for dataset in above:
         for info in dataset.tables[name].moved:
             verify_dataset_file(dataset, info)
-    ids = translated_to_top(np.arange(there.rows, dtype=np.int64), name, above)
-    kept = np.flatnonzero((ids >= 0) & (ids < here.rows))
-    rows = np.full(here.rows, -1, np.int64)
-    rows[ids[kept]] = kept
+    ids = layers_of(top)[len(above)].maps[name]
+    rows = np.empty(here.rows, np.int64)
+    for start in range(0, here.rows, _RANGE):
+        stop = min(start + _RANGE, here.rows)
+        rows[start:stop] = ids.source_rows(start, stop)
     return TableMatch(here.rows, there.rows, rows, "base")
-
-
-def _starts(dataset: Dataset, table: str) -> bool:
-    """Whether the base of a dataset has no such table."""
-    return table not in dataset.tables or dataset.tables[table].base_rows is None
 
 
 def _by_key(config: RunConfig, dataset: Dataset, source: Source) -> dict[str, TableMatch]:
     """Matches by the keys, or the meaning, of the rows of two datasets that know nothing of each other."""
-    path = source.config.dataset.path
-    reading = DatasetLock(path)
+    reading = DatasetLock(source.config.dataset.path)
     try:
-        other = load_dataset(path)
-        if other.fingerprint != source.fingerprint:
-            raise DataError(
-                f"init.from: {source.path} was trained on another dataset (fingerprint "
-                f"{source.fingerprint[:8]}) than {path} holds now ({other.fingerprint[:8]}); restore that "
-                "dataset, or remove init"
-            )
+        other = dataset_of(source)
         return _matches(config, dataset, source, functools.partial(_table_by_key, dataset, other))
     finally:
         reading.close()
@@ -215,33 +223,25 @@ def _table_keys(dataset: Dataset, name: str) -> tuple[pa.ChunkedArray, np.ndarra
     Vocabularies of features are whole in each dataset, catalogs together with those below.
 
     Raises:
-      DataError: as `read_blocks` and `load_chain`.
+      DataError: as `read_blocks` and `catalog_blocks`.
     """
     table = dataset.tables[name]
-    chain = load_chain(dataset) if name in ("user", "item") else [dataset]
-    known = np.zeros(table.rows, bool)
     keys, rows = [], [np.zeros(0, np.int64)]
-    for place, each in enumerate(chain):
-        if name not in each.tables:
-            break
-        found, ids = _catalog_keys(each, name)
-        ids = translated_to_top(ids, name, chain[:place])
-        new = (ids >= 0) & table.has_row(ids)
-        new[new] = ~known[ids[new]]
-        known[ids[new]] = True
-        keys += found.filter(pa.array(new)).chunks
-        rows.append(ids[new])
+    for ids, found in _catalog_keys(dataset, name):
+        own = np.flatnonzero(table.has_row(ids))
+        keys.append(pa.array(found[own].tolist(), pa.large_binary()))
+        rows.append(ids[own])
     return pa.chunked_array(keys, pa.large_binary()), np.concatenate(rows)
 
 
-def _catalog_keys(dataset: Dataset, name: str) -> tuple[pa.ChunkedArray, np.ndarray]:
-    """All keys in the files of one dataset, large_binary [n], and their catalog ids, int64 [n]."""
-    catalogs = {"user": dataset.users.files, "item": dataset.items.files}
-    keys, ids = [], [np.zeros(0, np.int64)]
-    for block in read_blocks(dataset, catalogs.get(name, dataset.tables[name].files), ["id", "key"]):
-        keys.append(pa.array(block["key"].tolist(), pa.large_binary()))
-        ids.append(block["id"])
-    return pa.chunked_array(keys, pa.large_binary()), np.concatenate(ids)
+def _catalog_keys(dataset: Dataset, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(ids int64 [n], keys object (bytes) [n]) of all keys of a table, block by block."""
+    if name in ("user", "item"):
+        for entries in catalog_blocks(dataset, name, [KEY]):
+            yield entries.ids, np.asarray(entries.columns[KEY])
+        return
+    for block in read_blocks(dataset, dataset.tables[name].files, ["id", "key"]):
+        yield block["id"], block["key"]
 
 
 def _buckets(dataset: Dataset, other: Dataset, name: str) -> np.ndarray:

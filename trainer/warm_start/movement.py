@@ -7,10 +7,12 @@ is needed at the end.
 import io
 import zipfile
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from configs.system import storage
+from trainer.checkpoints.files import errors_of
 from trainer.embeddings.base import Table
 
 FILE = "start.npz"
@@ -40,14 +42,16 @@ def sampled(storages: Mapping[str, Table], kept: Callable[[str], np.ndarray | No
 
 
 def save_weights(run: str, weights: StartWeights) -> None:
-    """Writes them into a run's directory."""
-    arrays = {}
+    """Writes them into a run's directory. Raises CheckpointError: it cannot be written."""
+    arrays: dict[str, Any] = {}
     for name, (ids, values) in weights.items():
         arrays |= {f"{name}/ids": ids, f"{name}/weights": values}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    storage.make_directory(run)
-    storage.write_bytes(storage.join(run, FILE), buffer.getvalue())
+    name = storage.join(run, FILE)
+    with errors_of(name):
+        storage.make_directory(run)
+        storage.write_bytes(name, buffer.getvalue())
 
 
 def read_weights_of_start(run: str) -> StartWeights:

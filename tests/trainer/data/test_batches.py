@@ -8,6 +8,7 @@ import pytest
 from configs.errors import DataError
 from tests.support.tiny_dataset import Row, write_dataset
 from trainer.data.batches import FILES_AT_ONCE, WINDOW_BLOCKS, TrainData
+from trainer.data.train_rows import DAY, TrainRows
 
 ROWS = 3001
 
@@ -23,8 +24,10 @@ def dataset(tmp_path_factory):
     return dataset
 
 
-def read(dataset, batch_size, seed, start, count):
-    batches = TrainData(dataset, batch_size, seed).batches(start)
+def read(dataset, batch_size, seed, start, count, window=None, **options):
+    """Batches; `window`: only rows of the last so many nanoseconds."""
+    rows = window and TrainRows(dataset, window_days=window / DAY)
+    batches = TrainData(dataset, batch_size, seed, rows=rows, **options).batches(start)
     return list(itertools.islice(batches.as_numpy_iterator(), count))
 
 
@@ -55,6 +58,53 @@ def test_any_step_can_be_the_start(dataset, start):
     for got, wanted in zip(read(dataset, 50, 9, start, 2), expected, strict=True):
         for name, value in wanted.items():
             np.testing.assert_array_equal(got[name], value)
+
+
+@pytest.mark.parametrize("window", [1203, 77])
+def test_an_epoch_of_a_window_holds_each_of_its_rows_once(dataset, window):
+    steps = window // 11
+    batches = read(dataset, 11, seed=1, start=0, count=2 * steps, window=window)
+    newest = 1_600_000_000_000_000_000 + ROWS - 1
+    for epoch in range(2):
+        mine = batches[epoch * steps : (epoch + 1) * steps]
+        ages = newest - np.concatenate([batch["timestamp"] for batch in mine])
+        assert len(np.unique(ages)) == len(ages) == steps * 11 and ages.max() < window
+
+
+@pytest.mark.parametrize("start", [0, 1, 6, 7, 8, 13, 14, 29, 109, 110, 111])
+@pytest.mark.parametrize("window", [1203, 77])
+def test_any_step_of_a_window_can_be_the_start(dataset, window, start):
+    expected = read(dataset, 11, 9, 0, start + 2, window)[start:]
+    for got, wanted in zip(read(dataset, 11, 9, start, 2, window), expected, strict=True):
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(got[name], value)
+
+
+def test_rows_of_a_window_are_found_where_they_are_stored(dataset):
+    data = TrainData(dataset, 11, 4, rows=TrainRows(dataset, window_days=500 / DAY))
+    for step in (0, 3, 44, 45, 60):
+        [batch] = itertools.islice(data.batches(step).as_numpy_iterator(), 1)
+        # Row i of the data is row i // 11 of file i mod 11, which has blocks of 16 rows.
+        number = batch["timestamp"] - 1_600_000_000_000_000_000
+        expected = np.stack([number % 11, number // 11 // 16, number // 11 % 16], axis=1)
+        np.testing.assert_array_equal(data.origin(step), expected)
+
+
+def test_rows_weigh_less_the_older_they_are(dataset):
+    plain = read(dataset, 50, 3, 2, 1, window=900)[0]
+    batch = read(dataset, 50, 3, 2, 1, window=900, half_life_days=300 / DAY)[0]
+    age = 1_600_000_000_000_000_000 + ROWS - 1 - batch["timestamp"]
+    assert "weight" not in plain and batch["weight"].dtype == np.float32
+    np.testing.assert_array_equal(batch["timestamp"], plain["timestamp"])
+    np.testing.assert_allclose(batch["weight"], 0.5 ** (age / 300), rtol=1e-6)
+
+
+def test_age_multiplies_weights_of_the_data(tmp_path):
+    rows = [Row(b"u", b"i%d" % (i % 3), "train", 1.0, 1.0 + i) for i in range(40)]
+    dataset = write_dataset(str(tmp_path), rows)
+    batch = read(dataset, 40, 3, 0, 1, half_life_days=10 / DAY)[0]
+    number = batch["timestamp"] - 1_600_000_000_000_000_000
+    np.testing.assert_allclose(batch["weight"], (1 + number) * 0.5 ** ((39 - number) / 10), rtol=1e-6)
 
 
 def test_the_seed_chooses_the_order(dataset):

@@ -16,7 +16,8 @@ from tests.support.feature_worlds import every_kind, raw_world
 from tests.support.tiny_dataset import _Writer
 from trainer.data.batches import TrainData
 from trainer.data.catalog import Items, Users
-from trainer.data.features import VectorFiles, load_features, model_inputs
+from trainer.data.chain.catalogs import load_features
+from trainer.data.features import VectorFiles, model_inputs
 from trainer.data.lookups import FeatureLookup, catalog_lookups
 
 

@@ -17,7 +17,9 @@ from configs.system import storage
 from tests.support.addons import needs_addons
 from tests.support.checkpoint_state import newest_state
 from tests.support.tiny_run import planted_document, write_planted
+from trainer.data.train_rows import DAY
 from trainer.evaluation.trained import open_trained
+from trainer.preflight.plan import make_plan
 from trainer.report.metrics_file import read_metrics
 from trainer.training.run import train
 from trainer.training.run_directory import lock_run
@@ -120,10 +122,12 @@ OTHERS = {
 }
 DENSE = {"tables": {name: {"dim": 8, "optimizer": {"kind": "adam"}} for name in ("user", "item")}}
 
+WINDOW = {"train": {"window_days": 2000 / DAY, "half_life_days": 1000 / DAY}}
 
-@pytest.mark.parametrize("sections", [OTHERS, DENSE], ids=["others", "dense adam"])
+
+@pytest.mark.parametrize("sections", [OTHERS, DENSE, WINDOW], ids=["others", "dense adam", "window"])
 @pytest.mark.any_python
-def test_other_optimizers_resume_too(place, sections, tmp_path):
+def test_other_runs_resume_too(place, sections, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(configured(place, whole, **sections))
     losses = [line["loss"] for line in lines(whole, "train")]
@@ -186,6 +190,8 @@ def test_the_two_engines_train_alike_in_closed_loop(place):
             "number of steps = 60, but this run has 70",
         ),
         ({"train": {"seed": 1}}, "train.seed = 0, but this run has 1"),
+        ({"train": {"window_days": 7.0}}, "train.window_days = None, but this run has 7.0"),
+        ({"train": {"half_life_days": 2.0}}, "train.half_life_days = None, but this run has 2.0"),
         ({"train": {"clip_norm": 1.0}}, "train.clip_norm = None, but this run has 1.0"),
         ({"train": {"batch_size": 32}}, "train.batch_size = 64, but this run has 32"),
         ({"optimizer": {"learning_rate": 0.5}}, "optimizer.learning_rate = 0.01, but this run has 0.5;"),
@@ -308,6 +314,16 @@ def test_two_trainers_cannot_share_a_run_directory(place):
         with pytest.raises(UserError, match="shared: another trainer is at work here"):
             train(configured(place, "shared"))
     lock_run(str(place / "shared")).close()
+
+
+@pytest.mark.any_python
+def test_epochs_of_a_window_are_counted_in_its_rows(place):
+    """By training, by `plan`, and by whatever opens the run later."""
+    keys = {"num_steps": None, "num_epochs": 0.5, "window_days": 1999 / DAY}
+    config = configured(place, "window", train=keys)
+    train(config)
+    steps = round(0.5 * (1999 // 64))
+    assert open_trained(config).step == make_plan(config, [], 0)["steps"] == steps
 
 
 @pytest.mark.any_python

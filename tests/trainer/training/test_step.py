@@ -7,7 +7,7 @@ import tensorflow as tf
 from configs.load import parse_config
 from configs.sections.training import ScheduleConfig
 from trainer.data.bare_dataset import bare_dataset
-from trainer.models.recommender import Recommender, _with_unknown
+from trainer.models.recommender import Recommender
 from trainer.optimizers.schedules import rate_multiplier
 from trainer.training.step import TrainStep
 
@@ -208,22 +208,6 @@ def test_averaged_dense_swaps_and_restores():
         np.testing.assert_array_equal(weights(recommender)["kernel"], shadow)
     np.testing.assert_array_equal(weights(recommender)["kernel"], before)
     assert np.abs(shadow - before).max() > 0
-
-
-def test_unknown_items_count_as_candidates():
-    """All unknown items share a row: its probability is that of all of them, not that of a rare item."""
-
-    class Fake:
-        def __init__(self, oov, rows):
-            self.oov, self.oov_rows, self.rows, self.positives = oov, 1, rows, rows
-
-    class FakeDataset:
-        tables = {"item": Fake(3, 4)}
-        splits = {"train": Fake(None, 20)}
-
-    np.testing.assert_array_equal(_with_unknown(np.array([5, 3, 2, 0]), FakeDataset), [5, 3, 2, 10])
-    FakeDataset.tables = {"item": Fake(None, 4)}
-    np.testing.assert_array_equal(_with_unknown(np.array([5, 3, 2, 0]), FakeDataset), [5, 3, 2, 0])
 
 
 @pytest.mark.parametrize("engine", ["rows", "native"])

@@ -11,7 +11,8 @@ import numpy as np
 
 from trainer.data.blocks import read_blocks
 from trainer.data.catalog import Users
-from trainer.data.features import Column, column_of, hash_of, load_features, model_inputs, stored_columns
+from trainer.data.chain.catalogs import KEY, SEQUENCE, catalog_blocks, load_features
+from trainer.data.features import Column, column_of, hash_of, model_inputs, stored_columns
 from trainer.data.ragged import Ragged
 from trainer.evaluation.trained import Trained
 from trainer.serving.inputs.examples import UNKNOWN, can_be_said, feature_examples
@@ -174,13 +175,13 @@ class _Sample:
 
     def _users(self, names: list[str]) -> _Owners:
         """Some of the first block of the catalog."""
-        columns = ["id", "key", *(["sequence", "sequence_length"] if self._history else [])]
-        block = next(iter(read_blocks(self._dataset, self._dataset.users.files, columns)))
-        rows = np.unique(np.linspace(0, len(block["id"]) - 1, _ROWS // 2).astype(int))
-        keys, ids = block["key"][rows].tolist(), block["id"][rows]
+        columns = [KEY, *([SEQUENCE] if self._history else [])]
+        block = next(catalog_blocks(self._dataset, "user", columns))
+        block = block.take(np.unique(np.linspace(0, len(block) - 1, _ROWS // 2).astype(int)))
+        keys, ids = block.columns[KEY].tolist(), block.ids
         histories: list[list[int]] = []
         if self._history:
-            past = Ragged(block["sequence"], block["sequence_length"]).take(rows)
+            past = block.columns[SEQUENCE]
             items = history_items(self._trained)
             past = past.keep(items.in_histories[past.values])
             histories = _lists(Users(self._dataset, items).histories(past, ids))
