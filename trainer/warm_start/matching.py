@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as compute
 from absl import logging
 
-from configs.dataset_lock import DatasetLock
 from configs.dataset_parts import FeatureInfo, TableInfo
 from configs.errors import DataError
 from configs.manifest import Dataset, load_dataset
@@ -17,7 +16,7 @@ from configs.schema import RunConfig
 from configs.sections.tables import RobeZConfig
 from trainer.data.blocks import read_blocks
 from trainer.data.chain.catalogs import KEY, catalog_blocks
-from trainer.data.chain.layers import layers_of
+from trainer.data.chain.layers import ChainLock, layers_of
 from trainer.data.record_files import verify_dataset_file
 from trainer.warm_start.placement import ranges, row_type
 from trainer.warm_start.source import Source
@@ -181,7 +180,7 @@ def _along_chain(chain: list[Dataset], name: str) -> TableMatch:
 
 def _by_key(config: RunConfig, dataset: Dataset, source: Source) -> dict[str, TableMatch]:
     """Matches by the keys, or the meaning, of the rows of two datasets that know nothing of each other."""
-    reading = DatasetLock(source.config.dataset.path)
+    reading = ChainLock(source.config.dataset.path)
     try:
         other = dataset_of(source)
         return _matches(config, dataset, source, functools.partial(_table_by_key, dataset, other))
@@ -203,7 +202,15 @@ def _table_by_key(dataset: Dataset, other: Dataset, name: str) -> TableMatch:
         return TableMatch(here.rows, there.rows, _buckets(dataset, other, name), "boundaries")
     if here.rows != there.rows:
         return _none(here.rows, there.rows, f"keys are hashed into {there.rows:,} rows there")
+    if _crossed(dataset, name) != _crossed(other, name):
+        return _none(here.rows, there.rows, "the feature crosses other keys there")
     return TableMatch(here.rows, there.rows, None, "same ids")
+
+
+def _crossed(dataset: Dataset, table: str) -> list[list[str]]:
+    """The keys of the crosses whose ids a table has."""
+    crosses = (f for f in dataset.features.values() if f.table == table and f.kind == "cross")
+    return [feature.keys for feature in crosses]
 
 
 def _joined(dataset: Dataset, other: Dataset, name: str) -> np.ndarray:

@@ -111,9 +111,20 @@ class WarmStart:
                     f"the dataset of {self.source.path}; use that dataset or one that stands on it, or "
                     "remove init"
                 )
+        self._warn_of_slots(found)
         self._counts = {name: match.counts() for name, match in found.items()}
         self._seconds, self._matches = time.monotonic() - started, found
         return found
+
+    def _warn_of_slots(self, matches: dict[str, TableMatch]) -> None:
+        for name, match in matches.items():
+            computed = self._config.table(name).optimizer.kind == "ftrl"
+            if computed and match.kept and self._init.slots == "reset":
+                logging.warning(
+                    "init.slots: reset: tables.%s: ftrl computes weights from slots, so a row forgets most "
+                    "of its weight at its first update; use keep",
+                    name,
+                )
 
     def load(self, recommender: Recommender, state: dict[str, tf.Variable]) -> Started:
         """Writes all weights and slots of a run, before its first step.

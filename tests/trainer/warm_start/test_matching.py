@@ -175,6 +175,19 @@ def test_ids_without_a_common_meaning_are_new_with_a_warning(tmp_path, caplog, t
     assert f"init.from: table age: all rows are new ({why})" in caplog.text
 
 
+def test_crosses_of_other_keys_are_new(tmp_path):
+    def crossed(path, fingerprint: str, keys: list[str]) -> Dataset:
+        made = written(path, fingerprint, pair={"ids": "hash", "rows": 9})
+        info = FeatureInfo(of="user", kind="cross", table="pair", keys=keys)
+        made = made.model_copy(update={"features": {"pair": info}})
+        (path / "dataset.json").write_text(made.model_dump_json())
+        return made
+
+    first = crossed(tmp_path / "1", "a", ["age", "city"])
+    assert matched(crossed(tmp_path / "2", "b", ["age", "city"]), source_of(first))["pair"].kept == 9
+    assert matched(crossed(tmp_path / "3", "c", ["age", "sex"]), source_of(first))["pair"].kept == 0
+
+
 def with_buckets(path, fingerprint, boundaries, steps=()) -> Dataset:
     made = written(path, fingerprint, age={"ids": "buckets", "rows": len(boundaries) + 2})
     info = FeatureInfo(of="user", kind="numeric", table="age", boundaries=boundaries, steps=list(steps))
