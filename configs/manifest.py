@@ -55,6 +55,10 @@ BASE  A dataset may stand on an earlier one, its base, and that on another: a ch
   earlier datasets are older than all splits of later ones; sums of counts; of features the newest known
   value, `lives: catalog` that of the newest dataset whose side table has it. Vocabularies of features are
   whole in each dataset. With given ids the vocabulary files of the chain are equal.
+FOLDED  `prepare --compact` replaces the newest dataset of a chain by one that stands alone. Ids are those of
+  the newest dataset, as are vocabularies, held-out rows, statistics and distributions. Rows of the datasets
+  below, held-out ones too, are train rows and count; histories stay as they were written. Rows of keys that
+  have left have the id of the out-of-vocabulary row, which is in sequences, too, but not in histories.
 CATALOG COLUMNS  users/: id (catalog id), key (bytes), count (train rows that count), the user features, and
   sequence, sequence_split: int64, the catalog ids of the items of all the user's positive rows, oldest first,
   and the split of each (0 train, 1 valid, 2 test), with sequence_length: int64 [rows]; none without items.
@@ -87,8 +91,11 @@ from configs.dataset_parts import (
     BaseInfo,
     CatalogInfo,
     Count,
+    DistributionInfo,
+    DriftInfo,
     FeatureInfo,
     FileInfo,
+    FoldInfo,
     SideInfo,
     SourceFileInfo,
     SplitInfo,
@@ -121,6 +128,8 @@ class Dataset(Section):
     """What was read, in order; empty for a source without files."""
     base: BaseInfo | None = None
     """The dataset on which this one stands."""
+    folds: list[FoldInfo] = []
+    """Datasets of a chain that `prepare --compact` has folded into this one, newest first; see FOLDED."""
     block_rows: Annotated[Count, Field(ge=1)] = BLOCK_ROWS
     """Rows of a full block."""
     history_length: Count
@@ -146,6 +155,11 @@ class Dataset(Section):
     """Features, by name."""
     sides: list[SideInfo] = []
     """Side tables, as listed in source.sides."""
+    distributions: dict[str, DistributionInfo] = {}
+    """Of features, label, label/<name>, user and item, by these names; vectors have none."""
+    drift: dict[str, DriftInfo] = {}
+    """With a base: how far they are from the base's, by the same names; what only one of the two has is
+    absent."""
     users: CatalogInfo
     """Catalog of users."""
     items: CatalogInfo
@@ -207,6 +221,16 @@ class Dataset(Section):
     def all_files(self) -> list[FileInfo]:
         """These, and the indexes that datasets standing on this one need."""
         return self.record_files + [info for table in self.tables.values() for info in table.index]
+
+    @property
+    def fingerprints(self) -> set[str]:
+        """Its own, and those of the datasets that it has replaced without changing their ids."""
+        return {self.fingerprint, *(fold.fingerprint for fold in self.folds if fold.same_ids)}
+
+    @property
+    def all_source_files(self) -> list[SourceFileInfo]:
+        """What was read for it and for the datasets that were folded into it."""
+        return [*self.source_files, *(info for fold in self.folds for info in fold.source_files)]
 
     def table_rows(self, name: str) -> int:
         """Rows of table `name`; a separate table for history has the items' rows."""

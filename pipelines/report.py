@@ -9,6 +9,7 @@ from configs.sections.dataset import DatasetConfig, LeaveLastOutSplitConfig, Voc
 from configs.sections.roles import PLANTED_LABEL
 from pipelines.base.chain import Base
 from pipelines.base.lines import base_lines
+from pipelines.drift import drift_lines
 from pipelines.progress import Progress
 
 _PER_SECOND = 10**9
@@ -162,7 +163,7 @@ def log_report(
             logging.warning("split %s is empty", name)
     for reason, count in manifest.rejected.items():
         logging.info("rejected for %s: %s, see %s/rejected", reason, f"{count:,}", target)
-    for line in row_lines(manifest, dataset):
+    for line in [*row_lines(manifest, dataset), *drift_lines(manifest)]:
         logging.info("%s", line)
     for reason, count in manifest.notes.items():
         logging.info("%s: %s", _note(reason), f"{count:,}")

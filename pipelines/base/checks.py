@@ -15,6 +15,7 @@ from configs.sections.features import CrossFeatureConfig, FeatureConfig, table_o
 from configs.sections.sources import SourceConfig
 from configs.system.storage import is_remote
 from pipelines.base.chain import Base, open_base
+from pipelines.base.statistics import other_buckets
 from pipelines.sources.identity import SourceFile, look, with_content
 
 _ROLES = ("user", "item", "label", "timestamp", "weight")
@@ -75,6 +76,8 @@ def _differences(source: SourceConfig, dataset: DatasetConfig, top: Dataset) -> 
         if table in top.tables:
             yield from _differences_of_ids(table, ids, top)
     yield from _differences_of_features(source.all_features, top)
+    if not dataset.refresh_statistics:
+        yield from other_buckets(source.all_features, top)
 
 
 def _has_timestamp(top: Dataset) -> bool:
@@ -162,8 +165,8 @@ def check_files(base: Base | None, source: SourceConfig, files: Sequence[SourceF
     for dataset in base.datasets if base else ():
         if not files and dataset.source == source.model_dump(mode="json"):
             raise DataError(f"source: {dataset.path} holds the same rows; {_ONCE}")
-        before = {file.path: file for file in dataset.source_files}
-        contents = {file.content: file.path for file in dataset.source_files}
+        before = {file.path: file for file in dataset.all_source_files}
+        contents = {file.content: file.path for file in dataset.all_source_files}
         for file in files:
             if file.name in before and file.content == before[file.name].content:
                 raise DataError(

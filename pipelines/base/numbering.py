@@ -82,6 +82,13 @@ class TableIds(NamedTuple):
         """One more than the largest id."""
         return max(self.rows, self.catalog_rows)
 
+    def is_new(self, ids: np.ndarray) -> np.ndarray | None:
+        """bool [n]: ids of keys that have no row in the base; None: all have one, or there is no base."""
+        if self.base_oov is None:
+            return None
+        new: np.ndarray = ids >= self.base_oov
+        return new if self.reused is None else new | np.isin(ids, self.reused)
+
     def rows_of_ranks(self, ranks: np.ndarray) -> np.ndarray:
         """int64: rows of admitted candidates."""
         first_new = self.base_oov or 0
