@@ -26,3 +26,39 @@ def test_ages_need_timestamps(key):
         parse_config(document, "test")
     document["source"]["roles"]["timestamp"] = "t"
     assert getattr(parse_config(document, "test").train, key) == 1.5
+
+
+def _daily(**dataset) -> dict:
+    document = planted_document("/place")
+    document["source"] = {"kind": "delimited", "paths": ["x.csv"], "roles": {"user": "u", "item": "i"}}
+    document["dataset"] = {"path": "/place/day", "split": {"kind": "random"}, **dataset}
+    return document
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ({"base": "/place/day/"}, "dataset.base: /place/day/ is dataset.path itself; name the dataset of"),
+        ({"refresh_statistics": True}, "dataset.refresh_statistics requires dataset.base, .*; remove it"),
+        (
+            {"item_ids": {"expire_days": 3}},
+            "dataset.item_ids.expire_days requires source.roles.timestamp, .* or remove expire_days",
+        ),
+        (
+            {"feature_ids": {"words": {"expire_days": 3}}, "base": "/place/base"},
+            "dataset.feature_ids.words.expire_days requires source.roles.timestamp",
+        ),
+    ],
+)
+def test_bases_that_cannot_be_stood_on(dataset, message):
+    document = _daily(**dataset)
+    document["source"]["features"] = [{"name": "words", "of": "item", "kind": "list", "separator": "|"}]
+    with pytest.raises(ConfigError, match=message):
+        parse_config(document, "test")
+
+
+def test_a_base_with_expiring_keys():
+    ids = {"expire_days": 3, "max_rows": 10}
+    document = _daily(base="/place/base", user_ids=ids, refresh_statistics=True)
+    document["source"]["roles"]["timestamp"] = "t"
+    assert parse_config(document, "test").dataset.user_ids.expire_days == 3
