@@ -143,6 +143,7 @@ def test_rows_of_a_window_are_the_same(worlds, days):
         np.testing.assert_equal(chain[key], expected, err_msg=str(key))
 
 
+@pytest.mark.slow
 def test_days_are_trained_evaluated_planned_and_served(place, worlds):
     """By default on the newest day alone, because nothing is held out below it."""
     config = day_config(place, [DAYS - 1], f"day{DAYS - 1}", f"day{DAYS - 2}")
