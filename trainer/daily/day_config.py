@@ -24,7 +24,8 @@ def check_daily(config: RunConfig, name: str | None) -> None:
     """
     if name is not None and (name == PENDING or not _NAME.fullmatch(name)):
         raise ConfigError(
-            f"--name {shown(name)}: use letters, digits, _, - and dots, no dot at the beginning, and not {PENDING}"
+            f"--name {shown(name)}: use letters, digits, _, - and dots, but no dot at the beginning, and not "
+            f"the name {PENDING}"
         )
     if not isinstance(config.source, FileSourceConfig):
         raise ConfigError(

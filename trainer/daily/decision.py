@@ -37,7 +37,7 @@ def _default(config: RunConfig, known: list[str]) -> str:
     return wanted if wanted in known else [*similar, *known][0]
 
 
-def figure(config: RunConfig, lines: list[dict[str, Any]], metric: str) -> tuple[float | None, str]:
+def compared_figure(config: RunConfig, lines: list[dict[str, Any]], metric: str) -> tuple[float | None, str]:
     """(value, protocol) of a metric in lines of `lazytower evaluate`, of the weights that are exported.
 
     Undefined values are None.

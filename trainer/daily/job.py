@@ -16,7 +16,7 @@ from configs.system import storage
 from configs.system.lease import LeaseHeld
 from trainer.daily.children import Children
 from trainer.daily.day_config import check_daily, compared_split, day_config, newest_date
-from trainer.daily.decision import day_metric, decide, figure
+from trainer.daily.decision import compared_figure, day_metric, decide
 from trainer.daily.pruning import prune_days
 from trainer.daily.record import DayFolder, DayRecord, days_path, read_days
 from trainer.daily.status import result_text
@@ -138,7 +138,7 @@ class _DayJob:
         try:
             day.settle()
             for stage in day.record.left:
-                logging.info("day %s: next it is %s", day.name, stage)
+                logging.info("day %s: to be %s", day.name, stage)
                 changes = _RUN[stage](self, day)
                 self._lock.check()
                 day.write(done=stage, **changes)
@@ -168,7 +168,7 @@ class _DayJob:
         config = self._write_config(day, load_dataset(day.dataset))
         split, (metric, _) = compared_split(load_dataset(day.dataset)), day_metric(config)
         self._children.run("evaluate", "--config", day.config, "--split", split)
-        value, protocol = figure(config, _lines(day, f"evaluate-{split}.json"), metric)
+        value, protocol = compared_figure(config, _lines(day, f"evaluate-{split}.json"), metric)
         found = {"split": split, "metric": metric, "protocol": protocol, "value": value}
         if config.init is None:
             return found
@@ -176,7 +176,7 @@ class _DayJob:
         self._children.run(
             *("evaluate", "--config", day.config, "--split", split, "--start", "--set", weights)
         )
-        served, _ = figure(config, _lines(day, f"evaluate-{split}-start.json"), metric)
+        served, _ = compared_figure(config, _lines(day, f"evaluate-{split}-start.json"), metric)
         return found | {"served_value": served}
 
     def _decided(self, day: DayFolder) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What is known of each day: day.json in its directory, replaced after each stage.
 
 It holds no times and no process ids, so a day that was interrupted ends with the same bytes as one that was
-not. A day whose name follows from its rows is prepared in a directory called PENDING, and gets its name by one
+not. A day whose name follows from its rows is prepared in a directory called PENDING, and gets its name by a
 rename.
 """
 
@@ -15,7 +15,7 @@ from configs.errors import DataError
 from configs.schema import RunConfig
 from configs.system import storage
 
-STAGES = ("prepared", "trained", "evaluated", "decided", "exported", "pruned")
+DAY_STAGES = ("prepared", "trained", "evaluated", "decided", "exported", "pruned")
 PENDING = "pending"
 """Directory of the day that has no name yet."""
 _FILE = "day.json"
@@ -40,7 +40,7 @@ class DayRecord(BaseModel):
     source_dataset: str | None = None
     """Directory of that run's dataset, if days without a served model came after it."""
     done: str | None = None
-    """The last stage that is done, of STAGES."""
+    """The last stage that is done, of DAY_STAGES."""
     rows: dict[str, int] | None = None
     """Rows by split."""
     new: dict[str, int] | None = None
@@ -63,12 +63,12 @@ class DayRecord(BaseModel):
     @property
     def is_done(self) -> bool:
         """Whether all stages are."""
-        return self.done == STAGES[-1]
+        return self.done == DAY_STAGES[-1]
 
     @property
     def left(self) -> tuple[str, ...]:
         """Stages to come, in order."""
-        return STAGES if self.done is None else STAGES[STAGES.index(self.done) + 1 :]
+        return DAY_STAGES if self.done is None else DAY_STAGES[DAY_STAGES.index(self.done) + 1 :]
 
 
 class DayFolder:
@@ -161,7 +161,7 @@ def _read(days: str, name: str) -> DayFolder | None:
     try:
         document = json.loads(storage.read_bytes(file))
         record = DayRecord.model_validate(document)
-        if record.done is not None and record.done not in STAGES:
+        if record.done is not None and record.done not in DAY_STAGES:
             raise ValueError(f"stage {record.done!r} is unknown")
     except (FileNotFoundError, NotADirectoryError):
         return None
