@@ -106,7 +106,7 @@ def code_of(words: list[str]) -> int:
 
 
 def write_events(directory: pathlib.Path) -> None:
-    """Two files as the README's source names them, and one of a new day; two of the users are alice and bob."""
+    """Two files as the README's source names them, and one of a new day; two users are alice and bob."""
     planted = Planted(SyntheticSourceConfig(kind="synthetic", rows=12_000, users=200, items=80, clusters=4))
     users, items, times = planted.rows(0, 12_000)
     names = {bytes(user_key(users[:1])[0]).decode(): "alice", bytes(user_key(users[1:2])[0]).decode(): "bob"}
