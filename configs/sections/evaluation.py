@@ -1,18 +1,37 @@
 """The `evaluate` section: the protocol of retrieval models' metrics, and the details of ranking models'."""
 
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from configs.sections.base import Section, Seed
 
+LOWER_IS_BETTER = ("log_loss", "normalised_entropy", "rmse", "mae")
+"""Metrics of which a smaller value is better; of all others a larger one is."""
+
+
+def is_better(metric: str, value: float, other: float) -> bool:
+    """Whether a value of a metric (of one task, as TASK/metric) is better than another."""
+    return value < other if metric.rpartition("/")[2] in LOWER_IS_BETTER else value > other
+
+
+def loss_against(metric: str, value: float, reference: float) -> float:
+    """The fraction of `reference` by which a value of a metric is worse; below 0: it is better."""
+    if value == reference:
+        return 0.0
+    distance = abs(value - reference)
+    worse = distance if is_better(metric, reference, value) else -distance
+    return worse / abs(reference) if reference else math.copysign(math.inf, worse)
+
 
 class BestConfig(Section):
     """The best checkpoint of a run, by a metric on valid."""
 
     metric: str
-    """Name of the metric as `lazytower evaluate` prints it, such as ndcg@10 or auc; which way is better
-    follows from it. Of the average, if there is one."""
+    """Name of the metric as `lazytower evaluate` prints it, such as ndcg@10 or auc; of one of several tasks
+    as TASK/auc, else of the first one. Which way is better follows from it. Of the average, if the run has
+    one at each step, else of the raw weights."""
     patience: int | None = Field(None, ge=1)
     """Stop the run after this many evaluations in a row that are no better than the best; null: never."""
 

@@ -1,10 +1,10 @@
-"""`lazytower evaluate`: metrics of the newest checkpoint, beside baselines."""
+"""`lazytower evaluate`: metrics of the best or newest checkpoint, beside baselines."""
 
 import json
 
 from absl import logging
 
-from configs.arguments import add_config_arguments
+from configs.arguments import add_config_arguments, add_step_argument
 from configs.load import load_config
 from configs.system.storage import join, write_bytes
 from configs.text import aligned
@@ -18,6 +18,7 @@ def add_arguments(parser) -> None:
     """Flags of the sub-command."""
     add_config_arguments(parser)
     parser.add_argument("--split", choices=["valid", "test"], default="test", help="split to predict")
+    add_step_argument(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -28,13 +29,13 @@ def run(args) -> int:
     from trainer.report.statistics import write_run_report
 
     config = load_config(args.config, args.overrides)
-    trained = open_trained(config)
-    logging.info("evaluating step %d on %s", trained.step, args.split)
+    trained = open_trained(config, args.step)
+    logging.info("evaluating step %d (%s) on %s", trained.step, trained.chosen, args.split)
     lines = evaluate_recommender(
         trained.recommender, trained.dataset, trained.items, trained.step, args.split
     )
     path = join(config.output.path, f"evaluate-{args.split}.json")
-    document = json.dumps({"step": trained.step, "results": lines}, indent=1)
+    document = json.dumps({"step": trained.step, "chosen": trained.chosen, "results": lines}, indent=1)
     write_bytes(path, document.encode())
     with MetricsWriter(config.output.path, None) as metrics:
         for line in lines:
@@ -44,6 +45,7 @@ def run(args) -> int:
         print(document)
         return 0
     text = {"retrieval": format_results, "ranking": format_predictions}[config.model.family](lines)
+    print(f"step {trained.step:,} ({trained.chosen})\n")
     print("\n".join([text, *("\n" + finding for finding in evaluation_findings(lines))]))
     return 0
 

@@ -9,6 +9,7 @@ from configs.load import load_config
 from configs.schema import RunConfig
 from configs.sections.training import InitConfig
 from configs.system import storage
+from trainer.checkpoints.best import best_facts
 from trainer.checkpoints.chain import CheckpointDirectory
 from trainer.checkpoints.files import DamagedCheckpoint, errors_of
 from trainer.checkpoints.identity import DATASET
@@ -88,11 +89,18 @@ def open_source(init: InitConfig) -> Source:
     return Source(path, config, _newest(path))
 
 
+def best_first(path: str) -> list[int]:
+    """The step of a run's best checkpoint, if it keeps one, as trainer.checkpoints.best describes."""
+    facts = best_facts(checkpoints_of(path))
+    return [facts["step"]] if facts else []
+
+
 def _newest(path: str) -> list[Checkpoint]:
-    """The chain of the newest checkpoint whose manifests verify."""
+    """The chain of the best checkpoint, else of the newest one, whose manifests verify."""
     with errors_of(path, "read"):
         found = CheckpointDirectory(checkpoints_of(path))
-        for step in found.steps()[::-1]:
+        steps = found.steps()
+        for step in dict.fromkeys([*(s for s in best_first(path) if s in steps), *steps[::-1]]):
             for chain in found.chains(step):
                 if not isinstance(chain, DamagedCheckpoint):
                     return chain

@@ -28,7 +28,7 @@ from trainer.warm_start.fit import check_fit
 from trainer.warm_start.matching import TableMatch, match_tables
 from trainer.warm_start.placement import Placement
 from trainer.warm_start.records import RecordRule
-from trainer.warm_start.source import Source, open_source
+from trainer.warm_start.source import Source, best_first, open_source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,8 @@ class WarmStart:
             return self._load(source, recommender, state, places)
 
         advice = "start from another run, or remove init"
-        found = newest_restorable(self.source.directory, self._check_same, load, advice)
+        first = best_first(self.source.path)
+        found = newest_restorable(self.source.directory, self._check_same, load, advice, first)
         if found is None:
             raise CheckpointError(f"init.from: {self.source.path}: its checkpoints are gone; {advice}")
         chain, values = found
