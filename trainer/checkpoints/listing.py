@@ -16,7 +16,8 @@ def listed(directory: str) -> list[dict[str, Any]]:
 
     Returns:
       Dicts of step, best (bool: that of evaluate.best), kind, base, bytes, files, time (unix seconds) and
-      status: verified, incomplete, or damaged with the file and the reason. An increment is verified if everything it builds on is.
+      status: verified, incomplete, or damaged with the file and the reason. An increment is verified if
+      everything it builds on is.
     """
     for _ in range(LOOKS):
         found = CheckpointDirectory(directory)

@@ -70,7 +70,7 @@ def test_names_to_choose_by_are_those_that_evaluations_have():
     config = parse_config(best(), "test")
     ranks = Ragged(np.array([1.0]), np.array([1]))
     assert set(choosing_metrics(config)) == set(user_metrics(ranks, np.array([1]), config.evaluate.k))
-    clicks = {"kind": "synthetic_clicks"}
+    clicks = {"kind": "synthetic_clicks", "rows": 1000}
     document = {k: v for k, v in best().items() if k in ("train", "output")}
     document |= {"source": clicks, "dataset": {"path": "/d"}, "model": {"kind": "ranking"}}
     config = parse_config(document, "test")
