@@ -38,7 +38,7 @@ def load_chain(dataset: Dataset) -> list[Dataset]:
             below = load_dataset(info.path)
         except DataError as error:
             raise DataError(f"{chain[-1].path} stands on {info.path} (dataset.base): {error}") from None
-        if below.fingerprint != info.fingerprint:
+        if info.fingerprint not in below.fingerprints:
             raise DataError(
                 f"{info.path}: has been rebuilt since {chain[-1].path} was prepared on it (dataset.base), so "
                 "their ids do not match; run `lazytower prepare --overwrite` for the datasets above it, "
@@ -75,6 +75,30 @@ def translated(ids: np.ndarray, table: TableInfo, moved: Moved) -> np.ndarray:
         place[place == len(moved.before)] = 0
         hit = moved.before[place] == found
         result[hit] = moved.after[place[hit]]
+    return result
+
+
+def untranslated(ids: np.ndarray, table: TableInfo, moved: Moved, before: TableInfo) -> np.ndarray:
+    """int64 [n] catalog ids of the base, or LEFT where it has none, for catalog ids of the dataset on it: the
+    inverse of `translated`. The out-of-vocabulary rows of both are none's id.
+
+    Args:
+      ids: int [n]; LEFT stays.
+      table, before: of the dataset and of its base.
+    """
+    assert table.base_rows is not None
+    found = np.asarray(ids, np.int64)
+    if table.base_oov is None or table.oov is None:
+        return found
+    shifted = found - (table.rows - table.base_rows)
+    further = (found >= table.rows) & (shifted < before.catalog_rows)
+    result = np.where(found < table.base_oov, found, np.where(further, shifted, LEFT))
+    result[np.isin(result, moved.before)] = LEFT
+    order = np.argsort(moved.after, kind="stable")
+    after = np.append(moved.after[order], LEFT)
+    place = np.searchsorted(after[:-1], found)
+    hit = (after[place] == found) & (found != LEFT)
+    result[hit] = moved.before[order][place[hit]]
     return result
 
 

@@ -71,10 +71,12 @@ class TableInfo(Section):
     oov_rows: Count = 1
     """Number of out-of-vocabulary rows, which follow each other; more than one with given only."""
     keys: Count
-    """Distinct keys with train rows that count (vocab: at least min_count; given: keys of the file; buckets:
-    buckets of values that are not empty; side tables: keys of users or items with such rows)."""
+    """Distinct keys with train rows that count (vocab: at least min_count, so keys with a row of their own;
+    given: keys of the file; buckets: buckets of values that are not empty; side tables: keys of users or
+    items with such rows)."""
     oov_keys: Count = 0
-    """Distinct keys of all splits and side tables that share the out-of-vocabulary row; 0 with hash."""
+    """Distinct keys of all splits and side tables that share the out-of-vocabulary row; 0 with hash. Keys of
+    the base without rows here are left out, unless max_rows is all that keeps them out."""
     catalog_rows: Count = 0
     """Bound of the catalog ids, at least `rows`; user and item only."""
     files: list[FileInfo] = []
@@ -209,3 +211,93 @@ class BaseInfo(Section):
     """Number of datasets below this one."""
     late: Count = 0
     """Rows of this dataset that are older than the newest train row of those below."""
+
+
+class FoldInfo(Section):
+    """A dataset whose rows are part of this one since `prepare --compact`."""
+
+    path: str
+    """Its directory."""
+    fingerprint: str
+    """Its fingerprint."""
+    same_ids: bool
+    """Whether its ids are those of this dataset, so that runs trained on it can go on with this one."""
+    source_files: list[SourceFileInfo]
+    """What it was prepared from; empty for the dataset in whose place this one is."""
+
+
+class DistributionInfo(Section):
+    """How the values of a feature or label, or the rows of users or items, are distributed. Counted are all
+    rows of the dataset's own source before keep_negatives, of a side table its users or items, of a list its
+    keys."""
+
+    values: Count
+    """All that was counted, what is empty or out of vocabulary too."""
+    empty: Count = 0
+    """Empty values; of a list, empty lists."""
+    unknown: Count = 0
+    """Keys that are out of vocabulary."""
+    boundaries: list[float] | None = None
+    """Of numbers as stored, and of ids of users or items: range b has values v with boundaries[b - 1] <= v <
+    boundaries[b]."""
+    keys: list[Count] | None = None
+    """Of other features with ids: those of the most frequent keys."""
+    names: list[str] = []
+    """These keys as text, if the dataset has them."""
+    counts: list[Count]
+    """Values in each range, or of each key and, at the end, of all other keys."""
+
+
+class DriftInfo(Section):
+    """How far a distribution is from that of the base, on the base's bins: pipelines/statistics/drift.py."""
+
+    psi: float
+    """Population stability index. Of users and items it compares those that the base knows."""
+    chance: float
+    """What two samples of one distribution, as large as these, exceed once in 20 times."""
+    before: list[Count]
+    """The base's counts: of its bins, of unknown keys (of features with ids) and of empty values."""
+    now: list[Count]
+    """This dataset's counts on the same bins; unknown are keys without a row in the base."""
+    bins: list[str]
+    """What each of them counts, in words."""
+    unknown_before: Count = 0
+    """Values with keys out of vocabulary in the base."""
+    unknown: Count = 0
+    """Values here with keys that have no row in the base."""
+    values: Count
+    """All values here."""
+    values_before: Count
+    """All values in the base."""
+    appeared: list[str] = []
+    """Of the most frequent keys here, those that have no row in the base, by falling frequency."""
+    vanished: list[str] = []
+    """Of the most frequent keys of the base, those that do not occur here, by falling frequency."""
+
+    @property
+    def unknown_share(self) -> float:
+        """Of the values here, those with keys that have no row in the base."""
+        return self.unknown / max(1, self.values)
+
+    @property
+    def unknown_share_before(self) -> float:
+        """Of the values in the base, those with keys out of vocabulary."""
+        return self.unknown_before / max(1, self.values_before)
+
+    @property
+    def largest(self) -> tuple[str, float, float] | None:
+        """The bin that adds most to the index, its share in the base and here; None: there are no values."""
+        if not sum(self.before) or not sum(self.now):
+            return None
+        before, now = (np.array(counts) / sum(counts) for counts in (self.before, self.now))
+        least = 1e-4
+        terms = (now - before) * np.log(np.maximum(now, least) / np.maximum(before, least))
+        place = int(np.argmax(terms))
+        return self.bins[place], float(before[place]), float(now[place])
+
+    @property
+    def level(self) -> Literal["shift", "moderate", "none"]:
+        """By the rule of thumb, unless chance explains it."""
+        if self.psi <= self.chance or self.psi <= 0.1:
+            return "none"
+        return "shift" if self.psi > 0.25 else "moderate"

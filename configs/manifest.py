@@ -45,15 +45,20 @@ BASE  A dataset may stand on an earlier one, its base, and that on another: a ch
     i                     if i is below the base's out-of-vocabulary row (with hashed ids: always)
     oov                   if it is the base's out-of-vocabulary row
     i + rows - base_rows  above it: further users or items of the base
-  New keys have the ids after those of the base's keys, by count and key as IDS says, or ids of keys that have
-  left; new further users and items come after those of the base. Ids of features follow the first three
-  rules. Histories of rows continue across the chain. Catalogs hold the users and items with rows in the
-  dataset's own source, or in its side tables, with its own rows only: count, sequence and sequence_split are
-  of these, and a feature without a known value here has the empty value. The whole of a user or item is what
-  the chain says together: sequences one after the other, where rows of earlier datasets are older than all
-  splits of later ones; sums of counts; of features the newest known value, `lives: catalog` that of the
-  newest dataset whose side table has it. Vocabularies of features are whole in each dataset. With given ids
-  the vocabulary files of the chain are equal.
+  New keys have the ids after those of the base's keys, or ids of keys that have left. Counts of the whole
+  chain order them, with those of held-out rows of datasets below; of equal ones, further users and items of
+  the base come first, then keys are in byte order. New further users and items come after those of the base.
+  Ids of features follow the first three rules. Histories of rows continue across the chain. Catalogs hold the
+  users and items with rows in the dataset's own source, or in its side tables, with its own rows only: count,
+  sequence and sequence_split are of these, and a feature without a known value here has the empty value. The
+  whole of a user or item is what the chain says together: sequences one after the other, where rows of
+  earlier datasets are older than all splits of later ones; sums of counts; of features the newest known
+  value, `lives: catalog` that of the newest dataset whose side table has it. Vocabularies of features are
+  whole in each dataset. With given ids the vocabulary files of the chain are equal.
+FOLDED  `prepare --compact` replaces the newest dataset of a chain by one that stands alone. Ids are those of
+  the newest dataset, as are vocabularies, held-out rows, statistics and distributions. Rows of the datasets
+  below, held-out ones too, are train rows and count; histories stay as they were written. Rows of keys that
+  have left have the id of the out-of-vocabulary row, which is in sequences, too, but not in histories.
 CATALOG COLUMNS  users/: id (catalog id), key (bytes), count (train rows that count), the user features, and
   sequence, sequence_split: int64, the catalog ids of the items of all the user's positive rows, oldest first,
   and the split of each (0 train, 1 valid, 2 test), with sequence_length: int64 [rows]; none without items.
@@ -86,8 +91,11 @@ from configs.dataset_parts import (
     BaseInfo,
     CatalogInfo,
     Count,
+    DistributionInfo,
+    DriftInfo,
     FeatureInfo,
     FileInfo,
+    FoldInfo,
     SideInfo,
     SourceFileInfo,
     SplitInfo,
@@ -120,6 +128,8 @@ class Dataset(Section):
     """What was read, in order; empty for a source without files."""
     base: BaseInfo | None = None
     """The dataset on which this one stands."""
+    folds: list[FoldInfo] = []
+    """Datasets of a chain that `prepare --compact` has folded into this one, newest first; see FOLDED."""
     block_rows: Annotated[Count, Field(ge=1)] = BLOCK_ROWS
     """Rows of a full block."""
     history_length: Count
@@ -145,6 +155,11 @@ class Dataset(Section):
     """Features, by name."""
     sides: list[SideInfo] = []
     """Side tables, as listed in source.sides."""
+    distributions: dict[str, DistributionInfo] = {}
+    """Of features, label, label/<name>, user and item, by these names; vectors have none."""
+    drift: dict[str, DriftInfo] = {}
+    """With a base: how far they are from the base's, by the same names; what only one of the two has is
+    absent."""
     users: CatalogInfo
     """Catalog of users."""
     items: CatalogInfo
@@ -206,6 +221,16 @@ class Dataset(Section):
     def all_files(self) -> list[FileInfo]:
         """These, and the indexes that datasets standing on this one need."""
         return self.record_files + [info for table in self.tables.values() for info in table.index]
+
+    @property
+    def fingerprints(self) -> set[str]:
+        """Its own, and those of the datasets that it has replaced without changing their ids."""
+        return {self.fingerprint, *(fold.fingerprint for fold in self.folds if fold.same_ids)}
+
+    @property
+    def all_source_files(self) -> list[SourceFileInfo]:
+        """What was read for it and for the datasets that were folded into it."""
+        return [*self.source_files, *(info for fold in self.folds for info in fold.source_files)]
 
     def table_rows(self, name: str) -> int:
         """Rows of table `name`; a separate table for history has the items' rows."""

@@ -44,7 +44,7 @@ def find_existing(
             f"{target}: already has a dataset prepared from {difference}; "
             "pass --overwrite to replace it, or set another dataset.path"
         )
-    if base and found.base and found.base.fingerprint != base.top.fingerprint:
+    if base and found.base and found.base.fingerprint not in base.top.fingerprints:
         raise DataError(
             f"{target}: was prepared on {base.top.path} (dataset.base) before that was rebuilt, so their "
             "ids do not match; pass --overwrite to prepare it on the new one"

@@ -4,6 +4,7 @@ The sizes do not affect the dataset.
 """
 
 import dataclasses
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from configs.sections.features import (
 )
 from configs.sections.roles import RolesConfig
 from configs.sections.sources import SideTableConfig
+from pipelines.statistics.distributions import BaseBins
 
 if TYPE_CHECKING:
     from pipelines.base.chain import Base
@@ -82,6 +84,13 @@ class Job:
     """By table with given ids, the number of keys of its vocabulary file."""
     base: "Base | None" = None
     """The datasets on which the new one stands."""
+
+    @functools.cached_property
+    def base_bins(self) -> dict[str, BaseBins]:
+        """By column, what dataset.base has counted its values by; empty without a base. Keys of features have
+        the same ids here, unless another key has taken their row, which the base does not know."""
+        found = self.base.top.distributions if self.base else {}
+        return {name: BaseBins.of(info) for name, info in found.items()}
 
     @property
     def categorical(self) -> list[str]:

@@ -32,6 +32,8 @@ from configs.sections.features import (
     table_of,
 )
 from pipelines.base.numbering import TableIds
+from pipelines.base.statistics import keep_statistics
+from pipelines.drift import distribution_facts
 from pipelines.job import Job
 from pipelines.sources.identity import SourceFile
 from pipelines.stages.files import WrittenFile
@@ -108,6 +110,7 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
         return info.model_copy(update={"files": infos(f"{config.of}s", config.name)})
 
     features = {config.name: feature(config) for config in job.source.all_features}
+    features = keep_statistics(features, None if job.dataset.refresh_statistics else job.base)
     tables = {name: table(name, ids) for name, ids in summary.tables.items()} | _bucket_tables(features)
     return Dataset(
         fingerprint=digest,
@@ -121,6 +124,7 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
         tables=tables,
         features=features,
         sides=[_side(job, n, summary) for n in range(len(job.sides))],
+        **distribution_facts(job, summary.distributions, files, stats.counts),
         users=catalog("users"),
         items=catalog("items"),
         source_rows=stats.rows,

@@ -6,10 +6,13 @@ from typing import Any
 
 import apache_beam as beam
 import fsspec
+import numpy as np
 from apache_beam.pvalue import AsIter, AsSingleton
 
 from configs.sections.features import QuantilesConfig
+from configs.sections.roles import PLANTED_LABEL
 from pipelines.base.numbering import TableIds
+from pipelines.chain.past import ReadPast
 from pipelines.job import Job, JobLayout
 from pipelines.sides.join import SendSide
 from pipelines.sides.tables import SideCatalog, SideFeatures, SideRows
@@ -25,14 +28,15 @@ from pipelines.stages.plan import Plan, make_plan, side_count
 from pipelines.stages.read import Read, ReadRows
 from pipelines.stages.stats import MergeCounts, MergeNumbers, MergeStats, Stats
 from pipelines.stages.write import WriteFile, WriteRejected
+from pipelines.statistics.distributions import distribution, merged_histograms, new_keys
 from pipelines.statistics.moments import Moments
-from pipelines.statistics.quantiles import NumberHistogram, boundaries
+from pipelines.statistics.quantiles import boundaries
 from pipelines.summary import FILE_NAME, dump_summary
 
 
 class Ids(beam.PTransform):
-    """Keys by (table, part) to ids for each shard, catalog slices, WrittenFile of indexes and moved ids, and
-    TableIds of some tables."""
+    """Keys by (table, part) to ids for each shard, catalog slices, WrittenFile of indexes and moved ids,
+    TableIds of some tables, and (table, ref) of their moved ids."""
 
     def __init__(self, job: Job, tables: list[str], plan: AsSingleton):
         super().__init__()
@@ -65,7 +69,7 @@ class Ids(beam.PTransform):
             | "WriteMoved" >> beam.ParDo(WriteMoved(self._job))
         )
         files = (assigned.files, moved) | "IdFiles" >> beam.Flatten()
-        return assigned.maps, assigned.catalog, files, tables
+        return assigned.maps, assigned.catalog, files, tables, assigned.moved
 
 
 def _is_of_users(element: tuple[int, Any], layout: JobLayout) -> bool:
@@ -102,14 +106,20 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range], side_ranges: l
         >> beam.ParDo(GroupUsers(job), plan).with_outputs("keys", "counts", "numbers", "moments", main="rows")
     )
     side_rows = [found for found, _, _ in sides]
-    joined, maps, keys_catalog, id_files, tables = _assign(pipeline, job, grouped.keys, plan, side_rows)
+    joined, maps, keys_catalog, id_files, tables, moved = _assign(
+        pipeline, job, grouped.keys, plan, side_rows
+    )
     ids = AsSingleton(tables)
+    shards = [grouped.rows, maps | "OfUsers" >> beam.Filter(_is_of_users, job.layout)]
+    if job.base is not None and job.dataset.history_length and job.has_pairs:
+        touched = shards | "UsersOfBase" >> beam.Flatten()
+        shards.append(touched | "ReadPast" >> ReadPast(job, ids, moved))
     finished = (
-        (grouped.rows, maps | "OfUsers" >> beam.Filter(_is_of_users, job.layout))
+        shards
         | "RowsAndIds" >> beam.Flatten()
         | "ByUserShardAgain" >> beam.GroupByKey()
         | "FinishRows"
-        >> beam.ParDo(FinishRows(job), plan, ids).with_outputs("catalog", "counts", main="rows")
+        >> beam.ParDo(FinishRows(job), plan, ids).with_outputs("catalog", "counts", "numbers", main="rows")
     )
     finished_sides = [
         (side.rows, maps) | f"SideCatalog{n}" >> SideCatalog(job, n, ids) for n, side in enumerate(joined)
@@ -118,7 +128,9 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range], side_ranges: l
     counts = _flat(
         "Counts", [grouped.counts, finished.counts, *(side.counts for side in [*joined, *finished_sides])]
     )
-    numbers = _flat("Numbers", [grouped.numbers, *(side.numbers for side in joined)])
+    numbers = _flat(
+        "Numbers", [grouped.numbers, finished.numbers, *(side.numbers for side in [*joined, *finished_sides])]
+    )
     facts = {
         "stats": AsSingleton(stats),
         "sides": AsSingleton(side_stats),
@@ -132,7 +144,7 @@ def build(pipeline: beam.Pipeline, job: Job, ranges: list[Range], side_ranges: l
     files = _write(pipeline, job, finished.rows, slices, refused, plan, ids)
     files = (files, id_files) | "AllFilesAndIds" >> beam.Flatten()
     once = pipeline | "Once" >> beam.Create([job.layout.spool])
-    _ = once | "Summarize" >> beam.Map(_summarize, _quantile_parts(job), files=AsIter(files), **facts)
+    _ = once | "Summarize" >> beam.Map(_summarize, job, files=AsIter(files), **facts)
 
 
 def _flat(name: str, collections_: list[Any]) -> Any:
@@ -152,6 +164,19 @@ def _quantile_parts(job: Job) -> dict[str, int]:
     """Number of buckets by feature with buckets by quantiles."""
     numbers = [feature for part in (job, *job.sides) for feature in part.numbers]
     return {f.name: f.buckets.quantiles for f in numbers if isinstance(f.buckets, QuantilesConfig)}
+
+
+def _spread_columns(job: Job) -> list[str]:
+    """Columns whose distribution is stored, in order."""
+    features = [feature.name for feature in job.source.all_features]
+    roles = job.source.model_dump().get("roles", {})
+    has_label = roles.get("label") is not None or PLANTED_LABEL in job.labels  # otherwise it is always 1
+    return [*(["label"] if has_label else []), *job.labels.values(), *job.owners, *features]
+
+
+def _keyed(job: Job) -> dict[str, str]:
+    """Those of them that are counted by key, with their tables."""
+    return {name: table for part in (job, *job.sides) for name, table in part.feature_columns.items()}
 
 
 def _write(
@@ -191,7 +216,7 @@ def _assign(pipeline: beam.Pipeline, job: Job, keys: Any, plan: AsSingleton, sid
 
     Returns:
       Outputs of SideFeatures of each side table; all maps; catalog slices; WrittenFile of indexes and moved
-      ids; TableIds of all tables.
+      ids; TableIds of all tables; (table, ref) of moved ids, at least of users and items.
     """
     tables_of_keys = [*job.owners, *job.feature_tables]
     exact = [name for name in tables_of_keys if job.ids_of(name).kind == "vocab"]
@@ -213,13 +238,13 @@ def _assign(pipeline: beam.Pipeline, job: Job, keys: Any, plan: AsSingleton, sid
     ]
     keys = (keys, *given) | "SentKeys" >> beam.Flatten()
     own_keys = (keys | "OfCatalogs" >> beam.Filter(_has_catalog), *sent) | "OwnKeys" >> beam.Flatten()
-    maps, catalog, files, tables = own_keys | "Ids" >> Ids(job, job.owners, plan)
+    maps, catalog, files, tables, moved = own_keys | "Ids" >> Ids(job, job.owners, plan)
     joined = [
         (rows, maps) | f"SideFeatures{number}" >> SideFeatures(job, number, plan)
         for number, rows in enumerate(sides)
     ]
     feature_keys = [keys | "OfFeatures" >> beam.Filter(_has_no_catalog), *(side.keys for side in joined)]
-    feature_maps, feature_catalog, feature_files, feature_tables = (
+    feature_maps, feature_catalog, feature_files, feature_tables, _ = (
         feature_keys | "FeatureKeys" >> beam.Flatten() | "FeatureIds" >> Ids(job, job.feature_tables, plan)
     )
     return (
@@ -228,25 +253,26 @@ def _assign(pipeline: beam.Pipeline, job: Job, keys: Any, plan: AsSingleton, sid
         (catalog, feature_catalog) | "AllKeySlices" >> beam.Flatten(),
         (files, feature_files) | "AllIdFiles" >> beam.Flatten(),
         tables | "AllTables" >> beam.Map(_together, AsSingleton(feature_tables)),
+        moved,
     )
 
 
 def _summarize(
     spool: str,
-    parts: dict[str, int],
+    job: Job,
     stats: Stats,
     sides: dict[int, Stats],
     counts: collections.Counter[str],
     plan: Plan,
     tables: dict[str, TableIds],
-    numbers: dict[str, NumberHistogram],
+    numbers: dict[str, Any],
     moments: Iterable[tuple[int, dict[str, Moments]]],
     files: Iterable[WrittenFile],
 ) -> None:
     """Writes the job's summary into the spool, which workers of any runner can write.
 
     Args:
-      parts: number of buckets by feature with buckets by quantiles.
+      numbers: merged histograms: of features with buckets by quantiles, and of Spreads.
       moments: of each user shard.
     """
     stats.counts = counts
@@ -255,10 +281,21 @@ def _summarize(
         counts[side_count(number, "duplicates")] = side.counts["duplicates"]
         counts.update({side_count(number, f"rejected/{why}"): n for why, n in side.rejected.items()})
         stats.notes.update(side.notes)
-    quantiles = {name: boundaries(found, parts[name]) for name, found in numbers.items()}
+    parts = _quantile_parts(job)
+    quantiles = {name: boundaries(numbers[name], parts[name]) for name in sorted(parts) if name in numbers}
+    spreads, table_of = merged_histograms(numbers), _keyed(job)
+    distributions = {
+        name: distribution(spreads[name], name, counts, name in table_of)
+        for name in _spread_columns(job)
+        if name in spreads
+    }
+    for name, table in table_of.items() if job.base else ():
+        keys = np.array(distributions[name].keys, np.int64)
+        if (new := tables[table].is_new(keys)) is not None:
+            counts.update(new_keys(name, keys[new]))
     whole: dict[str, Moments] = {}
     for _, found_moments in sorted(moments, key=lambda element: element[0]):
         for name, mine in found_moments.items():
             whole[name] = whole[name].join(mine) if name in whole else mine
     with fsspec.open(f"{spool}/{FILE_NAME}", "wb") as file:
-        file.write(dump_summary(stats, plan, tables, quantiles, whole, files))
+        file.write(dump_summary(stats, plan, tables, quantiles, whole, distributions, files))

@@ -133,7 +133,7 @@ def prepare(
         manifest = build_manifest(job, source_files, found)
         check()
         publish(target, job.layout.staging, manifest, found.files)
-    log_report(manifest, dataset, target, progress)
+    log_report(manifest, dataset, target, progress, base)
     return manifest
 
 

@@ -7,6 +7,9 @@ from absl import logging
 from configs.manifest import SPLITS, Dataset
 from configs.sections.dataset import DatasetConfig, LeaveLastOutSplitConfig, VocabIdsConfig
 from configs.sections.roles import PLANTED_LABEL
+from pipelines.base.chain import Base
+from pipelines.base.lines import base_lines
+from pipelines.drift import drift_lines
 from pipelines.progress import Progress
 
 _PER_SECOND = 10**9
@@ -137,7 +140,9 @@ def date(nanoseconds: int) -> str:
     return f"{moment:%Y-%m-%d %H:%M}"
 
 
-def log_report(manifest: Dataset, dataset: DatasetConfig, target: str, progress: Progress) -> None:
+def log_report(
+    manifest: Dataset, dataset: DatasetConfig, target: str, progress: Progress, base: Base | None = None
+) -> None:
     """Logs the result: rows, tables, rejects, what was left out, time and memory."""
     logging.info("%s: prepared", target)
     splits = ", ".join(f"{name} {info.rows:,}" for name, info in manifest.splits.items())
@@ -151,14 +156,14 @@ def log_report(manifest: Dataset, dataset: DatasetConfig, target: str, progress:
         logging.info(
             "table %s: %s rows, %s keys in train (%s)", name, f"{table.rows:,}", f"{table.keys:,}", table.ids
         )
-    for line in [*side_lines(manifest), *feature_lines(manifest)]:
+    for line in [*base_lines(manifest, base), *side_lines(manifest), *feature_lines(manifest)]:
         logging.info("%s", line)
     for name, info in manifest.splits.items():
         if not info.rows:
             logging.warning("split %s is empty", name)
     for reason, count in manifest.rejected.items():
         logging.info("rejected for %s: %s, see %s/rejected", reason, f"{count:,}", target)
-    for line in row_lines(manifest, dataset):
+    for line in [*row_lines(manifest, dataset), *drift_lines(manifest)]:
         logging.info("%s", line)
     for reason, count in manifest.notes.items():
         logging.info("%s: %s", _note(reason), f"{count:,}")

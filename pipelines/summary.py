@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from configs.dataset_parts import DistributionInfo
 from configs.errors import DataError
 from configs.system.terminal import shown
 from pipelines.base.numbering import TableIds
@@ -42,6 +43,8 @@ class Summary(NamedTuple):
     """Boundaries of buckets by quantiles, by feature."""
     moments: dict[str, Moments]
     """Of the numeric features of the interactions, over train rows that count."""
+    distributions: dict[str, DistributionInfo]
+    """As Dataset.distributions."""
     files: list[WrittenFile]
     """Ascending."""
 
@@ -52,6 +55,7 @@ def dump_summary(
     tables: dict[str, TableIds],
     quantiles: dict[str, list[float]],
     moments: dict[str, Moments],
+    distributions: dict[str, DistributionInfo],
     files: Iterable[WrittenFile],
 ) -> bytes:
     """The summary as JSON."""
@@ -61,6 +65,7 @@ def dump_summary(
         "tables": {name: _without(ids._asdict(), _IDS_LEFT_OUT) for name, ids in tables.items()},
         "quantiles": quantiles,
         "moments": moments,
+        "distributions": {name: found.model_dump(mode="json") for name, found in distributions.items()},
         "files": [file._asdict() for file in sorted(files, key=WrittenFile.place)],
     }
     return json.dumps(document, default=_number).encode()
@@ -84,6 +89,7 @@ def load_summary(content: bytes, name: str) -> Summary:
         }
         quantiles = TypeAdapter(dict[str, list[float]]).validate_python(document["quantiles"])
         moments = TypeAdapter(dict[str, Moments]).validate_python(document["moments"])
+        distributions = TypeAdapter(dict[str, DistributionInfo]).validate_python(document["distributions"])
         files = TypeAdapter(list[WrittenFile]).validate_python(document["files"])
         if odd := {file.directory for file in files} - set(DIRECTORIES):
             raise ValueError(f"files of {sorted(odd)[0]!r}")
@@ -92,7 +98,7 @@ def load_summary(content: bytes, name: str) -> Summary:
         raise DataError(
             f"{name}: not a valid job summary ({shown(reason)}); rerun the same command"
         ) from None
-    return Summary(stats, plan, tables, quantiles, moments, files)
+    return Summary(stats, plan, tables, quantiles, moments, distributions, files)
 
 
 def _like(before: object, value: object) -> object:

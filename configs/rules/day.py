@@ -2,8 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+<<<<<<< HEAD
 from configs.sections.dataset import FractionSplitConfig
 from configs.sections.ranking import RankingConfig
+=======
+from configs.sections.dataset import VocabIdsConfig
+>>>>>>> wip-day
 
 if TYPE_CHECKING:
     from configs.schema import RunConfig
@@ -11,9 +15,32 @@ if TYPE_CHECKING:
 
 def check_day(config: "RunConfig") -> None:
     """Raises ValueError, naming the key, if what a run continues does not fit the rest of it."""
+    _check_base(config)
     _check_ages(config)
     _check_init(config)
     _check_best(config)
+
+
+def _check_base(config: "RunConfig") -> None:
+    dataset, roles = config.dataset, config.source.roles
+    if dataset.base is None and dataset.refresh_statistics:
+        raise ValueError(
+            "dataset.refresh_statistics requires dataset.base, without which it has no effect; remove it"
+        )
+    if dataset.base is not None and dataset.base.rstrip("/") == dataset.path.rstrip("/"):
+        raise ValueError(
+            f"dataset.base: {dataset.base} is dataset.path itself; name the dataset of the days before, or "
+            "use another dataset.path"
+        )
+    sections = {"user_ids": dataset.user_ids, "item_ids": dataset.item_ids}
+    sections |= {f"feature_ids.{name}": ids for name, ids in dataset.feature_ids.items()}
+    if roles.timestamp is None:
+        for name, ids in sections.items():
+            if isinstance(ids, VocabIdsConfig) and ids.expire_days is not None:
+                raise ValueError(
+                    f"dataset.{name}.expire_days requires source.roles.timestamp, without which rows have no "
+                    "age; name the column, or remove expire_days"
+                )
 
 
 def _check_ages(config: "RunConfig") -> None:

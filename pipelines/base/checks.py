@@ -1,6 +1,7 @@
 """Whether a dataset can stand on a base: rows, keys and features mean the same, and no file is read twice."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,9 @@ from configs.manifest import Dataset
 from configs.sections.dataset import DatasetConfig, GivenIdsConfig, HashIdsConfig, IdsConfig, VocabIdsConfig
 from configs.sections.features import CrossFeatureConfig, FeatureConfig, table_of
 from configs.sections.sources import SourceConfig
+from configs.system.storage import is_remote
 from pipelines.base.chain import Base, open_base
+from pipelines.base.statistics import other_buckets
 from pipelines.sources.identity import SourceFile, look, with_content
 
 _ROLES = ("user", "item", "label", "timestamp", "weight")
@@ -30,12 +33,23 @@ def checked_base(source: SourceConfig, dataset: DatasetConfig) -> Base | None:
     if dataset.base is None:
         return None
     base = open_base(dataset.base.rstrip("/"))
+    if any(_same_place(below.path, dataset.path) for below in base.datasets):
+        raise DataError(
+            f"dataset.path: {dataset.path} is one of the datasets that dataset.base {dataset.base} stands "
+            "on; set another dataset.path"
+        )
     if difference := next(_differences(source, dataset, base.top), None):
         raise DataError(
             f"dataset.base: {base.top.path} was prepared otherwise: {difference}. Set it as "
             "there, or prepare all rows anew without dataset.base"
         )
     return base
+
+
+def _same_place(path: str, other: str) -> bool:
+    if is_remote(path) or is_remote(other):
+        return path.rstrip("/") == other.rstrip("/")
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def _differences(source: SourceConfig, dataset: DatasetConfig, top: Dataset) -> Iterator[str]:
@@ -62,6 +76,8 @@ def _differences(source: SourceConfig, dataset: DatasetConfig, top: Dataset) -> 
         if table in top.tables:
             yield from _differences_of_ids(table, ids, top)
     yield from _differences_of_features(source.all_features, top)
+    if not dataset.refresh_statistics:
+        yield from other_buckets(source.all_features, top)
 
 
 def _has_timestamp(top: Dataset) -> bool:
@@ -149,8 +165,8 @@ def check_files(base: Base | None, source: SourceConfig, files: Sequence[SourceF
     for dataset in base.datasets if base else ():
         if not files and dataset.source == source.model_dump(mode="json"):
             raise DataError(f"source: {dataset.path} holds the same rows; {_ONCE}")
-        before = {file.path: file for file in dataset.source_files}
-        contents = {file.content: file.path for file in dataset.source_files}
+        before = {file.path: file for file in dataset.all_source_files}
+        contents = {file.content: file.path for file in dataset.all_source_files}
         for file in files:
             if file.name in before and file.content == before[file.name].content:
                 raise DataError(

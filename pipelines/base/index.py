@@ -1,6 +1,6 @@
 """Index files of a table: every key of a dataset's own rows, for datasets that stand on it.
 
-An index file is an uncompressed Arrow IPC file with the keys of one range, in byte order:
+An index file is an Arrow IPC file (zstd) with the keys of one range, in byte order:
   key    string
   id     catalog id in this dataset, or configs.chain.LEFT for a key of the base that has lost its row
   count  train rows that count, of the whole chain; held-out rows of datasets below, too, because the datasets
@@ -30,28 +30,6 @@ _NARROW = ("id", "count", "held")
 _SUFFIX = "arrow"
 
 
-class _Checked:
-    """A file that counts and checksums what is written to it."""
-
-    def __init__(self, file: BinaryIO):
-        self._file = file
-        self.closed = False
-        self.bytes, self.crc = 0, 0
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data)
-        self._file.write(view)
-        self.crc = google_crc32c.extend(self.crc, bytes(view))
-        self.bytes += view.nbytes
-        return view.nbytes
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        """Leaves the file open: its owner closes it."""
-
-
 def write_index(file: BinaryIO, columns: dict[str, Any], splitters: Sequence[str]) -> dict[str, Any]:
     """Writes an index file.
 
@@ -62,15 +40,19 @@ def write_index(file: BinaryIO, columns: dict[str, Any], splitters: Sequence[str
     Returns:
       rows, bytes and crc32c as in FileInfo.
     """
-    arrays = {
-        name: pa.array(_narrowed(values) if name in _NARROW else values) for name, values in columns.items()
-    }
-    table = pa.table(arrays)
+    narrow = {name: _narrowed(columns[name]) for name in _NARROW}
+    table = pa.table(columns | narrow)
     table = table.replace_schema_metadata({SPLITTERS: json.dumps(list(splitters)).encode()})
-    checked = _Checked(file)
-    with pa.ipc.new_file(pa.PythonFile(checked, "w"), table.schema) as sink:
+    data = pa.BufferOutputStream()
+    with pa.ipc.new_file(data, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as sink:
         sink.write_table(table)
-    return {"rows": table.num_rows, "bytes": checked.bytes, "crc32c": f"{checked.crc:08x}"}
+    buffer = data.getvalue()
+    file.write(buffer)
+    return {
+        "rows": table.num_rows,
+        "bytes": buffer.size,
+        "crc32c": f"{google_crc32c.value(bytes(buffer)):08x}",
+    }
 
 
 def _narrowed(values: np.ndarray) -> np.ndarray:

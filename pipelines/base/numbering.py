@@ -82,6 +82,13 @@ class TableIds(NamedTuple):
         """One more than the largest id."""
         return max(self.rows, self.catalog_rows)
 
+    def is_new(self, ids: np.ndarray) -> np.ndarray | None:
+        """bool [n]: ids of keys that have no row in the base; None: all have one, or there is no base."""
+        if self.base_oov is None:
+            return None
+        new: np.ndarray = ids >= self.base_oov
+        return new if self.reused is None else new | np.isin(ids, self.reused)
+
     def rows_of_ranks(self, ranks: np.ndarray) -> np.ndarray:
         """int64: rows of admitted candidates."""
         first_new = self.base_oov or 0
@@ -187,7 +194,8 @@ def empty_id(parts: list[CountHistogram], table: TableIds) -> int:
     """Id of the empty key, which is the first of its weight, because it is the first in byte order."""
     for part in parts:
         if part.empty_row is not None:
-            return part.empty_row
+            taken = table.reused is not None and part.empty_row in table.reused
+            return table.keys if taken else part.empty_row
         if part.empty is not None:
             ranks = table.first_ids[part.part][part.counts == part.empty]
             if len(ranks) and ranks[0] < table.admitted:

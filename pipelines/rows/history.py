@@ -1,5 +1,7 @@
 """Histories: which rows of the same user belong to each row."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from configs.splitmix import history_order
@@ -7,22 +9,40 @@ from configs.splitmix import history_order
 _PIECE = 1 << 20  # values gathered at once
 
 
-def history_ranges(starts: np.ndarray, member: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """The newest earlier members of each row's user, as ranges of the members' list.
+class Past(NamedTuple):
+    """Items of users before their first row, from earlier datasets."""
+
+    lengths: np.ndarray
+    """int64 [users], in the order of the rows."""
+    items: np.ndarray
+    """Of all users one after the other, oldest first."""
+
+
+def earlier_items(
+    starts: np.ndarray, items: np.ndarray, member: np.ndarray, length: int, past: Past | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The newest earlier items of each row's user, as ranges of a list.
 
     Args:
       starts: int64 [n], first row of the row's user; rows are sorted by user, then oldest first.
-      member: bool [n], whether a row may be in a history.
-      length: most members in a history.
+      items: integers [n].
+      member: bool [n], whether a row's item may be in a history.
+      length: most items in a history.
+      past: what comes before the rows; None: nothing.
 
     Returns:
-      first, last int64 [n]: row r's history is members[first[r]:last[r]], where members are the rows with
-      `member` set, in order.
+      values, first int64 [n], last int64 [n]: row r's history is values[first[r]:last[r]].
     """
     before = np.zeros(len(member) + 1, np.int64)
     np.cumsum(member, out=before[1:])
-    last = before[:-1]
-    return np.maximum(before[starts], last - length), last
+    values, begin, last = items[member], before[starts], before[:-1]
+    if past is not None and len(past.items):
+        is_first = starts == np.arange(len(starts))
+        values = np.insert(values, np.repeat(begin[is_first], past.lengths), past.items)
+        user = np.cumsum(is_first) - 1
+        ends = np.cumsum(past.lengths)
+        begin, last = begin + (ends - past.lengths)[user], last + ends[user]
+    return values, np.maximum(begin, last - length), last
 
 
 def gather_ranges(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:

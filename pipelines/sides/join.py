@@ -13,7 +13,7 @@ from pipelines.base.numbering import TableIds
 from pipelines.job import Job
 from pipelines.rows.bags import arrow
 from pipelines.stages.catalog import SIDE, VECTOR, by_catalog_file
-from pipelines.stages.finish import mapped, put_back
+from pipelines.stages.finish import id_spreads, mapped, put_back
 from pipelines.stages.group import GroupUsers, Occurrences, known_column
 from pipelines.stages.ids import hash_ids, parts_of
 from pipelines.stages.members import Facts, crossed, rank_keys
@@ -117,7 +117,8 @@ def _compacted(values: pa.DictionaryArray) -> pa.DictionaryArray:
 
 
 class FinishSide(ThreadedDoFn):
-    """(shard, rows and maps) to ((user or item, catalog file), (kind, shard, ref)), with output `counts`.
+    """(shard, rows and maps) to ((user or item, catalog file), (kind, shard, ref)), with outputs `counts` and
+    `numbers`.
 
     Of the kinds, SIDE + number has id and features, and VECTOR + name ids and vectors where there are any.
     """
@@ -138,7 +139,11 @@ class FinishSide(ThreadedDoFn):
         oov = {name: tables[table].first_oov for name, table in job.feature_columns.items()}
         counts = value_counts(side.features, columns | {"user": columns["id"]}, known, oov)
         counts |= collections.Counter({known_count(name): int(mask.sum()) for name, mask in known.items()})
-        output = [beam.pvalue.TaggedOutput("counts", counts)]
+        spreads = id_spreads(job, job.feature_columns, columns, known, tables)
+        for name in job.numeric:
+            spreads.add_numbers(name, columns[name], known[name])
+        output = [beam.pvalue.TaggedOutput("counts", counts + spreads.counts)]
+        output.append(beam.pvalue.TaggedOutput("numbers", spreads.histograms))
         with SpoolWriter(job.layout.spool, "side", rows.num_rows) as spool:
             table: dict[str, Any] = {}
             for name, values in columns.items():

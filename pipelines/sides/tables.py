@@ -69,7 +69,7 @@ def is_of_side(element: tuple[int, Any], layout: JobLayout, number: int) -> bool
 
 
 class SideCatalog(beam.PTransform):
-    """(rows of SideFeatures, all ids) to catalog slices and counts."""
+    """(rows of SideFeatures, all ids) to catalog slices, counts and numbers."""
 
     def __init__(self, job: Job, number: int, tables: AsSingleton):
         super().__init__()
@@ -85,6 +85,6 @@ class SideCatalog(beam.PTransform):
             | "ByShard" >> beam.GroupByKey()
             | "FinishSide"
             >> beam.ParDo(FinishSide(self._job, self._number), self._tables).with_outputs(
-                "counts", main="catalog"
+                "counts", "numbers", main="catalog"
             )
         )

@@ -23,6 +23,8 @@ from pipelines.stages.plan import Plan
 from pipelines.stages.spool import Ref, SpoolWriter, array, column, read_tables, stable_order
 from pipelines.stages.threads import ThreadedDoFn
 from pipelines.statistics.coverage import known_count
+from pipelines.statistics.distributions import Spreads
+from pipelines.statistics.histogram import TimeHistogram
 from pipelines.statistics.moments import Moments
 from pipelines.statistics.quantiles import NumberHistogram
 
@@ -57,8 +59,8 @@ class GroupUsers(ThreadedDoFn):
     into the shard's distinct keys of their table in byte order, and bags into those of the kind bags. A bool
     column known_column(name) tells where a feature is not empty. `keys` holds ((table, part), (user shard,
     ref)), `counts` the numbers of rows and users left out of the dataset or of its held-out splits, `numbers`
-    the quantiles of numeric features, `moments` (user shard, their Moments). Rows without users remain in the
-    order of their numbers.
+    the quantiles of numeric features and the distributions of numbers and labels, `moments` (user shard,
+    their Moments). Rows without users remain in the order of their numbers.
     """
 
     def setup(self) -> None:
@@ -88,8 +90,11 @@ class GroupUsers(ThreadedDoFn):
         is_train = columns["_split"] == split.TRAIN
         counted = is_train & would_count
         occurrences = Occurrences(counted, ~is_train & would_count, self._times(columns))
-        output = [beam.pvalue.TaggedOutput("counts", counts + self._known_rows(columns))]
-        output += [beam.pvalue.TaggedOutput("numbers", self._quantiles(columns, counted))]
+        spreads = self._spreads(columns)
+        counts = counts + self._known_rows(columns) + spreads.counts
+        numbers = self._quantiles(columns, counted) | spreads.histograms
+        output = [beam.pvalue.TaggedOutput("counts", counts)]
+        output += [beam.pvalue.TaggedOutput("numbers", numbers)]
         output += [beam.pvalue.TaggedOutput("moments", (shard, self._moments(columns, counted)))]
         with SpoolWriter(self._job.layout.spool, "group", rows.num_rows) as spool:
             output += self._send_keys(shard, self._job.columns, keys, columns, occurrences, plan, spool)
@@ -150,14 +155,24 @@ class GroupUsers(ThreadedDoFn):
             {known_count(name): int(np.count_nonzero(columns[known_column(name)])) for name in features}
         )
 
-    def _quantiles(self, columns: dict[str, np.ndarray], counted: np.ndarray) -> dict[str, NumberHistogram]:
+    def _spreads(self, columns: dict[str, np.ndarray]) -> Spreads:
+        """Of labels and numeric features, over all rows."""
+        found = Spreads(self._job.base_bins)
+        for name in ("label", *self._job.labels.values()):
+            found.add_numbers(name, columns[name], ~np.isnan(columns[name]))
+        for name in self._job.numeric:
+            found.add_numbers(name, columns[name], columns[known_column(name)])
+        return found
+
+    def _quantiles(self, columns: dict[str, np.ndarray], counted: np.ndarray) -> dict[str, TimeHistogram]:
         """Of the features with buckets by quantiles: their values after all steps, where they are known."""
-        found = {}
+        found: dict[str, TimeHistogram] = {}
         for feature in self._job.numbers:
             if isinstance(feature.buckets, QuantilesConfig):
                 values = before_standardize(feature.steps, columns[feature.name][counted], np)
-                found[feature.name] = NumberHistogram()
-                found[feature.name].add(values[~np.isnan(values)])
+                histogram = NumberHistogram()
+                histogram.add(values[~np.isnan(values)])
+                found[feature.name] = histogram
         return found
 
     def _moments(self, columns: dict[str, np.ndarray], counted: np.ndarray) -> dict[str, Moments]:

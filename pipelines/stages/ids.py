@@ -229,11 +229,11 @@ class AssignIds(ThreadedDoFn):
             if len(pairs):
                 ref = spool.add(pa.table({"before": pairs[:, 0], "after": pairs[:, 1]}))
                 output.append(beam.pvalue.TaggedOutput("moved", (table, ref)))
-        index = index_columns(whole.filter(pa.array(changed)), left)
+        index = index_columns(_chosen(whole, changed), left)
         output.append(beam.pvalue.TaggedOutput("files", self._write_index(table, part, index, plan)))
         if has_catalog:  # keys without a row have catalog rows of their own
-            return whole.filter(pa.array(own)), output
-        listed = whole.filter(pa.array(has_row))
+            return _chosen(whole, own), output
+        listed = _chosen(whole, has_row)
         if before is not None:  # the whole vocabulary
             listed = listed.drop_columns(["count"]).rename_columns({"total": "count"})
         return listed, output
@@ -244,6 +244,11 @@ class AssignIds(ThreadedDoFn):
         info = write_index(file, columns, plan.splitters.get(table, []))
         close_durably(file)
         return written._replace(info=info)
+
+
+def _chosen(table: pa.Table, rows: np.ndarray) -> pa.Table:
+    """Some rows, bool [n]; without a copy if these are all."""
+    return table if rows.all() else table.filter(pa.array(rows)).combine_chunks()
 
 
 def weighed(keys: pa.Table) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:

@@ -12,7 +12,6 @@ from pipelines.rows.hashes import hash_keys
 from pipelines.sources.reader import Reject
 from pipelines.statistics.coverage import known_count, ones_count
 from pipelines.statistics.histogram import TimeHistogram
-from pipelines.statistics.quantiles import NumberHistogram
 
 _SAMPLE = 1024  # keys per table, used only to balance the parts of a table
 
@@ -119,7 +118,7 @@ class MergeStats(beam.CombineFn):
         return accumulator
 
 
-_Numbers = dict[str, NumberHistogram]
+_Numbers = dict[str, TimeHistogram]
 
 
 class MergeNumbers(beam.CombineFn):
@@ -130,7 +129,9 @@ class MergeNumbers(beam.CombineFn):
 
     def add_input(self, accumulator: _Numbers, element: _Numbers) -> _Numbers:
         for name, histogram in element.items():
-            accumulator.setdefault(name, NumberHistogram()).merge(histogram)
+            if name not in accumulator:
+                accumulator[name] = type(histogram)(histogram.limit)
+            accumulator[name].merge(histogram)
         return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[_Numbers]) -> _Numbers:

@@ -30,14 +30,14 @@ def value_counts(
             counts[known_count(name)] += len(np.unique(columns["user"][known[name]]))
         if name not in first_oov:
             continue
-        ids, times = _occurrences(columns[name], known[name])
+        ids, times = occurrences(columns[name], known[name])
         counts[value_count(name)] += int(times.sum())
         counts[other_count(name)] += int(times[ids >= first_oov[name]].sum())
     return counts
 
 
-def _occurrences(values: Any, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ids in the rows of a feature, and how often each occurs there."""
+def occurrences(values: Any, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids in the rows of a feature, ids int [n] or a BagColumn, and how often each occurs there."""
     if isinstance(values, np.ndarray):
         return values, known.astype(np.int64)
     rows = np.bincount(values.codes, minlength=len(values.bags.lengths))

@@ -32,6 +32,11 @@ class TimeHistogram:
         buckets, counts = np.unique(times >> self._shift, return_counts=True)
         self._append(buckets, counts)
 
+    def add_counts(self, counted: tuple[np.ndarray, np.ndarray]) -> None:
+        """Counts times, each so often: int64 [n] both."""
+        times, counts = counted
+        self._append(times >> self._shift, counts)
+
     def merge(self, other: "TimeHistogram") -> None:
         """Adds the counts of another histogram."""
         other._fold()

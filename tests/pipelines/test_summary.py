@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
+from configs.dataset_parts import DistributionInfo
 from configs.errors import DataError
 from pipelines.sources.reader import Reject
 from pipelines.stages.files import WrittenFile
@@ -15,6 +16,8 @@ from pipelines.stages.plan import Plan
 from pipelines.stages.stats import Stats
 from pipelines.statistics.moments import Moments
 from pipelines.summary import dump_summary, load_summary
+
+SPREAD = {"age": DistributionInfo(values=5, empty=1, boundaries=[2.0], counts=[1, 3])}
 
 
 def content() -> bytes:
@@ -29,16 +32,17 @@ def content() -> bytes:
     ]
     moments = {"age": Moments(5, 2.5, 3.5)}
     plan = Plan(None, (4, 5), {"user": ["b"]}, 2, 5)
-    return dump_summary(stats, plan, tables, {"age": [1.5, 3.0]}, moments, files)
+    return dump_summary(stats, plan, tables, {"age": [1.5, 3.0]}, moments, SPREAD, files)
 
 
 def test_it_comes_back():
-    stats, plan, tables, quantiles, moments, files = load_summary(content(), "summary.json")
+    stats, plan, tables, quantiles, moments, distributions, files = load_summary(content(), "summary.json")
     assert (stats.rows, stats.kept, stats.rejected["bad_label"], stats.fatal) == (7, 5, 1, None)
     assert plan == Plan(None, (4, 5), {}, 2, 5)
     assert tables == {"user": TableIds(3, 4, 1, {})}
     assert quantiles == {"age": [1.5, 3.0]}
     assert moments == {"age": Moments(5, 2.5, 3.5)}
+    assert distributions == SPREAD
     assert [file.number for file in files] == [0, 1]
     assert files[1].moments["age"] == Moments(5, 0.1, 2.5) and files[1].min_timestamp == -3
 

@@ -38,7 +38,7 @@ def _config(place: str, source: dict, sections: dict) -> RunConfig:
         "train": {"batch_size": 64, "num_steps": STEPS, "steps_per_loop": 4},
         "checkpoint": {"every_steps": 4},
         "evaluate": {"every_steps": 0},
-        "polyak": {"decay": 0.9, "start_fraction": 0.1},
+        "polyak": {"kind": "exponential", "decay": 0.9, "start_fraction": 0.1},
     }
     document["model"] = {
         "kind": "two_tower",
@@ -47,8 +47,9 @@ def _config(place: str, source: dict, sections: dict) -> RunConfig:
         "normalize": True,
     }
     for name, keys in sections.items():
-        old = document.get(name)
-        document[name] = old | keys if isinstance(old, dict) and isinstance(keys, dict) else keys
+        old = document.get(name, {})
+        same_kind = isinstance(keys, dict) and keys.get("kind") in (None, old.get("kind"))
+        document[name] = old | keys if same_kind else keys
     return parse_config(document, "test")
 
 

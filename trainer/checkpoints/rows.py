@@ -44,7 +44,8 @@ def stream_rows(
         return use(start, records)
 
     files = [(int(start), name) for start, (_, name, _) in zip(starts, pieces, strict=False)]
-    yield from in_order(read, files, in_flight(full.manifest.tables[table].largest_piece_bytes))
+    # What `use` makes of a piece may be in memory beside it.
+    yield from in_order(read, files, in_flight(2 * full.manifest.tables[table].largest_piece_bytes))
 
 
 class StoredRows:

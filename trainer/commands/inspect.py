@@ -8,6 +8,7 @@ from configs.manifest import SPLITS, Dataset, load_dataset
 from configs.sections.roles import PLANTED_LABEL
 from configs.text import aligned
 from trainer.data.inspection import QUANTILES, FeatureSummary, sample_rows, summarize
+from trainer.report.drift import HELP, drift_rows
 
 _WHOSE = {"user": "users", "item": "items", "context": "train rows"}
 
@@ -38,6 +39,8 @@ def run(args) -> int:
     if names:
         summaries = summarize(dataset, names, top=20 if args.feature else 5)
         parts += [_overview(summaries), "\n".join(line for s in summaries for line in _values(s))]
+    if dataset.base is not None:
+        parts += _drift(dataset, names if args.feature else list(dataset.drift))
     if args.rows and (rows := sample_rows(dataset, args.rows, names, history=not args.feature)):
         parts.append(
             aligned([list(rows[0]), *(list(row.values()) for row in rows)], left=range(len(rows[0])))
@@ -97,6 +100,23 @@ def _overview(summaries: list[FeatureSummary]) -> str:
         unknown = f"{found.out_of_vocabulary:.1%}" if found.values else "-"
         rows.append([found.name, info.of, info.kind, info.table or "-", share, distinct, unknown])
     return aligned(rows, left=(0, 1, 2, 3))
+
+
+def _drift(dataset: Dataset, names: list[str]) -> list[str]:
+    """How far columns are from those of the base: a table, and what it means."""
+    rows = drift_rows({name: dataset.drift[name] for name in names if name in dataset.drift})
+    if not rows or dataset.base is None:
+        return []
+    heading = [name.removesuffix("_share").replace("_", " ") for name in rows[0]]
+    cells = [[_cell(name, value) for name, value in row.items()] for row in rows]
+    text = {place for place, value in enumerate(rows[0].values()) if isinstance(value, str)}
+    return [f"drift from {dataset.base.path}\n" + aligned([heading, *cells], left=text), HELP]
+
+
+def _cell(name: str, value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.1%}" if name.endswith("_share") else f"{value:.3f}"
 
 
 def _values(found: FeatureSummary) -> list[str]:

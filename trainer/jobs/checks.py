@@ -99,6 +99,8 @@ def check_plan(config: RunConfig, launcher: Launcher) -> None:
 def region_warnings(config: RunConfig, region: str) -> list[str]:
     """A line for each bucket outside the slice's region: traffic across regions costs money and time."""
     paths = {"dataset.path": config.dataset.path, "output.path": config.output.path}
+    if config.init is not None:
+        paths["init.from"] = config.init.from_
     warnings = []
     for key, path in paths.items():
         place = bucket_location(path)

@@ -49,6 +49,7 @@ def _probes(config: RunConfig | None, buckets: Sequence[str]) -> list[tuple[str,
         ("tensorflow", ",".join(compiled)),
         ("beam", ""),
         ("dataset", config.dataset.path),
+        *([("init", config.model_dump_json())] if config.init is not None else []),
         *([("named_tpu", config.device.model_dump_json())] if config.device.is_named_tpu else []),
         *(("bucket", url) for url in urls),
     ]

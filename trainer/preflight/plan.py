@@ -22,6 +22,7 @@ def make_plan(config: RunConfig, slices: list[Slice], probe_steps: int) -> dict:
 
     Raises:
       DataError: the dataset is not what the config asks for.
+      CheckpointError, ConfigError: the run of init.from is not there, or does not fit.
       UserError: output.path cannot be written.
     """
     free, limit = machine.free_memory()  # before TensorFlow takes its share
@@ -31,12 +32,14 @@ def make_plan(config: RunConfig, slices: list[Slice], probe_steps: int) -> dict:
     from trainer.data.checks import check_dataset
     from trainer.data.run_length import run_steps
     from trainer.data.train_rows import TrainRows
+    from trainer.warm_start.start import checked_source
 
     dataset = _dataset(config)
     per_epoch = None
     if dataset is not None:
         check_dataset(config, dataset)
         per_epoch = TrainRows.of(config, dataset).steps_per_epoch(config.train.batch_size)
+    started_from = checked_source(config, dataset)
     tables = forecast.forecast_tables(config, dataset)
     known = [table.total for table in tables if table.total is not None]
     complete = len(known) == len(tables)
@@ -53,6 +56,7 @@ def make_plan(config: RunConfig, slices: list[Slice], probe_steps: int) -> dict:
         "name": config.name,
         "dataset": config.dataset.path,
         "prepared": dataset is not None,
+        "started_from": started_from or None,
         "tables": [_table(table) for table in tables],
         "complete": complete,
         "table_bytes": total,
@@ -84,6 +88,8 @@ def _checkpoints(config: RunConfig, table_bytes: int, steps: int | None) -> dict
     options = config.checkpoint
     # The oldest is deleted when the new one is complete. A full one with its increments counts as one.
     most = 2 + options.compact_at if options.incremental else options.keep + 1
+    if config.evaluate.best is not None:  # with what it builds on, or what is averaged with it
+        most += 1 + options.compact_at if options.incremental else max(config.polyak.tail, 1)
     facts: dict[str, Any] = {"bytes": size, "most": most, "number": None}
     facts |= {"existing_bytes": None, "free_bytes": None, "bytes_per_second": None, "seconds_each": None}
     if steps is not None:

@@ -39,6 +39,8 @@ def _facts(plan: dict) -> str:
     if plan["steps"] is not None:
         per_epoch = f", {plan['steps_per_epoch']:,} per epoch" if plan["steps_per_epoch"] else ""
         lines.append(["steps", f"{plan['steps']:,} of {plan['batch_size']:,} rows{per_epoch}"])
+    if plan["started_from"] is not None:
+        lines.append(["starts from", plan["started_from"]])
     if plan["step_seconds"] is not None:
         lines += _time(plan)
     return aligned(lines, left=(0, 1))

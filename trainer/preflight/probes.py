@@ -107,6 +107,28 @@ def _dataset(path: str) -> str:
     return f"{path}: {load_dataset(path).splits['train'].rows:,} rows in train"
 
 
+def _init(run: str) -> str:
+    """The run that a run starts from; `run` is the config as JSON."""
+    from configs.errors import UserError
+    from configs.manifest import MANIFEST_FILE, load_dataset
+    from configs.schema import RunConfig
+    from configs.sections.devices import CpuDeviceConfig
+    from configs.system.storage import exists, join
+    from trainer.runtime import start_tensorflow
+
+    config = RunConfig.model_validate_json(run)
+    start_tensorflow(CpuDeviceConfig())
+    from trainer.warm_start.start import checked_source
+
+    try:
+        prepared = exists(join(config.dataset.path, MANIFEST_FILE))
+        found = checked_source(config, load_dataset(config.dataset.path) if prepared else None)
+    except UserError as error:
+        what, _, fix = str(error).rpartition("; ")
+        raise Broken(what or fix, fix) from None
+    return found or f"not read: {config.output.path} has checkpoints to resume from"
+
+
 def _named_tpu(device: str) -> str:
     """Looks up the address of the TPU without connecting to it; `device` is the config's section as JSON."""
     from configs.errors import UserError
@@ -164,6 +186,7 @@ GROUPS = {
     "dataset": (
         ProbeStep("dataset", _dataset, "prepare it again with --overwrite, or correct dataset.path"),
     ),
+    "init": (ProbeStep("warm start", _init, "correct init.from, or remove init"),),
     "named_tpu": (ProbeStep("named TPU", _named_tpu, "see docs/tpu.md"),),
     "bucket": (ProbeStep("bucket", _bucket, "check the network, the bucket's name and the credentials"),),
 }

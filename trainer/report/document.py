@@ -5,7 +5,9 @@ from typing import Any
 
 import yaml
 
+from configs.dataset_parts import DriftInfo
 from configs.system.storage import write_bytes
+from trainer.report.drift import HELP, drift_rows
 from trainer.report.facts import (
     BEST,
     best_step,
@@ -221,7 +223,17 @@ def _dataset(summary: Mapping | None) -> str:
         if rejected
         else note("No rows were rejected.")
     )
-    return section("Dataset", pairs(facts), *parts)
+    return section("Dataset", pairs(facts), *parts, *_drift(summary))
+
+
+def _drift(summary: Mapping) -> list[str]:
+    """What has changed since the dataset on which this one stands; nothing if there is none."""
+    found = {name: DriftInfo.model_validate(info) for name, info in (summary.get("drift") or {}).items()}
+    if not found:
+        return []
+    path = (summary.get("base") or {}).get("path")
+    title = f"Drift from {path}" if path else "Drift from the base"
+    return [f"<h3>{escape(title)}</h3>", table(drift_rows(found)), note(HELP)]
 
 
 def _sides(summary: Mapping) -> list[dict]:

@@ -9,15 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as compute
 from absl import logging
 
-from configs.chain import load_chain, translated_to_top
-from configs.dataset_lock import DatasetLock
 from configs.dataset_parts import FeatureInfo, TableInfo
 from configs.errors import DataError
 from configs.manifest import Dataset, load_dataset
 from configs.schema import RunConfig
 from configs.sections.tables import RobeZConfig
 from trainer.data.blocks import read_blocks
+from trainer.data.chain.catalogs import KEY, catalog_blocks
+from trainer.data.chain.layers import ChainLock, layers_of
 from trainer.data.record_files import verify_dataset_file
+from trainer.warm_start.placement import ranges, row_type
 from trainer.warm_start.source import Source
 
 _KEYED = ("vocab", "given")
@@ -32,7 +33,7 @@ class TableMatch:
     source_size: int
     """Rows of the source's table; 0: it has none."""
     rows: np.ndarray | None
-    """The source's row of each row, int64 [size]; -1: none. None: all rows have the same number there."""
+    """The source's row of each row, integers [size]; -1: none. None: all rows have the same number there."""
     how: str
     """same ids, base, key, boundaries; or why no row has a source."""
 
@@ -52,7 +53,8 @@ class TableMatch:
         if self.rows is None:
             return self.source_size - self.size
         used = np.zeros(self.source_size, bool)
-        used[self.rows[self.rows >= 0]] = True
+        for part in ranges(self.size):
+            used[self.rows[part][self.rows[part] >= 0]] = True
         return self.source_size - int(np.count_nonzero(used))
 
     @property
@@ -60,8 +62,20 @@ class TableMatch:
         """Whether every row with a source has the same number there."""
         if self.rows is None:
             return True
-        kept = np.flatnonzero(self.rows >= 0)
-        return bool((self.rows[kept] == kept).all())
+        numbers = np.arange(self.size)
+        return bool(((self.rows < 0) | (self.rows == numbers)).all())
+
+    def kept_sample(self, most: int) -> np.ndarray:
+        """At most so many of the rows that continue one, evenly spaced among them, int64 ascending."""
+        every, seen = -(-self.kept // most) or 1, 0
+        if self.rows is None:
+            return np.arange(0, self.size, every)
+        found = [np.zeros(0, np.int64)]
+        for part in ranges(self.size):
+            kept = part.start + np.flatnonzero(self.rows[part] >= 0)
+            found.append(kept[-seen % every :: every])
+            seen += len(kept)
+        return np.concatenate(found)
 
     def without_moved_unknown(self, oov: int | None) -> "TableMatch":
         """The match, where out-of-vocabulary rows with another number in the source are new."""
@@ -82,11 +96,8 @@ def match_tables(config: RunConfig, dataset: Dataset, source: Source) -> dict[st
     Raises:
       DataError: the source's dataset is needed and missing, damaged, or another one than it was trained on.
     """
-    chain = load_chain(dataset)
-    below = [i for i, each in enumerate(chain) if each.fingerprint == source.fingerprint]
-    if below:
-        matched = functools.partial(_along_chain, chain[: below[0] + 1])
-        found = _matches(config, dataset, source, matched)
+    if chain := chain_to_source(dataset, source):
+        found = _matches(config, dataset, source, functools.partial(_along_chain, chain))
     else:
         found = _by_key(config, dataset, source)
     for name in found:
@@ -95,6 +106,26 @@ def match_tables(config: RunConfig, dataset: Dataset, source: Source) -> dict[st
     for name, match in found.items():
         if not match.kept:
             logging.warning("init.from: table %s: all rows are new (%s)", name, match.how)
+    return found
+
+
+def chain_to_source(dataset: Dataset, source: Source) -> list[Dataset]:
+    """The dataset and those below it, down to the one on which the source was trained; empty: it is not among
+    them. Raises DataError as `layers_of`."""
+    chain = [layer.dataset for layer in layers_of(dataset)]
+    places = [i for i, each in enumerate(chain) if each.fingerprint == source.fingerprint]
+    return chain[: places[0] + 1] if places else []
+
+
+def dataset_of(source: Source) -> Dataset:
+    """The dataset on which the source was trained. Raises DataError: it is missing, or was replaced."""
+    path = source.config.dataset.path
+    found = load_dataset(path)
+    if found.fingerprint != source.fingerprint:
+        raise DataError(
+            f"init.from: {source.path} was trained on another dataset (fingerprint {source.fingerprint[:8]}) "
+            f"than {path} holds now ({found.fingerprint[:8]}); restore that dataset, or remove init"
+        )
     return found
 
 
@@ -132,38 +163,26 @@ def _matches(
 def _along_chain(chain: list[Dataset], name: str) -> TableMatch:
     """The match of a table of the first of `chain`, if the source was trained on the last of it."""
     top, bottom, above = chain[0], chain[-1], chain[:-1]
-    here, there = top.tables[name], bottom.tables.get(name)
+    here, there = top.tables[name], bottom.tables[name]
     if not above:
         return TableMatch(here.rows, here.rows, None, "same ids")
-    if here.ids == "buckets" or there is None or any(_starts(dataset, name) for dataset in above):
+    if here.ids == "buckets":
         return _table_by_key(top, bottom, name)
     for dataset in above:
         for info in dataset.tables[name].moved:
             verify_dataset_file(dataset, info)
-    ids = translated_to_top(np.arange(there.rows, dtype=np.int64), name, above)
-    kept = np.flatnonzero((ids >= 0) & (ids < here.rows))
-    rows = np.full(here.rows, -1, np.int64)
-    rows[ids[kept]] = kept
+    ids = layers_of(top)[len(above)].maps[name]
+    rows = np.empty(here.rows, row_type(there.rows))
+    for part in ranges(here.rows):
+        rows[part] = ids.source_rows(part.start, part.stop)
     return TableMatch(here.rows, there.rows, rows, "base")
-
-
-def _starts(dataset: Dataset, table: str) -> bool:
-    """Whether the base of a dataset has no such table."""
-    return table not in dataset.tables or dataset.tables[table].base_rows is None
 
 
 def _by_key(config: RunConfig, dataset: Dataset, source: Source) -> dict[str, TableMatch]:
     """Matches by the keys, or the meaning, of the rows of two datasets that know nothing of each other."""
-    path = source.config.dataset.path
-    reading = DatasetLock(path)
+    reading = ChainLock(source.config.dataset.path)
     try:
-        other = load_dataset(path)
-        if other.fingerprint != source.fingerprint:
-            raise DataError(
-                f"init.from: {source.path} was trained on another dataset (fingerprint "
-                f"{source.fingerprint[:8]}) than {path} holds now ({other.fingerprint[:8]}); restore that "
-                "dataset, or remove init"
-            )
+        other = dataset_of(source)
         return _matches(config, dataset, source, functools.partial(_table_by_key, dataset, other))
     finally:
         reading.close()
@@ -183,13 +202,21 @@ def _table_by_key(dataset: Dataset, other: Dataset, name: str) -> TableMatch:
         return TableMatch(here.rows, there.rows, _buckets(dataset, other, name), "boundaries")
     if here.rows != there.rows:
         return _none(here.rows, there.rows, f"keys are hashed into {there.rows:,} rows there")
+    if _crossed(dataset, name) != _crossed(other, name):
+        return _none(here.rows, there.rows, "the feature crosses other keys there")
     return TableMatch(here.rows, there.rows, None, "same ids")
+
+
+def _crossed(dataset: Dataset, table: str) -> list[list[str]]:
+    """The keys of the crosses whose ids a table has."""
+    crosses = (f for f in dataset.features.values() if f.table == table and f.kind == "cross")
+    return [feature.keys for feature in crosses]
 
 
 def _joined(dataset: Dataset, other: Dataset, name: str) -> np.ndarray:
     """Rows of `other` by own row: those of equal keys, and the out-of-vocabulary rows."""
     here, there = dataset.tables[name], other.tables[name]
-    rows = np.full(here.rows, -1, np.int64)
+    rows = np.full(here.rows, -1, row_type(there.rows))
     (keys, ids), (other_keys, other_ids) = _table_keys(dataset, name), _table_keys(other, name)
     # One call: each hashes all keys of the other dataset.
     places = compute.index_in(keys, value_set=other_keys).fill_null(-1).to_numpy()
@@ -215,33 +242,25 @@ def _table_keys(dataset: Dataset, name: str) -> tuple[pa.ChunkedArray, np.ndarra
     Vocabularies of features are whole in each dataset, catalogs together with those below.
 
     Raises:
-      DataError: as `read_blocks` and `load_chain`.
+      DataError: as `read_blocks` and `catalog_blocks`.
     """
     table = dataset.tables[name]
-    chain = load_chain(dataset) if name in ("user", "item") else [dataset]
-    known = np.zeros(table.rows, bool)
     keys, rows = [], [np.zeros(0, np.int64)]
-    for place, each in enumerate(chain):
-        if name not in each.tables:
-            break
-        found, ids = _catalog_keys(each, name)
-        ids = translated_to_top(ids, name, chain[:place])
-        new = (ids >= 0) & table.has_row(ids)
-        new[new] = ~known[ids[new]]
-        known[ids[new]] = True
-        keys += found.filter(pa.array(new)).chunks
-        rows.append(ids[new])
+    for ids, found in _catalog_keys(dataset, name):
+        own = np.flatnonzero(table.has_row(ids))
+        keys.append(pa.array(found[own].tolist(), pa.large_binary()))
+        rows.append(ids[own])
     return pa.chunked_array(keys, pa.large_binary()), np.concatenate(rows)
 
 
-def _catalog_keys(dataset: Dataset, name: str) -> tuple[pa.ChunkedArray, np.ndarray]:
-    """All keys in the files of one dataset, large_binary [n], and their catalog ids, int64 [n]."""
-    catalogs = {"user": dataset.users.files, "item": dataset.items.files}
-    keys, ids = [], [np.zeros(0, np.int64)]
-    for block in read_blocks(dataset, catalogs.get(name, dataset.tables[name].files), ["id", "key"]):
-        keys.append(pa.array(block["key"].tolist(), pa.large_binary()))
-        ids.append(block["id"])
-    return pa.chunked_array(keys, pa.large_binary()), np.concatenate(ids)
+def _catalog_keys(dataset: Dataset, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(ids int64 [n], keys object (bytes) [n]) of all keys of a table, block by block."""
+    if name in ("user", "item"):
+        for entries in catalog_blocks(dataset, name, [KEY]):
+            yield entries.ids, np.asarray(entries.columns[KEY])
+        return
+    for block in read_blocks(dataset, dataset.tables[name].files, ["id", "key"]):
+        yield block["id"], block["key"]
 
 
 def _buckets(dataset: Dataset, other: Dataset, name: str) -> np.ndarray:

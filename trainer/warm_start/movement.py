@@ -7,10 +7,12 @@ is needed at the end.
 import io
 import zipfile
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from configs.system import storage
+from trainer.checkpoints.files import errors_of
 from trainer.embeddings.base import Table
 
 FILE = "start.npz"
@@ -21,33 +23,32 @@ StartWeights = dict[str, tuple[np.ndarray, np.ndarray]]
 """By table, ids int64 [n] and their weights, float32 [n, dim]."""
 
 
-def sampled(storages: Mapping[str, Table], kept: Callable[[str], np.ndarray | None]) -> StartWeights:
+def sampled(storages: Mapping[str, Table], sample: Callable[[str, int, int], np.ndarray]) -> StartWeights:
     """The weights of kept rows.
 
     Args:
       storages: tables by name, readable.
-      kept: their rows that were kept, int64 ascending; None: all.
+      sample: as WarmStart.sample.
     """
     found = {}
     for name, table in storages.items():
-        rows = kept(name)
-        number = table.rows if rows is None else len(rows)
-        places = np.arange(0, number, -(-number // SAMPLE_ROWS) or 1, dtype=np.int64)
-        ids = places if rows is None else rows[places]
+        ids = sample(name, table.rows, SAMPLE_ROWS)
         if len(ids):
             found[name] = ids, np.asarray(table.read_records(ids))[:, : table.dim]
     return found
 
 
 def save_weights(run: str, weights: StartWeights) -> None:
-    """Writes them into a run's directory."""
-    arrays = {}
+    """Writes them into a run's directory. Raises CheckpointError: it cannot be written."""
+    arrays: dict[str, Any] = {}
     for name, (ids, values) in weights.items():
         arrays |= {f"{name}/ids": ids, f"{name}/weights": values}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    storage.make_directory(run)
-    storage.write_bytes(storage.join(run, FILE), buffer.getvalue())
+    name = storage.join(run, FILE)
+    with errors_of(name):
+        storage.make_directory(run)
+        storage.write_bytes(name, buffer.getvalue())
 
 
 def read_weights_of_start(run: str) -> StartWeights:

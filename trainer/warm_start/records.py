@@ -43,14 +43,15 @@ class RecordRule:
         if averaged and "average" in self._part:
             self._average = make_average(source.config.polyak, source.num_steps)
 
-    def __call__(self, start: int, records: np.ndarray) -> np.ndarray:
-        """Records float32 [n, width of the table] from records of the source's rows from `start` on."""
+    def __call__(self, start: int, records: np.ndarray) -> tuple[int, np.ndarray]:
+        """(start, records float32 [n, width of the table]) from records of the source's rows from `start`
+        on."""
         weight = self._weights(start, records)
         parts = [weight, *(self._slots(records) if self._keep_slots else self._new_slots(weight))]
         if self._storage.average is not None:
             parts.append(weight)
         parts.append(np.zeros([len(records), 1], np.float32))
-        return np.concatenate(parts, axis=1)
+        return start, np.concatenate(parts, axis=1)
 
     def _weights(self, start: int, records: np.ndarray) -> np.ndarray:
         weight = records[:, self._part["weight"]]

@@ -16,7 +16,6 @@ from configs.errors import CheckpointError
 from configs.manifest import Dataset
 from configs.schema import RunConfig
 from configs.sections.tables import RobeZConfig
-from trainer.checkpoints.files import DENSE
 from trainer.checkpoints.identity import DATASET
 from trainer.checkpoints.manifest import StartedFrom
 from trainer.checkpoints.reader import Checkpoint, read_dense
@@ -24,11 +23,12 @@ from trainer.checkpoints.restoration import newest_restorable
 from trainer.checkpoints.rows import stream_rows
 from trainer.checkpoints.tail_average import mean_dense, read_tail
 from trainer.models.recommender import Recommender
+from trainer.warm_start.dense import start_of_dense, state_of_optimizers
 from trainer.warm_start.fit import check_fit
-from trainer.warm_start.matching import TableMatch, match_tables
+from trainer.warm_start.matching import TableMatch, chain_to_source, dataset_of, match_tables
 from trainer.warm_start.placement import Placement
 from trainer.warm_start.records import RecordRule
-from trainer.warm_start.source import Source, best_first, open_source
+from trainer.warm_start.source import Source, best_first, open_source, starts_anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,30 @@ class Started:
     """Of the checkpoint's files."""
     seconds: float
     """Time it took, with matching the rows."""
+
+
+def checked_source(config: RunConfig, dataset: Dataset | None) -> str:
+    """What a run starts from and how its rows are matched, in words; empty: it does not read `init`.
+
+    Reads no rows and no catalogs.
+
+    Args:
+      config: the run.
+      dataset: its dataset; None: not prepared yet.
+
+    Raises:
+      UserError: as WarmStart and its `match`.
+    """
+    if config.init is None or not starts_anew(config):
+        return ""
+    source = open_source(config.init)
+    check_fit(config, source)
+    text = f"step {source.manifest.step:,} of {source.path}, {config.init.weights} weights"
+    if dataset is None:
+        return text
+    if chain := chain_to_source(dataset, source):
+        return f"{text}, rows by id ({'same dataset' if len(chain) == 1 else 'dataset.base'})"
+    return f"{text}, rows by key of {dataset_of(source).path}"
 
 
 class WarmStart:
@@ -64,6 +88,7 @@ class WarmStart:
         check_fit(config, self.source)
         self._seconds = 0.0
         self._matches: dict[str, TableMatch] | None = None
+        self._counts: dict[str, dict[str, int | str]] = {}
 
     def match(self) -> dict[str, TableMatch]:
         """By table, which rows continue which; computed once.
@@ -86,8 +111,20 @@ class WarmStart:
                     f"the dataset of {self.source.path}; use that dataset or one that stands on it, or "
                     "remove init"
                 )
+        self._warn_of_slots(found)
+        self._counts = {name: match.counts() for name, match in found.items()}
         self._seconds, self._matches = time.monotonic() - started, found
         return found
+
+    def _warn_of_slots(self, matches: dict[str, TableMatch]) -> None:
+        for name, match in matches.items():
+            computed = self._config.table(name).optimizer.kind == "ftrl"
+            if computed and match.kept and self._init.slots == "reset":
+                logging.warning(
+                    "init.slots: reset: tables.%s: ftrl computes weights from slots, so a row forgets most "
+                    "of its weight at its first update; use keep",
+                    name,
+                )
 
     def load(self, recommender: Recommender, state: dict[str, tf.Variable]) -> Started:
         """Writes all weights and slots of a run, before its first step.
@@ -117,17 +154,22 @@ class WarmStart:
         for name, value in values.items():
             state[name].assign(value)
         size = sum(checkpoint.bytes for checkpoint in chain)
-        counts = {name: match.counts() for name, match in self.match().items()}
-        facts = Started(self._origin(chain), counts, size, self._seconds + time.monotonic() - started)
+        facts = Started(self._origin(chain), self._counts, size, self._seconds + time.monotonic() - started)
         _log(facts)
         return facts
 
-    def kept_rows(self, name: str) -> np.ndarray | None:
-        """Rows of a table's storage that continue one of the source, int64 ascending; None: all of them."""
+    def sample(self, name: str, storage_rows: int, most: int) -> np.ndarray:
+        """At most so many rows of a table's storage that continue one of the source, int64 ascending.
+
+        Args:
+          name: of the table.
+          storage_rows: rows of its storage.
+          most: largest number of rows.
+        """
         match = self.match()[name]
-        if match.rows is None or (match.kept and self._is_hashed(name)):
-            return None
-        return np.flatnonzero(match.rows >= 0)
+        if self._is_hashed(name) and match.kept:  # the whole array
+            match = dataclasses.replace(match, size=storage_rows, rows=None)
+        return match.kept_sample(most)
 
     def _is_hashed(self, table: str) -> bool:
         return isinstance(self._config.table(table), RobeZConfig)
@@ -156,13 +198,13 @@ class WarmStart:
         tail = read_tail(source.directory, source.manifest.step, number, list(places)) if number else None
         dense = read_dense(source.chain[-1])
         means = mean_dense(tail.dense) if tail else None
-        values = _dense_weights(source, dense, means, averaged, recommender)
-        values |= _kept_state(source, dense, state, set(places)) if keep else {}
+        values = start_of_dense(source, dense, means, averaged, recommender)
+        values |= state_of_optimizers(source, dense, state, set(places)) if keep else {}
         for name, placement in places.items():
             storage = recommender.storages[name]
             rows = [stored[name] for stored in tail.rows] if tail else []
             rule = RecordRule(source, name, storage, averaged, keep, rows)
-            for start, records in stream_rows(source.chain, name, lambda s, r, rule=rule: (s, rule(s, r))):
+            for start, records in stream_rows(source.chain, name, rule):
                 placement.write(storage, start, records)
         return values
 
@@ -175,62 +217,6 @@ class WarmStart:
         )
 
 
-def _dense_weights(
-    source: Source,
-    saved: dict[str, np.ndarray],
-    means: dict[str, np.ndarray] | None,
-    averaged: bool,
-    recommender: Recommender,
-) -> dict[str, np.ndarray]:
-    """Values of dense weights, and of their averages, which begin at them, by name in checkpoints."""
-    wanted = {f"dense/{i:03d}": variable for i, variable in enumerate(recommender.dense_variables)}
-    theirs = {name: value for name, value in saved.items() if name.startswith("dense/")}
-    if odd := _odd_shapes(wanted, theirs):
-        raise CheckpointError(
-            f"init.from: {source.chain[-1].path}/{DENSE}: dense weights have other shapes: {odd}; restore "
-            "the config of the model, or remove init"
-        )
-    found = {}
-    for name in wanted:
-        shadow = name.replace("dense/", "average/")
-        value = theirs[name]
-        if averaged and means is not None:
-            value = means[name].astype(np.float32)
-        elif averaged and shadow in saved:
-            value = saved[shadow]
-        found[name] = value
-        if recommender.dense_averages is not None:
-            found[shadow] = value
-    return found
-
-
-def _odd_shapes(wanted: dict[str, tf.Variable], found: dict[str, np.ndarray]) -> str:
-    """Names of variables that lack a value of their shape, with both shapes; empty: none does."""
-    odd = []
-    for name in sorted({*wanted, *found}):
-        here = tuple(wanted[name].shape) if name in wanted else None
-        there = found[name].shape if name in found else None
-        if here != there:
-            label = wanted[name].name.partition(":")[0] if name in wanted else name
-            odd.append(f"{label} was {there or 'not there'}, is {here or 'not there'}")
-    return "; ".join(odd)
-
-
-def _kept_state(
-    source: Source, saved: dict[str, np.ndarray], state: dict[str, tf.Variable], tables: set[str]
-) -> dict[str, np.ndarray]:
-    """State of the optimizers that is not in rows: that of dense weights, and what rows of a table share."""
-    names = [name for name in state if name.startswith("optimizer/")]
-    names += [name for name in state if name.startswith("shared/") and name.split("/")[1] in tables]
-    wanted = {name: state[name] for name in names}
-    if odd := _odd_shapes(wanted, {name: saved[name] for name in names if name in saved}):
-        raise CheckpointError(
-            f"init.from: {source.chain[-1].path}/{DENSE}: slots have other shapes: {odd}; use init.slots: "
-            "reset"
-        )
-    return {name: saved[name] for name in names}
-
-
 def _log(facts: Started) -> None:
     origin = facts.origin
     logging.info(
@@ -240,5 +226,5 @@ def _log(facts: Started) -> None:
     for name, counts in facts.tables.items():
         kept, new, dropped = (f"{counts[key]:,}" for key in ("kept", "new", "dropped"))
         logging.info(
-            "table %s: %s rows kept, %s new, %s dropped (by %s)", name, kept, new, dropped, counts["matched"]
+            "table %s: %s rows kept, %s new, %s dropped (%s)", name, kept, new, dropped, counts["matched"]
         )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipelines.job import Job, JobLayout
 from pipelines.rows import history
-from pipelines.rows.history import gather_ranges
+from pipelines.rows.history import Past, earlier_items, gather_ranges
 from pipelines.stages.plan import make_plan
 from pipelines.stages.stats import Stats
 from tests.support.prepared import configure, content_of_any_size, run
@@ -64,3 +64,29 @@ def test_a_bucket_of_a_file_holds_fewer_rows_of_long_histories():
         config = configure({"kind": "delimited", "paths": ["x"]}, {"path": "y", "history_length": length})
         buckets.append(make_plan(stats, Job(config.source, config.dataset, JobLayout("", "")), {}).buckets)
     assert buckets[0] == buckets[1] == 2 and buckets[2] == 16
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(100, 120), max_size=6), st.lists(st.booleans(), min_size=1, max_size=6)
+        ),
+        max_size=6,
+    ),
+    st.integers(1, 8),
+)
+def test_histories_continue_those_of_earlier_datasets(users, length):
+    """`users`: by user, items of earlier datasets, and of each row whether its item may be in histories."""
+    rows = [(number, may) for number, (_, mays) in enumerate(users) for may in mays]
+    starts = np.array([[who for who, _ in rows].index(number) for number, _ in rows], np.int64)
+    member, items = np.array([may for _, may in rows], bool), np.arange(len(rows))
+    past = Past(
+        np.array([len(before) for before, _ in users], np.int64),
+        np.array([item for before, _ in users for item in before], np.int64),
+    )
+    values, first, last = earlier_items(starts, items, member, length, past)
+    for row, (number, _) in enumerate(rows):
+        own = [i for i in range(starts[row], row) if member[i]]
+        expected = [*users[number][0], *own][-length:]
+        assert values[first[row] : last[row]].tolist() == expected
