@@ -2,12 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-<<<<<<< HEAD
-from configs.sections.dataset import FractionSplitConfig
+from configs.sections.dataset import FractionSplitConfig, VocabIdsConfig
 from configs.sections.ranking import RankingConfig
-=======
-from configs.sections.dataset import VocabIdsConfig
->>>>>>> wip-day
 
 if TYPE_CHECKING:
     from configs.schema import RunConfig

@@ -86,32 +86,19 @@ def open_source(init: InitConfig) -> Source:
         first = str(error).splitlines()[0]
         raise ConfigError(f"init.from: its config is not one of this version: {first}") from None
     # A trainer may be at work there: it deletes old checkpoints while this looks at them.
-    found = newest_restorable(checkpoints_of(path), lambda chain: None, lambda chain: chain, _OTHER_RUN)
+    first = best_first(path)
+    found = newest_restorable(
+        checkpoints_of(path), lambda chain: None, lambda chain: chain, _OTHER_RUN, first
+    )
     if found is None:
         raise CheckpointError(f"init.from: {path}: holds no complete checkpoint; {_OTHER_RUN}")
     return Source(path, config, found[0])
 
 
-<<<<<<< HEAD
 def best_first(path: str) -> list[int]:
-    """The step of a run's best checkpoint, if it keeps one, as trainer.checkpoints.best describes."""
+    """The step of a run's best checkpoint, if it keeps one, which is taken before newer ones."""
     facts = best_facts(checkpoints_of(path))
     return [facts["step"]] if facts else []
 
 
-def _newest(path: str) -> list[Checkpoint]:
-    """The chain of the best checkpoint, else of the newest one, whose manifests verify."""
-    with errors_of(path, "read"):
-        found = CheckpointDirectory(checkpoints_of(path))
-        steps = found.steps()
-        for step in dict.fromkeys([*(s for s in best_first(path) if s in steps), *steps[::-1]]):
-            for chain in found.chains(step):
-                if not isinstance(chain, DamagedCheckpoint):
-                    return chain
-                logging.warning("step %d of %s is not used: %s", step, path, chain)
-    raise CheckpointError(
-        f"init.from: {path}: holds no complete checkpoint; start from another run, or wait for its first one"
-    )
-=======
 _OTHER_RUN = "wait for its first one, start from another run, or remove init"
->>>>>>> wip-day

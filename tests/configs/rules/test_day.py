@@ -34,23 +34,51 @@ def test_ages_need_timestamps(key):
     assert getattr(parse_config(document, "test").train, key) == 1.5
 
 
-<<<<<<< HEAD
+def _daily(**dataset) -> dict:
+    document = planted_document("/place")
+    document["source"] = {"kind": "delimited", "paths": ["x.csv"], "roles": {"user": "u", "item": "i"}}
+    document["dataset"] = {"path": "/place/day", "split": {"kind": "random"}, **dataset}
+    return document
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ({"base": "/place/day/"}, "dataset.base: /place/day/ is dataset.path itself; name the dataset of"),
+        ({"refresh_statistics": True}, "dataset.refresh_statistics requires dataset.base, .*; remove it"),
+        (
+            {"item_ids": {"expire_days": 3}},
+            "dataset.item_ids.expire_days requires source.roles.timestamp, .* or remove expire_days",
+        ),
+        (
+            {"feature_ids": {"words": {"expire_days": 3}}, "base": "/place/base"},
+            "dataset.feature_ids.words.expire_days requires source.roles.timestamp",
+        ),
+    ],
+)
+def test_bases_that_cannot_be_stood_on(dataset, message):
+    document = _daily(**dataset)
+    document["source"]["features"] = [{"name": "words", "of": "item", "kind": "list", "separator": "|"}]
+    with pytest.raises(ConfigError, match=message):
+        parse_config(document, "test")
+
+
+def test_a_base_with_expiring_keys():
+    ids = {"expire_days": 3, "max_rows": 10}
+    document = _daily(base="/place/base", user_ids=ids, refresh_statistics=True)
+    document["source"]["roles"]["timestamp"] = "t"
+    assert parse_config(document, "test").dataset.user_ids.expire_days == 3
+
+
 def best(metric="ndcg@5", **sections) -> dict:
     document = planted_document("/place")
     document["evaluate"] |= {"best": {"metric": metric}}
     for name, section in sections.items():
         document[name] = document.get(name, {}) | section
-=======
-def _daily(**dataset) -> dict:
-    document = planted_document("/place")
-    document["source"] = {"kind": "delimited", "paths": ["x.csv"], "roles": {"user": "u", "item": "i"}}
-    document["dataset"] = {"path": "/place/day", "split": {"kind": "random"}, **dataset}
->>>>>>> wip-day
     return document
 
 
 @pytest.mark.parametrize(
-<<<<<<< HEAD
     ("sections", "message"),
     [
         (
@@ -70,30 +98,10 @@ def test_the_best_needs_a_metric_evaluations_and_rows(sections, message):
     document = best(**sections)
     if "evaluate" in sections:
         document["evaluate"] = sections["evaluate"]
-=======
-    ("dataset", "message"),
-    [
-        ({"base": "/place/day/"}, "dataset.base: /place/day/ is dataset.path itself; name the dataset of"),
-        ({"refresh_statistics": True}, "dataset.refresh_statistics requires dataset.base, .*; remove it"),
-        (
-            {"item_ids": {"expire_days": 3}},
-            "dataset.item_ids.expire_days requires source.roles.timestamp, .* or remove expire_days",
-        ),
-        (
-            {"feature_ids": {"words": {"expire_days": 3}}, "base": "/place/base"},
-            "dataset.feature_ids.words.expire_days requires source.roles.timestamp",
-        ),
-    ],
-)
-def test_bases_that_cannot_be_stood_on(dataset, message):
-    document = _daily(**dataset)
-    document["source"]["features"] = [{"name": "words", "of": "item", "kind": "list", "separator": "|"}]
->>>>>>> wip-day
     with pytest.raises(ConfigError, match=message):
         parse_config(document, "test")
 
 
-<<<<<<< HEAD
 def test_names_to_choose_by_are_those_that_evaluations_have():
     config = parse_config(best(), "test")
     ranks = Ragged(np.array([1.0]), np.array([1]))
@@ -117,10 +125,3 @@ def test_how_much_worse():
     assert loss_against("click/log_loss", 0.33, 0.3) == pytest.approx(0.1)
     assert loss_against("r2", -0.2, -0.1) == pytest.approx(1)
     assert loss_against("mrr", 0.0, 0.0) == 0 and loss_against("mrr", 0.1, 0.0) == -np.inf
-=======
-def test_a_base_with_expiring_keys():
-    ids = {"expire_days": 3, "max_rows": 10}
-    document = _daily(base="/place/base", user_ids=ids, refresh_statistics=True)
-    document["source"]["roles"]["timestamp"] = "t"
-    assert parse_config(document, "test").dataset.user_ids.expire_days == 3
->>>>>>> wip-day
