@@ -1,6 +1,5 @@
 """The `evaluate` section: the protocol of retrieval models' metrics, and the details of ranking models'."""
 
-import math
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -14,15 +13,6 @@ LOWER_IS_BETTER = ("log_loss", "normalised_entropy", "rmse", "mae")
 def is_better(metric: str, value: float, other: float) -> bool:
     """Whether a value of a metric (of one task, as TASK/metric) is better than another."""
     return value < other if metric.rpartition("/")[2] in LOWER_IS_BETTER else value > other
-
-
-def loss_against(metric: str, value: float, reference: float) -> float:
-    """The fraction of `reference` by which a value of a metric is worse; below 0: it is better."""
-    if value == reference:
-        return 0.0
-    distance = abs(value - reference)
-    worse = distance if is_better(metric, reference, value) else -distance
-    return worse / abs(reference) if reference else math.copysign(math.inf, worse)
 
 
 class BestConfig(Section):
