@@ -45,7 +45,7 @@ def check_best(config: "RunConfig") -> None:
     known = known_metrics(config)
     for key, metric in (("day.metric", config.day.metric), ("evaluate.best.metric", best and best.metric)):
         if metric is not None and metric not in known:
-            raise ValueError(f"{key}: {metric!r} is not a metric to choose by; known: {', '.join(known)}")
+            raise ValueError(f"{key}: {metric!r} is not a metric of this run; known: {', '.join(known)}")
     if best is None:
         return
     if not evaluate.every_steps:

@@ -201,6 +201,15 @@ def read_metadata(path: str, family: str = "retrieval") -> dict:
     return document
 
 
+def version_facts(path: str) -> dict:
+    """What lazytower.json of a version says, of any family; {} if it is missing or torn."""
+    try:
+        document = json.loads(read_bytes(join(path, _METADATA)))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
 def _family_of(document: object) -> str:
     if not isinstance(document, dict) or not isinstance(document.get("family", ""), str):
         raise ValueError("not an object, or its family is not text")

@@ -30,8 +30,8 @@ def best(metric="ndcg@5", weights="both", **sections) -> dict:
             {"metric": "ndcg@10"},
             "evaluate.best.metric: 'ndcg@10' is not .*; known: hr@5, recall@5, ndcg@5, mrr",
         ),
-        ({"metric": "auc"}, "evaluate.best.metric: 'auc' is not a metric to choose by"),
-        ({"day": {"metric": "ndgc@5"}}, "day.metric: 'ndgc@5' is not a metric to choose by; known: hr@5"),
+        ({"metric": "auc"}, "evaluate.best.metric: 'auc' is not a metric of this run"),
+        ({"day": {"metric": "ndgc@5"}}, "day.metric: 'ndgc@5' is not a metric of this run; known: hr@5"),
         ({"evaluate": {"best": {"metric": "mrr"}}}, "evaluate.best requires evaluate.every_steps above 0"),
         (
             {"weights": "raw"},
