@@ -142,6 +142,7 @@ THINGS = {
     "Where do I add a sub-command?": "COMMANDS",
     "Where do I add a benchmark?": "BENCHES",
     "What decides which checkpoint is deleted?": "def prune(",
+    "Which checkpoint is the best?": "class BestRecord",
     "Where is the next action of a job decided?": "def next_action(",
     "What runs on the machine of a job?": "heartbeat",
     "Where are TPU slices requested and deleted?": "class CloudTpu",

@@ -4,7 +4,8 @@ import json
 
 from absl import logging
 
-from configs.arguments import add_config_arguments
+from configs.arguments import add_config_arguments, add_step_argument
+from configs.errors import UserError
 from configs.load import load_config
 from configs.system.storage import join, make_directory, write_bytes
 from configs.text import aligned
@@ -18,6 +19,7 @@ def add_arguments(parser) -> None:
     """Flags of the sub-command."""
     add_config_arguments(parser)
     parser.add_argument("--split", choices=["valid", "test"], default="test", help="split to predict")
+    add_step_argument(parser)
     parser.add_argument(
         "--start",
         action="store_true",
@@ -34,14 +36,18 @@ def run(args) -> int:
     from trainer.report.statistics import write_run_report
 
     config = load_config(args.config, args.overrides)
-    trained = open_start(config) if args.start else open_trained(config)
-    what = f"the weights of {config.init.from_}" if args.start else f"step {trained.step}"
+    if args.start and args.step is not None:
+        raise UserError(
+            "--step chooses a checkpoint of this run, and --start evaluates another run; remove one"
+        )
+    trained = open_start(config) if args.start else open_trained(config, args.step)
+    what = f"the weights of {config.init.from_}" if args.start else f"step {trained.step} ({trained.chosen})"
     logging.info("evaluating %s on %s", what, args.split)
     lines = evaluate_recommender(
         trained.recommender, trained.dataset, trained.items, trained.step, args.split
     )
     name = f"evaluate-{args.split}{'-start' if args.start else ''}.json"
-    document = json.dumps({"step": trained.step, "results": lines}, indent=1)
+    document = json.dumps({"step": trained.step, "chosen": trained.chosen, "results": lines}, indent=1)
     make_directory(config.output.path)
     write_bytes(join(config.output.path, name), document.encode())
     if not args.start:
@@ -53,6 +59,7 @@ def run(args) -> int:
         print(document)
         return 0
     text = {"retrieval": format_results, "ranking": format_predictions}[config.model.family](lines)
+    print(f"{what}\n")
     print("\n".join([text, *("\n" + finding for finding in evaluation_findings(lines))]))
     return 0
 

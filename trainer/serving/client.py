@@ -40,6 +40,12 @@ def find_version(directory: str) -> str:
     raise ExportError(f"{directory}: holds no exported version; run `lazytower export` first")
 
 
+def step_text(metadata: dict) -> str:
+    """The checkpoint that a model was exported from, in words."""
+    chosen = metadata.get("chosen", "newest")  # older exports do not say
+    return f"step {metadata['step']}" + (f" ({chosen})" if chosen != "newest" else "")
+
+
 def export_directory(args, family: str) -> str:
     """The export directory that --model, or --config and --set, name.
 

@@ -23,12 +23,13 @@ from trainer.checkpoints.restoration import newest_restorable
 from trainer.checkpoints.rows import stream_rows
 from trainer.checkpoints.tail_average import mean_dense, read_tail
 from trainer.models.recommender import Recommender
+from trainer.optimizers import ROW_OPTIMIZERS
 from trainer.warm_start.dense import start_of_dense, state_of_optimizers
 from trainer.warm_start.fit import check_fit
 from trainer.warm_start.matching import TableMatch, chain_to_source, dataset_of, ids_name, match_tables
 from trainer.warm_start.placement import Placement
 from trainer.warm_start.records import RecordRule
-from trainer.warm_start.source import Source, open_source, starts_anew
+from trainer.warm_start.source import Source, best_first, open_source, starts_anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,12 +124,13 @@ class WarmStart:
 
     def _warn_of_slots(self, matches: dict[str, TableMatch]) -> None:
         for name, match in matches.items():
-            computed = self._config.table(name).optimizer.kind == "ftrl"
+            kind = self._config.table(name).optimizer.kind
+            computed = ROW_OPTIMIZERS[kind].computes_weights
             if computed and match.kept and self._init.slots == "reset":
                 logging.warning(
-                    "init.slots: reset: tables.%s: ftrl computes weights from slots, so a row forgets most "
-                    "of its weight at its first update; use keep",
-                    name,
+                    "init.slots: reset: tables.%s: %s computes weights from slots, so a row forgets most of "
+                    "its weight at its first update; use keep",
+                    *(name, kind),
                 )
 
     def load(self, recommender: Recommender, state: dict[str, tf.Variable]) -> Started:
@@ -151,7 +153,8 @@ class WarmStart:
             return self._load(source, recommender, state, places)
 
         advice = "start from another run, or remove init"
-        found = newest_restorable(self.source.directory, self._check_same, load, advice)
+        first = best_first(self.source.path)
+        found = newest_restorable(self.source.directory, self._check_same, load, advice, first)
         if found is None:
             raise CheckpointError(f"init.from: {self.source.path}: its checkpoints are gone; {advice}")
         chain, values = found
