@@ -5,7 +5,12 @@ import csv
 import json
 import logging
 import os
+import pathlib
 import random
+import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -305,3 +310,37 @@ def test_errors_leave_the_base_and_no_dataset(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="Nothing is published"):
         run(*sections(tmp_path, 1, 0))
     assert content(tmp_path / "out0") == files and not (tmp_path / "out1").exists()
+
+
+_KILLED = """
+import os, signal, sys
+from configs.system import storage
+from pipelines import publish
+from pipelines.stages import ids
+from tests.pipelines.test_prepare_base import sections
+from tests.support.prepared import run
+import pathlib
+
+def kill(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+places = {"index": (ids, "write_index"), "moving": (publish.os, "replace"), "last": (storage, "write_bytes")}
+module, name = places[sys.argv[2]]
+setattr(module, name, kill)
+run(*sections(pathlib.Path(sys.argv[1]), 1, 0))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["index", "moving", "last"])
+def test_a_killed_day_leaves_the_base_and_is_prepared_again(tmp_path, moment):
+    prepare_chain(tmp_path, days=2)
+    expected, files = content(tmp_path / "out1"), content(tmp_path / "out0")
+    shutil.rmtree(tmp_path / "out1")
+    command = [sys.executable, "-c", _KILLED, str(tmp_path), moment]
+    killed = subprocess.run(command, cwd=pathlib.Path(__file__).parents[2], capture_output=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert content(tmp_path / "out0") == files
+    assert not (tmp_path / "out1" / "dataset.json").exists()
+    run(*sections(tmp_path, 1, 0), **SMALL)
+    assert content(tmp_path / "out1") == expected and content(tmp_path / "out0") == files
