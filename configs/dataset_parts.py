@@ -71,10 +71,12 @@ class TableInfo(Section):
     oov_rows: Count = 1
     """Number of out-of-vocabulary rows, which follow each other; more than one with given only."""
     keys: Count
-    """Distinct keys with train rows that count (vocab: at least min_count; given: keys of the file; buckets:
-    buckets of values that are not empty; side tables: keys of users or items with such rows)."""
+    """Distinct keys with train rows that count (vocab: at least min_count, so keys with a row of their own;
+    given: keys of the file; buckets: buckets of values that are not empty; side tables: keys of users or
+    items with such rows)."""
     oov_keys: Count = 0
-    """Distinct keys of all splits and side tables that share the out-of-vocabulary row; 0 with hash."""
+    """Distinct keys of all splits and side tables that share the out-of-vocabulary row; 0 with hash. Keys of
+    the base without rows here are left out, unless max_rows is all that keeps them out."""
     catalog_rows: Count = 0
     """Bound of the catalog ids, at least `rows`; user and item only."""
     files: list[FileInfo] = []

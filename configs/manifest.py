@@ -45,15 +45,16 @@ BASE  A dataset may stand on an earlier one, its base, and that on another: a ch
     i                     if i is below the base's out-of-vocabulary row (with hashed ids: always)
     oov                   if it is the base's out-of-vocabulary row
     i + rows - base_rows  above it: further users or items of the base
-  New keys have the ids after those of the base's keys, by count and key as IDS says, or ids of keys that have
-  left; new further users and items come after those of the base. Ids of features follow the first three
-  rules. Histories of rows continue across the chain. Catalogs hold the users and items with rows in the
-  dataset's own source, or in its side tables, with its own rows only: count, sequence and sequence_split are
-  of these, and a feature without a known value here has the empty value. The whole of a user or item is what
-  the chain says together: sequences one after the other, where rows of earlier datasets are older than all
-  splits of later ones; sums of counts; of features the newest known value, `lives: catalog` that of the
-  newest dataset whose side table has it. Vocabularies of features are whole in each dataset. With given ids
-  the vocabulary files of the chain are equal.
+  New keys have the ids after those of the base's keys, or ids of keys that have left. Counts of the whole
+  chain order them, with those of held-out rows of datasets below; of equal ones, further users and items of
+  the base come first, then keys are in byte order. New further users and items come after those of the base.
+  Ids of features follow the first three rules. Histories of rows continue across the chain. Catalogs hold the
+  users and items with rows in the dataset's own source, or in its side tables, with its own rows only: count,
+  sequence and sequence_split are of these, and a feature without a known value here has the empty value. The
+  whole of a user or item is what the chain says together: sequences one after the other, where rows of
+  earlier datasets are older than all splits of later ones; sums of counts; of features the newest known
+  value, `lives: catalog` that of the newest dataset whose side table has it. Vocabularies of features are
+  whole in each dataset. With given ids the vocabulary files of the chain are equal.
 FOLDED  `prepare --compact` replaces the newest dataset of a chain by one that stands alone. Ids are those of
   the newest dataset, as are vocabularies, held-out rows, statistics and distributions. Rows of the datasets
   below, held-out ones too, are train rows and count; histories stay as they were written. Rows of keys that

@@ -17,15 +17,15 @@ class VocabIdsConfig(Section):
     keys."""
     min_count: int = Field(1, ge=1)
     """Keys with fewer positive train rows share the out-of-vocabulary row. With dataset.base, rows of earlier
-    datasets count too."""
+    datasets count too, whatever their split."""
     max_rows: int | None = Field(None, ge=2)
     """Largest number of rows of the table, the out-of-vocabulary row included; null: no limit. The keys with
     the most positive train rows are admitted. With dataset.base, keys that have a row keep it; new keys take
     what is left, and rows of keys that were not seen for longest, see expire_days."""
     expire_days: float | None = Field(None, gt=0)
-    """With dataset.base: a key without a row in the source for this many days before the newest row loses its
-    row, which a new key may take; null: keys stay for good, and with max_rows new ones find no row once the
-    table is full."""
+    """With dataset.base: new keys take the rows of keys that have had no row in the source for this many days
+    before the newest row, of those not seen for longest first, and only then new rows; null: keys stay for
+    good, and with max_rows new ones find no row once the table is full."""
 
     @property
     def known_rows(self) -> int | None:

@@ -1,6 +1,7 @@
 """Whether a dataset can stand on a base: rows, keys and features mean the same, and no file is read twice."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from configs.manifest import Dataset
 from configs.sections.dataset import DatasetConfig, GivenIdsConfig, HashIdsConfig, IdsConfig, VocabIdsConfig
 from configs.sections.features import CrossFeatureConfig, FeatureConfig, table_of
 from configs.sections.sources import SourceConfig
+from configs.system.storage import is_remote
 from pipelines.base.chain import Base, open_base
 from pipelines.base.statistics import other_buckets
 from pipelines.sources.identity import SourceFile, look, with_content
@@ -31,12 +33,23 @@ def checked_base(source: SourceConfig, dataset: DatasetConfig) -> Base | None:
     if dataset.base is None:
         return None
     base = open_base(dataset.base.rstrip("/"))
+    if any(_same_place(below.path, dataset.path) for below in base.datasets):
+        raise DataError(
+            f"dataset.path: {dataset.path} is one of the datasets that dataset.base {dataset.base} stands "
+            "on; set another dataset.path"
+        )
     if difference := next(_differences(source, dataset, base.top), None):
         raise DataError(
             f"dataset.base: {base.top.path} was prepared otherwise: {difference}. Set it as "
             "there, or prepare all rows anew without dataset.base"
         )
     return base
+
+
+def _same_place(path: str, other: str) -> bool:
+    if is_remote(path) or is_remote(other):
+        return path.rstrip("/") == other.rstrip("/")
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def _differences(source: SourceConfig, dataset: DatasetConfig, top: Dataset) -> Iterator[str]:

@@ -281,6 +281,16 @@ def test_bases_that_cannot_be_opened(tmp_path):
         run(*sections(tmp_path, 1, 0))
 
 
+def test_a_dataset_does_not_replace_what_it_stands_on(tmp_path):
+    prepare_chain(tmp_path, days=2)
+    write_day(tmp_path / "day2.csv", 2)
+    files = content(tmp_path / "out0")
+    source, section = sections(tmp_path, 2, 1)
+    with pytest.raises(DataError, match=f"dataset.path: {tmp_path}/out0/ is one of the datasets"):
+        run(source, section | {"path": f"{tmp_path}/out0/"})
+    assert content(tmp_path / "out0") == files
+
+
 def test_errors_leave_the_base_and_no_dataset(tmp_path, monkeypatch):
     from pipelines.stages import ids
 

@@ -133,7 +133,7 @@ class Chain:
         return found
 
     def _job(self, place, section: dict) -> Job:
-        source = {"kind": "delimited", "paths": ["x"]}
+        source = {"kind": "delimited", "paths": ["x"], "roles": {"timestamp": "t"}}
         dataset = {"path": "x", "item_ids": section}
         if self._table != "item":
             source["features"] = [{"name": self._table, "of": "item", "kind": "categorical"}]

@@ -112,10 +112,14 @@ def _init(run: str) -> str:
     from configs.errors import UserError
     from configs.manifest import MANIFEST_FILE, load_dataset
     from configs.schema import RunConfig
+    from configs.sections.devices import CpuDeviceConfig
     from configs.system.storage import exists, join
-    from trainer.warm_start.start import checked_source
+    from trainer.runtime import start_tensorflow
 
     config = RunConfig.model_validate_json(run)
+    start_tensorflow(CpuDeviceConfig())
+    from trainer.warm_start.start import checked_source
+
     try:
         prepared = exists(join(config.dataset.path, MANIFEST_FILE))
         found = checked_source(config, load_dataset(config.dataset.path) if prepared else None)

@@ -1,8 +1,6 @@
-"""The run that another one starts from: its config and its checkpoint. Without TensorFlow."""
+"""The run that another one starts from: its config and its checkpoint."""
 
 from dataclasses import dataclass
-
-from absl import logging
 
 from configs.errors import CheckpointError, ConfigError
 from configs.load import load_config
@@ -10,10 +8,11 @@ from configs.schema import RunConfig
 from configs.sections.training import InitConfig
 from configs.system import storage
 from trainer.checkpoints.chain import CheckpointDirectory
-from trainer.checkpoints.files import DamagedCheckpoint, errors_of
+from trainer.checkpoints.files import errors_of
 from trainer.checkpoints.identity import DATASET
 from trainer.checkpoints.manifest import CheckpointManifest, TableLayout
 from trainer.checkpoints.reader import Checkpoint
+from trainer.checkpoints.restoration import newest_restorable
 
 
 @dataclass(frozen=True)
@@ -85,18 +84,11 @@ def open_source(init: InitConfig) -> Source:
     except ConfigError as error:
         first = str(error).splitlines()[0]
         raise ConfigError(f"init.from: its config is not one of this version: {first}") from None
-    return Source(path, config, _newest(path))
+    # A trainer may be at work there: it deletes old checkpoints while this looks at them.
+    found = newest_restorable(checkpoints_of(path), lambda chain: None, lambda chain: chain, _OTHER_RUN)
+    if found is None:
+        raise CheckpointError(f"init.from: {path}: holds no complete checkpoint; {_OTHER_RUN}")
+    return Source(path, config, found[0])
 
 
-def _newest(path: str) -> list[Checkpoint]:
-    """The chain of the newest checkpoint whose manifests verify."""
-    with errors_of(path, "read"):
-        found = CheckpointDirectory(checkpoints_of(path))
-        for step in found.steps()[::-1]:
-            for chain in found.chains(step):
-                if not isinstance(chain, DamagedCheckpoint):
-                    return chain
-                logging.warning("step %d of %s is not used: %s", step, path, chain)
-    raise CheckpointError(
-        f"init.from: {path}: holds no complete checkpoint; start from another run, or wait for its first one"
-    )
+_OTHER_RUN = "wait for its first one, start from another run, or remove init"

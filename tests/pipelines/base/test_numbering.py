@@ -30,7 +30,8 @@ SECTIONS = st.fixed_dictionaries(
 def test_any_chain_of_days(table, days, section, splitters):
     has_catalog = table == "item"
     naive = Naive(has_catalog)
-    config = configure({"kind": "delimited", "paths": ["x"]}, {"path": "x", "item_ids": section}).dataset
+    source = {"kind": "delimited", "paths": ["x"], "roles": {"timestamp": "t"}}
+    config = configure(source, {"path": "x", "item_ids": section}).dataset
     with tempfile.TemporaryDirectory() as path:
         chain = Chain(pathlib.Path(path), table, sorted(splitters - {""}, key=str.encode))
         for number, shards in enumerate(days):
