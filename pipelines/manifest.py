@@ -89,13 +89,13 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
     source, stats, files = job.source.model_dump(mode="json"), summary.stats, summary.files
     digest = fingerprint(files, job.base.top.fingerprint if job.base else None)
 
-    infos = functools.partial(_infos, files, digest)
+    infos = functools.partial(infos_of, files, digest)
 
     def split(directory: str) -> SplitInfo:
         chosen = [f for f in files if f.directory == directory]
         prefix = f"{directory}/"
         left_out = {k.removeprefix(prefix): v for k, v in stats.counts.items() if k.startswith(prefix)}
-        return SplitInfo(**_rows(infos(directory), chosen, job.labels), **left_out)
+        return SplitInfo(**split_rows(infos(directory), chosen, job.labels), **left_out)
 
     def table(name: str, ids: TableIds) -> TableInfo:
         places = {"files": "vocabularies", "moved": "moved", "index": "index"}
@@ -142,7 +142,7 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
     )
 
 
-def _infos(files: list[WrittenFile], digest: str, directory: str, table: str = "") -> list[FileInfo]:
+def infos_of(files: list[WrittenFile], digest: str, directory: str, table: str = "") -> list[FileInfo]:
     """Files of a directory; those with records, or those of a table or feature."""
     mine = [f for f in files if (f.directory, f.table) == (directory, table)]
     mine.sort(key=WrittenFile.place)
@@ -236,7 +236,8 @@ def _bucket_tables(features: dict[str, FeatureInfo]) -> dict[str, TableInfo]:
     return found
 
 
-def _rows(infos: list[FileInfo], files: list[WrittenFile], labels: Iterable[str]) -> dict[str, Any]:
+def split_rows(infos: list[FileInfo], files: list[WrittenFile], labels: Iterable[str]) -> dict[str, Any]:
+    """Fields of SplitInfo, from all files of the split."""
     return {
         "rows": sum(info.rows for info in infos),
         "files": infos,

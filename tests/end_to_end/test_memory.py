@@ -1,4 +1,4 @@
-"""Memory of tables, saving and restoring, as the kernel counts it, with a gigabyte of records."""
+"""Memory of tables, saving, restoring, warm starts, as the kernel counts it, with a gigabyte of records."""
 
 import json
 import subprocess
@@ -59,6 +59,29 @@ elif what == "restore":
     tables = {"user": make(RecordTable)}
     tables["user"].records.assign(tf.zeros_like(tables["user"].records))
     found["restore"] = peak_of(lambda: store.restore_newest(tables, dense))
+elif what == "start":
+    import types
+    from configs.sections.training import PolyakConfig
+    from trainer.checkpoints.chain import CheckpointDirectory
+    from trainer.checkpoints.rows import stream_rows
+    from trainer.warm_start.placement import Placement
+    from trainer.warm_start.records import RecordRule
+    from trainer.warm_start.source import Source
+
+    old = np.concatenate([np.arange(rows - 1), np.full(rows // 100, -1), [rows - 1]])  # 1 % new rows
+    old[::1000] = -1  # and rows of keys that have left
+    table = RecordTable("user", len(old), dim, LazyAdam(0.001), Exponential(0.9))
+    table.records.assign(tf.zeros_like(table.records))
+    run = types.SimpleNamespace(polyak=PolyakConfig(decay=0.9))
+    found_ = CheckpointDirectory(directory)
+    source = Source(directory, run, next(found_.chains(found_.steps()[-1])))
+    def start():
+        places = Placement(old, rows)
+        table.initialize(0.1, 0, skip=places.covers)
+        rule = RecordRule(source, "user", table, True, True, [])
+        for first, records in stream_rows(source.chain, "user", rule):
+            places.write(table, first, records)
+    found["start"] = peak_of(start)
 else:
     tables = {"user": make(StoredTable)}
     found["open"] = peak_of(lambda: store.open_newest(tables, dense))
@@ -74,7 +97,7 @@ print(json.dumps(found))
 def measured(tmp_path_factory):
     """Bytes that each action added at its peak; each group runs in a process of its own."""
     directory, found = str(tmp_path_factory.mktemp("memory") / "checkpoints"), {}
-    for what in ("save", "restore", "open"):
+    for what in ("save", "restore", "start", "open"):
         command = [sys.executable, "-c", SCRIPT, str(ROWS), str(DIM), directory, what]
         done = subprocess.run(command, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr
@@ -89,7 +112,7 @@ def test_a_table_is_in_memory_once(measured):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("action", ["full", "increment", "restore"])
+@pytest.mark.parametrize("action", ["full", "increment", "restore", "start"])
 def test_saving_and_restoring_add_at_most_512_mb(measured, action):
     assert measured["kinds"] == [["full", "blocking"], ["increment", "async"]]
     assert measured[action] < 512 << 20

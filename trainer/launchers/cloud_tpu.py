@@ -57,13 +57,15 @@ class CloudTpu(TpuSlices):
         config = self._config
         if config.device.kind == "tpu" and config.device.name is not None:
             raise UserError("device.name: the job trains on the slice that it requests; remove this key")
-        paths = {"dataset.path": config.dataset.path, "output.path": config.output.path}
-        if config.init is not None:
-            paths["init.from"] = config.init.from_
-        if config.launch.staging:
-            paths["launch.staging"] = config.launch.staging
+        paths = {
+            "dataset.path": config.dataset.path,
+            "dataset.base": config.dataset.base,
+            "output.path": config.output.path,
+            "init.from": config.init and config.init.from_,
+            "launch.staging": config.launch.staging,
+        }
         for key, path in paths.items():
-            if not is_remote(path):
+            if path and not is_remote(path):
                 raise UserError(f"{key}: {path} is on this machine, which the slice cannot reach; use gs://")
 
     def check(self) -> list[str]:

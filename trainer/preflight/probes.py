@@ -112,11 +112,12 @@ def _init(run: str) -> str:
     from configs.errors import UserError
     from configs.manifest import MANIFEST_FILE, load_dataset
     from configs.schema import RunConfig
+    from configs.sections.devices import CpuDeviceConfig
     from configs.system.storage import exists, join
     from trainer.runtime import start_tensorflow
 
     config = RunConfig.model_validate_json(run)
-    start_tensorflow(config.device)
+    start_tensorflow(CpuDeviceConfig())
     from trainer.warm_start.start import checked_source
 
     try:

@@ -94,7 +94,7 @@ class TrainSession:
         else:
             self.started = self._warm.load(self.recommender, state)
             self._store.started_from = self.started.origin
-            start = sampled(self.recommender.storages, self._warm.kept_rows)
+            start = sampled(self.recommender.storages, self._warm.sample)
             save_weights(self.config.output.path, start)
             self._warm = None  # frees the matches
         self.train_step.send_rows()

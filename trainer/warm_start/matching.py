@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as compute
 from absl import logging
 
-from configs.dataset_lock import DatasetLock
 from configs.dataset_parts import FeatureInfo, TableInfo
 from configs.errors import DataError
 from configs.manifest import Dataset, load_dataset
@@ -17,12 +16,12 @@ from configs.schema import RunConfig
 from configs.sections.tables import RobeZConfig
 from trainer.data.blocks import read_blocks
 from trainer.data.chain.catalogs import KEY, catalog_blocks
-from trainer.data.chain.layers import layers_of
+from trainer.data.chain.layers import ChainLock, layers_of
 from trainer.data.record_files import verify_dataset_file
+from trainer.warm_start.placement import ranges, row_type
 from trainer.warm_start.source import Source
 
 _KEYED = ("vocab", "given")
-_RANGE = 1 << 20  # rows that are translated at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +33,7 @@ class TableMatch:
     source_size: int
     """Rows of the source's table; 0: it has none."""
     rows: np.ndarray | None
-    """The source's row of each row, int64 [size]; -1: none. None: all rows have the same number there."""
+    """The source's row of each row, integers [size]; -1: none. None: all rows have the same number there."""
     how: str
     """same ids, base, key, boundaries; or why no row has a source."""
 
@@ -54,7 +53,8 @@ class TableMatch:
         if self.rows is None:
             return self.source_size - self.size
         used = np.zeros(self.source_size, bool)
-        used[self.rows[self.rows >= 0]] = True
+        for part in ranges(self.size):
+            used[self.rows[part][self.rows[part] >= 0]] = True
         return self.source_size - int(np.count_nonzero(used))
 
     @property
@@ -62,8 +62,20 @@ class TableMatch:
         """Whether every row with a source has the same number there."""
         if self.rows is None:
             return True
-        kept = np.flatnonzero(self.rows >= 0)
-        return bool((self.rows[kept] == kept).all())
+        numbers = np.arange(self.size)
+        return bool(((self.rows < 0) | (self.rows == numbers)).all())
+
+    def kept_sample(self, most: int) -> np.ndarray:
+        """At most so many of the rows that continue one, evenly spaced among them, int64 ascending."""
+        every, seen = -(-self.kept // most) or 1, 0
+        if self.rows is None:
+            return np.arange(0, self.size, every)
+        found = [np.zeros(0, np.int64)]
+        for part in ranges(self.size):
+            kept = part.start + np.flatnonzero(self.rows[part] >= 0)
+            found.append(kept[-seen % every :: every])
+            seen += len(kept)
+        return np.concatenate(found)
 
     def without_moved_unknown(self, oov: int | None) -> "TableMatch":
         """The match, where out-of-vocabulary rows with another number in the source are new."""
@@ -160,16 +172,15 @@ def _along_chain(chain: list[Dataset], name: str) -> TableMatch:
         for info in dataset.tables[name].moved:
             verify_dataset_file(dataset, info)
     ids = layers_of(top)[len(above)].maps[name]
-    rows = np.empty(here.rows, np.int64)
-    for start in range(0, here.rows, _RANGE):
-        stop = min(start + _RANGE, here.rows)
-        rows[start:stop] = ids.source_rows(start, stop)
+    rows = np.empty(here.rows, row_type(there.rows))
+    for part in ranges(here.rows):
+        rows[part] = ids.source_rows(part.start, part.stop)
     return TableMatch(here.rows, there.rows, rows, "base")
 
 
 def _by_key(config: RunConfig, dataset: Dataset, source: Source) -> dict[str, TableMatch]:
     """Matches by the keys, or the meaning, of the rows of two datasets that know nothing of each other."""
-    reading = DatasetLock(source.config.dataset.path)
+    reading = ChainLock(source.config.dataset.path)
     try:
         other = dataset_of(source)
         return _matches(config, dataset, source, functools.partial(_table_by_key, dataset, other))
@@ -191,13 +202,21 @@ def _table_by_key(dataset: Dataset, other: Dataset, name: str) -> TableMatch:
         return TableMatch(here.rows, there.rows, _buckets(dataset, other, name), "boundaries")
     if here.rows != there.rows:
         return _none(here.rows, there.rows, f"keys are hashed into {there.rows:,} rows there")
+    if _crossed(dataset, name) != _crossed(other, name):
+        return _none(here.rows, there.rows, "the feature crosses other keys there")
     return TableMatch(here.rows, there.rows, None, "same ids")
+
+
+def _crossed(dataset: Dataset, table: str) -> list[list[str]]:
+    """The keys of the crosses whose ids a table has."""
+    crosses = (f for f in dataset.features.values() if f.table == table and f.kind == "cross")
+    return [feature.keys for feature in crosses]
 
 
 def _joined(dataset: Dataset, other: Dataset, name: str) -> np.ndarray:
     """Rows of `other` by own row: those of equal keys, and the out-of-vocabulary rows."""
     here, there = dataset.tables[name], other.tables[name]
-    rows = np.full(here.rows, -1, np.int64)
+    rows = np.full(here.rows, -1, row_type(there.rows))
     (keys, ids), (other_keys, other_ids) = _table_keys(dataset, name), _table_keys(other, name)
     # One call: each hashes all keys of the other dataset.
     places = compute.index_in(keys, value_set=other_keys).fill_null(-1).to_numpy()

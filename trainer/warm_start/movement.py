@@ -23,19 +23,16 @@ StartWeights = dict[str, tuple[np.ndarray, np.ndarray]]
 """By table, ids int64 [n] and their weights, float32 [n, dim]."""
 
 
-def sampled(storages: Mapping[str, Table], kept: Callable[[str], np.ndarray | None]) -> StartWeights:
+def sampled(storages: Mapping[str, Table], sample: Callable[[str, int, int], np.ndarray]) -> StartWeights:
     """The weights of kept rows.
 
     Args:
       storages: tables by name, readable.
-      kept: their rows that were kept, int64 ascending; None: all.
+      sample: as WarmStart.sample.
     """
     found = {}
     for name, table in storages.items():
-        rows = kept(name)
-        number = table.rows if rows is None else len(rows)
-        places = np.arange(0, number, -(-number // SAMPLE_ROWS) or 1, dtype=np.int64)
-        ids = places if rows is None else rows[places]
+        ids = sample(name, table.rows, SAMPLE_ROWS)
         if len(ids):
             found[name] = ids, np.asarray(table.read_records(ids))[:, : table.dim]
     return found

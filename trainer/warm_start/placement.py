@@ -1,15 +1,30 @@
 """Where the rows of another run's table go in a table of this run."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from trainer.embeddings.base import Table
+
+_RANGE = 1 << 20  # rows that are looked at at a time
+
+
+def row_type(rows: int) -> type[np.integer]:
+    """The integers that hold rows of a table of `rows` rows in the least memory."""
+    return np.int32 if rows < 2**31 else np.int64
+
+
+def ranges(rows: int) -> Iterator[slice]:
+    """Consecutive ranges of a table's rows."""
+    return (slice(start, min(start + _RANGE, rows)) for start in range(0, rows, _RANGE))
 
 
 class Placement:
     """Rows of a table by rows of a source, so that these can be written in the order in which they are read.
 
     Args:
-      rows: the source's row of each row, int64 [rows of the table]; -1: none. None: all have the same number.
+      rows: the source's row of each row, integers [rows of the table]; -1: none. None: all have the same
+        number.
       source_size: rows of the source's table.
     """
 
@@ -17,12 +32,17 @@ class Placement:
         self._rows = rows
         if rows is None:
             return
-        kept = np.flatnonzero(rows >= 0)
-        self._own = np.full(source_size, -1, np.int64)
-        self._own[rows[kept]] = kept
+        self._own = np.full(source_size, -1, row_type(len(rows)))
+        for part in ranges(len(rows)):  # the tables are in memory by now
+            kept = part.start + np.flatnonzero(rows[part] >= 0)
+            self._own[rows[kept]] = kept
         # One row of the source may continue in several: out-of-vocabulary rows.
-        more = kept[self._own[rows[kept]] != kept]
-        self._more = np.stack([more, rows[more]])
+        more = [np.zeros([2, 0], np.int64)]
+        for part in ranges(len(rows)):
+            kept = part.start + np.flatnonzero(rows[part] >= 0)
+            further = kept[self._own[rows[kept]] != kept]
+            more.append(np.stack([further, rows[further]]))
+        self._more = np.concatenate(more, axis=1)
 
     def covers(self, start: int, stop: int) -> bool:
         """Whether all rows start .. stop of the table have a source."""
@@ -34,7 +54,7 @@ class Placement:
             storage.write_records(start, records)
             return
         stop = start + len(records)
-        own = self._own[start:stop]
+        own = self._own[start:stop].astype(np.int64)
         if (own >= 0).all() and (np.diff(own) == 1).all():
             storage.write_records(int(own[0]), records)
         elif (here := np.flatnonzero(own >= 0)).size:

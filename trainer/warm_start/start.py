@@ -88,6 +88,7 @@ class WarmStart:
         check_fit(config, self.source)
         self._seconds = 0.0
         self._matches: dict[str, TableMatch] | None = None
+        self._counts: dict[str, dict[str, int | str]] = {}
 
     def match(self) -> dict[str, TableMatch]:
         """By table, which rows continue which; computed once.
@@ -110,8 +111,20 @@ class WarmStart:
                     f"the dataset of {self.source.path}; use that dataset or one that stands on it, or "
                     "remove init"
                 )
+        self._warn_of_slots(found)
+        self._counts = {name: match.counts() for name, match in found.items()}
         self._seconds, self._matches = time.monotonic() - started, found
         return found
+
+    def _warn_of_slots(self, matches: dict[str, TableMatch]) -> None:
+        for name, match in matches.items():
+            computed = self._config.table(name).optimizer.kind == "ftrl"
+            if computed and match.kept and self._init.slots == "reset":
+                logging.warning(
+                    "init.slots: reset: tables.%s: ftrl computes weights from slots, so a row forgets most "
+                    "of its weight at its first update; use keep",
+                    name,
+                )
 
     def load(self, recommender: Recommender, state: dict[str, tf.Variable]) -> Started:
         """Writes all weights and slots of a run, before its first step.
@@ -140,17 +153,22 @@ class WarmStart:
         for name, value in values.items():
             state[name].assign(value)
         size = sum(checkpoint.bytes for checkpoint in chain)
-        counts = {name: match.counts() for name, match in self.match().items()}
-        facts = Started(self._origin(chain), counts, size, self._seconds + time.monotonic() - started)
+        facts = Started(self._origin(chain), self._counts, size, self._seconds + time.monotonic() - started)
         _log(facts)
         return facts
 
-    def kept_rows(self, name: str) -> np.ndarray | None:
-        """Rows of a table's storage that continue one of the source, int64 ascending; None: all of them."""
+    def sample(self, name: str, storage_rows: int, most: int) -> np.ndarray:
+        """At most so many rows of a table's storage that continue one of the source, int64 ascending.
+
+        Args:
+          name: of the table.
+          storage_rows: rows of its storage.
+          most: largest number of rows.
+        """
         match = self.match()[name]
-        if match.rows is None or (match.kept and self._is_hashed(name)):
-            return None
-        return np.flatnonzero(match.rows >= 0)
+        if self._is_hashed(name) and match.kept:  # the whole array
+            match = dataclasses.replace(match, size=storage_rows, rows=None)
+        return match.kept_sample(most)
 
     def _is_hashed(self, table: str) -> bool:
         return isinstance(self._config.table(table), RobeZConfig)

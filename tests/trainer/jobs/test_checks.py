@@ -100,7 +100,8 @@ def test_a_bucket_elsewhere_is_warned_of(cloud, location, warned):
 
 def test_a_bucket_whose_place_may_not_be_asked(cloud, monkeypatch):
     monkeypatch.setattr(checks, "bucket_location", lambda path: None)
-    [first, _] = checks.region_warnings(cloud.load(), "us-east5")
+    [first, _, third] = checks.region_warnings(cloud.load("init.from=gs://other/run"), "us-east5")
+    assert third.startswith("init.from: the location of the bucket of gs://other/run is unknown; make")
     assert first.startswith(
         "dataset.path: the location of the bucket of gs://bucket/dataset is unknown; make"
     )

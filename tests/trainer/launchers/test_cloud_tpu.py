@@ -239,6 +239,9 @@ def test_before_anything_is_spent(cloud):
         make(cloud, "launch.runtime_version=mine").check()
     with pytest.raises(UserError, match="output.path: here is on this machine, which the slice cannot reach"):
         make(cloud, "output.path=here").check_files()
+    for key in ("init.from", "dataset.base"):
+        with pytest.raises(UserError, match=f"{key}: runs/yesterday is on this machine, which the slice"):
+            make(cloud, f"{key}=runs/yesterday").check_files()
 
 
 def told(launcher: CloudTpu, attempt: int) -> list[str]:

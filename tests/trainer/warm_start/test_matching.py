@@ -13,6 +13,7 @@ from tests.support.day_worlds import write_world
 from tests.support.tiny_dataset import Row, write_dataset
 from trainer.data.bare_dataset import bare_dataset
 from trainer.warm_start.matching import TableMatch, match_tables
+from trainer.warm_start.placement import Placement
 
 pytestmark = pytest.mark.any_python
 
@@ -174,6 +175,19 @@ def test_ids_without_a_common_meaning_are_new_with_a_warning(tmp_path, caplog, t
     assert f"init.from: table age: all rows are new ({why})" in caplog.text
 
 
+def test_crosses_of_other_keys_are_new(tmp_path):
+    def crossed(path, fingerprint: str, keys: list[str]) -> Dataset:
+        made = written(path, fingerprint, pair={"ids": "hash", "rows": 9})
+        info = FeatureInfo(of="user", kind="cross", table="pair", keys=keys)
+        made = made.model_copy(update={"features": {"pair": info}})
+        (path / "dataset.json").write_text(made.model_dump_json())
+        return made
+
+    first = crossed(tmp_path / "1", "a", ["age", "city"])
+    assert matched(crossed(tmp_path / "2", "b", ["age", "city"]), source_of(first))["pair"].kept == 9
+    assert matched(crossed(tmp_path / "3", "c", ["age", "sex"]), source_of(first))["pair"].kept == 0
+
+
 def with_buckets(path, fingerprint, boundaries, steps=()) -> Dataset:
     made = written(path, fingerprint, age={"ids": "buckets", "rows": len(boundaries) + 2})
     info = FeatureInfo(of="user", kind="numeric", table="age", boundaries=boundaries, steps=list(steps))
@@ -246,3 +260,42 @@ def test_robe_z_keeps_numbers_or_nothing(tmp_path):
     assert not plain.keeps_numbers
     hashed = plain.without_moved_unknown(5)
     assert hashed.keeps_numbers and hashed.rows.tolist() == [0, 1, 2, 3, -1, -1]
+
+
+@pytest.mark.parametrize("most", [1, 3, 7, 10, 99])
+def test_samples_of_kept_rows_are_evenly_spaced(monkeypatch, most):
+    monkeypatch.setattr("trainer.warm_start.placement._RANGE", 4)
+    rows = np.array([0, -1, 1, 2, -1, 3, 4, 5, 6, -1, -1, -1, -1, -1, 7, 8, 9])
+    kept = np.flatnonzero(rows >= 0)
+    every = -(-10 // most)
+    assert TableMatch(17, 12, rows, "").kept_sample(most).tolist() == kept[::every].tolist()
+    assert len(kept[::every]) <= most
+    assert TableMatch(10, 10, None, "").kept_sample(most).tolist() == list(range(0, 10, every))
+    assert TableMatch(3, 9, np.full(3, -1), "").kept_sample(most).tolist() == []
+
+
+def test_placement_in_ranges(monkeypatch):
+    """Rows of a source that continue in one row, in several, or in none, in pieces of any size."""
+    monkeypatch.setattr("trainer.warm_start.placement._RANGE", 4)
+    rows = np.array([5, -1, 3, 4, 0, 9, 9, -1, 6, 7, 9])
+    source = np.random.default_rng(0).normal(size=[10, 2]).astype(np.float32)
+    places = Placement(rows, len(source))
+    assert [places.covers(a, a + 2) for a in (0, 2, 4, 6)] == [False, True, True, False]
+
+    class Kept:
+        """A table in NumPy."""
+
+        records = np.zeros([len(rows), 2], np.float32)
+
+        def write_records(self, start, records):
+            self.records[start : start + len(records)] = records
+
+        def write_rows(self, ids, records):
+            assert ids.dtype == np.int64 and len(set(ids)) == len(ids)
+            self.records[ids] = records
+
+    table = Kept()
+    for start in range(0, 10, 3):
+        places.write(table, start, source[start : start + 3])
+    wanted = np.where((rows >= 0)[:, None], source[rows], 0)
+    np.testing.assert_array_equal(table.records, wanted)

@@ -164,7 +164,7 @@ def test_towers_and_their_optimizer(root, first):
 
 
 @pytest.mark.parametrize("kind", ["lazy_adam", "adagrad", "ftrl"])
-def test_reset_slots_are_those_of_new_rows(root, first, kind):
+def test_reset_slots_are_those_of_new_rows(root, first, kind, caplog):
     got = start(root, first, kind, name=f"reset-{kind}", init={"weights": "raw", "slots": "reset"})
     _, before = first(kind)
     fresh = initial(root, second_config(root, tables=tables(kind)), kind)
@@ -175,6 +175,7 @@ def test_reset_slots_are_those_of_new_rows(root, first, kind):
         np.testing.assert_array_equal(records[kept, :DIM], before[f"tables/{side}"][sources[kept], :DIM])
         slots = slice(DIM, DIM + SLOTS[kind])
         np.testing.assert_array_equal(records[:, slots], fresh[side][:, slots])
+    assert ("tables.user: ftrl computes weights from slots" in caplog.text) == (kind == "ftrl")
 
 
 def test_another_optimizer_with_reset_slots(root, first):
