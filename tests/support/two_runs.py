@@ -75,9 +75,14 @@ def sources_of(root: str, side: str) -> np.ndarray:
     return np.array([*(before.get(key, -1) for key in now), len(before)])
 
 
-def begun(config: RunConfig, steps: int = 0) -> dict[str, np.ndarray]:
-    """The state of a run before its first step, or after some steps that are not saved: as newest_state."""
-    with Interrupt() as interrupt, emulated_tpu(), TrainSession(config, interrupt) as session:
+def begun(config: RunConfig, steps: int = 0, small_rows: int = 0) -> dict[str, np.ndarray]:
+    """The state of a run before its first step, or after some steps that are not saved: as newest_state;
+    `small_rows` as in emulated_tpu."""
+    with (
+        Interrupt() as interrupt,
+        emulated_tpu(small_rows=small_rows),
+        TrainSession(config, interrupt) as session,
+    ):
         batches = iter(session.train_step.batches(session._data, session.start_step))
         for _ in range(steps):
             session.train_step(next(batches))

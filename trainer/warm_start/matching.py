@@ -113,7 +113,7 @@ def chain_to_source(dataset: Dataset, source: Source) -> list[Dataset]:
     """The dataset and those below it, down to the one on which the source was trained; empty: it is not among
     them. Raises DataError as `layers_of`."""
     chain = [layer.dataset for layer in layers_of(dataset)]
-    places = [i for i, each in enumerate(chain) if each.fingerprint == source.fingerprint]
+    places = [i for i, each in enumerate(chain) if source.fingerprint in each.fingerprints]
     return chain[: places[0] + 1] if places else []
 
 
@@ -121,7 +121,7 @@ def dataset_of(source: Source) -> Dataset:
     """The dataset on which the source was trained. Raises DataError: it is missing, or was replaced."""
     path = source.config.dataset.path
     found = load_dataset(path)
-    if found.fingerprint != source.fingerprint:
+    if source.fingerprint not in found.fingerprints:
         raise DataError(
             f"init.from: {source.path} was trained on another dataset (fingerprint {source.fingerprint[:8]}) "
             f"than {path} holds now ({found.fingerprint[:8]}); restore that dataset, or remove init"

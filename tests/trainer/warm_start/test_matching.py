@@ -6,7 +6,7 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from configs.dataset_parts import BaseInfo, FeatureInfo, FileInfo, TableInfo
+from configs.dataset_parts import BaseInfo, FeatureInfo, FileInfo, FoldInfo, TableInfo
 from configs.errors import DataError
 from configs.manifest import Dataset
 from tests.support.day_worlds import write_world
@@ -89,6 +89,20 @@ def test_rows_follow_keys_through_a_chain(tmp_path):
     assert match.counts() == {"matched": "base", "kept": 3, "new": 5, "dropped": 2}
     match = matched(third, source_of(second))["user"]
     assert match.rows.tolist() == [0, 1, -1, 3, 4, 5, -1, 6]
+
+
+@pytest.mark.parametrize(("same_ids", "how"), [(True, "base"), (False, "key")])
+def test_a_run_on_a_dataset_that_was_folded(tmp_path, same_ids, how):
+    """Goes on by ids, if these are still the same; else by the keys of its own dataset."""
+    old = written(tmp_path / "0", "old", user={"rows": 5, "oov": 4})
+    fold = FoldInfo(path=old.path, fingerprint="old", same_ids=same_ids, source_files=[])
+    first = written(tmp_path / "1", "folded", user={"rows": 5, "oov": 4})
+    first = first.model_copy(update={"folds": [fold]})
+    (tmp_path / "1" / "dataset.json").write_text(first.model_dump_json())
+    second = written(tmp_path / "2", "b", first, user={"rows": 6, "oov": 5, "base_rows": 5, "base_oov": 4})
+    match = matched(second, source_of(old))["user"]
+    assert match.counts()["matched"] == how
+    assert match.rows.tolist() == ([0, 1, 2, 3, -1, 4] if same_ids else [-1, -1, -1, -1, -1, 4])
 
 
 def test_a_damaged_file_of_moved_ids_is_refused(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from configs.manifest import load_dataset
+from configs.sections.optimizers import SM3Config
 from tests.support.addons import needs_addons
 from tests.support.checkpoint_state import newest_state
 from tests.support.two_runs import (
@@ -17,8 +18,10 @@ from tests.support.two_runs import (
     write_datasets,
 )
 from tests.trainer.optimizers.references import Reference
+from trainer.embeddings.engines import TABLE_ENGINES
 from trainer.evaluation.trained import open_trained
 from trainer.models.recommender import Recommender
+from trainer.optimizers import SM3 as SM3Optimizer
 from trainer.warm_start.start import WarmStart
 
 pytestmark = pytest.mark.any_python
@@ -66,9 +69,9 @@ def first(root):
 def start(root, first, kind="lazy_adam", name="second", **sections) -> dict[str, np.ndarray]:
     config, _ = first(kind)
     init = {"from": config.output.path} | sections.pop("init", {})
-    steps = sections.pop("steps", 0)
+    counts = {key: sections.pop(key) for key in ("steps", "small_rows") if key in sections}
     sections.setdefault("tables", tables(kind))
-    return begun(second_config(root, name, init=init, **sections), steps)
+    return begun(second_config(root, name, init=init, **sections), **counts)
 
 
 def initial(root, config, kind="lazy_adam") -> dict[str, np.ndarray]:
@@ -89,6 +92,7 @@ PLACES = {
     "tfa": {"engine": "tfa"},
     "v4-32": {"slice": "v4-32"},
     "v6e-4": {"slice": "v6e-4"},
+    "tensorcore": {"slice": "v6e-4", "small_rows": 1000},
 }
 PLACED = [pytest.param(name, marks=needs_addons if name == "tfa" else ()) for name in PLACES]
 
@@ -98,6 +102,7 @@ def test_kept_rows_arrive_bit_for_bit_on_every_engine(root, first, place):
     engine, slice_ = PLACES[place].get("engine"), PLACES[place].get("slice")
     sections = {"device": {"kind": "tpu", "slice": slice_}} if slice_ else {}
     sections["tables"] = tables(engine=engine) if engine else tables()
+    sections["small_rows"] = PLACES[place].get("small_rows", 0)
     got = start(root, first, name=f"place-{place}", init={"weights": "raw"}, **sections)
     _, before = first()
     fresh = initial(root, second_config(root, tables=tables()))
@@ -129,6 +134,25 @@ def test_slots_of_every_optimizer(root, first, kind):
             )
         width = DIM + SLOTS[kind]
         np.testing.assert_array_equal(got[f"tables/{side}"][kept, :width], theirs[:, :width])
+
+
+@pytest.mark.parametrize("engine", ["rows", "native"])
+def test_sm3_decays_as_if_the_other_run_went_on(engine):
+    """Its step 13 and the new run's step 1 make the same of a row, whenever it was touched last."""
+    after = []
+    for shift in (0, 12):
+        table = TABLE_ENGINES[engine]("user", 5, DIM, SM3Optimizer(SM3Config(**SM3)), None)
+        records = np.random.default_rng(1).uniform(0.1, 1, [5, table.width]).astype(np.float32)
+        records[:, DIM + 1] = np.array([0, 3, 7, 11, 12]) - shift
+        table.write_records(0, records)
+        table.shared["column_accumulator"].assign(np.full(DIM, 0.5, np.float32))
+        gradient = tf.constant(np.random.default_rng(2).normal(size=[5, DIM]), tf.float32)
+        step = tf.constant(13.0 - shift)
+        table.update(table.lookup(tf.range(5, dtype=tf.int64)), gradient, step, tf.constant(1.0))
+        after.append(table.read_records(np.arange(5)).numpy())
+    assert (after[0][:, DIM + 1] == 13).all() and (after[1][:, DIM + 1] == 1).all()
+    parts = [*range(DIM + 1), *range(DIM + 2, 2 * DIM + 2)]  # all but steps
+    np.testing.assert_array_equal(after[0][:, parts], after[1][:, parts])
 
 
 def test_averages_are_those_that_evaluation_reads(root, first):
