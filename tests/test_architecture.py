@@ -24,6 +24,7 @@ ORDER = {
         "trainer.cli",
         "trainer.commands",
         "trainer.bench",
+        "trainer.daily",
         "trainer.preflight",
         "trainer.serving",
         "trainer.training",

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from configs.rules.best import check_best
 from configs.sections.dataset import VocabIdsConfig
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ def check_day(config: "RunConfig") -> None:
     _check_base(config)
     _check_ages(config)
     _check_init(config)
+    check_best(config)
 
 
 def _check_base(config: "RunConfig") -> None:
