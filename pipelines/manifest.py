@@ -31,6 +31,7 @@ from configs.sections.features import (
     VectorFeatureConfig,
     table_of,
 )
+from pipelines.base.chain import Base
 from pipelines.base.numbering import TableIds
 from pipelines.base.statistics import keep_statistics
 from pipelines.drift import distribution_facts
@@ -111,7 +112,9 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
 
     features = {config.name: feature(config) for config in job.source.all_features}
     features = keep_statistics(features, None if job.dataset.refresh_statistics else job.base)
-    tables = {name: table(name, ids) for name, ids in summary.tables.items()} | _bucket_tables(features)
+    tables = {name: table(name, ids) for name, ids in summary.tables.items()} | _bucket_tables(
+        features, job.base
+    )
     return Dataset(
         fingerprint=digest,
         source_fingerprint=source_fingerprint(source, source_files),
@@ -226,13 +229,17 @@ def _rounded(value: float) -> float:
     return float(f"{float(f'{value:.11g}'):.7g}")
 
 
-def _bucket_tables(features: dict[str, FeatureInfo]) -> dict[str, TableInfo]:
+def _bucket_tables(features: dict[str, FeatureInfo], base: Base | None) -> dict[str, TableInfo]:
     """Tables of numeric features with buckets: one row for each, and one for empty values."""
     found = {}
+    below = base.top.tables if base else {}
     for info in features.values():
         if info.boundaries is not None and info.table is not None:
             buckets = len(info.boundaries) + 1
-            found[info.table] = TableInfo(ids="buckets", rows=buckets + 1, oov=None, keys=buckets)
+            before = below[info.table].rows if info.table in below else None
+            found[info.table] = TableInfo(
+                ids="buckets", rows=buckets + 1, oov=None, keys=buckets, base_rows=before
+            )
     return found
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from configs.manifest import Dataset
     from configs.sections.dataset import DatasetConfig
     from configs.sections.sources import SourceConfig
+    from pipelines.base.chain import Base
     from pipelines.job import Job
     from pipelines.sources.identity import SourceFile
     from pipelines.sources.reader import Range, Reader
@@ -121,8 +122,7 @@ def prepare(
 
     import_beam()
     from pipelines.base.chain import reading
-    from pipelines.base.checks import check_files, checked_base
-    from pipelines.existing import find_existing, is_folded
+    from pipelines.base.checks import check_files
     from pipelines.job import Job, plan_layout
     from pipelines.manifest import build_manifest
     from pipelines.progress import Progress
@@ -135,14 +135,11 @@ def prepare(
 
     options, target = options or beam_options(None, []), dataset.path.rstrip("/")
     check_runner(options, source, dataset)
-    folded = not overwrite and is_folded(target)  # then what is below it may be gone
-    base = None if folded else checked_base(source, dataset)
     readers = [make_reader(section, plan_layout("", "", 0)) for section in (source, *source.sides)]
     source_files = _source_files(readers, dataset)
-    if not overwrite and (present := find_existing(target, source, source_files, dataset, base)):
-        logging.info("%s: already prepared from this source with these settings", target)
+    present, base = _present(source, dataset, source_files, overwrite)
+    if present:
         return present
-    base = checked_base(source, dataset) if folded else base
     job = Job(source, dataset, plan_layout("", "", readers[0].estimated_rows()), base=base)
     with reading(base), workspace(target) as (path, check):
         job = _placed(job, path, _sizes(readers, options) | sizes)
@@ -158,6 +155,22 @@ def prepare(
         publish(target, job.layout.staging, manifest, found.files)
     log_report(manifest, dataset, target, progress, base)
     return manifest
+
+
+def _present(
+    source: "SourceConfig", dataset: "DatasetConfig", files: "list[SourceFile]", overwrite: bool
+) -> "tuple[Dataset | None, Base | None]":
+    """The dataset, if it is there and may stay; and the datasets on which a new one stands."""
+    from pipelines.base.checks import checked_base
+    from pipelines.existing import find_existing, is_folded
+
+    target = dataset.path.rstrip("/")
+    folded = not overwrite and is_folded(target)  # then what is below it may be gone
+    base = None if folded else checked_base(source, dataset)
+    if not overwrite and (present := find_existing(target, source, files, dataset, base)):
+        logging.info("%s: already prepared from this source with these settings", target)
+        return present, base
+    return None, checked_base(source, dataset) if folded else base
 
 
 def _source_files(readers: "list[Reader]", dataset: "DatasetConfig") -> "list[SourceFile]":

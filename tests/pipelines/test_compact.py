@@ -16,6 +16,7 @@ from pipelines.compact import compact
 from pipelines.prepare import prepare
 from tests.support.days import DAY, SMALL, keys_of, prepare_days
 from tests.support.prepared import configure, content, read_rows, run
+from trainer import cli
 
 FEATURES = [
     {"name": "price", "of": "item", "kind": "numeric"},
@@ -243,6 +244,19 @@ def test_nothing_to_fold_and_other_settings_are_refused(folded):
     config = configure(source, dataset | {"seed": 7})
     with pytest.raises(DataError, match="was prepared from other dataset settings"):
         compact(config.source, config.dataset)
+
+
+def test_the_command_folds_and_refuses_to_overwrite(tmp_path, monkeypatch, capsys):
+    called = []
+    monkeypatch.setattr(module, "compact", lambda source, dataset, options: called.append(dataset.path))
+    path = tmp_path / "run.yaml"
+    source = {"kind": "jsonl", "paths": ["/x"], "roles": {"timestamp": "t"}}
+    sections_ = {"source": source, "dataset": {"path": "/data"}, "train": {"num_steps": 1}}
+    path.write_text(json.dumps(sections_ | {"output": {"path": "/run"}}))
+    arguments = ["lazytower", "prepare", "--config", str(path), "--compact"]
+    assert cli.run(cli.parse(arguments)) == 0 and called == ["/data"]
+    assert cli.run(cli.parse([*arguments, "--overwrite"])) != 0
+    assert "give one of them" in capsys.readouterr().err
 
 
 def test_an_interrupted_fold_leaves_the_chain(tmp_path, monkeypatch):
