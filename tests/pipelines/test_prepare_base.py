@@ -276,7 +276,10 @@ def test_a_gap_is_logged(tmp_path, caplog):
         ),
         ({"dataset": {"history_length": 5}}, "dataset.history_length is 5 here, 3 there"),
         ({"dataset": {"positive": "all"}}, 'dataset.positive is "all" here, "above_zero" there'),
-        ({"source": {"roles": {}}}, "source.roles.timestamp is null here, there it is not"),
+        (
+            {"source": {"roles": {}}, "dataset": {"history_of": "earlier"}},
+            "source.roles.timestamp is null here, there it is not",
+        ),
         ({"source": {"clean_keys": False}}, "source.clean_keys is false here, true there"),
         ({"source": {"features": []}}, "feature word is only there"),
         (
