@@ -156,6 +156,7 @@ THINGS = {
     "How does a run stop on SIGTERM?": "signal.SIGTERM",
     "Where are the signatures of the served model?": "recommend",
     "Where is the memory of a run forecast?": "def peak_bytes(",
+    "Where is a new day accepted or refused?": "def decide",
     "Where do popularity and the other baselines come from?": "opularity",
     "What does the report look like?": "def page(",
     "Where is gs:// read and written?": "gs://",

@@ -8,6 +8,7 @@ from typing import Any
 
 from absl import logging
 
+from configs.dataset_parts import TableInfo
 from configs.errors import ConfigError, UserError
 from configs.load import dump_config
 from configs.manifest import Dataset, load_dataset
@@ -234,13 +235,14 @@ def _full(name: str) -> str:
 
 
 def _new_keys(dataset: Dataset) -> dict[str, int]:
-    """Users and items that have a row here and none in the base."""
-    return {name: _new_rows(dataset, name) for name in ("user", "item") if name in dataset.tables}
+    """Users and items that have a row of their own here and none in the base; with hashed ids all have."""
+    tables = {name: dataset.tables[name] for name in ("user", "item") if name in dataset.tables}
+    return {name: _new_rows(table) for name, table in tables.items() if table.oov is not None}
 
 
-def _new_rows(dataset: Dataset, name: str) -> int:
-    table = dataset.tables[name]
-    return table.keys if table.base_rows is None else table.rows - table.base_rows
+def _new_rows(table: TableInfo) -> int:
+    """As the report of prepare; given ids have no base."""
+    return table.keys - ((table.base_oov or 0) - table.left)
 
 
 def _lines(day: DayFolder, name: str) -> list[dict[str, Any]]:

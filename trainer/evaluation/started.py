@@ -44,4 +44,4 @@ def open_start(config: RunConfig) -> Trained:
     counts = item_counts(TrainRows.of(config, dataset), items, exact=False)
     recommender = Recommender(config, dataset, counts, num_steps=1)
     warm.load(recommender, recommender.dense_state)
-    return Trained(config, dataset, items, recommender, 0, reading)
+    return Trained(config, dataset, items, recommender, 0, reading, chosen="before training")
