@@ -89,7 +89,6 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
     """
     source, stats, files = job.source.model_dump(mode="json"), summary.stats, summary.files
     digest = fingerprint(files, job.base.top.fingerprint if job.base else None)
-
     infos = functools.partial(infos_of, files, digest)
 
     def split(directory: str) -> SplitInfo:
@@ -112,9 +111,8 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
 
     features = {config.name: feature(config) for config in job.source.all_features}
     features = keep_statistics(features, None if job.dataset.refresh_statistics else job.base)
-    tables = {name: table(name, ids) for name, ids in summary.tables.items()} | _bucket_tables(
-        features, job.base
-    )
+    tables = {name: table(name, ids) for name, ids in summary.tables.items()}
+    tables |= _bucket_tables(features, job.base)
     return Dataset(
         fingerprint=digest,
         source_fingerprint=source_fingerprint(source, source_files),
