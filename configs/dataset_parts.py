@@ -24,6 +24,12 @@ class FileInfo(Section):
     crc32c: str
     """CRC-32C of the file's bytes, eight hexadecimal digits."""
 
+    @property
+    def number(self) -> int:
+        """Its number in its directory, which names the ids of a catalog file; a day lacks those without
+        rows."""
+        return int(self.path.rpartition("-")[2].partition(".")[0])
+
 
 class LabelInfo(Section):
     """A further label in the rows of one split."""
