@@ -112,6 +112,7 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
     features = {config.name: feature(config) for config in job.source.all_features}
     features = keep_statistics(features, None if job.dataset.refresh_statistics else job.base)
     tables = {name: table(name, ids) for name, ids in summary.tables.items()}
+    tables |= _bucket_tables(features, job.base)
     return Dataset(
         fingerprint=digest,
         source_fingerprint=source_fingerprint(source, source_files),
@@ -121,7 +122,7 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
         has_weight=job.source.roles.weight is not None,
         splits={name: split(name) for name in SPLITS},
         positives=split("positives") if any(f.directory == "positives" for f in files) else None,
-        tables=tables | _bucket_tables(features, job.base),
+        tables=tables,
         features=features,
         sides=[_side(job, n, summary) for n in range(len(job.sides))],
         **distribution_facts(job, summary.distributions, files, stats.counts),
