@@ -14,6 +14,7 @@ from configs.manifest import SPLITS, load_dataset
 from pipelines import compact as module
 from pipelines.compact import compact
 from pipelines.prepare import prepare
+from tests.pipelines.test_prepare_ranking import LABELS, configured, draw
 from tests.support.days import DAY, SMALL, keys_of, prepare_days
 from tests.support.prepared import configure, content, read_rows, run
 from trainer import cli
@@ -275,3 +276,29 @@ def test_an_interrupted_fold_leaves_the_chain(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         compact(config.source, config.dataset, **SMALL)
     assert content(chain[1].path) == before
+
+
+@pytest.mark.parametrize("owners", [True, False])
+def test_further_labels_and_rows_without_users_are_folded(tmp_path, owners):
+    roles = {"label": "click", "labels": LABELS, "timestamp": "time"}
+    roles |= {"user": "user", "item": "item"} if owners else {}
+    chain = []
+    for day in range(2):
+        (tmp_path / f"{day}").mkdir()
+        rows = [row | {"time": row["time"] + 500 * day} for row in draw(150, seed=day)]
+        base = {"base": chain[-1].path} if chain else {}
+        config = configured(
+            tmp_path / f"{day}", rows, roles, path=str(tmp_path / f"{day}" / "data"), history_length=0, **base
+        )
+        prepare(config.source, config.dataset, **SMALL)
+        chain.append(load_dataset(config.dataset.path))
+    expected = [row for d in chain for row in read_rows(d, d.splits["train"].files)]
+    expected += [row for name in SPLITS[1:] for row in read_rows(chain[0], chain[0].splits[name].files)]
+    found = compact(config.source, config.dataset, **SMALL)
+    rows = read_rows(found, found.splits["train"].files)
+    names = ("timestamp", "label", "label/buy", "label/rating", "price")
+    one, other = (
+        collections.Counter(str([row[name] for name in names]) for row in mine) for mine in (rows, expected)
+    )
+    assert one == other and found.labels == list(LABELS)
+    assert found.splits["train"].labels["buy"].ones == sum(row["label/buy"] == 1 for row in expected)
