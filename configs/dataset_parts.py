@@ -60,7 +60,8 @@ class SplitInfo(Section):
     cold_user_rows: int = 0
     """Their positive rows."""
     rare_users: int = 0
-    """Users with positive rows here and in train, but fewer in train than user_ids.min_count."""
+    """Users with positive rows here and in train, but fewer in train than user_ids.min_count, or beyond
+    user_ids.max_rows."""
     rare_user_rows: int = 0
     """Their positive rows."""
 
