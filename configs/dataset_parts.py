@@ -293,7 +293,7 @@ class DriftInfo(Section):
 
     @property
     def largest(self) -> tuple[str, float, float] | None:
-        """The bin that adds most to the index, its share in the base and here; None: there are no values."""
+        """The bin that adds most to the index, its share in the base and here; None: one side is empty."""
         if not sum(self.before) or not sum(self.now):
             return None
         before, now = (np.array(counts) / sum(counts) for counts in (self.before, self.now))

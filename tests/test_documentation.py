@@ -164,6 +164,8 @@ THINGS = {
     "What is in `COMMITTED`?": "class CheckpointManifest(",
     "Where is the version?": "lazytower --version",
     "Where are rows matched with those of another run?": "def match_tables(",
+    "Where is the population stability index?": "def stability_index(",
+    "Where is a chain of datasets folded?": "def compact(",
 }
 
 
