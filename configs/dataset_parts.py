@@ -228,7 +228,7 @@ class FoldInfo(Section):
     fingerprint: str
     """Its fingerprint."""
     same_ids: bool
-    """Whether its ids are those of this dataset, so that runs trained on it can go on with this one."""
+    """Whether its ids are those of this dataset, so that days and warm starts can go on with this one."""
     source_files: list[SourceFileInfo]
     """What it was prepared from; empty for the dataset in whose place this one is."""
 
