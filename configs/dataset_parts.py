@@ -24,6 +24,12 @@ class FileInfo(Section):
     crc32c: str
     """CRC-32C of the file's bytes, eight hexadecimal digits."""
 
+    @property
+    def number(self) -> int:
+        """Its number in its directory, which names the ids of a catalog file; a day lacks those without
+        rows."""
+        return int(self.path.rpartition("-")[2].partition(".")[0])
+
 
 class LabelInfo(Section):
     """A further label in the rows of one split."""
@@ -54,7 +60,8 @@ class SplitInfo(Section):
     cold_user_rows: int = 0
     """Their positive rows."""
     rare_users: int = 0
-    """Users with positive rows here and in train, but fewer in train than user_ids.min_count."""
+    """Users with positive rows here and in train, but fewer in train than user_ids.min_count, or beyond
+    user_ids.max_rows."""
     rare_user_rows: int = 0
     """Their positive rows."""
 

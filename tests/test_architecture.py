@@ -52,6 +52,7 @@ ORDER = {
     "pipelines": (
         "pipelines.bench",
         "pipelines.prepare",
+        "pipelines.compact",
         "pipelines.pipeline",
         "pipelines.publish",
         "pipelines.workspace",

@@ -37,6 +37,11 @@ def _check_base(config: "RunConfig") -> None:
                     f"dataset.{name}.expire_days requires source.roles.timestamp, without which rows have no "
                     "age; name the column, or remove expire_days"
                 )
+    if dataset.base is not None and dataset.history_of == "others":
+        raise ValueError(
+            "dataset.history_of: others takes items of all days, and rows of earlier days are written "
+            "already; set it to earlier for all days, or prepare all rows anew without dataset.base"
+        )
 
 
 def _check_ages(config: "RunConfig") -> None:

@@ -15,7 +15,6 @@ from configs.manifest import SPLITS, Dataset
 from configs.system.storage import exists, reading
 from pipelines.base.chain import Base
 from pipelines.base.index import read_index, write_index
-from pipelines.base.sequences import file_number
 from pipelines.base.translation import Translation
 from pipelines.job import Job
 from pipelines.stages.files import WrittenFile, close_durably, open_staged
@@ -109,7 +108,7 @@ def copies(chain: list[Dataset]) -> list[CopyOf]:
 
 def _copy(dataset: Dataset, directory: str, info: FileInfo, table: str = "") -> CopyOf:
     facts = info.model_dump(exclude={"path"})
-    return CopyOf(WrittenFile(directory, file_number(info), facts, table=table), [dataset.file_path(info)])
+    return CopyOf(WrittenFile(directory, info.number, facts, table=table), [dataset.file_path(info)])
 
 
 class CopyFile(ThreadedDoFn):

@@ -41,7 +41,8 @@ def run(args) -> int:
             "--step chooses a checkpoint of this run, and --start evaluates another run; remove one"
         )
     trained = open_start(config) if args.start else open_trained(config, args.step)
-    what = f"the weights of {config.init.from_}" if args.start else f"step {trained.step} ({trained.chosen})"
+    source = config.init.from_ if config.init else ""
+    what = f"the weights of {source}" if args.start else f"step {trained.step} ({trained.chosen})"
     logging.info("evaluating %s on %s", what, args.split)
     lines = evaluate_recommender(
         trained.recommender, trained.dataset, trained.items, trained.step, args.split

@@ -86,9 +86,9 @@ def open_source(init: InitConfig) -> Source:
         first = str(error).splitlines()[0]
         raise ConfigError(f"init.from: its config is not one of this version: {first}") from None
     # A trainer may be at work there: it deletes old checkpoints while this looks at them.
-    first = best_first(path)
+    preferred = best_first(path)
     found = newest_restorable(
-        checkpoints_of(path), lambda chain: None, lambda chain: chain, _OTHER_RUN, first
+        checkpoints_of(path), lambda chain: None, lambda chain: chain, _OTHER_RUN, preferred
     )
     if found is None:
         raise CheckpointError(f"init.from: {path}: holds no complete checkpoint; {_OTHER_RUN}")

@@ -12,15 +12,17 @@ from configs.load import parse_config
 from tests.support.checkpoint_state import state_of
 from tests.support.tiny_run import planted_document, write_planted
 from trainer.checkpoints import store
-from trainer.checkpoints.best import Evaluated, read_best, write_best
+from trainer.checkpoints.best import BestRecord, Evaluated, read_best, write_best
 from trainer.checkpoints.compact import compact
 from trainer.checkpoints.listing import listed
 from trainer.checkpoints.store import CheckpointStore
 from trainer.commands import checkpoints as command
 from trainer.evaluation.trained import open_trained
 from trainer.report.metrics_file import read_metrics
+from trainer.serving.client import step_text
 from trainer.serving.weights import averaged
 from trainer.training import best_step
+from trainer.training.best_step import figure_of_best
 from trainer.training.run import train
 from trainer.training.session import TrainSession
 
@@ -285,3 +287,31 @@ def test_valid_must_have_rows(place, scripted, tmp_path):
     path.write_text(json.dumps(manifest))
     with pytest.raises(DataError, match="split valid has no rows, so evaluate.best has nothing to choose by"):
         train(configured(tmp_path, tmp_path / "run"))
+
+
+def test_figures_of_tasks():
+    """Of the first weights and the first task, unless the metric names one."""
+    lines = [
+        {"scorer": "constant", "weights": "average", "task": "click", "auc": 0.5},
+        {"scorer": "model", "weights": "average", "task": "click", "auc": 0.7},
+        {"scorer": "model", "weights": "raw", "task": "click", "auc": 0.6},
+        {"scorer": "model", "weights": "average", "task": "buy", "auc": None, "log_loss": 0.2},
+    ]
+    assert figure_of_best(lines, "auc") == figure_of_best(lines, "click/auc") == 0.7
+    assert figure_of_best(lines, "buy/log_loss") == 0.2
+    assert figure_of_best(lines, "buy/auc") is None and figure_of_best(lines, "watch/auc") is None
+
+
+def test_a_lower_loss_is_better():
+    record = BestRecord(metric="buy/log_loss", protocol="p")
+    for step, value in ((10, 0.5), (20, 0.4), (30, 0.4), (40, 0.6)):
+        record = record.having(Evaluated(step=step, value=value))
+    assert (record.best.step, record.waited) == (20, 2), "equal is no better"
+    assert record.until(30).waited == 1 and record.until(5).best is None
+
+
+def test_models_say_which_checkpoint_they_are():
+    assert step_text({"step": 20, "chosen": "best by mrr on valid, 0.3000"}) == (
+        "step 20 (best by mrr on valid, 0.3000)"
+    )
+    assert step_text({"step": 20}) == step_text({"step": 20, "chosen": "newest"}) == "step 20"
