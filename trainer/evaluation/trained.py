@@ -47,6 +47,7 @@ def open_trained(config: RunConfig, step: int | str | None = None) -> Trained:
     """
     start_tensorflow(config.device)
     from trainer.checkpoints.best import chosen_steps
+    from trainer.checkpoints.chain import LOOKS
     from trainer.checkpoints.identity import checkpoint_identity
     from trainer.checkpoints.store import CheckpointStore
     from trainer.checkpoints.tail_average import open_tail
@@ -70,9 +71,13 @@ def open_trained(config: RunConfig, step: int | str | None = None) -> Trained:
     counts = item_counts(rows, items, exact=False)
     recommender = Recommender(config, dataset, counts, num_steps, StoredTable)
     store = CheckpointStore(directory, config.checkpoint.keep, identity)
-    first, chosen = chosen_steps(config, directory, step)
     only = isinstance(step, int)
-    opened = store.open_newest(recommender.storages, recommender.dense_state, first, only)
+    for _ in range(LOOKS):
+        first, chosen = chosen_steps(config, directory, step)
+        opened = store.open_newest(recommender.storages, recommender.dense_state, first, only)
+        # A running trainer deletes the best checkpoint when it has found a better one.
+        if not first or opened in first or chosen_steps(config, directory, step)[0] == first:
+            break
     if opened is None:
         raise CheckpointError(f"{directory}: no complete checkpoint; run `lazytower train` with this config")
     if config.polyak.tail:

@@ -1,5 +1,6 @@
 """Follows `evaluate.best` during a run: which step is the best, and whether patience is used up."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -134,7 +135,8 @@ def figure_of_best(lines: Sequence[dict], metric: str) -> float | None:
     for line in lines:
         if line.get("scorer") == "model" and (not task or line.get("task") == task):
             value = line.get(name)
-            return None if value is None else float(value)
+            # Nothing compares with a value that is not finite: it would stay the best.
+            return float(value) if value is not None and math.isfinite(value) else None
     return None
 
 

@@ -11,7 +11,8 @@ from configs.errors import CheckpointError, DataError
 from configs.load import parse_config
 from tests.support.checkpoint_state import state_of
 from tests.support.tiny_run import planted_document, write_planted
-from trainer.checkpoints.best import BestRecord, Evaluated, read_best
+from trainer.checkpoints import store
+from trainer.checkpoints.best import BestRecord, Evaluated, read_best, write_best
 from trainer.checkpoints.compact import compact
 from trainer.checkpoints.listing import listed
 from trainer.checkpoints.store import CheckpointStore
@@ -232,6 +233,43 @@ def test_without_best_its_record_goes(place, scripted, tmp_path):
     train(configured(place, tmp_path / "run"))
     train(configured(place, tmp_path / "run", evaluate={"best": None}))
     assert read_best(f"{tmp_path}/run/checkpoints") is None
+
+
+def test_values_that_are_not_finite_are_never_the_best():
+    lines = [{"scorer": "model", "ndcg@5": value} for value in (float("nan"), float("inf"), None, 0.5)]
+    found = [best_step.figure_of_best([line], "ndcg@5") for line in lines]
+    assert found == [None, None, None, 0.5]
+
+
+def test_a_failed_save_is_repeated_before_the_step_is_the_best(place, scripted, tmp_path, monkeypatch):
+    """The save of the best step fails in the background; training waits for the second attempt."""
+    write, failed = store.write_checkpoint, []
+
+    def failing(path, head, *others):
+        if head.step == 20 and not failed:
+            failed.append(path)
+            raise CheckpointError(f"{path}: cannot be written (No space left on device)")
+        return write(path, head, *others)
+
+    monkeypatch.setattr(store, "write_checkpoint", failing)
+    train(config := configured(place, tmp_path / "run"))
+    assert failed and open_trained(config).step == 20
+
+
+def test_a_reader_meets_a_trainer_that_finds_a_better_one(place, scripted, tmp_path, monkeypatch):
+    """Between the reader's choice and its reading, another step becomes the best and the former one goes."""
+    train(config := configured(place, tmp_path / "run", checkpoint={"keep": 9, "incremental": False}))
+    directory, opening = f"{config.output.path}/checkpoints", CheckpointStore.open_newest
+
+    def meanwhile(self, *arguments):
+        if (old := tmp_path / "run/checkpoints/step-000000020").exists():
+            shutil.rmtree(old)
+            write_best(directory, read_best(directory).having(Evaluated(step=40, value=0.9)))
+        return opening(self, *arguments)
+
+    monkeypatch.setattr(CheckpointStore, "open_newest", meanwhile)
+    trained = open_trained(config)
+    assert trained.step == 40 and trained.chosen == "best by ndcg@5 on valid, 0.9000"
 
 
 def test_another_metric_begins_anew(place, scripted, tmp_path, caplog):
