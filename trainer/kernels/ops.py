@@ -47,6 +47,26 @@ def gather_rows(values, where):
     return gathered(values)
 
 
+def products(vectors):
+    """Dot products of all pairs of a row's vectors, with their gradient; requires the kernels.
+
+    Args:
+      vectors: float32 [batch, n, dim].
+
+    Returns:
+      float32 [batch, n (n - 1) / 2]: vector 1 with 0, 2 with 0, 2 with 1, 3 with 0 ...
+    """
+
+    @tf.custom_gradient
+    def multiplied(vectors):
+        def gradient(above):
+            return kernels().lazytower_products_gradient(vectors=vectors, above=above)
+
+        return kernels().lazytower_products(vectors=vectors), gradient
+
+    return multiplied(vectors)
+
+
 def softmax_blocks(user, item, item_ids, log_q, part, scale: float, mask_hits: bool, first):
     """The loss and its gradients, as trainer.models.losses._blocks; requires the kernels."""
     return kernels().lazytower_softmax(

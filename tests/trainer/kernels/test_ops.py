@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from configs.sections.ranking import DotInteractionConfig
 from trainer.embeddings.engines import TABLE_ENGINES
 from trainer.kernels import ops
 from trainer.kernels.build import graph_only, kernels
 from trainer.models import losses
+from trainer.models.interactions import DotProducts
 from trainer.optimizers import LazyAdam
 
 pytestmark = pytest.mark.any_python
@@ -42,6 +44,29 @@ def test_rows_and_the_sum_of_their_gradients():
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-6, atol=1e-6)
     assert not np.any(found[0][1][40:])
+
+
+@pytest.mark.parametrize(
+    ("rows", "number", "dim"), [(1, 2, 1), (0, 3, 4), (300, 27, 16), (129, 18, 13), (7, 40, 33)]
+)
+def test_products_of_pairs_and_their_gradient(rows, number, dim):
+    rng = np.random.default_rng(number)
+    vectors = tf.constant(rng.normal(size=(rows, number, dim)), tf.float32)
+    above = tf.constant(rng.normal(size=(rows, number * (number - 1) // 2)), tf.float32)
+    interaction = DotProducts(DotInteractionConfig(kind="dot"), [dim] * number, 0, 0)
+
+    @tf.function
+    def differentiated():
+        with tf.GradientTape() as tape:
+            tape.watch(vectors)
+            found, _ = interaction(tf.unstack(vectors, axis=1), None)
+        assert found.shape == above.shape
+        return found, tape.gradient(found, vectors, above)
+
+    with graph_only():
+        expected = tf.function(differentiated.python_function)()
+    for got, wanted in zip(differentiated(), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("mask", [True, False])
