@@ -107,7 +107,7 @@ def _manifest(job: Job, base: Base, files: list[WrittenFile]) -> Dataset:
     def table(name: str, info: TableInfo) -> TableInfo:
         places = {"files": "vocabularies", "index": "index"}
         found: dict[str, Any] = {key: infos_of(files, digest, place, name) for key, place in places.items()}
-        alone = {"base_rows": None, "base_oov": None, "moved": [], "left": 0}
+        alone: dict[str, Any] = {"base_rows": None, "base_oov": None, "moved": [], "left": 0}
         return info.model_copy(update=found | alone)
 
     def catalog(directory: str) -> CatalogInfo:

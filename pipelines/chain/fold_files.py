@@ -74,6 +74,7 @@ class FoldIndex(ThreadedDoFn):
         """Keys of one dataset with ids of the newest one, below which held-out rows are train rows."""
         if table not in WITH_CATALOG:  # keys without a row have that of all others
             oov, top = self._base.tables[table].layers[level].oov, self._base.tables[table].oov
+            assert oov is not None and top is not None, "only exact ids have an index"
             ids = np.where(ids < oov, self._translation.to_top(level, table, ids), top)
         else:
             ids = self._translation.to_top(level, table, ids)
