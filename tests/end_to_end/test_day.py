@@ -81,6 +81,11 @@ def content(root: pathlib.Path) -> dict:
         for path in sorted(days.rglob("*"))
         if path.is_file() and (path.name in ("day.json", "config.yaml") or "dataset" in path.parts[-3:])
     }
+    for name in [name for name in found if name.endswith("dataset.json")]:
+        document = json.loads(found[name])
+        for file in document["source_files"]:
+            del file["version"]  # times and inode of a copied source
+        found[name] = document
     found["days"] = sorted(path.name for path in days.iterdir() if not path.name.startswith("."))
     for run in sorted(days.glob("*/run")):
         state = newest_state(run)
