@@ -29,3 +29,21 @@ def add_override_argument(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="override one key of the config, such as train.batch_size=1024; repeatable",
     )
+
+
+def add_step_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --step for commands that open a checkpoint."""
+    parser.add_argument(
+        "--step",
+        type=_step,
+        metavar="N",
+        help="checkpoint: a step, best, or newest (default: best with evaluate.best, else newest)",
+    )
+
+
+def _step(text: str) -> int | str:
+    if text in ("best", "newest"):
+        return text
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a step, best or newest")
+    return int(text)

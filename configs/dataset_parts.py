@@ -24,6 +24,12 @@ class FileInfo(Section):
     crc32c: str
     """CRC-32C of the file's bytes, eight hexadecimal digits."""
 
+    @property
+    def number(self) -> int:
+        """Its number in its directory, which names the ids of a catalog file; a day lacks those without
+        rows."""
+        return int(self.path.rpartition("-")[2].partition(".")[0])
+
 
 class LabelInfo(Section):
     """A further label in the rows of one split."""
@@ -54,7 +60,8 @@ class SplitInfo(Section):
     cold_user_rows: int = 0
     """Their positive rows."""
     rare_users: int = 0
-    """Users with positive rows here and in train, but fewer in train than user_ids.min_count."""
+    """Users with positive rows here and in train, but fewer in train than user_ids.min_count, or beyond
+    user_ids.max_rows."""
     rare_user_rows: int = 0
     """Their positive rows."""
 
@@ -221,7 +228,7 @@ class FoldInfo(Section):
     fingerprint: str
     """Its fingerprint."""
     same_ids: bool
-    """Whether its ids are those of this dataset, so that runs trained on it can go on with this one."""
+    """Whether its ids are those of this dataset, so that days and warm starts can go on with this one."""
     source_files: list[SourceFileInfo]
     """What it was prepared from; empty for the dataset in whose place this one is."""
 
@@ -286,7 +293,7 @@ class DriftInfo(Section):
 
     @property
     def largest(self) -> tuple[str, float, float] | None:
-        """The bin that adds most to the index, its share in the base and here; None: there are no values."""
+        """The bin that adds most to the index, its share in the base and here; None: one side is empty."""
         if not sum(self.before) or not sum(self.now):
             return None
         before, now = (np.array(counts) / sum(counts) for counts in (self.before, self.now))

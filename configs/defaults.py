@@ -19,7 +19,7 @@ from configs.sections.training import PolyakConfig
 if TYPE_CHECKING:
     from configs.schema import RunConfig
 
-SectionT = TypeVar("SectionT")
+ConfigT = TypeVar("ConfigT")
 
 WIDTH = 128
 """Width of the vectors of two towers, without the bias."""
@@ -50,7 +50,7 @@ OTHERS = "*"
 """Stands for all tables that are not named."""
 
 
-def for_others(sections: dict[str, SectionT], names: set[str], key: str) -> dict[str, SectionT]:
+def for_others(sections: dict[str, ConfigT], names: set[str], key: str) -> dict[str, ConfigT]:
     """Sections by table, with that of OTHERS given to all names without one.
 
     Args:

@@ -71,7 +71,7 @@ FEATURES  Columns by kind, in records and catalogs alike: categorical and cross:
   list: int64 ids, those of all rows of the block one after the other, <name>/length: int64 [rows], and, if
   it is weighted, <name>/weight: float32, one per id. vector: no column, but files of its own in the catalog's
   directory: float32 little-endian [rows of the file, dim] by catalog id, VECTOR_ROWS rows to a file and
-  catalog_rows in all; zeros where there is none.
+  catalog_rows in all; zeros where there is none. On a base, files without any are left out.
   A feature of a side table (`lives: catalog`) is in the catalog only, and has one value for all times. A
   feature of a column of the interactions (`lives: records`) is in the records, and, unless it is of the
   context, in the catalog as of three points in time (FEATURES IN CATALOGS; lists: <name>@valid/length ...).

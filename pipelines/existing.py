@@ -57,6 +57,12 @@ def find_existing(
     return found
 
 
+def is_folded(target: str) -> bool:
+    """Whether a dataset is there that `prepare --compact` has made independent of its base."""
+    found = _load(target) if storage.exists(f"{target}/{MANIFEST_FILE}") else None
+    return found is not None and found.base is None and bool(found.folds)
+
+
 def _load(target: str) -> Dataset | None:
     """The content of dataset.json; None: it is broken, so the dataset is unusable."""
     try:
@@ -82,9 +88,9 @@ def _difference(
     found: Dataset, source: SourceConfig, files: list[SourceFile], dataset: DatasetConfig
 ) -> str | None:
     """How a dataset differs from the requested one; None: it does not."""
-    section, before_section = plain_source(source.model_dump(mode="json")), plain_source(found.source)
-    if keys := [key for key in {**before_section, **section} if before_section.get(key) != section.get(key)]:
-        return f"another source (source.{keys[0]} differs)"
+    section = plain_source(source.model_dump(mode="json"))
+    if difference := _other_source(found, section):
+        return difference
     before = {info.path: info for info in found.source_files}
     if [file.name for file in files] != list(before):
         return f"other files: {_other_names(list(before), [file.name for file in files])}"
@@ -94,6 +100,24 @@ def _difference(
             return f"other content of {file.name}, which has changed since"
     if found.source_fingerprint != source_fingerprint(section, contents):
         return "another source"
+    return _other_settings(found, dataset)
+
+
+def settings_differ(found: Dataset, source: SourceConfig, dataset: DatasetConfig) -> str | None:
+    """How a dataset differs from one that these sections of a RunConfig make of the same files; None: it does
+    not."""
+    difference = _other_source(found, plain_source(source.model_dump(mode="json")))
+    return difference or _other_settings(found, dataset)
+
+
+def _other_source(found: Dataset, section: dict[str, Any]) -> str | None:
+    before = plain_source(found.source)
+    if keys := [key for key in {**before, **section} if before.get(key) != section.get(key)]:
+        return f"another source (source.{keys[0]} differs)"
+    return None
+
+
+def _other_settings(found: Dataset, dataset: DatasetConfig) -> str | None:
     if dataset.model_dump(mode="json", exclude={"path"}) != _settings(found):
         return "other dataset settings"
     return None

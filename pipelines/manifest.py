@@ -31,6 +31,7 @@ from configs.sections.features import (
     VectorFeatureConfig,
     table_of,
 )
+from pipelines.base.chain import Base
 from pipelines.base.numbering import TableIds
 from pipelines.base.statistics import keep_statistics
 from pipelines.drift import distribution_facts
@@ -88,14 +89,13 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
     """
     source, stats, files = job.source.model_dump(mode="json"), summary.stats, summary.files
     digest = fingerprint(files, job.base.top.fingerprint if job.base else None)
-
-    infos = functools.partial(_infos, files, digest)
+    infos = functools.partial(infos_of, files, digest)
 
     def split(directory: str) -> SplitInfo:
         chosen = [f for f in files if f.directory == directory]
         prefix = f"{directory}/"
         left_out = {k.removeprefix(prefix): v for k, v in stats.counts.items() if k.startswith(prefix)}
-        return SplitInfo(**_rows(infos(directory), chosen, job.labels), **left_out)
+        return SplitInfo(**split_rows(infos(directory), chosen, job.labels), **left_out)
 
     def table(name: str, ids: TableIds) -> TableInfo:
         places = {"files": "vocabularies", "moved": "moved", "index": "index"}
@@ -111,7 +111,8 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
 
     features = {config.name: feature(config) for config in job.source.all_features}
     features = keep_statistics(features, None if job.dataset.refresh_statistics else job.base)
-    tables = {name: table(name, ids) for name, ids in summary.tables.items()} | _bucket_tables(features)
+    tables = {name: table(name, ids) for name, ids in summary.tables.items()}
+    tables |= _bucket_tables(features, job.base)
     return Dataset(
         fingerprint=digest,
         source_fingerprint=source_fingerprint(source, source_files),
@@ -142,7 +143,7 @@ def build_manifest(job: Job, source_files: list[SourceFile], summary: Summary) -
     )
 
 
-def _infos(files: list[WrittenFile], digest: str, directory: str, table: str = "") -> list[FileInfo]:
+def infos_of(files: list[WrittenFile], digest: str, directory: str, table: str = "") -> list[FileInfo]:
     """Files of a directory; those with records, or those of a table or feature."""
     mine = [f for f in files if (f.directory, f.table) == (directory, table)]
     mine.sort(key=WrittenFile.place)
@@ -226,17 +227,22 @@ def _rounded(value: float) -> float:
     return float(f"{float(f'{value:.11g}'):.7g}")
 
 
-def _bucket_tables(features: dict[str, FeatureInfo]) -> dict[str, TableInfo]:
+def _bucket_tables(features: dict[str, FeatureInfo], base: Base | None) -> dict[str, TableInfo]:
     """Tables of numeric features with buckets: one row for each, and one for empty values."""
     found = {}
+    below = base.top.tables if base else {}
     for info in features.values():
         if info.boundaries is not None and info.table is not None:
             buckets = len(info.boundaries) + 1
-            found[info.table] = TableInfo(ids="buckets", rows=buckets + 1, oov=None, keys=buckets)
+            before = below[info.table].rows if info.table in below else None
+            found[info.table] = TableInfo(
+                ids="buckets", rows=buckets + 1, oov=None, keys=buckets, base_rows=before
+            )
     return found
 
 
-def _rows(infos: list[FileInfo], files: list[WrittenFile], labels: Iterable[str]) -> dict[str, Any]:
+def split_rows(infos: list[FileInfo], files: list[WrittenFile], labels: Iterable[str]) -> dict[str, Any]:
+    """Fields of SplitInfo, from all files of the split."""
     return {
         "rows": sum(info.rows for info in infos),
         "files": infos,

@@ -2,6 +2,7 @@
 
 lazytower prepare --config configs/quickstart.yaml
 lazytower prepare --guess events.csv items.csv > run.yaml
+lazytower prepare --config monday.yaml --compact
 """
 
 import argparse
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from configs.manifest import Dataset
     from configs.sections.dataset import DatasetConfig
     from configs.sections.sources import SourceConfig
+    from pipelines.base.chain import Base
     from pipelines.job import Job
     from pipelines.sources.identity import SourceFile
     from pipelines.sources.reader import Range, Reader
@@ -36,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "tables; redirect it to a file and check its comments",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
+    parser.add_argument(
+        "--compact",
+        action="store_true",
+        help="instead of preparing, fold the dataset at dataset.path and those below it (dataset.base) into "
+        "one that stands alone, with the same ids",
+    )
     parser.add_argument(
         "--runner",
         metavar="NAME",
@@ -61,8 +69,22 @@ def run(args: argparse.Namespace) -> int:
 
     config = load_config(args.config, args.overrides)
     options = beam_options(args.runner, args.beam_args)
+    if args.compact:
+        if args.overwrite:
+            raise ConfigError("--overwrite prepares anew and --compact folds what is there; give one of them")
+        _compact(config.source, config.dataset, options)
+        return 0
     prepare(config.source, config.dataset, options, overwrite=args.overwrite)
     return 0
+
+
+def _compact(source: "SourceConfig", dataset: "DatasetConfig", options: "PipelineOptions") -> None:
+    from pipelines.runners.options import import_beam
+
+    import_beam()
+    from pipelines.compact import compact
+
+    compact(source, dataset, options)
 
 
 def _print_guess(args: argparse.Namespace) -> int:
@@ -100,8 +122,7 @@ def prepare(
 
     import_beam()
     from pipelines.base.chain import reading
-    from pipelines.base.checks import check_files, checked_base
-    from pipelines.existing import find_existing
+    from pipelines.base.checks import check_files
     from pipelines.job import Job, plan_layout
     from pipelines.manifest import build_manifest
     from pipelines.progress import Progress
@@ -114,11 +135,10 @@ def prepare(
 
     options, target = options or beam_options(None, []), dataset.path.rstrip("/")
     check_runner(options, source, dataset)
-    base = checked_base(source, dataset)
     readers = [make_reader(section, plan_layout("", "", 0)) for section in (source, *source.sides)]
     source_files = _source_files(readers, dataset)
-    if not overwrite and (present := find_existing(target, source, source_files, dataset, base)):
-        logging.info("%s: already prepared from this source with these settings", target)
+    present, base = _present(source, dataset, source_files, overwrite)
+    if present:
         return present
     job = Job(source, dataset, plan_layout("", "", readers[0].estimated_rows()), base=base)
     with reading(base), workspace(target) as (path, check):
@@ -135,6 +155,22 @@ def prepare(
         publish(target, job.layout.staging, manifest, found.files)
     log_report(manifest, dataset, target, progress, base)
     return manifest
+
+
+def _present(
+    source: "SourceConfig", dataset: "DatasetConfig", files: "list[SourceFile]", overwrite: bool
+) -> "tuple[Dataset | None, Base | None]":
+    """The dataset, if it is there and may stay; and the datasets on which a new one stands."""
+    from pipelines.base.checks import checked_base
+    from pipelines.existing import find_existing, is_folded
+
+    target = dataset.path.rstrip("/")
+    folded = not overwrite and is_folded(target)  # then what is below it may be gone
+    base = None if folded else checked_base(source, dataset)
+    if not overwrite and (present := find_existing(target, source, files, dataset, base)):
+        logging.info("%s: already prepared from this source with these settings", target)
+        return present, base
+    return None, checked_base(source, dataset) if folded else base
 
 
 def _source_files(readers: "list[Reader]", dataset: "DatasetConfig") -> "list[SourceFile]":

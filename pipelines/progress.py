@@ -14,6 +14,7 @@ _STAGES = {
     "read": "read",
     "group": "grouped by user",
     "records": "with ids and histories",
+    "fold": "folded",
 }
 
 

@@ -85,9 +85,11 @@ def _user_lines(manifest: Dataset, dataset: DatasetConfig) -> list[str]:
                 f"evaluate.cold_users: rank only ({info.cold_user_rows:,} rows)"
             )
         if info.rare_users and isinstance(dataset.user_ids, VocabIdsConfig):
+            limit = dataset.user_ids.max_rows
+            beyond = f", or beyond max_rows {limit:,}," if limit is not None else ""
             lines.append(
                 f"{name}: {info.rare_users:,} users with fewer than dataset.user_ids.min_count "
-                f"{dataset.user_ids.min_count} positive train rows are not evaluated "
+                f"{dataset.user_ids.min_count} positive train rows{beyond} are not evaluated "
                 f"({info.rare_user_rows:,} rows)"
             )
     return lines

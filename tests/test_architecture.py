@@ -24,6 +24,7 @@ ORDER = {
         "trainer.cli",
         "trainer.commands",
         "trainer.bench",
+        "trainer.daily",
         "trainer.preflight",
         "trainer.serving",
         "trainer.training",
@@ -51,6 +52,7 @@ ORDER = {
     "pipelines": (
         "pipelines.bench",
         "pipelines.prepare",
+        "pipelines.compact",
         "pipelines.pipeline",
         "pipelines.publish",
         "pipelines.workspace",

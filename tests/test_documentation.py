@@ -142,6 +142,7 @@ THINGS = {
     "Where do I add a sub-command?": "COMMANDS",
     "Where do I add a benchmark?": "BENCHES",
     "What decides which checkpoint is deleted?": "def prune(",
+    "Which checkpoint is the best?": "class BestRecord",
     "Where is the next action of a job decided?": "def next_action(",
     "What runs on the machine of a job?": "heartbeat",
     "Where are TPU slices requested and deleted?": "class CloudTpu",
@@ -155,6 +156,7 @@ THINGS = {
     "How does a run stop on SIGTERM?": "signal.SIGTERM",
     "Where are the signatures of the served model?": "recommend",
     "Where is the memory of a run forecast?": "def peak_bytes(",
+    "Where is a new day accepted or refused?": "def decide",
     "Where do popularity and the other baselines come from?": "opularity",
     "What does the report look like?": "def page(",
     "Where is gs:// read and written?": "gs://",
@@ -162,6 +164,8 @@ THINGS = {
     "What is in `COMMITTED`?": "class CheckpointManifest(",
     "Where is the version?": "lazytower --version",
     "Where are rows matched with those of another run?": "def match_tables(",
+    "Where is the population stability index?": "def stability_index(",
+    "Where is a chain of datasets folded?": "def compact(",
 }
 
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from configs.rules.best import check_best
 from configs.sections.dataset import VocabIdsConfig
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ def check_day(config: "RunConfig") -> None:
     _check_base(config)
     _check_ages(config)
     _check_init(config)
+    check_best(config)
 
 
 def _check_base(config: "RunConfig") -> None:
@@ -35,6 +37,11 @@ def _check_base(config: "RunConfig") -> None:
                     f"dataset.{name}.expire_days requires source.roles.timestamp, without which rows have no "
                     "age; name the column, or remove expire_days"
                 )
+    if dataset.base is not None and dataset.history_of == "others":
+        raise ValueError(
+            "dataset.history_of: others takes items of all days, and rows of earlier days are written "
+            "already; set it to earlier for all days, or prepare all rows anew without dataset.base"
+        )
 
 
 def _check_ages(config: "RunConfig") -> None:

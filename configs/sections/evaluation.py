@@ -6,13 +6,22 @@ from pydantic import Field, model_validator
 
 from configs.sections.base import Section, Seed
 
+LOWER_IS_BETTER = ("log_loss", "normalised_entropy", "rmse", "mae")
+"""Metrics of which a smaller value is better; of all others a larger one is."""
+
+
+def is_better(metric: str, value: float, other: float) -> bool:
+    """Whether a value of a metric (of one task, as TASK/metric) is better than another."""
+    return value < other if metric.rpartition("/")[2] in LOWER_IS_BETTER else value > other
+
 
 class BestConfig(Section):
     """The best checkpoint of a run, by a metric on valid."""
 
     metric: str
-    """Name of the metric as `lazytower evaluate` prints it, such as ndcg@10 or auc; which way is better
-    follows from it. Of the average, if there is one."""
+    """Name of the metric as `lazytower evaluate` prints it, such as ndcg@10 or auc; of one of several tasks
+    as TASK/auc, else of the first one. Which way is better follows from it. Of the average, if the run has
+    one at each step, else of the raw weights."""
     patience: int | None = Field(None, ge=1)
     """Stop the run after this many evaluations in a row that are no better than the best; null: never."""
 

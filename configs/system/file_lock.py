@@ -43,6 +43,10 @@ class FileLock:
             raise
         self._open = True
 
+    def fileno(self) -> int:
+        """The descriptor: a process that inherits it holds the lock too, until it ends."""
+        return self._descriptor
+
     def is_at(self, path: str) -> bool:
         """Whether the locked file is still the one at `path`."""
         try:

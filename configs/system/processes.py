@@ -7,6 +7,7 @@ first also ignores PYTHONPATH, which installations rely on, and the second needs
 
 import os
 import sys
+from collections.abc import Sequence
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 """The directory that holds this installation's packages."""
@@ -23,6 +24,17 @@ _PROGRAM = (
 )
 START_MODULE = ["-c", _PROGRAM, ROOT]
 """Arguments to use instead of `-m`; a module's name and its arguments follow."""
+# Takes a process of its own: no code may run between fork and exec while other threads run.
+_BOUND = """
+import ctypes, os, sys
+parent, number, command = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+try:
+    ctypes.CDLL(None).prctl(1, number, 0, 0, 0)  # PR_SET_PDEATHSIG
+except (OSError, AttributeError):
+    pass  # not Linux
+if os.getppid() == parent:
+    os.execvp(command[0], command)
+"""
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
@@ -33,3 +45,13 @@ def module_command(module: str, *arguments: str) -> list[str]:
       arguments: of the program.
     """
     return [sys.executable, *START_MODULE, module, *arguments]
+
+
+def bound_command(command: Sequence[str], number: int) -> list[str]:
+    """The command, which gets a signal when this process dies in any way; on Linux.
+
+    Args:
+      command: a program and its arguments.
+      number: of the signal.
+    """
+    return [sys.executable, "-I", "-c", _BOUND, str(os.getpid()), str(number), *command]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from configs.chain import LEFT
-from configs.dataset_parts import FileInfo
 from configs.manifest import VECTOR_ROWS, Dataset
 from pipelines.base.translation import Translation
 from pipelines.rows.decode import decode, read_records
@@ -74,7 +73,7 @@ class Sequences:
           whose: int64 [n], what stands for them in the result.
         """
         dataset = self._datasets[level]
-        info = next((file for file in dataset.users.files if file_number(file) == number), None)
+        info = next((file for file in dataset.users.files if file.number == number), None)
         owners, items = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for data in read_records(dataset.file_path(info), info) if info else ():
             there = np.asarray(decode(data, ["id"])["id"])
@@ -91,8 +90,3 @@ class Sequences:
             owners.append(owner[found != LEFT])
             items.append(found[found != LEFT])
         return np.concatenate(owners), np.concatenate(items)
-
-
-def file_number(info: FileInfo) -> int:
-    """Number of a file among those of its directory; catalogs of a day lack files without rows."""
-    return int(info.path.rpartition("-")[2].partition(".")[0])

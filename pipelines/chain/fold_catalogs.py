@@ -16,7 +16,6 @@ from configs.columns import feature_as_of, feature_of_column
 from configs.dataset_parts import FeatureInfo, FileInfo
 from configs.manifest import SPLITS, VECTOR_ROWS, Dataset
 from configs.system.storage import read_bytes
-from pipelines.base.sequences import file_number
 from pipelines.base.translation import Translation
 from pipelines.chain.fold_records import HELD, translated_feature
 from pipelines.job import Job
@@ -115,7 +114,7 @@ class SendCatalog(ThreadedDoFn):
         dim = self._chain[0].features[element.vector].dim
         whole = np.frombuffer(read_bytes(path), "<f4").reshape(-1, dim)
         rows = np.flatnonzero(whole.any(axis=1))
-        ids = rows + file_number(element.file) * VECTOR_ROWS
+        ids = rows + element.file.number * VECTOR_ROWS
         ids = self._translation.to_top(element.level, element.owner, ids)
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(whole[rows].reshape(-1)), dim)
         return pa.table({"id": ids, element.vector: vectors})

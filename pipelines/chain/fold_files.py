@@ -15,7 +15,6 @@ from configs.manifest import SPLITS, Dataset
 from configs.system.storage import exists, reading
 from pipelines.base.chain import Base
 from pipelines.base.index import read_index, write_index
-from pipelines.base.sequences import file_number
 from pipelines.base.translation import Translation
 from pipelines.job import Job
 from pipelines.stages.files import WrittenFile, close_durably, open_staged
@@ -75,6 +74,7 @@ class FoldIndex(ThreadedDoFn):
         """Keys of one dataset with ids of the newest one, below which held-out rows are train rows."""
         if table not in WITH_CATALOG:  # keys without a row have that of all others
             oov, top = self._base.tables[table].layers[level].oov, self._base.tables[table].oov
+            assert oov is not None and top is not None, "only exact ids have an index"
             ids = np.where(ids < oov, self._translation.to_top(level, table, ids), top)
         else:
             ids = self._translation.to_top(level, table, ids)
@@ -109,7 +109,7 @@ def copies(chain: list[Dataset]) -> list[CopyOf]:
 
 def _copy(dataset: Dataset, directory: str, info: FileInfo, table: str = "") -> CopyOf:
     facts = info.model_dump(exclude={"path"})
-    return CopyOf(WrittenFile(directory, file_number(info), facts, table=table), [dataset.file_path(info)])
+    return CopyOf(WrittenFile(directory, info.number, facts, table=table), [dataset.file_path(info)])
 
 
 class CopyFile(ThreadedDoFn):

@@ -91,8 +91,8 @@ class FoldRecords(ThreadedDoFn):
                     ids.append(table[owner].to_numpy()[counted])
             if element.directory != SPLITS[0]:
                 for owner, parts in held.items():
-                    ids, counts = np.unique(np.concatenate(parts), return_counts=True)
-                    for key, slice_ in by_catalog_file(owner, pa.table({"id": ids, "count": counts})):
+                    distinct, counts = np.unique(np.concatenate(parts), return_counts=True)
+                    for key, slice_ in by_catalog_file(owner, pa.table({"id": distinct, "count": counts})):
                         item = key, (HELD, element.level, spool.add(slice_))
                         output.append(beam.pvalue.TaggedOutput("catalog", item))
         yield from output

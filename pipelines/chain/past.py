@@ -13,11 +13,12 @@ import pyarrow as pa
 
 from configs.chain import LEFT, Moved, translated
 from configs.dataset_parts import TableInfo
+from pipelines.base.numbering import TableIds
 from pipelines.base.sequences import Sequences
 from pipelines.job import Job
 from pipelines.rows.history import gather_ranges
 from pipelines.stages.finish import PAST
-from pipelines.stages.ids import TableIds, by_file
+from pipelines.stages.ids import by_file
 from pipelines.stages.spool import Ref, SpoolWriter, column, read_table
 from pipelines.stages.threads import ThreadedDoFn
 

@@ -164,6 +164,8 @@ class WriteCatalog(ThreadedDoFn):
         for name, dim in self._vectors(table).items():
             rows = min(tables[table].catalog_rows - number * CATALOG_FILE_ROWS, CATALOG_FILE_ROWS)
             refs = by_kind.pop(VECTOR + name, [])
+            if not refs and self._job.base is not None:
+                continue
             yield write_vectors(self._job.layout.staging, _DIRECTORY[table], name, number, refs, rows, dim)
         by_kind.pop(ALL, None)
         if by_kind:
@@ -231,7 +233,7 @@ class WriteCatalog(ThreadedDoFn):
 
 def vector_files(job: Job, tables: dict[str, TableIds], plan: Plan) -> Iterator[Any]:
     """((user or item, file), (ALL, 0, no ref)) of every file of vectors, which need not have any key."""
-    if plan.failed:
+    if plan.failed or job.base is not None:  # a day has only the files with vectors
         return
     for table in job.owners:
         if any(isinstance(f, VectorFeatureConfig) and f.of == table for f in job.source.all_features):

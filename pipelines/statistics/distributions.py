@@ -86,7 +86,7 @@ class BaseBins(NamedTuple):
         own = self.keys if self.boundaries is None else self.boundaries
         return len(own) + 1  # type: ignore[arg-type]
 
-    def count(self, values: np.ndarray, times: np.ndarray | None = None) -> np.ndarray:
+    def counted(self, values: np.ndarray, times: np.ndarray | None = None) -> np.ndarray:
         """int64 [bins]: how often values [n], each so many times, are in each bin; the last one of keys is
         that of all others."""
         if self.boundaries is not None:
@@ -121,7 +121,7 @@ class Spreads:
         self.histograms[_PREFIX + name] = histogram
         self.counts[_key("empty", name)] += int(np.count_nonzero(~known))
         if name in self._base:
-            self._add_bins(name, self._base[name].count(values[known]))
+            self._add_bins(name, self._base[name].counted(values[known]))
 
     def add_ids(
         self,
@@ -148,7 +148,7 @@ class Spreads:
         if name in self._base:
             old = inside if strange is None else inside & ~strange
             self.counts[_key("strange", name)] += int(times[~old].sum())
-            self._add_bins(name, self._base[name].count(ids[old], times[old]))
+            self._add_bins(name, self._base[name].counted(ids[old], times[old]))
 
     def _add_bins(self, name: str, counts: np.ndarray) -> None:
         self.counts.update({_key("bin", name, n): int(count) for n, count in enumerate(counts) if count})

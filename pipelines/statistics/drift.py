@@ -9,6 +9,7 @@ Model Validation 14(4), 2020), so that small samples differ by chance alone; `ch
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def compare(
     """
     mine, unknown, empty = on_base(name, counts, len(before.counts))
     theirs, words = list(before.counts), _words(before)
-    facts = {
+    facts: dict[str, Any] = {
         "unknown": unknown, "unknown_before": before.unknown, "values": now.values,
         "values_before": before.values,
     }  # fmt: skip

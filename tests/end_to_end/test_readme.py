@@ -36,6 +36,7 @@ RUN = {
     "lazytower train --config shop.yaml --explain": "train.batch_size",
     "lazytower plan --config shop.yaml --set train.batch_size=1024": "memory",
     "lazytower checkpoints runs/shop": "step",
+    "lazytower day --config shop.yaml --new 2026-11-25/*.csv.gz": "accepted",
     "lazytower plan --config shop.yaml --tpu v6e-4": "v6e-4",
 }
 # Run with --config of a job in a bucket.
@@ -105,7 +106,7 @@ def code_of(words: list[str]) -> int:
 
 
 def write_events(directory: pathlib.Path) -> None:
-    """Two files as the README's source names them; two of the users are alice and bob."""
+    """Two files as the README's source names them, and one of a new day; two users are alice and bob."""
     planted = Planted(SyntheticSourceConfig(kind="synthetic", rows=12_000, users=200, items=80, clusters=4))
     users, items, times = planted.rows(0, 12_000)
     names = {bytes(user_key(users[:1])[0]).decode(): "alice", bytes(user_key(users[1:2])[0]).decode(): "bob"}
@@ -113,11 +114,13 @@ def write_events(directory: pathlib.Path) -> None:
         (bytes(u).decode(), bytes(i).decode()) for u, i in zip(user_key(users), item_key(items), strict=True)
     ]
     rows = [f"{names.get(user, user)},{item},{time}" for (user, item), time in zip(keys, times, strict=True)]
-    (directory / "events").mkdir()
+    for folder in ("events", "2026-11-25"):
+        (directory / folder).mkdir()
     for part in range(2):
         text = "\n".join(["user_id,product,time", *rows[part * 6000 : (part + 1) * 6000], ""])
-        with gzip.open(directory / "events" / f"{part}.csv.gz", "wt") as file:
-            file.write(text)
+        for folder in ("events", "2026-11-25")[: part + 1]:
+            with gzip.open(directory / folder / f"{part}.csv.gz", "wt") as file:
+                file.write(text)
 
 
 def test_every_command_is_known():

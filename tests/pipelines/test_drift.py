@@ -12,6 +12,8 @@ from pipelines.drift import drift_lines
 from pipelines.statistics.drift import LEAST_SHARE
 from tests.support.days import DAY, SMALL, prepare_days
 from tests.support.prepared import run
+from trainer import cli
+from trainer.report.document import write_report
 
 FEATURES = [
     {"name": "price", "of": "item", "kind": "numeric"},
@@ -134,3 +136,17 @@ def test_other_buckets_are_refused(days, tmp_path):
     section = DATASET | {"base": base.path, "path": str(tmp_path / "new")}
     with pytest.raises(DataError, match=r"feature age: buckets are .*5.* here, .*4.* there .*refresh_stat"):
         run(source | {"features": features}, section, **SMALL)
+
+
+def test_inspect_and_the_report_show_it(days, capsys, tmp_path):
+    _, (base, top) = days
+    assert cli.run(cli.parse(["lazytower", "inspect", top.path, "--rows", "0"])) == 0
+    text = capsys.readouterr().out
+    line = next(line.split() for line in text.splitlines() if line.startswith("price") and "shift" in line)
+    assert line[1] == f"{top.drift['price'].psi:.3f}" and f"drift from {base.path}" in text
+    assert "jazz" in text and "population stability index" in text
+    cli.run(cli.parse(["lazytower", "inspect", base.path, "--rows", "0"]))
+    assert "drift" not in capsys.readouterr().out
+    write_report(str(tmp_path), top.model_dump(mode="json"), [], "name: days\n")
+    page = (tmp_path / "report.html").read_text()
+    assert f"Drift from {base.path}" in page and "jazz" in page and "shift" in page

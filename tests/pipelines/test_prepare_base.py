@@ -5,7 +5,12 @@ import csv
 import json
 import logging
 import os
+import pathlib
 import random
+import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -164,6 +169,23 @@ def _stats(directory) -> dict[str, tuple]:
     return {path: (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) for path, stat in found.items()}
 
 
+def test_max_rows_without_a_base(tmp_path, caplog):
+    rows = write_day(tmp_path / "day0.csv", 0)
+    source, section = sections(tmp_path, 0, split={"kind": "random"}, user_ids={"max_rows": 6})
+    with caplog.at_level(logging.INFO, logger="absl"):
+        run(source, section, **SMALL)
+    dataset = load_dataset(str(tmp_path / "out0"))
+    users = dataset.tables["user"]
+    assert (users.rows, users.keys, users.oov) == (6, 5, 5)
+    found = {row["id"]: row for row in catalog(dataset, dataset.users)}
+    assert len(found) == len({row["user"] for row in rows}) == users.catalog_rows - 1
+    best = sorted(found.values(), key=lambda row: (-row["count"], row["key"]))
+    assert [row["id"] for row in best[:5]] == list(range(5))
+    others = sorted((row["key"], i) for i, row in found.items() if i > 5)
+    assert [i for _, i in others] == list(range(6, users.catalog_rows))
+    assert "or beyond max_rows 6, are not evaluated" in caplog.text
+
+
 def test_hashed_ids_stay(tmp_path):
     hashed = {name: {"kind": "hash", "rows": 64} for name in ("user_ids", "item_ids")}
     rows = prepare_chain(tmp_path, days=2, **hashed)
@@ -176,6 +198,20 @@ def test_hashed_ids_stay(tmp_path):
     names = ("id", "key", "count")
     mine, others = ([[row[n] for n in names] for row in catalog(d, d.items)] for d in (top, alone))
     assert mine == others and len(mine) <= len({row["item"] for row in rows[1]})
+
+
+def test_a_base_in_an_object_store(tmp_path):
+    """memory:// stands for gs://: index files and catalogs are read without a disk."""
+    prepare_chain(tmp_path, days=2)
+    base = configure(*sections(tmp_path, 0))
+    remote = base.dataset.model_copy(update={"path": "memory://days/out0"})  # configs refuse it
+    prepare(base.source, remote, overwrite=True, **SMALL)
+    day = configure(*sections(tmp_path, 1, 0))
+    section = day.dataset.model_copy(update={"base": "memory://days/out0", "path": str(tmp_path / "far")})
+    found = prepare(day.source, section, **SMALL)
+    near = load_dataset(str(tmp_path / "out1"))
+    assert found.fingerprint == near.fingerprint and found.base.path == "memory://days/out0"
+    assert [file.crc32c for file in found.all_files] == [file.crc32c for file in near.all_files]
 
 
 def test_already_prepared_and_rebuilt_bases(tmp_path, caplog):
@@ -240,7 +276,10 @@ def test_a_gap_is_logged(tmp_path, caplog):
         ),
         ({"dataset": {"history_length": 5}}, "dataset.history_length is 5 here, 3 there"),
         ({"dataset": {"positive": "all"}}, 'dataset.positive is "all" here, "above_zero" there'),
-        ({"source": {"roles": {}}}, "source.roles.timestamp is null here, there it is not"),
+        (
+            {"source": {"roles": {}}, "dataset": {"history_of": "earlier"}},
+            "source.roles.timestamp is null here, there it is not",
+        ),
         ({"source": {"clean_keys": False}}, "source.clean_keys is false here, true there"),
         ({"source": {"features": []}}, "feature word is only there"),
         (
@@ -305,3 +344,37 @@ def test_errors_leave_the_base_and_no_dataset(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="Nothing is published"):
         run(*sections(tmp_path, 1, 0))
     assert content(tmp_path / "out0") == files and not (tmp_path / "out1").exists()
+
+
+_KILLED = """
+import os, signal, sys
+from configs.system import storage
+from pipelines import publish
+from pipelines.stages import ids
+from tests.pipelines.test_prepare_base import sections
+from tests.support.prepared import run
+import pathlib
+
+def kill(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+places = {"index": (ids, "write_index"), "moving": (publish.os, "replace"), "last": (storage, "write_bytes")}
+module, name = places[sys.argv[2]]
+setattr(module, name, kill)
+run(*sections(pathlib.Path(sys.argv[1]), 1, 0))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["index", "moving", "last"])
+def test_a_killed_day_leaves_the_base_and_is_prepared_again(tmp_path, moment):
+    prepare_chain(tmp_path, days=2)
+    expected, files = content(tmp_path / "out1"), content(tmp_path / "out0")
+    shutil.rmtree(tmp_path / "out1")
+    command = [sys.executable, "-c", _KILLED, str(tmp_path), moment]
+    killed = subprocess.run(command, cwd=pathlib.Path(__file__).parents[2], capture_output=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert content(tmp_path / "out0") == files
+    assert not (tmp_path / "out1" / "dataset.json").exists()
+    run(*sections(tmp_path, 1, 0), **SMALL)
+    assert content(tmp_path / "out1") == expected and content(tmp_path / "out0") == files

@@ -15,12 +15,13 @@ from trainer import commands as trainer_commands
 SHARED = {"--help", "--helpfull", "--config", "--set"}
 # A new flag needs a reason why it is no key of the config; then it is added here.
 FLAGS = {
-    "prepare": SHARED | {"--guess", "--overwrite", "--runner"},
+    "prepare": SHARED | {"--compact", "--guess", "--overwrite", "--runner"},
     "inspect": {"--help", "--helpfull", "--feature", "--rows"},
     "plan": SHARED | {"--probe_steps", "--tpu", "--json"},
     "train": SHARED | {"--explain", "--max_seconds"},
-    "evaluate": SHARED | {"--split", "--json"},
-    "export": SHARED,
+    "evaluate": SHARED | {"--split", "--step", "--start", "--json"},
+    "day": SHARED | {"--new", "--name", "--status", "--json"},
+    "export": SHARED | {"--step"},
     "checkpoints": {"--help", "--helpfull", "--compact"},
     "doctor": SHARED | {"--gcs", "--json"},
     "submit": SHARED | {"--dry_run"},

@@ -18,5 +18,6 @@ BENCHES = {
         "trainer.bench.defaults",
         "quality of settings on prepared datasets, with averaged and raw weights",
     ),
+    "days": ("trainer.bench.days", "a chain of warm starts, compared with training on all rows from nothing"),
     "users25m": ("trainer.bench.users25m", "all commands at 25 million users: time, memory, checkpoints"),
 }

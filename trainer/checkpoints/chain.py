@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from configs.system import storage
+from trainer.checkpoints.best import read_best
 from trainer.checkpoints.files import COMMITTED, DENSE, DamagedCheckpoint, remove_checkpoint
 from trainer.checkpoints.reader import Checkpoint, open_checkpoint
 
@@ -104,7 +105,7 @@ def prune(
     previous: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> list[str]:
-    """Deletes all checkpoints but the `keep` newest restorable steps and what they build on.
+    """Deletes all checkpoints but the `keep` newest restorable steps, the best one, and what they build on.
 
     Damaged steps after the one that the run fell back to are deleted too; counted, they would displace good
     ones.
@@ -122,6 +123,8 @@ def prune(
     Raises:
       CheckpointError: a manifest cannot be read, so nothing was deleted; or a deletion failed.
     """
+    record = read_best(directory)
+    protected = record.kept_steps if record else []
     found = CheckpointDirectory(directory, newest)
     kept, steps = {checkpoint.name for checkpoint in newest}, 1
     last = newest[-1].step if previous is None else previous
@@ -132,6 +135,10 @@ def prune(
         if chain is not None:
             kept |= {checkpoint.name for checkpoint in chain}
             steps += 1
+    for step in protected:
+        if step < newest[-1].step and step <= last:
+            chain = next((chain for chain in found.chains(step) if isinstance(chain, list)), [])
+            kept |= {checkpoint.name for checkpoint in chain}
     removed = [name for names in found.names.values() for name in names if name not in kept]
     for name in removed[::-1]:  # increments before what they build on
         check()

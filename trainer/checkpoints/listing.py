@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from trainer.checkpoints.best import best_facts
 from trainer.checkpoints.chain import LOOKS, CheckpointDirectory, needed_files
 from trainer.checkpoints.files import DamagedCheckpoint
 from trainer.checkpoints.reader import Checkpoint, verify_checkpoint_file
@@ -14,12 +15,14 @@ def listed(directory: str) -> list[dict[str, Any]]:
     """Facts about every checkpoint directory, oldest step first. Reads every file once.
 
     Returns:
-      Dicts of step, kind, base, bytes, files, time (unix seconds) and status: verified, incomplete, or
-      damaged with the file and the reason. An increment is verified if everything it builds on is.
+      Dicts of step, best (bool: that of evaluate.best), kind, base, bytes, files, time (unix seconds) and
+      status: verified, incomplete, or damaged with the file and the reason. An increment is verified if
+      everything it builds on is.
     """
     for _ in range(LOOKS):
         found = CheckpointDirectory(directory)
-        rows = _facts(found)
+        best = best_facts(directory)
+        rows = [row | {"best": best is not None and row["step"] == best["step"]} for row in _facts(found)]
         # A running trainer deletes old checkpoints and writes new ones.
         if all(row["status"] == "verified" for row in rows) or not found.has_changed():
             break

@@ -1,7 +1,7 @@
 """Finds the newest checkpoint that verifies, and reads its rows and dense weights."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +24,7 @@ def newest_restorable(
     check: Callable[[list[Checkpoint]], None],
     load: Callable[[list[Checkpoint]], _Loaded],
     advice: str = "",
+    first: Sequence[int] | None = None,
 ) -> tuple[list[Checkpoint], _Loaded] | None:
     """(chain, load(chain)) of the newest step for which `load` finds no damage; None without checkpoints.
 
@@ -33,6 +34,7 @@ def newest_restorable(
         if they are not of the run that is wanted.
       load: reads a chain; raises DamagedCheckpoint.
       advice: what to do if no checkpoint verifies; by default, to delete them.
+      first: steps to try before the others.
 
     Raises:
       CheckpointError: no checkpoint verifies, or `check` raises it.
@@ -41,8 +43,9 @@ def newest_restorable(
         with errors_of(directory, "read"):
             found = CheckpointDirectory(directory)
             steps = found.steps()
+        order = dict.fromkeys([*(s for s in first or () if s in steps), *steps[::-1]])
         changed, reasons = False, []
-        for step, chain in ((s, c) for s in steps[::-1] for c in found.chains(s)):
+        for step, chain in ((s, c) for s in order for c in found.chains(s)):
             try:
                 if isinstance(chain, DamagedCheckpoint):
                     raise chain

@@ -13,7 +13,7 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -221,6 +221,11 @@ class CheckpointStore:
         saved = Saved(head.step, head.kind, mode, rows, checkpoint.bytes, blocked(), seconds)
         self._finished.append(saved)
 
+    def prune(self) -> None:
+        """Deletes what is not kept any more because another checkpoint became the best; after `wait`."""
+        if self._chain:
+            self._prune(self._chain[-1].step)
+
     def _prune(self, previous: int | None) -> None:
         """Deletes old checkpoints; after a failure, a later save tries again."""
         try:
@@ -260,14 +265,31 @@ class CheckpointStore:
         self.restored = Restored(self._chain[-1].step, size, time.monotonic() - started)
         return self.restored.step
 
-    def open_newest(self, tables: dict[str, Table], dense: dict[str, tf.Variable]) -> int | None:
-        """As restore_newest, for StoredTables, which stay on disk, and some of the dense variables."""
+    def open_newest(
+        self,
+        tables: dict[str, Table],
+        dense: dict[str, tf.Variable],
+        first: Sequence[int] | None = None,
+        only: bool = False,
+    ) -> int | None:
+        """As restore_newest, for StoredTables, which stay on disk, and some of the dense variables.
+
+        Args:
+          tables: by name.
+          dense: variables by name.
+          first: steps to try before newer ones.
+          only: raise CheckpointError rather than open another step.
+        """
 
         def load(chain: list[Checkpoint]) -> tuple[dict[str, np.ndarray], dict[str, StoredRows]]:
+            if only and first is not None and chain[-1].step not in first:
+                raise self._no_such_step(first[0])
             values = dense_values(chain[-1], dense, partial=True)
             return values, {name: StoredRows(chain, name) for name in tables}
 
-        found = newest_restorable(self._directory, same_run(self._directory, self._identity, tables), load)
+        found = newest_restorable(
+            self._directory, same_run(self._directory, self._identity, tables), load, first=first
+        )
         if found is None:
             return None
         chain, (values, rows) = found
@@ -276,6 +298,13 @@ class CheckpointStore:
         for name, variable in dense.items():
             variable.assign(values[name])
         return chain[-1].step
+
+    def _no_such_step(self, step: int) -> CheckpointError:
+        steps = self.steps()
+        if step in steps:
+            return CheckpointError(f"{self._directory}: step {step} does not verify; choose another step")
+        known = ", ".join(map(str, steps))
+        return CheckpointError(f"{self._directory}: no checkpoint of step {step}; steps there: {known}")
 
 
 def _layout(table: Table, rows: int) -> TableLayout:

@@ -9,6 +9,7 @@ COMMANDS = {
     "export": ("trainer.commands.export", "write and verify a SavedModel for serving"),
     "recommend": ("trainer.commands.recommend", "ask an exported model for items"),
     "predict": ("trainer.commands.predict", "ask an exported ranking model about rows"),
+    "day": ("trainer.commands.day", "the daily job: prepare, train, compare, and export unless it is worse"),
     "checkpoints": ("trainer.commands.checkpoints", "list, verify and compact the checkpoints of a run"),
     "doctor": ("trainer.commands.doctor", "check that this machine has what a run needs"),
     "submit": ("trainer.commands.submit", "run a config as a job, on this machine or on Cloud TPU"),

@@ -7,6 +7,7 @@ import time
 from configs.errors import CheckpointError
 from configs.system.storage import join
 from configs.text import aligned
+from trainer.checkpoints.best import best_facts
 from trainer.checkpoints.chain import CheckpointDirectory
 from trainer.checkpoints.compact import compact
 from trainer.checkpoints.listing import listed
@@ -34,11 +35,13 @@ def run(args) -> int:
             compact(args.run, directory, lock.check)
     rows = listed(directory)
     print(_table(rows))
-    best = next((row["step"] for row in rows[::-1] if row["status"] == "verified"), None)
+    if (facts := best_facts(directory)) is not None:
+        print(f"best: step {facts['step']}, {facts['metric']} {facts['value']:.4f} on valid")
+    last = next((row["step"] for row in rows[::-1] if row["status"] == "verified"), None)
     complete = [row["step"] for row in rows if row["status"] != "incomplete"]
-    if complete and best == complete[-1]:
+    if complete and last == complete[-1]:
         return 0
-    print("no checkpoint verifies" if best is None else f"a restart would resume from step {best}")
+    print("no checkpoint verifies" if last is None else f"a restart would resume from step {last}")
     return 1
 
 
@@ -56,7 +59,16 @@ def _table(rows: list[dict]) -> str:
         size = f"{row['bytes'] / 1e6:,.1f} MB" if "bytes" in row else "-"
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(row["time"])) if "time" in row else "-"
         base = "-" if row.get("base") is None else str(row["base"])
+        step = f"{row['step']} *" if row["best"] else str(row["step"])
         lines.append(
-            (str(row["step"]), row["kind"], base, size, str(row.get("files", "-")), stamp, row["status"])
+            (
+                step,
+                row["kind"],
+                base,
+                size,
+                str(row.get("files", "-")),
+                stamp,
+                row["status"],
+            )
         )
     return aligned(lines, left=(-1,))

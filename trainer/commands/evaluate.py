@@ -1,12 +1,13 @@
-"""`lazytower evaluate`: metrics of the newest checkpoint, beside baselines."""
+"""`lazytower evaluate`: metrics of a checkpoint, or of what the run starts from, beside baselines."""
 
 import json
 
 from absl import logging
 
-from configs.arguments import add_config_arguments
+from configs.arguments import add_config_arguments, add_step_argument
+from configs.errors import UserError
 from configs.load import load_config
-from configs.system.storage import join, write_bytes
+from configs.system.storage import join, make_directory, write_bytes
 from configs.text import aligned
 from trainer.evaluation.metrics import UNCUT
 from trainer.evaluation.pointwise.text import format_predictions
@@ -18,32 +19,48 @@ def add_arguments(parser) -> None:
     """Flags of the sub-command."""
     add_config_arguments(parser)
     parser.add_argument("--split", choices=["valid", "test"], default="test", help="split to predict")
+    add_step_argument(parser)
+    parser.add_argument(
+        "--start",
+        action="store_true",
+        help="evaluate the weights of init.from on this run's dataset, instead of the run's own",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args) -> int:
     """Evaluates, prints a table, and writes the figures to the run directory and its report."""
+    from trainer.evaluation.started import open_start
     from trainer.evaluation.trained import open_trained
     from trainer.report.metrics_file import MetricsWriter
     from trainer.report.statistics import write_run_report
 
     config = load_config(args.config, args.overrides)
-    trained = open_trained(config)
-    logging.info("evaluating step %d on %s", trained.step, args.split)
+    if args.start and args.step is not None:
+        raise UserError(
+            "--step chooses a checkpoint of this run, and --start evaluates another run; remove one"
+        )
+    trained = open_start(config) if args.start else open_trained(config, args.step)
+    source = config.init.from_ if config.init else ""
+    what = f"the weights of {source}" if args.start else f"step {trained.step} ({trained.chosen})"
+    logging.info("evaluating %s on %s", what, args.split)
     lines = evaluate_recommender(
         trained.recommender, trained.dataset, trained.items, trained.step, args.split
     )
-    path = join(config.output.path, f"evaluate-{args.split}.json")
-    document = json.dumps({"step": trained.step, "results": lines}, indent=1)
-    write_bytes(path, document.encode())
-    with MetricsWriter(config.output.path, None) as metrics:
-        for line in lines:
-            metrics.write("evaluate", trained.step, line)
-    write_run_report(config, trained.dataset, trained.recommender, trained.step)
+    name = f"evaluate-{args.split}{'-start' if args.start else ''}.json"
+    document = json.dumps({"step": trained.step, "chosen": trained.chosen, "results": lines}, indent=1)
+    make_directory(config.output.path)
+    write_bytes(join(config.output.path, name), document.encode())
+    if not args.start:
+        with MetricsWriter(config.output.path, None) as metrics:
+            for line in lines:
+                metrics.write("evaluate", trained.step, line)
+        write_run_report(config, trained.dataset, trained.recommender, trained.step)
     if args.json:
         print(document)
         return 0
     text = {"retrieval": format_results, "ranking": format_predictions}[config.model.family](lines)
+    print(f"{what}\n")
     print("\n".join([text, *("\n" + finding for finding in evaluation_findings(lines))]))
     return 0
 

@@ -2,6 +2,7 @@
 
 import argparse
 
+from configs.chain import load_chain
 from configs.dataset_parts import LabelInfo
 from configs.errors import ConfigError
 from configs.manifest import SPLITS, Dataset, load_dataset
@@ -36,6 +37,8 @@ def run(args) -> int:
     if not 0 <= args.rows <= dataset.block_rows:
         raise ConfigError(f"--rows {args.rows}: must be from 0 to {dataset.block_rows}")
     parts = [] if args.feature else [_splits(dataset), _tables(dataset), _histories(dataset)]
+    if dataset.base is not None and not args.feature:
+        parts.append(_below(dataset))
     if names:
         summaries = summarize(dataset, names, top=20 if args.feature else 5)
         parts += [_overview(summaries), "\n".join(line for s in summaries for line in _values(s))]
@@ -87,6 +90,17 @@ def _histories(dataset: Dataset) -> str:
         return "histories: none"
     what = {"earlier": "the user's newest earlier items", "others": "the user's other train items"}
     return f"histories: at most {dataset.history_length} of {what[dataset.history_of or 'earlier']}"
+
+
+def _below(dataset: Dataset) -> str:
+    """What the dataset stands on. Users and items are those of all of it, train rows those of the dataset."""
+    first, *below = load_chain(dataset)
+    rows = [["stands on", "train", "valid", "test"]]
+    for each in below:
+        rows.append([each.path, *(f"{each.splits[name].rows:,}" for name in SPLITS)])
+    late = f"; {first.base.late:,} of its rows are older than rows of those" if first.base else ""
+    text = "Features below are of the users and items of all of these, and of the train rows of this one"
+    return f"{aligned(rows, left=(0,))}\n{text}{late}."
 
 
 def _overview(summaries: list[FeatureSummary]) -> str:

@@ -5,7 +5,7 @@ import json
 from configs.arguments import add_model_arguments
 from configs.errors import ExportError
 from configs.text import aligned
-from trainer.serving.client import export_directory, find_version, read_metadata
+from trainer.serving.client import export_directory, find_version, read_metadata, step_text
 from trainer.serving.predictions.rows import RowRequest, input_list, parse_rows, predict, row_request
 from trainer.serving.requests import named_values, read_lines, split_keys
 
@@ -36,7 +36,7 @@ def run(args) -> int:
             print(json.dumps({task: answer[task] for task in tasks}))
         return 0
     table = predictions_table(tasks, list(answers))
-    print(f"{path}: {metadata['name']}, step {metadata['step']}, {metadata['weights']} weights")
+    print(f"{path}: {metadata['name']}, {step_text(metadata)}, {metadata['weights']} weights")
     print(table)
     return 0
 

@@ -6,7 +6,7 @@ import json
 from configs.arguments import add_model_arguments
 from configs.errors import ExportError
 from configs.text import aligned
-from trainer.serving.client import export_directory, find_version, read_metadata, recommend
+from trainer.serving.client import export_directory, find_version, read_metadata, recommend, step_text
 from trainer.serving.requests import (
     Request,
     check_request,
@@ -106,7 +106,7 @@ def _heading(path: str, metadata: dict, include_seen: bool) -> str:
         seen = "seen items may return"
     elif not metadata["exclude_seen"]:
         seen = "seen items may return: exported with export.exclude_seen: false"
-    return f"{path}: {metadata['name']}, step {metadata['step']}, {metadata['weights']} weights; {seen}"
+    return f"{path}: {metadata['name']}, {step_text(metadata)}, {metadata['weights']} weights; {seen}"
 
 
 def _check_k(k: int, metadata: dict) -> None:

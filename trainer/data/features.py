@@ -101,8 +101,9 @@ class _OwnVectors:
         self._dim = info.dim
         if is_remote(dataset.path):
             _check_memory(dataset, info)
-        self._parts = [self._part(dataset, file) for file in info.files]
-        self._rows = sum(len(part) for part in self._parts)
+        self._parts = {file.number: self._part(dataset, file) for file in info.files}
+        last = max(self._parts, default=0)
+        self._rows = last * VECTOR_ROWS + len(self._parts[last]) if self._parts else 0
 
     def _part(self, dataset: Dataset, file: FileInfo) -> np.ndarray:
         verify_dataset_file(dataset, file)
@@ -114,6 +115,8 @@ class _OwnVectors:
     def __getitem__(self, ids: np.ndarray) -> np.ndarray:
         found = np.zeros((len(ids), self._dim), np.float32)
         for number in np.unique(ids[ids < self._rows] // VECTOR_ROWS):
+            if number not in self._parts:  # a day has only the files with vectors
+                continue
             mine = np.flatnonzero((ids // VECTOR_ROWS == number) & (ids < self._rows))
             found[mine] = self._parts[number][ids[mine] - number * VECTOR_ROWS]
         return found

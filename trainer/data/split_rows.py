@@ -1,5 +1,6 @@
-"""All rows of a split in the order of its files, as a model reads them: for evaluation and replays."""
+"""All rows of a split, or all that train, in the order of their files: for evaluation and replays."""
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -8,9 +9,10 @@ import tensorflow as tf
 from configs.dataset_parts import FileInfo
 from configs.errors import DataError
 from configs.manifest import Dataset
-from trainer.data.batches import OWNERS, complete_batch, parse_blocks
+from trainer.data.batches import OWNERS, chain_ids, complete_batch, parse_blocks, parse_chain
 from trainer.data.lookups import FeatureLookup
 from trainer.data.record_files import PREPARE_AGAIN, verify_dataset_file
+from trainer.data.train_rows import Part, TrainRows
 
 _BLOCKS = 16
 """Blocks that are parsed at once."""
@@ -48,23 +50,66 @@ def split_rows(
         ids = {f"{of}_id": columns[of] for of in OWNERS if of in columns}
         return complete_batch(dataset, lookups, columns) | ids
 
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        for info in dataset.splits[split].files:
+            windows = _windows(dataset, info).map(lambda blocks: parse_blocks(dataset, blocks, features))
+            found = windows.rebatch(batch_size).map(complete, num_parallel_calls=2).prefetch(2)
+            yield from _read(dataset.file_path(info), found, info.rows)
+
+    return _of_size(batches(), batch_size)
+
+
+def trained_rows(rows: TrainRows, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of all rows that train, in the order of their files, as `split_rows` without features.
+
+    Yields:
+      Columns as `split_rows`, without catalog ids; and `thinned`, bool [n]: whether the row was in a train
+      split, which lacks the negative rows that dataset.keep_negatives leaves out.
+
+    Raises:
+      DataError: as `split_rows`.
+    """
+    dataset, ids = rows.dataset, chain_ids(rows.layers, {})
+
+    def parsed(part: Part, blocks: tf.Tensor) -> dict[str, tf.Tensor]:
+        layers = tf.fill([tf.size(blocks)], part.layer)
+        columns, _ = parse_chain(dataset, blocks, {}, ids, layers)
+        columns["thinned"] = tf.fill([tf.size(columns["label"])], not part.held_out)
+        if not part.is_whole:
+            kept = part.keeps(columns["timestamp"], columns["label"])
+            columns = {name: tf.boolean_mask(values, kept) for name, values in columns.items()}
+        return complete_batch(dataset, {}, columns)
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        for place, info in rows.files:
+            part = rows.parts[place]
+            found = _windows(part.dataset, info).map(functools.partial(parsed, part)).prefetch(2)
+            yield from _read(part.dataset.file_path(info), found, info.rows if part.is_whole else None)
+
+    return _of_size(batches(), batch_size)
+
+
+def _windows(dataset: Dataset, info: FileInfo) -> tf.data.Dataset:
+    """Serialized blocks of a verified file, some at once."""
+    verify_dataset_file(dataset, info)
+    return tf.data.TFRecordDataset(dataset.file_path(info), compression_type="GZIP").batch(_BLOCKS)
+
+
+def _of_size(batches: Iterable[dict[str, np.ndarray]], size: int) -> Iterator[dict[str, np.ndarray]]:
+    """The rows of batches of any size, `size` at a time."""
     held: dict[str, np.ndarray] = {}
-    for info in dataset.splits[split].files:
-        verify_dataset_file(dataset, info)
-        records = tf.data.TFRecordDataset(dataset.file_path(info), compression_type="GZIP")
-        windows = records.batch(_BLOCKS).map(lambda blocks: parse_blocks(dataset, blocks, features))
-        batches = windows.rebatch(batch_size).map(complete, num_parallel_calls=2).prefetch(2)
-        for batch in _read(dataset, info, batches):
-            held = _joined(held, batch)
-            if len(held["timestamp"]) >= batch_size:
-                yield {name: values[:batch_size] for name, values in held.items()}
-                held = {name: values[batch_size:] for name, values in held.items()}
+    for batch in batches:
+        held = _joined(held, batch)
+        while len(held["timestamp"]) >= size:
+            yield {name: values[:size] for name, values in held.items()}
+            held = {name: values[size:] for name, values in held.items()}
     if held and len(held["timestamp"]):
         yield held
 
 
-def _read(dataset: Dataset, info: FileInfo, batches: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:
-    path, rows = dataset.file_path(info), 0
+def _read(path: str, batches: tf.data.Dataset, expected: int | None) -> Iterator[dict[str, np.ndarray]]:
+    """The batches of a file, which must have `expected` rows; None: any number."""
+    rows = 0
     try:
         for batch in batches.as_numpy_iterator():
             rows += len(batch["timestamp"])
@@ -72,8 +117,8 @@ def _read(dataset: Dataset, info: FileInfo, batches: tf.data.Dataset) -> Iterato
     except tf.errors.OpError as error:
         reason = error.message.splitlines()[0]
         raise DataError(f"{path}: cannot be read ({reason}); {PREPARE_AGAIN}") from None
-    if rows != info.rows:
-        raise DataError(f"{path}: has {rows} rows, but dataset.json says {info.rows}; {PREPARE_AGAIN}")
+    if expected is not None and rows != expected:
+        raise DataError(f"{path}: has {rows} rows, but dataset.json says {expected}; {PREPARE_AGAIN}")
 
 
 def _joined(held: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ the rows of each block that remain: the place of a batch follows from them.
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -53,7 +54,7 @@ class Part:
         return kept & positive_rows(self.dataset, labels) if self.positive else kept
 
 
-def positive_rows(dataset: Dataset, labels):
+def positive_rows(dataset: Dataset, labels: Any) -> Any:
     """Which rows are positive, bool [n], of labels float32 [n]: in NumPy or TensorFlow."""
     rule = dataset.section.get("positive", "above_zero")
     if rule == "all":
@@ -106,7 +107,9 @@ class TrainRows:
                 positive = self._positives_only and info.positives < info.rows
                 yield from self._cut(number, info, positive, held_out=True)
 
-    def _cut(self, number: int, info: SplitInfo, positive: bool = False, held_out: bool = False):
+    def _cut(
+        self, number: int, info: SplitInfo, positive: bool = False, held_out: bool = False
+    ) -> Iterator[Part]:
         """The split as a part, without rows outside the window; nothing if it has none."""
         part = Part(number, self.layers[number].dataset, info, positive=positive, held_out=held_out)
         if self._window_days is None or self.newest is None:

@@ -1,7 +1,9 @@
-"""Opens a run's newest checkpoint for evaluation and export; tables stay on disk."""
+"""Opens a checkpoint of a run, its best or its newest one, for evaluation and export; tables stay on disk."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from absl import logging
 
 from configs.errors import CheckpointError
 from configs.manifest import Dataset, load_dataset
@@ -27,16 +29,25 @@ class Trained:
     """Steps done."""
     reading: ChainLock
     """Held while the dataset, and those below it, are in use."""
+    chosen: str = "newest"
+    """Why it is this step, in words."""
 
 
-def open_trained(config: RunConfig) -> Trained:
-    """The newest checkpoint of the config's run that verifies.
+def open_trained(config: RunConfig, step: int | str | None = None) -> Trained:
+    """A checkpoint of the config's run: the best one with evaluate.best, else the newest that verifies.
+
+    Args:
+      config: the run.
+      step: another one: its step, or best, or newest.
 
     Raises:
       DataError: the dataset is missing or was prepared with another config.
-      CheckpointError: there is no checkpoint, none verifies, or they belong to another run.
+      CheckpointError: there is no checkpoint, none verifies or not that of `step`, or they belong to
+        another run.
     """
     start_tensorflow(config.device)
+    from trainer.checkpoints.best import chosen_steps
+    from trainer.checkpoints.chain import LOOKS
     from trainer.checkpoints.identity import checkpoint_identity
     from trainer.checkpoints.store import CheckpointStore
     from trainer.checkpoints.tail_average import open_tail
@@ -60,9 +71,18 @@ def open_trained(config: RunConfig) -> Trained:
     counts = item_counts(rows, items, exact=False)
     recommender = Recommender(config, dataset, counts, num_steps, StoredTable)
     store = CheckpointStore(directory, config.checkpoint.keep, identity)
-    step = store.open_newest(recommender.storages, recommender.dense_state)
-    if step is None:
+    only = isinstance(step, int)
+    for _ in range(LOOKS):
+        first, chosen = chosen_steps(config, directory, step)
+        opened = store.open_newest(recommender.storages, recommender.dense_state, first, only)
+        # A running trainer deletes the best checkpoint when it has found a better one.
+        if not first or opened in first or chosen_steps(config, directory, step)[0] == first:
+            break
+    if opened is None:
         raise CheckpointError(f"{directory}: no complete checkpoint; run `lazytower train` with this config")
     if config.polyak.tail:
-        open_tail(recommender, directory, step, config.polyak.tail)
-    return Trained(config, dataset, items, recommender, step, reading)
+        open_tail(recommender, directory, opened, config.polyak.tail)
+    if first and opened not in first:
+        chosen = f"in place of step {first[0]}, which cannot be read"
+        logging.warning("step %d is used %s", opened, chosen)
+    return Trained(config, dataset, items, recommender, opened, reading, chosen)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import tempfile
 
+from configs.chain import load_chain
 from configs.errors import UserError
 from configs.load import dump_config
 from configs.manifest import Dataset, load_dataset
@@ -34,6 +35,8 @@ def check_all(config: RunConfig) -> list[str]:
     )
     launcher.check_files()
     dataset = load_dataset(config.dataset.path)
+    if launcher.region is not None:
+        check_reachable(dataset)
     check_files(dataset)
     check_output(config, dataset)
     check_plan(config, launcher)
@@ -42,10 +45,25 @@ def check_all(config: RunConfig) -> list[str]:
 
 
 def check_files(dataset: Dataset) -> None:
-    """Compares every file of the dataset with its manifest. Raises DataError: one is missing or damaged."""
+    """Compares every file of the dataset, and of those below it, with its manifest.
+
+    Raises:
+      DataError: one is missing or damaged, or a dataset below was prepared again.
+    """
+    files = [(each, info) for each in load_chain(dataset) for info in each.record_files]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(lambda info: verify_dataset_file(dataset, info), dataset.record_files):
+        for _ in pool.map(lambda file: verify_dataset_file(*file), files):
             pass
+
+
+def check_reachable(dataset: Dataset) -> None:
+    """Raises UserError: a dataset below this one is on a disk of this machine, which others lack."""
+    for below in load_chain(dataset)[1:]:
+        if not storage.is_remote(below.path):
+            raise UserError(
+                f"{dataset.path}: stands on {below.path}, which is on this machine; copy it to a bucket and "
+                "prepare the dataset on it there (dataset.base)"
+            )
 
 
 def check_output(config: RunConfig, dataset: Dataset) -> None:

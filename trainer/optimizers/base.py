@@ -35,6 +35,7 @@ class RowOptimizer(tf.Module, abc.ABC):
       section: the class of `config`.
       slot_names: names of the slots, in the order in which `row_update` takes and returns them.
       step_slots: those of them that hold a step of the run.
+      computes_weights: whether weights follow from the slots alone.
       shared_names: names of the state that all rows of a table share, in the order of `initial_shared`.
       native: hyperparameters in the order in which this kind's kernel in trainer/kernels/update.cc reads
         them; None if it has no kernel.
@@ -49,6 +50,7 @@ class RowOptimizer(tf.Module, abc.ABC):
     section: type[Section]
     slot_names: Sequence[str] = ()
     step_slots: Sequence[str] = ()
+    computes_weights = False
     native: list[float] | None = None
     shared_names: Sequence[str] = ()
     lazy = True

@@ -20,6 +20,7 @@ class FTRL(RowOptimizer):
 
     section = FTRLConfig
     slot_names = ("accumulator", "linear")
+    computes_weights = True
 
     def initial_slots(self, weight):
         """See RowOptimizer.initial_slots."""

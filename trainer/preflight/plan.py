@@ -88,6 +88,8 @@ def _checkpoints(config: RunConfig, table_bytes: int, steps: int | None) -> dict
     options = config.checkpoint
     # The oldest is deleted when the new one is complete. A full one with its increments counts as one.
     most = 2 + options.compact_at if options.incremental else options.keep + 1
+    if config.evaluate.best is not None:  # with what it builds on, or what is averaged with it
+        most += 1 + options.compact_at if options.incremental else max(config.polyak.tail, 1)
     facts: dict[str, Any] = {"bytes": size, "most": most, "number": None}
     facts |= {"existing_bytes": None, "free_bytes": None, "bytes_per_second": None, "seconds_each": None}
     if steps is not None:

@@ -99,12 +99,15 @@ def _beam(_: str) -> str:
 
 
 def _dataset(path: str) -> str:
+    from configs.chain import load_chain
     from configs.manifest import MANIFEST_FILE, load_dataset
     from configs.system.storage import exists, join
 
     if not exists(join(path, MANIFEST_FILE)):
         raise Broken(f"{path}: not prepared yet", "run `lazytower prepare` with this config", "warn")
-    return f"{path}: {load_dataset(path).splits['train'].rows:,} rows in train"
+    first, *below = load_chain(load_dataset(path))
+    below_it = f", and {len(below):,} datasets below it" if below else ""
+    return f"{path}: {first.splits['train'].rows:,} rows in train{below_it}"
 
 
 def _init(run: str) -> str:

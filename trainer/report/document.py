@@ -9,6 +9,8 @@ from configs.dataset_parts import DriftInfo
 from configs.system.storage import write_bytes
 from trainer.report.drift import HELP, drift_rows
 from trainer.report.facts import (
+    BEST,
+    best_step,
     checkpoint_facts,
     comparable,
     grouped,
@@ -68,7 +70,7 @@ def write_report(
     sections = [
         _loss(train),
         _metric_curves(evaluations),
-        section("Final evaluation", *_final_table(evaluations)),
+        section("Final evaluation", *_final_table(evaluations), *_best(lines)),
         *prediction_sections(evaluations),
         _speed(train),
         section(
@@ -179,6 +181,14 @@ def _final_table(evaluations: list[dict]) -> list[str]:
     return parts or [note("No evaluations recorded yet.")]
 
 
+def _best(lines: list[dict]) -> list[str]:
+    """Which checkpoint is the best, marked as in the table of evaluations."""
+    if (best := best_step(lines)) is None:
+        return []
+    figure_text = f"{best['metric']} {number(best['value'])} on valid"
+    return [note(f"Best checkpoint: step {best['step']:,}, {figure_text}; it is the one that is exported.")]
+
+
 def _speed(train: list[dict]) -> str:
     rates = [key for key in train_names(train) if key.startswith("learning_rate")]
     others = [key for key in train_names(train) if key not in rates and key not in _KNOWN_TRAIN]
@@ -257,10 +267,11 @@ def _resources(lines: list[dict]) -> str:
         "peak memory": number(peak_memory(lines), "bytes"),
         "run time": number(training_seconds(lines), "seconds"),
     }
+    hidden = ("checkpoint", "finding", BEST, *EVENTS_OF_START)
     events = [
         {k: v for k, v in line.items() if k not in ("kind", "restore_seconds", "bytes")}
         for line in lines
-        if line.get("kind") == "run" and line.get("event") not in ("checkpoint", "finding", *EVENTS_OF_START)
+        if line.get("kind") == "run" and line.get("event") not in hidden
     ]
     saved = checkpoint_facts(lines)
     medians = note("Medians. Blocked: how long training waited; written: how long saving took.")
@@ -277,6 +288,8 @@ def _headline(lines: list[dict], train: list[dict], evaluations: list[dict]) -> 
     figures = _best_metrics(evaluations)
     if losses := [line["loss"] for line in train if "loss" in line]:
         figures.append(("final loss", "not finite" if losses[-1] is None else number(losses[-1])))
+    if best := best_step(lines):
+        figures.append((f"best step, by {best['metric']}", number(best["step"])))
     if lines:
         figures.append(("steps", number(max(line.get("step", 0) for line in lines))))
     if rates := sorted(v for line in train if (v := line.get("examples_per_second")) is not None):

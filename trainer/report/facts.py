@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+BEST = "best"
+"""Event of a checkpoint that is better than those before it (evaluate.best)."""
 _NO_METRIC = set("step time kind split weights scorer protocol users seconds base_rate".split())
 
 
@@ -46,6 +48,11 @@ def train_names(train: list[dict]) -> list[str]:
     """Names of the numeric values in train lines, in order of appearance."""
     numbers = {k: None for line in train for k, v in line.items() if type(v) in (int, float)}
     return [key for key in numbers if key not in ("step", "time")]
+
+
+def best_step(lines: Sequence[dict]) -> dict | None:
+    """The line of the best checkpoint so far, with step, metric and value; None: none was chosen."""
+    return next((line for line in reversed(lines) if line.get("event") == BEST), None)
 
 
 def peak_memory(lines: list[dict]) -> float | None:

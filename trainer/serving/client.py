@@ -40,6 +40,12 @@ def find_version(directory: str) -> str:
     raise ExportError(f"{directory}: holds no exported version; run `lazytower export` first")
 
 
+def step_text(metadata: dict) -> str:
+    """The checkpoint that a model was exported from, in words."""
+    chosen = metadata.get("chosen", "newest")  # older exports do not say
+    return f"step {metadata['step']}" + (f" ({chosen})" if chosen != "newest" else "")
+
+
 def export_directory(args, family: str) -> str:
     """The export directory that --model, or --config and --set, name.
 
@@ -193,6 +199,15 @@ def read_metadata(path: str, family: str = "retrieval") -> dict:
         ) from None
     _check_family(f"{path}: a {found} model", found, family)
     return document
+
+
+def version_facts(path: str) -> dict:
+    """What lazytower.json of a version says, of any family; {} if it is missing or torn."""
+    try:
+        document = json.loads(read_bytes(join(path, _METADATA)))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _family_of(document: object) -> str:

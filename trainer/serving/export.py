@@ -1,4 +1,4 @@
-"""`lazytower export`: a verified SavedModel of the newest checkpoint, versioned for TensorFlow Serving.
+"""`lazytower export`: a verified SavedModel of a checkpoint, versioned for TensorFlow Serving.
 
 The model is written to a local disk, asked golden questions in a fresh process without the project's code,
 and only then published; see trainer.serving.versions.
@@ -20,11 +20,12 @@ from trainer.serving.versions import is_pattern, loadable, locked, new_version, 
 _ALONE = "import sys\nsys.path[:] = [path for path in sys.path if path]\n"
 
 
-def export(config) -> str:
+def export(config, step: int | str | None = None) -> str:
     """Writes, verifies and publishes the next version.
 
     Args:
       config: configs.schema.RunConfig of a run with a checkpoint.
+      step: of the checkpoint, as of trainer.evaluation.trained.open_trained.
 
     Returns:
       The version's directory, <config.export_path>/<version>.
@@ -48,7 +49,7 @@ def export(config) -> str:
             directory,
         )
     started = time.monotonic()
-    trained = open_trained(config)
+    trained = open_trained(config, step)
     _log_weights(trained)
     with locked(directory) as lock:
         try:
@@ -71,7 +72,8 @@ def _log_weights(trained) -> None:
     from trainer.report.metrics_file import read_metrics
     from trainer.serving.weights import averaged
 
-    logging.info("step %d, %s weights", trained.step, "averaged" if averaged(trained) else "raw")
+    weights = "averaged" if averaged(trained) else "raw"
+    logging.info("step %d (%s), %s weights", trained.step, trained.chosen, weights)
     found = [
         line
         for line in read_metrics(trained.config.output.path)

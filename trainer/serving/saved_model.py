@@ -86,6 +86,7 @@ def run_facts(trained: Trained, version: int) -> dict:
         "family": trained.config.model.family,
         "model": trained.config.model.kind,
         "step": trained.step,
+        "chosen": trained.chosen,
         "weights": "average" if averaged(trained) else "raw",
         "dataset_fingerprint": trained.dataset.fingerprint,
         "versions": {

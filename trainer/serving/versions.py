@@ -104,6 +104,29 @@ def publish(model: str, directory: str, number: int, check: Callable[[], None] =
     return path
 
 
+def remove_version(directory: str, number: int) -> None:
+    """Deletes a version: it disappears at once, so that nobody loads a part of it.
+
+    Raises:
+      ExportError: an export into the directory is running.
+    """
+    path = storage.join(directory, str(number))
+    if not storage.exists(path):
+        return
+    with locked(directory):
+        logging.info("removing %s", path)
+        if storage.is_remote(directory):
+            storage.remove(storage.join(path, _MANIFEST))
+            storage.remove(path)
+            return
+        # A name that servers do not read, and the next export removes.
+        hidden = storage.join(directory, f"{_INCOMPLETE}removed-{number}")
+        storage.remove(hidden)
+        os.rename(path, hidden)
+        storage.sync_directory(directory)
+        storage.remove(hidden)
+
+
 def is_pattern(path: str) -> bool:
     """Whether TensorFlow reads a path as a pattern that does not match the path itself."""
     return "[" in path or "\\" in path

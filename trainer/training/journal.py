@@ -14,6 +14,7 @@ from trainer.checkpoints.manifest import StartedFrom
 from trainer.checkpoints.store import Restored, Saved
 from trainer.embeddings.base import Table
 from trainer.models.recommender import Recommender
+from trainer.report.facts import BEST
 from trainer.report.findings import loss_findings
 from trainer.report.metrics_file import MetricsWriter
 from trainer.report.warm_start import MOVED, WARM_START
@@ -107,13 +108,21 @@ class Journal:
         for line in lines:
             self._metrics.write("evaluate", step, line)
 
+    def best(self, step: int, facts: Mapping[str, Any]) -> None:
+        """After an evaluation that was the best so far, whose checkpoint is complete."""
+        self._metrics.write("run", step, {"event": BEST, **facts})
+
     def stopped(self, step: int, reason: str | None) -> None:
         """After a run that was interrupted."""
         self._metrics.write("run", step, {"event": "stop", "reason": reason})
 
-    def ended(self, step: int) -> None:
-        """After a run that reached its end; logs what the losses of the whole run, resumed or not, mean."""
-        self._metrics.write("run", step, {"event": "end", "peak_rss_bytes": peak_rss_bytes()})
+    def ended(self, step: int, best: str = "") -> None:
+        """After a run that reached its end, or used up its patience, as `best` says, what it says of the best
+        step; logs what the losses of the whole run, resumed or not, mean."""
+        facts = {"event": "end", "peak_rss_bytes": peak_rss_bytes()}
+        self._metrics.write("run", step, facts | ({"best": best} if best else {}))
+        if best:
+            logging.info("%s", best)
         for text in loss_findings([line for line in self._metrics.read() if line.get("kind") == "train"]):
             logging.warning("%s", text)
 

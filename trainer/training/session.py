@@ -36,6 +36,7 @@ class TrainSession:
         from trainer.checkpoints.store import CheckpointStore
         from trainer.data.checks import check_dataset
         from trainer.data.train_rows import TrainRows
+        from trainer.training.best_step import BestStep, check_can_be_best
         from trainer.training.build import build_training
         from trainer.training.journal import Journal
 
@@ -43,6 +44,7 @@ class TrainSession:
         self._reading = ChainLock(config.dataset.path)
         self.dataset = load_dataset(config.dataset.path)
         check_dataset(config, self.dataset)
+        check_can_be_best(config, self.dataset)
         self._warm = self._warm_start()
         rows = TrainRows.of(config, self.dataset)
         rows.verify()
@@ -59,6 +61,7 @@ class TrainSession:
         try:
             self._restore()
             save_config(config)  # not earlier: a refused run must not replace the config that can resume
+            self._best = BestStep(config, self.start_step, self.num_steps)
             self._journal = Journal(config, self.start_step)
         except BaseException:
             self._lock.close()
@@ -139,19 +142,22 @@ class TrainSession:
             self.num_steps,
             self.config.train.steps_per_loop,
         )
-        self._saved_step = self.start_step
+        self._saved_step, self._loop = self.start_step, loop
         self._interrupt.defer(loop.request_stop)
         try:
             finished = self._train(loop)
         except Stopped:  # during an evaluation
             finished = False
-        if not finished:
-            self._stop(int(self.train_step.step))
+        step = int(self.train_step.step)
+        if not finished and (self._interrupt.reason or not self._best.used_up):
+            self._stop(step)
         self._wait_for_checkpoint()
+        if self._best.wanted:
+            self._store.prune()
         if self._store.started_from is not None:
             with self.train_step.readable_rows():
-                self._journal.moved(self.num_steps, self.recommender.storages)
-        self._journal.ended(self.num_steps)
+                self._journal.moved(step, self.recommender.storages)
+        self._journal.ended(step, self._best.summary(step))
         self._write_report()
 
     def _train(self, loop) -> bool:
@@ -160,6 +166,8 @@ class TrainSession:
 
         if self._evaluation_was_lost():
             self._evaluate(self.start_step)
+        if self._best.used_up:
+            return False
         with Progress(
             self.num_steps, self.start_step, examples_per_step=self.config.train.batch_size
         ) as self._progress:
@@ -257,7 +265,20 @@ class TrainSession:
         self._journal.evaluated(step, lines)
         if is_last:  # before that a model may be bad
             log_findings(lines)
+        best = self._best.enter(step, lines, lambda: self._saved_for_best(step))
+        if best is not None:
+            self._journal.best(step, best)
+        if self._best.used_up:
+            self._loop.request_stop()
         self._write_report()
+
+    def _saved_for_best(self, step: int) -> list[int]:
+        """Completes the checkpoint of `step`; the steps that polyak.kind tail_average averages with it."""
+        self._wait_for_checkpoint(log_only=True)
+        self._save(step)  # does nothing if that has succeeded
+        self._wait_for_checkpoint()
+        late = [s for s in self._store.steps() if step / 2 <= s <= step]
+        return late[::-1][: self.config.polyak.tail][::-1]
 
     def _evaluation_was_lost(self) -> bool:
         """Whether an earlier process saved a step due for evaluation and ended before evaluating it."""
@@ -266,6 +287,8 @@ class TrainSession:
         every = Every(self.config.evaluate.every_steps, self._evaluate, at_end=True)
         if not self.start_step or not every.due(self.start_step, self.num_steps):
             return False
+        if self._best.lacks(self.start_step):
+            return True
         lines = read_metrics(self.config.output.path)
         wanted = {"kind": "evaluate", "split": "valid", "step": self.start_step}
         return not any(wanted.items() <= line.items() for line in lines)

@@ -85,6 +85,16 @@ class TableMatch:
         rows = np.where((numbers >= oov) & (self.rows != numbers), -1, self.rows)
         return dataclasses.replace(self, rows=rows)
 
+    def with_unknown(self, oov: int | None) -> "TableMatch":
+        """The match, where rows without a source continue the out-of-vocabulary row of the source.
+
+        Args:
+          oov: the table's own out-of-vocabulary row; None: it has none.
+        """
+        if self.rows is None or oov is None or self.rows[oov] < 0:
+            return self
+        return dataclasses.replace(self, rows=np.where(self.rows < 0, self.rows[oov], self.rows))
+
     def counts(self) -> dict[str, int | str]:
         """For logs, metrics and the report."""
         return {"matched": self.how, "kept": self.kept, "new": self.new, "dropped": self.dropped}
@@ -102,7 +112,7 @@ def match_tables(config: RunConfig, dataset: Dataset, source: Source) -> dict[st
         found = _by_key(config, dataset, source)
     for name in found:
         if isinstance(config.table(name), RobeZConfig):
-            found[name] = found[name].without_moved_unknown(dataset.tables[_ids_name(name)].oov)
+            found[name] = found[name].without_moved_unknown(dataset.tables[ids_name(name)].oov)
     for name, match in found.items():
         if not match.kept:
             logging.warning("init.from: table %s: all rows are new (%s)", name, match.how)
@@ -133,7 +143,7 @@ def _names(config: RunConfig) -> list[str]:
     return sorted(set(config.table_of_input.values()))
 
 
-def _ids_name(table: str) -> str:
+def ids_name(table: str) -> str:
     """The table of dataset.json whose ids a table has."""
     return "item" if table == "history" else table
 
@@ -150,7 +160,7 @@ def _matches(
     found: dict[str, TableMatch] = {}
     of_ids: dict[str, TableMatch] = {}
     for name in _names(config):
-        ids = _ids_name(name)
+        ids = ids_name(name)
         if name not in source.layouts:
             found[name] = _none(dataset.table_rows(name), 0, "the other run has no such table")
             continue

@@ -7,6 +7,7 @@ from configs.load import load_config
 from configs.schema import RunConfig
 from configs.sections.training import InitConfig
 from configs.system import storage
+from trainer.checkpoints.best import best_facts
 from trainer.checkpoints.chain import CheckpointDirectory
 from trainer.checkpoints.files import errors_of
 from trainer.checkpoints.identity import DATASET
@@ -85,10 +86,19 @@ def open_source(init: InitConfig) -> Source:
         first = str(error).splitlines()[0]
         raise ConfigError(f"init.from: its config is not one of this version: {first}") from None
     # A trainer may be at work there: it deletes old checkpoints while this looks at them.
-    found = newest_restorable(checkpoints_of(path), lambda chain: None, lambda chain: chain, _OTHER_RUN)
+    preferred = best_first(path)
+    found = newest_restorable(
+        checkpoints_of(path), lambda chain: None, lambda chain: chain, _OTHER_RUN, preferred
+    )
     if found is None:
         raise CheckpointError(f"init.from: {path}: holds no complete checkpoint; {_OTHER_RUN}")
     return Source(path, config, found[0])
+
+
+def best_first(path: str) -> list[int]:
+    """The step of a run's best checkpoint, if it keeps one, which is taken before newer ones."""
+    facts = best_facts(checkpoints_of(path))
+    return [facts["step"]] if facts else []
 
 
 _OTHER_RUN = "wait for its first one, start from another run, or remove init"

@@ -23,12 +23,13 @@ from trainer.checkpoints.restoration import newest_restorable
 from trainer.checkpoints.rows import stream_rows
 from trainer.checkpoints.tail_average import mean_dense, read_tail
 from trainer.models.recommender import Recommender
+from trainer.optimizers import ROW_OPTIMIZERS
 from trainer.warm_start.dense import start_of_dense, state_of_optimizers
 from trainer.warm_start.fit import check_fit
-from trainer.warm_start.matching import TableMatch, chain_to_source, dataset_of, match_tables
+from trainer.warm_start.matching import TableMatch, chain_to_source, dataset_of, ids_name, match_tables
 from trainer.warm_start.placement import Placement
 from trainer.warm_start.records import RecordRule
-from trainer.warm_start.source import Source, open_source, starts_anew
+from trainer.warm_start.source import Source, best_first, open_source, starts_anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,17 +76,20 @@ class WarmStart:
     Args:
       config: the run, with `init`.
       dataset: its dataset.
+      unknown_as_served: rows of keys that the other run does not know begin as its out-of-vocabulary row, by
+        which its exported model serves them; by default as in a run of their own.
 
     Raises:
       CheckpointError: there is no run, or it holds no complete checkpoint.
       ConfigError: its weights or slots do not fit; names the keys.
     """
 
-    def __init__(self, config: RunConfig, dataset: Dataset):
+    def __init__(self, config: RunConfig, dataset: Dataset, unknown_as_served: bool = False):
         assert config.init is not None
         self._config, self._init, self._dataset = config, config.init, dataset
         self.source: Source = open_source(config.init)
         check_fit(config, self.source)
+        self._unknown_as_served = unknown_as_served
         self._seconds = 0.0
         self._matches: dict[str, TableMatch] | None = None
         self._counts: dict[str, dict[str, int | str]] = {}
@@ -111,6 +115,8 @@ class WarmStart:
                     f"the dataset of {self.source.path}; use that dataset or one that stands on it, or "
                     "remove init"
                 )
+            if self._unknown_as_served and not self._is_hashed(name):
+                found[name] = match.with_unknown(self._dataset.tables[ids_name(name)].oov)
         self._warn_of_slots(found)
         self._counts = {name: match.counts() for name, match in found.items()}
         self._seconds, self._matches = time.monotonic() - started, found
@@ -118,12 +124,13 @@ class WarmStart:
 
     def _warn_of_slots(self, matches: dict[str, TableMatch]) -> None:
         for name, match in matches.items():
-            computed = self._config.table(name).optimizer.kind == "ftrl"
+            kind = self._config.table(name).optimizer.kind
+            computed = ROW_OPTIMIZERS[kind].computes_weights
             if computed and match.kept and self._init.slots == "reset":
                 logging.warning(
-                    "init.slots: reset: tables.%s: ftrl computes weights from slots, so a row forgets most "
-                    "of its weight at its first update; use keep",
-                    name,
+                    "init.slots: reset: tables.%s: %s computes weights from slots, so a row forgets most of "
+                    "its weight at its first update; use keep",
+                    *(name, kind),
                 )
 
     def load(self, recommender: Recommender, state: dict[str, tf.Variable]) -> Started:
@@ -146,7 +153,8 @@ class WarmStart:
             return self._load(source, recommender, state, places)
 
         advice = "start from another run, or remove init"
-        found = newest_restorable(self.source.directory, self._check_same, load, advice)
+        first = best_first(self.source.path)
+        found = newest_restorable(self.source.directory, self._check_same, load, advice, first)
         if found is None:
             raise CheckpointError(f"init.from: {self.source.path}: its checkpoints are gone; {advice}")
         chain, values = found

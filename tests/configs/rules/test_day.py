@@ -39,6 +39,10 @@ def _daily(**dataset) -> dict:
     ("dataset", "message"),
     [
         ({"base": "/place/day/"}, "dataset.base: /place/day/ is dataset.path itself; name the dataset of"),
+        (
+            {"base": "/place/base", "history_length": 5},
+            "dataset.history_of: others takes items of all days, .* set it to earlier for all days",
+        ),
         ({"refresh_statistics": True}, "dataset.refresh_statistics requires dataset.base, .*; remove it"),
         (
             {"item_ids": {"expire_days": 3}},

@@ -185,6 +185,9 @@ def test_too_little_disk_is_refused(tmp_path, fast_disk, monkeypatch, capsys):
     full_ones = {"incremental": False, "keep": 2}
     _, error = command(tmp_path, document(tmp_path, checkpoint=full_ones), capsys=capsys)
     assert error.startswith("disk: 3 full checkpoints need 39.86 GB more")
+    kept = {"every_steps": 1000, "best": {"metric": "mrr"}}
+    _, error = command(tmp_path, document(tmp_path, checkpoint=full_ones, evaluate=kept), capsys=capsys)
+    assert error.startswith("disk: 4 full checkpoints need 53.15 GB more")
     out, error = command(tmp_path, document(tmp_path), "--json", "--tpu", "v6e-4", capsys=capsys)
     figures = json.loads(out)
     assert figures["slices"][0]["fits"] and error in figures["problems"]
@@ -297,7 +300,7 @@ def test_the_shipped_runs_fit_their_slices(name, users, tmp_path, monkeypatch, f
     dataset = bare_dataset({"user": 25_000_000, "item": 1_000_000})
     monkeypatch.setattr(preflight_plan, "_dataset", lambda config: dataset)
     monkeypatch.setattr("trainer.data.checks.check_dataset", lambda *_: None)
-    monkeypatch.setattr("trainer.data.batches.steps_per_epoch", lambda *_: 100)
+    monkeypatch.setattr("trainer.data.train_rows.TrainRows.steps_per_epoch", lambda *_: 100)
     figures = preflight_plan.make_plan(config, [slice_], 20)
     assert figures["step_seconds"] is None, "nothing is timed where there is no TPU"
     [facts] = figures["slices"]

@@ -15,6 +15,7 @@ from tests.support.checkpoint_state import newest_state
 from tests.support.day_worlds import write_world
 from tests.support.ranking_dataset import click_log
 from tests.support.two_runs import begun, first_config, second_config, sources_of, trained, write_datasets
+from trainer.checkpoints.best import BestRecord, Evaluated, write_best
 from trainer.checkpoints.compact import compact
 from trainer.checkpoints.store import CheckpointStore
 from trainer.commands.plan import run as plan
@@ -239,6 +240,20 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(root, caplog):
         flip(path)
     with pytest.raises(CheckpointError, match="no checkpoint verifies .* start from another run, or remove"):
         begun(second_config(root, "all-damaged", init={"from": config.output.path}))
+
+
+def test_the_best_checkpoint_is_taken_before_newer_ones(root, caplog):
+    source = copied(root, "best")
+    steps = sorted(int(path.name[5:14]) for path in (source / "checkpoints").iterdir())
+    assert steps[-1] == 12 and len(steps) > 1
+    evaluations = [Evaluated(step=steps[0], value=0.5), Evaluated(step=12, value=0.25)]
+    record = BestRecord(metric="ndcg@5", protocol="full", evaluations=evaluations)
+    write_best(str(source / "checkpoints"), record)
+    config = second_config(root, "of-best", init={"from": str(source)})
+    assert checked_source(config, None).startswith(f"step {steps[0]} of {source}, ")
+    caplog.set_level("INFO", logger="absl")
+    begun(config)
+    assert f"started from step {steps[0]} of {source}" in caplog.text
 
 
 def _until(config, step: int) -> pathlib.Path:

@@ -58,9 +58,11 @@ def _layers(top: _Top) -> tuple[Layer, ...]:
 
 def _difference(top: Dataset, below: Dataset) -> str:
     """How the columns of a dataset further down differ, in words; empty: not at all."""
-    for what in ("has_weight", "history_length", "history_of", "labels"):
+    for what in ("has_weight", "history_length", "history_of"):
         if (own := getattr(below, what)) != (wanted := getattr(top, what)):
             return f"{what} {own}, not {wanted}"
+    if sorted(below.labels) != sorted(top.labels):
+        return f"labels {below.labels}, not {top.labels}"
     for name, info in top.features.items():
         other = below.features.get(name)
         if other is None:

@@ -10,7 +10,8 @@ from configs.manifest import Dataset
 from configs.schema import RunConfig
 from configs.sections.ranking import MAIN_LABEL, RankingConfig, TaskConfig
 from configs.sections.roles import PLANTED_LABEL
-from trainer.data.split_rows import split_rows
+from trainer.data.split_rows import trained_rows
+from trainer.data.train_rows import TrainRows
 from trainer.evaluation.pointwise.rows import Batch, TaskReader, row_weights_of
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ class TrainedPredictor:
 
 
 class TrainRates:
-    """Mean labels in train, of all rows and of each item, by task.
+    """Mean labels of the rows that the run trains on, of all of them and of each item, by task.
 
-    Negative rows count 1 / dataset.keep_negatives times, as if none had been left out.
+    Negative train rows count 1 / dataset.keep_negatives times, as if none had been left out.
 
     Args:
       dataset: the manifest.
@@ -77,10 +78,11 @@ class TrainRates:
         items = table.rows if table is not None else 1
         sums = {task.name: np.zeros((2, items)) for task in config.model.tasks}
         readers = [TaskReader(task, f"{dataset.path}: train") for task in config.model.tasks]
-        for batch in split_rows(dataset, "train", [], {}, _BATCH):
+        for batch in trained_rows(TrainRows.of(config, dataset), _BATCH):
             weights = row_weights_of(batch)
             if dataset.keep_negatives < 1:
-                weights = np.where(self._negative(batch), weights / dataset.keep_negatives, weights)
+                left_out = batch["thinned"] & self._negative(batch)
+                weights = np.where(left_out, weights / dataset.keep_negatives, weights)
             for reader in readers:
                 kept, labels = reader.labels(batch)
                 rows = batch["item"][kept] if table is not None else np.zeros(len(labels), np.int64)
