@@ -341,9 +341,9 @@ class SyntheticClicksSourceConfig(Section):
     """Number of users, one more categorical feature with the role of the user; 0: rows have no user."""
     items: int = Field(0, ge=0, le=2**27)
     """As users, of items."""
-    pairs: int = Field(6, ge=0, le=1000)
+    pairs: int = Field(3, ge=0, le=1000)
     """Number of pairs of categorical features that interact."""
-    rank: int = Field(3, ge=1, le=64)
+    rank: int = Field(1, ge=1, le=64)
     """Rank of an interaction: the dot product of two vectors of this width."""
     rate: float = Field(0.25, gt=0, lt=1)
     """Share of clicks."""
