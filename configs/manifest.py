@@ -52,9 +52,10 @@ BASE  A dataset may stand on an earlier one, its base, and that on another: a ch
   users and items with rows in the dataset's own source, or in its side tables, with its own rows only: count,
   sequence and sequence_split are of these, and a feature without a known value here has the empty value. The
   whole of a user or item is what the chain says together: sequences one after the other, where rows of
-  earlier datasets are older than all splits of later ones; sums of counts; of features the newest known
-  value, `lives: catalog` that of the newest dataset whose side table has it. Vocabularies of features are
-  whole in each dataset. With given ids the vocabulary files of the chain are equal.
+  earlier datasets are older than all splits of later ones; sums of counts, to which held-out rows of earlier
+  datasets add; of features the newest known value, `lives: catalog` that of the newest dataset whose side
+  table has it. Vocabularies of features are whole in each dataset. With given ids the vocabulary files of
+  the chain are equal.
 FOLDED  `prepare --compact` replaces the newest dataset of a chain by one that stands alone. Ids are those of
   the newest dataset, as are vocabularies, held-out rows, statistics and distributions. Rows of the datasets
   below, held-out ones too, are train rows and count; histories stay as they were written. Rows of keys that

@@ -51,8 +51,10 @@ class DayWorld:
         return ids.rows - 1 if left and not ids.hash_rows else ids.id(key)
 
     def count(self, side: str, key: bytes) -> int:
-        """Positive train rows."""
-        return sum(row.split == "train" and row.label > 0 for _, row in self.rows(side, key))
+        """Positive rows of train, and of all splits of earlier days."""
+        last = len(self.days) - 1
+        rows = [(day < last or row.split == "train", row) for day, row in self.rows(side, key)]
+        return sum(trains and row.label > 0 for trains, row in rows)
 
     def sequence(self, user: bytes) -> list[tuple[int, int]]:
         """(id of the item, split as seen from the newest dataset) of a user's positive rows."""

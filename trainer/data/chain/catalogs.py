@@ -12,6 +12,7 @@ from configs.columns import feature_of_column
 from configs.dataset_parts import FeatureInfo
 from configs.manifest import Dataset
 from trainer.data.blocks import read_blocks
+from trainer.data.chain.held_out import with_held_out
 from trainer.data.chain.ids import IdMap
 from trainer.data.chain.layers import Layer, layers_of
 from trainer.data.chain.overlays import Entries, laid_over
@@ -105,6 +106,8 @@ class _Reader:
 
     def _entries(self, block: Mapping[str, np.ndarray]) -> Entries:
         columns: dict[str, Column] = {n: block[n] for n in (KEY, COUNT) if n in block}
+        if self._number and COUNT in columns:
+            columns[COUNT] = with_held_out(self._layer.dataset, self._of, block["id"], block[COUNT])
         if SEQUENCE in self._names:
             for name in (SEQUENCE, _SPLITS):
                 columns[name] = Ragged(block[name], block["sequence_length"])

@@ -31,7 +31,9 @@ def item_counts(rows: TrainRows, items: Items, exact: bool) -> np.ndarray:
     if len(rows.layers) == 1 and (rows.is_whole or not exact):
         return with_unknown(items.table_counts, table, rows.dataset.splits["train"].positives)
     if not exact:
-        positives = sum(layer.dataset.splits["train"].positives for layer in rows.layers)
+        below = [layer.dataset.splits.values() for layer in rows.layers[1:]]
+        counted = [rows.dataset.splits["train"], *(info for splits in below for info in splits)]
+        positives = sum(info.positives for info in counted)
         return with_unknown(items.table_counts, table, positives)
     found = np.zeros(table.rows, np.int64)
     for number, part in enumerate(rows.parts):
