@@ -23,6 +23,8 @@ from trainer.serving.export import export
 from trainer.training.build import train_data
 from trainer.training.run import train
 
+pytestmark = pytest.mark.any_python
+
 USERS, ITEMS, OOV_USERS, OOV_ITEMS, OOV_SEGMENTS = 40, 30, 3, 4, 2
 LINES = {
     "users": [f"u{n}" for n in range(0, 2 * USERS, 2)] + ["never seen"],

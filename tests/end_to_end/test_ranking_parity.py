@@ -19,6 +19,8 @@ from trainer.data.lookups import catalog_lookups
 from trainer.data.split_rows import split_rows
 from trainer.evaluation.trained import open_trained
 
+pytestmark = pytest.mark.any_python
+
 ROWS, USERS, ITEMS = 10_000, 300, 120
 PROGRAM = """
 import pickle, sys

@@ -19,6 +19,8 @@ from tests.support.days import DAY, SMALL, keys_of, prepare_days
 from tests.support.prepared import configure, content, read_rows, run
 from trainer import cli
 
+pytestmark = pytest.mark.any_python
+
 FEATURES = [
     {"name": "price", "of": "item", "kind": "numeric"},
     {"name": "genre", "of": "item", "kind": "categorical"},

@@ -6,6 +6,8 @@ import pytest
 
 from tests.support.prepared import Reference, assert_matches, content_of_any_size, read_rows, run
 
+pytestmark = pytest.mark.any_python
+
 PARTS = ["train", "valid", "test"]
 SMALL = {"chunk_bytes": 300, "chunk_rows": 7, "user_shards": 3, "key_shards": 2, "bucket_rows": 6}
 

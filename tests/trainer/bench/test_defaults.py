@@ -8,6 +8,8 @@ from tests.support.tiny_run import planted_document, write_planted
 from tests.trainer.bench.test_optimizers import bench_run, parsed
 from trainer.bench.defaults import COLUMNS, parse_try
 
+pytestmark = pytest.mark.any_python
+
 
 @pytest.fixture
 def config(tmp_path) -> str:

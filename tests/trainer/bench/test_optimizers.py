@@ -14,6 +14,8 @@ from trainer import cli
 from trainer.bench import timing
 from trainer.commands import bench
 
+pytestmark = pytest.mark.any_python
+
 PEERS = ("lazytower", "keras", "keras_legacy", "tfa", "torch")
 TINY = ["--rows", "300", "--dim", "8", "--batch", "16", "--steps", "2"]
 # What needs only the packages that lazytower requires.

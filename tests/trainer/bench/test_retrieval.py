@@ -10,6 +10,8 @@ from tests.trainer.bench.test_optimizers import bench_run, parsed
 from trainer.bench import retrieval
 from trainer.bench.cases.retrieval import RETRIEVAL_CASES, Data
 
+pytestmark = pytest.mark.any_python
+
 TINY = ["--items", "3000", "--dim", "8", "--centres", "40", "--k", "7", "--queries", "2"]
 HAS_SCANN = importlib.util.find_spec("scann") is not None
 EXACT = [name for name in RETRIEVAL_CASES if not name.startswith("scann")]

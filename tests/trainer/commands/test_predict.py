@@ -8,6 +8,8 @@ from tests.support.ranking_runs import as_request, held_out_records, ranking_exp
 from tests.support.tiny_run import tiny_export, tiny_run
 from trainer.cli import parse, run
 
+pytestmark = pytest.mark.any_python
+
 
 @pytest.fixture(scope="module")
 def model():

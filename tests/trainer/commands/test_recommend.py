@@ -11,6 +11,8 @@ import pytest
 from tests.support.tiny_run import tiny_export, tiny_run
 from trainer.cli import parse, run
 
+pytestmark = pytest.mark.any_python
+
 
 def _recommend(capsys, *flags):
     """(exit code, standard output, standard error)."""

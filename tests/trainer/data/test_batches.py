@@ -10,6 +10,8 @@ from tests.support.tiny_dataset import Row, write_dataset
 from trainer.data.batches import FILES_AT_ONCE, WINDOW_BLOCKS, TrainData
 from trainer.data.train_rows import DAY, TrainRows
 
+pytestmark = pytest.mark.any_python
+
 ROWS = 3001
 
 

@@ -94,8 +94,8 @@ def test_evaluate_scores_as_training_did(trained, capsys):
     _, config = trained
     last = [line for line in read_metrics(config.output.path) if line["kind"] == "evaluate"]
     path = os.path.join(config.output.path, "config.yaml")
-    args = type("Args", (), {"config": path, "overrides": [], "split": "valid", "json": False})
-    assert evaluate.run(args) == 0 and "ndcg@5" in capsys.readouterr().out
+    flags = {"config": path, "overrides": [], "split": "valid", "json": False, "step": None, "start": False}
+    assert evaluate.run(type("Args", (), flags)) == 0 and "ndcg@5" in capsys.readouterr().out
     with open(os.path.join(config.output.path, "evaluate-valid.json"), encoding="utf-8") as file:
         again = {line["scorer"]: line for line in json.load(file)["results"]}["model"]
     during = [line for line in last if line["scorer"] == "model"][-1]

@@ -26,6 +26,8 @@ from trainer.serving.replay import Difference, replay
 from trainer.serving.requests import Request
 from trainer.serving.versions import locked, versions
 
+pytestmark = pytest.mark.any_python
+
 USER_KEYS = [f"ü{i}".encode() for i in range(USERS)]
 
 

@@ -13,6 +13,8 @@ from configs.manifest import load_dataset
 from tests.support.feature_dataset import write_features
 from tests.support.feature_worlds import every_kind, raw_world
 
+pytestmark = pytest.mark.any_python
+
 
 @pytest.fixture(scope="module")
 def world():

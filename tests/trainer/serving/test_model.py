@@ -11,6 +11,8 @@ from trainer.indexes.base import NO_SCORE
 from trainer.serving.model import DEFAULT_K
 from trainer.serving.warmup import WARMUP_FILE, prediction_log_class
 
+pytestmark = pytest.mark.any_python
+
 KINDS = ["towers", *any_python("plain", "history", "others", "hash", "robe", "robe_bias")]
 USER_KEYS = [f"ü{i}".encode() for i in range(USERS)]
 ITEM_KEYS = [f"item {i}".encode() for i in range(ITEMS)]

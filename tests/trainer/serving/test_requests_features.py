@@ -15,6 +15,8 @@ from tests.support.feature_worlds import DIM, every_kind, raw_world
 from trainer.commands.recommend import add_arguments, run
 from trainer.serving.client import read_metadata
 
+pytestmark = pytest.mark.any_python
+
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):

@@ -22,6 +22,8 @@ from trainer.training.build import drawn_items, train_data
 from trainer.training.step import TrainStep
 from trainer.training.tpu_step import TpuStep
 
+pytestmark = pytest.mark.any_python
+
 STEPS = 12
 
 

@@ -20,6 +20,8 @@ from trainer.training.build import train_data
 from trainer.training.run import train
 from trainer.training.step import TrainStep
 
+pytestmark = pytest.mark.any_python
+
 STEPS = 12
 EVERYTHING = {
     "inputs": ["user", "item", "history", "c0", "c1", "c2", "tags", "n0", "n1"],

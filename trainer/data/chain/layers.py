@@ -91,6 +91,12 @@ class ChainLock:
             self.close()
             raise
 
+    def __enter__(self) -> "ChainLock":
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Releases the locks."""
         for lock in self._locks:

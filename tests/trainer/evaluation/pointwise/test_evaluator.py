@@ -14,6 +14,8 @@ from trainer.evaluation.pointwise import evaluator
 from trainer.evaluation.scorer import evaluate_recommender
 from trainer.models.recommender import Recommender
 
+pytestmark = pytest.mark.any_python
+
 ROWS = 700
 MODEL = {
     "tasks": [

@@ -19,6 +19,8 @@ from trainer.serving.predictions.golden import golden_predictions, sample_reques
 from trainer.serving.predictions.rows import predict, row_request
 from trainer.serving.warmup import WARMUP_FILE, prediction_log_class
 
+pytestmark = pytest.mark.any_python
+
 KINDS = ["keys", "owners", "esmm", "mixed"]
 
 # What TensorFlow Serving does with a request: its REST API's rules for JSON ("Request format": `instances` is
