@@ -65,7 +65,7 @@ def for_others(sections: dict[str, ConfigT], names: set[str], key: str) -> dict[
         return sections
     named = {name: section for name, section in sections.items() if name != OTHERS}
     if not (others := sorted(names - set(named))):
-        raise ValueError(f"{key}.{OTHERS}: there is no table that is not named; remove it")
+        raise ValueError(f"{key}.{OTHERS}: every table is named already; remove it")
     return named | dict.fromkeys(others, sections[OTHERS])
 
 

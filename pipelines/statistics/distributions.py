@@ -28,7 +28,7 @@ _PREFIX = "spread/"  # of names among the histograms of quantiles
 
 
 class IdHistogram(TimeHistogram):
-    """Counts of ids, by their place among all float64, so that small ids are told apart longest."""
+    """Counts of ids in bins of their float64 bits, which become wider as ids grow: small ids stay apart."""
 
     def __init__(self, limit: int = LIMIT):
         super().__init__(limit)

@@ -258,5 +258,5 @@ def test_a_star_that_stands_for_no_table(key):
     sections = {"tables": {"*": {}, "user": {}, "item": {}}}
     if key == "dataset.feature_ids":
         sections = {"dataset": {"path": "d", "feature_ids": {"*": {"min_count": 2}}}}
-    with pytest.raises(ConfigError, match=rf"{key}\.\*: there is no table that is not named; remove it"):
+    with pytest.raises(ConfigError, match=rf"{key}\.\*: every table is named already; remove it"):
         parsed(**sections)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from configs.load import parse_config
 from configs.manifest import load_dataset
-from configs.system.pythons import missing_addons
+from tests.support.addons import needs_addons
 from tests.support.ranking_dataset import click_log, click_rows, ranking_document
 from trainer.data.catalog import Items
 from trainer.data.lookups import catalog_lookups
@@ -79,7 +79,7 @@ def test_rows_engine_trains_as_the_kernels(root, native):
     assert_equal(run(root, {"engine": "rows"}), native)
 
 
-@pytest.mark.skipif(bool(missing_addons()), reason=missing_addons() or "")
+@needs_addons
 def test_addons_train_as_the_kernels(root, native):
     assert_equal(run(root, {"engine": "tfa"}), native)
 
