@@ -3,6 +3,7 @@
 import gzip
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def read_blocks(
             raise DataError(f"{path}: has {rows} rows, but dataset.json says {info.rows}; {PREPARE_AGAIN}")
 
 
-def _pipelined(path: str, spec: dict) -> Iterator[dict[str, np.ndarray]]:
+def _pipelined(path: str, spec: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:
     """The blocks of a file; the next ones are read meanwhile."""
     import tensorflow as tf
 
@@ -56,7 +57,7 @@ def _pipelined(path: str, spec: dict) -> Iterator[dict[str, np.ndarray]]:
     return blocks.prefetch(2).as_numpy_iterator()
 
 
-def _at_once(path: str, spec: dict) -> Iterator[dict[str, np.ndarray]]:
+def _at_once(path: str, spec: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:
     """The same, of a small file. A record is its length and 4 bytes of checksum, then data and 4 more."""
     import tensorflow as tf
 
