@@ -139,6 +139,7 @@ class TrainData:
         order = self._permutation(tf.constant(epoch, tf.int64), tf.constant(window, tf.int64), len(rows))
         return np.array(rows, np.int64).reshape(-1, 3)[order.numpy()]
 
+    @tf.autograph.experimental.do_not_convert
     def _epoch(
         self, epoch: tf.Tensor, skip_blocks: int = 0, first_window: int = 0, skip_rows: int = 0
     ) -> tf.data.Dataset:
@@ -174,6 +175,7 @@ class TrainData:
             blocks, groups = blocks - held, groups + 1
         return groups, blocks
 
+    @tf.autograph.experimental.do_not_convert
     def _window(
         self, epoch: tf.Tensor, index: tf.Tensor, blocks: tf.Tensor, parts: tf.Tensor
     ) -> dict[str, tf.Tensor]:
@@ -231,6 +233,7 @@ def _negative(dataset: Dataset, columns: dict[str, tf.Tensor]) -> tf.Tensor:
     return found
 
 
+@tf.autograph.experimental.do_not_convert
 def complete_batch(
     dataset: Dataset, lookups: Mapping[str, FeatureLookup], columns: dict[str, tf.Tensor]
 ) -> dict[str, tf.Tensor]:
