@@ -14,8 +14,8 @@ from configs.manifest import Dataset
 from configs.system.storage import read_bytes
 from trainer.data.record_files import PREPARE_AGAIN, verify_dataset_file
 
-# Smaller files are read whole: setting up a tf.data pipeline takes longer, 30 ms of CPU time.
-_PIPELINED_BYTES = 1 << 20
+PIPELINED_BYTES = 1 << 20
+"""Smaller files are read whole: setting up a tf.data pipeline takes longer, 30 ms of CPU time and more."""
 
 
 def read_blocks(
@@ -37,7 +37,7 @@ def read_blocks(
         verify_dataset_file(dataset, info)
         path, rows = dataset.file_path(info), 0
         try:
-            for block in _pipelined(path, spec) if info.bytes >= _PIPELINED_BYTES else _at_once(path, spec):
+            for block in _pipelined(path, spec) if info.bytes >= PIPELINED_BYTES else _at_once(path, spec):
                 rows += len(block[columns[0]])
                 yield block
         except tf.errors.OpError as error:
@@ -58,14 +58,19 @@ def _pipelined(path: str, spec: dict[str, Any]) -> Iterator[dict[str, np.ndarray
 
 
 def _at_once(path: str, spec: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:
-    """The same, of a small file. A record is its length and 4 bytes of checksum, then data and 4 more."""
+    """The same, of a small file."""
     import tensorflow as tf
 
+    for record in small_file_records(path):
+        yield {name: value.numpy() for name, value in tf.io.parse_single_example(record, spec).items()}
+
+
+def small_file_records(path: str) -> Iterator[bytes]:
+    """The serialized blocks of a verified file, which is read whole."""
     data, start = gzip.decompress(read_bytes(path)), 0
-    while start < len(data):
+    while start < len(data):  # a record is its length and 4 bytes of checksum, then data and 4 more
         (length,) = struct.unpack_from("<Q", data, start)
-        parsed = tf.io.parse_single_example(data[start + 12 : start + 12 + length], spec)
-        yield {name: value.numpy() for name, value in parsed.items()}
+        yield data[start + 12 : start + 12 + length]
         start += length + 16
 
 
