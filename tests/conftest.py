@@ -1,5 +1,6 @@
 """Starts TensorFlow for all tests as the commands do: Keras 2, quiet, deterministic. Holds their fixtures."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -22,3 +23,12 @@ settings.register_profile(
 settings.load_profile("any machine")
 
 __all__ = ["bucket", "cloud"]  # fixtures
+
+
+def pytest_collection_finish():
+    """All modules are imported: what they hold stays, so later collections of garbage need not look at it.
+
+    An export collects garbage, which takes longer than its own work once half a million objects are there.
+    """
+    gc.collect()
+    gc.freeze()

@@ -9,7 +9,6 @@ import pytest
 from configs.manifest import load_dataset
 from pipelines.prepare import prepare
 from tests.support.day_sources import day_config, write_days
-from tests.support.quick_beam import quick_beam
 from trainer.commands import inspect
 from trainer.data.batches import TrainData
 from trainer.data.catalog import Items, Users, load_vocabulary
@@ -23,7 +22,6 @@ from trainer.serving.export import export
 from trainer.serving.requests import Request
 from trainer.training.run import train
 
-__all__ = ["quick_beam"]
 pytestmark = pytest.mark.any_python
 DAYS = 3
 
