@@ -9,6 +9,7 @@ import pytest
 from configs.manifest import load_dataset
 from pipelines.prepare import prepare
 from tests.support.day_sources import day_config, write_days
+from tests.support.replays import export_here
 from trainer.commands import inspect
 from trainer.data.batches import TrainData
 from trainer.data.catalog import Items, Users, load_vocabulary
@@ -18,7 +19,6 @@ from trainer.evaluation.scorer import evaluate_recommender
 from trainer.evaluation.trained import open_trained
 from trainer.preflight.plan import make_plan
 from trainer.serving.client import find_version, recommend
-from trainer.serving.export import export
 from trainer.serving.requests import Request
 from trainer.training.run import train
 
@@ -158,7 +158,7 @@ def test_days_are_trained_evaluated_planned_and_served(place, worlds):
     asked = {key: items for key, (_, items, *_) in list(worlds[0].users_by_key(None).items())[::7]}
     requests = [Request(user=key.decode()) for key in asked]
     served = {worlds[0].items.keys[i] for i in worlds[0].items.ids}
-    answers = recommend(find_version(export(config)), requests, 30, exclude_seen=True)
+    answers = recommend(find_version(export_here(config)), requests, 30, exclude_seen=True)
     for answer, seen in zip(answers, asked.values(), strict=True):
         assert {entry["item"].encode() for entry in answer["items"]} == served - set(seen)
 

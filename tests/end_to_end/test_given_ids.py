@@ -16,10 +16,10 @@ from configs.load import parse_config
 from configs.manifest import load_dataset
 from pipelines.prepare import prepare
 from tests.support.prepared import read_rows
+from tests.support.replays import export_here
 from trainer.data.catalog import Items
 from trainer.evaluation.scorer import evaluate_recommender
 from trainer.evaluation.trained import open_trained
-from trainer.serving.export import export
 from trainer.training.build import train_data
 from trainer.training.run import train
 
@@ -211,7 +211,7 @@ def test_training_reads_table_rows_and_requests_find_the_same(world, tmp_path):
     trained = open_trained(config)
     results = evaluate_recommender(trained.recommender, dataset, trained.items, trained.step, "test")[0]
     assert results["users"] > 0 and 0 <= results["ndcg@5"] <= 1
-    path = export(config)
+    path = export_here(config)
     users = ["u2", "u3", "u1000", "never seen", *(f"stranger {n}" for n in range(9))]
     ages, kinds = [17.0, 18.0, 49.0, 99.0, *[30.0] * 9], ["ü", "a", "other", "more", *["b"] * 9]
     items = ["i1", f"i{ITEMS - 1}", "i500", *(f"new {n}" for n in range(9))]

@@ -15,6 +15,7 @@ from configs.manifest import load_dataset
 from pipelines.prepare import prepare
 from tests.end_to_end.test_feature_parity import requests
 from tests.support.feature_worlds import every_kind, raw_context, raw_item, raw_user
+from tests.support.replays import export_here
 from trainer.data.lookups import catalog_lookups
 from trainer.data.split_rows import split_rows
 from trainer.evaluation.trained import open_trained
@@ -95,12 +96,11 @@ def _write(path, rows: list[dict]) -> None:
 
 
 def test_evaluator_and_served_model_agree_on_every_row(world, tmp_path):
-    from trainer.serving.export import export
     from trainer.training.run import train
 
     config, rows, users, _ = world
     train(config)
-    path, trained, dataset = export(config), open_trained(config), load_dataset(config.dataset.path)
+    path, trained, dataset = export_here(config), open_trained(config), load_dataset(config.dataset.path)
     reads = trained.recommender.model.inputs
     batches = split_rows(dataset, "train", reads, catalog_lookups(dataset, reads, trained.items), 1 << 20)
     [batch] = list(batches)

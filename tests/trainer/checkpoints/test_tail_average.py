@@ -12,11 +12,11 @@ from configs.errors import ConfigError
 from configs.load import parse_config
 from tests.support.checkpoint_state import state_of
 from tests.support.documents import document as smallest
+from tests.support.replays import export_here
 from tests.support.tiny_run import planted_document, write_planted
 from tests.support.tpu_emulator import emulated_tpu
 from trainer.evaluation.scorer import evaluate_recommender
 from trainer.evaluation.trained import open_trained
-from trainer.serving.export import export
 from trainer.training.run import train
 
 pytestmark = pytest.mark.any_python
@@ -76,7 +76,7 @@ def test_they_are_evaluated_and_served(trained_run):
     trained = open_trained(trained_run)
     averaged = evaluate_recommender(trained.recommender, trained.dataset, trained.items, 60, "valid")[0]
     assert averaged["weights"] == "average"
-    version = export(trained_run)
+    version = export_here(trained_run)
     assert pathlib.Path(version, "saved_model.pb").exists()
 
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from configs.load import parse_config
 from pipelines.prepare import prepare
+from tests.support.replays import export_here
 from trainer.data.catalog import Users
 from trainer.evaluation.ranking import evaluate_scorers
 from trainer.evaluation.scorer import TrainedScorer
@@ -49,7 +50,6 @@ def raw() -> list[tuple[str, str, str]]:
 @pytest.fixture(scope="module")
 def chain(raw, tmp_path_factory):
     """(evaluation by user, items, loaded SavedModel)."""
-    from trainer.serving.export import export
     from trainer.training.run import train
 
     directory = tmp_path_factory.mktemp("unordered")
@@ -83,7 +83,7 @@ def chain(raw, tmp_path_factory):
     with trained.reading:
         figures = evaluate_scorers([scorer], Users(trained.dataset, trained.items), config.evaluate, "test")
     assert len(scorer.found) == 24 and figures["recorded"]["users"] > 12
-    return scorer.found, trained.items, tf.saved_model.load(export(config))
+    return scorer.found, trained.items, tf.saved_model.load(export_here(config))
 
 
 def _scores(model, user: bytes, history=None) -> dict[bytes, float]:

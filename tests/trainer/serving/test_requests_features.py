@@ -12,6 +12,7 @@ from configs.load import parse_config
 from configs.manifest import load_dataset
 from tests.support.feature_dataset import write_features
 from tests.support.feature_worlds import DIM, every_kind, raw_world
+from tests.support.replays import export_here
 from trainer.commands.recommend import add_arguments, run
 from trainer.serving.client import read_metadata
 
@@ -21,14 +22,13 @@ pytestmark = pytest.mark.any_python
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """(config, raw data, dataset, directory of the version, the loaded model)."""
-    from trainer.serving.export import export
     from trainer.training.run import train
 
     directory = str(tmp_path_factory.mktemp("served"))
     config, world = parse_config(every_kind(directory), "served"), raw_world()
     write_features(config, world)
     train(config)
-    path = export(config)
+    path = export_here(config)
     return config, world, load_dataset(config.dataset.path), path, tf.saved_model.load(path)
 
 
