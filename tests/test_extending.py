@@ -27,6 +27,7 @@ from configs.sections.sources import SourceConfig, SyntheticSourceConfig
 from configs.sections.tables import TableConfig
 from pipelines.sources import MODULES as SOURCES
 from tests.support.ranking_dataset import click_log
+from tests.support.replays import replay_here
 from tests.support.tiny_run import planted_document, write_planted
 from trainer import cli
 from trainer.bench import BENCHES
@@ -41,6 +42,7 @@ from trainer.models import MODELS
 from trainer.models.dot_bias import DotBias
 from trainer.optimizers import ROW_OPTIMIZERS
 from trainer.optimizers.base import RowOptimizer
+from trainer.serving import export
 
 
 def lazytower(*arguments: str) -> None:
@@ -285,6 +287,7 @@ def test_an_index(tmp_path, monkeypatch, write_file, capsys):
     write_file("toy_index", TOY_INDEX)
     monkeypatch.setitem(INDEXES, "toy", "toy_index")
     known_to_configs(monkeypatch, export=(_ExportWithToyIndex, _ExportWithToyIndex()))
+    monkeypatch.setattr(export, "replay_golden", replay_here)
     config = short_run(tmp_path, export={"index": {"kind": "toy"}})
     lazytower("train", "--config", config)
     lazytower("export", "--config", config)
