@@ -329,5 +329,6 @@ def test_tests_mirror_the_source(path):
 
 def test_support_is_no_test():
     for folder in ("support", "end_to_end"):
-        names = {path.name for path in (ROOT / "tests" / folder).glob("*.py")} - {"__init__.py"}
+        files = (ROOT / "tests" / folder).glob("*.py")
+        names = {path.name for path in files} - {"__init__.py", "conftest.py"}
         assert {name.startswith("test_") for name in names} <= {folder == "end_to_end"}, folder

@@ -224,7 +224,7 @@ def test_a_change_is_noticed_or_harmless(tmp_path, seed):
 
 
 @pytest.mark.parametrize(
-    "number", [pytest.param(20, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.torture)]
+    "number", [pytest.param(12, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.torture)]
 )
 def test_many_changes(tmp_path, number):
     outcomes = []
