@@ -1,4 +1,4 @@
-"""Three planted days through the real `lazytower day`, killed on the way: in the end nothing shows it."""
+"""Two planted days through the real `lazytower day`, killed on the way: in the end nothing shows it."""
 
 import json
 import os
@@ -18,9 +18,9 @@ from configs.system.processes import module_command
 from tests.support.checkpoint_state import newest_state
 from trainer.serving.versions import versions
 
-DAYS, ROWS = 3, 2000
+DAYS, ROWS = 2, 1000
 KILLS = int(os.environ.get("DAY_KILLS", 50))
-NAMES = ["2023-11-14", "2023-11-15", "2023-11-16"]
+NAMES = ["2023-11-14", "2023-11-15"]
 
 
 def write_days(root: pathlib.Path) -> None:
@@ -103,7 +103,7 @@ def content(root: pathlib.Path) -> dict:
 
 @pytest.fixture(scope="module")
 def days(tmp_path_factory) -> tuple[pathlib.Path, dict]:
-    """The directory as it is before the first day, and what three undisturbed days make of it."""
+    """The directory as it is before the first day, and what undisturbed days make of it."""
     root = tmp_path_factory.mktemp("days") / "shop"
     root.mkdir()
     write_days(root)
@@ -126,15 +126,16 @@ def line_of(process: subprocess.Popen, wanted: str) -> bool:
 
 
 @pytest.mark.slow
-def test_three_days_and_deaths_between_stages(days):
+def test_two_days_and_deaths_between_stages(days):
+    """What is deleted after more days, and a death at every single moment: trainer/daily/test_job.py."""
     root, wanted = days
     shutil.copytree(root.with_name("before"), root)
-    for day, stages in enumerate((["trained", "exported"], ["evaluated"], ["decided"])):
+    for day, stages in enumerate((["trained", "exported"], ["evaluated", "decided"])):
         for stage in stages:
             process = start(root, day)
             assert line_of(process, f"to be {stage}")
             kill(process)
-            assert len(versions(str(root / "runs" / "shop" / "export"))) == min(day, 2)
+            assert len(versions(str(root / "runs" / "shop" / "export"))) == day
         finish(root, day)
     found = content(root)
     assert found.keys() == wanted.keys()
@@ -142,7 +143,6 @@ def test_three_days_and_deaths_between_stages(days):
     records = [json.loads(found[f"datasets/days/{name}/day.json"]) for name in NAMES]
     assert [record["accepted"] for record in records] == [True] * DAYS
     assert all(record["new"]["user"] > 0 for record in records)
-    assert not (root / "datasets" / "days" / NAMES[0] / "run").exists()
     shutil.rmtree(root)
 
 
@@ -169,5 +169,5 @@ def test_deaths_at_random_moments(days, capsys):
         print(f"\n{kills} kills survived", end="")
     found = content(root)
     assert [name for name in wanted if found.get(name) != wanted[name]] == []
-    assert found.keys() == wanted.keys() and kills > DAYS
+    assert found.keys() == wanted.keys() and kills > 3
     shutil.rmtree(root)
