@@ -19,6 +19,7 @@ from tests.support.cluster_hosts import (
     wait_for,
     workers,
 )
+from tests.support.ranking_dataset import click_log, ranking_document
 from tests.support.tiny_run import planted_document, write_planted
 from trainer.training.run import train
 
@@ -129,11 +130,7 @@ def test_a_killed_worker_ends_the_run_and_the_next_one_goes_on(undisturbed, two_
     document, (whole, *_) = undisturbed
     run, log = directory / "killed", directory / "killed.log"
     copied(whole, run, CUT)
-    endless = on_cluster(document, addresses, run)
-    # Its checkpoints are of another length, so it is a run of its own.
-    endless["output"] = {"path": str(directory / "endless")}
-    endless["train"] = endless["train"] | {"num_steps": 1_000_000}
-    driver = started(endless, log)
+    driver = started(on_cluster(document, addresses, directory / "endless", num_steps=1_000_000), log)
     wait_for("checkpoint of step", log, driver)
     two_hosts[0].end(signal.SIGKILL)
     assert driver.wait(SECONDS) == 75
@@ -141,3 +138,102 @@ def test_a_killed_worker_ends_the_run_and_the_next_one_goes_on(undisturbed, two_
     two_hosts[0].start()
     driven(on_cluster(document, addresses, run))
     assert_same(state(run, END), state(whole, END))
+
+
+# --- slow: other models, settings and numbers of hosts, all in one driver for each number ---
+
+
+def compared(directory: pathlib.Path) -> dict[str, dict]:
+    """Runs that cover what models and tables can do, by name."""
+    clicks = directory / "clicks"
+    clicks.mkdir(exist_ok=True)
+    if not (clicks / "dataset").exists():
+        click_log(str(clicks), 1500, owners=True, model=RANKING)
+    plain = towers(directory)
+    pointwise = settled(planted_document(str(directory)), model={"kind": "dot_bias", "negatives": 3})
+    pointwise["train"]["clip_norm"] = 0.5
+    by_rows = settled(planted_document(str(directory)), model=TOWERS)
+    by_rows["tables"] = {
+        "user": {"dim": 8, "engine": "rows", "optimizer": {"kind": "adam"}},
+        "item": {"dim": 12, "optimizer": {"kind": "rowwise_adagrad"}},
+    }
+    by_rows["polyak"] = {"kind": "uniform", "start_fraction": 0.25}
+    return {
+        "towers": plain,
+        "dot_bias": pointwise,
+        "ranking": settled(ranking_document(str(clicks), RANKING, owners=True)),
+        "rows": by_rows,
+    }
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids=lambda n: f"{n}_hosts")
+def all_runs(request, directory, tmp_path_factory):
+    """(directory of the runs of a cluster, documents by name)."""
+    root = tmp_path_factory.mktemp(f"hosts{request.param}")
+    documents = compared(directory)
+    with workers(request.param, root) as found:
+        addresses = found[0].addresses
+        driven(*(on_cluster(document, addresses, root / name) for name, document in documents.items()))
+    return root, documents
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["towers", "dot_bias", "ranking", "rows"])
+def test_clusters_compute_what_one_machine_does(all_runs, directory, name):
+    root, documents = all_runs
+    alone = directory / f"alone-{name}"
+    if not alone.exists():
+        train(parse_config(moved(documents[name], alone), name))
+    assert_close(state(root / name, END), state(alone, END), 2e-6, 2e-6)
+
+
+@pytest.mark.slow
+def test_four_hosts_resume_the_run_of_two(undisturbed, directory, tmp_path):
+    document, (whole, *_) = undisturbed
+    copied(whole, tmp_path / "four", CUT)
+    with workers(4, tmp_path) as found:
+        driven(on_cluster(document, found[0].addresses, tmp_path / "four"))
+    assert_close(state(tmp_path / "four", END), state(whole, END), 2e-6, 2e-6)
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_noticed(undisturbed, two_hosts, addresses, directory):
+    document, _ = undisturbed
+    log = directory / "hangs.log"
+    endless = on_cluster(document, addresses, directory / "hangs", num_steps=1_000_000)
+    endless["device"] = endless["device"] | {"keepalive_seconds": 2}
+    driver = started(endless, log)
+    wait_for("checkpoint of step", log, driver)
+    assert two_hosts[0].process is not None
+    two_hosts[0].process.send_signal(signal.SIGSTOP)
+    try:
+        assert driver.wait(SECONDS) == 75
+    finally:
+        two_hosts[0].end(signal.SIGKILL)
+    assert f"host 1 at {addresses[1]} does not answer" in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_worker_outlives_its_driver(undisturbed, two_hosts, addresses, directory):
+    document, _ = undisturbed
+    log = directory / "outlived.log"
+    driver = started(on_cluster(document, addresses, directory / "outlived", num_steps=1_000_000), log)
+    wait_for("checkpoint of step", log, driver)
+    driver.kill()
+    driver.wait(SECONDS)
+    wait_for("has gone", two_hosts[0].log, two_hosts[0].process)
+    driven(on_cluster(document, addresses, directory / "next"))
+    assert two_hosts[0].end() == 0
+
+
+@pytest.mark.slow
+def test_a_batch_that_is_not_finite_changes_nothing(two_hosts, addresses, directory):
+    document = towers(directory)
+    document["tables"] = {name: {"dim": 8, "init_stddev": 1e19} for name in ("user", "item")}
+    document["train"] = document["train"] | {"skip_nonfinite": END}
+    document["polyak"] = {"kind": "none"}
+    driven(on_cluster(document, addresses, directory / "skips"))
+    before, after = state(directory / "skips", CUT), state(directory / "skips", END)
+    assert int(after.pop("skipped")) == END and int(before.pop("skipped")) == CUT
+    assert (int(before.pop("step")), int(after.pop("step"))) == (CUT, END)
+    assert_same(after, before)
