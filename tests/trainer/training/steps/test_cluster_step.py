@@ -30,7 +30,6 @@ TOWERS = {
     "user_tower": {"inputs": ["user", "history"], **TOWER},
     "item_tower": {"inputs": ["item"], **TOWER},
     "history": {"pooling": "mean"},
-    "normalize": False,
     "loss": {"extra_negatives": 16},
 }
 RANKING = {
