@@ -167,7 +167,7 @@ THINGS = {
     "Where is the population stability index?": "def stability_index(",
     "Where is a chain of datasets folded?": "def compact(",
     "Which host holds a row?": "class ClusterTable(",
-    "Where is a lost host noticed?": "class HostLost(",
+    "Where is a lost host noticed?": "def host_losses(",
 }
 
 
