@@ -5,8 +5,8 @@ Beam ships such a program only in its container images. This one follows the sam
 
     lazytower-beam-worker --id=WORKER --provision_endpoint=HOST:PORT
 
-It asks the provision service for the job's options and the addresses of the other services, and becomes Beam's
-own Python worker, until the runner ends it.
+It asks the provision service for the job's options and the addresses of the other services, and becomes
+Beam's own Python worker, until the runner ends it.
 """
 
 import argparse

@@ -2,17 +2,17 @@
 
     python -m tests.support.beam_clusters flink lazytower prepare --config run.yaml
 
-starts Flink, runs the command with the flags for it appended, and stops what it started. Java comes from PATH,
-the jars from Maven Central by `mvn`, once; see docs/prepare.md.
+starts Flink, runs the command with the flags for it appended, and stops what it started. Java and Maven come
+from PATH, the jars from Maven Central, once; see docs/prepare.md.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import pathlib
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -21,11 +21,10 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 
-from configs.system.processes import module_command
+from configs.system.processes import bound_command, module_command
+from tests.support.jars import MissingToolError, class_path
 
-_CACHE = pathlib.Path("~/.cache/lazytower/class-paths").expanduser()
 _START_SECONDS = 180
-_DOWNLOAD_SECONDS = 900
 # Java 17 hides what Flink and Spark look into; their own start scripts say the same.
 _OPENED = "lang lang.invoke lang.reflect io net nio text time util util.concurrent util.concurrent.atomic"
 _OPENS = [f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in _OPENED.split()]
@@ -54,10 +53,6 @@ taskmanager.memory.jvm-overhead.max: 192m
 classloader.resolve-order: parent-first
 io.tmp.dirs: {directory}
 """
-
-
-class MissingToolError(Exception):
-    """Java, Maven, or the jars cannot be had here; says which."""
 
 
 @contextlib.contextmanager
@@ -103,10 +98,8 @@ def spark(directory: pathlib.Path) -> Iterator[list[str]]:
     deploy, address = "org.apache.spark.deploy", f"spark://localhost:{port}"
     with contextlib.ExitStack() as started:
         processes = _Processes(started, directory, here)
-        master = ["--host=localhost", f"--port={port}", f"--webui-port={page}"]
-        processes.start(
-            "master", [*java, f"{deploy}.master.Master", *" ".join(master).replace("=", " ").split()]
-        )
+        master = ["--host", "localhost", "--port", str(port), "--webui-port", str(page)]
+        processes.start("master", [*java, f"{deploy}.master.Master", *master])
         processes.wait(lambda: _listens(port))
         for number in (1, 2):
             work = ["--cores", "1", "--memory", "1g", "--host", "localhost", "--webui-port", "0"]
@@ -129,30 +122,6 @@ def spark(directory: pathlib.Path) -> Iterator[list[str]]:
 CLUSTERS = {"flink": flink, "spark": spark}
 
 
-def class_path(name: str) -> list[str]:
-    """Jars of tests/support/NAME.pom.xml, downloaded once.
-
-    Raises:
-      MissingToolError: why there are none.
-    """
-    for tool in ("java", "mvn"):
-        if not shutil.which(tool):
-            raise MissingToolError(f"{tool} is not on PATH; install Java 17 and Maven")
-    pom = pathlib.Path(__file__).with_name(f"{name}.pom.xml")
-    known = _CACHE / f"{name}-{hashlib.sha256(pom.read_bytes()).hexdigest()[:16]}"
-    if not (known.exists() and all(map(os.path.exists, known.read_text().split(":")))):
-        known.parent.mkdir(parents=True, exist_ok=True)
-        partial = known.with_suffix(f".{os.getpid()}")
-        command = ["mvn", "-q", "-B", "-f", str(pom), "dependency:build-classpath", "-DincludeScope=runtime"]
-        done = subprocess.run([*command, f"-Dmdep.outputFile={partial}"], capture_output=True, text=True,
-                              timeout=_DOWNLOAD_SECONDS)  # fmt: skip
-        if done.returncode:
-            lines = [line for line in done.stdout.splitlines() if "ERROR" in line] or ["mvn failed"]
-            raise MissingToolError(f"no jars for {name}: {lines[0]}")
-        partial.replace(known)
-    return known.read_text().split(":")
-
-
 def free_port() -> int:
     """Free now: another process may take it before it is used."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -169,7 +138,11 @@ class _Processes:
     def start(self, name: str, command: list[str]) -> None:
         with open(self._directory / f"{name}.log", "wb") as log:
             self._running[name] = subprocess.Popen(
-                command, cwd=self._directory, env=self._environment, stdout=log, stderr=log
+                bound_command(command, signal.SIGTERM),
+                cwd=self._directory,
+                env=self._environment,
+                stdout=log,
+                stderr=log,
             )
         self._stack.callback(_stop, self._running[name])
 
@@ -245,18 +218,17 @@ def _spark_workers(port: int) -> int:
 
 def main() -> int:
     """Runs a command on a cluster; see the module's docstring."""
-    name, *command = sys.argv[1:]
+    name, command = sys.argv[1] if sys.argv[1:] else "", sys.argv[2:]
     if name not in CLUSTERS or not command:
         print(__doc__)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # stops the cluster too
     with tempfile.TemporaryDirectory(prefix=f"{name}-") as directory:
         with CLUSTERS[name](pathlib.Path(directory)) as flags:
             code = subprocess.run([*command, *flags]).returncode
         if code:  # logs would be gone with the directory
-            kept = shutil.copytree(
-                directory, f"{directory}-failed", ignore=shutil.ignore_patterns("jars", "artifacts")
-            )
-            print(f"logs: {kept}", file=sys.stderr)
+            other = shutil.ignore_patterns("jars", "artifacts", "work?")
+            print(f"logs: {shutil.copytree(directory, f'{directory}-logs', ignore=other)}", file=sys.stderr)
     return code
 
 
