@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from configs.system.processes import bound_command, module_command
 from tests.support.jars import MissingToolError, class_path
@@ -56,11 +56,12 @@ io.tmp.dirs: {directory}
 
 
 @contextlib.contextmanager
-def flink(directory: pathlib.Path) -> Iterator[list[str]]:
+def flink(directory: pathlib.Path, environment: dict[str, str] | None = None) -> Iterator[list[str]]:
     """A job manager, two task managers with one slot each, and a job server.
 
     Args:
       directory: exists; gets logs and temporary files.
+      environment: of all processes, and of the Python workers that they start; None: this process's.
 
     Yields:
       Flags of `lazytower prepare`.
@@ -72,7 +73,7 @@ def flink(directory: pathlib.Path) -> Iterator[list[str]]:
     java = ["java", *_OPENS, "-cp", ":".join(class_path("flink"))]
     runtime, config = "org.apache.flink.runtime", ["--configDir", str(conf)]
     with contextlib.ExitStack() as started:
-        processes = _Processes(started, directory)
+        processes = _Processes(started, directory, environment or os.environ)
         processes.start(
             "master", [*java, f"{runtime}.entrypoint.StandaloneSessionClusterEntrypoint", *config]
         )
@@ -86,7 +87,7 @@ def flink(directory: pathlib.Path) -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def spark(directory: pathlib.Path) -> Iterator[list[str]]:
+def spark(directory: pathlib.Path, environment: dict[str, str] | None = None) -> Iterator[list[str]]:
     """A master, two workers with one core each, and a job server; as `flink`."""
     port, page, job = (free_port() for _ in range(3))
     jars = directory / "jars"  # a worker starts executors with the jars of its SPARK_HOME
@@ -97,7 +98,7 @@ def spark(directory: pathlib.Path) -> Iterator[list[str]]:
     here = {"SPARK_HOME": str(directory), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_SCALA_VERSION": "2.12"}
     deploy, address = "org.apache.spark.deploy", f"spark://localhost:{port}"
     with contextlib.ExitStack() as started:
-        processes = _Processes(started, directory, here)
+        processes = _Processes(started, directory, {**(environment or os.environ), **here})
         master = ["--host", "localhost", "--port", str(port), "--webui-port", str(page)]
         processes.start("master", [*java, f"{deploy}.master.Master", *master])
         processes.wait(lambda: _listens(port))
@@ -131,8 +132,8 @@ def free_port() -> int:
 class _Processes:
     """Processes with logs NAME.log in a directory, which the stack ends."""
 
-    def __init__(self, stack: contextlib.ExitStack, directory: pathlib.Path, environment: dict | None = None):
-        self._stack, self._directory, self._environment = stack, directory, os.environ | (environment or {})
+    def __init__(self, stack: contextlib.ExitStack, directory: pathlib.Path, environment: Mapping[str, str]):
+        self._stack, self._directory, self._environment = stack, directory, environment
         self._running: dict[str, subprocess.Popen] = {}
 
     def start(self, name: str, command: list[str]) -> None:
