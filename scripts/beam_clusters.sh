@@ -17,4 +17,4 @@ done
 if [ $# -gt 0 ]; then
   exec python -m tests.support.beam_clusters "$@"
 fi
-BEAM_CLUSTERS_BOTH=1 exec pytest -m slow tests/pipelines/runners/test_clusters.py
+BEAM_CLUSTERS_BOTH=1 exec pytest -m slow tests/pipelines/runners/test_runners_clusters.py

@@ -37,8 +37,8 @@ def ask(jars: str, model: str, k: int, users: list[str], *features: str) -> list
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, features",
-    [("plain", {}), ("towers", {}), ("towers", {"age": 61.5, "country": "c1"})],
-    ids=["plain", "features", "features of the request"],
+    [("plain", {}), ("robe", {}), ("towers", {"age": 61.5, "country": "c1"})],
+    ids=["plain", "robe", "features"],
 )
 def test_java_gets_the_same_items_and_scores(jars, kind, features):
     model = tiny_export(kind)
