@@ -19,5 +19,9 @@ BENCHES = {
         "quality of settings on prepared datasets, with averaged and raw weights",
     ),
     "days": ("trainer.bench.days", "a chain of warm starts, compared with training on all rows from nothing"),
+    "arrivals": (
+        "trainer.bench.arrivals",
+        "planted days with users who come and go: bounded, unbounded and hashed tables compared",
+    ),
     "users25m": ("trainer.bench.users25m", "all commands at 25 million users: time, memory, checkpoints"),
 }
