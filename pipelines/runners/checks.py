@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _IMAGE = "an image with lazytower; build one with docker/pipelines.Dockerfile"
 _CONNECT_SECONDS = 5.0
+_ANSWER_SECONDS = 20.0
 # Flags with which Beam would silently return before there is anything to publish, or run another kind of job.
 _REFUSED = {
     "no_wait_until_finish": "prepare must wait for the job in order to publish",
@@ -146,7 +147,7 @@ def _check_staged(options: "PipelineOptions", kind: str) -> None:
 
 
 def _check_endpoint(endpoint: str) -> None:
-    """Checks that a server is listening; Beam would wait for five minutes."""
+    """Checks that a job server answers; Beam would wait for minutes."""
     if endpoint == "embed":  # a job server inside this process
         return
     host, _, port = endpoint.rpartition(":")
@@ -159,6 +160,18 @@ def _check_endpoint(endpoint: str) -> None:
             f"--job_endpoint {endpoint}: no job server answers there ({error}); start it, or correct "
             "the address"
         ) from None
+    import grpc
+
+    with grpc.insecure_channel(endpoint) as channel:
+        ready = grpc.channel_ready_future(channel)
+        try:
+            ready.result(_ANSWER_SECONDS)
+        except grpc.FutureTimeoutError:
+            ready.cancel()  # or closing the channel would wait for it
+            raise ConfigError(
+                f"--job_endpoint {endpoint}: what listens there does not speak gRPC as a job server does, or "
+                "a proxy is between; correct the address, or name the host in the variable no_grpc_proxy"
+            ) from None
 
 
 def _pool_address(portable: "PortableOptions") -> str:

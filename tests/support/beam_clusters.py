@@ -70,7 +70,7 @@ def flink(directory: pathlib.Path, environment: dict[str, str] | None = None) ->
     conf = directory / "conf"
     conf.mkdir()
     (conf / "config.yaml").write_text(_FLINK.format(rpc=rpc, rest=rest, directory=directory))
-    java = ["java", *_OPENS, "-cp", ":".join(class_path("flink"))]
+    java = ["java", "-Xmx1g", *_OPENS, "-cp", ":".join(class_path("flink"))]
     runtime, config = "org.apache.flink.runtime", ["--configDir", str(conf)]
     with contextlib.ExitStack() as started:
         processes = _Processes(started, directory, environment or os.environ)
@@ -94,7 +94,7 @@ def spark(directory: pathlib.Path, environment: dict[str, str] | None = None) ->
     jars.mkdir()
     for jar in class_path("spark"):
         (jars / os.path.basename(jar)).symlink_to(jar)
-    java = ["java", *_OPENS, "-cp", f"{jars}/*"]
+    java = ["java", "-Xmx1g", *_OPENS, "-cp", f"{jars}/*"]
     here = {"SPARK_HOME": str(directory), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_SCALA_VERSION": "2.12"}
     deploy, address = "org.apache.spark.deploy", f"spark://localhost:{port}"
     with contextlib.ExitStack() as started:
