@@ -141,7 +141,7 @@ def test_what_was_staged_gets_a_supervisor_unless_it_is_over(outcome, tmp_path, 
     config = tmp_path / "run.yaml"
     config.write_text(dump_config(parse_config(document(output={"path": str(tmp_path / "run")}), "x")))
     supervised = []
-    monkeypatch.setattr("trainer.jobs.checks.check_all", lambda config: [])
+    monkeypatch.setattr("trainer.jobs.checks.check_all", lambda config: (config, []))
     monkeypatch.setattr(submit, "stage", lambda config: "/jobs/one")
     monkeypatch.setattr(submit, "start_job", start)
     monkeypatch.setattr(submit, "start_supervisor", lambda path: supervised.append(path) or "log")
