@@ -43,6 +43,7 @@ def _seconds(text: str) -> float:
 
 def run(args) -> int:
     """Loads the config and trains; see `train`."""
+    config = load_config(args.config, args.overrides)
     with Interrupt(args.max_seconds) as interrupt:
-        train(load_config(args.config, args.overrides), interrupt)
+        train(config, interrupt)
     return 0
