@@ -314,9 +314,17 @@ def check_launch(config: "RunConfig") -> None:
 def _check_hosts(config: "RunConfig") -> None:
     """Raises ValueError: the launcher starts several hosts, and the run does not find them in TF_CONFIG."""
     hosts = config.launch.hosts if config.launch.kind in ("local", "kubernetes") else 1
-    device: str = config.device.kind
-    if hosts > 1 and device != "cluster":
+    device = config.device
+    if hosts > 1 and (device.kind != "cluster" or device.from_ is None):
+        given = "device.hosts names others" if device.kind == "cluster" else f"device.kind is {device.kind}"
         raise ValueError(
-            f"launch.hosts: {hosts} hosts need device.kind cluster, but it is {device}; set device: {{kind: "
-            "cluster, from: TF_CONFIG}, or remove launch.hosts"
+            f"launch.hosts: {hosts} hosts are found by TF_CONFIG, but {given}; set device: {{kind: cluster, "
+            "from: TF_CONFIG}, or remove launch.hosts"
+        )
+    if config.launch.kind == "kubernetes" and hosts == 1 and device.kind == "cluster":
+        raise ValueError("launch.hosts: 1 host is no cluster; raise it, or set device.kind: cpu")
+    if config.train.batch_size % hosts:
+        raise ValueError(
+            f"train.batch_size: {config.train.batch_size} is not divisible by launch.hosts {hosts}; use a "
+            f"multiple of {hosts}"
         )

@@ -94,6 +94,7 @@ class Local(LocalProcesses):
         launch = self._config.launch
         hosts = launch.hosts if isinstance(launch, LocalLaunchConfig) else 1
         spec |= {"directory": self._directory, "start": START_MODULE, "hosts": hosts}
+        spec["work_as"] = ["worker", "--config", f"{self._job_path}/config.yaml"]
         return module_command("trainer.vm", json.dumps(spec))
 
     def _log(self, attempt: int) -> str:

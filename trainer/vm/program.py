@@ -291,7 +291,7 @@ class Machine:
         """Runs the trainer and its workers; returns its exit code, and which worker has failed."""
 
         def start(more: dict[str, str]) -> "subprocess.Popen[bytes]":
-            return self._start(self._cli("worker"), environment | more)
+            return self._start(self._cli(*self._spec["work_as"]), environment | more)
 
         workers = Workers(self._spec.get("hosts", 1), start, self._log)
         try:

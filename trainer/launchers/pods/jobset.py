@@ -169,7 +169,8 @@ def _command(hosts: int) -> list[str]:
     train = ["lazytower", "train", "--config", _CONFIG_PATH]
     if hosts == 1:
         return train
-    words = f'if [ "$JOB_COMPLETION_INDEX" = 0 ]; then exec {shlex.join(train)}; fi; exec lazytower worker'
+    work = ["lazytower", "worker", "--config", _CONFIG_PATH]
+    words = f'[ "$JOB_COMPLETION_INDEX" = 0 ] && exec {shlex.join(train)}; exec {shlex.join(work)}'
     return ["sh", "-c", words]
 
 

@@ -182,7 +182,9 @@ class KubernetesApi:
             if self._context is None and not _has_kubeconfig():
                 in_cluster(client_configuration=settings)
             else:
-                by_file(context=self._context, client_configuration=settings, persist_config=False)
+                # By name: the client itself reads the variable only once, when it is imported.
+                files = {"config_file": _kubeconfig(), "persist_config": False}
+                by_file(context=self._context, client_configuration=settings, **files)
         except (config.ConfigException, OSError, ValueError, KeyError) as error:
             text = " ".join(str(error).split()) or type(error).__name__
             raise LaunchError(
@@ -192,9 +194,13 @@ class KubernetesApi:
         return client.ApiClient(settings)
 
 
+def _kubeconfig() -> str:
+    """Its path, or several that are merged."""
+    return os.environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config")
+
+
 def _has_kubeconfig() -> bool:
-    names = os.environ.get("KUBECONFIG", "~/.kube/config").split(os.pathsep)
-    return any(os.path.exists(os.path.expanduser(name)) for name in names if name)
+    return any(os.path.exists(os.path.expanduser(name)) for name in _kubeconfig().split(os.pathsep) if name)
 
 
 def _message(error: Any) -> str:
