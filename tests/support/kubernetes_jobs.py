@@ -49,6 +49,10 @@ class Submitted:
         """Supervises up to the first wait, or the end."""
         return supervise(self.path, steps=steps)
 
+    def finish(self) -> JobState:
+        """Supervises to the end."""
+        return supervise(self.path)
+
     def history(self) -> list[str]:
         """Types of events."""
         return [event.type for event in JobRecord(self.path).events()]

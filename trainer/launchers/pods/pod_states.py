@@ -1,14 +1,17 @@
 """What Kubernetes says of a JobSet and its pods, in the terms of a job."""
 
+import signal
 from typing import Any
 
 from trainer.launchers.base import SliceState
 from trainer.launchers.pods.jobset import HOST_INDEX
+from trainer.vm.program import RUN_AGAIN
 
 # Why a container does not start, in the words of the kubelet: what only the user can fix, and what may pass.
 _LASTING = ("InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "RunContainerError")
 _PASSING = ("ImagePullBackOff",)
 _OUT_OF_MEMORY = "OOMKilled"
+_STOPPED = (RUN_AGAIN, 128 + signal.SIGTERM)
 
 
 def condition(found: dict[str, Any], kind: str) -> dict[str, Any] | None:
@@ -66,12 +69,13 @@ def failure(pods: list[dict[str, Any]], restarts: int, jobs: list[dict[str, Any]
     """
     reasons = [found.get("reason", "") for job in jobs if (found := condition(job, "Failed"))]
     ended = [(pod, done) for pod in pods if (done := container_state(pod, "terminated")) is not None]
-    ended.sort(key=lambda each: str(each[1].get("finishedAt", "")))
+    # The other pods are stopped because of the first that fails, often within the same second.
+    ended.sort(key=lambda each: (each[1].get("exitCode") in _STOPPED, str(each[1].get("finishedAt", ""))))
     if "DeadlineExceeded" in reasons:
         return 1, "not done within launch.max_seconds", 0
     if "PodFailurePolicy" in reasons:
-        return 75, f"stopped again after {restarts} restarts of all pods (launch.retries)", 0
-    for pod, done in ended:  # the first: the others were stopped because of it
+        return RUN_AGAIN, f"stopped again after {restarts} restarts of all pods (launch.retries)", 0
+    for pod, done in ended:
         code, host = done.get("exitCode", 1), host_index(pod)
         if code and done.get("reason") == _OUT_OF_MEMORY:
             return code, f"host {host} was killed for lack of memory; raise launch.memory", host
