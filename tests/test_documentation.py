@@ -166,6 +166,8 @@ THINGS = {
     "Where are rows matched with those of another run?": "def match_tables(",
     "Where is the population stability index?": "def stability_index(",
     "Where is a chain of datasets folded?": "def compact(",
+    "Which host holds a row?": "class ClusterTable(",
+    "Where is a lost host noticed?": "class HostLost(",
 }
 
 

@@ -22,6 +22,7 @@ from trainer.kernels.build import kernels
 from trainer.version import VERSION
 
 JOB = "worker"
+_connected: list[list[str]] = []  # addresses of the hosts that this process is connected to, if any
 _GREETING_SECONDS = 60.0
 """Longest time between a worker's accepting a connection and its answer."""
 
@@ -71,7 +72,8 @@ def wait_for_hosts_of(device: ClusterDeviceConfig) -> None:
       ConfigError, ClusterError: as `addresses_of_driver` and `wait_for_workers`; or host 0's port is in use.
     """
     addresses = addresses_of_driver(device)
-    check_free(addresses[0], 0)
+    if not _connected:  # otherwise this process listens there
+        check_free(addresses[0], 0)
 
     def waiting(missing: dict[str, str]) -> None:
         names = ", ".join(f"{address} ({why})" for address, why in missing.items())
@@ -98,8 +100,12 @@ def connect_cluster(device: ClusterDeviceConfig, run: str) -> Cluster:
         raise ClusterError("device: host 0 has no compiled kernels, which a cluster needs; install g++")
     Greeting(0).service.register()
     register_pieces()
-    spec = tf.train.ClusterSpec({JOB: addresses})
-    tf.config.experimental_connect_to_cluster(spec, job_name=JOB, task_index=0)
+    if not _connected:
+        spec = tf.train.ClusterSpec({JOB: addresses})
+        tf.config.experimental_connect_to_cluster(spec, job_name=JOB, task_index=0)
+        _connected.append(addresses)
+    elif _connected != [addresses]:
+        raise ClusterError("device: this process is connected to other hosts already; start a new process")
     run = run if storage.is_remote(run) else os.path.abspath(run)
     started = time.monotonic()
     _greet_all(addresses, run)

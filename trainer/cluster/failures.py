@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from configs.errors import UserError
 from configs.sections.devices import ClusterDeviceConfig
-from trainer.cluster.sockets import refusals
+from trainer.cluster.sockets import HostLost, refusals
 
 _TASK = re.compile(r"/task:(\d+)")
 # What a host that is gone, hangs or was restarted makes of an operation. Only if a host does not answer
@@ -21,13 +20,10 @@ _OF_HOSTS = (
     tf.errors.InternalError,
     tf.errors.UnknownError,
 )
+_SAID = re.compile(
+    r'(?:recvmsg:|Socket closed|ping timeout|keepalive|failed to connect|Unable to)[^\n"}]*', re.IGNORECASE
+)
 _OF_RESTARTED = ("context_id", "Unable to find a context", "incarnation", "Session handle")
-
-
-class HostLost(UserError):
-    """A host of the cluster does not answer any more; all that is saved can be resumed."""
-
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 
 
 @contextlib.contextmanager
@@ -63,9 +59,6 @@ def _lost(error: tf.errors.OpError, addresses: list[str]) -> str | None:
 
 
 def _reason(message: str) -> str:
-    """The last line of an error that says something, cut short."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    said = [
-        line for line in lines if not line.startswith((":", "{", "}", "Additional", "[[", "File", "node"))
-    ]
-    return (said or lines or ["no reason given"])[0][:200]
+    """What the runtime says of a lost connection, cut short."""
+    found = _SAID.findall(message)
+    return found[-1].strip()[:200] if found else "the runtime gives no reason"

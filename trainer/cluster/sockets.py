@@ -21,6 +21,12 @@ class ClusterError(UserError):
     """The hosts of a cluster are not as they must be; names the host."""
 
 
+class HostLost(UserError):
+    """A host of the cluster does not answer any more; all that is saved can be resumed."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
+
+
 def refusal(address: str, seconds: float = _ONE_TRY_SECONDS) -> str | None:
     """Why a host does not accept a connection within some seconds, a few words; None: it does."""
     try:

@@ -123,10 +123,10 @@ class ClusterTable(Table):
                 compiled(tf.constant(start, tf.int64), tf.constant(stop, tf.int64))
 
     def lookup(self, ids):
-        raise NotImplementedError("hosts look up their shares: see trainer.training.cluster_step")
+        raise NotImplementedError("hosts look up their shares: see trainer.training.steps.cluster_step")
 
     def update(self, lookup, gradient, step, multiplier):
-        raise NotImplementedError("hosts update their rows: see trainer.training.cluster_step")
+        raise NotImplementedError("hosts update their rows: see trainer.training.steps.cluster_step")
 
     def read_records(self, ids):
         return self._read("records", lambda shard, local, step: shard.read_records(local), ids, 0.0)

@@ -6,7 +6,6 @@ the next one clears what the last one left behind. TensorFlow's server cannot be
 ends with it.
 """
 
-import os
 import signal
 import threading
 
@@ -95,9 +94,3 @@ class _Drivers:
             if self._serving is serving:
                 self._serving = None
         logging.info("the driver of run %s has gone (%s); waiting for the next one", serving["run"], why)
-
-
-def end_process(code: int) -> None:
-    """Ends this process at once: threads of TensorFlow that wait for other hosts would keep it alive."""
-    logging.flush()
-    os._exit(code)

@@ -7,6 +7,7 @@ from configs.errors import ConfigError
 from configs.load import load_config
 from configs.sections.devices import ClusterDeviceConfig
 from configs.system.tf_config import ClusterTask, task_of_environment
+from trainer.runtime import end_process, start_tensorflow
 
 
 def add_arguments(parser) -> None:
@@ -29,10 +30,8 @@ def _index(text: str) -> int:
 def run(args) -> int:
     """Serves drivers until SIGTERM or SIGINT, which end it with exit code 0."""
     device, task = task_of(args)
-    from trainer.runtime import start_tensorflow
-
     start_tensorflow(device)
-    from trainer.cluster.worker import end_process, serve
+    from trainer.cluster.worker import serve
 
     serve(task, device.threads)
     end_process(0)

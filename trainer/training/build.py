@@ -21,8 +21,8 @@ from trainer.embeddings.engines.tensorcore import tpu_tables
 from trainer.models.recommender import Recommender
 from trainer.resources.forecast import check_slice_memory
 from trainer.tpu.connect import connect_tpu
-from trainer.training.cluster_step import ClusterStep
 from trainer.training.step import Step, TrainStep
+from trainer.training.steps.cluster_step import ClusterStep
 
 FIRST_HELD_OUT = "valid"  # its view of items holds what train rows alone say
 
@@ -122,7 +122,7 @@ def _on_tpu(
     strategy: tf.distribute.Strategy,
 ) -> tuple[Recommender, Step]:
     from trainer.tpu.engines import TPU_ENGINES
-    from trainer.training.tpu_step import TpuStep
+    from trainer.training.steps.tpu_step import TpuStep
 
     engine = TPU_ENGINES[device.slice_type.engine]
     with strategy.scope():
