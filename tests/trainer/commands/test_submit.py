@@ -111,7 +111,8 @@ def test_without_a_checkout_a_wheel_must_be_named(monkeypatch, tmp_path):
 
 
 def test_every_launcher_has_its_section_and_the_other_way_round():
-    sections = {parse_config(document(launch=s), "x").launch.kind for s in ({}, cloud_section())}
+    given = ({}, cloud_section(), {"kind": "kubernetes", "image": "x"})
+    sections = {parse_config(document(launch=section), "x").launch.kind for section in given}
     assert set(LAUNCHERS) == sections
 
 

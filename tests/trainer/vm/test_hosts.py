@@ -1,4 +1,4 @@
-"""A cluster rehearsed on one machine: who is started, restarted, stopped, and what is left. Without TensorFlow."""
+"""A cluster rehearsed on one machine: who is started, restarted, stopped, and what is left."""
 
 import json
 import os
