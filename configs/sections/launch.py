@@ -237,6 +237,9 @@ class KubernetesLaunchConfig(LaunchLimits):
     """Labels of the JobSet and its pods, for a queue or bills."""
     port: int = Field(7777, ge=1024, le=65_535)
     """Port on which the hosts of a cluster reach each other."""
+    start_seconds: float = Field(1800, gt=0)
+    """How long the first pod of a cluster waits until the others are scheduled, have pulled the image and
+    answer, if device.connect_seconds is shorter."""
     retries: int = Field(20, ge=0)
     """How often the JobSet restarts all pods, after exit code 75 or the loss of a node; also the number of
     JobSets in a row that may vanish without a further step saved, before the job fails."""

@@ -113,13 +113,14 @@ def _job(config: RunConfig, name: str, labels: dict[str, str]) -> dict[str, Any]
 
 
 def _pod_config(config: RunConfig) -> str:
-    """The config with which the pods train: TensorFlow would start a thread for each core of the node."""
-    launch = config.launch
+    """The config with which the pods train: TensorFlow would start a thread for each core of the node, and
+    pods start minutes apart."""
+    launch, device = config.launch, config.device
     assert isinstance(launch, KubernetesLaunchConfig)
-    threads = config.device.threads or math.ceil(launch.cpu)
-    return dump_config(
-        config.model_copy(update={"device": config.device.model_copy(update={"threads": threads})})
-    )
+    changed: dict[str, Any] = {"threads": device.threads or math.ceil(launch.cpu)}
+    if device.kind == "cluster":
+        changed["connect_seconds"] = max(device.connect_seconds, launch.start_seconds)
+    return dump_config(config.model_copy(update={"device": device.model_copy(update=changed)}))
 
 
 def _pod(launch: KubernetesLaunchConfig, name: str) -> dict[str, Any]:

@@ -131,6 +131,9 @@ def test_the_config_travels_with_the_pods_and_uses_the_pod_s_cores():
     template = made(cpu=2.5)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
     config = parse_config(yaml.safe_load(template["metadata"]["annotations"]["lazytower-config"]), "x")
     assert config.device.threads == 3 and config.launch.cpu == 2.5
+    cluster = made(2, start_seconds=900)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    slow = parse_config(yaml.safe_load(cluster["metadata"]["annotations"]["lazytower-config"]), "x")
+    assert slow.device.connect_seconds == 900, "pods start minutes apart"
     [item] = template["spec"]["volumes"][0]["downwardAPI"]["items"]
     assert item["path"] == "run.yaml" and "lazytower-config" in item["fieldRef"]["fieldPath"]
     assert template["spec"]["containers"][0]["resources"]["limits"] == {"cpu": "2.5", "memory": "4Gi"}
