@@ -42,7 +42,7 @@ class Workers:
         """Starts the workers; returns the trainer's environment variables."""
         if self._hosts == 1:
             return {}
-        self._addresses = _free_addresses(self._hosts)
+        self._addresses = free_addresses(self._hosts)
         self._children, self._pumps = [], []
         for index in range(1, self._hosts):
             child = self._start(self._environment(index))
@@ -89,7 +89,7 @@ class Workers:
                 self._log.add(f"[host {index}] ".encode() + line)
 
 
-def _free_addresses(count: int) -> list[str]:
+def free_addresses(count: int) -> list[str]:
     """host:port of free ports, different ones because all are held until the last is known."""
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
