@@ -20,5 +20,9 @@ BENCHES = {
     ),
     "cluster": ("trainer.bench.cluster", "a training step over several hosts, compared with one process"),
     "days": ("trainer.bench.days", "a chain of warm starts, compared with training on all rows from nothing"),
+    "arrivals": (
+        "trainer.bench.arrivals",
+        "planted days with users who come and go: bounded, unbounded and hashed tables compared",
+    ),
     "users25m": ("trainer.bench.users25m", "all commands at 25 million users: time, memory, checkpoints"),
 }

@@ -39,7 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ml100k", required=True, metavar="FILE", help="u.data of MovieLens 100K")
     parser.add_argument("--slices", type=positive, default=7, help="slices of equal time (default: 7)")
     parser.add_argument(
-        "--warm_epochs", type=float, default=3.0, help="epochs of a warm run over its new rows (default: 3)"
+        "--warm_epochs", type=float, default=3.0, help="epochs of a warm run over its rows (default: 3)"
+    )
+    parser.add_argument(
+        "--share", type=float, help="of the other way's steps for the warm run, instead of --warm_epochs"
+    )
+    parser.add_argument(
+        "--warm_set", action="append", default=[], metavar="KEY=VALUE", help="of the warm runs alone"
     )
     parser.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="of both runs"
@@ -87,7 +93,8 @@ def _measured(slices: list[np.ndarray], args: argparse.Namespace, directory: str
             options = (
                 f"dataset.base={before.dataset}",
                 f"init.from={before.output}",
-                f"train.num_epochs={args.warm_epochs}",
+                *_length(args, steps),
+                *args.warm_set,
             )
             warm = chain.run([], slices[day], options)
             more, before = warm["step"], chain
@@ -113,6 +120,13 @@ def _measured(slices: list[np.ndarray], args: argparse.Namespace, directory: str
         )
         logging.info("%s", rows[-1])
     return rows
+
+
+def _length(args: argparse.Namespace, steps: int) -> tuple[str, ...]:
+    """Overrides for the length of a warm run; `steps` are those of the run from nothing."""
+    if args.share is None:
+        return (f"train.num_epochs={args.warm_epochs}",)
+    return ("train.num_epochs=null", f"train.num_steps={max(1, int(steps * args.share))}")
 
 
 def _model(lines: dict[str, Any]) -> dict[str, Any]:
