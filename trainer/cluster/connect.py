@@ -139,17 +139,29 @@ def _greet_all(addresses: list[str], run: str) -> None:
         deadline = time.monotonic() + _GREETING_SECONDS
         for thread in threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
+        _check_answered(addresses, found)
         for index, address in enumerate(addresses):
-            if problem := _problem(request, index, found.get(index)):
+            if problem := _problem(request, index, found[index]):
                 raise ClusterError(f"device: host {index} at {address}: {problem}")
     finally:
         end_meeting(request)
 
 
-def _problem(request: dict, index: int, answer: dict | Exception | None) -> str | None:
+def _check_answered(addresses: list[str], found: dict) -> None:
+    """Raises ClusterError if hosts are silent; those that hang keep host 0, and perhaps others, from
+    answering."""
+    silent = [index for index in range(len(addresses)) if index not in found]
+    named = [index for index in silent if index > 0] or silent
+    if named:
+        hosts = ", ".join(f"host {index} at {addresses[index]}" for index in named)
+        raise ClusterError(
+            f"device: {hosts}: no answer within {_GREETING_SECONDS:g} s, though connections are accepted; "
+            "restart the worker there"
+        )
+
+
+def _problem(request: dict, index: int, answer: dict | Exception) -> str | None:
     """Why a host is not fit for the run; None: it is."""
-    if answer is None:
-        return f"accepts connections, but does not answer within {_GREETING_SECONDS:g} s; restart its worker"
     if isinstance(answer, Exception):
         if "callback" in str(answer) or "PyFunc" in str(answer):
             return "is not a worker of lazytower; run `lazytower worker` there"

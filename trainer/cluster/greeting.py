@@ -4,7 +4,6 @@ directory."""
 import os
 import secrets
 import socket
-import time
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -15,6 +14,9 @@ from trainer.cluster.services import Service
 from trainer.cluster.sockets import refusals
 from trainer.kernels.build import kernels
 from trainer.version import VERSION
+
+_DRIVER = secrets.token_hex(8)
+"""Of this process, if it is a driver: it may greet more than once."""
 
 
 class Greeting:
@@ -54,7 +56,7 @@ def greeting_request(addresses: list[str], run: str) -> dict:
     storage.write_bytes(storage.join(meeting, "driver"), secret.encode())
     return {
         **{"addresses": addresses, "run": run, "meeting": meeting, "secret": secret},
-        **{"version": VERSION, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()},
+        **{"version": VERSION, "host": socket.gethostname(), "pid": os.getpid(), "driver": _DRIVER},
     }
 
 

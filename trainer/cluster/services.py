@@ -14,12 +14,17 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import script_ops
 
-from configs.errors import UserError
+from configs.errors import CheckpointError, UserError
 from trainer.checkpoints.files import DamagedCheckpoint
 
 _PREFIX = "lazytower/"
 _registered: dict[str, Callable] = {}  # TensorFlow keeps weak references only
-_ERRORS = {"DamagedCheckpoint": DamagedCheckpoint}
+# The first that an error is an instance of is raised on the driver.
+_ERRORS: dict[str, type[UserError]] = {
+    "DamagedCheckpoint": DamagedCheckpoint,
+    "CheckpointError": CheckpointError,
+    "UserError": UserError,
+}
 
 
 class Service:
@@ -61,10 +66,14 @@ class Service:
             answer, *found = self._function(json.loads(request), *arrays)
             return [json.dumps({"answer": answer}).encode(), *found]
         except Exception as error:  # answered() raises it on the driver
-            kind = next((name for name, known in _ERRORS.items() if isinstance(error, known)), "UserError")
-            text = str(error) if isinstance(error, UserError) else traceback.format_exc()
             expected = isinstance(error, UserError | OSError)
-            failed = {"error": str(error) if expected else text, "kind": kind, "bug": not expected}
+            failed = {
+                "error": str(error) if expected else traceback.format_exc(),
+                "kind": next(
+                    (name for name, kind in _ERRORS.items() if isinstance(error, kind)), "UserError"
+                ),
+                "bug": not expected,
+            }
             empty = [np.zeros([0] * rank, dtype.as_numpy_dtype) for dtype, rank in self._outputs]
             return [json.dumps(failed).encode(), *empty]
 
@@ -77,7 +86,7 @@ def answered(answer, host: str) -> dict:
       host: that ran it, for errors.
 
     Raises:
-      DamagedCheckpoint, UserError: as the service raised it, with the host's name.
+      DamagedCheckpoint, CheckpointError, UserError: as the service raised it, with the host's name.
       RuntimeError: the service has a bug; with its traceback.
     """
     document = json.loads(answer.numpy())
@@ -86,4 +95,4 @@ def answered(answer, host: str) -> dict:
     text = f"{document['error']} (on host {host})"
     if document["bug"]:
         raise RuntimeError(text)
-    raise _ERRORS.get(document["kind"], UserError)(text)
+    raise _ERRORS[document["kind"]](text)

@@ -17,6 +17,7 @@ from trainer.cluster.pieces import HostPieces
 from trainer.embeddings.base import CHUNK_ROWS, Skip, Table
 from trainer.embeddings.engines import TABLE_ENGINES
 from trainer.embeddings.engines.native import available
+from trainer.kernels import ops
 
 _IDS = tf.TensorSpec([None], tf.int64)
 _NUMBER = tf.TensorSpec([], tf.int64)
@@ -55,7 +56,9 @@ class ClusterTable(Table):
         self.shards: list[Table] = []
         for k, device in enumerate(cluster.devices):
             with tf.device(device):
-                self.shards.append(engine(f"{name}_{k}", (rows - k + n - 1) // n, dim, optimizer, average))
+                shard = engine(f"{name}_{k}", (rows - k + n - 1) // n, dim, optimizer, average)
+                ops.track(shard.records)
+            self.shards.append(shard)
         self.takes_repeats = self.shards[0].takes_repeats
         self.elsewhere = HostPieces(self, cluster)
         self._functions: dict = {}

@@ -13,11 +13,12 @@ import tensorflow as tf
 from absl import logging
 
 from configs.system.tf_config import ClusterTask
+from configs.text import size_text
 from trainer.cluster.connect import JOB
 from trainer.cluster.greeting import Greeting
 from trainer.cluster.pieces import register_pieces
 from trainer.cluster.sockets import ClusterError, check_free, refusal
-from trainer.kernels.build import kernels
+from trainer.kernels.build import kernels, release_tracked
 from trainer.version import VERSION
 
 _LOOK_SECONDS = 5.0
@@ -73,12 +74,16 @@ class _Drivers:
     def __init__(self, address: str):
         self._address = address
         self._serving: dict | None = None
+        self._latest: str | None = None
         self._lock = threading.Lock()
 
     def connected(self, request: dict) -> None:
-        """A driver has greeted this host."""
+        """A driver has greeted this host; a new one frees what the last one left."""
         with self._lock:
-            self._serving = request
+            is_new = self._latest != request["driver"]
+            self._latest, self._serving = request["driver"], request
+        if is_new and (left := release_tracked()):
+            logging.info("freed %s of tables that the last driver left", size_text(left))
         where = f"process {request['pid']} on {request['host']}"
         logging.info(
             "serving the driver of run %s (%s, lazytower %s)", request["run"], where, request["version"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs.errors import UserError
+from configs.errors import CheckpointError, UserError
 from trainer.checkpoints.files import DamagedCheckpoint
 from trainer.cluster.services import Service, answered
 
@@ -32,6 +32,7 @@ def test_answers_and_arrays():
     ("error", "kind"),
     [
         (DamagedCheckpoint("file: missing"), DamagedCheckpoint),
+        (CheckpointError("file: cannot be written"), CheckpointError),
         (UserError("no space"), UserError),
         (PermissionError(13, "Permission denied", "/x"), UserError),
         (KeyError("bug"), RuntimeError),
