@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs.schema import RunConfig
+from configs.sections.tables import TableConfig
 from trainer.cluster.connect import Cluster
 from trainer.cluster.pieces import HostPieces
 from trainer.embeddings.base import CHUNK_ROWS, Skip, Table
@@ -28,10 +29,12 @@ def cluster_tables(config: RunConfig, cluster: Cluster) -> Callable[..., Table]:
     """What makes the tables of a run on a cluster; for Recommender."""
 
     def table(name: str, rows: int, dim: int, optimizer, average) -> Table:
-        engine = config.table(name).engine
+        options = config.table(name)
+        assert isinstance(options, TableConfig)  # robe_z is refused when the config is read
+        engine = options.engine
         if engine == "auto":
             engine = "native" if available(optimizer) else "rows"
-        return ClusterTable(name, rows, dim, optimizer, average, cluster, TABLE_ENGINES[engine])
+        return ClusterTable(name, rows, dim, optimizer, average, cluster, TABLE_ENGINES[engine])  # type: ignore[type-abstract]
 
     return table
 

@@ -49,11 +49,12 @@ def task_of(args) -> tuple[ClusterDeviceConfig, ClusterTask]:
             raise ConfigError("--set: overrides keys of a config; add --config")
         device = ClusterDeviceConfig.model_validate({"kind": "cluster", "from": "TF_CONFIG"})
     else:
-        device = load_config(args.config, args.overrides).device
-        if not isinstance(device, ClusterDeviceConfig):
+        found = load_config(args.config, args.overrides).device
+        if not isinstance(found, ClusterDeviceConfig):
             raise ConfigError(
-                f"{args.config}: device.kind is {device.kind}; a worker needs device.kind: cluster"
+                f"{args.config}: device.kind is {found.kind}; a worker needs device.kind: cluster"
             )
+        device = found
     addresses = device.addresses()
     if args.task is not None:
         index = args.task
