@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.gcs_bucket import bucket
 from tests.support.job_runs import cloud
+from tests.support.kubernetes_jobs import kubernetes, submit
 
 # Before anything restores the verbosity: absl's default hides what tests look for in the log.
 logging.set_verbosity(logging.INFO)
@@ -22,7 +23,7 @@ settings.register_profile(
 )
 settings.load_profile("any machine")
 
-__all__ = ["bucket", "cloud"]  # fixtures
+__all__ = ["bucket", "cloud", "kubernetes", "submit"]  # fixtures
 
 
 def pytest_collection_finish():
