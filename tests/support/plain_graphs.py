@@ -1,0 +1,19 @@
+"""Graphs run as they were traced, for tests of what they compute."""
+
+from collections.abc import Iterator
+
+import pytest
+import tensorflow as tf
+
+
+@pytest.fixture(scope="package", autouse=True)
+def plain_graphs() -> Iterator[None]:
+    """Without TensorFlow's graph optimizer, until the last test of a package.
+
+    It takes longer than all else in a small model's first answer. Tests that start processes, among them the
+    replay of one export of each family and index, run graphs as a server does.
+    """
+    before = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": before})
