@@ -135,8 +135,7 @@ REGISTRIES = {
     "trainer/bench": ("BENCHES", {"page", "timing", "turns"}),
     "pipelines/sources": (
         "MODULES",
-        {"files", "patterns", "identity", "compression", "lines", "quoting", "text", "parquet_types"}
-        | {"reader"},
+        {"identity", "compression", "lines", "quoting", "text", "parquet_types"} | {"reader"},
     ),
 }
 # Keys whose modules are of another package.

@@ -10,8 +10,8 @@ import pyarrow.parquet as parquet
 
 from configs.errors import DataError
 from pipelines.sources.compression import compression_of, open_file, open_stream, read_head
-from pipelines.sources.files import list_files
 from pipelines.sources.lines import MAX_LINE_BYTES, stream_lines
+from pipelines.sources.listing.files import list_files
 from pipelines.sources.quoting import Quoting
 
 SAMPLE_ROWS = 20_000

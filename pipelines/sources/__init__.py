@@ -6,4 +6,5 @@ MODULES = {
     "parquet": "pipelines.sources.parquet",
     "synthetic": "pipelines.sources.synthetic",
     "synthetic_clicks": "pipelines.sources.synthetic_clicks",
+    "tfrecord": "pipelines.sources.tfrecord",
 }

@@ -16,6 +16,7 @@ from pipelines.rows.validate import validate
 from pipelines.sources.reader import make_reader
 from tests.pipelines.sources.pieces import read_pieces
 from tests.support.prepared import configure, read_rejected, read_rows, run
+from tests.support.tf_examples import write_examples
 
 pytestmark = pytest.mark.any_python
 
@@ -43,7 +44,7 @@ SCHEMA = {
     "mood": None,
     "age": pa.float64(),
 }
-_FORMATS = ("csv", "tsv", "jsonl", "parquet")
+_FORMATS = ("csv", "tsv", "jsonl", "parquet", "tfrecord")
 
 _text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)
 _key = _text | st.sampled_from(
@@ -110,6 +111,9 @@ def _write(path, kind: str, table: dict[str, list]) -> dict:
         columns = {name: pa.array(table[name], _parquet_type(name, table[name])) for name in table}
         parquet.write_table(pa.table(columns), path)
         return source | {"kind": "parquet"}
+    if kind == "tfrecord":
+        write_examples(path, [dict(zip(table, row, strict=True)) for row in rows])
+        return source | {"kind": "tfrecord"}
     if kind == "jsonl":
         path.write_text("".join(json.dumps(dict(zip(table, row, strict=True))) + "\n" for row in rows))
         return source | {"kind": "jsonl"}
