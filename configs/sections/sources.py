@@ -14,6 +14,7 @@ from configs.sections.features import (
     check_names,
 )
 from configs.sections.roles import RolesConfig
+from configs.sections.source_kinds.bigquery import BigQueryFormat
 from configs.sections.source_kinds.synthetic import SyntheticClicksSourceConfig, SyntheticSourceConfig
 
 # What pandas, R, SQL and the dumps of MySQL and Hive write; pandas reads nearly the same list.
@@ -25,12 +26,22 @@ NULLS = (
 
 
 class FilesConfig(Section):
-    """What all tables in files share."""
+    """Where the files of a table are."""
 
     paths: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     """Files, directories or globs, local or gs://. Rows are read in this order, inside a directory or glob in
     natural order (events_8 before events_10), each file once; docs/prepare.md lists what is left out. Text
     compressed by gzip, bzip2, xz, zstd or zip (one file inside) is decompressed, whatever its name."""
+
+    @property
+    def where(self) -> str:
+        """What is read, for messages."""
+        return ", ".join(self.paths)
+
+
+class TableConfig(Section):
+    """What all tables share."""
+
     features: list[FeatureConfig] = []
     """Features made of further columns."""
     nulls: list[str] = list(NULLS)
@@ -48,7 +59,7 @@ class FilesConfig(Section):
         return False
 
     @model_validator(mode="after")
-    def _lists_can_be_read(self) -> "FilesConfig":
+    def _lists_can_be_read(self) -> "TableConfig":
         for feature in self.features:
             if not isinstance(feature, ListFeatureConfig | VectorFeatureConfig):
                 continue
@@ -65,7 +76,7 @@ class FilesConfig(Section):
         return self
 
 
-class SideTableConfig(FilesConfig):
+class SideTableConfig(TableConfig):
     """What side tables of all kinds share: a table with one row for each user or item."""
 
     of: Literal["user", "item"]
@@ -107,7 +118,7 @@ class SideTableConfig(FilesConfig):
 
     @property
     def all_features(self) -> list[FeatureConfig]:
-        """As FileSourceConfig.all_features."""
+        """As SourceTableConfig.all_features."""
         return self.features
 
     @property
@@ -172,7 +183,7 @@ class DelimitedFormat(Section):
         return self
 
 
-class DelimitedSideConfig(SideTableConfig, DelimitedFormat):
+class DelimitedSideConfig(SideTableConfig, FilesConfig, DelimitedFormat):
     """Delimited text."""
 
     kind: Literal["delimited"]
@@ -184,7 +195,7 @@ class DelimitedSideConfig(SideTableConfig, DelimitedFormat):
         return True
 
 
-class JsonlSideConfig(SideTableConfig):
+class JsonlSideConfig(SideTableConfig, FilesConfig):
     """JSON lines."""
 
     kind: Literal["jsonl"]
@@ -196,7 +207,7 @@ class JsonlSideConfig(SideTableConfig):
         return False
 
 
-class ParquetSideConfig(SideTableConfig):
+class ParquetSideConfig(SideTableConfig, FilesConfig):
     """Parquet files."""
 
     kind: Literal["parquet"]
@@ -211,7 +222,7 @@ class TFRecordFormat(Section):
     each file."""
 
 
-class TFRecordSideConfig(SideTableConfig, TFRecordFormat):
+class TFRecordSideConfig(SideTableConfig, FilesConfig, TFRecordFormat):
     """TFRecord files."""
 
     kind: Literal["tfrecord"]
@@ -223,14 +234,21 @@ class TFRecordSideConfig(SideTableConfig, TFRecordFormat):
         return False
 
 
+class BigQuerySideConfig(SideTableConfig, BigQueryFormat):
+    """A table or query in BigQuery."""
+
+    kind: Literal["bigquery"]
+    """A table or the result of a query in BigQuery, one user or item per row."""
+
+
 SideConfig = Annotated[
-    DelimitedSideConfig | JsonlSideConfig | ParquetSideConfig | TFRecordSideConfig,
+    BigQuerySideConfig | DelimitedSideConfig | JsonlSideConfig | ParquetSideConfig | TFRecordSideConfig,
     Field(discriminator="kind"),
 ]
 
 
-class FileSourceConfig(FilesConfig):
-    """What all file sources share."""
+class SourceTableConfig(TableConfig):
+    """What the tables of interactions of all kinds share."""
 
     roles: RolesConfig = RolesConfig()
     """Which column has which role."""
@@ -247,7 +265,7 @@ class FileSourceConfig(FilesConfig):
         return [*self.features, *(feature for side in self.sides for feature in side.features)]
 
     @model_validator(mode="after")
-    def _features_are_complete(self) -> "FileSourceConfig":
+    def _features_are_complete(self) -> "SourceTableConfig":
         for feature in self.features:
             if feature.of is None:
                 raise ValueError(f"feature {feature.name!r}: of is required: user, item or context")
@@ -262,6 +280,10 @@ class FileSourceConfig(FilesConfig):
         check_names(self.all_features)
         check_crosses(self.features, "source.features")
         return self
+
+
+class FileSourceConfig(SourceTableConfig, FilesConfig):
+    """What all file sources share."""
 
 
 class DelimitedSourceConfig(FileSourceConfig, DelimitedFormat):
@@ -298,8 +320,22 @@ class TFRecordSourceConfig(FileSourceConfig, TFRecordFormat):
     feature, or an empty list, is a missing value."""
 
 
+class BigQuerySourceConfig(SourceTableConfig, BigQueryFormat):
+    """A table or query in BigQuery."""
+
+    kind: Literal["bigquery"]
+    """A table or the result of a query in BigQuery, read through the Storage Read API; requires
+    `pip install lazytower[bigquery]`."""
+
+
+def places_of(section: dict[str, Any]) -> list[str]:
+    """What the table of a section, as JSON, is read from: its files, or its table in BigQuery."""
+    return section.get("paths") or [f"bigquery:{section.get('table') or 'query'}"]
+
+
 SourceConfig = Annotated[
-    DelimitedSourceConfig
+    BigQuerySourceConfig
+    | DelimitedSourceConfig
     | JsonlSourceConfig
     | ParquetSourceConfig
     | TFRecordSourceConfig

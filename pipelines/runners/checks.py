@@ -157,7 +157,7 @@ def _is_loopback(address: str) -> bool:
 
 def _check_paths(place: str, source: SourceConfig, dataset: DatasetConfig) -> None:
     paths = [("source.paths", path) for path in getattr(source, "paths", [])]
-    paths += [("source.sides.paths", path) for side in source.sides for path in side.paths]
+    paths += [("source.sides.paths", path) for side in source.sides for path in getattr(side, "paths", [])]
     paths += [("dataset.base", dataset.base)] if dataset.base else []
     for key, path in [*paths, ("dataset.path", dataset.path)]:
         if place == "here" or is_remote(path):

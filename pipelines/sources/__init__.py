@@ -1,6 +1,7 @@
 """Sources by kind: each module has a class `Reader` (see pipelines/sources/reader.py)."""
 
 MODULES = {
+    "bigquery": "pipelines.sources.bigquery",
     "delimited": "pipelines.sources.delimited",
     "jsonl": "pipelines.sources.jsonl",
     "parquet": "pipelines.sources.parquet",

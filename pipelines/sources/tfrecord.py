@@ -62,7 +62,7 @@ class Reader(reader.Reader):
         block = self._block(name, part)
         for wanted in self._wanted:
             kinds = block.features[wanted.column].kinds
-            if wanted.name in ("user", "item") and not kinds.any():
+            if wanted.name in ("user", "item") and not block.features[wanted.column].present:
                 raise DataError(
                     f"{name}: no feature {wanted.column!r} in the first {len(kinds):,} records; "
                     f"the first one has: {text.shown(block.others)}"
@@ -92,7 +92,8 @@ class Reader(reader.Reader):
             raise DataError(f"{name}: record {part.first + error.record:,} {error.what}") from None
 
     def _piece(self, block: Block, path: str, first_row: int, first_line: int) -> SourcePiece:
-        columns, reasons = {}, {}
+        columns: dict[str, pa.Array] = {}
+        reasons: dict[int, str] = {}
         for wanted in self._wanted:
             feature = block.features[wanted.column]
             columns[wanted.name], wrong = column_of(block.data, feature, wanted.kind)

@@ -37,4 +37,4 @@ def feature(value) -> tf.train.Feature:
 
 def _fits(value: float) -> bool:
     with np.errstate(over="ignore"):
-        return bool(np.isnan(value) or np.float32(value) == value)
+        return bool(np.isnan(value) or float(np.float32(value)) == value)

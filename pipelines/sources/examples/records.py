@@ -75,7 +75,8 @@ def count_records(path: str, compression: str, max_bytes: int) -> int:
 
 def _cut(path: str, data: bytes, number: int, max_records: int) -> tuple[Records, int]:
     """The whole records at the beginning of `data`, with their checksums compared, and where they end."""
-    found, at = [], 0
+    found: list[int] = []
+    at = 0
     while len(found) < max_records and at + _HEADER_BYTES <= len(data):
         end = at + _HEADER_BYTES + int.from_bytes(data[at : at + 8], "little")
         if end + _FOOTER_BYTES > len(data):

@@ -49,6 +49,8 @@ class Feature(NamedTuple):
     """int8 [n]: BYTES, FLOATS or INTEGERS; 0: the record has no such feature, or one without a list."""
     lists: Spans
     """The list's bytes, by record."""
+    present: bool
+    """Whether any record names it."""
 
 
 class Block(NamedTuple):
@@ -137,7 +139,7 @@ def _fields_in_step(
 
     Messages with other fields make their owner unusual.
     """
-    found: list[tuple[np.ndarray, Spans]] = [(owners[:0], spans.take(slice(0, 0)))]
+    found: list[tuple[np.ndarray, Spans]] = [(owners[:0], spans.take(np.zeros(0, np.int64)))]
     active = spans.starts < spans.ends
     at, ends, owners = spans.starts[active], spans.ends[active], owners[active]
     while len(at):
@@ -171,6 +173,7 @@ def _feature(
     chosen = np.flatnonzero(keys.ends - keys.starts == len(name))
     for place in reversed(range(len(name))):  # names often differ at their end, seldom at the beginning
         chosen = chosen[data[keys.starts[chosen] + place] == name[place]]
+    named = bool(len(chosen))
     owners, values = owners[chosen], values.take(chosen)
     unusual[owners[1:][owners[1:] == owners[:-1]]] = True  # twice
     kinds = np.zeros(len(unusual), np.int8)
@@ -182,7 +185,7 @@ def _feature(
     unusual[owners[~good]] = True
     kinds[owners], starts[owners], ends[owners] = tags >> 3, lists.starts, lists.ends
     _check_packed(data, kinds, Spans(starts, ends), unusual)
-    return Feature(kinds, Spans(starts, ends))
+    return Feature(kinds, Spans(starts, ends), named)
 
 
 def _only_field_of_any(data: np.ndarray, spans: Spans, tags: np.ndarray) -> tuple[Spans, np.ndarray]:

@@ -10,7 +10,7 @@ import pytest
 
 from configs.errors import DataError
 from configs.planted.interactions import Planted, item_key, user_key
-from configs.sections.sources import SyntheticSourceConfig
+from configs.sections.source_kinds.synthetic import SyntheticSourceConfig
 from pipelines.job import JobLayout
 from pipelines.sources.reader import first_rows
 from pipelines.sources.synthetic import Reader

@@ -112,7 +112,9 @@ def _write(path, kind: str, table: dict[str, list]) -> dict:
         parquet.write_table(pa.table(columns), path)
         return source | {"kind": "parquet"}
     if kind == "tfrecord":
-        write_examples(path, [dict(zip(table, row, strict=True)) for row in rows])
+        keys = ("user", "item")  # a file that never names them is refused; an empty list is a missing value
+        values = [dict(zip(table, row, strict=True)) for row in rows]
+        write_examples(path, [v | {k: [] for k in keys if v[k] is None} for v in values])
         return source | {"kind": "tfrecord"}
     if kind == "jsonl":
         path.write_text("".join(json.dumps(dict(zip(table, row, strict=True))) + "\n" for row in rows))

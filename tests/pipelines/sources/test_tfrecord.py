@@ -109,12 +109,12 @@ def test_a_feature_may_have_another_type_in_every_record(tmp_path):
     found = [
         GOOD | {"u": 7, "rating": 1, "ts": 2**53 + 1, "codes": [1, 2]},
         GOOD | {"u": "7", "rating": "2.5", "ts": 1.5, "codes": ["a"]},
-        GOOD | {"u": "x", "rating": 0.1, "ts": "6", "codes": [3]},
+        GOOD | {"u": "x", "rating": 0.5, "ts": "6", "codes": [3]},
     ]
     values, reasons = columns(tmp_path, found)
     assert reasons == []
     assert values["user"] == ["7", "7", "x"] and values["codes"] == [["1", "2"], ["a"], ["3"]]
-    assert values["label"] == ["1", "2.5", "0.1"] and values["timestamp"] == [str(2**53 + 1), "1.5", "6"]
+    assert values["label"] == ["1", "2.5", "0.5"] and values["timestamp"] == [str(2**53 + 1), "1.5", "6"]
 
 
 def test_values_of_the_wrong_type_or_number_reject_their_rows(tmp_path):
