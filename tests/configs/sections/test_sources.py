@@ -37,7 +37,8 @@ def test_sides_of_all_kinds_are_read_dumped_and_read_again(tmp_path):
     [
         (
             {"kind": "xlsx"},
-            "source.sides.0.kind: 'xlsx' is unknown; allowed: 'delimited', 'jsonl', 'parquet', 'tfrecord'",
+            "source.sides.0.kind: 'xlsx' is unknown; allowed: 'bigquery', 'delimited', 'jsonl', 'parquet', "
+            "'tfrecord'",
         ),
         ({"of": "context"}, "source.sides.0.of: Input should be 'user' or 'item', found 'context'"),
         ({"key": None}, "source.sides.0.key: Input should be a valid string"),
