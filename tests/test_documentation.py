@@ -146,6 +146,7 @@ THINGS = {
     "Where is the next action of a job decided?": "def next_action(",
     "What runs on the machine of a job?": "heartbeat",
     "Where are TPU slices requested and deleted?": "class CloudTpu",
+    "Where is the JobSet of a job on Kubernetes?": "def jobset(",
     "Where are crosses and dot products?": "INTERACTIONS",
     "Where do tasks share layers?": "HEADS",
     "Where is the in-batch softmax?": "def in_batch_softmax(",
@@ -166,6 +167,8 @@ THINGS = {
     "Where are rows matched with those of another run?": "def match_tables(",
     "Where is the population stability index?": "def stability_index(",
     "Where is a chain of datasets folded?": "def compact(",
+    "Which host holds a row?": "class ClusterTable(",
+    "Where is a lost host noticed?": "def host_losses(",
 }
 
 

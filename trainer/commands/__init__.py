@@ -5,6 +5,7 @@ COMMANDS = {
     "inspect": ("trainer.commands.inspect", "show what prepare made of the data"),
     "plan": ("trainer.commands.plan", "forecast memory, disk and time of a run"),
     "train": ("trainer.commands.train", "train a model, or resume a run"),
+    "worker": ("trainer.commands.worker", "serve one host of a run over several (device.kind: cluster)"),
     "evaluate": ("trainer.commands.evaluate", "ranking metrics of a checkpoint, beside baselines"),
     "export": ("trainer.commands.export", "write and verify a SavedModel for serving"),
     "recommend": ("trainer.commands.recommend", "ask an exported model for items"),

@@ -131,6 +131,7 @@ class ServingModel(tf.Module):
         self._item_names = constant(item_names, "item_names")
         self._user_tower, self._weights = user_tower, weights
         self._max_k = max_k
+        self._traced_vectors = tf.function(self.user_vectors, autograph=False)
         self._make_functions()
 
     @property
@@ -169,8 +170,9 @@ class ServingModel(tf.Module):
             return {"embedding": self._vectors_of_items(inputs["item"])}
 
         self.recommend = named_function(self._recommend, [user], [*options, *state])
+        # Functions that call one another, so that the graph holds the model once.
         self.serving_default = named_function(
-            lambda inputs: self._recommend({**defaults, **inputs}), [user], []
+            lambda inputs: self.recommend(**{**defaults, **inputs}), [user], []
         )
         self.user_embedding = named_function(self._user_embedding, [user], state)
         self.item_embedding = named_function(item_embedding, [item], [])
@@ -206,7 +208,10 @@ class ServingModel(tf.Module):
         return rows if self._item_places is None else tf.gather(self._item_places, rows)
 
     def _vectors_of_users(self, inputs):
-        return self.user_vectors(self._user_keys(inputs["user"]), inputs)
+        return self._vectors_of_ids(self._user_keys(inputs["user"]), inputs)
+
+    def _vectors_of_ids(self, ids, inputs):
+        return self._traced_vectors(ids, {name: inputs[name] for name in self.state_inputs})
 
     def user_vectors(self, ids, inputs: dict | None = None):
         """Vectors float32 [n, D] of users with catalog ids int64 [n].
@@ -231,7 +236,7 @@ class ServingModel(tf.Module):
 
     def _answer(self, inputs):
         ids, k = self._user_keys(inputs["user"]), inputs["k"]
-        users, banned = self.user_vectors(ids, inputs), self._banned(ids, inputs)
+        users, banned = self._vectors_of_ids(ids, inputs), self._banned(ids, inputs)
         wheres = [(inputs[WHERE + name], found) for name, found in self._filters.items()]
         restrictions = [inputs["include"], *(text for text, _ in wheres)]
 
@@ -294,7 +299,7 @@ def named_function(body: Callable, required: list, optional: list) -> tf.functio
     parameters = [inspect.Parameter(spec.name, kind) for spec in required]
     parameters += [inspect.Parameter(spec.name, kind, default=value) for spec, value in optional]
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # tf.function reads it
-    return tf.function(function, input_signature=specs)
+    return tf.function(function, input_signature=specs, autograph=False)
 
 
 def _one_or_each(name: str, inputs):
