@@ -278,6 +278,18 @@ def test_damaged_text_is_refused_or_said(tmp_path_factory, text, edits, chunk, e
     _assert_clear(path, text[0], _edited(text[1], edits), chunk, escape)
 
 
+@given(
+    st.sampled_from(["", "GZIP", "ZLIB"]),
+    st.lists(_edit, min_size=1, max_size=3),
+    st.integers(1, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_damaged_records_are_refused_or_said(tmp_path_factory, compression, edits, chunk):
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    write_examples(path, [json.loads(line) for line in _JSON.splitlines()], compression)
+    _assert_clear(path, "tfrecord", _edited(path.read_bytes(), edits), chunk, None)
+
+
 @pytest.mark.torture
 @given(
     st.sampled_from(_TEXTS),
