@@ -4,6 +4,7 @@ One read session serves the whole job, so that all workers see the table as of o
 session is a range. The session is opened when the job starts and ends with it; training reads the dataset.
 """
 
+import base64
 import functools
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -63,10 +64,8 @@ class Reader(reader.Reader):
         if not session.streams:
             what = "no row meets row_restriction" if self.config.row_restriction else "the table has no rows"
             raise DataError(f"{self._name}: {what}; check {self.key}")
-        return [
-            Range(i, stream.name, 0, -1, schema=schema.serialize().to_pybytes())
-            for i, stream in enumerate(session.streams)
-        ]
+        encoded = base64.b64encode(schema.serialize()).decode()
+        return [Range(i, stream.name, 0, -1, schema=encoded) for i, stream in enumerate(session.streams)]
 
     def _check_columns(self) -> None:
         """Raises DataError: a column is missing."""
@@ -130,7 +129,7 @@ class Reader(reader.Reader):
         return count
 
     def _batches(self, part: Range) -> Iterator[pa.RecordBatch]:
-        schema = pa.ipc.read_schema(pa.py_buffer(part.schema))
+        schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(part.schema)))
         with one_line(self._name, self.key, reading=True):
             for data in read_stream(self._storage, part.path):
                 batch = pa.ipc.read_record_batch(pa.py_buffer(data), schema)

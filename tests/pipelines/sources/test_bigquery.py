@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import json
 import time
 
 import grpc
@@ -12,7 +13,7 @@ import pytest
 from configs.errors import ConfigError, DataError
 from pipelines.job import JobLayout
 from pipelines.sources import bigquery
-from pipelines.sources.reader import make_reader
+from pipelines.sources.reader import Range, make_reader
 from pipelines.sources.warehouse import clients, streams
 from tests.pipelines.sources.pieces import read_pieces
 from tests.support.bigquery_server import BigQuery
@@ -294,3 +295,8 @@ def test_sections_that_cannot_work(section, message):
     with pytest.raises(ConfigError) as caught:
         configure(source(**section), {"path": "/unused"})
     assert message in str(caught.value)
+
+
+def test_ranges_can_be_written_as_json(service):
+    found = reader_of(source()).ranges()
+    assert [Range(**json.loads(json.dumps(part._asdict()))) for part in found][-1].schema == found[-1].schema
