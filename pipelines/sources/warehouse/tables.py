@@ -1,6 +1,7 @@
 """What a BigQuery source reads: a table, or the result of a query, and what says that it has not changed."""
 
 import datetime
+import hashlib
 from typing import Any, NamedTuple
 
 from configs.errors import DataError
@@ -33,12 +34,14 @@ def identities(client: Any, config: BigQueryFormat, key: str) -> list[SourceFile
     """What the rows depend on, in place of files: the table, or the query and the tables that it reads.
 
     Without a snapshot_time, rows are the same if no table has changed since; with one, they never change.
+    Names have the condition or a digest of the query: other rows of one table are another source.
 
     Raises:
       DataError: a table is missing, denied or no table; or BigQuery refuses the query.
     """
     if config.table is not None:
-        return [_identity(client, config.table, config.snapshot_time, key)]
+        rows = f" where {' '.join(config.row_restriction.split())}" if config.row_restriction else ""
+        return [_identity(find(client, config.table, key), rows, config.snapshot_time)]
     from google.cloud import bigquery
 
     name = name_of(config)
@@ -46,26 +49,33 @@ def identities(client: Any, config: BigQueryFormat, key: str) -> list[SourceFile
         options = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
         job = client.query(config.query, job_config=options, retry=patience())
         tables = [f"{t.project}.{t.dataset_id}.{t.table_id}" for t in job.referenced_tables]
-    return [_identity(client, table, None, key) for table in dict.fromkeys(tables)]
+    rows = f" in query {hashlib.sha256((config.query or '').encode()).hexdigest()[:12]}"
+    return [_identity(_look(client, table, key)[0], rows, None) for table in dict.fromkeys(tables)]
 
 
-def _identity(client: Any, table: str, snapshot: datetime.datetime | None, key: str) -> SourceFile:
-    found = find(client, table, key)
-    content = f"snapshot {snapshot.isoformat()}" if snapshot else f"changed {found.changed}"
-    return SourceFile(found.name, 0, content, content, fixed=True)
+def _identity(found: Found, rows: str, snapshot: datetime.datetime | None) -> SourceFile:
+    name = found.name + rows
+    version = f"snapshot {snapshot.isoformat()}" if snapshot else f"changed {found.changed}"
+    return SourceFile(name, 0, version, f"{name} {version}", fixed=True)
 
 
 def find(client: Any, table: str, key: str) -> Found:
     """A table as it is now. Raises DataError: it is missing, denied, or a view."""
+    found, kind = _look(client, table, key)
+    if kind not in ("TABLE", "SNAPSHOT", "EXTERNAL"):
+        raise DataError(
+            f"{found.name}: is a {kind.lower()}, which has no stored rows; set {key}.query to "
+            f"SELECT * FROM `{table}` in place of table"
+        )
+    return found
+
+
+def _look(client: Any, table: str, key: str) -> tuple[Found, str]:
+    """A table or view, and what it is."""
     name = f"{_PREFIX}{table}"
     with one_line(name, key):
         found = client.get_table(table, retry=patience())
-    if found.table_type not in ("TABLE", "SNAPSHOT", "EXTERNAL"):
-        raise DataError(
-            f"{name}: is a {str(found.table_type).lower()}, which has no stored rows; set {key}.query to "
-            f"SELECT * FROM `{table}` in place of table"
-        )
-    return Found(name, _path(table), *_facts(found))
+    return Found(name, _path(table), *_facts(found)), str(found.table_type)
 
 
 def _facts(found: Any) -> tuple[tuple[str, ...], int, str]:

@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import json
+import re
 import time
 
 import grpc
@@ -198,6 +199,18 @@ def test_a_restriction_is_left_to_the_service(service):
     assert users(source(row_restriction="u < 4")) == [u for u in rows()["u"].to_pylist() if u < 4]
 
 
+def test_other_rows_of_a_table_stand_on_earlier_ones(tmp_path, service):
+    """A chain of datasets refuses what it has read, but not the rest of the same table."""
+    section = dataset(tmp_path, "first") | {"split": {"kind": "random"}}
+    run(source(row_restriction="u < 4"), section)
+    section |= {"path": str(tmp_path / "second"), "base": str(tmp_path / "first")}
+    with pytest.raises(DataError, match=f"bigquery:{TABLE} where u < 4: .*first.* has read it"):
+        run(source(row_restriction="u < 4"), section)
+    assert run(source(row_restriction="u >= 4"), section).source_rows == sum(
+        u >= 4 for u in rows()["u"].to_pylist()
+    )
+
+
 QUERY = "SELECT * FROM events.views WHERE u < 3"
 
 
@@ -213,8 +226,11 @@ def test_a_query_runs_once_and_is_the_same_until_its_tables_change(tmp_path, ser
     done = [job for job in service.jobs.values() if not job["configuration"]["dryRun"]]
     assert len(done) == 1
     before = reader_of(query()).files()
-    assert [file.name for file in before] == [f"bigquery:{TABLE}"]
+    (name,) = [file.name for file in before]
+    assert re.fullmatch(f"bigquery:{TABLE} in query [0-9a-f]{{12}}", name)
     assert len([job for job in service.jobs.values() if not job["configuration"]["dryRun"]]) == 1
+    service.tables[TABLE].kind = "VIEW"  # a query may read views
+    assert reader_of(query()).files() == before
     time.sleep(0.01)
     service.store(TABLE, rows(5))
     assert reader_of(query()).files() != before
