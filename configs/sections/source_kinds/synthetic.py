@@ -43,12 +43,12 @@ class SyntheticSourceConfig(Section):
 
     @property
     def all_features(self) -> list[FeatureConfig]:
-        """As FileSourceConfig.all_features."""
+        """As SourceTableConfig.all_features."""
         return []
 
     @property
     def sides(self) -> list[Any]:
-        """As FileSourceConfig.sides."""
+        """As SourceTableConfig.sides."""
         return []
 
     @property
