@@ -48,7 +48,7 @@ def model_identity(path: str, metadata: dict) -> dict[str, Any]:
         except OSError as error:
             raise ExportError(f"{path}: cannot be read ({error}); run `lazytower export` again") from None
         digest.update(hashlib.sha256(content).digest())
-    facts = {name: metadata.get(name) for name in ("name", "version", "step", "weights")}
+    facts = {name: metadata.get(name) for name in ("name", "version", "step", "weights", "recommended_items")}
     return facts | {"dataset_fingerprint": metadata.get("dataset_fingerprint"), "sha256": digest.hexdigest()}
 
 
