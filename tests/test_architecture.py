@@ -26,6 +26,7 @@ ORDER = {
         "trainer.bench",
         "trainer.daily",
         "trainer.preflight",
+        "trainer.batch",
         "trainer.serving",
         "trainer.training",
         "trainer.evaluation",
@@ -108,6 +109,8 @@ ALLOWED = {
     "configs": ["configs"],
     "pipelines": ["configs", "pipelines"],
     "trainer": ["configs", "trainer"],
+    # Where both sides meet: models of the trainer on the runners, and from the sources, of the pipelines.
+    "trainer.batch": ["configs", "pipelines", "trainer"],
     "trainer.optimizers": ["configs", "trainer.optimizers", "trainer.addons"],
     "trainer.kernels": ["configs", "trainer.kernels", "trainer.averages"],
     "trainer.indexes": ["configs", "trainer.indexes"],
@@ -132,6 +135,8 @@ REGISTRIES = {
         {"base", "api_errors", "local_state", "processes", "startup", "tpu_api", "tpu_slices"},
     ),
     "trainer/commands": ("COMMANDS", set()),
+    "trainer/batch/formats": ("FORMATS", {"base"}),
+    "trainer/batch/tables": ("TABLES", {"base"}),
     "trainer/bench": ("BENCHES", {"page", "timing", "turns"}),
     "pipelines/sources": (
         "MODULES",
@@ -140,9 +145,9 @@ REGISTRIES = {
     ),
 }
 # Keys whose modules are of another package.
-ELSEWHERE = {"trainer/commands": {"prepare"}, "trainer/bench": {"prepare"}}
+ELSEWHERE = {"trainer/commands": {"prepare", "score", "compare-lists"}, "trainer/bench": {"prepare"}}
 # What every module of a registry has under one name, and entry points.
-CONTRACT = {"add_arguments", "run", "main", "measure", "COLUMNS", "Index", "Reader"}
+CONTRACT = {"add_arguments", "run", "main", "measure", "COLUMNS", "Index", "Reader", "Writer", "Table"}
 
 
 def imports(path: pathlib.Path, top_only: bool = False) -> set[str]:
@@ -400,7 +405,8 @@ def _is_class(node: ast.AST) -> bool:
 @pytest.mark.parametrize("registry", [COMMANDS, BENCHES], ids=["commands", "benches"])
 def test_modules_of_commands_are_called_like_them(registry):
     for name, (module, _) in registry.items():
-        assert module.rpartition(".")[2] == name or not module.startswith("trainer.")
+        stem = module.rpartition(".")[2]
+        assert stem == name.replace("-", "_") or not module.startswith("trainer.")
 
 
 JOBS = [name for name in SOURCES if within(name, "trainer.jobs") or within(name, "trainer.launchers")]

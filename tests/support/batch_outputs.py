@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from trainer.batch.request import BatchOptions, request_document
 from trainer.batch.shard import write_shard
-from trainer.batch.target import Part, Target
+from trainer.batch.target import Shard, Target
 
 ENTRY = pa.struct([("item", pa.dictionary(pa.int32(), pa.string())), ("score", pa.float32())])
 SCHEMA = pa.schema([("user", pa.string()), ("known", pa.bool_()), ("items", pa.list_(ENTRY))])
@@ -35,7 +35,7 @@ def write_lists(
     parts = []
     for number, start in enumerate(range(0, len(names), shard_rows)):
         some = {name: lists[name] for name in names[start : start + shard_rows]}
-        parts.append(Part(f"topk-{number:05d}.{format_name}", len(some), "users", ""))
+        parts.append(Shard(f"topk-{number:05d}.{format_name}", len(some), "users", ""))
         write_shard(str(path), parts[-1].name, format_name, SCHEMA, [lists_batch(some)])
     target.plan(parts)
     target.complete(parts)

@@ -15,7 +15,7 @@ overlap at depth d,
 
 import numpy as np
 
-from trainer.batch.lists import ItemNumbers, Lists
+from trainer.batch.lists import ItemNumbers, UserLists
 
 
 class Comparison:
@@ -35,7 +35,7 @@ class Comparison:
         self._biased = 0.0
         self._counts = [np.zeros(0, np.int64), np.zeros(0, np.int64)]
 
-    def add(self, one: Lists, other: Lists) -> None:
+    def add(self, one: UserLists, other: UserLists) -> None:
         """Counts users; both have the same ones in the same order, and more than k items of none."""
         some = np.flatnonzero((one.lengths > 0) | (other.lengths > 0))
         self.users += len(one.lengths)
@@ -71,7 +71,7 @@ class Comparison:
         }
 
 
-def common_at_depths(one: Lists, other: Lists, k: int) -> np.ndarray:
+def common_at_depths(one: UserLists, other: UserLists, k: int) -> np.ndarray:
     """Sizes of the overlaps of the first d items of both lists, d = 1 .. k, int64 [users, k]."""
     span = int(max(one.items.max(initial=0), other.items.max(initial=0))) + 1
     keys, ranks = zip(*(_keys_and_ranks(lists, span) for lists in (one, other)), strict=True)
@@ -107,14 +107,14 @@ def rank_biased_overlap(
     return found
 
 
-def _keys_and_ranks(lists: Lists, span: int) -> tuple[np.ndarray, np.ndarray]:
+def _keys_and_ranks(lists: UserLists, span: int) -> tuple[np.ndarray, np.ndarray]:
     """Of each entry, a number for (user, item), and its rank from 0."""
     users = np.repeat(np.arange(len(lists.lengths)), lists.lengths)
     first = np.cumsum(lists.lengths) - lists.lengths
     return users * span + lists.items, np.arange(len(users)) - first[users]
 
 
-def _agreeing(one: Lists, other: Lists) -> np.ndarray:
+def _agreeing(one: UserLists, other: UserLists) -> np.ndarray:
     """Whether lists of equal length hold the same items in the same order, bool [users]."""
     same = one.lengths == other.lengths
     rows = np.flatnonzero(same)

@@ -8,13 +8,13 @@ from absl import logging
 
 from configs import errors
 from configs.errors import ConfigError, DataError
-from configs.manifest import Dataset
 from configs.system import storage
 from configs.system.lease import LeaseHeld
 from trainer.batch.request import BatchOptions, model_identity, request_document
-from trainer.batch.target import Part, Target
-from trainer.batch.user_keys import catalog_keys, file_identity, file_keys, spool_keys
-from trainer.run_lock import lock_directory
+from trainer.batch.tables.base import table_class
+from trainer.batch.target import Shard, Target
+from trainer.batch.user_keys import ScoredUsers
+from trainer.run_lock import Lock, lock_directory
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -23,44 +23,28 @@ if TYPE_CHECKING:
 _WORKER_ERROR = re.compile(r"configs\.errors\.(\w+): ([^\n]*?)(?: \[while running [^\n]*)?(?:\n|$)")
 
 
-class Users(NamedTuple):
-    """The users of an output: all of a dataset, or those of a file."""
+class Scoring(NamedTuple):
+    """What is to be written."""
 
-    dataset: Dataset | None
-    file: str | None = None
+    model: str
+    """A version's directory."""
+    metadata: dict
+    """Its lazytower.json."""
+    users: ScoredUsers
+    """Whom to score."""
+    options: BatchOptions
 
-    def identity(self) -> dict[str, Any]:
-        """What the manifest says of them."""
-        if self.file is not None:
-            return file_identity(self.file)
-        return {"dataset_fingerprint": self._dataset.fingerprint}
-
-    def keys(self):
-        """Their keys as pieces."""
-        return file_keys(self.file) if self.file is not None else catalog_keys(self._dataset)
-
-    @property
-    def _dataset(self) -> Dataset:
-        assert self.dataset is not None
-        return self.dataset
+    def document(self) -> dict[str, Any]:
+        """All that decides about the bytes of the output."""
+        model = model_identity(self.model, self.metadata)
+        return request_document(model, self.users.identity(), self.options)
 
 
-def score(
-    model: str,
-    metadata: dict,
-    users: Users,
-    options: BatchOptions,
-    to: str,
-    beam: "PipelineOptions",
-    overwrite: bool = False,
-) -> dict[str, Any]:
+def score(scoring: Scoring, to: str, beam: "PipelineOptions", overwrite: bool = False) -> dict[str, Any]:
     """Writes an output, or the rest of one, and returns its manifest.
 
     Args:
-      model: a version's directory.
-      metadata: its lazytower.json.
-      users: whom to score.
-      options: of the output.
+      scoring: what to write.
       to: directory.
       beam: Beam's options.
       overwrite: replace another output there.
@@ -72,9 +56,8 @@ def score(
     """
     from pipelines.runners.checks import check_job
 
-    check_job(beam, [("--model", model), ("--to", to)], "score", template=False)
-    document = request_document(model_identity(model, metadata), users.identity(), options)
-    target = Target(to, document)
+    check_job(beam, [("--model", scoring.model), ("--to", to)], "score", template=False)
+    target = Target(to, scoring.document())
     try:
         lock = lock_directory(to)
     except LeaseHeld as holder:
@@ -84,26 +67,28 @@ def score(
     except OSError as error:
         raise DataError(f"{to}: cannot be written ({error.strerror or error}); choose another --to") from None
     try:
-        return _locked(target, lock, model, users, options, beam, overwrite)
+        if (manifest := target.begin(overwrite)) is not None:
+            logging.info("%s: already complete, of this model with these options", target.path)
+            return manifest
+        return _written(scoring, target, lock, beam)
     finally:
         lock.close()
 
 
-def _locked(target: Target, lock, model: str, users: Users, options: BatchOptions, beam, overwrite: bool):
-    if (manifest := target.begin(overwrite)) is not None:
-        logging.info("%s: already complete, of this model with these options", target.path)
-        return manifest
+def _written(scoring: Scoring, target: Target, lock: Lock, beam: "PipelineOptions") -> dict[str, Any]:
     started = time.monotonic()
     parts = target.parts()
     if parts is None:
-        parts = _plan(users, options, target)
+        table = table_class(scoring.options.what)
+        parts = table.plan(scoring.users, scoring.metadata, scoring.options, target.state)
+        logging.info("%d shards", len(parts))
         lock.check()
         target.plan(parts)
     todo = [part for part in parts if target.finished(part) is None]
     if len(todo) < len(parts):
         logging.info("continuing: %d of %d shards are finished", len(parts) - len(todo), len(parts))
     if todo:
-        _run(model, target, options, todo, beam)
+        _run(scoring, target, todo, beam)
     lock.check()
     manifest = target.complete(parts)
     size = sum(shard["bytes"] for shard in manifest["shards"])
@@ -119,19 +104,7 @@ def _locked(target: Target, lock, model: str, users: Users, options: BatchOption
     return manifest
 
 
-def _plan(users: Users, options: BatchOptions, target: Target) -> list[Part]:
-    """Spools the keys and names the shards."""
-    files = spool_keys(users.keys(), target.state, options.shard_rows)
-    if not files:
-        raise DataError(f"{users.file or 'the dataset'}: has no users; check --users or the dataset")
-    logging.info("%s users in %d shards", f"{sum(rows for _, rows in files):,}", len(files))
-    return [
-        Part(f"{options.what}-{number:05d}-of-{len(files):05d}.{options.format}", rows, "users", name)
-        for number, (name, rows) in enumerate(files)
-    ]
-
-
-def _run(model: str, target: Target, options: BatchOptions, parts: list[Part], beam_flags) -> None:
+def _run(scoring: Scoring, target: Target, parts: list[Shard], options: "PipelineOptions") -> None:
     """Writes the shards on the runner; an error of a worker becomes the one line that it is."""
     import apache_beam as beam
 
@@ -139,11 +112,11 @@ def _run(model: str, target: Target, options: BatchOptions, parts: list[Part], b
     from pipelines.workspace import disk_errors
     from trainer.batch.pipeline import BatchJob, build_scoring
 
-    pipeline = beam.Pipeline(make_runner(beam_flags), options=beam_flags)
-    build_scoring(pipeline, BatchJob(model, target.path, options), parts)
+    pipeline = beam.Pipeline(make_runner(options), options=options)
+    build_scoring(pipeline, BatchJob(scoring.model, target.path, scoring.options), parts)
     with disk_errors(target.path):
         try:
-            run_to_end(pipeline, beam_flags)
+            run_to_end(pipeline, options)
         except RuntimeError as error:
             found = _WORKER_ERROR.findall(str(error))
             kind = getattr(errors, found[-1][0], None) if found else None

@@ -27,8 +27,8 @@ _PIECE_BYTES = 256 << 20
 _ENTRY_BYTES = 8
 
 
-class Lists(NamedTuple):
-    """Lists of n users."""
+class UserLists(NamedTuple):
+    """UserLists of n users."""
 
     users: pa.Array
     """string [n]."""
@@ -37,12 +37,12 @@ class Lists(NamedTuple):
     items: np.ndarray
     """Numbers of the items of all lists, best first, int64."""
 
-    def take(self, rows: np.ndarray) -> "Lists":
+    def take(self, rows: np.ndarray) -> "UserLists":
         """Those of these rows, int64."""
         first = np.cumsum(self.lengths) - self.lengths
         lengths = self.lengths[rows]
         places = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        return Lists(
+        return UserLists(
             self.users.take(pa.array(rows)), lengths, self.items[np.repeat(first[rows], lengths) + places]
         )
 
@@ -96,7 +96,7 @@ class TopkOutput:
         """Number of users."""
         return sum(shard["rows"] for shard in self.shards)
 
-    def blocks(self, shard: dict, numbers: ItemNumbers) -> Iterator[Lists]:
+    def blocks(self, shard: dict, numbers: ItemNumbers) -> Iterator[UserLists]:
         """The lists of a shard; DataError when it cannot be read."""
         path = storage.join(self.path, storage.inner_path(shard["name"]))
         try:
@@ -105,7 +105,7 @@ class TopkOutput:
                     entries = batch.column("items")
                     lengths = pc.fill_null(pc.list_value_length(entries), 0).to_numpy().astype(np.int64)
                     items = numbers.of(entries.flatten().field("item"))
-                    yield Lists(batch.column("user"), lengths, items)
+                    yield UserLists(batch.column("user"), lengths, items)
         except (OSError, pa.ArrowException, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{path}: cannot be read ({reason}); run `lazytower score` again") from None
@@ -133,8 +133,8 @@ def _jsonl(file) -> Iterator[pa.RecordBatch]:
 _READERS: dict[str, Callable] = {"parquet": _parquet, "jsonl": _jsonl}
 
 
-def paired(one: TopkOutput, other: TopkOutput, numbers: ItemNumbers) -> Iterator[tuple[Lists, Lists]]:
-    """Lists of the users of both outputs, with the same users in the same order on both sides.
+def paired(one: TopkOutput, other: TopkOutput, numbers: ItemNumbers) -> Iterator[tuple[UserLists, UserLists]]:
+    """UserLists of the users of both outputs, with the same users in the same order on both sides.
 
     Users of one output alone are left out.
 
@@ -164,7 +164,9 @@ def _aligned(one: TopkOutput, other: TopkOutput) -> bool:
     return same and [s["rows"] for s in one.shards] == [s["rows"] for s in other.shards]
 
 
-def _side_by_side(one: Iterator[Lists], other: Iterator[Lists]) -> Iterator[tuple[Lists, Lists]]:
+def _side_by_side(
+    one: Iterator[UserLists], other: Iterator[UserLists]
+) -> Iterator[tuple[UserLists, UserLists]]:
     """The lists of two shards with the same users, whose blocks may differ in size."""
     left = right = None
     while True:
@@ -194,10 +196,10 @@ def _split(output: TopkOutput, numbers: ItemNumbers, pieces: int, prefix: str) -
         writer.close()
 
 
-def _joined(prefix: str, piece: int) -> Lists:
+def _joined(prefix: str, piece: int) -> UserLists:
     with pa.OSFile(f"{prefix}-{piece}.arrow") as file:
         table = pa.ipc.open_stream(file).read_all().combine_chunks()
     users, entries = (pa.concat_arrays(table.column(name).chunks) for name in ("user", "items"))
-    return Lists(
+    return UserLists(
         users, pc.list_value_length(entries).to_numpy().astype(np.int64), entries.flatten().to_numpy()
     )

@@ -10,7 +10,7 @@ from configs.system import storage
 from trainer.batch.request import BatchOptions
 from trainer.batch.shard import write_shard
 from trainer.batch.tables.base import open_table
-from trainer.batch.target import STATE, Part
+from trainer.batch.target import STATE, Shard
 
 
 class BatchJob(NamedTuple):
@@ -30,7 +30,7 @@ class WriteShard(beam.DoFn):
         self._job = job
 
     def process(self, element: tuple):
-        job, part, started = self._job, Part(*element), time.monotonic()
+        job, part, started = self._job, Shard(*element), time.monotonic()
         table = open_table(job.model, job.options)
         batches = table.batches(part, storage.join(job.target, STATE))
         facts = write_shard(job.target, part.name, job.options.format, table.schema(part), batches)
@@ -45,7 +45,7 @@ class WriteShard(beam.DoFn):
         yield part.name
 
 
-def build_scoring(pipeline: beam.Pipeline, job: BatchJob, parts: list[Part]) -> None:
+def build_scoring(pipeline: beam.Pipeline, job: BatchJob, parts: list[Shard]) -> None:
     """Adds the work on shards to a pipeline."""
     _ = (
         pipeline

@@ -1,4 +1,4 @@
-"""`lazytower score`: recommendations for all users, written to files by a Beam pipeline.
+"""`lazytower score`: recommendations for all users, or vectors, written to files by a Beam pipeline.
 
 lazytower score --config shop.yaml --what topk --k 100 --to outputs/topk
 """
@@ -13,7 +13,7 @@ from trainer.serving.requests import Request, check_request, named_values, split
 
 _ENTRIES = 1 << 24
 """Items with their scores in a shard, by default: a minute's work, and about 100 MB as Parquet."""
-_MOST_USERS = 1 << 20
+_MOST_ROWS = 1 << 20
 
 
 def add_arguments(parser) -> None:
@@ -65,14 +65,13 @@ def run(args) -> int:
       UserError: one line that says what is wrong.
     """
     from pipelines.runners.options import beam_options
-    from trainer.batch.job import check_target, score
+    from trainer.batch.job import Scoring, check_target, score
 
     path = _model(args)
     metadata = read_metadata(path, "retrieval")
     options, to = _options(args, metadata), check_target(args.to)
-    users = _users(args)
-    beam = beam_options(args.runner, args.beam_args, "score")
-    score(path, metadata, users, options, to, beam, args.overwrite)
+    scoring = Scoring(path, metadata, _users(args), options)
+    score(scoring, to, beam_options(args.runner, args.beam_args, "score"), args.overwrite)
     return 0
 
 
@@ -89,23 +88,37 @@ def _users(args):
     """Whom to score."""
     from configs.load import load_config
     from configs.manifest import load_dataset
-    from trainer.batch.job import Users
+    from trainer.batch.user_keys import ScoredUsers
 
     if args.users is not None:
-        return Users(None, args.users)
+        return ScoredUsers(None, args.users)
     if not args.config:
         raise ConfigError("--model has no list of users; name some with --users, or the run with --config")
-    return Users(load_dataset(load_config(args.config, args.overrides).dataset.path))
+    return ScoredUsers(load_dataset(load_config(args.config, args.overrides).dataset.path))
 
 
 def _options(args, metadata: dict) -> BatchOptions:
     """Options from the flags. Raises UserError when they do not fit the model or each other."""
+    from trainer.batch.tables.base import table_class
+
+    if args.shard_rows is not None and args.shard_rows < 1:
+        raise ConfigError(f"--shard_rows {args.shard_rows}: must be at least 1")
+    lists = _list_options(args, metadata) if table_class(args.what).has_lists else _no_list_options(args)
+    rows = args.shard_rows or min(_MOST_ROWS, _ENTRIES // max(lists.get("k", 0), 1))
+    return BatchOptions(what=args.what, format=args.format, shard_rows=rows, **lists)
+
+
+def _no_list_options(args) -> dict:
+    for name in ("k", "include_seen", "exclude", "include", "where"):
+        if getattr(args, name):
+            raise ConfigError(f"--{name}: is for lists of items; remove it, or use --what topk")
+    return {}
+
+
+def _list_options(args, metadata: dict) -> dict:
     k = 10 if args.k is None else args.k
     if not 1 <= k <= metadata["max_k"]:
         raise ConfigError(f"--k {k}: must be 1 to {metadata['max_k']}, the export.max_k of the model")
-    shard_rows = args.shard_rows
-    if shard_rows is not None and shard_rows < 1:
-        raise ConfigError(f"--shard_rows {shard_rows}: must be at least 1")
     wheres = map(named_values("--where"), args.where)
     request = Request(
         include=split_keys(args.include),
@@ -113,13 +126,10 @@ def _options(args, metadata: dict) -> BatchOptions:
         where={name: split_keys(value) for name, value in wheres},
     )
     check_request(request, metadata.get("inputs", {}), "the flags")
-    return BatchOptions(
-        what=args.what,
-        format=args.format,
-        shard_rows=shard_rows or min(_MOST_USERS, _ENTRIES // k),
-        k=k,
-        exclude_seen=metadata["exclude_seen"] and not args.include_seen,
-        exclude=tuple(request.exclude),
-        include=tuple(request.include),
-        where=tuple((name, tuple(values)) for name, values in sorted(request.where.items())),
-    )
+    return {
+        "k": k,
+        "exclude_seen": metadata["exclude_seen"] and not args.include_seen,
+        "exclude": tuple(request.exclude),
+        "include": tuple(request.include),
+        "where": tuple((name, tuple(values)) for name, values in sorted(request.where.items())),
+    }

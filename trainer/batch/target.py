@@ -26,7 +26,7 @@ STATE = ".unfinished"
 _CHUNK = 4 << 20
 
 
-class Part(NamedTuple):
+class Shard(NamedTuple):
     """A shard to be written."""
 
     name: str
@@ -74,23 +74,23 @@ class Target:
         self._write("request.json", {"request": self.document, "fingerprint": fingerprint(self.document)})
         return None
 
-    def parts(self) -> list[Part] | None:
+    def parts(self) -> list[Shard] | None:
         """Shards as an earlier run of the same job planned them; None: it did not come that far."""
         document = _document(self.state, "parts.json")
-        return None if document is None else [Part(**part) for part in document["parts"]]
+        return None if document is None else [Shard(**part) for part in document["parts"]]
 
-    def plan(self, parts: list[Part]) -> None:
+    def plan(self, parts: list[Shard]) -> None:
         """Keeps the shards."""
         self._write("parts.json", {"parts": [part._asdict() for part in parts]})
 
-    def finished(self, part: Part) -> dict[str, Any] | None:
+    def finished(self, part: Shard) -> dict[str, Any] | None:
         """Rows, bytes and checksum of a shard that is finished and undamaged."""
         facts = _document(self.state, f"{part.name}.json")
         if facts is None or checksum(storage.join(self.path, part.name)) != (facts["bytes"], facts["crc32c"]):
             return None
         return facts
 
-    def complete(self, parts: list[Part]) -> dict[str, Any]:
+    def complete(self, parts: list[Shard]) -> dict[str, Any]:
         """Writes the manifest, and returns it.
 
         Raises:

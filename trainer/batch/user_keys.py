@@ -2,7 +2,7 @@
 
 import codecs
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,17 +13,39 @@ from configs.manifest import Dataset
 from configs.system import storage
 from trainer.batch.target import checksum
 
-KEY = "key"
+KEY_COLUMN = "key"
 _PIECE = 4 << 20
 _AT_ONCE = 1 << 16
+
+
+class ScoredUsers(NamedTuple):
+    """The users of an output: all of a dataset, or those of a file."""
+
+    dataset: Dataset | None
+    file: str | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What the manifest says of them."""
+        if self.file is not None:
+            return file_identity(self.file)
+        return {"dataset_fingerprint": self._dataset.fingerprint}
+
+    def keys(self) -> Iterator[pa.Array]:
+        """Their keys as pieces."""
+        return file_keys(self.file) if self.file is not None else catalog_keys(self._dataset)
+
+    @property
+    def _dataset(self) -> Dataset:
+        assert self.dataset is not None
+        return self.dataset
 
 
 def catalog_keys(dataset: Dataset) -> Iterator[pa.Array]:
     """Keys of all users of a dataset, in the order of its catalog, as pieces (binary)."""
     from trainer.data.chain.catalogs import catalog_blocks
 
-    for block in catalog_blocks(dataset, "user", [KEY]):
-        yield pa.array(block.columns[KEY], pa.binary())
+    for block in catalog_blocks(dataset, "user", [KEY_COLUMN]):
+        yield pa.array(block.columns[KEY_COLUMN], pa.binary())
 
 
 def file_identity(path: str) -> dict[str, Any]:
@@ -122,7 +144,7 @@ def spool_keys(pieces: Iterable[pa.Array], directory: str, shard_rows: int) -> l
 
 
 def _write(pieces: list[pa.Array], directory: str, number: int) -> tuple[str, int]:
-    name, table = f"keys-{number:05d}.parquet", pa.table({KEY: pa.chunked_array(pieces, pa.binary())})
+    name, table = f"keys-{number:05d}.parquet", pa.table({KEY_COLUMN: pa.chunked_array(pieces, pa.binary())})
     with storage.writing(storage.join(directory, name)) as file:
         pq.write_table(table, file, compression="snappy", use_dictionary=False)
     return name, len(table)
@@ -131,5 +153,5 @@ def _write(pieces: list[pa.Array], directory: str, number: int) -> tuple[str, in
 def read_keys(path: str) -> np.ndarray:
     """Keys of a spooled file, object (bytes) [n]."""
     with storage.reading(path) as file:
-        keys: np.ndarray = pq.read_table(file).column(KEY).to_numpy()
+        keys: np.ndarray = pq.read_table(file).column(KEY_COLUMN).to_numpy()
     return keys

@@ -7,14 +7,14 @@ import pyarrow as pa
 import pytest
 
 from trainer.batch.comparison import Comparison, common_at_depths, rank_biased_overlap
-from trainer.batch.lists import ItemNumbers, Lists
+from trainer.batch.lists import ItemNumbers, UserLists
 
 pytestmark = pytest.mark.any_python
 
 
-def lists_of(*rows: list[int]) -> Lists:
+def lists_of(*rows: list[int]) -> UserLists:
     users = pa.array([f"u{i}" for i in range(len(rows))])
-    return Lists(users, np.array([len(r) for r in rows], np.int64), np.array(sum(rows, []), np.int64))
+    return UserLists(users, np.array([len(r) for r in rows], np.int64), np.array(sum(rows, []), np.int64))
 
 
 def random_lists(seed: int, users: int, k: int) -> list[list[int]]:

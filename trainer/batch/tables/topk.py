@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from configs.errors import ExportError
 from configs.system import storage
-from trainer.batch.tables.base import BaseTable
+from trainer.batch.tables.base import BaseTable, user_parts
 from trainer.batch.user_keys import read_keys
 from trainer.serving.client import load_model, start_for
 
@@ -33,6 +33,8 @@ def open_retrieval(model: str):
 class Table(BaseTable):
     """As BaseTable: a row for each user, with a list of items and scores, best first."""
 
+    has_lists = True
+
     def __init__(self, model, options):
         super().__init__(model, options)
         self._tf = tf = start_for(model, deterministic=True)
@@ -46,6 +48,10 @@ class Table(BaseTable):
             for name, values in given.items()
             if values
         }
+
+    @classmethod
+    def plan(cls, subject, metadata, options, state):
+        return user_parts("topk", subject, options, state)
 
     def schema(self, part):
         item = pa.dictionary(pa.int32(), pa.string())
