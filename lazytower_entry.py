@@ -73,5 +73,13 @@ def main() -> None:
     run()
 
 
+def beam_worker() -> None:
+    """The `lazytower-beam-worker` command, which workers of Flink and Spark start."""
+    stop_if_shadowed()
+    from pipelines.runners.sdk_worker import main as run
+
+    run()
+
+
 if __name__ == "__main__":
     main()

@@ -83,5 +83,10 @@ setup(
         "gcp": [*GOOGLE, "google-cloud-storage"],
         "scann": SCANN,
     },
-    entry_points={"console_scripts": ["lazytower=lazytower_entry:main"]},
+    entry_points={
+        "console_scripts": [
+            "lazytower=lazytower_entry:main",
+            "lazytower-beam-worker=lazytower_entry:beam_worker",
+        ]
+    },
 )

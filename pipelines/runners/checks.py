@@ -15,6 +15,7 @@ from configs.errors import ConfigError
 from configs.sections.dataset import DatasetConfig
 from configs.sections.sources import SourceConfig
 from configs.system.storage import is_remote
+from pipelines.runners.job_servers import check_job_server, check_process, master_address
 from pipelines.runners.running import on_dataflow, template_location
 
 if TYPE_CHECKING:
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 
 _IMAGE = "an image with lazytower; build one with docker/pipelines.Dockerfile"
 _CONNECT_SECONDS = 5.0
-# Flags with which Beam would silently return before there is anything to publish.
-_NOT_WAITING = {
+_ANSWER_SECONDS = 20.0
+# Flags with which Beam would silently return before there is anything to publish, or run another kind of job.
+_REFUSED = {
     "no_wait_until_finish": "the command must wait for the job in order to publish",
     "dry_run": "it runs nothing; use --template_location to write a template",
     "output_executable_path": "it runs nothing, so there would be nothing to publish",
+    "streaming": "a source has an end",
 }
 
 
@@ -54,7 +57,7 @@ def check_job(
       command: for messages.
       template: whether the job can be written as a template.
     """
-    for flag, reason in _NOT_WAITING.items():
+    for flag, reason in _REFUSED.items():
         if options.get_all_options()[flag]:
             raise ConfigError(f"--{flag} cannot be used with {command}: {reason}; remove it")
     if not template and template_location(options):
@@ -93,10 +96,13 @@ def _check_dataflow(options: "PipelineOptions") -> None:
 
 def _validated(options: "PipelineOptions") -> "PipelineRunner":
     """The runner, after Beam's own checks of its options."""
-    from apache_beam.options.pipeline_options import StandardOptions
+    from apache_beam.options.pipeline_options import PortableOptions, StandardOptions
     from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
     from apache_beam.runners.runner import create_runner
 
+    portable = options.view_as(PortableOptions)
+    if portable.environment_type == "PROCESS" and not portable.environment_options:
+        check_process(portable.environment_config)
     name = options.view_as(StandardOptions).runner
     try:
         runner = create_runner(name)
@@ -116,6 +122,7 @@ def _place_of_workers(options: "PipelineOptions", runner: "PipelineRunner") -> s
         return "here"
     portable = options.view_as(PortableOptions)
     kind = portable.environment_type
+    check_job_server(options)
     if not kind:  # Beam would use containers of an image without lazytower
         raise ConfigError(
             "--environment_type is missing; set LOOPBACK (workers in this process), EXTERNAL (a worker "
@@ -124,6 +131,7 @@ def _place_of_workers(options: "PipelineOptions", runner: "PipelineRunner") -> s
     image = portable.environment_config or portable.lookup_environment_option("docker_container_image")
     if kind == "DOCKER" and not image:
         raise ConfigError(f"--environment_config is missing: workers run in {_IMAGE}")
+    _check_staged(options, kind)
     if portable.job_endpoint:
         _check_endpoint(portable.job_endpoint)
     elif type(runner) is PortableRunner:
@@ -133,14 +141,28 @@ def _place_of_workers(options: "PipelineOptions", runner: "PipelineRunner") -> s
     if kind == "LOOPBACK":
         return "here"
     # A remote job server starts remote workers, or uses a worker pool on each of their machines.
-    on_this_machine = _is_loopback(portable.job_endpoint or "")
+    on_this_machine = _is_loopback(master_address(options) or portable.job_endpoint or "")
     if kind == "EXTERNAL":
         on_this_machine = on_this_machine and _is_loopback(_pool_address(portable))
     return "other processes" if on_this_machine and kind in ("EXTERNAL", "PROCESS") else "elsewhere"
 
 
+def _check_staged(options: "PipelineOptions", kind: str) -> None:
+    """Refuses packages for workers that install none."""
+    from apache_beam.options.pipeline_options import SetupOptions
+
+    if kind not in ("LOOPBACK", "PROCESS"):
+        return
+    for flag in ("setup_file", "requirements_file", "extra_packages"):
+        if getattr(options.view_as(SetupOptions), flag):
+            raise ConfigError(
+                f"--{flag.removesuffix('s')}: workers of --environment_type={kind} install nothing; "
+                "remove it, and install the package where the workers run"
+            )
+
+
 def _check_endpoint(endpoint: str) -> None:
-    """Checks that a server is listening; Beam would wait for five minutes."""
+    """Checks that a job server answers; Beam would wait for minutes."""
     if endpoint == "embed":  # a job server inside this process
         return
     host, _, port = endpoint.rpartition(":")
@@ -153,6 +175,18 @@ def _check_endpoint(endpoint: str) -> None:
             f"--job_endpoint {endpoint}: no job server answers there ({error}); start it, or correct "
             "the address"
         ) from None
+    import grpc
+
+    with grpc.insecure_channel(endpoint) as channel:
+        ready = grpc.channel_ready_future(channel)
+        try:
+            ready.result(_ANSWER_SECONDS)
+        except grpc.FutureTimeoutError:
+            ready.cancel()  # or closing the channel would wait for it
+            raise ConfigError(
+                f"--job_endpoint {endpoint}: what listens there does not speak gRPC as a job server does, or "
+                "a proxy is between; correct the address, or name the host in the variable no_grpc_proxy"
+            ) from None
 
 
 def _pool_address(portable: "PortableOptions") -> str:

@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError
+from pipelines.runners.job_servers import keep_workers
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -53,6 +54,7 @@ def beam_options(runner: str | None, flags: list[str], command: str = "prepare")
     setup = options.view_as(SetupOptions)
     # Otherwise Dataflow's workers would unpickle the content of the command's module, which they do not need.
     setup.save_main_session = bool(setup.save_main_session)
+    keep_workers(options)
     return options
 
 

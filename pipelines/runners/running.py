@@ -8,6 +8,7 @@ from absl import logging
 
 from configs.errors import DataError
 from configs.system.processes import module_command
+from pipelines.runners.job_servers import failure_reason
 from pipelines.runners.options import DEFAULT_RUNNER
 
 if TYPE_CHECKING:
@@ -67,8 +68,9 @@ def run_to_end(pipeline: "Pipeline", options: "PipelineOptions") -> None:
     """Runs a pipeline, or writes its template; cancels the job when this process is interrupted.
 
     Raises:
-      DataError: the job was ended from outside.
+      DataError: the job was ended from outside, or failed on a cluster; nothing is published.
     """
+    from apache_beam.runners.portability.portable_runner import PipelineResult
     from apache_beam.runners.runner import PipelineState
 
     if on_dataflow(options):  # logs the job's states and messages
@@ -77,6 +79,12 @@ def run_to_end(pipeline: "Pipeline", options: "PipelineOptions") -> None:
     try:
         _show_address(result, options)
         state = result.wait_until_finish()
+    except RuntimeError as error:
+        _cancel(result)
+        if not isinstance(result, PipelineResult):
+            raise
+        reason = failure_reason(str(error))
+        raise DataError(f"the job failed on the workers: {reason} (the job server's log has more)") from error
     except BaseException:
         _cancel(result)
         raise

@@ -25,8 +25,8 @@ from configs.system.processes import module_command
 from trainer.bench.page import print_plain_table, write_plain_csv
 from trainer.bench.timing import positive
 
-METRIC = "ndcg@10"
-_COLUMNS = ("ids", "rows of the last day", "users ever", "popularity", METRIC, "last third", "ratio")
+_METRIC = "ndcg@10"
+_COLUMNS = ("ids", "rows of the last day", "users ever", "popularity", _METRIC, "last third", "ratio")
 _DAY = 86_400
 _START = 1_764_028_800  # a midnight, UTC
 _GROUPS = 40  # of items; a user likes two of them
@@ -131,7 +131,7 @@ def _day(directory: str, way: str, overrides: list[str], day: int) -> dict[str, 
         f"source.paths=[{directory}/day-{day}.csv]",
         f"dataset.path={place}/data-{day}",
         f"output.path={place}/run-{day}",
-        f"evaluate.k=[{METRIC.partition('@')[2]}]",
+        f"evaluate.k=[{_METRIC.partition('@')[2]}]",
         *overrides,
     ]
     if day > 1:
@@ -140,11 +140,11 @@ def _day(directory: str, way: str, overrides: list[str], day: int) -> dict[str, 
         _command(command, f"{directory}/arrivals.yaml", options)
     results = json.loads((place / f"run-{day}" / "evaluate-test.json").read_bytes())["results"]
     manifest = json.loads((place / f"data-{day}" / "dataset.json").read_bytes())
-    figures = {line["scorer"]: line[METRIC] for line in results}
+    figures = {line["scorer"]: line[_METRIC] for line in results}
     return {
         "rows": manifest["tables"]["user"]["rows"],
         "popularity": figures["popularity"],
-        METRIC: figures["model"],
+        _METRIC: figures["model"],
     }
 
 
@@ -162,14 +162,14 @@ def _summary(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for way in dict.fromkeys(figure["ids"] for figure in figures):
         own = [figure for figure in figures if figure["ids"] == way]
         late = [figure for figure in own if figure["day"] > last * 2 // 3]
-        mean = statistics.fmean(figure[METRIC] for figure in late)
+        mean = statistics.fmean(figure[_METRIC] for figure in late)
         lines.append(
             {
                 "ids": way,
                 "rows of the last day": own[-1]["rows"],
                 "users ever": own[-1]["users ever"],
                 "popularity": f"{statistics.fmean(figure['popularity'] for figure in own):.4f}",
-                METRIC: f"{statistics.fmean(figure[METRIC] for figure in own):.4f}",
+                _METRIC: f"{statistics.fmean(figure[_METRIC] for figure in own):.4f}",
                 "last third": f"{mean:.4f}",
                 "ratio": mean,
             }

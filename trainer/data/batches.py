@@ -30,6 +30,9 @@ WINDOW_BLOCKS = 16
 OWNERS = ("user", "item")
 """Columns of ids, if the source has them."""
 
+# Without AutoGraph: converting the functions takes as long as tracing them, and none needs it.
+_plain = tf.autograph.experimental.do_not_convert
+
 
 class TrainData:
     """Batches of the rows that train.
@@ -86,7 +89,7 @@ class TrainData:
         epoch, step = divmod(start_step, self.steps_per_epoch)
         blocks, window, rows = self._place(epoch, step * self._batch_size)
         first = self._epoch(tf.constant(epoch, tf.int64), blocks, window, rows)
-        later = tf.data.Dataset.range(epoch + 1, np.iinfo(np.int64).max).flat_map(self._epoch)
+        later = tf.data.Dataset.range(epoch + 1, np.iinfo(np.int64).max).flat_map(_plain(self._epoch))
         return first.concatenate(later).prefetch(4)
 
     def _order(self, epoch: tf.Tensor) -> tf.Tensor:
@@ -153,16 +156,15 @@ class TrainData:
             .skip(skip_blocks)
             .batch(WINDOW_BLOCKS)
             .enumerate(start=first_window)
-            .map(lambda index, blocks: self._window(epoch, index, *blocks), num_parallel_calls=2)
+            .map(_plain(lambda index, blocks: self._window(epoch, index, *blocks)), num_parallel_calls=2)
         )
         if skip_rows:
             # Only the first window is cut: the place always lies within it.
             cut = windows.take(1).map(lambda rows: {name: value[skip_rows:] for name, value in rows.items()})
             windows = cut.concatenate(windows.skip(1))
         batches = windows.rebatch(self._batch_size, drop_remainder=True)
-        return batches.map(
-            lambda columns: complete_batch(self._dataset, self._lookups, columns), num_parallel_calls=2
-        )
+        complete = _plain(lambda columns: complete_batch(self._dataset, self._lookups, columns))
+        return batches.map(complete, num_parallel_calls=2)
 
     def _skippable(self, epoch: tf.Tensor, blocks: int) -> tuple[int, int]:
         """(whole groups of files, blocks of the next group) that make up the first `blocks` blocks."""

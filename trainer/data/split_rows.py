@@ -1,7 +1,7 @@
 """All rows of a split, or all that train, in the order of their files: for evaluation and replays."""
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -10,6 +10,7 @@ from configs.dataset_parts import FileInfo
 from configs.errors import DataError
 from configs.manifest import Dataset
 from trainer.data.batches import OWNERS, chain_ids, complete_batch, parse_blocks, parse_chain
+from trainer.data.blocks import PIPELINED_BYTES, small_file_records
 from trainer.data.lookups import FeatureLookup
 from trainer.data.record_files import PREPARE_AGAIN, verify_dataset_file
 from trainer.data.train_rows import Part, TrainRows
@@ -46,15 +47,17 @@ def split_rows(
         name: info for name, info in dataset.features.items() if info.lives == "records" and name in wanted
     }
 
+    def parse(blocks: tf.Tensor) -> dict[str, tf.Tensor]:
+        return parse_blocks(dataset, blocks, features)
+
     def complete(columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         ids = {f"{of}_id": columns[of] for of in OWNERS if of in columns}
         return complete_batch(dataset, lookups, columns) | ids
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
         for info in dataset.splits[split].files:
-            windows = _windows(dataset, info).map(lambda blocks: parse_blocks(dataset, blocks, features))
-            found = windows.rebatch(batch_size).map(complete, num_parallel_calls=2).prefetch(2)
-            yield from _read(dataset.file_path(info), found, info.rows)
+            found = _batches(dataset, info, parse, complete, batch_size)
+            yield from _checked(dataset.file_path(info), found, info.rows)
 
     return _of_size(batches(), batch_size)
 
@@ -71,28 +74,50 @@ def trained_rows(rows: TrainRows, batch_size: int) -> Iterator[dict[str, np.ndar
     """
     dataset, ids = rows.dataset, chain_ids(rows.layers, {})
 
-    def parsed(part: Part, blocks: tf.Tensor) -> dict[str, tf.Tensor]:
+    def parse(part: Part, blocks: tf.Tensor) -> dict[str, tf.Tensor]:
         layers = tf.fill([tf.size(blocks)], part.layer)
         columns, _ = parse_chain(dataset, blocks, {}, ids, layers)
         columns["thinned"] = tf.fill([tf.size(columns["label"])], not part.held_out)
         if not part.is_whole:
             kept = part.keeps(columns["timestamp"], columns["label"])
             columns = {name: tf.boolean_mask(values, kept) for name, values in columns.items()}
+        return columns
+
+    def complete(columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return complete_batch(dataset, {}, columns)
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
         for place, info in rows.files:
             part = rows.parts[place]
-            found = _windows(part.dataset, info).map(functools.partial(parsed, part)).prefetch(2)
-            yield from _read(part.dataset.file_path(info), found, info.rows if part.is_whole else None)
+            found = _batches(part.dataset, info, functools.partial(parse, part), complete, batch_size)
+            yield from _checked(part.dataset.file_path(info), found, info.rows if part.is_whole else None)
 
     return _of_size(batches(), batch_size)
 
 
-def _windows(dataset: Dataset, info: FileInfo) -> tf.data.Dataset:
-    """Serialized blocks of a verified file, some at once."""
+def _batches(
+    dataset: Dataset,
+    info: FileInfo,
+    parse: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+    complete: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
+    batch_size: int,
+) -> Iterator[dict[str, np.ndarray]]:
+    """The rows of a verified file, at most `batch_size` at a time unless it is small.
+
+    `parse` makes columns of blocks, string [n], and `complete` batches of columns.
+    """
     verify_dataset_file(dataset, info)
-    return tf.data.TFRecordDataset(dataset.file_path(info), compression_type="GZIP").batch(_BLOCKS)
+    path = dataset.file_path(info)
+    if info.bytes >= PIPELINED_BYTES:
+        windows = tf.data.TFRecordDataset(path, compression_type="GZIP").batch(_BLOCKS).map(parse)
+        batches = windows.rebatch(batch_size).map(complete, num_parallel_calls=2).prefetch(2)
+        yield from batches.as_numpy_iterator()
+        return
+    records = list(small_file_records(path))
+    for start in range(0, len(records), _BLOCKS):
+        with tf.device("CPU"):
+            columns = complete(parse(tf.constant(records[start : start + _BLOCKS])))
+        yield {name: values.numpy() for name, values in columns.items()}
 
 
 def _of_size(batches: Iterable[dict[str, np.ndarray]], size: int) -> Iterator[dict[str, np.ndarray]]:
@@ -107,11 +132,13 @@ def _of_size(batches: Iterable[dict[str, np.ndarray]], size: int) -> Iterator[di
         yield held
 
 
-def _read(path: str, batches: tf.data.Dataset, expected: int | None) -> Iterator[dict[str, np.ndarray]]:
+def _checked(
+    path: str, batches: Iterable[dict[str, np.ndarray]], expected: int | None
+) -> Iterator[dict[str, np.ndarray]]:
     """The batches of a file, which must have `expected` rows; None: any number."""
     rows = 0
     try:
-        for batch in batches.as_numpy_iterator():
+        for batch in batches:
             rows += len(batch["timestamp"])
             yield batch
     except tf.errors.OpError as error:

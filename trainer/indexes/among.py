@@ -63,7 +63,7 @@ def search_among(index: BaseIndex, users, items, servable: int, allowed: Allowed
     user = tf.TensorSpec([None, items.shape[1]], users.dtype)
 
     # A function, so that the graph holds it once.
-    @tf.function(input_signature=[user, tf.TensorSpec([], tf.int32), pairs, pairs])
+    @tf.function(input_signature=[user, tf.TensorSpec([], tf.int32), pairs, pairs], autograph=False)
     def among(users, position, *banned):
         return _among(users, items, servable, allowed, position, banned, k)
 

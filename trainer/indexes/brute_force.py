@@ -37,7 +37,14 @@ def top_items(users, items, servable, banned, k, block_items: int = BLOCK_ITEMS,
       scores are NO_SCORE and their rows are arbitrary.
     """
     items = tf.convert_to_tensor(items)  # reads a variable once, not for every block
-    batch = tf.shape(users)[0]
+    search = _search if allowed is None else _search_allowed
+    arguments = [users, items, tf.convert_to_tensor(servable), *banned, k, tf.constant(block_items)]
+    return search(*arguments, *([] if allowed is None else [allowed]))
+
+
+def _top_items(users, items, servable, banned_users, banned_rows, k, block_items, allowed=None):
+    """As top_items, of tensors alone."""
+    banned, batch = (banned_users, banned_rows), tf.shape(users)[0]
     block = tf.clip_by_value(BLOCK_SCORES // tf.maximum(batch, 1), _SMALLEST_BLOCK, BLOCK_ITEMS)
     block = tf.minimum(block, block_items)
 
@@ -63,6 +70,19 @@ def top_items(users, items, servable, banned, k, block_items: int = BLOCK_ITEMS,
         parallel_iterations=1,  # one block's scores in memory, not ten
     )
     return scores, tf.cast(found, tf.int64)
+
+
+_VECTORS, _PAIRS, _NUMBER = (
+    tf.TensorSpec([None, None], tf.float32),
+    tf.TensorSpec([None], tf.int64),
+    tf.TensorSpec([], tf.int32),
+)
+_ARGUMENTS = [_VECTORS, _VECTORS, _NUMBER, _PAIRS, _PAIRS, _NUMBER, _NUMBER]
+# Traced once for all graphs that call them, and not inlined: a served model does so in many branches, each of
+# which would be optimized when it is first asked.
+_ONCE = {"autograph": False, "experimental_attributes": {"_noinline": True}}
+_search = tf.function(_top_items, _ARGUMENTS, **_ONCE)
+_search_allowed = tf.function(_top_items, [*_ARGUMENTS, tf.TensorSpec([None], tf.bool)], **_ONCE)
 
 
 def _without(scores, banned, start, stop):

@@ -136,6 +136,7 @@ class ServingModel(tf.Module):
         self.item_names = constant(item_names, "item_names")
         self._user_tower, self._weights = user_tower, weights
         self._max_k = max_k
+        self._traced_vectors = tf.function(self.user_vectors, autograph=False)
         self._make_functions()
 
     @property
@@ -219,7 +220,10 @@ class ServingModel(tf.Module):
         return rows if self._item_places is None else tf.gather(self._item_places, rows)
 
     def _vectors_of_users(self, inputs):
-        return self.user_vectors(self._user_keys(inputs["user"]), inputs)
+        return self._vectors_of_ids(self._user_keys(inputs["user"]), inputs)
+
+    def _vectors_of_ids(self, ids, inputs):
+        return self._traced_vectors(ids, {name: inputs[name] for name in self.state_inputs})
 
     def user_vectors(self, ids, inputs: dict | None = None):
         """Vectors float32 [n, D] of users with catalog ids int64 [n].
@@ -247,7 +251,7 @@ class ServingModel(tf.Module):
 
     def _found(self, index: BaseIndex, inputs):
         ids, k = self._user_keys(inputs["user"]), inputs["k"]
-        users, banned = self.user_vectors(ids, inputs), self._banned(ids, inputs)
+        users, banned = self._vectors_of_ids(ids, inputs), self._banned(ids, inputs)
         wheres = [(inputs[WHERE + name], found) for name, found in self._filters.items()]
         restrictions = [inputs["include"], *(text for text, _ in wheres)]
 

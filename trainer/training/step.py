@@ -105,6 +105,7 @@ class TrainStep(Step):
         replicas = config.device.replicas if isinstance(config.device, CpuDeviceConfig) else 1
         self._replicas = Replicas(replicas) if replicas > 1 else None
 
+    @tf.autograph.experimental.do_not_convert  # which takes as long as tracing
     def __call__(self, batch: dict):
         """As Step; unless loss and gradients are finite only the step is counted."""
         self.step.assign_add(1)

@@ -118,6 +118,7 @@ class TpuStep(Step):
         model = self._recommender.model
         return prepared(data.batches(start_step), start_step, model, self._plan, self._ledger_ahead)
 
+    @tf.autograph.experimental.do_not_convert  # which takes as long as tracing
     def __call__(self, batch: dict):
         """As Step, but a batch that is not finite is applied: the run must go back to a checkpoint."""
         self.step.assign_add(1)

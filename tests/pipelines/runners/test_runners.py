@@ -211,6 +211,17 @@ def test_a_job_server_must_be_there():
     )
 
 
+def test_what_listens_must_be_a_job_server(monkeypatch):
+    monkeypatch.setattr(checks, "_ANSWER_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"--job_endpoint=localhost:{server.getsockname()[1]}"
+        refused(
+            "does not speak gRPC .*no_grpc_proxy$",
+            "PortableRunner",
+            ["--environment_type=LOOPBACK", endpoint],
+        )
+
+
 @pytest.mark.parametrize(
     "server, flags, place",
     [

@@ -186,9 +186,19 @@ def test_a_damaged_catalog_is_refused_in_one_line(tmp_path, damage):
     assert text.startswith(f"{path}: ") and message in text and "prepare` again" in text and "\n" not in text
 
 
-def test_wrong_row_count_and_wrong_type_are_refused(tmp_path):
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_wrong_row_count_and_wrong_type_are_refused(tmp_path, pipelined, monkeypatch):
+    """Of small files, which are read at once, and of others."""
     dataset = write_dataset(str(tmp_path), random_rows(1))
     info = dataset.items.files[0]
+    at_once = list(read_blocks(dataset, [info], ["id", "key", "count"]))
+    if pipelined:
+        monkeypatch.setattr("trainer.data.blocks.PIPELINED_BYTES", 0)
+    found = list(read_blocks(dataset, [info], ["id", "key", "count"]))
+    for one, other in zip(at_once, found, strict=True):
+        for name, values in one.items():
+            assert values.dtype == other[name].dtype
+            np.testing.assert_array_equal(values, other[name])
     with pytest.raises(DataError, match="rows, but dataset.json says"):
         list(read_blocks(dataset, [info.model_copy(update={"rows": info.rows + 1})], ["id"]))
     text_as_number = dataset.model_copy(update={"features": {"key": FeatureInfo(of="item", kind="numeric")}})

@@ -5,7 +5,7 @@ import pytest
 
 from tests.support.day_worlds import write_world
 from trainer.data.batches import TrainData
-from trainer.data.split_rows import trained_rows
+from trainer.data.split_rows import split_rows, trained_rows
 from trainer.data.train_rows import TrainRows
 
 pytestmark = pytest.mark.any_python
@@ -41,3 +41,21 @@ def test_negative_rows_that_were_held_out_weigh_what_train_has_left_of_them(worl
     negative = batch["label"] == 0
     assert (held_out & negative).any() and (~held_out & negative).any()
     np.testing.assert_array_equal(batch["weight"], np.where(held_out & negative, 0.25, 1.0))
+
+
+def test_small_files_and_others_are_read_alike(world, monkeypatch):
+    dataset = world.top.dataset
+
+    def every_row() -> list[dict]:
+        of_split = split_rows(dataset, "train", dataset.features, {}, 7)
+        return [*of_split, *trained_rows(TrainRows(dataset, window_days=1.3), 16)]
+
+    at_once = every_row()
+    monkeypatch.setattr("trainer.data.split_rows.PIPELINED_BYTES", 0)
+    pipelined = every_row()
+    assert len(at_once) == len(pipelined) > 2
+    for one, other in zip(at_once, pipelined, strict=True):
+        assert one.keys() == other.keys() >= {"user", "item", "history"}
+        for name, values in one.items():
+            assert values.dtype == other[name].dtype
+            np.testing.assert_array_equal(values, other[name], err_msg=name)

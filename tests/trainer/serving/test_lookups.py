@@ -3,6 +3,7 @@ out and named like all others."""
 
 import dataclasses
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from configs.load import parse_config
 from configs.manifest import load_dataset
 from tests.support.feature_dataset import write_features
 from tests.support.feature_worlds import every_kind, raw_world
+from tests.support.replays import replay_here
 
 pytestmark = pytest.mark.any_python
 
@@ -28,7 +30,7 @@ def world():
 @pytest.fixture(scope="module")
 def served(world, tmp_path_factory):
     """(model, metadata); the export itself replays golden examples."""
-    from trainer.serving.export import export
+    from trainer.serving import export
     from trainer.training.run import train
 
     directory = str(tmp_path_factory.mktemp("served"))
@@ -38,7 +40,8 @@ def served(world, tmp_path_factory):
     assert config.export.cold_items == "serve"
     write_features(config, world)
     train(config)
-    path = export(config)
+    with mock.patch.object(export, "replay_golden", replay_here):
+        path = export.export(config)
     with open(f"{path}/assets.extra/lazytower.json", encoding="utf-8") as file:
         return tf.saved_model.load(path), json.load(file), load_dataset(config.dataset.path)
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from configs.errors import ExportError
 from configs.manifest import load_dataset
 from tests.support.ranking_runs import as_request, held_out_records, ranking_export, ranking_run
+from tests.support.replays import replay_here
 from trainer.data.split_rows import split_rows
 from trainer.evaluation.trained import open_trained
 from trainer.serving.export import replay_golden
@@ -251,7 +252,7 @@ def test_the_replay_notices_another_prediction(tmp_path):
     with trained.recommender.averaged_dense():
         golden = golden_predictions(trained, {"classify": "click"}, sample_requests(trained))
     (tmp_path / "golden.json").write_text(json.dumps(golden))
-    replay_golden(path, str(tmp_path / "golden.json"))
+    replay_here(path, str(tmp_path / "golden.json"))
     golden["predictions"][2]["expected"]["buy"][5] += 1e-5
     (tmp_path / "golden.json").write_text(json.dumps(golden))
     with pytest.raises(ExportError, match="score, buy, request 2"):
