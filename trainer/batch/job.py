@@ -11,6 +11,7 @@ from configs.errors import ConfigError, DataError
 from configs.system import storage
 from configs.system.lease import LeaseHeld
 from trainer.batch.request import BatchOptions, model_identity, request_document
+from trainer.batch.source_rows import SourceRows, source_paths
 from trainer.batch.tables.base import table_class
 from trainer.batch.target import Shard, Target
 from trainer.batch.user_keys import ScoredUsers
@@ -30,14 +31,14 @@ class Scoring(NamedTuple):
     """A version's directory."""
     metadata: dict
     """Its lazytower.json."""
-    users: ScoredUsers
-    """Whom to score."""
+    subject: ScoredUsers | SourceRows
+    """Whom, or what, to score."""
     options: BatchOptions
 
     def document(self) -> dict[str, Any]:
         """All that decides about the bytes of the output."""
         model = model_identity(self.model, self.metadata)
-        return request_document(model, self.users.identity(), self.options)
+        return request_document(model, self.subject.identity(), self.options)
 
 
 def score(scoring: Scoring, to: str, beam: "PipelineOptions", overwrite: bool = False) -> dict[str, Any]:
@@ -56,7 +57,10 @@ def score(scoring: Scoring, to: str, beam: "PipelineOptions", overwrite: bool = 
     """
     from pipelines.runners.checks import check_job
 
-    check_job(beam, [("--model", scoring.model), ("--to", to)], "score", template=False)
+    paths = [("--model", scoring.model), ("--to", to)]
+    if scoring.options.source:
+        paths += source_paths(scoring.options.source)
+    check_job(beam, paths, "score", template=False)
     target = Target(to, scoring.document())
     try:
         lock = lock_directory(to)
@@ -80,7 +84,7 @@ def _written(scoring: Scoring, target: Target, lock: Lock, beam: "PipelineOption
     parts = target.parts()
     if parts is None:
         table = table_class(scoring.options.what)
-        parts = table.plan(scoring.users, scoring.metadata, scoring.options, target.state)
+        parts = table.plan(scoring.subject, scoring.metadata, scoring.options, target.state)
         logging.info("%d shards", len(parts))
         lock.check()
         target.plan(parts)

@@ -33,7 +33,8 @@ class WriteShard(beam.DoFn):
         job, part, started = self._job, Shard(*element), time.monotonic()
         table = open_table(job.model, job.options)
         batches = table.batches(part, storage.join(job.target, STATE))
-        facts = write_shard(job.target, part.name, job.options.format, table.schema(part), batches)
+        schema, form = table.schema(part), job.options.format
+        facts = write_shard(job.target, part.name, form, schema, batches, table.facts)
         rate = facts["rows"] / max(time.monotonic() - started, 1e-9)
         logging.info(
             "%s: %s rows, %.1f MB, %s rows/s",

@@ -21,8 +21,8 @@ class BatchOptions:
     """Key of trainer.batch.tables.TABLES."""
     format: str
     """Key of trainer.batch.formats.FORMATS."""
-    shard_rows: int
-    """Most rows of a file."""
+    shard_rows: int = 0
+    """Most rows of a file; 0 where the files follow the ranges of a source."""
     k: int = 0
     """Items per user; 0 where there are no lists of items."""
     exclude_seen: bool = False
@@ -33,6 +33,8 @@ class BatchOptions:
     """Keys of the only items that may return; none: all."""
     where: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Names of item features, and the values of which an item must have one."""
+    source: str = ""
+    """What is read of the source, as JSON, where rows of one are scored."""
 
 
 def model_identity(path: str, metadata: dict) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`lazytower score`: recommendations for all users, or vectors, written to files by a Beam pipeline.
+"""`lazytower score`: recommendations for all users, vectors, or predictions of rows, written to files.
 
 lazytower score --config shop.yaml --what topk --k 100 --to outputs/topk
 """
@@ -8,7 +8,7 @@ from configs.errors import ConfigError
 from trainer.batch.formats import FORMATS
 from trainer.batch.request import BatchOptions
 from trainer.batch.tables import TABLES
-from trainer.serving.client import export_directory, find_version, read_metadata
+from trainer.serving.client import find_version, read_metadata, version_facts
 from trainer.serving.requests import Request, check_request, named_values, split_keys
 
 _ENTRIES = 1 << 24
@@ -66,22 +66,46 @@ def run(args) -> int:
     """
     from pipelines.runners.options import beam_options
     from trainer.batch.job import Scoring, check_target, score
+    from trainer.batch.tables.base import table_class
 
+    table, to = table_class(args.what), check_target(args.to)
     path = _model(args)
-    metadata = read_metadata(path, "retrieval")
-    options, to = _options(args, metadata), check_target(args.to)
-    scoring = Scoring(path, metadata, _users(args), options)
-    score(scoring, to, beam_options(args.runner, args.beam_args, "score"), args.overwrite)
+    metadata = _metadata(path, table.family, args.what)
+    if args.shard_rows is not None and args.shard_rows < 1:
+        raise ConfigError(f"--shard_rows {args.shard_rows}: must be at least 1")
+    lists = _list_options(args, metadata) if table.has_lists else _no_list_options(args)
+    if table.family == "ranking":
+        subject, more = _source(args, metadata)
+    else:
+        subject = _users(args)
+        most = _ENTRIES // lists["k"] if lists else _MOST_ROWS
+        more = {"shard_rows": args.shard_rows or min(_MOST_ROWS, most)}
+    options = BatchOptions(what=args.what, format=args.format, **lists, **more)
+    beam = beam_options(args.runner, args.beam_args, "score")
+    score(Scoring(path, metadata, subject, options), to, beam, args.overwrite)
     return 0
 
 
 def _model(args) -> str:
     """The version's directory."""
-    if not args.model and not args.config:
-        raise ConfigError("no model; name a run with --config RUN.yaml, or an export with --model DIR")
     if args.model:
         return find_version(args.model)
-    return find_version(export_directory(args, "retrieval"))
+    if not args.config:
+        raise ConfigError("no model; name a run with --config RUN.yaml, or an export with --model DIR")
+    from configs.load import load_config
+
+    return find_version(load_config(args.config, args.overrides).export_path)
+
+
+def _metadata(path: str, family: str, what: str) -> dict:
+    """lazytower.json, of a model that can be asked so."""
+    from trainer.batch.tables.base import table_class
+
+    found = version_facts(path).get("family", family)
+    if found != family:
+        others = [name for name in TABLES if table_class(name).family == found]
+        raise ConfigError(f"--what {what}: {path} is a {found} model; use --what {' or '.join(others)}")
+    return read_metadata(path, family)
 
 
 def _users(args):
@@ -97,15 +121,18 @@ def _users(args):
     return ScoredUsers(load_dataset(load_config(args.config, args.overrides).dataset.path))
 
 
-def _options(args, metadata: dict) -> BatchOptions:
-    """Options from the flags. Raises UserError when they do not fit the model or each other."""
-    from trainer.batch.tables.base import table_class
+def _source(args, metadata: dict) -> tuple:
+    """The rows to score, and the options that follow from them."""
+    from configs.load import load_config
+    from trainer.batch.source_rows import SourceRows, read_part
 
-    if args.shard_rows is not None and args.shard_rows < 1:
-        raise ConfigError(f"--shard_rows {args.shard_rows}: must be at least 1")
-    lists = _list_options(args, metadata) if table_class(args.what).has_lists else _no_list_options(args)
-    rows = args.shard_rows or min(_MOST_ROWS, _ENTRIES // max(lists.get("k", 0), 1))
-    return BatchOptions(what=args.what, format=args.format, shard_rows=rows, **lists)
+    for name in ("users", "shard_rows"):
+        if getattr(args, name) is not None:
+            raise ConfigError(f"--{name}: the rows of a source have no use for it; remove it")
+    if not args.config:
+        raise ConfigError("--what rows: name the source with --config RUN.yaml")
+    source = read_part(load_config(args.config, args.overrides).source, metadata["inputs"])
+    return SourceRows(source), {"source": source}
 
 
 def _no_list_options(args) -> dict:

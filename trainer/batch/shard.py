@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,7 +16,12 @@ from trainer.batch.target import STATE, checksum
 
 
 def write_shard(
-    directory: str, name: str, format_name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
+    directory: str,
+    name: str,
+    format_name: str,
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    more: Callable[[], dict] = dict,
 ) -> dict[str, Any]:
     """Writes, verifies and finishes the file `name` of an output.
 
@@ -25,9 +30,10 @@ def write_shard(
       format_name: key of FORMATS.
       schema: of all batches.
       batches: computed while earlier ones are written.
+      more: facts of the shard, asked after the last batch.
 
     Returns:
-      rows, bytes, crc32c.
+      rows, bytes, crc32c, and those of `more`.
 
     Raises:
       DataError: what is read back is not what was written.
@@ -38,7 +44,7 @@ def write_shard(
     with storage.writing(written) as file:
         counted = _CountedFile(file)
         rows = _write(make_writer(format_name, counted, schema), batches)  # type: ignore[arg-type]
-    facts = {"rows": rows, "bytes": counted.bytes, "crc32c": counted.crc32c}
+    facts = {"rows": rows, "bytes": counted.bytes, "crc32c": counted.crc32c} | more()
     if checksum(written) != (counted.bytes, counted.crc32c):
         raise DataError(f"{written}: reads back differently from what was written; check the disk, and rerun")
     if written != final:

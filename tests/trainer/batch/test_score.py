@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -180,4 +181,31 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         (model, "--model has no list of users"),
     ]:
         assert run(parse(["lazytower", "score", "--what", "topk", "--to", "x", *flags])) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_vectors_give_the_scores_of_recommend(tmp_path, whole):
+    assert score(tmp_path / "v", "--shard_rows", "20", what="vectors") == 0
+    found = {}
+    for of in ("users", "items"):
+        rows = [pq.read_table(f).to_pylist() for f in sorted((tmp_path / "v").glob(f"{of}-*"))]
+        assert len(rows) == 2  # files
+        found[of] = {row["key"]: np.array(row["vector"]) for file in rows for row in file}
+    manifest = json.loads((tmp_path / "v" / "manifest.json").read_text())
+    assert manifest["counts"] == {of: len(vectors) for of, vectors in found.items()}
+    assert manifest["counts"]["items"] == manifest["request"]["model"]["recommended_items"]
+    for row in rows_of(whole):
+        for entry in row["items"]:
+            dot = found["users"][row["user"]] @ found["items"][entry["item"]]
+            assert entry["score"] == pytest.approx(dot, abs=1e-6)
+
+
+def test_options_of_lists_and_models_of_another_family_are_refused(tmp_path, capsys):
+    model = ("--model", tiny_export("towers"))
+    for flags, message in [
+        (("--what", "vectors", "--k", "3", *model), "--k: is for lists of items; remove it"),
+        (("--what", "vectors", "--where", "genre=g1", *model), "--where: is for lists of items"),
+        (("--what", "rows", *model), "is a retrieval model; use --what topk or vectors"),
+    ]:
+        assert run(parse(["lazytower", "score", "--to", str(tmp_path / "x"), *flags])) == 2
         assert message in capsys.readouterr().err

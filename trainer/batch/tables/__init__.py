@@ -3,4 +3,5 @@
 TABLES = {
     "topk": "trainer.batch.tables.topk",
     "vectors": "trainer.batch.tables.vectors",
+    "rows": "trainer.batch.tables.rows",
 }

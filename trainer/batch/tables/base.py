@@ -5,6 +5,7 @@ import functools
 import importlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 
@@ -28,6 +29,8 @@ class BaseTable(abc.ABC):
       ExportError: the model cannot be loaded, or is of another kind.
     """
 
+    family = "retrieval"
+    """model.family of the models that it asks."""
     has_lists = False
     """Whether the rows have lists of items, to which k and restrictions apply."""
 
@@ -36,11 +39,11 @@ class BaseTable(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def plan(cls, subject: ScoredUsers, metadata: dict, options: BatchOptions, state: str) -> list[Shard]:
+    def plan(cls, subject: Any, metadata: dict, options: BatchOptions, state: str) -> list[Shard]:
         """The shards, before any model is opened.
 
         Args:
-          subject: the users.
+          subject: ScoredUsers, or SourceRows of ranking models.
           metadata: lazytower.json of the model.
           options: of the output.
           state: directory for what workers need to find their rows.
@@ -59,6 +62,10 @@ class BaseTable(abc.ABC):
 
         `state`: directory of the spooled keys.
         """
+
+    def facts(self) -> dict:
+        """What the manifest is to say of the shard whose batches were the last, beside its size."""
+        return {}
 
 
 def table_class(what: str) -> type[BaseTable]:
