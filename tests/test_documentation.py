@@ -146,6 +146,7 @@ THINGS = {
     "Where is the next action of a job decided?": "def next_action(",
     "What runs on the machine of a job?": "heartbeat",
     "Where are TPU slices requested and deleted?": "class CloudTpu",
+    "Where is the JobSet of a job on Kubernetes?": "def jobset(",
     "Where are crosses and dot products?": "INTERACTIONS",
     "Where do tasks share layers?": "HEADS",
     "Where is the in-batch softmax?": "def in_batch_softmax(",
@@ -168,6 +169,8 @@ THINGS = {
     "Where is a chain of datasets folded?": "def compact(",
     "Where do I add something to score, or a format of its files?": "TABLES",
     "What makes a batch output continue after a kill?": "class Target",
+    "Which host holds a row?": "class ClusterTable(",
+    "Where is a lost host noticed?": "def host_losses(",
 }
 
 

@@ -1,13 +1,18 @@
 """Starts TensorFlow in the same way for every sub-command."""
 
 import os
+import sys
+
+from absl import logging
 
 from configs.errors import UserError
-from configs.sections.devices import CpuDeviceConfig, TpuDeviceConfig
+from configs.sections.devices import ClusterDeviceConfig, CpuDeviceConfig, TpuDeviceConfig
 from configs.system.chips import spare_metadata_server
 
 
-def start_tensorflow(device: CpuDeviceConfig | TpuDeviceConfig, deterministic: bool = True):
+def start_tensorflow(
+    device: CpuDeviceConfig | TpuDeviceConfig | ClusterDeviceConfig, deterministic: bool = True
+):
     """Imports TensorFlow with Keras 2 and few log messages, configures it for `device`, and returns it.
 
     Args:
@@ -22,6 +27,8 @@ def start_tensorflow(device: CpuDeviceConfig | TpuDeviceConfig, deterministic: b
     # The GPU wheel logs at error level that it finds no GPU; real errors are raised as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     spare_metadata_server()
+    if device.kind == "cluster":
+        _keep_connections_alive(device.keepalive_seconds)
     import tensorflow as tf
 
     tf.get_logger().setLevel("ERROR")
@@ -32,6 +39,18 @@ def start_tensorflow(device: CpuDeviceConfig | TpuDeviceConfig, deterministic: b
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     return tf
+
+
+def _keep_connections_alive(seconds: int) -> None:
+    """Has TensorFlow's connections to other hosts checked this often: it would wait forever for a host that
+    hangs or is cut off. It reads the variable when it opens the first one."""
+    options = {
+        "grpc.keepalive_time_ms": 1000 * seconds,
+        "grpc.keepalive_timeout_ms": 1000 * seconds,
+        "grpc.http2.max_pings_without_data": 0,
+    }
+    text = ",".join(f"{name}={value}" for name, value in options.items())
+    os.environ.setdefault("TF_GRPC_DEFAULT_OPTIONS", text)
 
 
 def _split_processor(tf, replicas: int) -> None:
@@ -46,3 +65,11 @@ def _split_processor(tf, replicas: int) -> None:
                 f"device.replicas: TensorFlow has already started in this process with fewer than {replicas} "
                 "replicas; start a new process"
             ) from None
+
+
+def end_process(code: int) -> None:
+    """Ends this process at once: TensorFlow's threads that wait for other hosts would keep it alive."""
+    logging.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

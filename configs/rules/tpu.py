@@ -49,7 +49,8 @@ def _check_no_tpu(config: "RunConfig") -> None:
     for name, table in config.tables.items():
         if isinstance(table, TableConfig) and table.placement != "auto":
             raise ValueError(
-                f"tables.{name}.placement: {table.placement} is for TPUs, and device.kind is cpu; remove it"
+                f"tables.{name}.placement: {table.placement} is for TPUs, and device.kind is "
+                f"{config.device.kind}; remove it"
             )
 
 

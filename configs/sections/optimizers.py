@@ -15,6 +15,8 @@ class _Rate(Section):
     """Peak learning rate; the schedule multiplies it."""
     clip_value: float | None = Field(None, gt=0)
     """Clip each element of a gradient (for a row: of its sum over the batch) to -clip_value..clip_value."""
+    cluster_lacks: ClassVar[str] = ""
+    """Why a table that is shared by several hosts cannot have this optimizer; empty: it can."""
 
     @property
     def tpu_lacks(self) -> str | None:
@@ -177,6 +179,7 @@ class SM3Config(Section):
     beta: float | None = Field(None, gt=0, lt=1)
     """Decay of a moving average of squared gradients; by default they are summed."""
     tpu_lacks: ClassVar[str] = "the engine does not have it; use adagrad"
+    cluster_lacks: ClassVar[str] = "its state per column is shared by rows of all hosts; use rowwise_adagrad"
 
 
 TableOptimizer = Annotated[

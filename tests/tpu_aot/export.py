@@ -26,7 +26,7 @@ from trainer.embeddings.engines.tensorcore import tpu_tables
 from trainer.models.recommender import Recommender
 from trainer.resources.forecast import TPU_COLUMNS, dense_bytes, forecast_tables, slice_bytes
 from trainer.tpu.engines.base import AVERAGE
-from trainer.training.tpu_step import TpuStep
+from trainer.training.steps.tpu_step import TpuStep
 
 
 class Program:

@@ -18,6 +18,7 @@ BENCHES = {
         "trainer.bench.defaults",
         "quality of settings on prepared datasets, with averaged and raw weights",
     ),
+    "cluster": ("trainer.bench.cluster", "a training step over several hosts, compared with one process"),
     "days": ("trainer.bench.days", "a chain of warm starts, compared with training on all rows from nothing"),
     "arrivals": (
         "trainer.bench.arrivals",

@@ -15,12 +15,11 @@ Without TensorFlow, and through configs.system.storage, so directories may be in
 import collections
 import concurrent.futures
 import contextlib
-import functools
 import io
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -51,6 +50,13 @@ class DamagedCheckpoint(CheckpointError):
     """A checkpoint cannot be restored; an earlier one may be."""
 
 
+class Piece(Protocol):
+    """Records of one table that become one file, wherever they are now."""
+
+    def write(self, path: str) -> dict[str, CheckpointFile]:
+        """Writes the piece's files into a checkpoint's directory; their sizes and checksums by name."""
+
+
 class RecordPiece(NamedTuple):
     """Records of one table in one file."""
 
@@ -61,6 +67,10 @@ class RecordPiece(NamedTuple):
     """int64 [n] ascending; None: the rows that follow the previous piece's."""
     records: np.ndarray
     """float32 [n, width]."""
+
+    def write(self, path: str) -> dict[str, CheckpointFile]:
+        """As Piece.write."""
+        return write_piece(path, self)
 
 
 def records_file(table: str, number: int) -> str:
@@ -115,7 +125,7 @@ def errors_of(path: str, what: str = "written") -> Iterator[None]:
 def write_checkpoint(
     path: str,
     head: CheckpointHead,
-    pieces: Iterable[RecordPiece],
+    pieces: Iterable[Piece],
     dense: dict[str, Any],
     most: int,
     check: Callable[[], None] = lambda: None,
@@ -145,7 +155,7 @@ def write_checkpoint(
             for name in head.tables:
                 storage.make_directory(storage.join(path, "tables", name))
             storage.make_directory(path)
-        for written in in_order(functools.partial(_write_piece, path), pieces, most):
+        for written in in_order(lambda piece: piece.write(path), pieces, most):
             check()
             files |= written
         buffer = io.BytesIO()
@@ -174,8 +184,8 @@ def remove_checkpoint(path: str) -> None:
     storage.remove(path)
 
 
-def _write_piece(path: str, piece: RecordPiece) -> dict[str, CheckpointFile]:
-    """Writes a piece's files; returns their sizes and checksums by name."""
+def write_piece(path: str, piece: RecordPiece) -> dict[str, CheckpointFile]:
+    """Writes the files of a piece in memory; returns their sizes and checksums by name."""
     arrays = {records_file(piece.table, piece.number): piece.records}
     if piece.ids is not None:
         arrays[ids_file(piece.table, piece.number)] = piece.ids

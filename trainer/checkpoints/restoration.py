@@ -1,5 +1,6 @@
 """Finds the newest checkpoint that verifies, and reads its rows and dense weights."""
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from trainer.checkpoints.chain import LOOKS, CheckpointDirectory
 from trainer.checkpoints.files import DENSE, DamagedCheckpoint, errors_of, in_flight, in_order
 from trainer.checkpoints.identity import DATASET, first_difference
 from trainer.checkpoints.reader import Checkpoint, read_array, read_dense
-from trainer.embeddings.base import Table
+from trainer.embeddings.base import RowsElsewhere, Table
 
 _Loaded = TypeVar("_Loaded")
 
@@ -141,6 +142,9 @@ def dense_values(
 
 def load_rows(checkpoint: Checkpoint, name: str, table: Table) -> None:
     """Writes a checkpoint's rows into a table: threads read and verify, this thread writes."""
+    if table.elsewhere is not None:
+        _load_elsewhere(checkpoint, name, table, table.elsewhere)
+        return
 
     def read(piece: tuple[int, str, str | None]) -> list[np.ndarray]:
         _, records, ids = piece
@@ -155,3 +159,18 @@ def load_rows(checkpoint: Checkpoint, name: str, table: Table) -> None:
         else:
             table.write_records(start, records)
             start += len(records)
+
+
+def _load_elsewhere(checkpoint: Checkpoint, name: str, table: Table, elsewhere: RowsElsewhere) -> None:
+    """As `load_rows`: other hosts read, verify and write."""
+    pieces = checkpoint.pieces(name)
+    starts = itertools.accumulate((n for n, _, _ in pieces), initial=0)
+
+    def load(piece: tuple[int, tuple[int, tuple[int, str, str | None]]]) -> None:
+        number, (start, (_, records, ids)) = piece
+        elsewhere.load(checkpoint, number, start, records, ids)
+
+    largest = max((n for n, _, _ in pieces), default=0)
+    most = elsewhere.hosts * in_flight(4 * table.width * largest)
+    for _ in in_order(load, list(enumerate(zip(starts, pieces, strict=False))), most):
+        pass

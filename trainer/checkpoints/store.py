@@ -23,7 +23,7 @@ from absl import logging
 from configs.errors import CheckpointError
 from configs.system import storage
 from trainer.checkpoints.chain import CheckpointDirectory, directory_name, prune
-from trainer.checkpoints.files import RecordPiece, errors_of, in_flight, write_checkpoint
+from trainer.checkpoints.files import Piece, RecordPiece, errors_of, in_flight, write_checkpoint
 from trainer.checkpoints.manifest import (
     CheckpointBase,
     CheckpointHead,
@@ -139,10 +139,13 @@ class CheckpointStore:
             return
         values = {name: variable.numpy() for name, variable in dense.items()}
         head, ids = self._plan(step, tables)
-        pieces: Iterable[RecordPiece] = _pieces(tables, ids)
+        pieces: Iterable[Piece] = _pieces(tables, ids)
         size = table_bytes(head.tables, ids=ids is not None) + sum(v.nbytes for v in values.values())
-        if size > asynchronous:
-            self._write(head, pieces, values, "blocking", lambda: time.monotonic() - started)
+        hosts = max((table.elsewhere.hosts for table in tables.values() if table.elsewhere), default=0)
+        # Rows of other hosts are written there, while training waits: a copy here would pass through this
+        # one.
+        if size > asynchronous or hosts:
+            self._write(head, pieces, values, "blocking", lambda: time.monotonic() - started, hosts or 1)
             return
         pieces = list(pieces)
         blocked = time.monotonic() - started
@@ -197,16 +200,17 @@ class CheckpointStore:
     def _write(
         self,
         head: CheckpointHead,
-        pieces: Iterable[RecordPiece],
+        pieces: Iterable[Piece],
         dense: dict[str, np.ndarray],
         mode: str,
         blocked: Callable[[], float],
+        hosts: int = 1,
     ) -> None:
         started, layouts = time.monotonic(), head.tables.values()
         path = storage.join(self._directory, directory_name(head.step, head.kind))
         try:
             most = in_flight(4 * CHUNK_ROWS * max((layout.width for layout in layouts), default=1))
-            manifest = write_checkpoint(path, head, pieces, dense, most, self._check_owner)
+            manifest = write_checkpoint(path, head, pieces, dense, most * hosts, self._check_owner)
         except CheckpointError as error:
             last = f"step {self._chain[-1].step}" if self._chain else "none yet"
             raise CheckpointError(
@@ -315,11 +319,15 @@ def _layout(table: Table, rows: int) -> TableLayout:
     return TableLayout(rows=table.rows, parts=parts, pieces=pieces)
 
 
-def _pieces(tables: dict[str, Table], ids: dict[str, np.ndarray] | None) -> Iterator[RecordPiece]:
+def _pieces(tables: dict[str, Table], ids: dict[str, np.ndarray] | None) -> Iterator[Piece]:
     """Records of the tables' rows, in the pieces of their layouts; `ids` None: all rows."""
     for name, table in tables.items():
         number = table.rows if ids is None else len(ids[name])
         for i, start in enumerate(range(0, number, CHUNK_ROWS)):
             stop = min(start + CHUNK_ROWS, number)
-            rows = np.arange(start, stop, dtype=np.int64) if ids is None else ids[name][start:stop]
-            yield RecordPiece(name, i, None if ids is None else rows, np.asarray(table.read_records(rows)))
+            own = None if ids is None else ids[name][start:stop]
+            if table.elsewhere is not None:
+                yield table.elsewhere.piece(i, start, stop, own)
+                continue
+            rows = np.arange(start, stop, dtype=np.int64) if own is None else own
+            yield RecordPiece(name, i, own, np.asarray(table.read_records(rows)))

@@ -1,4 +1,4 @@
-"""`lazytower submit`: runs a config as an unattended job, on this machine or on Cloud TPU."""
+"""`lazytower submit`: runs a config as an unattended job, on this machine, Cloud TPU or Kubernetes."""
 
 from absl import logging
 
@@ -28,7 +28,8 @@ def run(args) -> int:
     from trainer.jobs.checks import check_all
     from trainer.jobs.record import FINAL
 
-    for warning in check_all(config):
+    config, warnings = check_all(config)
+    for warning in warnings:
         logging.warning("%s", warning)
     path = stage(config)
     state = None

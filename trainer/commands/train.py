@@ -1,10 +1,14 @@
 """`lazytower train`: trains the config's model; rerun the same command to resume."""
 
 import argparse
+import sys
 import threading
 
 from configs.arguments import add_config_arguments
 from configs.load import load_config
+from configs.system.terminal import bounded
+from trainer.cluster.sockets import HostLost
+from trainer.runtime import end_process
 from trainer.training.interrupt import Interrupt
 from trainer.training.run import train
 
@@ -43,6 +47,12 @@ def _seconds(text: str) -> float:
 
 def run(args) -> int:
     """Loads the config and trains; see `train`."""
-    with Interrupt(args.max_seconds) as interrupt:
-        train(load_config(args.config, args.overrides), interrupt)
+    config = load_config(args.config, args.overrides)
+    try:
+        with Interrupt(args.max_seconds) as interrupt:
+            train(config, interrupt)
+    except HostLost as lost:
+        # TensorFlow would not let this process end before a host that hangs has answered.
+        sys.stderr.write(f"lazytower train: error: {bounded(str(lost))}\n")
+        end_process(lost.exit_code)
     return 0

@@ -8,7 +8,7 @@ that updated the row is always stored, because checkpoints select rows by it.
 import abc
 import hashlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -33,6 +33,26 @@ class Lookup(NamedTuple):
     """float32 [u, width] from engine `rows`; None from other engines."""
     where: tf.Tensor | None = None
     """int32 [n], from `lookup_each`: places of the requested ids in `ids`."""
+
+
+class RowsElsewhere(Protocol):
+    """What writes and reads pieces of a table's checkpoints where its rows are, on other hosts."""
+
+    hosts: int
+    """How many of them write at the same time."""
+
+    def piece(self, number: int, start: int, stop: int, ids: np.ndarray | None) -> Any:
+        """The trainer.checkpoints.files.Piece of rows start .. stop, or of `ids`, int64 ascending."""
+
+    def load(self, checkpoint: Any, number: int, start: int, records: str, ids: str | None) -> None:
+        """Overwrites the rows of a piece of a trainer.checkpoints.reader.Checkpoint.
+
+        Args:
+          checkpoint: the checkpoint.
+          number: index of the piece.
+          start: its first row, if it has no ids.
+          records, ids: names of its files.
+        """
 
 
 class Embedding(tf.Module, abc.ABC):
@@ -120,7 +140,10 @@ class Table(Embedding):
       parts: (name, values) of each part of a record, in order.
       width: values of a record.
       shared: state of the optimizer that all rows share, variables by name.
+      elsewhere: set if other hosts hold the rows; None: this process does.
     """
+
+    elsewhere: RowsElsewhere | None = None
 
     def __init__(self, name, rows, dim, optimizer, average):
         super().__init__(f"table_{name}", name, rows, dim, optimizer, average)
@@ -199,20 +222,43 @@ class Table(Embedding):
         `zero_row`, the out-of-vocabulary row, starts at zero. Training may never touch it, and then unknown
         users and items are scored by what is known of the other side, not by noise.
         """
-        key = int.from_bytes(hashlib.sha256(self.label.encode()).digest()[:4], "big")
         for start, stop in self.chunks():
-            if skip(start, stop):
-                continue
-            chunk_seed = [seed + key, start]
-            weight = stddev * tf.random.stateless_normal([stop - start, self.dim], seed=chunk_seed)
-            if zero_row is not None and start <= zero_row < stop:
-                weight = tf.tensor_scatter_nd_update(weight, [[zero_row - start]], tf.zeros([1, self.dim]))
-            parts = [weight, *self.optimizer.initial_slots(weight)]
-            if self.average is not None:
-                parts.append(weight)
-            parts.append(tf.zeros([stop - start, 1]))
-            self.write_records(start, tf.concat(parts, axis=1))
+            if not skip(start, stop):
+                self.write_records(start, self.initial_records(start, stop, stddev, seed, zero_row))
         for variable, value in zip(
             self.shared.values(), self.optimizer.initial_shared(self.dim), strict=True
         ):
             variable.assign(value)
+
+    def initial_records(self, start, stop, stddev: float, seed: int, zero_row: int | None):
+        """Records of rows start .. stop before the first step, float32 [stop - start, width].
+
+        Args:
+          start, stop: a range of `chunks`, on which the values depend; int, or int64 scalars.
+          stddev, seed, zero_row: as `initialize`.
+        """
+        key = int.from_bytes(hashlib.sha256(self.label.encode()).digest()[:4], "big")
+        chunk_seed = tf.stack([tf.constant(seed + key, tf.int64), tf.cast(start, tf.int64)])
+        weight = stddev * tf.random.stateless_normal([stop - start, self.dim], seed=chunk_seed)
+        if zero_row is not None:
+            weight = tf.where((tf.range(start, stop) == zero_row)[:, None], 0.0, weight)
+        parts = [weight, *self.optimizer.initial_slots(weight)]
+        if self.average is not None:
+            parts.append(weight)
+        parts.append(tf.zeros([stop - start, 1]))
+        return tf.concat(parts, axis=1)
+
+    def row_norms(self, ids, step):
+        """Of ids int64 [n], float32 [n, 3]: the norm of the weight, that of the average as of `step` (float32
+        scalar) minus the weight, 0 without averages, and the last step that updated the row."""
+        records = self.read_records(ids)
+        weight = records[:, : self.dim]
+        distance = self.average_of(records, step) - weight if self.average is not None else 0.0 * weight
+        return tf.concat(
+            [
+                tf.norm(weight, axis=1, keepdims=True),
+                tf.norm(distance, axis=1, keepdims=True),
+                records[:, -1:],
+            ],
+            axis=1,
+        )

@@ -24,24 +24,34 @@ from trainer.launchers.base import Launcher
 _THREADS = 8
 
 
-def check_all(config: RunConfig) -> list[str]:
-    """Runs all checks; returns warnings, a line each.
+def check_all(config: RunConfig) -> tuple[RunConfig, list[str]]:
+    """Runs all checks; returns the config, with what its launch section left open, and warnings, a line each.
 
     Raises:
       UserError: the job could not run; nothing has been spent or written.
     """
-    launcher = LAUNCHERS[config.launch.kind](
-        config, f"{config.jobs_path}/new", {"directory": "", "wheel": None}
-    )
+    launcher = _launcher(config)
     launcher.check_files()
+    if launcher.hidden is not None:
+        check_unclaimed(config.output.path, config.jobs_path)
+        config = launcher.sized(None)
+        unseen = f"{launcher.hidden} cannot be read here, so neither it nor launch.memory is checked"
+        return config, [unseen, *_launcher(config).check()]
     dataset = load_dataset(config.dataset.path)
     if launcher.region is not None:
         check_reachable(dataset)
     check_files(dataset)
     check_output(config, dataset)
-    check_plan(config, launcher)
-    warnings = launcher.check()
-    return warnings if launcher.region is None else warnings + region_warnings(config, launcher.region)
+    config = launcher.sized(check_plan(config, launcher))
+    warnings = _launcher(config).check()
+    if launcher.region is not None:
+        warnings += region_warnings(config, launcher.region)
+    return config, warnings
+
+
+def _launcher(config: RunConfig) -> Launcher:
+    """The launcher of a job that has no directory yet."""
+    return LAUNCHERS[config.launch.kind](config, f"{config.jobs_path}/new", {"directory": "", "wheel": None})
 
 
 def check_files(dataset: Dataset) -> None:
@@ -89,8 +99,9 @@ def check_output(config: RunConfig, dataset: Dataset) -> None:
         return
 
 
-def check_plan(config: RunConfig, launcher: Launcher) -> None:
-    """Runs `lazytower plan`, in a process of its own because it needs TensorFlow.
+def check_plan(config: RunConfig, launcher: Launcher) -> int:
+    """Runs `lazytower plan`, in a process of its own because it needs TensorFlow; returns the bytes of memory
+    that it forecasts.
 
     Raises:
       UserError: it does not fit the slice, or this machine; or the dataset is not what the config asks for.
@@ -104,14 +115,15 @@ def check_plan(config: RunConfig, launcher: Launcher) -> None:
         command = module_command("trainer.cli", "plan", "--config", path, "--probe_steps", "0")
         done = subprocess.run([*command, "--json", *slices], capture_output=True, text=True)
     try:
-        problems = json.loads(done.stdout)["problems"]
+        plan = json.loads(done.stdout)
+        problems, forecast = plan["problems"], int(plan["memory"]["peak_bytes"])
     except ValueError:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise UserError(f"plan: {last.removeprefix('lazytower plan: error: ')}") from None
-    if name is not None and not slices:
-        return  # the run uses memory and disk of another machine
-    if problems:
+    # Of another machine's memory and disk, `plan` knows nothing.
+    if problems and (slices or launcher.is_here):
         raise UserError("; ".join(problems))
+    return forecast
 
 
 def region_warnings(config: RunConfig, region: str) -> list[str]:

@@ -17,6 +17,7 @@ from configs.schema import RunConfig
 from configs.sections.launch import CommonLaunchConfig
 from configs.system import storage
 from trainer.jobs.record import JobRecord, UnreadableFacts
+from trainer.jobs.stored_files import StoredFiles
 from trainer.launchers import LAUNCHERS
 from trainer.launchers.base import LaunchError, Slices, SliceState
 
@@ -87,6 +88,10 @@ class JobMachines:
         """As the launcher's."""
         return self._slices.left(attempt)
 
+    def report(self, attempt: int) -> None:
+        """As the launcher's, into the job's directory."""
+        self._slices.report(attempt, StoredFiles(self._record.path))
+
 
 def _facts(record: JobRecord) -> dict[str, Any]:
     try:
@@ -97,7 +102,7 @@ def _facts(record: JobRecord) -> dict[str, Any]:
 
 
 def _known_by_facts(facts: dict[str, Any]) -> dict[str, Any]:
-    names = {"launcher": "kind", "project": "project", "zone": "zone"}
+    names = {"launcher": "kind", **{name: name for name in ("project", "zone", "namespace", "context")}}
     return {key: facts[name] for name, key in names.items() if facts.get(name) is not None}
 
 

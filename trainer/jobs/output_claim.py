@@ -26,19 +26,24 @@ def check_unclaimed(output: str, staging: str) -> None:
             raise _taken(job, output)
 
 
-def claim_output(output: str, record: JobRecord) -> None:
+def claim_output(output: str, record: JobRecord, place: str | None = None) -> None:
     """Claims the output directory for a new job.
+
+    Args:
+      output: the directory.
+      record: of the job.
+      place: where to keep the claim instead, if the directory is out of reach of this machine.
 
     Raises:
       UserError: another job that has not ended claimed it first; this one is cancelled.
       OSError: the directory cannot be written.
     """
     while True:
-        number, holder = _last_claim(output)
+        number, holder = _last_claim(place or output)
         if holder and holder != record.path and _is_alive(other := JobRecord(holder)):
             record.append("cancelled", 0, f"job {other.id} writes {output}")
             raise _taken(other, output)
-        directory = storage.join(output, "claims")
+        directory = storage.join(place or output, "claims")
         storage.make_directory(directory)
         content = {"job": record.path, "token": uuid.uuid4().hex}
         try:

@@ -64,7 +64,7 @@ def stage(config: RunConfig) -> str:
         for name, content in files.items():
             write_bytes(f"{path}/{name}", content)
             logging.info("%s/%s: %.1f kB", path, name, len(content) / 1e3)
-        claim_output(config.output.path, JobRecord.create(path, facts))
+        claim_output(config.output.path, JobRecord.create(path, facts), launcher.claims)
     except OSError as error:
         raise UserError(f"launch.staging: {path} cannot be written ({error.strerror or error})") from None
     remember(path.rpartition("/")[2], path)

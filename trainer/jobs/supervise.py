@@ -139,6 +139,8 @@ def _turn(
     requested.
     """
     try:
+        if lock is not None:
+            _report(record, launcher)
         seen = observe(record, launcher, watch)
         action = next_action(seen, launch)
         if action.kind == "done":
@@ -151,6 +153,13 @@ def _turn(
         if (job := _unseen_end(record, error)) is None:
             raise
         return Action("done"), job, False
+
+
+def _report(record: JobRecord, launcher: JobMachines) -> None:
+    """Lets the launcher write what the attempt's machine cannot, unless the job is being ended."""
+    job = record.state()
+    if job.attempt and job.state not in (*FINAL, "stopping", "requesting"):
+        launcher.report(job.attempt)
 
 
 def _check(lock: Lock) -> None:

@@ -60,7 +60,7 @@ def read_constraints(config: RunConfig) -> bytes:
     """
     path = _launch(config).constraints
     if path is None:
-        path = os.path.join(_CHECKOUT, "docker", f"constraints-{config.device.kind}.txt")
+        path = os.path.join(_CHECKOUT, "docker", f"constraints-{config.device.requirements}.txt")
     return read_local_file(path, "launch.constraints")
 
 

@@ -9,6 +9,7 @@ compiled library: LAZYTOWER_KERNELS=FILE.so loads that file, LAZYTOWER_KERNELS=o
 """
 
 import contextlib
+import ctypes
 import functools
 import hashlib
 import os
@@ -73,6 +74,14 @@ def _loaded():
     except (NoKernels, OSError, tf.errors.NotFoundError) as reason:  # OSError: the disk is full
         logging.warning("native kernels are not available, using slower TensorFlow ops: %s", reason)
         return None
+
+
+def release_tracked() -> int:
+    """Frees the records of this process that trainer.kernels.ops.track was called with; returns their bytes.
+    Requires the kernels."""
+    release = ctypes.CDLL(_library()).lazytower_release  # loaded already: the same one
+    release.restype = ctypes.c_int64
+    return int(release())
 
 
 def _library() -> str:

@@ -86,6 +86,11 @@ def allocate(records: tf.Variable, rows: int, width: int) -> None:
     kernels().lazytower_allocate(records=records.handle, rows=rows, width=width)
 
 
+def track(records: tf.Variable) -> None:
+    """Lets trainer.kernels.build.release_tracked free a variable of records, in the process that has it."""
+    kernels().lazytower_track(records=records.handle)
+
+
 def address(records: tf.Variable) -> int:
     """Memory address of records from `allocate`; valid as long as their variable exists."""
     return int(kernels().lazytower_address(records=records.handle))

@@ -67,6 +67,47 @@ class AllocateOp : public OpKernel {
   int64_t rows_, width_;
 };
 
+// Tables that a driver of a cluster keeps in this process, to be freed when another driver takes over: TensorFlow would
+// keep those of a driver that has died. Weak, because they may be gone by then.
+class Tracked {
+ public:
+  static Tracked* Get() {
+    static Tracked* const tracked = new Tracked;
+    return tracked;
+  }
+  void Add(Var* variable) {
+    mutex_lock lock(mu_);
+    variables_.emplace_back(variable);
+  }
+  int64_t Release() {
+    mutex_lock lock(mu_);
+    int64_t bytes = 0;
+    for (const core::WeakPtr<Var>& weak : variables_) {
+      const core::RefCountPtr<Var> variable = weak.GetNewRef();
+      if (variable == nullptr) continue;
+      mutex_lock own(*variable->mu());
+      bytes += variable->tensor()->TotalBytes();
+      *variable->tensor() = Tensor(DT_FLOAT, TensorShape({0, 0}));
+    }
+    variables_.clear();
+    return bytes;
+  }
+
+ private:
+  mutex mu_;
+  std::vector<core::WeakPtr<Var>> variables_;
+};
+
+class TrackOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+  void Compute(OpKernelContext* context) override {
+    core::RefCountPtr<Var> variable;
+    OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, 0), &variable));
+    Tracked::Get()->Add(variable.get());
+  }
+};
+
 Status CheckIds(const Tensor& ids, int64_t rows) {
   const auto values = ids.flat<int64_t>();
   for (int64_t i = 0; i < values.size(); ++i) {
@@ -201,6 +242,7 @@ class SumRowsOp : public OpKernel {
 };
 
 REGISTER_OP("LazytowerAllocate").Input("records: resource").Attr("rows: int").Attr("width: int").SetIsStateful();
+REGISTER_OP("LazytowerTrack").Input("records: resource").SetIsStateful();
 REGISTER_OP("LazytowerAddress").Input("records: resource").Output("address: int64").SetIsStateful();
 REGISTER_OP("LazytowerLookup")
     .Input("records: resource")
@@ -234,6 +276,7 @@ REGISTER_OP("LazytowerSumRows")
       return OkStatus();
     });
 REGISTER_KERNEL_BUILDER(Name("LazytowerAllocate").Device(DEVICE_CPU), AllocateOp);
+REGISTER_KERNEL_BUILDER(Name("LazytowerTrack").Device(DEVICE_CPU), TrackOp);
 REGISTER_KERNEL_BUILDER(Name("LazytowerAddress").Device(DEVICE_CPU), AddressOp);
 REGISTER_KERNEL_BUILDER(Name("LazytowerLookup").Device(DEVICE_CPU), LookupOp);
 REGISTER_KERNEL_BUILDER(Name("LazytowerDistinct").Device(DEVICE_CPU), DistinctOp);
@@ -241,3 +284,6 @@ REGISTER_KERNEL_BUILDER(Name("LazytowerSumRows").Device(DEVICE_CPU), SumRowsOp);
 
 }  // namespace
 }  // namespace lazytower
+
+// Frees all tracked tables; returns their bytes. Called by Python itself, without TensorFlow.
+extern "C" int64_t lazytower_release() { return lazytower::Tracked::Get()->Release(); }

@@ -4,6 +4,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from configs.errors import UserError
 from configs.schema import RunConfig
+from trainer.vm.log import JobFiles
 
 
 class SliceState(NamedTuple):
@@ -43,7 +44,7 @@ class Slices(Protocol):
     """
 
     noun: ClassVar[str]
-    """What is left behind when a job is not cleaned up: `process` or `slice`."""
+    """What is left behind when a job is not cleaned up: `process`, `slice` or `JobSet`."""
     list_command: ClassVar[str]
     """Shell command that lists what may be left."""
     settle_seconds: float
@@ -68,6 +69,14 @@ class Slices(Protocol):
     def left(self, attempt: int) -> str:
         """What may be left of an attempt that could not be observed, and the command that deletes it."""
 
+    def report(self, attempt: int, files: JobFiles) -> None:
+        """Writes heartbeat, log and outcome of a machine that cannot reach the job's files; does nothing
+        where it can. Only the supervisor calls it.
+
+        Raises:
+          Unreachable, LaunchError; OSError: the files cannot be written.
+        """
+
 
 class Launcher(Slices, Protocol):
     """Requests the machines of one job, and ends them.
@@ -85,6 +94,27 @@ class Launcher(Slices, Protocol):
     """Whether the machines install lazytower from the job's directory."""
 
     def __init__(self, config: RunConfig, job_path: str, facts: dict[str, Any]) -> None: ...
+
+    is_here: ClassVar[bool]
+    """Whether the run takes this machine's memory and disk."""
+
+    @property
+    def hidden(self) -> str | None:
+        """What of the run this machine cannot see, so that it is not checked; None: nothing."""
+
+    @property
+    def claims(self) -> str | None:
+        """Directory for the job's claim of its output, where this machine cannot reach that; else None."""
+
+    def sized(self, forecast_bytes: int | None) -> RunConfig:
+        """The config with what its launch section leaves open.
+
+        Args:
+          forecast_bytes: memory that the run needs on a host; None: not known.
+
+        Raises:
+          UserError: it cannot do without, or the config gives less.
+        """
 
     def check_files(self) -> None:
         """Checks the config's paths and names without asking any service. Raises UserError."""

@@ -22,6 +22,8 @@ class CloudTpu(TpuSlices):
 
     slices: ClassVar[type[Slices]] = TpuSlices
     installs_wheel: ClassVar[bool] = True  # its machines are bare
+    is_here: ClassVar[bool] = False
+    hidden = claims = None
 
     def __init__(self, config: RunConfig, job_path: str, facts: dict[str, Any]) -> None:
         assert isinstance(config.launch, CloudTpuLaunchConfig)
@@ -67,6 +69,10 @@ class CloudTpu(TpuSlices):
         for key, path in paths.items():
             if path and not is_remote(path):
                 raise UserError(f"{key}: {path} is on this machine, which the slice cannot reach; use gs://")
+
+    def sized(self, forecast_bytes: int | None) -> RunConfig:
+        """The config: a slice's memory is what it is."""
+        return self._config
 
     def check(self) -> list[str]:
         """Asks the API whether the zone has the slice type and the runtime version."""

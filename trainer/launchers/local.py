@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from configs.errors import UserError
 from configs.schema import RunConfig
+from configs.sections.launch import LocalLaunchConfig
 from configs.system import storage
 from configs.system.processes import START_MODULE, module_command
 from configs.system.storage import is_remote
@@ -27,7 +28,8 @@ class Local(LocalProcesses):
     slices: ClassVar[type[Slices]] = LocalProcesses
     installs_wheel: ClassVar[bool] = False  # runs this installation
     installs_packages = False
-    region = slice_name = None
+    is_here: ClassVar[bool] = True
+    region = slice_name = hidden = claims = None
 
     def __init__(self, config: RunConfig, job_path: str, facts: dict[str, Any]) -> None:
         super().__init__(job_path, {})
@@ -38,6 +40,10 @@ class Local(LocalProcesses):
     def bill(self) -> dict[str, Any]:
         """Nothing is paid for."""
         return {"project": None, "zone": None, "chips": 0, "price_per_chip_hour": None}
+
+    def sized(self, forecast_bytes: int | None) -> RunConfig:
+        """The config: the process takes the memory that it needs."""
+        return self._config
 
     def check(self) -> list[str]:
         """There is no service to ask."""
@@ -85,7 +91,10 @@ class Local(LocalProcesses):
 
     def _command(self, attempt: int) -> list[str]:
         spec = vm_spec(self._config, self._job_path, attempt, os.path.dirname(self._log(attempt)))
-        spec |= {"directory": self._directory, "start": START_MODULE}
+        launch = self._config.launch
+        hosts = launch.hosts if isinstance(launch, LocalLaunchConfig) else 1
+        spec |= {"directory": self._directory, "start": START_MODULE, "hosts": hosts}
+        spec["work_as"] = ["worker", "--config", f"{self._job_path}/config.yaml"]
         return module_command("trainer.vm", json.dumps(spec))
 
     def _log(self, attempt: int) -> str:

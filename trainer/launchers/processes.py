@@ -17,6 +17,7 @@ from absl import logging
 from configs.errors import UserError
 from configs.system import storage
 from trainer.launchers.base import SliceState, Unreachable
+from trainer.vm.log import JobFiles
 from trainer.vm.program import PROCESS_MARK
 
 _STOP_SECONDS = 40.0  # trainer/vm/program.py gives the trainer 25 to save
@@ -113,6 +114,9 @@ class LocalProcesses:
         pids = " ".join(str(process.pid) for process in job_processes(self._job_path))
         ending = f"`kill {pids}` ends them" if pids else "none is visible from here"
         return f"processes of {self._job_path} may be left; {ending}"
+
+    def report(self, attempt: int, files: JobFiles) -> None:
+        """Nothing: the process writes the job's files."""
 
     def check_is_here(self, attempt: int) -> None:
         """Raises UserError: the attempt was started on another machine, or by another user."""

@@ -6,7 +6,9 @@ import shlex
 from typing import Any
 
 from configs.schema import RunConfig
+from configs.sections.launch import CommonLaunchConfig
 from trainer.vm import files as vm_files
+from trainer.vm import hosts as vm_hosts
 from trainer.vm import log as vm_log
 from trainer.vm import program as vm
 from trainer.vm import slice as vm_slice
@@ -67,6 +69,7 @@ def vm_spec(config: RunConfig, job_path: str, attempt: int, work: str) -> dict[s
       work: directory on the machine for this attempt alone.
     """
     launch = config.launch
+    assert isinstance(launch, CommonLaunchConfig)  # pods of Kubernetes run no such program
     return {
         "job": job_path,
         "attempt": attempt,
@@ -85,7 +88,7 @@ def vm_spec(config: RunConfig, job_path: str, attempt: int, work: str) -> dict[s
 
 def startup_script(spec: dict[str, Any]) -> str:
     """The whole script; `spec` comes from vm_spec and the launcher."""
-    modules = (vm, vm_files, vm_log, vm_slice)
+    modules = (vm, vm_files, vm_hosts, vm_log, vm_slice)
     files = [
         _file(module.__name__.rpartition(".")[2] + ".py", inspect.getsource(module)) for module in modules
     ]

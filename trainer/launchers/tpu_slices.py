@@ -5,6 +5,7 @@ from typing import Any, ClassVar, NamedTuple
 from configs.sections.launch import JOB_LABEL
 from trainer.launchers.base import LaunchError, SliceState
 from trainer.launchers.tpu_api import CALL_SECONDS, TpuApi
+from trainer.vm.log import JobFiles
 
 _TAKEN_AWAY = ("PREEMPTED", "TERMINATED", "STOPPED", "STOPPING", "HIDING", "HIDDEN")
 
@@ -93,6 +94,9 @@ class TpuSlices:
             f"billed; `gcloud compute tpus queued-resources delete {name} {where} --force` deletes both (a "
             f"node without a queued resource: `gcloud compute tpus tpu-vm delete {name} {where}`)"
         )
+
+    def report(self, attempt: int, files: JobFiles) -> None:
+        """Nothing: the machine writes the job's files."""
 
     def is_ours(self, attempt: int) -> bool | None:
         """Whether the queued resource carries the job's label; None: it is not visible."""

@@ -11,9 +11,15 @@ from trainer.data.features import WEIGHT
 class Model(tf.Module, abc.ABC):
     """What all models share: what they look up for a batch, and their loss.
 
+    Attributes:
+      gathered_columns: names of `columns` that `loss` gathers from all shares, unchanged. Hosts of a
+        cluster get them whole with the batch; others are exchanged where `loss` gathers them.
+
     In all methods, `activations` has the pooled embeddings by input name, float32 [batch, dim], and
     `features` the inputs without a table by name: numbers float32 [batch], vectors float32 [batch, dim].
     """
+
+    gathered_columns: tuple[str, ...] = ("weight",)
 
     @abc.abstractmethod
     def lookups(self, batch: dict, step) -> dict:

@@ -59,6 +59,7 @@ class Ranking(RankingModel):
         assert isinstance(options, RankingConfig)
         self._options, self._tasks = options, options.tasks
         self.tasks = [task.name for task in options.tasks]
+        self.gathered_columns = tuple(_weight_of(task.name) for task in options.tasks)
         self._keyed = [name for name in options.inputs if name in config.table_of_input]
         self._dense = [name for name in options.inputs if name not in config.table_of_input]
         self._bottom = self._bottom_of(config, options)

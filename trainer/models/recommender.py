@@ -124,6 +124,21 @@ class Recommender(tf.Module):
                 result[name] = pooled(rows, places, ids[name], pooling, trains, shares)
         return result
 
+    def ids_read(self, ids: dict) -> dict:
+        """Those of `ids` that `activations` reads: of inputs with a table, and weights of lists."""
+        read = {name for names in self._by_table(ids).values() for name in names}
+        return {name: value for name, value in ids.items() if name.removesuffix(WEIGHT) in read}
+
+    def ids_of_tables(self, ids: dict) -> dict:
+        """What `activations` asks of its Fetch, by table in the order of `tables`: (ids int64 [n], each)."""
+        groups = self._by_table(ids)
+        found = {}
+        for table in self.tables:
+            names = groups[table]
+            flat, _ = joined({name: ids[name] for name in names})
+            found[table] = flat, not any(self._pooling(name) for name in names)
+        return found
+
     def pooled_activations(self, rows: dict, weights: dict) -> dict:
         """As `activations`, from one row for each id, in static shapes.
 

@@ -26,6 +26,8 @@ class TwoTower(RetrievalModel):
       unknown_rows: (first out-of-vocabulary row, number of them) of the tables user and item, for id_dropout.
     """
 
+    gathered_columns = ("item", "log_q", "weight", DRAWN + "item", DRAWN + "log_q")
+
     def __init__(
         self,
         config: RunConfig,

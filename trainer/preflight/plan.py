@@ -6,10 +6,12 @@ from typing import Any
 
 from configs.manifest import MANIFEST_FILE, Dataset, load_dataset
 from configs.schema import RunConfig
+from configs.sections.devices import ClusterDeviceConfig
 from configs.system.storage import exists, is_remote, join
 from configs.system.tpu import Slice
 from configs.text import size_text
 from trainer.resources import forecast, machine
+from trainer.resources.hosts import forecast_host, host_facts
 
 
 def make_plan(config: RunConfig, slices: list[Slice], probe_steps: int) -> dict:
@@ -44,7 +46,8 @@ def make_plan(config: RunConfig, slices: list[Slice], probe_steps: int) -> dict:
     known = [table.total for table in tables if table.total is not None]
     complete = len(known) == len(tables)
     total = sum(known)
-    peak = forecast.peak_bytes(config, total)
+    hosts = _hosts(config, tables)
+    peak = forecast.peak_bytes(config, total) if hosts is None else hosts["peak_bytes"]
     known_length = per_epoch or config.train.num_steps
     steps = run_steps(config, per_epoch or 0) if known_length else None
     seconds = None
@@ -60,6 +63,7 @@ def make_plan(config: RunConfig, slices: list[Slice], probe_steps: int) -> dict:
         "tables": [_table(table) for table in tables],
         "complete": complete,
         "table_bytes": total,
+        "hosts": hosts,
         "memory": {"peak_bytes": peak, "free_bytes": free, "limit": limit},
         "checkpoints": _checkpoints(config, total, steps),
         "steps": steps,
@@ -75,6 +79,13 @@ def _dataset(config: RunConfig) -> Dataset | None:
     if not exists(join(config.dataset.path, MANIFEST_FILE)):
         return None
     return load_dataset(config.dataset.path)
+
+
+def _hosts(config: RunConfig, tables: list[forecast.TableForecast]) -> dict | None:
+    """What each host of a cluster needs; None without one, or if only its hosts know their number."""
+    device = config.device
+    count = device.known_count if isinstance(device, ClusterDeviceConfig) else None
+    return None if count is None else host_facts(forecast_host(config, tables, count))
 
 
 def _table(table: forecast.TableForecast) -> dict:
@@ -143,13 +154,20 @@ def find_problems(config: RunConfig, plan: dict, named: set[str]) -> list[str]:
     """
     problems, memory, disk = [], plan["memory"], plan["checkpoints"]
     here = config.device.kind == "cpu"
+    shared_disk = config.device.kind == "cluster"
     own = config.device.slice if config.device.kind == "tpu" else None
+    if (hosts := plan["hosts"]) and hosts["peak_bytes"] > memory["free_bytes"]:
+        problems.append(
+            f"memory: each of {hosts['hosts']} hosts needs {size_text(hosts['peak_bytes'])}, "
+            f"{size_text(memory['free_bytes'])} are free on this one ({memory['limit']}); use more hosts, "
+            "or run `plan` on one of them"
+        )
     if memory["peak_bytes"] > memory["free_bytes"] and here and not named:
         problems.append(
             f"memory: the run needs {size_text(memory['peak_bytes'])}, {size_text(memory['free_bytes'])} are "
             f"free ({memory['limit']}); use smaller tables, or compressed ones (kind: robe_z)"
         )
-    if disk["free_bytes"] is not None and here:
+    if disk["free_bytes"] is not None and (here or shared_disk):
         wanted = disk["most"] * disk["bytes"] - disk["existing_bytes"]
         if wanted > disk["free_bytes"]:
             problems.append(

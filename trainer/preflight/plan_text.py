@@ -1,6 +1,7 @@
 """The plan of a run as text."""
 
 from configs.text import aligned, size_text
+from trainer.resources.hosts import host_text
 
 
 def format_plan(plan: dict) -> str:
@@ -30,6 +31,8 @@ def _facts(plan: dict) -> str:
     memory, saved, least = plan["memory"], plan["checkpoints"], "" if plan["complete"] else "at least "
     text = f"{least}{size_text(memory['peak_bytes'])} at the peak"
     lines = [["memory", f"{text}, {size_text(memory['free_bytes'])} are free ({memory['limit']})"]]
+    if plan["hosts"] is not None:
+        lines.append(["hosts", host_text(plan["hosts"])])
     text = f"{least}{size_text(saved['bytes'])} each when full, room for {saved['most']:g} of them"
     if saved["free_bytes"] is not None:
         text += f", {size_text(saved['free_bytes'])} of disk are free"

@@ -29,13 +29,11 @@ def table_statistics(table, step: int) -> dict:
     row_norms, distances, touched = [], [], 0
     for start, stop in storage.chunks():
         ids = np.arange(start, stop, dtype=np.int64)
-        records = np.asarray(storage.read_records(ids))
-        weight = records[:, : storage.dim]
-        row_norms.append(np.linalg.norm(weight, axis=1))
-        touched += int(np.count_nonzero(records[:, -1]))
+        norm, distance, last = np.asarray(storage.row_norms(ids, float(step))).T
+        row_norms.append(norm)
+        touched += int(np.count_nonzero(last))
         if table.average is not None:
-            average = np.asarray(storage.average_of(records, float(step)))
-            distances.append(np.linalg.norm(average - weight, axis=1))
+            distances.append(distance)
     norms = np.concatenate(row_norms)
     facts = {
         "name": table.label,

@@ -5,9 +5,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from configs.errors import ConfigError
 from configs.manifest import Dataset
 from configs.schema import RunConfig
-from configs.sections.devices import TpuDeviceConfig
+from configs.sections.devices import ClusterDeviceConfig, TpuDeviceConfig
+from trainer.cluster.connect import Cluster, connect_cluster
+from trainer.cluster.tables import cluster_tables
 from trainer.data.batches import TrainData
 from trainer.data.catalog import Items
 from trainer.data.chain.item_counts import item_counts
@@ -19,6 +22,7 @@ from trainer.models.recommender import Recommender
 from trainer.resources.forecast import check_slice_memory
 from trainer.tpu.connect import connect_tpu
 from trainer.training.step import Step, TrainStep
+from trainer.training.steps.cluster_step import ClusterStep
 
 FIRST_HELD_OUT = "valid"  # its view of items holds what train rows alone say
 
@@ -35,10 +39,11 @@ class Training(NamedTuple):
 
 
 def build_training(config: RunConfig, dataset: Dataset, rows: TrainRows | None = None) -> Training:
-    """Connects to the TPU, if any, reads the catalog and allocates the tables.
+    """Connects to the TPU or the cluster, if any, reads the catalog and allocates the tables.
 
     No TensorFlow operation may run before a TPU is connected: once TensorFlow's context has started, a call
-    that waits for the hosts of another machine blocks all Python threads.
+    that waits for the hosts of another machine blocks all Python threads. Connecting a cluster replaces that
+    context.
 
     Args:
       rows: which rows train, if they have been opened already.
@@ -46,7 +51,7 @@ def build_training(config: RunConfig, dataset: Dataset, rows: TrainRows | None =
     Raises:
       DataError: fewer train rows than a batch, or a catalog that cannot be read.
       ConfigError: too many steps, or tables that do not fit in the TPU's memory.
-      UserError: the TPU cannot be reached.
+      UserError: the TPU, or a host of the cluster, cannot be reached or used.
     """
     rows = TrainRows.of(config, dataset) if rows is None else rows
     if isinstance(config.device, TpuDeviceConfig):
@@ -59,13 +64,25 @@ def build_training(config: RunConfig, dataset: Dataset, rows: TrainRows | None =
         num_steps = run_steps(config, data.steps_per_epoch)
         trained = _on_tpu(config, config.device, dataset, items, data.rows, num_steps, strategy)
         return Training(items, data, num_steps, *trained)
+    cluster = None
+    if isinstance(config.device, ClusterDeviceConfig):
+        cluster = connect_cluster(config.device, config.output.path)
+        if odd := config.uneven(cluster.count):  # the config may not know the hosts
+            raise ConfigError(f"{odd} is not divisible by the {cluster.count} hosts; use a multiple of them")
     rows.steps_per_epoch(config.train.batch_size)  # before the catalog is read
     items = Items.load(dataset)
     data = train_data(config, dataset, items, rows)
     num_steps = run_steps(config, data.steps_per_epoch)
     counts, drawn = _counts(config, rows, items), drawn_items(config, items)
-    recommender = Recommender(config, dataset, counts, num_steps, drawn_items=drawn)
-    return Training(items, data, num_steps, recommender, TrainStep(config, recommender, num_steps))
+    tables = None if cluster is None else cluster_tables(config, cluster)
+    recommender = Recommender(config, dataset, counts, num_steps, tables, drawn)
+    return Training(items, data, num_steps, recommender, _step(config, recommender, num_steps, cluster))
+
+
+def _step(config: RunConfig, recommender: Recommender, num_steps: int, cluster: Cluster | None) -> Step:
+    if cluster is None:
+        return TrainStep(config, recommender, num_steps)
+    return ClusterStep(config, recommender, num_steps, cluster)
 
 
 def train_data(config: RunConfig, dataset: Dataset, items: Items, rows: TrainRows | None = None) -> TrainData:
@@ -105,7 +122,7 @@ def _on_tpu(
     strategy: tf.distribute.Strategy,
 ) -> tuple[Recommender, Step]:
     from trainer.tpu.engines import TPU_ENGINES
-    from trainer.training.tpu_step import TpuStep
+    from trainer.training.steps.tpu_step import TpuStep
 
     engine = TPU_ENGINES[device.slice_type.engine]
     with strategy.scope():

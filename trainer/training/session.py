@@ -7,6 +7,7 @@ from absl import logging
 from configs.errors import DataError, Stopped, UserError
 from configs.manifest import load_dataset
 from configs.schema import RunConfig
+from configs.sections.devices import ClusterDeviceConfig
 from configs.system.storage import join
 from trainer.data.chain.layers import ChainLock
 from trainer.report.metrics_file import read_metrics
@@ -34,12 +35,15 @@ class TrainSession:
         start_tensorflow(config.device)
         from trainer.checkpoints.identity import checkpoint_identity
         from trainer.checkpoints.store import CheckpointStore
+        from trainer.cluster.connect import wait_for_hosts_of
         from trainer.data.checks import check_dataset
         from trainer.data.train_rows import TrainRows
         from trainer.training.best_step import BestStep, check_can_be_best
         from trainer.training.build import build_training
         from trainer.training.journal import Journal
 
+        if isinstance(config.device, ClusterDeviceConfig):
+            wait_for_hosts_of(config.device)
         self.config, self._interrupt = config, interrupt
         self._reading = ChainLock(config.dataset.path)
         self.dataset = load_dataset(config.dataset.path)

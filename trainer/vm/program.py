@@ -2,7 +2,8 @@
 
 The start-up script holds a copy of trainer/vm, so that the log arrives even when nothing can be installed.
 The one argument is the JSON that trainer/launchers/startup.py describes. On a TPU slice of several machines
-this runs on each: worker 0 trains and owns the job's files, the others install and log.
+this runs on each: worker 0 trains and owns the job's files, the others install and log. `hosts` rehearses a
+cluster: workers in processes of this machine.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 from trainer.vm.files import TRIES, Bucket, Directory, Events, Metadata, patiently, say
+from trainer.vm.hosts import Workers
 from trainer.vm.log import JobFiles, Log
 from trainer.vm.slice import Slice
 
@@ -232,8 +234,9 @@ class Machine:
     def _is_late(self) -> bool:
         return bool(time.monotonic() > self._began + self._spec["max_seconds"])
 
-    def _call(self, command: list[str], environment: dict[str, str]) -> int:
-        """Runs a command with its output in the log; returns its exit code."""
+    def _call(self, command: list[str], environment: dict[str, str], workers: Workers | None = None) -> int:
+        """Runs a command with its output in the log; returns its exit code. It is stopped early when one of
+        its workers fails."""
         if self._stopped:
             return RUN_AGAIN
         say("$ " + shlex.join(command))
@@ -242,7 +245,7 @@ class Machine:
         pump.start()
         while child.poll() is None:
             now = time.monotonic()
-            if self._stopped or self._is_late():
+            if self._stopped or self._is_late() or (workers and workers.failure()):
                 if until == math.inf:
                     child.terminate()  # once: a second signal would end the trainer before it saves
                 # The earlier one: a machine that saves at its deadline may be preempted too.
@@ -266,10 +269,12 @@ class Machine:
         self._stage, pause = "training", 1.0
         while not self._stopped:
             started = time.monotonic()
-            code = self._call(self._trainer(), environment)
+            code, failure = self._train_once(environment)
             if code == 0 or self._stopped:
                 return
             self._check_deadline(code)
+            if failure:
+                raise Failed(*failure)
             if code < 0:
                 name = signal.Signals(-code).name
                 raise Failed(
@@ -282,9 +287,21 @@ class Machine:
             pause = 1.0 if time.monotonic() - started > 60 else min(2 * pause, 60.0)
             self._pause(pause)
 
-    def _trainer(self) -> list[str]:
-        start = self._spec.get("start", ["-m"])
-        return [self._python, *start, "trainer.cli", *self._spec["train"]]
+    def _train_once(self, environment: dict[str, str]) -> tuple[int, tuple[str, int] | None]:
+        """Runs the trainer and its workers; returns its exit code, and which worker has failed."""
+
+        def start(more: dict[str, str]) -> "subprocess.Popen[bytes]":
+            return self._start(self._cli(*self._spec["work_as"]), environment | more)
+
+        workers = Workers(self._spec.get("hosts", 1), start, self._log)
+        try:
+            code = self._call(self._cli(*self._spec["train"]), environment | workers.begin(), workers)
+            return code, workers.failure()
+        finally:
+            workers.end()
+
+    def _cli(self, *words: str) -> list[str]:
+        return [self._python, *self._spec.get("start", ["-m"]), "trainer.cli", *words]
 
     def _ship(self) -> None:
         while not self._done.wait(self._spec["log_seconds"]):

@@ -111,7 +111,8 @@ def test_without_a_checkout_a_wheel_must_be_named(monkeypatch, tmp_path):
 
 
 def test_every_launcher_has_its_section_and_the_other_way_round():
-    sections = {parse_config(document(launch=s), "x").launch.kind for s in ({}, cloud_section())}
+    given = ({}, cloud_section(), {"kind": "kubernetes", "image": "x"})
+    sections = {parse_config(document(launch=section), "x").launch.kind for section in given}
     assert set(LAUNCHERS) == sections
 
 
@@ -141,7 +142,7 @@ def test_what_was_staged_gets_a_supervisor_unless_it_is_over(outcome, tmp_path, 
     config = tmp_path / "run.yaml"
     config.write_text(dump_config(parse_config(document(output={"path": str(tmp_path / "run")}), "x")))
     supervised = []
-    monkeypatch.setattr("trainer.jobs.checks.check_all", lambda config: [])
+    monkeypatch.setattr("trainer.jobs.checks.check_all", lambda config: (config, []))
     monkeypatch.setattr(submit, "stage", lambda config: "/jobs/one")
     monkeypatch.setattr(submit, "start_job", start)
     monkeypatch.setattr(submit, "start_supervisor", lambda path: supervised.append(path) or "log")

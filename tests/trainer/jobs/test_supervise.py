@@ -160,6 +160,9 @@ class World:
             outcome = self.draw.choice(["succeeded", "succeeded", "failed"])
             self.record.finals[attempt] = {"state": outcome, "reason": "its own", "exit_code": 0}
 
+    def report(self, attempt: int) -> None:
+        """Nothing: its machines write the job's files."""
+
     def delete(self, attempt: int) -> None:
         if self.draw.random() < 0.2:
             raise Unreachable("flaky")
@@ -328,6 +331,9 @@ class Denied:
     def delete(self, attempt: int) -> None:
         self.slices.discard(attempt)
 
+    def report(self, attempt: int) -> None:
+        """Nothing: its machines write the job's files."""
+
 
 @pytest.mark.parametrize(("made", "looks"), [(True, True), (False, True), (False, False)])
 def test_after_a_denied_request_a_slice_is_looked_for(made, looks, tmp_path, monkeypatch):
@@ -351,6 +357,7 @@ def test_an_accepted_request_is_given_time_to_show(tmp_path, monkeypatch):
         create=creations.append,
         observe=lambda attempt: SliceState(next(looks)),
         delete=None,
+        report=lambda attempt: None,
         settle_seconds=90.0,
     )
     config = parse_config(document(launch={"poll_seconds": 7}), "x")

@@ -90,3 +90,20 @@ def test_the_files_of_a_local_job_are_on_the_disk(tmp_path):
     ):
         Local(None, "gs://b/run/jobs/one", {"directory": ""}).check_files()
     Local(None, f"{tmp_path}/one", {"directory": ""}).check_files()
+
+
+@pytest.mark.slow
+def test_a_cluster_is_rehearsed_and_survives_the_loss_of_a_host(config, tmp_path):
+    document = yaml.safe_load((tmp_path / config).read_text())
+    document["launch"]["hosts"] = 2
+    document["device"] = {"kind": "cluster", "from": "TF_CONFIG"}
+    document["train"]["num_steps"] = 300
+    (tmp_path / config).write_text(yaml.safe_dump(document))
+    path = lazytower(tmp_path, "submit", "--config", config).strip()
+    log = tmp_path / "state" / "lazytower" / "jobs" / JobRecord(path).id / "attempt-1" / "log.txt"
+    wait_until(lambda: log.exists() and "checkpoint of step" in log.read_text(), what="for training")
+    [worker] = [each for each in ours(tmp_path) if "worker" in each.cmdline()]
+    worker.kill()
+    lazytower(tmp_path, "jobs", "wait", path)
+    assert "restart 1" in log.read_text() and "300/300" in lazytower(tmp_path, "jobs", "show", path)
+    wait_until(lambda: not ours(tmp_path), what="for all processes to end")

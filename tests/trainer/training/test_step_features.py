@@ -20,7 +20,7 @@ from trainer.embeddings.engines.tpu import TpuTable
 from trainer.models.recommender import Recommender
 from trainer.training.build import drawn_items, train_data
 from trainer.training.step import TrainStep
-from trainer.training.tpu_step import TpuStep
+from trainer.training.steps.tpu_step import TpuStep
 
 pytestmark = pytest.mark.any_python
 

@@ -86,10 +86,10 @@ class TensorCoreTable(RecordTable):
         return self._copy
 
     def lookup(self, ids):
-        raise NotImplementedError("replicas call fetch: see trainer.training.tpu_step")
+        raise NotImplementedError("replicas call fetch: see trainer.training.steps.tpu_step")
 
     def update(self, lookup, gradient, step, multiplier):
-        raise NotImplementedError("replicas call summed and apply: see trainer.training.tpu_step")
+        raise NotImplementedError("replicas call summed and apply: see trainer.training.steps.tpu_step")
 
     def read_records(self, ids):
         return tf.constant(self._host()[np.asarray(ids)])

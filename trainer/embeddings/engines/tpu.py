@@ -39,10 +39,10 @@ class TpuTable(Table):
         self.write_rows(np.array([row]), record)
 
     def lookup(self, ids):
-        raise NotImplementedError("the engine looks up whole batches: see trainer.training.tpu_step")
+        raise NotImplementedError("the engine looks up whole batches: see trainer.training.steps.tpu_step")
 
     def update(self, lookup, gradient, step, multiplier):
-        raise NotImplementedError("the engine updates whole batches: see trainer.training.tpu_step")
+        raise NotImplementedError("the engine updates whole batches: see trainer.training.steps.tpu_step")
 
     def read_records(self, ids):
         ids = np.asarray(ids, np.int64)

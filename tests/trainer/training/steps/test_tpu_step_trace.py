@@ -1,6 +1,6 @@
 """The TPU's step traced for slices that do not exist: where its ops are, and how the engines are configured.
 
-Golden files are rewritten by `LAZYTOWER_GOLDEN=1 pytest tests/trainer/training/test_tpu_step_trace.py`;
+Golden files are rewritten by `LAZYTOWER_GOLDEN=1 pytest tests/trainer/training/steps/test_tpu_step_trace.py`;
 read their diff.
 """
 
@@ -24,7 +24,7 @@ from trainer.data.bare_dataset import bare_dataset
 from trainer.embeddings.engines.tensorcore import tpu_tables
 from trainer.models.recommender import Recommender
 from trainer.tpu.engines import TPU_ENGINES
-from trainer.training.tpu_step import TpuStep
+from trainer.training.steps.tpu_step import TpuStep
 
 pytestmark = pytest.mark.any_python
 
@@ -132,7 +132,7 @@ def compare(path: pathlib.Path, text: str) -> None:
 
 def mlperf_config(name: str):
     """MLPerf's 26 tables on a slice."""
-    path = pathlib.Path(__file__).parents[3] / "configs" / "criteo_mlperf_v5p_8.yaml"
+    path = pathlib.Path(__file__).parents[4] / "configs" / "criteo_mlperf_v5p_8.yaml"
     batch = SHARE * tpu_slice(name).replicas
     return load_config(str(path), [f"device.slice={name}", f"train.batch_size={batch}"])
 
