@@ -29,6 +29,7 @@ FLAGS = {
     "checkpoints": {"--help", "--helpfull", "--compact"},
     "doctor": SHARED | {"--gcs", "--json"},
     "submit": SHARED | {"--dry_run"},
+    "worker": SHARED | {"--task"},
     "jobs": {"--help", "--helpfull"},  # each action has its own: see test_jobs.py
     "bench": {"--help", "--helpfull"},  # each measurement has its own
     "predict": SHARED | {"--model", "--user", "--item", "--history", "--set_feature", "--requests", "--json"},
