@@ -12,9 +12,10 @@ from trainer.batch.tables.base import BaseTable, user_parts
 from trainer.batch.user_keys import read_keys
 from trainer.serving.client import load_model, start_for
 
-# Each block passes over all items once. Larger ones read the items less often; the scores of a block of items
-# stay at 32 MB (trainer/indexes/brute_force.py).
-USERS_AT_ONCE = 1024
+# Each block passes over all items once. Of 32 to 4,096 users at once (100,000 items x 32, k = 100), blocks of
+# 64 and 128 cost least: the more users, the more items the worst of them makes the search look at.
+_USERS_AT_ONCE = 128
+_ROWS_AT_ONCE = 1024
 
 
 @functools.lru_cache(maxsize=1)
@@ -60,19 +61,14 @@ class Table(BaseTable):
 
     def batches(self, part, state) -> Iterator[pa.RecordBatch]:
         keys, schema = read_keys(storage.join(state, part.source)), self.schema(part)
-        for start in range(0, len(keys), USERS_AT_ONCE):
-            users = keys[start : start + USERS_AT_ONCE]
+        for start in range(0, len(keys), _ROWS_AT_ONCE):
+            users = keys[start : start + _ROWS_AT_ONCE]
             yield pa.RecordBatch.from_arrays(self._columns(users, schema), schema=schema)
 
     def _columns(self, users: np.ndarray, schema: pa.Schema) -> list[pa.Array]:
-        tf, options = self._tf, self.options
-        answer = self._recommend(
-            user=tf.constant(users.tolist(), tf.string),
-            k=tf.constant(options.k),
-            exclude_seen=tf.constant(options.exclude_seen),
-            **self._given,
-        )
-        rows, scores = answer["rows"].numpy(), answer["scores"].numpy()
+        blocks = range(0, len(users), _USERS_AT_ONCE)
+        answers = [self._answers(users[start : start + _USERS_AT_ONCE]) for start in blocks]
+        rows, scores, known = (np.concatenate(parts) for parts in zip(*answers, strict=True))
         found = rows >= 0  # unfilled places are the last ones
         offsets = np.concatenate([[0], np.cumsum(found.sum(axis=1))]).astype(np.int32)
         items = pa.DictionaryArray.from_arrays(pa.array(rows[found]), self._names)
@@ -81,6 +77,17 @@ class Table(BaseTable):
         )
         return [
             pa.array(users, pa.binary()).cast(pa.string()),
-            pa.array(answer["known"].numpy()),
+            pa.array(known),
             pa.ListArray.from_arrays(pa.array(offsets), entries, type=schema.field("items").type),
         ]
+
+    def _answers(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Places of the items, scores, and whether the model knows the user."""
+        tf, options = self._tf, self.options
+        answer = self._recommend(
+            user=tf.constant(users.tolist(), tf.string),
+            k=tf.constant(options.k),
+            exclude_seen=tf.constant(options.exclude_seen),
+            **self._given,
+        )
+        return answer["rows"].numpy(), answer["scores"].numpy(), answer["known"].numpy()
