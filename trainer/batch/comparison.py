@@ -74,10 +74,10 @@ class Comparison:
 def common_at_depths(one: UserLists, other: UserLists, k: int) -> np.ndarray:
     """Sizes of the overlaps of the first d items of both lists, d = 1 .. k, int64 [users, k]."""
     span = int(max(one.items.max(initial=0), other.items.max(initial=0))) + 1
-    keys, ranks = zip(*(_keys_and_ranks(lists, span) for lists in (one, other)), strict=True)
-    _, mine, its = np.intersect1d(*keys, assume_unique=True, return_indices=True)
-    depth = np.maximum(ranks[0][mine], ranks[1][its])
-    cells = keys[0][mine] // span * k + depth
+    keys, ranks = _keys_and_ranks(one, span)
+    other_keys, other_ranks = _keys_and_ranks(other, span)
+    _, mine, its = np.intersect1d(keys, other_keys, assume_unique=True, return_indices=True)
+    cells = keys[mine] // span * k + np.maximum(ranks[mine], other_ranks[its])
     found = np.bincount(cells, minlength=len(one.lengths) * k).reshape(-1, k)
     return np.cumsum(found, axis=1)
 

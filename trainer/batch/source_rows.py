@@ -18,7 +18,7 @@ from pipelines.sources.identity import check_range, each, with_content
 from pipelines.sources.reader import Place, Range, Reader, first_rows, make_reader
 
 _SOURCE: TypeAdapter = TypeAdapter(SourceConfig)
-_NO_ROLES = {"label": None, "labels": {}, "timestamp": None, "weight": None, "split": None}
+_NO_ROLES: dict[str, Any] = {"label": None, "labels": {}, "timestamp": None, "weight": None, "split": None}
 
 
 def read_part(source: Any, inputs: dict) -> str:
