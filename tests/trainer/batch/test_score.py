@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from configs.errors import ExportError
 from tests.support.tiny_run import tiny_export, tiny_run
 from trainer.batch import pipeline, shard
 from trainer.cli import parse, run
@@ -209,3 +210,15 @@ def test_options_of_lists_and_models_of_another_family_are_refused(tmp_path, cap
     ]:
         assert run(parse(["lazytower", "score", "--to", str(tmp_path / "x"), *flags])) == 2
         assert message in capsys.readouterr().err
+
+
+def test_an_error_of_a_worker_is_the_line_that_it_is(tmp_path, capsys, monkeypatch):
+    def refused(*_):
+        raise ExportError("model/1: exported by an earlier version; run `lazytower export` again")
+
+    monkeypatch.setattr(pipeline, "open_table", refused)
+    assert score(tmp_path / "out") == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == (
+        "lazytower score: error: model/1: exported by an earlier version; run `lazytower export` again"
+    )
