@@ -121,6 +121,8 @@ def _run(scoring: Scoring, target: Target, parts: list[Shard], options: "Pipelin
     with disk_errors(target.path):
         try:
             run_to_end(pipeline, options)
+        except errors.UserError as error:  # from this process, with Beam's name of the step
+            raise type(error)(str(error).partition(" [while running")[0]) from None
         except RuntimeError as error:
             found = _WORKER_ERROR.findall(str(error))
             kind = getattr(errors, found[-1][0], None) if found else None
