@@ -1,5 +1,6 @@
 """Runs `lazytower score`: plans the shards, writes those that are not finished, and the manifest last."""
 
+import logging as logging_
 import re
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -118,6 +119,8 @@ def _run(scoring: Scoring, target: Target, parts: list[Shard], options: "Pipelin
 
     pipeline = beam.Pipeline(make_runner(options), options=options)
     build_scoring(pipeline, BatchJob(scoring.model, target.path, scoring.options), parts)
+    logger = logging_.getLogger("apache_beam.runners.common")
+    logger.addFilter(_is_no_user_error)
     with disk_errors(target.path):
         try:
             run_to_end(pipeline, options)
@@ -129,6 +132,14 @@ def _run(scoring: Scoring, target: Target, parts: list[Shard], options: "Pipelin
             if kind is None:
                 raise
             raise kind(found[-1][1]) from None
+        finally:
+            logger.removeFilter(_is_no_user_error)
+
+
+def _is_no_user_error(record: logging_.LogRecord) -> bool:
+    """Whether Beam's traceback says more than the error's own line."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not issubclass(kind, errors.UserError)
 
 
 def check_target(to: str) -> str:
