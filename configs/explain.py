@@ -1,6 +1,8 @@
 """Every configuration key with its default and its description, as text."""
 
+import datetime
 import typing
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -12,6 +14,10 @@ from configs.schema import RunConfig
 def explain() -> str:
     """One line per key: dotted name, default (or `required`), allowed values, description."""
     return "\n".join(_lines(RunConfig, ""))
+
+
+_TYPES: dict[Any, str] = {datetime.datetime: "time"}
+"""What types are called whose own name says less."""
 
 
 def _lines(model: type[BaseModel], prefix: str) -> list[str]:
@@ -39,7 +45,7 @@ def _allowed(field: FieldInfo) -> str:
         return f"({' | '.join(map(str, forms))})" if len(forms) > 1 else ""
     if typing.get_origin(field.annotation) is typing.Literal:
         return f"({' | '.join(map(str, forms))})" if len(forms) > 1 else ""
-    types = [form.__name__ for form in forms if form in (int, float, str, bool)]
+    types = [_TYPES.get(form, form.__name__) for form in forms if form in (int, float, str, bool, *_TYPES)]
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     bounds = [
         f"{sign} {getattr(mark, name)}"

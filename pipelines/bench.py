@@ -64,7 +64,7 @@ def _write_csv(path: str, args: argparse.Namespace) -> None:
     import pyarrow as pa
     import pyarrow.csv as arrow_csv
 
-    from configs.sections.sources import SyntheticSourceConfig
+    from configs.sections.source_kinds.synthetic import SyntheticSourceConfig
     from pipelines.job import JobLayout
     from pipelines.sources.synthetic import Reader
 

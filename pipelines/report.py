@@ -7,6 +7,7 @@ from absl import logging
 from configs.manifest import SPLITS, Dataset
 from configs.sections.dataset import DatasetConfig, LeaveLastOutSplitConfig, VocabIdsConfig
 from configs.sections.roles import PLANTED_LABEL
+from configs.sections.sources import places_of
 from pipelines.base.chain import Base
 from pipelines.base.lines import base_lines
 from pipelines.drift import drift_lines
@@ -124,7 +125,7 @@ def side_lines(manifest: Dataset) -> list[str]:
     lines = []
     for info, section in zip(manifest.sides, manifest.source.get("sides", []), strict=True):
         many, table = f"{info.of}s", manifest.tables[info.of]
-        name = ", ".join(path.rpartition("/")[2] or path for path in section["paths"])
+        name = ", ".join(path.rpartition("/")[2] or path for path in places_of(section))
         found = [
             f"{info.matched:,} of {info.matched + info.missing:,} {many} of the interactions have one",
             f"{info.missing:,} do not",

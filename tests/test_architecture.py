@@ -25,6 +25,7 @@ ORDER = {
         "trainer.bench",
         "trainer.daily",
         "trainer.preflight",
+        "trainer.batch",
         "trainer.serving",
         "trainer.training",
         "trainer.evaluation",
@@ -108,13 +109,15 @@ ALLOWED = {
     "configs": ["configs"],
     "pipelines": ["configs", "pipelines"],
     "trainer": ["configs", "trainer"],
+    # Where both sides meet: models of the trainer on the runners, and from the sources, of the pipelines.
+    "trainer.batch": ["configs", "pipelines", "trainer"],
     "trainer.optimizers": ["configs", "trainer.optimizers", "trainer.addons"],
     "trainer.kernels": ["configs", "trainer.kernels", "trainer.averages"],
     "trainer.indexes": ["configs", "trainer.indexes"],
     "trainer.vm": ["trainer.vm"],
 }
 # What every module of a registry has under one name, and entry points.
-CONTRACT = {"add_arguments", "run", "main", "measure", "COLUMNS", "Index", "Reader"}
+CONTRACT = {"add_arguments", "run", "main", "measure", "COLUMNS", "Index", "Reader", "Writer", "Table"}
 
 
 def imports(path: pathlib.Path, top_only: bool = False) -> set[str]:

@@ -23,7 +23,8 @@ from configs.sections.export import BruteForceIndexConfig, ExportConfig
 from configs.sections.launch import CommonLaunchConfig, LaunchConfig, LocalLaunchConfig
 from configs.sections.models import DotBiasConfig, TwoTowerConfig
 from configs.sections.optimizers import SGDConfig, TableOptimizer
-from configs.sections.sources import SourceConfig, SyntheticSourceConfig
+from configs.sections.source_kinds.synthetic import SyntheticSourceConfig
+from configs.sections.sources import SourceConfig
 from configs.sections.tables import TableConfig
 from pipelines.sources import MODULES as SOURCES
 from tests.support.ranking_dataset import click_log

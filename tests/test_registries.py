@@ -30,17 +30,18 @@ REGISTRIES = {
         {"base", "api_errors", "local_state", "processes", "startup", "tpu_api", "tpu_slices"},
     ),
     "trainer/commands": ("COMMANDS", set()),
+    "trainer/batch/formats": ("FORMATS", {"base"}),
+    "trainer/batch/tables": ("TABLES", {"base"}),
     "trainer/bench": ("BENCHES", {"page", "timing", "turns"}),
     "pipelines/sources": (
         "MODULES",
-        {"files", "patterns", "identity", "compression", "lines", "quoting", "text", "parquet_types"}
-        | {"reader"},
+        {"identity", "compression", "lines", "quoting", "text", "parquet_types"} | {"reader"},
     ),
 }
 
 
 # Keys whose modules are of another package.
-ELSEWHERE = {"trainer/commands": {"prepare"}, "trainer/bench": {"prepare"}}
+ELSEWHERE = {"trainer/commands": {"prepare", "score", "compare-lists"}, "trainer/bench": {"prepare"}}
 
 
 @pytest.mark.parametrize("folder", REGISTRIES)
@@ -148,4 +149,5 @@ def test_the_rule_of_kinds_sees_them(code, found):
 @pytest.mark.parametrize("registry", [COMMANDS, BENCHES], ids=["commands", "benches"])
 def test_modules_of_commands_are_called_like_them(registry):
     for name, (module, _) in registry.items():
-        assert module.rpartition(".")[2] == name or not module.startswith("trainer.")
+        stem = module.rpartition(".")[2]
+        assert stem == name.replace("-", "_") or not module.startswith("trainer.")

@@ -20,7 +20,7 @@ from configs.errors import Stopped, UserError
 from configs.system import storage
 from configs.system.terminal import bounded, escaped_output, visible
 from lazytower_entry import stop_if_shadowed
-from trainer.commands import COMMANDS
+from trainer.commands import BEAM_COMMANDS, COMMANDS
 from trainer.version import VERSION
 
 _MOST_FILES = 1 << 20  # some programs close every possible descriptor when they start others
@@ -52,12 +52,12 @@ class _Parser(argparse_flags.ArgumentParser):
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Parses `argv` (program name first). Unknown flags are errors, except that `prepare` keeps them in
-    `args.beam_args` for Beam, which checks them."""
+    """Parses `argv` (program name first). Unknown flags are errors, except that commands which run
+    Beam keep them in `args.beam_args` for it, which checks them."""
     command = next((arg for arg in argv[1:] if not arg.startswith("-")), None)
     parser = _parser(command)
     args, rest = parser.parse_known_args(argv[1:])
-    if args.command == "prepare":
+    if args.command in BEAM_COMMANDS:
         args.beam_args = rest
     elif rest:
         parser.exit(

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from configs.planted.interactions import FIRST_TIMESTAMP, normal, uniform
-from configs.sections.sources import SyntheticClicksSourceConfig
+from configs.sections.source_kinds.synthetic import SyntheticClicksSourceConfig
 
 WEIGHTS = {"keys": 0.5, "interactions": 0.2, "numbers": 0.2, "list": 0.1}
 """Shares of the logit's variance."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.sections.sources import SyntheticSourceConfig
+from configs.sections.source_kinds.synthetic import SyntheticSourceConfig
 from configs.splitmix import GOLDEN, mix
 
 _NAMES = (

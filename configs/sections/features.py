@@ -88,7 +88,7 @@ class ListFeatureConfig(KeyedFeatureConfig):
     says. A missing list is empty, and its vector zero. Empty and missing keys inside a list are left out;
     repeated ones count repeatedly."""
     separator: str | None = Field(None, min_length=1, max_length=8)
-    """Separator of the keys in delimited text; JSON and Parquet have lists."""
+    """Separator of the keys in delimited text; other files have lists of their own."""
     weights: str | None = None
     """Column with a weight for each key, at least 0, separated or listed like the keys."""
     max_length: int = Field(64, ge=1, le=4096)
@@ -218,7 +218,7 @@ class VectorFeatureConfig(ColumnFeatureConfig):
     dim: int = Field(ge=1, le=65536)
     """Number of values."""
     separator: str | None = Field(None, min_length=1, max_length=8)
-    """Separator of the values in delimited text; JSON and Parquet have lists."""
+    """Separator of the values in delimited text; other files have lists of their own."""
     normalize: bool = False
     """Scale each vector to length 1 when the dataset is prepared."""
 

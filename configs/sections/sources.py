@@ -3,9 +3,9 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from configs.sections.base import Section, Seed
+from configs.sections.base import Section
 from configs.sections.features import (
     FeatureConfig,
     ListFeatureConfig,
@@ -13,7 +13,9 @@ from configs.sections.features import (
     check_crosses,
     check_names,
 )
-from configs.sections.roles import PLANTED_LABEL, LabelConfig, RolesConfig
+from configs.sections.roles import RolesConfig
+from configs.sections.source_kinds.bigquery import BigQueryFormat
+from configs.sections.source_kinds.synthetic import SyntheticClicksSourceConfig, SyntheticSourceConfig
 
 # What pandas, R, SQL and the dumps of MySQL and Hive write; pandas reads nearly the same list.
 NULLS = (
@@ -24,12 +26,22 @@ NULLS = (
 
 
 class FilesConfig(Section):
-    """What all tables in files share."""
+    """Where the files of a table are."""
 
     paths: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     """Files, directories or globs, local or gs://. Rows are read in this order, inside a directory or glob in
     natural order (events_8 before events_10), each file once; docs/prepare.md lists what is left out. Text
     compressed by gzip, bzip2, xz, zstd or zip (one file inside) is decompressed, whatever its name."""
+
+    @property
+    def where(self) -> str:
+        """What is read, for messages."""
+        return ", ".join(self.paths)
+
+
+class TableConfig(Section):
+    """What all tables share."""
+
     features: list[FeatureConfig] = []
     """Features made of further columns."""
     nulls: list[str] = list(NULLS)
@@ -47,7 +59,7 @@ class FilesConfig(Section):
         return False
 
     @model_validator(mode="after")
-    def _lists_can_be_read(self) -> "FilesConfig":
+    def _lists_can_be_read(self) -> "TableConfig":
         for feature in self.features:
             if not isinstance(feature, ListFeatureConfig | VectorFeatureConfig):
                 continue
@@ -59,12 +71,12 @@ class FilesConfig(Section):
             if not self.separates and feature.separator is not None:
                 raise ValueError(
                     f"feature {feature.name!r}: separator applies to delimited text only; remove it, since "
-                    "JSON and Parquet have lists"
+                    "files of this kind have lists of their own"
                 )
         return self
 
 
-class SideTableConfig(FilesConfig):
+class SideTableConfig(TableConfig):
     """What side tables of all kinds share: a table with one row for each user or item."""
 
     of: Literal["user", "item"]
@@ -106,7 +118,7 @@ class SideTableConfig(FilesConfig):
 
     @property
     def all_features(self) -> list[FeatureConfig]:
-        """As FileSourceConfig.all_features."""
+        """As SourceTableConfig.all_features."""
         return self.features
 
     @property
@@ -171,7 +183,7 @@ class DelimitedFormat(Section):
         return self
 
 
-class DelimitedSideConfig(SideTableConfig, DelimitedFormat):
+class DelimitedSideConfig(SideTableConfig, FilesConfig, DelimitedFormat):
     """Delimited text."""
 
     kind: Literal["delimited"]
@@ -183,7 +195,7 @@ class DelimitedSideConfig(SideTableConfig, DelimitedFormat):
         return True
 
 
-class JsonlSideConfig(SideTableConfig):
+class JsonlSideConfig(SideTableConfig, FilesConfig):
     """JSON lines."""
 
     kind: Literal["jsonl"]
@@ -195,21 +207,48 @@ class JsonlSideConfig(SideTableConfig):
         return False
 
 
-class ParquetSideConfig(SideTableConfig):
+class ParquetSideConfig(SideTableConfig, FilesConfig):
     """Parquet files."""
 
     kind: Literal["parquet"]
     """Parquet, read by row groups."""
 
 
+class TFRecordFormat(Section):
+    """How TFRecord files are written."""
+
+    compression: Literal["auto", "none", "gzip", "zlib"] = "auto"
+    """Compression of whole files, as tf.io.TFRecordOptions names it. auto: recognized by the first bytes of
+    each file."""
+
+
+class TFRecordSideConfig(SideTableConfig, FilesConfig, TFRecordFormat):
+    """TFRecord files."""
+
+    kind: Literal["tfrecord"]
+    """TFRecord files of tf.train.Example, one user or item per record; columns are features by name."""
+
+    @property
+    def has_columns(self) -> bool:
+        """As SideTableConfig.has_columns."""
+        return False
+
+
+class BigQuerySideConfig(SideTableConfig, BigQueryFormat):
+    """A table or query in BigQuery."""
+
+    kind: Literal["bigquery"]
+    """A table or the result of a query in BigQuery, one user or item per row."""
+
+
 SideConfig = Annotated[
-    DelimitedSideConfig | JsonlSideConfig | ParquetSideConfig,
+    BigQuerySideConfig | DelimitedSideConfig | JsonlSideConfig | ParquetSideConfig | TFRecordSideConfig,
     Field(discriminator="kind"),
 ]
 
 
-class FileSourceConfig(FilesConfig):
-    """What all file sources share."""
+class SourceTableConfig(TableConfig):
+    """What the tables of interactions of all kinds share."""
 
     roles: RolesConfig = RolesConfig()
     """Which column has which role."""
@@ -226,7 +265,7 @@ class FileSourceConfig(FilesConfig):
         return [*self.features, *(feature for side in self.sides for feature in side.features)]
 
     @model_validator(mode="after")
-    def _features_are_complete(self) -> "FileSourceConfig":
+    def _features_are_complete(self) -> "SourceTableConfig":
         for feature in self.features:
             if feature.of is None:
                 raise ValueError(f"feature {feature.name!r}: of is required: user, item or context")
@@ -241,6 +280,10 @@ class FileSourceConfig(FilesConfig):
         check_names(self.all_features)
         check_crosses(self.features, "source.features")
         return self
+
+
+class FileSourceConfig(SourceTableConfig, FilesConfig):
+    """What all file sources share."""
 
 
 class DelimitedSourceConfig(FileSourceConfig, DelimitedFormat):
@@ -269,131 +312,33 @@ class ParquetSourceConfig(FileSourceConfig):
     """Parquet, read by row groups."""
 
 
-class SyntheticSourceConfig(Section):
-    """A planted model with a known optimum; configs/planted/interactions.py has the formulas."""
+class TFRecordSourceConfig(FileSourceConfig, TFRecordFormat):
+    """TFRecord files."""
 
-    kind: Literal["synthetic"]
-    """Interactions drawn from a planted model; no files are read."""
-    rows: int = Field(ge=1)
-    """Number of interactions."""
-    users: int = Field(ge=1)
-    """Number of distinct users; each has at least one row when rows >= users."""
-    items: int = Field(ge=2)
-    """Number of distinct items."""
-    factors: int = Field(8, ge=1, le=128)
-    """Rank of the planted user taste."""
-    clusters: int = Field(32, ge=1, le=4096)
-    """Number of item groups; users have tastes for groups, and popularity within a group is Zipf."""
-    sharpness: float = Field(2.0, ge=0)
-    """Scale of the taste logits: 0 makes all users alike."""
-    user_zipf: float = Field(0.8, ge=0, lt=2)
-    """Zipf exponent of the users' activity."""
-    item_zipf: float = Field(1.0, ge=0, lt=2)
-    """Zipf exponent of the items' popularity within their group."""
-    seed: Seed = 0
-    """Seed of the planted model and of the draws."""
-
-    @property
-    def roles(self) -> RolesConfig:
-        return RolesConfig(timestamp="timestamp")
-
-    @property
-    def features(self) -> list[FeatureConfig]:
-        return []
-
-    @property
-    def all_features(self) -> list[FeatureConfig]:
-        """As FileSourceConfig.all_features."""
-        return []
-
-    @property
-    def sides(self) -> list[SideConfig]:
-        """As FileSourceConfig.sides."""
-        return []
-
-    @property
-    def max_rejected_fraction(self) -> float:
-        return 0.0
+    kind: Literal["tfrecord"]
+    """TFRecord files of tf.train.Example, one interaction per record; columns are features by name. A missing
+    feature, or an empty list, is a missing value."""
 
 
-class SyntheticClicksSourceConfig(Section):
-    """A click log whose click probabilities are known; configs/planted/clicks.py has the formulas."""
+class BigQuerySourceConfig(SourceTableConfig, BigQueryFormat):
+    """A table or query in BigQuery."""
 
-    kind: Literal["synthetic_clicks"]
-    """Rows drawn from a planted model; no files are read. Features are c1, c2, ... (keys), n1, n2, ...
-    (numbers) and tags (a list). Evaluation prints the best that a model can reach."""
-    rows: int = Field(ge=1)
-    """Number of rows, one a second."""
-    categorical: list[Annotated[int, Field(ge=1, le=2**27)]] = [
-        *(1000, 200, 500, 100, 300, 20, 1000, 600, 3, 800, 900, 1000, 700),
-        *(27, 400, 800, 10, 600, 300, 4, 800, 18, 15, 500, 80, 400),
-    ]
-    """Number of keys of each categorical feature."""
-    key_zipf: float = Field(1.0, ge=0, lt=2)
-    """Zipf exponent of the keys' popularity."""
-    numbers: int = Field(13, ge=0, le=1000)
-    """Number of numeric features, from 0 to 53.6 with a long tail; the logit is periodic in their log1p."""
-    list_keys: int = Field(200, ge=0, le=2**27)
-    """Number of keys of the list; 0: no list."""
-    list_length: int = Field(5, ge=1, le=64)
-    """Longest list; lengths from 0 to this one are equally likely."""
-    users: int = Field(0, ge=0, le=2**27)
-    """Number of users, one more categorical feature with the role of the user; 0: rows have no user."""
-    items: int = Field(0, ge=0, le=2**27)
-    """As users, of items."""
-    pairs: int = Field(3, ge=0, le=1000)
-    """Number of pairs of categorical features that interact."""
-    rank: int = Field(1, ge=1, le=64)
-    """Rank of an interaction: the dot product of two vectors of this width."""
-    rate: float = Field(0.25, gt=0, lt=1)
-    """Share of clicks."""
-    signal: float = Field(1.4, ge=0)
-    """Standard deviation of the logit: 0 makes all rows alike; 1.4 makes the best AUC about 0.8."""
-    seed: Seed = 0
-    """Seed of the planted model and of the draws."""
+    kind: Literal["bigquery"]
+    """A table or the result of a query in BigQuery, read through the Storage Read API; requires
+    `pip install lazytower[bigquery]`."""
 
-    @property
-    def roles(self) -> RolesConfig:
-        return RolesConfig(
-            user="user" if self.users else None,
-            item="item" if self.items else None,
-            label="label",
-            labels={PLANTED_LABEL: LabelConfig(column=PLANTED_LABEL)},
-            timestamp="timestamp",
-        )
 
-    @property
-    def features(self) -> list[FeatureConfig]:
-        keys = [{"name": f"c{i + 1}", "kind": "categorical"} for i in range(len(self.categorical))]
-        transform: dict[str, Any] = {"kind": "numeric", "transform": ["log1p", "standardize"]}
-        numbers = [{**transform, "name": f"n{i + 1}"} for i in range(self.numbers)]
-        tags = [{"name": "tags", "kind": "list", "max_length": self.list_length}] if self.list_keys else []
-        every = [{**feature, "of": "context"} for feature in (*keys, *numbers, *tags)]
-        return TypeAdapter(list[FeatureConfig]).validate_python(every)
-
-    @property
-    def all_features(self) -> list[FeatureConfig]:
-        return self.features
-
-    @property
-    def sides(self) -> list[SideConfig]:
-        return []
-
-    @property
-    def max_rejected_fraction(self) -> float:
-        return 0.0
-
-    @model_validator(mode="after")
-    def _has_features(self) -> "SyntheticClicksSourceConfig":
-        if not (self.categorical or self.numbers or self.list_keys or self.users or self.items):
-            raise ValueError("no features; set categorical, numbers, list_keys, users or items")
-        return self
+def places_of(section: dict[str, Any]) -> list[str]:
+    """What the table of a section, as JSON, is read from: its files, or its table in BigQuery."""
+    return section.get("paths") or [f"bigquery:{section.get('table') or 'query'}"]
 
 
 SourceConfig = Annotated[
-    DelimitedSourceConfig
+    BigQuerySourceConfig
+    | DelimitedSourceConfig
     | JsonlSourceConfig
     | ParquetSourceConfig
+    | TFRecordSourceConfig
     | SyntheticSourceConfig
     | SyntheticClicksSourceConfig,
     Field(discriminator="kind"),

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from configs.errors import DataError
-from pipelines.sources.compression import compression_of, open_file, open_stream, read_head
-from pipelines.sources.files import list_files
+from pipelines.sources.compression import compression_of, foreign_format, open_file, open_stream, read_head
 from pipelines.sources.lines import MAX_LINE_BYTES, stream_lines
+from pipelines.sources.listing.files import list_files
 from pipelines.sources.quoting import Quoting
 
 SAMPLE_ROWS = 20_000
@@ -66,6 +66,8 @@ def read_sample(path: str) -> Sample:
         data += chunk
         if len(data) >= _SAMPLE_BYTES:
             break
+    if what := foreign_format(data):
+        raise DataError(f"{first.name}: contains {what}")
     data = data.removeprefix(b"\xef\xbb\xbf")
     if not data.strip():
         raise DataError(f"{first.name}: the file is empty; name a file with rows")

@@ -16,7 +16,7 @@ from configs.sections.dataset import DatasetConfig
 from configs.sections.sources import SourceConfig
 from configs.system.storage import is_remote
 from pipelines.runners.job_servers import check_job_server, check_process, master_address
-from pipelines.runners.running import on_dataflow
+from pipelines.runners.running import on_dataflow, template_location
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
@@ -27,7 +27,7 @@ _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 20.0
 # Flags with which Beam would silently return before there is anything to publish, or run another kind of job.
 _REFUSED = {
-    "no_wait_until_finish": "prepare must wait for the job in order to publish",
+    "no_wait_until_finish": "the command must wait for the job in order to publish",
     "dry_run": "it runs nothing; use --template_location to write a template",
     "output_executable_path": "it runs nothing, so there would be nothing to publish",
     "streaming": "a source has an end",
@@ -44,15 +44,30 @@ def check_runner(options: "PipelineOptions", source: SourceConfig, dataset: Data
     Raises:
       ConfigError: names the flag or the key.
     """
+    check_job(options, _paths(source, dataset))
+
+
+def check_job(
+    options: "PipelineOptions", paths: list[tuple[str, str]], command: str = "prepare", template: bool = True
+) -> None:
+    """As check_runner, of any job.
+
+    Args:
+      paths: (key or flag, path) of what workers read and write.
+      command: for messages.
+      template: whether the job can be written as a template.
+    """
     for flag, reason in _REFUSED.items():
         if options.get_all_options()[flag]:
-            raise ConfigError(f"--{flag} cannot be used with prepare: {reason}; remove it")
+            raise ConfigError(f"--{flag} cannot be used with {command}: {reason}; remove it")
+    if not template and template_location(options):
+        raise ConfigError(f"--template_location cannot be used with {command}; remove it")
     if on_dataflow(options):
         _check_dataflow(options)
-        _check_paths("elsewhere", source, dataset)
+        _check_paths("elsewhere", paths)
         _validated(options)  # last, because it accesses the bucket of --temp_location
     else:
-        _check_paths(_place_of_workers(options, _validated(options)), source, dataset)
+        _check_paths(_place_of_workers(options, _validated(options)), paths)
 
 
 def _check_dataflow(options: "PipelineOptions") -> None:
@@ -189,11 +204,15 @@ def _is_loopback(address: str) -> bool:
         return host in ("localhost", "embed")
 
 
-def _check_paths(place: str, source: SourceConfig, dataset: DatasetConfig) -> None:
+def _paths(source: SourceConfig, dataset: DatasetConfig) -> list[tuple[str, str]]:
     paths = [("source.paths", path) for path in getattr(source, "paths", [])]
-    paths += [("source.sides.paths", path) for side in source.sides for path in side.paths]
+    paths += [("source.sides.paths", path) for side in source.sides for path in getattr(side, "paths", [])]
     paths += [("dataset.base", dataset.base)] if dataset.base else []
-    for key, path in [*paths, ("dataset.path", dataset.path)]:
+    return [*paths, ("dataset.path", dataset.path)]
+
+
+def _check_paths(place: str, paths: list[tuple[str, str]]) -> None:
+    for key, path in paths:
         if place == "here" or is_remote(path):
             continue
         if place == "elsewhere":

@@ -37,8 +37,10 @@ def import_beam() -> None:
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
 
 
-def beam_options(runner: str | None, flags: list[str]) -> "PipelineOptions":
+def beam_options(runner: str | None, flags: list[str], command: str = "prepare") -> "PipelineOptions":
     """PipelineOptions for a runner and Beam's own flags.
+
+    `command`: for messages.
 
     Raises:
       ConfigError: the runner is unsupported or unknown, or Beam has no such option or value.
@@ -47,7 +49,7 @@ def beam_options(runner: str | None, flags: list[str]) -> "PipelineOptions":
     from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
 
     runner = _runner_name(runner or DEFAULT_RUNNER)
-    _check_flags(flags)
+    _check_flags(flags, command)
     options = PipelineOptions([f"--runner={runner}", *flags])
     setup = options.view_as(SetupOptions)
     # Otherwise Dataflow's workers would unpickle the content of the command's module, which they do not need.
@@ -85,7 +87,7 @@ def _runner_name(name: str) -> str:
     return name
 
 
-def _check_flags(flags: list[str]) -> None:
+def _check_flags(flags: list[str], command: str) -> None:
     """Refuses unknown flags, which Beam itself would drop with a warning."""
     from apache_beam.options import pipeline_options
 
@@ -101,6 +103,6 @@ def _check_flags(flags: list[str]) -> None:
         raise ConfigError(f"{reason} (an option of Apache Beam)") from None
     if unknown:
         raise ConfigError(
-            f"{unknown[0]}: neither `lazytower prepare` nor Apache Beam has this option; "
-            "see `lazytower prepare --help`"
+            f"{unknown[0]}: neither `lazytower {command}` nor Apache Beam has this option; "
+            f"see `lazytower {command} --help`"
         )

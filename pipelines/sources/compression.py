@@ -14,6 +14,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
+import google_crc32c
+import numpy as np
 import pyarrow as pa
 
 from configs.errors import DataError
@@ -65,7 +67,20 @@ def foreign_format(head: bytes) -> str | None:
     recognised."""
     if head[257:262] == b"ustar":
         return "a tar archive; extract it first"
+    if has_record_length(head):
+        return "a TFRecord file; set source.kind: tfrecord"
     return next((what for magic, what in _FOREIGN if head.startswith(magic)), None)
+
+
+def has_record_length(head: bytes) -> bool:
+    """Whether the first bytes are the length of a TFRecord and its checksum."""
+    crc = np.array([google_crc32c.value(head[:8])], np.uint32)
+    return len(head) >= 12 and masked(crc).astype("<u4").tobytes() == head[8:12]
+
+
+def masked(crc: np.ndarray) -> np.ndarray:
+    """CRC-32Cs (uint32) as TFRecord files store them: rotated, plus a constant."""
+    return (crc >> np.uint32(15) | crc << np.uint32(17)) + np.uint32(0xA282EAD8)
 
 
 def open_file(path: str) -> BinaryIO:

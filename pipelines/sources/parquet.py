@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 from collections.abc import Generator, Iterator
 
 import numpy as np
@@ -12,12 +11,12 @@ import pyarrow.parquet as parquet
 from configs.errors import DataError
 from configs.sections.sources import ParquetSourceConfig
 from pipelines.job import JobLayout
-from pipelines.sources import files, reader
+from pipelines.sources import reader
 from pipelines.sources.compression import compression_of, foreign_format, open_file, read_head
 from pipelines.sources.identity import SourceFile, each
-from pipelines.sources.parquet_types import convert, problem
+from pipelines.sources.listing import files
+from pipelines.sources.parquet_types import convert, problem, row_text
 from pipelines.sources.reader import Range, SourcePiece, wanted_columns
-from pipelines.sources.text import RAW_CHARACTERS
 
 _SHOWN = 50  # columns in a message
 
@@ -98,7 +97,7 @@ class Reader(reader.Reader):
             rows=first_row + place,
             lines=first_line + place,
             path=path,
-            raw=functools.partial(_raw, batch),
+            raw=functools.partial(row_text, batch),
         )
 
 
@@ -128,18 +127,3 @@ def _what(name: str, error: Exception) -> str:
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
-
-
-def _raw(batch: pa.RecordBatch, index: int) -> str:
-    row = {name: _shown(batch.column(i)[index]) for i, name in enumerate(batch.schema.names)}
-    return json.dumps(row, default=str, ensure_ascii=False)[:RAW_CHARACTERS]
-
-
-def _shown(value: pa.Scalar) -> object:
-    """A value for messages; times that Python cannot represent and broken text as Arrow prints them."""
-    try:
-        return value.as_py()
-    except UnicodeDecodeError:
-        return value.as_buffer().to_pybytes().decode("utf-8", "backslashreplace")
-    except (ValueError, OverflowError):
-        return repr(value)

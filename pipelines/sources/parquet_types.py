@@ -17,6 +17,7 @@ A dictionary-encoded column has the meaning of its values. A list column, of any
 keys or of numbers whose values follow the same table; a null list is an empty one.
 """
 
+import json
 import uuid
 
 import numpy as np
@@ -24,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as compute
 
 from pipelines.sources.reader import Wanted
+from pipelines.sources.text import RAW_CHARACTERS
 
 _TEXTS = ("key", "value")
 """Kinds of columns that are read as text."""
@@ -164,6 +166,26 @@ def _whole(values: pa.Array) -> pa.Array:
 def _uuids(values: pa.Array) -> pa.Array:
     texts = (None if value is None else str(uuid.UUID(bytes=value)) for value in values.to_pylist())
     return pa.array(texts, pa.string())
+
+
+def row_text(batch: pa.RecordBatch, index: int) -> str:
+    """A row for messages, as JSON, truncated."""
+    row = {name: _shown(batch.column(i)[index]) for i, name in enumerate(batch.schema.names)}
+    return json.dumps(row, default=_decoded_for_people, ensure_ascii=False)[:RAW_CHARACTERS]
+
+
+def _decoded_for_people(value: object) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def _shown(value: pa.Scalar) -> object:
+    """A value for messages; times that Python cannot represent and broken text as Arrow prints them."""
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return value.as_buffer().to_pybytes().decode("utf-8", "backslashreplace")
+    except (ValueError, OverflowError):
+        return repr(value)
 
 
 def _is_list(kind: pa.DataType) -> bool:

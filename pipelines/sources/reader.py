@@ -37,6 +37,8 @@ class Range(NamedTuple):
     version: str = ""
     """Version of the file when it was listed (pipelines/sources/identity.py); empty for a source without
     files."""
+    schema: str = ""
+    """Arrow schema of the columns, serialized and in base64, for streams, which do not repeat it."""
 
 
 class Reject(NamedTuple):

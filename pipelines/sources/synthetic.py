@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as compute
 
 from configs.planted.interactions import Planted
-from configs.sections.sources import SyntheticClicksSourceConfig, SyntheticSourceConfig
+from configs.sections.source_kinds.synthetic import SyntheticClicksSourceConfig, SyntheticSourceConfig
 from pipelines.sources import reader
 from pipelines.sources.identity import SourceFile
 from pipelines.sources.reader import Range, SourcePiece

@@ -8,7 +8,7 @@ import pyarrow as pa
 from configs.columns import label_column
 from configs.planted.clicks import ClickRows, PlantedClicks
 from configs.sections.roles import PLANTED_LABEL
-from configs.sections.sources import SyntheticClicksSourceConfig
+from configs.sections.source_kinds.synthetic import SyntheticClicksSourceConfig
 from pipelines.sources.reader import Range, SourcePiece
 from pipelines.sources.synthetic import DrawnReader, indexed_keys
 

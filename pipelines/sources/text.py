@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from configs.sections.sources import FileSourceConfig
-from pipelines.sources import files, lines
+from pipelines.sources import lines
 from pipelines.sources.identity import SourceFile, each
 from pipelines.sources.lines import BOM, MAX_LINE_BYTES
+from pipelines.sources.listing import files
 from pipelines.sources.quoting import Records, line_bounds
 from pipelines.sources.reader import Range, Reader, Reject, SourcePiece
 

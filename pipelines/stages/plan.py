@@ -126,7 +126,7 @@ def _labels_fail(stats: Stats, job: Job) -> str | None:
 
 def _side_fails(stats: Stats, side: Job, key: str) -> str | None:
     """Why a side table cannot be used; None: it can. `key`: its key in the config."""
-    paths = ", ".join(side.source.paths)
+    paths = side.source.where
     if failed := stats.fatal or _too_many_rejects(stats, side, f"{key}."):
         return failed
     if not stats.kept:

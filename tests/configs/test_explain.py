@@ -57,6 +57,14 @@ def test_lines():
         "[None]",
         "(user | item | context)",
     ]
+    assert line_of("source(tfrecord).compression").startswith(
+        "source(tfrecord).compression  ['auto']  (auto | none | gzip | zlib)  Compression of whole files"
+    )
+    assert line_of("source(parquet).sides(tfrecord).*.compression").split("  ")[1] == "['auto']"
+    for side in ("", ".sides(bigquery).*"):
+        for name in ("table", "query", "project", "row_restriction"):
+            assert line_of(f"source(bigquery){side}.{name}").split("  ")[1:3] == ["[None]", "(str)"]
+        assert line_of(f"source(bigquery){side}.snapshot_time").split("  ")[1:3] == ["[None]", "(time)"]
     assert line_of("source(jsonl).sides(parquet).*.of").split("  ")[1:3] == ["[required]", "(user | item)"]
 
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from configs.planted.interactions import Planted, item_key, user_key
-from configs.sections.sources import SyntheticSourceConfig
+from configs.sections.source_kinds.synthetic import SyntheticSourceConfig
 from configs.system.processes import module_command
 from tests.support.checkpoint_state import newest_state
 from trainer.serving.versions import versions

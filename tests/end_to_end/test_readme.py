@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from configs.planted.interactions import Planted, item_key, user_key
-from configs.sections.sources import SyntheticSourceConfig
+from configs.sections.source_kinds.synthetic import SyntheticSourceConfig
 from tests.test_documentation import blocks, commands
 from trainer import cli
 

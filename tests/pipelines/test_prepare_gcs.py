@@ -14,6 +14,7 @@ from pipelines.publish import PREVIOUS
 from pipelines.stages.files import DIRECTORIES
 from pipelines.workspace import workspace
 from tests.support.prepared import content, run
+from tests.support.tf_examples import write_examples
 
 pytestmark = pytest.mark.any_python
 
@@ -31,16 +32,20 @@ def write_source(path, kind: str) -> dict:
             parquet.write_table(pa.Table.from_pylist(rows), name, row_group_size=40)
         elif kind == "jsonl":
             name.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        elif kind == "tfrecord":
+            write_examples(name, rows)
         else:
             text = "u\ti\tt\n" + "".join("{u}\t{i}\t{t}\n".format(**row) for row in rows)
             name.with_suffix(".gz" if kind == "gzip" else "").write_bytes(
                 gzip.compress(text.encode()) if kind == "gzip" else text.encode()
             )
     section = {"kind": kind, "paths": [f"{path}/part-*"], "roles": ROLES}
-    return section if kind in ("parquet", "jsonl") else section | {"kind": "delimited", "delimiter": "\t"}
+    if kind in ("parquet", "jsonl", "tfrecord"):
+        return section
+    return section | {"kind": "delimited", "delimiter": "\t"}
 
 
-@pytest.mark.parametrize("kind", ["delimited", "gzip", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", ["delimited", "gzip", "jsonl", "parquet", "tfrecord"])
 def test_sources_of_all_kinds(bucket, tmp_path, kind):
     source = write_source(tmp_path / "raw", kind)
     for path in (tmp_path / "raw").iterdir():

@@ -15,13 +15,15 @@ import pyarrow.parquet as parquet
 import pytest
 
 from configs.errors import DataError
-from pipelines.sources import files, identity, text
+from pipelines.sources import identity, text
 from pipelines.sources import parquet as parquet_source
+from pipelines.sources.listing import files
 from tests.support.prepared import run
+from tests.support.tf_examples import write_examples
 
 pytestmark = pytest.mark.any_python
 
-KINDS = ("delimited", "gzip", "jsonl", "parquet")
+KINDS = ("delimited", "gzip", "jsonl", "parquet", "tfrecord")
 MOMENTS = ("listed", "looked", "checksum", "count", "read", "piece", "end")
 SIZES = {"chunk_bytes": 350, "chunk_rows": 20, "user_shards": 2, "threads": 1}
 SECTION = {"split": {"kind": "leave_last_out"}, "num_shards": 1}
@@ -34,6 +36,9 @@ def rows(rng: random.Random, count: int = 50) -> list[dict]:
 def encode(kind: str, found: list[dict], path) -> None:
     if kind == "parquet":
         parquet.write_table(pa.Table.from_pylist(found), path, row_group_size=20)
+        return
+    if kind == "tfrecord":
+        write_examples(path, found)
         return
     form = '{{"user": "{user}", "item": "{item}"}}' if kind == "jsonl" else "{user},{item}"
     lines = [] if kind == "jsonl" else ["user,item"]

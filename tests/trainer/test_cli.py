@@ -22,6 +22,10 @@ FLAGS = {
     "evaluate": SHARED | {"--split", "--step", "--start", "--json"},
     "day": SHARED | {"--new", "--name", "--status", "--json"},
     "export": SHARED | {"--step"},
+    "score": SHARED
+    | {"--model", "--what", "--to", "--format", "--users", "--shard_rows", "--overwrite", "--runner"}
+    | {"--k", "--include_seen", "--exclude", "--include", "--where"},
+    "compare-lists": {"--help", "--helpfull", "--persistence", "--json"},
     "checkpoints": {"--help", "--helpfull", "--compact"},
     "doctor": SHARED | {"--gcs", "--json"},
     "submit": SHARED | {"--dry_run"},

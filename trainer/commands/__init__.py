@@ -10,6 +10,11 @@ COMMANDS = {
     "export": ("trainer.commands.export", "write and verify a SavedModel for serving"),
     "recommend": ("trainer.commands.recommend", "ask an exported model for items"),
     "predict": ("trainer.commands.predict", "ask an exported ranking model about rows"),
+    "score": (
+        "trainer.batch.score",
+        "write lists for all users, vectors or predictions of rows (Apache Beam)",
+    ),
+    "compare-lists": ("trainer.batch.compare_lists", "compare two outputs of recommendations: what changes"),
     "day": ("trainer.commands.day", "the daily job: prepare, train, compare, and export unless it is worse"),
     "checkpoints": ("trainer.commands.checkpoints", "list, verify and compact the checkpoints of a run"),
     "doctor": ("trainer.commands.doctor", "check that this machine has what a run needs"),
@@ -17,3 +22,6 @@ COMMANDS = {
     "jobs": ("trainer.commands.jobs", "list, show, follow, supervise and cancel jobs"),
     "bench": ("trainer.commands.bench", "measure speed and memory beside peers"),
 }
+
+BEAM_COMMANDS = ("prepare", "score")
+"""Those that pass flags which are not theirs to Apache Beam."""

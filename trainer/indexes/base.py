@@ -25,6 +25,11 @@ class BaseIndex(tf.Module):
         super().__init__(name=f"index_{config.kind}")
         self._config, self._vectors, self._servable = config, vectors, servable
 
+    @property
+    def exact(self) -> bool:
+        """Whether `search` finds the best rows, not only most of them."""
+        return self._config.exact
+
     def search(self, users, banned, k):
         """The best rows for each user; of equal scores, lower rows first.
 

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from configs.dataset_parts import DriftInfo
+from configs.sections.sources import places_of
 from configs.system.storage import write_bytes
 from trainer.report.drift import HELP, drift_rows
 from trainer.report.facts import (
@@ -240,7 +241,7 @@ def _sides(summary: Mapping) -> list[dict]:
     """What became of each side table's rows."""
     sections = summary.get("source", {}).get("sides", [])
     return [
-        {"side table": ", ".join(section["paths"]), **info, "rejected": sum(info["rejected"].values())}
+        {"side table": ", ".join(places_of(section)), **info, "rejected": sum(info["rejected"].values())}
         for section, info in zip(sections, summary.get("sides", []), strict=True)
     ]
 

@@ -91,17 +91,7 @@ def recommend(path: str, requests: list[Request], k: int, exclude_seen: bool) ->
       ExportError: the SavedModel cannot be loaded.
       ConfigError: its index needs operations of a package that is not installed.
     """
-    from configs.sections.devices import CpuDeviceConfig
-    from configs.sections.export import package_of
-    from trainer.runtime import start_tensorflow
-
-    # Exports from before there were indexes do not name one.
-    kind = read_metadata(path, "retrieval").get("index", {}).get("kind")
-    tf = start_tensorflow(CpuDeviceConfig(), deterministic=False)
-    if package := package_of(kind):
-        from trainer.indexes.packages import load_operations
-
-        load_operations(package, f"{path}, exported with export.index.kind: {kind},")
+    tf = start_for(path)
     signature = load_signature(tf, path, "recommend")
     specs = signature.structured_input_signature[1]
     for start in range(0, len(requests), _AT_ONCE):
@@ -119,15 +109,39 @@ def recommend(path: str, requests: list[Request], k: int, exclude_seen: bool) ->
             }
 
 
-def load_signature(tf, path: str, name: str):
-    """A signature of the SavedModel at `path`; `tf` is TensorFlow. ExportError when it cannot be loaded."""
+def start_for(path: str, deterministic: bool = False):
+    """TensorFlow, started with the operations that a retrieval model needs; raises as `recommend`."""
+    from configs.sections.devices import CpuDeviceConfig
+    from configs.sections.export import package_of
+    from trainer.runtime import start_tensorflow
+
+    # Exports from before there were indexes do not name one.
+    kind = read_metadata(path, "retrieval").get("index", {}).get("kind")
+    tf = start_tensorflow(CpuDeviceConfig(), deterministic)
+    if package := package_of(kind):
+        from trainer.indexes.packages import load_operations
+
+        load_operations(package, f"{path}, exported with export.index.kind: {kind},")
+    return tf
+
+
+def load_model(tf, path: str):
+    """The SavedModel at `path`; `tf` is TensorFlow. ExportError when it cannot be loaded."""
     from trainer.serving.versions import loadable
 
     try:
         with loadable(path) as place:
-            return tf.saved_model.load(place).signatures[name]
+            return tf.saved_model.load(place)
     except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
         raise ExportError(f"{path}: cannot be loaded ({str(error).splitlines()[0]})") from None
+
+
+def load_signature(tf, path: str, name: str):
+    """A signature of the SavedModel at `path`; raises as `load_model`."""
+    model = load_model(tf, path)
+    if name not in model.signatures:
+        raise ExportError(f"{path}: cannot be loaded (it has no signature {name})")
+    return model.signatures[name]
 
 
 def input_values(tf, name: str, spec, requests: list):

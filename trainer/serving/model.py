@@ -7,6 +7,10 @@ Signatures, all batched over users or items:
   user_embedding   user [B], and what a request says of users -> embedding [B, D].
   item_embedding   item [B] -> embedding [B, D].
   score            user [B], item [B], and what a request says of users -> score [B].
+A Python process that has loaded the model finds beside them, for batch outputs:
+  recommend_rows   as `recommend`, by exact search under every index -> rows [B, k] int32 of item_names, -1 in
+                   unfilled places, scores and known.
+  item_names       string variable [items], raw keys.
 
 Optional inputs. TF Serving fills them in (SignatureDef.defaults), and so do the Python functions of the
 loaded model; `signatures[...]` in Python needs all of them. [*, M] has one row for the whole batch or one for
@@ -49,8 +53,9 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from configs.sections.export import BruteForceIndexConfig
 from trainer.indexes.among import search_among
-from trainer.indexes.base import NO_SCORE, BaseIndex
+from trainer.indexes.base import NO_SCORE, BaseIndex, make_index
 from trainer.serving.filters import AllowedItems, FeatureFilter
 from trainer.serving.inputs.device_lists import DeviceLists
 from trainer.serving.inputs.history import HistoryInput
@@ -128,7 +133,7 @@ class ServingModel(tf.Module):
         self._item_places, self._servable = _places(item_order), servable
         self._in_histories = in_histories
         self._item_vectors, self._index = item_vectors, index
-        self._item_names = constant(item_names, "item_names")
+        self.item_names = constant(item_names, "item_names")
         self._user_tower, self._weights = user_tower, weights
         self._max_k = max_k
         self._traced_vectors = tf.function(self.user_vectors, autograph=False)
@@ -169,10 +174,17 @@ class ServingModel(tf.Module):
         def item_embedding(inputs):
             return {"embedding": self._vectors_of_items(inputs["item"])}
 
-        self.recommend = named_function(self._recommend, [user], [*options, *state])
         # Functions that call one another, so that the graph holds the model once.
+        found = named_function(self._found_by(self._index), [user], [*options, *state])
+        self.recommend_rows = found
+        if not self._index.exact:
+            exact = make_index(BruteForceIndexConfig(), self._item_vectors, self._servable)
+            self.recommend_rows = named_function(self._found_by(exact), [user], [*options, *state])
+        self.recommend = named_function(
+            lambda inputs: self._named(found(**inputs)), [user], [*options, *state]
+        )
         self.serving_default = named_function(
-            lambda inputs: self.recommend(**{**defaults, **inputs}), [user], []
+            lambda inputs: self._named(found(**{**defaults, **inputs})), [user], []
         )
         self.user_embedding = named_function(self._user_embedding, [user], state)
         self.item_embedding = named_function(item_embedding, [item], [])
@@ -231,10 +243,13 @@ class ServingModel(tf.Module):
         """Whether histories may hold items of catalog ids int64 [n], bool [n]."""
         return self._places_of_rows(rows) < self._in_histories
 
-    def _recommend(self, inputs):
-        return self._checked(inputs, self._checks(inputs), self._answer)
+    def _found_by(self, index: BaseIndex) -> Callable:
+        """The body of `recommend_rows`, with unrestricted searches by `index`."""
+        return lambda inputs: self._checked(
+            inputs, self._checks(inputs), lambda checked: self._found(index, checked)
+        )
 
-    def _answer(self, inputs):
+    def _found(self, index: BaseIndex, inputs):
         ids, k = self._user_keys(inputs["user"]), inputs["k"]
         users, banned = self._vectors_of_ids(ids, inputs), self._banned(ids, inputs)
         wheres = [(inputs[WHERE + name], found) for name, found in self._filters.items()]
@@ -242,12 +257,18 @@ class ServingModel(tf.Module):
 
         def among():
             allowed = AllowedItems((inputs["include"], self._places_of_items), wheres, self._servable)
-            return search_among(self._index, users, self._item_vectors, self._servable, allowed, banned, k)
+            return search_among(index, users, self._item_vectors, self._servable, allowed, banned, k)
 
         there = tf.reduce_any([tf.reduce_any(text != "") for text in restrictions])
-        scores, rows = tf.cond(there, among, lambda: self._index.search(users, banned, k))
-        items = tf.where(scores > NO_SCORE, tf.gather(self._item_names, rows), "")
-        return {"items": items, "scores": scores, "known": tf.gather(self._known, ids)}
+        scores, rows = tf.cond(there, among, lambda: index.search(users, banned, k))
+        rows = tf.where(scores > NO_SCORE, tf.cast(rows, tf.int32), -1)
+        return {"rows": rows, "scores": scores, "known": tf.gather(self._known, ids)}
+
+    def _named(self, found):
+        """What `recommend` returns, from what `recommend_rows` does."""
+        rows = found["rows"]
+        items = tf.where(rows >= 0, tf.gather(self.item_names, tf.maximum(rows, 0)), "")
+        return {"items": items, "scores": found["scores"], "known": found["known"]}
 
     def _checks(self, inputs) -> list:
         """Assertions that refuse a request that cannot be answered, as INVALID_ARGUMENT."""

@@ -6,7 +6,7 @@ import pytest
 
 from configs.planted.clicks import RARE, WEIGHTS, PlantedClicks, draw_keys, key_shares
 from configs.schema import RunConfig
-from configs.sections.sources import SyntheticClicksSourceConfig
+from configs.sections.source_kinds.synthetic import SyntheticClicksSourceConfig
 
 
 def planted(**keys) -> PlantedClicks:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs.planted.interactions import FIRST_TIMESTAMP, Planted, index_of_key, item_key, user_key
-from configs.sections.sources import SyntheticSourceConfig
+from configs.sections.source_kinds.synthetic import SyntheticSourceConfig
 
 
 def planted(**keys) -> Planted:

@@ -193,8 +193,8 @@ def test_a_separator_is_for_delimited_text():
     with pytest.raises(ConfigError) as caught:
         parse_config(document(source=source), "FILE")
     assert str(caught.value) == (
-        "FILE: source: feature 'tags': separator applies to delimited text only; remove it, since JSON and "
-        "Parquet have lists"
+        "FILE: source: feature 'tags': separator applies to delimited text only; remove it, since files of "
+        "this kind have lists of their own"
     )
 
 

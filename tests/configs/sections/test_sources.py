@@ -37,7 +37,8 @@ def test_sides_of_all_kinds_are_read_dumped_and_read_again(tmp_path):
     [
         (
             {"kind": "xlsx"},
-            "source.sides.0.kind: 'xlsx' is unknown; allowed: 'delimited', 'jsonl', 'parquet'",
+            "source.sides.0.kind: 'xlsx' is unknown; allowed: 'bigquery', 'delimited', 'jsonl', 'parquet', "
+            "'tfrecord'",
         ),
         ({"of": "context"}, "source.sides.0.of: Input should be 'user' or 'item', found 'context'"),
         ({"key": None}, "source.sides.0.key: Input should be a valid string"),
@@ -59,8 +60,8 @@ def test_sides_of_all_kinds_are_read_dumped_and_read_again(tmp_path):
         ({"roles": {}}, "source.sides.0.roles: unknown key; known: "),
         (
             {"features": [{"name": "a", "kind": "list", "separator": "|"}]},
-            "source.sides.0: feature 'a': separator applies to delimited text only; remove it, since JSON "
-            "and Parquet have lists",
+            "source.sides.0: feature 'a': separator applies to delimited text only; remove it, since files "
+            "of this kind have lists of their own",
         ),
         (
             {"kind": "delimited", "features": [{"name": "a", "kind": "vector", "dim": 3}]},

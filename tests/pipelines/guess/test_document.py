@@ -12,6 +12,7 @@ import yaml
 from configs.errors import DataError
 from configs.load import parse_config
 from pipelines.guess.document import guess
+from tests.support.tf_examples import write_examples
 from trainer import cli
 
 ROWS = 400
@@ -186,6 +187,13 @@ def test_what_is_no_log_is_refused_with_its_name(tmp_path, content, message):
     with pytest.raises(DataError, match=message) as error:
         guess([str(path)])
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_records_of_examples_are_recognized(tmp_path):
+    for compression in ("", "GZIP"):
+        path = write_examples(tmp_path / "log", [{"user": "a", "item": 1}], compression)
+        with pytest.raises(DataError, match="contains a TFRecord file; set source.kind: tfrecord"):
+            guess([path])
 
 
 def test_a_side_table_without_shared_keys_is_refused(tmp_path):

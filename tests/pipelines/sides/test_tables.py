@@ -14,6 +14,7 @@ import tensorflow as tf
 from pipelines.prepare import prepare
 from pipelines.runners.options import beam_options
 from tests.support.prepared import configure, content_of_any_size, read_file, run
+from tests.support.tf_examples import write_examples
 
 pytestmark = pytest.mark.any_python
 
@@ -74,6 +75,8 @@ def write_side(directory, kind: str, rows: list[dict], **options) -> dict:
             parquet.write_table(pa.Table.from_pylist(part), path, row_group_size=8)
         elif kind == "jsonl":
             path.write_text("".join(json.dumps(row) + "\n" for row in part))
+        elif kind == "tfrecord":
+            write_examples(path, part, "GZIP" if number else "")
         else:
             path.write_text(";".join(names) + "\n" + "".join(cells(row.values()) + "\n" for row in part))
         paths.append(str(path))
@@ -170,7 +173,7 @@ def check_items(dataset, rows, side, min_count=1) -> None:
         assert dataset.features[name].coverage == sum(row[name] is not None for row in side)
 
 
-@pytest.mark.parametrize("kind", ["delimited", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", ["delimited", "jsonl", "parquet", "tfrecord"])
 def test_items_get_the_values_of_their_rows(tmp_path, kind):
     rows, side = interactions(), items()
     source = write_rows(tmp_path / "in.csv", rows) | {"sides": [write_side(tmp_path, kind, side)]}

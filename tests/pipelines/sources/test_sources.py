@@ -10,11 +10,12 @@ import pytest
 
 from configs.errors import DataError
 from configs.planted.interactions import Planted, item_key, user_key
-from configs.sections.sources import SyntheticSourceConfig
+from configs.sections.source_kinds.synthetic import SyntheticSourceConfig
 from pipelines.job import JobLayout
 from pipelines.sources.reader import first_rows
 from pipelines.sources.synthetic import Reader
 from tests.support.prepared import Reference, assert_matches, read_rows, run
+from tests.support.tf_examples import write_examples
 
 ROLES = {"label": "rating", "timestamp": "ts", "weight": "w"}
 FEATURES = [
@@ -49,6 +50,8 @@ def write(kind, path, rows) -> dict:
     if kind == "parquet":
         parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=70)
         return {"kind": "parquet", "paths": [str(path)]}
+    if kind == "tfrecord":
+        return {"kind": "tfrecord", "paths": [write_examples(path, rows, "ZLIB")]}
     lines = [",".join(names), *(",".join(str(row[name]) for name in names) for row in rows)]
     if kind == "gz":
         path = path.with_suffix(".gz")
@@ -74,7 +77,7 @@ def expected_fingerprint(tmp_path_factory):
     return run(section, dataset).fingerprint
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "parquet", "gz", "crlf", "quoted", "files"])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "tfrecord", "gz", "crlf", "quoted", "files"])
 def test_all_kinds_give_the_same_dataset(tmp_path, kind, expected_fingerprint):
     section = write(kind, tmp_path / "x", interactions()) | {"roles": ROLES, "features": FEATURES}
     dataset = {"path": str(tmp_path / "out"), "split": {"kind": "leave_last_out"}, "history_length": 2}

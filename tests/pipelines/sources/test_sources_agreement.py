@@ -13,6 +13,7 @@ from pipelines.rows.validate import validate
 from pipelines.sources.reader import make_reader
 from tests.pipelines.sources.pieces import read_pieces
 from tests.support.prepared import configure
+from tests.support.tf_examples import write_examples
 
 pytestmark = pytest.mark.any_python
 
@@ -282,3 +283,21 @@ def test_types_of_parquet_mean_the_same(tmp_path):
     table, rejects = validate(piece, Job(config.source, config.dataset, JobLayout("", "")))
     assert table["user"].to_pylist() == ["u"] and np.isnan(table["price"].to_numpy()).all()
     assert [r.reason for r in rejects] == ["missing_user", "missing_item"]
+
+
+@pytest.mark.parametrize("column", [name for name in NAMES if name != "unused"])
+def test_odd_values_mean_the_same_in_tfrecord_as_in_json(tmp_path, column):
+    numbers = {"rating": 3.5, "ts": 1000, "w": 1.0, "price": 2.5, "size": 4}
+    good = dict(zip(NAMES, _good, strict=True)) | numbers
+    values = [*WORDS, 0, 1, -1, 2**53 + 1, 2**63 - 1, 0.5, 2.5, 1e30, float("nan"), float("inf"), None]
+    if column in ("user", "item", "genre"):
+        values = [value for value in values if not isinstance(value, float)]  # no keys; JSON takes 1.0
+    rows = [good | {column: value} for value in values]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    wanted = _parsed(tmp_path, "jsonl", lines, careful=False)
+    records = open(write_examples(tmp_path / "records", rows), "rb").read()
+    found = _parsed(tmp_path, "tfrecord", records, careful=False)
+    assert found[0] == wanted[0] and found[2] == wanted[2]
+    assert [(r.row, r.reason) for r in found[1]] == [(r.row, r.reason) for r in wanted[1]]
+    alone = _parsed(tmp_path, "tfrecord", records, careful=False, chunk=1)
+    assert alone[0] == found[0] and [r.reason for r in alone[1]] == [r.reason for r in found[1]]

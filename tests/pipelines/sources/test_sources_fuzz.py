@@ -16,6 +16,7 @@ from pipelines.rows.validate import validate
 from pipelines.sources.reader import make_reader
 from tests.pipelines.sources.pieces import read_pieces
 from tests.support.prepared import configure, read_rejected, read_rows, run
+from tests.support.tf_examples import write_examples
 
 pytestmark = pytest.mark.any_python
 
@@ -43,7 +44,7 @@ SCHEMA = {
     "mood": None,
     "age": pa.float64(),
 }
-_FORMATS = ("csv", "tsv", "jsonl", "parquet")
+_FORMATS = ("csv", "tsv", "jsonl", "parquet", "tfrecord")
 
 _text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)
 _key = _text | st.sampled_from(
@@ -110,6 +111,11 @@ def _write(path, kind: str, table: dict[str, list]) -> dict:
         columns = {name: pa.array(table[name], _parquet_type(name, table[name])) for name in table}
         parquet.write_table(pa.table(columns), path)
         return source | {"kind": "parquet"}
+    if kind == "tfrecord":
+        keys = ("user", "item")  # a file that never names them is refused; an empty list is a missing value
+        values = [dict(zip(table, row, strict=True)) for row in rows]
+        write_examples(path, [v | {k: [] for k in keys if v[k] is None} for v in values])
+        return source | {"kind": "tfrecord"}
     if kind == "jsonl":
         path.write_text("".join(json.dumps(dict(zip(table, row, strict=True))) + "\n" for row in rows))
         return source | {"kind": "jsonl"}
@@ -270,6 +276,18 @@ def _assert_clear(path, kind: str, data: bytes, chunk: int, escape: str | None) 
 def test_damaged_text_is_refused_or_said(tmp_path_factory, text, edits, chunk, escape):
     path = tmp_path_factory.getbasetemp() / "damaged"
     _assert_clear(path, text[0], _edited(text[1], edits), chunk, escape)
+
+
+@given(
+    st.sampled_from(["", "GZIP", "ZLIB"]),
+    st.lists(_edit, min_size=1, max_size=3),
+    st.integers(1, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_damaged_records_are_refused_or_said(tmp_path_factory, compression, edits, chunk):
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    write_examples(path, [json.loads(line) for line in _JSON.splitlines()], compression)
+    _assert_clear(path, "tfrecord", _edited(path.read_bytes(), edits), chunk, None)
 
 
 @pytest.mark.torture

@@ -155,7 +155,7 @@ def test_a_source_without_times_needs_a_name(tmp_path, commands):
 
 
 def _planted():
-    from configs.sections.sources import SyntheticSourceConfig
+    from configs.sections.source_kinds.synthetic import SyntheticSourceConfig
 
     return SyntheticSourceConfig(kind="synthetic", rows=10, users=2, items=2)
 

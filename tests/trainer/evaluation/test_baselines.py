@@ -6,7 +6,7 @@ import pytest
 from configs.errors import DataError
 from configs.planted.interactions import Planted, index_of_key, item_key, user_key
 from configs.sections.evaluation import EvaluateConfig
-from configs.sections.sources import SyntheticSourceConfig
+from configs.sections.source_kinds.synthetic import SyntheticSourceConfig
 from tests.support.tiny_dataset import Row, write_dataset
 from trainer.data.catalog import Items, Users
 from trainer.evaluation.baselines import BestReachable, Popularity

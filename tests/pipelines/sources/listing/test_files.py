@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 from configs.errors import DataError
-from pipelines.sources.files import list_files
+from pipelines.sources.listing.files import list_files
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from configs.sections.base import lone_slash_scheme
 from configs.system.storage import is_remote
 from pipelines.sources.compression import compression_of, open_stream, read_head
 from pipelines.sources.identity import SourceFile
-from pipelines.sources.patterns import Expansion, expand
+from pipelines.sources.listing.patterns import Expansion, expand
 
 _SHOWN = 3  # names per log line
 _EMPTY_INSIDE_BYTES = 256  # larger compressed files are not empty

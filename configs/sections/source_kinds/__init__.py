@@ -1,0 +1,1 @@
+"""What sections of sources have besides what all tables share, by kind."""

@@ -1,0 +1,1 @@
+"""Tables and results of queries in BigQuery: clients, errors, what is read, and its rows."""
