@@ -37,6 +37,19 @@ class BatchOptions:
     """What is read of the source, as JSON, where rows of one are scored."""
 
 
+def check_version(path: str) -> None:
+    """Raises ExportError if the retrieval model at `path` is of a version that cannot be asked for all users.
+
+    The names of a SavedModel's functions stand in its graph as they are, so TensorFlow need not load it.
+    """
+    try:
+        content = read_bytes(join(path, "saved_model.pb"))
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be read ({error}); run `lazytower export` again") from None
+    if b"recommend_rows" not in content:
+        raise ExportError(f"{path}: exported by an earlier version; run `lazytower export` again")
+
+
 def model_identity(path: str, metadata: dict) -> dict[str, Any]:
     """What the manifest says of the model at `path`, wherever it lies.
 

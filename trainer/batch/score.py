@@ -6,7 +6,7 @@ lazytower score --config shop.yaml --what topk --k 100 --to outputs/topk
 from configs.arguments import add_override_argument
 from configs.errors import ConfigError
 from trainer.batch.formats import FORMATS
-from trainer.batch.request import BatchOptions
+from trainer.batch.request import BatchOptions, check_version
 from trainer.batch.tables import TABLES
 from trainer.serving.client import find_version, read_metadata, version_facts
 from trainer.serving.requests import Request, check_request, named_values, split_keys
@@ -105,7 +105,10 @@ def _metadata(path: str, family: str, what: str) -> dict:
     if found != family:
         others = [name for name in TABLES if table_class(name).family == found]
         raise ConfigError(f"--what {what}: {path} is a {found} model; use --what {' or '.join(others)}")
-    return read_metadata(path, family)
+    metadata = read_metadata(path, family)
+    if family == "retrieval":
+        check_version(path)
+    return metadata
 
 
 def _users(args):

@@ -212,6 +212,15 @@ def test_options_of_lists_and_models_of_another_family_are_refused(tmp_path, cap
         assert message in capsys.readouterr().err
 
 
+def test_an_export_of_an_earlier_version_is_refused_before_anything_is_written(tmp_path, capsys):
+    model = shutil.copytree(tiny_export("towers"), tmp_path / "model")
+    [graph] = model.rglob("saved_model.pb")
+    graph.write_bytes(graph.read_bytes().replace(b"recommend_rows", b"recommend_none"))
+    assert score(tmp_path / "out", "--model", str(model)) == 2
+    assert "exported by an earlier version; run `lazytower export` again" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_error_of_a_worker_is_the_line_that_it_is(tmp_path, capsys, monkeypatch):
     def refused(*_):
         raise ExportError("model/1: exported by an earlier version; run `lazytower export` again")

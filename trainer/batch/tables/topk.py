@@ -6,7 +6,6 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from configs.errors import ExportError
 from configs.system import storage
 from trainer.batch.tables.base import BaseTable, user_parts
 from trainer.batch.user_keys import read_keys
@@ -23,12 +22,9 @@ def open_retrieval(model: str):
     """The loaded SavedModel, once a process: its weights may fill a good part of the memory.
 
     Raises:
-      ExportError: it cannot be loaded, or is of an earlier version.
+      ExportError: it cannot be loaded.
     """
-    loaded = load_model(start_for(model, deterministic=True), model)
-    if not hasattr(loaded, "recommend_rows"):
-        raise ExportError(f"{model}: exported by an earlier version; run `lazytower export` again")
-    return loaded
+    return load_model(start_for(model, deterministic=True), model)
 
 
 class Table(BaseTable):
