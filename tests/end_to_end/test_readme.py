@@ -30,6 +30,7 @@ RUN = {
     "lazytower evaluate --config shop.yaml": "popularity",
     "lazytower export --config shop.yaml": "runs/shop/export/",
     "lazytower recommend --config shop.yaml --users alice,bob --k 10": "alice",
+    "lazytower score --config shop.yaml --what topk --k 100 --to outputs/topk": "200 users",
     "lazytower prepare --guess events": "roles:",
     "lazytower inspect datasets/shop": "keys in train",
     "lazytower doctor --config shop.yaml": "",
