@@ -145,7 +145,7 @@ class _Processes:
                 stdout=log,
                 stderr=log,
             )
-        self._stack.callback(_stop, self._running[name])
+        self._stack.callback(stop, self._running[name])
 
     def wait(self, ready: Callable[[], bool]) -> None:
         """Waits until something is ready, or a process has ended, or time is up."""
@@ -159,7 +159,8 @@ class _Processes:
             time.sleep(0.2)
 
 
-def _stop(process: subprocess.Popen) -> None:
+def stop(process: subprocess.Popen) -> None:
+    """Ends a process, by force if it does not end within 20 s."""
     process.terminate()
     try:
         process.wait(20)

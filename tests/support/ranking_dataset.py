@@ -19,6 +19,18 @@ LENGTH = 3
 """Longest list."""
 
 
+EVERYTHING = {
+    "inputs": ["user", "item", "history", "c0", "c1", "c2", "tags", "n0", "n1"],
+    "bottom": [8],
+    "interaction": {"kind": "cross", "structure": "parallel", "rank": 4},
+    "top": [16, 8],
+    "dropout": 0.2,
+    "tasks": [{"name": "click"}, {"name": "buy", "label": "buy", "where": "label"}],
+    "sharing": {"kind": "mmoe", "experts": 2, "tower": [4]},
+}
+"""A model section with all that a ranking model can read and do."""
+
+
 def ranking_document(directory: str, model: dict | None = None, owners: bool = False, **sections) -> dict:
     """The config of a run on a click log.
 

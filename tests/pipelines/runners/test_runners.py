@@ -19,6 +19,7 @@ from pipelines.runners import checks, running
 from pipelines.runners.checks import check_runner
 from pipelines.runners.options import beam_options
 from tests.pipelines.test_prepare import SPLITS, interactions, split_function, write_tsv
+from tests.support.beam_clusters import stop
 from tests.support.prepared import Reference, assert_matches, configure, content
 
 ROWS = interactions(900, users=60, items=40, seed=5)
@@ -53,12 +54,7 @@ def serving(module: str, flag: str, directory):
                 yield port
                 return
         finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            stop(process)
     raise AssertionError((directory / "log").read_text())
 
 

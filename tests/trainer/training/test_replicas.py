@@ -11,7 +11,7 @@ import yaml
 
 from configs.errors import ConfigError
 from configs.load import load_config, parse_config
-from tests.support.ranking_dataset import click_log, ranking_document
+from tests.support.ranking_dataset import EVERYTHING, click_log, ranking_document
 from tests.support.tiny_run import planted_document, write_planted
 from trainer.evaluation.trained import open_trained
 
@@ -52,17 +52,8 @@ def weights(path: pathlib.Path, output: pathlib.Path) -> dict[str, np.ndarray]:
 
 def ranking(directory: str) -> dict:
     """A config with all that a ranking model can read and do, and its dataset."""
-    model = {
-        "inputs": ["user", "item", "history", "c0", "c1", "c2", "tags", "n0", "n1"],
-        "bottom": [8],
-        "interaction": {"kind": "cross", "structure": "parallel", "rank": 4},
-        "top": [16, 8],
-        "dropout": 0.2,
-        "tasks": [{"name": "click"}, {"name": "buy", "label": "buy", "where": "label"}],
-        "sharing": {"kind": "mmoe", "experts": 2, "tower": [4]},
-    }
-    click_log(directory, 1500, owners=True, model=model)
-    return settled(ranking_document(directory, model, owners=True))
+    click_log(directory, 1500, owners=True, model=EVERYTHING)
+    return settled(ranking_document(directory, EVERYTHING, owners=True))
 
 
 @pytest.fixture(scope="module")
