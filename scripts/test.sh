@@ -10,9 +10,8 @@ ruff check .
 ruff format --check .
 mypy
 python -m pytest -q tests/test_wording.py
-# Three processes on two cores, because tests wait for the disk a fifth of the time. A file's tests stay together,
-# because they share runs.
-python -m pytest -q -n 3 --dist loadfile "$@"
+# Two processes, because most tests keep one core busy. A file's tests stay together, because they share runs.
+python -m pytest -q -n 2 --dist loadfile "$@"
 # Three, because many of these wait for other processes; and a few files would be the last by far.
 python -m pytest -q -n 3 --dist worksteal -m slow "$@"
 
