@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -66,8 +67,15 @@ def _at_once(path: str, spec: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]
 
 
 def small_file_records(path: str) -> Iterator[bytes]:
-    """The serialized blocks of a verified file, which is read whole."""
-    data, start = gzip.decompress(read_bytes(path)), 0
+    """The serialized blocks of a verified file, which is read whole.
+
+    Raises:
+      DataError: it was removed or damaged since it was verified, or its storage fails.
+    """
+    try:
+        data, start = gzip.decompress(read_bytes(path)), 0
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({error}); {PREPARE_AGAIN}") from None
     while start < len(data):  # a record is its length and 4 bytes of checksum, then data and 4 more
         (length,) = struct.unpack_from("<Q", data, start)
         yield data[start + 12 : start + 12 + length]
