@@ -17,7 +17,7 @@ from trainer.bench.cases.rows import ROW_CASES, memory
 from trainer.bench.parts import ml100k
 from trainer.bench.parts import rows as bench_peer_rows
 from trainer.bench.parts import towers as bench_peer_towers
-from trainer.bench.turns import compared
+from trainer.bench.parts.turns import compared
 
 pytestmark = pytest.mark.any_python
 

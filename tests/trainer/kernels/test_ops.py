@@ -148,6 +148,40 @@ def test_parts_that_belong_to_no_row_are_refused():
             table.update(wrong, tf.ones([3, 4]), tf.constant(1.0), 1.0)
 
 
+@pytest.mark.parametrize(
+    ("users", "items", "dim", "k"),
+    [(1, 1, 1, 1), (7, 1000, 5, 40), (130, 333, 32, 33), (4, 20, 3, 50), (0, 9, 2, 3)],
+)
+def test_the_best_rows_are_those_of_a_sort(users, items, dim, k):
+    """Of whole numbers, so that many scores are equal, and sums exact."""
+    rng = np.random.default_rng(items)
+    user, item = (rng.integers(-2, 3, (n, dim)).astype(np.float32) for n in (users, items))
+    rows = np.sort(rng.choice(3 * items, items, replace=False)).astype(np.int32)
+    owners = rng.integers(0, users, 20 * users) if users else np.zeros(0, np.int64)
+    banned = rng.integers(0, 3 * items, len(owners))
+    scores = user @ item.T
+    scores[np.isin(np.arange(users)[:, None] * 3 * items + rows, owners * 3 * items + banned)] = -np.inf
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    expected = np.take_along_axis(scores, order, axis=1)
+    found, where = ops.best_rows(user, ops.panels(item), rows, (owners, banned), k)
+    there = np.arange(k) < (expected > -np.inf).sum(axis=1, keepdims=True)
+    wide = min(k, items)
+    np.testing.assert_array_equal(
+        found[:, :wide], np.where(there[:, :wide], expected, np.finfo(np.float32).min)
+    )
+    np.testing.assert_array_equal(where[:, :wide], np.where(there[:, :wide], rows[order], -1))
+    assert (where.numpy()[:, wide:] == -1).all()
+
+
+def test_a_score_that_is_not_a_number_is_never_returned():
+    items = np.array([[1], [np.nan], [np.inf], [-np.inf], [2]], np.float32)
+    nobody = np.zeros(0, np.int64)
+    scores, rows = ops.best_rows(
+        [[1.0]], ops.panels(items), np.arange(5, dtype=np.int32), (nobody, nobody), 5
+    )
+    assert rows.numpy().tolist() == [[2, 4, 0, -1, -1]] and scores[0, 1] == 2
+
+
 def test_programs_of_other_devices_hold_no_kernel():
     assert kernels() is not None
     with graph_only():
@@ -181,6 +215,8 @@ distinct, where = ops.unique(ids)
 summed = ops.sum_rows(user, where, tf.size(distinct))
 table.update(table.lookup(distinct), summed, tf.constant(1.0), 1.0)
 found.append(table.read_records(np.arange(90)))
+rows, none = np.arange(700, dtype=np.int32), np.zeros(0, np.int64)
+found += ops.best_rows(user, ops.panels(item.numpy()), rows, (none, none), 30)
 print(json.dumps([hashlib.sha256(np.asarray(value).tobytes()).hexdigest() for value in found]))
 """
 
