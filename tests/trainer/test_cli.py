@@ -17,7 +17,7 @@ SHARED = {"--help", "--helpfull", "--config", "--set"}
 FLAGS = {
     "prepare": SHARED | {"--compact", "--guess", "--overwrite", "--runner"},
     "inspect": {"--help", "--helpfull", "--feature", "--rows"},
-    "plan": SHARED | {"--probe_steps", "--tpu", "--json"},
+    "plan": SHARED | {"--probe_steps", "--tpu", "--json", "--what", "--k", "--format"},
     "train": SHARED | {"--explain", "--max_seconds"},
     "evaluate": SHARED | {"--split", "--step", "--start", "--json"},
     "day": SHARED | {"--new", "--name", "--status", "--json"},

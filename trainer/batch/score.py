@@ -6,14 +6,10 @@ lazytower score --config shop.yaml --what topk --k 100 --to outputs/topk
 from configs.arguments import add_override_argument
 from configs.errors import ConfigError
 from trainer.batch.formats import FORMATS
-from trainer.batch.request import BatchOptions, check_version
+from trainer.batch.request import BatchOptions, check_version, default_shard_rows
 from trainer.batch.tables import TABLES
 from trainer.serving.client import find_version, read_metadata, version_facts
 from trainer.serving.requests import Request, check_request, named_values, split_keys
-
-_ENTRIES = 1 << 24
-"""Items with their scores in a shard, by default: a minute's work, and about 100 MB as Parquet."""
-_MOST_ROWS = 1 << 20
 
 
 def add_arguments(parser) -> None:
@@ -78,8 +74,7 @@ def run(args) -> int:
         subject, more = _source(args, metadata)
     else:
         subject = _users(args)
-        most = _ENTRIES // lists["k"] if lists else _MOST_ROWS
-        more = {"shard_rows": args.shard_rows or min(_MOST_ROWS, most)}
+        more = {"shard_rows": args.shard_rows or default_shard_rows(lists.get("k", 0))}
     options = BatchOptions(what=args.what, format=args.format, **lists, **more)
     beam = beam_options(args.runner, args.beam_args, "score")
     score(Scoring(path, metadata, subject, options), to, beam, args.overwrite)

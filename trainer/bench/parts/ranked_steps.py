@@ -17,7 +17,7 @@ from trainer.bench.cases.ranked_model import (
     ranked_weights,
 )
 from trainer.bench.parts.rows import KILLED
-from trainer.bench.parts.turns import COMPARED_STEPS, OURS, compared, load_libraries, peak_resident
+from trainer.bench.parts.turns import COMPARED_STEPS, OURS, compared, load_libraries
 from trainer.bench.timing import (
     GIB,
     WARMUP_STEPS,
@@ -26,6 +26,7 @@ from trainer.bench.timing import (
     in_fresh_process,
     need_memory,
 )
+from trainer.resources.machine import peak_resident
 
 _TOLERANCE = 1e-4  # of losses; the optimizers differ in where they add epsilon
 _PAUSE = 0.01  # seconds; threads of the previous library keep spinning for a moment

@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 
 from trainer.bench.parts.rows import KILLED, draw
-from trainer.bench.parts.turns import COMPARED, COMPARED_STEPS, OURS, compared, load_libraries, peak_resident
+from trainer.bench.parts.turns import COMPARED, COMPARED_STEPS, OURS, compared, load_libraries
 from trainer.bench.timing import (
     GIB,
     WARMUP_STEPS,
@@ -26,6 +26,7 @@ from trainer.bench.timing import (
     need_memory,
     positive,
 )
+from trainer.resources.machine import peak_resident
 
 _BATCHES = (1_024, 4_096, 8_192, 16_384, 32_768)
 NAMES = (OURS, "tfrs_tfa", "torch")
