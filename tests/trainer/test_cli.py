@@ -23,7 +23,17 @@ FLAGS = {
     "day": SHARED | {"--new", "--name", "--status", "--json"},
     "export": SHARED | {"--step"},
     "score": SHARED
-    | {"--model", "--what", "--to", "--format", "--users", "--shard_rows", "--overwrite", "--runner"}
+    | {
+        "--model",
+        "--what",
+        "--to",
+        "--staging",
+        "--format",
+        "--users",
+        "--shard_rows",
+        "--overwrite",
+        "--runner",
+    }
     | {"--k", "--include_seen", "--exclude", "--include", "--where"},
     "compare-lists": {"--help", "--helpfull", "--persistence", "--json"},
     "checkpoints": {"--help", "--helpfull", "--compact"},

@@ -187,7 +187,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         (("--wheres", "x=1"), "--wheres: neither `lazytower score` nor Apache Beam has this option"),
         (("--to", str(tmp_path)), f"{tmp_path}: holds other files"),
         (("--to", str(tmp_path / "file")), "cannot be written"),
-        (("--to", "bigquery:p.d.t"), "--to bigquery:p.d.t: outputs are directories"),
+        (("--to", "table:p.d.t"), "--to table:p.d.t: outputs are directories or tables"),
     ]:
         capsys.readouterr()
         code = score(tmp_path / f"out{len(message)}", *flags)
