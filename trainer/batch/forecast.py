@@ -22,7 +22,7 @@ from trainer.serving.client import find_version, read_metadata
 _FEW = 1024
 _ENOUGH_SECONDS = 4.0
 _MOST = 1 << 17
-_GROWTH = 4
+_GROWTH = 8
 _KEY_BYTES = 64  # of a user's key, of which a shard's are in memory
 
 
@@ -92,12 +92,14 @@ def make_score_plan(config: RunConfig, k: int, format_name: str) -> dict[str, An
 def _outputs(dataset, path: str, metadata: dict, options: BatchOptions, folder: str) -> list[_Output]:
     """A first small output, a second one, and larger ones, the last of which takes some seconds."""
     keys = _first_keys(dataset, _MOST)
-    sizes = [_FEW, _FEW]
+    sizes = [_FEW, _FEW, _GROWTH * _FEW]
     found: list[_Output] = []
     while len(found) < len(sizes):
         number = min(sizes[len(found)], len(keys))
+        if len(found) > 1 and number == found[-1].users:
+            break
         found.append(_written(keys[:number], path, metadata, options, os.path.join(folder, str(len(found)))))
-        if len(found) > 1 and number < len(keys) and found[-1].seconds < _ENOUGH_SECONDS:
+        if len(found) == len(sizes) and found[-1].seconds < _ENOUGH_SECONDS:
             sizes.append(number * _GROWTH)
     return found
 

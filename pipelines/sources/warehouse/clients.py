@@ -118,7 +118,8 @@ def _explained(error: Exception, key: str, reading: bool) -> str:
     if reading and (isinstance(error, exceptions.NotFound) or "expired" in said.lower()):
         return (
             f"its read session has expired or is gone ({said}); nothing is published. BigQuery keeps "
-            "sessions for some hours: rerun with more workers, or with a row_restriction"
+            "sessions for some hours: rerun with more workers, or with a row_restriction; `lazytower score` "
+            "opens a new session with --overwrite"
         )
     if isinstance(error, exceptions.NotFound):
         return f"no such table or dataset ({said}); check {key}.table, or the tables in {key}.query"

@@ -26,7 +26,7 @@ def test_of_few_users_it_is_what_was_written(tmp_path, capsys):
 
 
 def test_users_are_extrapolated_from_two_outputs(monkeypatch, capsys):
-    seconds, sizes = {4: 1.0, 16: 3.0}, []
+    seconds, sizes = {4: 1.0, 32: 1.9, 256: 3.8}, []
 
     def written(keys, *_):
         sizes.append(len(keys))
@@ -35,16 +35,18 @@ def test_users_are_extrapolated_from_two_outputs(monkeypatch, capsys):
 
     for name, value in (("_written", written), ("_FEW", 4), ("_ENOUGH_SECONDS", 2.0)):
         monkeypatch.setattr(forecast, name, value)
+    monkeypatch.setattr(forecast, "_first_keys", lambda *_: range(1004))
     monkeypatch.setattr(forecast, "_count", lambda dataset: (1004, 0.5))
     assert plan("--what", "score", "--format", "csv", "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert sizes == [4, 4, 16] and found["bytes"] == 140 + 1000 * 10
-    assert found["seconds"] == pytest.approx(9 + 0.5 + 1000 * 2 / 12) and found["users_per_second"] == 6
+    assert sizes == [4, 4, 32, 256] and found["bytes"] == 140 + 1000 * 10
+    assert found["seconds"] == pytest.approx(9 + 0.5 + 1000 * 2.8 / 252)
+    assert found["users_per_second"] == pytest.approx(90)
     sizes.clear()
     assert plan("--what", "score", "--format", "csv") == 0
     text = " ".join(capsys.readouterr().out.split())
     assert (
-        "1,004, the best 10 of" in text and "9.0 s until the first users are written, then 6 users/s" in text
+        "1,004, the best 10 of" in text and "9.0 s until the first users are written, then 90 users/s" in text
     )
 
 
