@@ -24,7 +24,7 @@ _NO_KEYS = _KEYS.empty_table()
 _MIN_PAIRS = 100
 _SORTED = 0.99
 """Share of pairs in one direction. CiteULike, grouped by item, has 1.00; ML-1M, in the order of time, 0.51;
-amazon-beauty, without any order, 0.54."""
+Amazon Games, also in that order, 0.70; amazon-beauty, without any order, 0.50."""
 
 
 def with_history_of(job: Job, reader: Reader, ranges: list[Range]) -> Job:
