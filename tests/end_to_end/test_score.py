@@ -36,8 +36,8 @@ def directory(tmp_path_factory) -> pathlib.Path:
     write_planted(str(found), **source)
     document = planted_document(str(found), **source)
     document["train"] |= {"num_steps": 200, "batch_size": 256}
-    document["checkpoint"] = document["evaluate"] = {"every_steps": 200}
-    document["evaluate"] |= {"k": [5], "max_users": 20}
+    document["checkpoint"] = {"every_steps": 200}
+    document["evaluate"] = {"every_steps": 200, "k": [5], "max_users": 20}
     config = parse_config(document, "score")
     train(config)
     export(config)

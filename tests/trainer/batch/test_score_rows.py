@@ -11,6 +11,7 @@ import yaml
 
 from tests.support.bigquery_server import BigQuery
 from tests.support.ranking_runs import as_request, held_out_records, ranking_export, ranking_run
+from tests.trainer.batch.test_score import Fuse, Killed
 from trainer.cli import parse, run
 
 pytestmark = pytest.mark.any_python
@@ -65,7 +66,7 @@ def service(monkeypatch):
     found.close()
 
 
-def test_rows_of_a_table_are_those_of_a_file(tmp_path, capsys, service):
+def test_rows_of_a_table_are_those_of_a_file(tmp_path, capsys, monkeypatch, service):
     ranking_export("owners")
     document = yaml.safe_load(open(os.path.join(ranking_run("owners").output.path, "config.yaml")))
     requests = [as_request(record) for record in held_out_records(owners=True)[:20]]
@@ -87,9 +88,13 @@ def test_rows_of_a_table_are_those_of_a_file(tmp_path, capsys, service):
         return run(parse([*command, "--to", str(tmp_path / name), *flags]))
 
     assert score("file", "--set", f"source.paths=[{tmp_path / 'new.csv'}]") == 0
-    service.expired = True  # while the shards are written
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("trainer.batch.job._run", Fuse(1).wrapped(None))
+        score("table")
+    service.expired = True
     assert score("table") == 2
-    assert "session has expired" in capsys.readouterr().err.splitlines()[-1]
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "read session has expired" in message and "opens a new session with --overwrite" in message
     service.expired = False
     assert score("table") == 0  # of the session of the first run
     assert len(service.sessions) == 1
@@ -97,8 +102,11 @@ def test_rows_of_a_table_are_those_of_a_file(tmp_path, capsys, service):
         pa.concat_tables([pq.read_table(f) for f in sorted((tmp_path / name).glob("rows-*"))])
         for name in ("table", "file")
     )
-    assert found.num_rows == 20 and found.drop(["row"]).equals(expected.drop(["row"]))
-    assert found["row"].to_pylist() == list(range(20))
+    assert found["row"].to_pylist() == list(range(20)) and found.column_names == expected.column_names
+    for name in ("user", "item"):
+        assert found[name].to_pylist() == expected[name].to_pylist()
+    for name in ("click", "buy"):
+        assert found[name].to_pylist() == pytest.approx(expected[name].to_pylist(), abs=1e-6)
     manifest = json.loads((tmp_path / "table" / "manifest.json").read_text())
     [said] = manifest["request"]["rows"]["files"]
     assert said["file"] == "bigquery:my-shop.events.views" and "changed" in said["content"]
