@@ -141,7 +141,7 @@ def test_other_runs_resume_too(place, sections, tmp_path):
     assert_equal(newest_state(cut), newest_state(whole))
 
 
-def test_a_finished_run_is_left_alone_even_if_its_report_cannot_be_written(place, trained, monkeypatch, caplog):
+def test_a_finished_run_is_left_alone_and_its_report_may_fail(place, trained, monkeypatch, caplog):
     run, full = place / "finished", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(document, "write_bytes", mock.Mock(side_effect=full))
     shutil.copytree(trained, run)
