@@ -54,7 +54,7 @@ def test_a_rerun_loads_nothing_twice(service, monkeypatch, capsys, moment):
         if moment == "before":
             patch.setattr(warehouse, "_job", Fuse(1).wrapped(None))
         elif moment == "lost":
-            service.lost_answers = 1  # the client asks again, and is told that there is such a job
+            service.lost_answers = 1  # the client asks again, and hears that there is such a job
         elif moment == "waiting":
             patch.setattr("google.cloud.bigquery.LoadJob.result", Fuse(1).wrapped(None))
         else:
