@@ -103,8 +103,8 @@ def _groups(user, item, item_ids, log_q, share, scale, mask_hits, first, group=0
     if not group:
         return _blocks(user, item, item_ids, log_q, share, first=first, **options)
     rows, dim = tf.shape(user)[0], user.shape[-1]
-    candidates = item, item_ids, log_q
-    own, more = ([value[:rows] for value in candidates], [value[rows:] for value in candidates])
+    candidates = [tf.convert_to_tensor(column) for column in (item, item_ids, log_q)]
+    own, more = [column[:rows] for column in candidates], [column[rows:] for column in candidates]
 
     def body(number, loss, to_more, to_users, to_items):
         start = number * group

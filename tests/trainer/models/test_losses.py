@@ -147,7 +147,8 @@ def test_bfloat16_of_a_certain_positive_gives_no_gradient(implementation):
         ids = tf.constant([0, 1], tf.int64)
         loss = in_batch_softmax(user, item, ids, zero, weight, 0.7, True, precision="bfloat16")
     assert float(loss) < 1e-30
-    assert all(np.abs(gradient).max() < 1e-30 for gradient in tape.gradient(loss, [user, item]))
+    # Gradients of about 10 would be 0.02 otherwise.
+    assert all(np.abs(gradient).max() < 2e-6 for gradient in tape.gradient(loss, [user, item]))
 
 
 @pytest.mark.parametrize(
