@@ -109,7 +109,8 @@ def test_two_hosts_compute_what_one_machine_does(undisturbed, directory):
 def test_groups_are_those_of_one_machine(undisturbed, directory):
     alone = moved(grouped(directory), directory / "groups_alone")
     train(parse_config(alone, "alone"))
-    assert_close(state(directory / "groups", END), state(directory / "groups_alone", END), 2e-6, 2e-6)
+    # Adam magnifies rounding, as above; other groups would differ by 1e-2.
+    assert_close(state(directory / "groups", END), state(directory / "groups_alone", END), 2e-5, 2e-5)
 
 
 def test_the_same_command_gives_the_same_bits(undisturbed):
