@@ -109,7 +109,7 @@ def test_two_hosts_compute_what_one_machine_does(undisturbed, directory):
 def test_groups_are_those_of_one_machine(undisturbed, directory):
     alone = moved(grouped(directory), directory / "groups_alone")
     train(parse_config(alone, "alone"))
-    # Adam magnifies rounding, as above; other groups would differ by 1e-2.
+    # Adam magnifies rounding, as above.
     assert_close(state(directory / "groups", END), state(directory / "groups_alone", END), 2e-5, 2e-5)
 
 
