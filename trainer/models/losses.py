@@ -102,22 +102,22 @@ def _groups(user, item, item_ids, log_q, share, scale, mask_hits, first, group=0
     options = {"scale": scale, "mask_hits": mask_hits, "bfloat16": bfloat16}
     if not group:
         return _blocks(user, item, item_ids, log_q, share, first=first, **options)
-    rows, dim = tf.shape(user)[0], user.shape[-1]
+    number_of_rows, dim = tf.shape(user)[0], user.shape[-1]
     candidates = [tf.convert_to_tensor(column) for column in (item, item_ids, log_q)]
-    own, more = [column[:rows] for column in candidates], [column[rows:] for column in candidates]
+    own = [column[:number_of_rows] for column in candidates]
+    more = [column[number_of_rows:] for column in candidates]
 
     def body(number, loss, to_more, to_users, to_items):
         start = number * group
         here = [tf.concat([_part(c, start, group), m], axis=0) for c, m in zip(own, more, strict=True)]
-        lost, to_user, to_item = _blocks(
-            _part(user, start, group), *here, _part(share, start, group), first=0, **options
-        )
+        rows = _part(user, start, group), *here, _part(share, start, group)
+        lost, to_user, to_item = _blocks(*rows, first=0, size=min(group, BLOCK_ROWS), **options)
         return (
             *(number + 1, loss + lost, to_more + to_item[group:]),
             *(to_users.write(number, to_user), to_items.write(number, to_item[:group])),
         )
 
-    count = rows // group
+    count = number_of_rows // group
     pieces = [tf.TensorArray(tf.float32, count, element_shape=[group, dim]) for _ in range(2)]
     _, loss, to_more, *pieces = tf.while_loop(
         lambda number, *_: number < count,
@@ -129,12 +129,13 @@ def _groups(user, item, item_ids, log_q, share, scale, mask_hits, first, group=0
     return loss, tf.ensure_shape(to_user, user.shape), tf.concat([to_item, to_more], axis=0)
 
 
-def _blocks(user, item, item_ids, log_q, share, scale, mask_hits, first, bfloat16=False):
-    """As `_groups`, with all items as candidates of all rows."""
+def _blocks(
+    user, item, item_ids, log_q, share, scale, mask_hits, first, bfloat16=False, size: int = BLOCK_ROWS
+):
+    """As `_groups`, with all items as candidates of all rows, in blocks of `size` rows."""
     batch, dim = tf.shape(user)[0], user.shape[-1]
     # All blocks have the same size, the last one padded with rows of weight 0: XLA has no slices of dynamic
     # size.
-    size = min(BLOCK_ROWS, user.shape[0] or BLOCK_ROWS)
     count = (batch + size - 1) // size
     positive_item = tf.slice(item, [first, 0], [batch, dim])
     columns = (user, positive_item, tf.slice(item_ids, [first], [batch]), share)
