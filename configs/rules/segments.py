@@ -23,7 +23,12 @@ def check_segments(config: "RunConfig") -> None:
     of_items = [name for name in keyed if features[name].of == "item"]
     what = "activity, age, or a feature of users or items with keys or buckets"
     _check("by", evaluate.by, [ACTIVITY, AGE, *(n for n in own if n not in (ACTIVITY, AGE))], what)
-    _check("diversity", evaluate.diversity, [VECTORS, *of_items], "vectors, or such a feature of items")
+    _check(
+        "diversity",
+        evaluate.diversity,
+        [VECTORS, *of_items],
+        "vectors, or an item feature with keys or buckets",
+    )
     if AGE in evaluate.by and AGE not in own and config.source.roles.timestamp is None:
         raise ValueError(
             "evaluate.by: age requires timestamps; name their column in source.roles.timestamp, or remove age"

@@ -10,8 +10,8 @@ _SIZES = ("users", "targets")
 _DIVIDED = {
     "activity/users": "train rows of the user",
     "activity/items": "train rows of the target item",
-    "age/users": "age of the user",
-    "age/items": "age of the target item",
+    "age/users": "since the user's first train row",
+    "age/items": "since the target item's first train row",
 }
 
 
@@ -20,6 +20,23 @@ def segment_title(name: str, segments: Sequence[Mapping[str, Any]]) -> str:
     if name in _DIVIDED:
         return _DIVIDED[name]
     return f"{name} of the {'user' if segments and 'users' in segments[0] else 'target item'}"
+
+
+def segment_notes(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """What a reader of the tables of evaluate.by, by name, must know; nothing without tables."""
+    notes = []
+    if any(segments and "users" in segments[0] for segments in tables.values()):
+        notes.append("Users: means over the users of a segment, of all their targets.")
+    if any(segments and "users" not in segments[0] for segments in tables.values()):
+        notes.append(
+            "Target items: means over the targets of a segment, each of which counts by itself, as all "
+            "targets do in the last line."
+        )
+    if notes:
+        notes.append(
+            "There is no interval below 10 blocks of users, and where all bootstrap samples are equal."
+        )
+    return notes
 
 
 def list_names(line: Mapping[str, Any]) -> list[str]:
@@ -56,6 +73,7 @@ def retrieval_sections(evaluations: Sequence[dict]) -> list[str]:
         for name, segments in (model.get("by") or {}).items():
             found.append(_heading(f"By {segment_title(name, segments)}"))
             found.append(table([_row(segment_title(name, segments), one) for one in segments]))
+        found += map(note, segment_notes(model.get("by") or {}))
         parts.append(section(f"Detail: {model.get('split', '')}", *found))
     return parts
 

@@ -58,5 +58,7 @@ class SegmentSums:
             for segment in range(len(weights)):
                 total = known[segment].sum()
                 metrics[segment][name] = float(sums[segment].sum() / total) if total > 0 else None
-                intervals[segment][name] = bootstrap.interval(samples[:, segment], known[segment])
+                limits = bootstrap.interval(samples[:, segment], known[segment])
+                # Users who are all alike, such as those without a hit, do not say how much others differ.
+                intervals[segment][name] = limits if limits and limits[0] < limits[1] else None
         return list(zip(weights.tolist(), metrics, intervals, strict=True))

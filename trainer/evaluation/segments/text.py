@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.text import aligned
-from trainer.report.segments import list_names, segment_title, shown_metrics
+from trainer.report.segments import list_names, segment_notes, segment_title, shown_metrics
 
 _SHOWN_SEGMENTS = 21
 """Most segments of a table in the terminal; the report and the JSON have all."""
@@ -47,7 +47,9 @@ def segment_texts(line: Mapping[str, Any]) -> list[str]:
     Args:
       line: of the served weights.
     """
-    return [_table(name, segments) for name, segments in line.get("by", {}).items() if segments]
+    tables = line.get("by", {})
+    found = [_table(name, segments) for name, segments in tables.items() if segments]
+    return [*found, *filter(None, ["\n".join(segment_notes(tables))])]
 
 
 def _table(name: str, segments: Sequence[Mapping[str, Any]]) -> str:
