@@ -96,7 +96,8 @@ class Exposure:
                 "coverage": self._coverage_error(cut),
                 "gini": _gini_error(counts, blocks[mine], places[mine], numbers[mine]),
             }
-            for name, error in errors.items():
+            for name in OF_EXPOSURE:
+                error = errors.get(name, (math.nan, 1.0))
                 intervals[f"{name}@{k}"] = self._interval(metrics[f"{name}@{k}"], *error)
         return metrics, intervals
 
@@ -104,7 +105,7 @@ class Exposure:
         if not (self._config.bootstrap and self.lists >= FEWEST and math.isfinite(error)):
             return None
         reach = t_quantile((1 + self._config.confidence) / 2, freedom) * error
-        return [max(value - reach, 0.0), min(value + reach, 1.0)]
+        return [float(max(value - reach, 0.0)), float(min(value + reach, 1.0))]
 
     def _coverage_error(self, cut: int) -> tuple[float, float]:
         """(standard error of the coverage, degrees of freedom)."""

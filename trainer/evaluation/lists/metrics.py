@@ -36,8 +36,9 @@ def gini_of_histogram(items: np.ndarray) -> float:
     Args:
       items: number of items with each count, from 0, int64 [largest count + 1].
     """
-    number, every = items.astype(np.float64), np.arange(len(items), dtype=np.float64)
-    all_items, total = number.sum(), every @ number
+    counts = np.flatnonzero(items)  # few, of large histograms
+    number, every = items[counts].astype(np.float64), counts.astype(np.float64)
+    all_items, total = number.sum(), (every * number).sum()
     below = np.cumsum(number) - number
     # The places of h items of one count, below + 1 to below + h, add up to h (2 below + h - I).
     with np.errstate(divide="ignore", invalid="ignore"):
