@@ -68,8 +68,19 @@ def products(vectors):
     return multiplied(vectors)
 
 
-def softmax_blocks(user, item, item_ids, log_q, part, scale: float, mask_hits: bool, first):
-    """The loss and its gradients, as trainer.models.losses._blocks; requires the kernels."""
+def softmax_blocks(
+    user,
+    item,
+    item_ids,
+    log_q,
+    part,
+    scale: float,
+    mask_hits: bool,
+    first,
+    group: int = 0,
+    bfloat16: bool = False,
+):
+    """The loss and its gradients, as trainer.models.losses._groups; requires the kernels."""
     return kernels().lazytower_softmax(
         user=user,
         item=item,
@@ -79,6 +90,8 @@ def softmax_blocks(user, item, item_ids, log_q, part, scale: float, mask_hits: b
         first=first,
         scale=scale,
         mask_hits=mask_hits,
+        group=group,
+        rounded=bfloat16,
     )
 
 
