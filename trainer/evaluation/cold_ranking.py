@@ -11,7 +11,7 @@ from configs.sections.evaluation import EvaluateConfig
 from trainer.data.catalog import SplitView, Users
 from trainer.data.ragged import Ragged
 from trainer.evaluation.metrics import full_ranks, user_metrics
-from trainer.evaluation.protocols import Ranking, RankingTask, Scorer, UserBatch, checked_scores
+from trainer.evaluation.protocols import RankedTargets, RankingTask, Scorer, UserBatch, checked_scores
 
 
 class ColdItemRanking:
@@ -60,12 +60,12 @@ class ColdItemRanking:
         """As FullRanking.ranked_items."""
         return self.pool
 
-    def ranked(self, scorer: Scorer, task: RankingTask) -> Ranking:
+    def ranked(self, scorer: Scorer, task: RankingTask) -> RankedTargets:
         """As FullRanking.ranked."""
         scores = checked_scores(scorer, task.users, None, (len(task.users), self.items.rows))[:, self.pool]
         scores[task.others.row_of_value, task.others.values] = -np.inf
         ranks, places = full_ranks(scores, task.targets, max(self.config.k))
-        return Ranking(ranks, np.where(places < 0, -1, self.pool[places]))
+        return RankedTargets(ranks, np.where(places < 0, -1, self.pool[places]))
 
     def metrics(self, ranks: np.ndarray, task: RankingTask) -> dict[str, np.ndarray]:
         """As FullRanking.metrics; every target has a rank."""

@@ -19,7 +19,7 @@ import numpy as np
 from configs.errors import ConfigError
 from configs.manifest import Dataset
 from trainer.data.catalog import Items, Users
-from trainer.evaluation.protocols import Ranking, RankingTask
+from trainer.evaluation.protocols import RankedTargets, RankingTask
 from trainer.evaluation.segments.observers import Units
 from trainer.evaluation.segments.tables import SegmentTable, segment_tables
 
@@ -59,7 +59,9 @@ class UserRecorder:
         self._averaged_over = averaged_over
         self._parts: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]]] = {}
 
-    def add(self, scorer: str, task: RankingTask, ranking: Ranking, values: dict[str, np.ndarray]) -> None:
+    def add(
+        self, scorer: str, task: RankingTask, ranking: RankedTargets, values: dict[str, np.ndarray]
+    ) -> None:
         """As Observer.add."""
         units = Units.of(task, self._averaged_over)
         kept = {name: column[units.kept] for name, column in values.items()}

@@ -88,7 +88,7 @@ class RankingTask:
         return np.concatenate([self.targets.row_of_value, np.repeat(np.arange(len(self.users)), self.cold)])
 
 
-class Ranking(NamedTuple):
+class RankedTargets(NamedTuple):
     """What a scorer made of a task."""
 
     ranks: np.ndarray
@@ -129,11 +129,11 @@ class FullRanking:
         items = np.concatenate([targets.values, cold.values])
         return RankingTask(users, targets, cold.lengths, seen, items, view)
 
-    def ranked(self, scorer: Scorer, task: RankingTask) -> Ranking:
+    def ranked(self, scorer: Scorer, task: RankingTask) -> RankedTargets:
         scores = checked_scores(scorer, task.users, None, (len(task.users), self.items.rows))
         scores[:, self._outside] = -np.inf
         scores[task.others.row_of_value, task.others.values] = -np.inf
-        return Ranking(*full_ranks(scores, task.targets, max(self.config.k)))
+        return RankedTargets(*full_ranks(scores, task.targets, max(self.config.k)))
 
     def metrics(self, ranks: np.ndarray, task: RankingTask) -> dict[str, np.ndarray]:
         number = task.targets.lengths + task.cold
@@ -182,7 +182,7 @@ class SampledRanking:
         self._fewest = min(self._fewest, int(found.min(initial=config.negatives)))
         return RankingTask(users, targets, cold, negatives, items, view)
 
-    def ranked(self, scorer: Scorer, task: RankingTask) -> Ranking:
+    def ranked(self, scorer: Scorer, task: RankingTask) -> RankedTargets:
         wide = int(task.targets.lengths.max(initial=0))
         negatives = task.others.last(self.config.negatives)
         candidates = np.concatenate([task.targets.last(wide), negatives], axis=1)
@@ -196,7 +196,7 @@ class SampledRanking:
             part = slice(start, start + step)
             target, others = scores[rows[part], place[part]][:, None], scores[rows[part], wide:]
             ranks[part] = 1 + (others > target).sum(axis=1) + (others == target).sum(axis=1) / 2
-        return Ranking(ranks)
+        return RankedTargets(ranks)
 
     def metrics(self, ranks: np.ndarray, task: RankingTask) -> dict[str, np.ndarray]:
         ranks = np.concatenate([ranks, np.full(int(task.cold.sum()), np.inf)])

@@ -37,8 +37,8 @@ def test_names_of_retrieval_models():
     ("evaluate", "said"),
     [
         (
-            {"by": ["countr"]},
-            "evaluate.by: 'countr' is not activity, age, or a feature of users or items with keys or "
+            {"by": ["county"]},
+            "evaluate.by: 'county' is not activity, age, or a feature of users or items with keys or "
             "buckets; known: activity, age, country, brand",
         ),
         ({"by": ["hour"]}, "evaluate.by: 'hour' is not activity, age, or a feature of users or items"),

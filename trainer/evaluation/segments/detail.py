@@ -14,7 +14,7 @@ from trainer.evaluation.lists.metrics import OF_ITEMS, list_means
 from trainer.evaluation.metrics import user_metrics
 from trainer.evaluation.pointwise.figures import Bootstrap
 from trainer.evaluation.pointwise.resampling import BLOCKS, blocks_of
-from trainer.evaluation.protocols import Ranking, RankingTask
+from trainer.evaluation.protocols import RankedTargets, RankingTask
 from trainer.evaluation.segments.observers import Units
 from trainer.evaluation.segments.sums import SegmentSums
 from trainer.evaluation.segments.tables import SegmentTable, unknown_item_rows
@@ -54,7 +54,9 @@ class Detail:
         self._by = [SegmentSums(len(table.texts) + (table.of == "item")) for table in tables]
         self._sizes = [np.zeros((2, len(table.texts))) for table in tables]
 
-    def add(self, scorer: str, task: RankingTask, ranking: Ranking, values: dict[str, np.ndarray]) -> None:
+    def add(
+        self, scorer: str, task: RankingTask, ranking: RankedTargets, values: dict[str, np.ndarray]
+    ) -> None:
         """As Observer.add."""
         is_first = not self._all or scorer == next(iter(self._all))
         units = Units.of(task, self._averaged_over)
@@ -88,7 +90,7 @@ class Detail:
     def _add_segments(
         self,
         task: RankingTask,
-        ranking: Ranking,
+        ranking: RankedTargets,
         units: Units,
         blocks: np.ndarray,
         values: Mapping[str, np.ndarray],

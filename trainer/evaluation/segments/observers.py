@@ -4,13 +4,15 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from trainer.evaluation.protocols import Ranking, RankingTask
+from trainer.evaluation.protocols import RankedTargets, RankingTask
 
 
 class Observer(Protocol):
     """Sees what every scorer makes of every task."""
 
-    def add(self, scorer: str, task: RankingTask, ranking: Ranking, values: dict[str, np.ndarray]) -> None:
+    def add(
+        self, scorer: str, task: RankingTask, ranking: RankedTargets, values: dict[str, np.ndarray]
+    ) -> None:
         """Called once for each scorer, by name, and task; values: metrics by name, float64, one for each user
         (protocol full) or target."""
 
