@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,13 +35,18 @@ _MAX_BATCH = 1024
 
 
 def evaluate_scorers(
-    scorers: Sequence[Scorer], users: Users, config: EvaluateConfig, split: str
+    scorers: Sequence[Scorer],
+    users: Users,
+    config: EvaluateConfig,
+    split: str,
+    observers: Sequence[Any] = (),
 ) -> dict[str, Figures]:
     """Evaluates all scorers on the same users, targets and negatives in one pass over the catalog.
 
     Args:
       scorers: with distinct names.
       split: valid or test.
+      observers: their `add(scorer's name, task, ranks, values)` is called for each scorer and task.
 
     Returns:
       By scorer's name: hr@k, recall@k (full only), ndcg@k, mrr in [0, 1]; users, targets (distinct per user,
@@ -58,8 +64,11 @@ def evaluate_scorers(
         tally.count(task)
         for scorer in scorers:
             start = time.perf_counter()
-            values = protocol.metrics(protocol.ranks(scorer, task), task)
+            ranks = protocol.ranks(scorer, task)
+            values = protocol.metrics(ranks, task)
             tally.add(scorer.name, task, values, time.perf_counter() - start)
+            for observer in observers:
+                observer.add(scorer.name, task, ranks, values)
     if tally.targets == 0:
         why = "; ".join(reasons(tally.counts(source))) or "the split is empty"
         raise DataError(
@@ -70,6 +79,13 @@ def evaluate_scorers(
     if source.cold:
         text += f"; {tally.progressive(split)}"
     return tally.results(source, text)
+
+
+def averaged_over(config: EvaluateConfig) -> str:
+    """What the metrics of a protocol are means over: users or targets."""
+    if config.cold_items == "only":
+        return ColdItemRanking.averaged_over
+    return PROTOCOLS[config.protocol].averaged_over
 
 
 def _protocol(users: Users, config: EvaluateConfig, split: str) -> Protocol:

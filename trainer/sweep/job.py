@@ -92,8 +92,9 @@ def run_sweep(
     space.check(origin)
     lock = lock_job(sweep.output, "output", "a sweep")
     try:
-        _check_identity(space, sweep)
+        identity = _checked_identity(space, sweep)
         study = TrialStudy(sweep, known_metrics(config)[config.evaluate.best.metric])
+        storage.write_bytes(storage.join(sweep.output, IDENTITY_FILE), identity)
         with runner(lock) as children:
             job = _SweepJob(space, sweep, study, children, lock)
             job.prepare()
@@ -103,28 +104,28 @@ def run_sweep(
         lock.close()
 
 
-def _check_identity(space: Space, sweep: SweepConfig) -> None:
-    """Notes what the sweep is; ConfigError: its directory is of one whose trials cannot be compared with it."""
+def _checked_identity(space: Space, sweep: SweepConfig) -> bytes:
+    """What the sweep is, as JSON. Raises ConfigError: its directory is that of another one."""
     path = storage.join(sweep.output, IDENTITY_FILE)
     base = space.base.model_dump(mode="json")
     for key in ("name", "output", "launch", "day", "export", "device"):
         base.pop(key)
     own = sweep.model_dump(mode="json", exclude={"trials", "failures", "output"})
     own["storage"] = without_password(sweep.storage or "")
-    identity = json.loads(json.dumps({"config": base, "sweep": own}))
+    identity = json.dumps({"config": base, "sweep": own}, indent=1, ensure_ascii=False).encode()
     try:
         before = json.loads(storage.read_bytes(path))
     except FileNotFoundError:
-        storage.write_bytes(path, json.dumps(identity, indent=1, ensure_ascii=False).encode())
-        return
+        return identity
     except ValueError:
         raise ConfigError(f"{path}: is damaged; restore it, or choose another output") from None
-    if difference := first_difference(before, identity):
+    if difference := first_difference(before, json.loads(identity)):
         key, old, new = difference
         raise ConfigError(
             f"{sweep.output}: this sweep was begun with {key} {old}, and now it is {new}; restore it, or "
             "choose another output"
         )
+    return identity
 
 
 class _SweepJob:
@@ -260,8 +261,8 @@ class _SweepJob:
         logging.warning("trial %d failed: %s", trial.number, reason)
         if self._failed_in_a_row >= self._sweep.failures:
             raise UserError(
-                f"the last {self._failed_in_a_row} trials failed, number {trial.number}: {reason}; remove the "
-                "cause, then rerun the same command to continue"
+                f"the last {self._failed_in_a_row} trials failed, number {trial.number}: {reason}; remove "
+                "the cause, then rerun the same command to continue"
             )
 
     def _report(self, trial: FrozenTrial) -> None:
@@ -269,16 +270,10 @@ class _SweepJob:
         outcomes = self._outcomes()
         write_results(self._sweep, self._metric, outcomes)
         mine = next(one for one in outcomes if one.number == trial.number)
-        best = outcomes[0]
+        value = "undefined" if mine.value is None else f"{mine.value:.4f}"
         logging.info(
             "trial %d: %s, %s %s after %s steps; the best is trial %d",
-            *(
-                mine.number,
-                mine.state,
-                self._metric,
-                "undefined" if mine.value is None else f"{mine.value:.4f}",
-            ),
-            *("?" if mine.steps is None else f"{mine.steps:,}", best.number),
+            *(mine.number, mine.state, self._metric, value, mine.steps, outcomes[0].number),
         )
 
     def _outcomes(self) -> list[Outcome]:

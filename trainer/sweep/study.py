@@ -1,9 +1,9 @@
 """The Optuna study of a sweep: what it has tried, what it tries next, and which trial it stops.
 
-Optuna draws a trial's values one by one, and its pruners note what they have seen, so a process that is killed
-in between would leave half a trial. Both therefore happen in a copy of the study in memory, which has a
-sampler with a seed of its own for each trial. The result is stored at once: a sweep that is killed and rerun
-takes the same decisions as an undisturbed one.
+Optuna draws a trial's values one by one, and its pruners note what they have seen, so a process that is
+killed in between would leave half a trial. Both therefore happen in a copy of the study in memory, which has
+a sampler with a seed of its own for each trial. The result is stored at once: a sweep that is killed and
+rerun takes the same decisions as an undisturbed one.
 """
 
 import warnings
@@ -18,6 +18,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from configs.errors import ConfigError
@@ -52,7 +53,8 @@ class TrialStudy:
     def __init__(self, sweep: SweepConfig, higher: bool):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        self._sweep, self._direction = sweep, "maximize" if higher else "minimize"
+        self._sweep = sweep
+        self._direction = StudyDirection.MAXIMIZE if higher else StudyDirection.MINIMIZE
         self.sign = -1.0 if higher else 1.0
         self._distributions = {key: _distribution(space) for key, space in sweep.space.items()}
         url = sweep.storage or f"sqlite:///{storage.join(sweep.output, DATABASE)}"
@@ -74,8 +76,8 @@ class TrialStudy:
             ) from None
         if owner not in (None, sweep.output):
             raise ConfigError(
-                f"study: {sweep.study_name} in {without_password(url)} belongs to the sweep in {owner}; choose "
-                "another name"
+                f"study: {sweep.study_name} in {without_password(url)} belongs to the sweep in {owner}; "
+                "choose another name"
             )
 
     def trials(self) -> list[FrozenTrial]:
