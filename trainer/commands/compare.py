@@ -10,9 +10,6 @@ from absl import logging
 
 from configs.arguments import add_override_argument, add_step_argument
 from configs.system.storage import write_bytes
-from trainer.comparison.comparing import compare_runs
-from trainer.comparison.contenders import load_contenders
-from trainer.comparison.text import comparison_text, comparison_values
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compares, prints a table and writes the page."""
-    from trainer.comparison.page import comparison_page
+    from trainer.comparison.comparing import compare_runs
+    from trainer.comparison.contenders import load_contenders
 
     comparison = compare_runs(load_contenders(args.runs, args.overrides), args.step, args.split)
+    from trainer.comparison.page import comparison_page
+    from trainer.comparison.text import comparison_text, comparison_values
+
     write_bytes(args.html, comparison_page(comparison).encode())
     logging.info("wrote %s", args.html)
     values = comparison_values(comparison)

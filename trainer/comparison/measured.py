@@ -89,11 +89,11 @@ def measure_retrieval(trained: Trained, split: str, groups_of: GroupsOf = by_act
     ids, weights, sums = watch.results()
     groups, bootstrap = groups_of(users, ids), Bootstrap(options)
     blocks = blocks_of(options.seed, ids)
-    figures = {("", EVERYONE): _sampled(weights, sums, blocks, bootstrap)}
+    figures = {("", EVERYONE): sampled_means(weights, sums, blocks, bootstrap)}
     for code, text in enumerate(groups.texts):
         mine = groups.codes == code
         own = {name: column[mine] for name, column in sums.items()}
-        figures["", text] = _sampled(weights[mine], own, blocks[mine], bootstrap)
+        figures["", text] = sampled_means(weights[mine], own, blocks[mine], bootstrap)
     with np.errstate(divide="ignore", invalid="ignore"):
         of_users = {name: column / weights for name, column in sums.items()}
     return MeasuredRun(
@@ -106,10 +106,17 @@ def evaluates_average(trained: Trained) -> bool:
     return trained.recommender.has_averages and trained.config.evaluate.weights != "raw"
 
 
-def _sampled(
+def sampled_means(
     weights: np.ndarray, sums: dict[str, np.ndarray], blocks: np.ndarray, bootstrap: Bootstrap
 ) -> SampledFigures:
-    """Means over users: weights float64 [n], sums of weight times metric by name, blocks int64 [n]."""
+    """Means over users in bootstrap samples.
+
+    Args:
+      weights: of the users, float64 [n].
+      sums: weight times metric by name, float64 [n].
+      blocks: bootstrap blocks, int64 [n].
+      bootstrap: the samples.
+    """
     of_blocks = np.bincount(blocks, weights, BLOCKS)
     values, samples = {}, {}
     with np.errstate(divide="ignore", invalid="ignore"):
