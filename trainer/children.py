@@ -90,7 +90,7 @@ class Children:
         return child
 
     def check(self) -> None:
-        """Raises Stopped if a signal has come; commands that run are told, and save what they have done."""
+        """Raises Stopped if a signal has come. Commands that run get it too, and save what they have done."""
         if self._reason is not None:
             raise Stopped(f"stopped by {self._reason}; rerun the same command to continue")
 

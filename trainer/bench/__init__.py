@@ -24,6 +24,5 @@ BENCHES = {
         "trainer.bench.arrivals",
         "planted days with users who come and go: bounded, unbounded and hashed tables compared",
     ),
-    "sweep": ("trainer.bench.sweep", "a sweep that is killed on the way, compared with a full grid"),
     "users25m": ("trainer.bench.users25m", "all commands at 25 million users: time, memory, checkpoints"),
 }

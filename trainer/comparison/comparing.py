@@ -14,7 +14,7 @@ from trainer.report.metrics_file import read_metrics
 from trainer.runtime import start_tensorflow
 
 if TYPE_CHECKING:  # importing them here would load TensorFlow before it is set up
-    from trainer.comparison.differences import Difference
+    from trainer.comparison.differences import RunDifference
     from trainer.comparison.measured import MeasuredRun
 
 
@@ -26,7 +26,7 @@ class ComparedRun:
     measured: "MeasuredRun"
     lines: list[dict[str, Any]]
     """Of its metrics.jsonl."""
-    differences: "list[Difference]"
+    differences: "list[RunDifference]"
     """From the first run; empty for that one."""
 
     @property
@@ -51,7 +51,7 @@ class ComparedRun:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """Everything that is shown."""
 
     split: str
@@ -70,7 +70,7 @@ class Comparison:
         return list(dict.fromkeys(task for task, _ in self.runs[0].measured.figures))
 
 
-def compare_runs(contenders: Sequence[Contender], step: int | str | None, split: str) -> Comparison:
+def compare_runs(contenders: Sequence[Contender], step: int | str | None, split: str) -> RunComparison:
     """Measures runs and compares each with the first.
 
     Args:
@@ -86,11 +86,11 @@ def compare_runs(contenders: Sequence[Contender], step: int | str | None, split:
         raise UserError("evaluate.bootstrap: 0 leaves no intervals; pass --set evaluate.bootstrap=1000")
     start_tensorflow(contenders[0].config.device)
     from trainer.comparison.differences import differences
-    from trainer.comparison.measured import measure_retrieval
+    from trainer.comparison.measured import measure_users
     from trainer.comparison.predictions import measure_predictions
     from trainer.evaluation.trained import open_trained
 
-    of_family = {"retrieval": measure_retrieval, "ranking": measure_predictions}
+    of_family = {"retrieval": measure_users, "ranking": measure_predictions}
     runs: list[ComparedRun] = []
     for contender in contenders:
         trained = open_trained(contender.config, step)
@@ -105,7 +105,7 @@ def compare_runs(contenders: Sequence[Contender], step: int | str | None, split:
         runs.append(ComparedRun(contender, measured, read_metrics(contender.config.output.path), found))
     metric = _main_metric(contenders[0], runs[0].measured)
     keys = config_differences(contenders)
-    return Comparison(split, runs, keys, metric, options.confidence, options.bootstrap)
+    return RunComparison(split, runs, keys, metric, options.confidence, options.bootstrap)
 
 
 def _main_metric(contender: Contender, measured: "MeasuredRun") -> str:

@@ -22,10 +22,10 @@ from trainer.evaluation.pointwise.resampling import FEWEST, interval
 
 NO_DIRECTION = ("calibration",)
 """Metrics that are best at a value in between, so that a difference is neither better nor worse."""
-BETTER, WORSE, NOISE = "better", "worse", "noise"
+_BETTER, _WORSE, _NOISE = "better", "worse", "noise"
 
 
-class Difference(NamedTuple):
+class RunDifference(NamedTuple):
     """One metric of a run beside that of the reference."""
 
     task: str
@@ -53,7 +53,7 @@ class Difference(NamedTuple):
         return self.value - self.reference
 
 
-def differences(reference: MeasuredRun, run: MeasuredRun, confidence: float) -> list[Difference]:
+def differences(reference: MeasuredRun, run: MeasuredRun, confidence: float) -> list[RunDifference]:
     """All metrics of all tasks and groups, as the evaluation has them.
 
     Args:
@@ -76,7 +76,7 @@ def _of_group(
     run: MeasuredRun,
     figures: SampledFigures,
     confidence: float,
-) -> Iterator[Difference]:
+) -> Iterator[RunDifference]:
     other = reference.figures[task, group]
     for metric, value in figures.values.items():
         base = other.values[metric]
@@ -85,9 +85,10 @@ def _of_group(
         limits = None
         if np.count_nonzero(figures.weights) >= FEWEST:
             limits = interval(figures.samples[metric] - other.samples[metric], confidence)
-        shares = _shares(reference, run, group, metric)
-        text = verdict_of(metric, limits)
-        yield Difference(task, group, metric, float(value), float(base), limits, text, figures.rows, *shares)
+        shares, verdict = _shares(reference, run, group, metric), verdict_of(metric, limits)
+        yield RunDifference(
+            task, group, metric, float(value), float(base), limits, verdict, figures.rows, *shares
+        )
 
 
 def verdict_of(metric: str, limits: list[float] | None) -> str:
@@ -95,8 +96,8 @@ def verdict_of(metric: str, limits: list[float] | None) -> str:
     if limits is None or metric in NO_DIRECTION:
         return ""
     if limits[0] <= 0 <= limits[1]:
-        return NOISE
-    return BETTER if is_better(metric, limits[0], 0.0) else WORSE
+        return _NOISE
+    return _BETTER if is_better(metric, limits[0], 0.0) else _WORSE
 
 
 def _shares(

@@ -53,7 +53,7 @@ class UserMetrics:
         if self._over == "targets":
             cold = np.repeat(np.arange(len(task.users)), task.cold)
             rows = np.concatenate([task.targets.row_of_value, cold])
-            kept, weights = slice(None), np.ones(len(rows))
+            kept, weights = np.arange(len(rows)), np.ones(len(rows))
         else:
             kept = rows = np.flatnonzero(task.targets.lengths + task.cold)
             weights = np.ones(len(rows)) if task.weight is None else task.weight[rows]
@@ -74,7 +74,7 @@ class UserMetrics:
         return ids, np.bincount(users, weights, len(ids)), sums
 
 
-def measure_retrieval(trained: Trained, split: str, groups_of: GroupsOf = by_activity) -> MeasuredRun:
+def measure_users(trained: Trained, split: str, groups_of: GroupsOf = by_activity) -> MeasuredRun:
     """Metrics of a retrieval model.
 
     Args:

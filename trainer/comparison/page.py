@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from trainer.comparison.comparing import Comparison
+from trainer.comparison.comparing import RunComparison
 from trainer.comparison.groups import EVERYONE
-from trainer.comparison.text import comparison_text
+from trainer.comparison.text import compared_text
 from trainer.report.facts import comparable, grouped, metric_names, subject
 from trainer.report.figures import Curve, curve, figure, legend, plotly_source, smoothed
 from trainer.report.page import cards, escape, label, note, number, page, section, table
@@ -13,7 +13,7 @@ from trainer.report.page import cards, escape, label, note, number, page, sectio
 _FEWEST_TO_SMOOTH = 20
 
 
-def comparison_page(comparison: Comparison) -> str:
+def comparison_page(comparison: RunComparison) -> str:
     """The page."""
     sections = [
         section("Runs", table([run.facts() for run in comparison.runs])),
@@ -28,7 +28,7 @@ def comparison_page(comparison: Comparison) -> str:
             for task in comparison.tasks
         ),
         *_group_sections(comparison),
-        section("As text", f"<pre>{escape(comparison_text(comparison))}</pre>"),
+        section("As text", f"<pre>{escape(compared_text(comparison))}</pre>"),
     ]
     has_figures = any('class="figure"' in part for part in sections)
     names = " and ".join(run.name for run in comparison.runs)
@@ -41,16 +41,17 @@ def _titled(text: str, task: str) -> str:
     return f"{text}, task {task}" if task else text
 
 
-def _how(comparison: Comparison) -> str:
+def _how(comparison: RunComparison) -> str:
     return (
         f"{100 * comparison.confidence:g} % intervals of {comparison.samples:,} paired bootstrap samples. "
         "Noise: the interval contains 0."
     )
 
 
-def _cards(comparison: Comparison) -> list[tuple[str, str]]:
+def _cards(comparison: RunComparison) -> list[tuple[str, str]]:
     """The main metric of each run."""
-    task, found = comparison.tasks[0], []
+    task = comparison.tasks[0]
+    found: list[tuple[str, str]] = []
     for run in comparison.runs:
         value = number(float(run.measured.figures[task, EVERYONE].values[comparison.metric]))
         verdict = next(
@@ -65,7 +66,7 @@ def _cards(comparison: Comparison) -> list[tuple[str, str]]:
     return found
 
 
-def _configs(comparison: Comparison) -> str:
+def _configs(comparison: RunComparison) -> str:
     if not comparison.keys:
         return note("Nothing.")
     names = [run.name for run in comparison.runs]
@@ -77,7 +78,7 @@ def _configs(comparison: Comparison) -> str:
     )
 
 
-def _loss(comparison: Comparison) -> list[str]:
+def _loss(comparison: RunComparison) -> list[str]:
     curves = []
     for place, run in enumerate(comparison.runs):
         train = [line for line in run.lines if line.get("kind") == "train"]
@@ -89,7 +90,7 @@ def _loss(comparison: Comparison) -> list[str]:
     return [legend(curves), figure("loss", "", curves, height=360, from_zero=False)]
 
 
-def _metric_sections(comparison: Comparison) -> list[str]:
+def _metric_sections(comparison: RunComparison) -> list[str]:
     """A figure of each metric over steps, of evaluations that all can be compared."""
     lines = [
         line | {"run": place}
@@ -97,7 +98,7 @@ def _metric_sections(comparison: Comparison) -> list[str]:
         for line in run.evaluations
         if subject(line)[0] == "model"
     ]
-    found = []
+    found: list[str] = []
     for at, ((split, _), of_pair) in enumerate(grouped(lines, comparable).items()):
         for task, of_task in grouped(of_pair, lambda line: line.get("task", "")).items():
             figures, shown = _figures(comparison, of_task, f"{at}-{len(found)}")
@@ -108,7 +109,7 @@ def _metric_sections(comparison: Comparison) -> list[str]:
 
 
 def _figures(
-    comparison: Comparison, lines: Sequence[dict[str, Any]], identity: str
+    comparison: RunComparison, lines: Sequence[dict[str, Any]], identity: str
 ) -> tuple[list[str], list[Curve]]:
     """(figures, curves of the legend); nothing if each run has a single evaluation."""
     weights = lines[0].get("weights")
@@ -118,7 +119,8 @@ def _figures(
     ]
     if max(len({line["step"] for line in mine}) for mine in of_runs) < 2:
         return [], []
-    figures, shown = [], []
+    figures: list[str] = []
+    shown: list[Curve] = []
     for name in metric_names(lines):
         curves = [
             curve(mine, name, run.name, colour=place)
@@ -129,7 +131,7 @@ def _figures(
     return figures, shown
 
 
-def _metrics(comparison: Comparison, task: str, group: str = EVERYONE) -> str:
+def _metrics(comparison: RunComparison, task: str, group: str = EVERYONE) -> str:
     first = comparison.runs[0]
     rows = []
     for name, value in first.measured.figures[task, group].values.items():
@@ -155,7 +157,7 @@ def _metrics(comparison: Comparison, task: str, group: str = EVERYONE) -> str:
     return table(rows)
 
 
-def _group_sections(comparison: Comparison) -> list[str]:
+def _group_sections(comparison: RunComparison) -> list[str]:
     first = comparison.runs[0].measured
     if first.groups is None:
         return []

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from configs.text import aligned
-from trainer.comparison.comparing import ComparedRun, Comparison
+from trainer.comparison.comparing import ComparedRun, RunComparison
 from trainer.comparison.groups import EVERYONE
 
 _LONGEST = 60  # letters of a value
 
 
-def comparison_text(comparison: Comparison) -> str:
+def compared_text(comparison: RunComparison) -> str:
     """Tables of the runs, what differs in their configs, their metrics, and those of groups of users."""
     parts = [_runs(comparison), _configs(comparison)]
     for task in comparison.tasks:
@@ -20,7 +20,7 @@ def comparison_text(comparison: Comparison) -> str:
     return "\n\n".join([*parts, *_notes(comparison)])
 
 
-def _runs(comparison: Comparison) -> str:
+def _runs(comparison: RunComparison) -> str:
     rows = [["run", "step", "", "run time", "peak memory"]]
     for run in comparison.runs:
         facts = run.facts()
@@ -37,7 +37,7 @@ def _runs(comparison: Comparison) -> str:
     return aligned(rows, left=(0, 2))
 
 
-def _configs(comparison: Comparison) -> str:
+def _configs(comparison: RunComparison) -> str:
     if not comparison.keys:
         return "the configs are equal"
     rows = [["key", *(run.name for run in comparison.runs)]]
@@ -50,7 +50,7 @@ def _short_value(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
-def _metrics(comparison: Comparison, task: str) -> str:
+def _metrics(comparison: RunComparison, task: str) -> str:
     """All metrics of all users or rows."""
     first = comparison.runs[0]
     title = f"task {task}" if task else comparison.split
@@ -62,7 +62,7 @@ def _metrics(comparison: Comparison, task: str) -> str:
     return aligned(_without_empty(rows), left=(0, 1))
 
 
-def _groups(comparison: Comparison, task: str) -> str:
+def _groups(comparison: RunComparison, task: str) -> str:
     """The main metric by group; empty: there are no groups."""
     first = comparison.runs[0].measured
     groups = [group for of, group in first.figures if of == task and group != EVERYONE]
@@ -108,7 +108,7 @@ def _figure(value: float) -> str:
     return f"{value:.4f}"
 
 
-def _notes(comparison: Comparison) -> list[str]:
+def _notes(comparison: RunComparison) -> list[str]:
     """How the figures came about."""
     first = comparison.runs[0]
     return [
@@ -118,7 +118,7 @@ def _notes(comparison: Comparison) -> list[str]:
     ]
 
 
-def comparison_values(comparison: Comparison) -> dict[str, Any]:
+def comparison_values(comparison: RunComparison) -> dict[str, Any]:
     """Everything as JSON values."""
     return {
         "split": comparison.split,

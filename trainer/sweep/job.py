@@ -17,14 +17,14 @@ from configs.errors import ConfigError, Stopped, UserError
 from configs.load import dump_config
 from configs.manifest import load_dataset
 from configs.rules.best import known_metrics
-from configs.sections.sweep import SweepConfig
+from configs.sweep import SweepConfig
 from configs.system import storage
 from trainer.checkpoints.identity import first_difference
 from trainer.children import Children, killed_text
 from trainer.data.checks import check_dataset
 from trainer.run_lock import Lock, lock_job
 from trainer.sweep.results import Outcome, SweepResult, outcome_of, write_results
-from trainer.sweep.space import Space, values_of, values_text
+from trainer.sweep.space import Space, chosen_values, values_text
 from trainer.sweep.study import TrialStudy, without_password
 from trainer.sweep.trial_run import TrialRun
 
@@ -35,7 +35,7 @@ _MOST_KILLS = 3  # of one trial; it may need more memory than there is
 _KILLS = "kills"
 
 
-class Process(Protocol):
+class TrialProcess(Protocol):
     """A sub-command that runs, as subprocess.Popen."""
 
     def poll(self) -> int | None:
@@ -51,7 +51,7 @@ class Runner(Protocol):
     def run(self, *arguments: str) -> None:
         """Runs one to its end."""
 
-    def start(self, *arguments: str, log: str | None = None) -> Process:
+    def start(self, *arguments: str, log: str | None = None) -> TrialProcess:
         """Starts one."""
 
     def check(self) -> None:
@@ -61,7 +61,7 @@ class Runner(Protocol):
 class _Running(NamedTuple):
     trial: FrozenTrial
     run: TrialRun
-    process: Process
+    process: TrialProcess
 
 
 def run_sweep(
@@ -182,7 +182,7 @@ class _SweepJob:
         """Starts or continues a trial, unless the pruner stops it by what is known already."""
         self._children.check()
         self._lock.check()
-        values = values_of(self._sweep, trial.params)
+        values = chosen_values(self._sweep, trial.params)
         try:
             run = TrialRun(self._space.trial_config(trial.number, values))
         except ConfigError as error:  # of values that are valid one by one

@@ -11,11 +11,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from configs.load import dump_config
 from configs.schema import RunConfig
-from configs.sections.sweep import SweepConfig
+from configs.sweep import SweepConfig
 from configs.system import storage
 from configs.text import aligned
 from trainer.report.facts import metric_names
-from trainer.sweep.space import stored, values_of
+from trainer.sweep.space import chosen_values, stored
 
 TABLE_FILE, BEST_CONFIG_FILE = "trials.csv", "best.yaml"
 _MOST_ROWS = 40  # of the table as text
@@ -72,7 +72,7 @@ def outcome_of(sweep: SweepConfig, trial: FrozenTrial) -> Outcome:
         trial.value,
         facts.get("best_step"),
         facts.get("steps"),
-        values_of(sweep, trial.params),
+        chosen_values(sweep, trial.params),
         facts.get("reason", ""),
     )
 

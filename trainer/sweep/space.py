@@ -9,7 +9,7 @@ from typing import Any
 from configs.errors import ConfigError
 from configs.load import overridden, parse_config
 from configs.schema import RunConfig
-from configs.sections.sweep import RangeConfig, SweepConfig
+from configs.sweep import RangeConfig, SweepConfig
 from configs.system import storage
 
 _MOST_COMBINATIONS = 256  # of values that are checked; more take seconds
@@ -79,7 +79,10 @@ class Space:
         path = storage.join(self._sweep.output, "trials", str(number))
         document = overridden(self._document, self._overrides(values))
         document |= {"name": f"{self.base.name}-{number}", "output": {"path": path}}
-        return parse_config(document, what or f"trial {number}, {values_text(values)}")
+        try:
+            return parse_config(document, what or f"trial {number}, {values_text(values)}")
+        except ConfigError as error:  # a key of all tables is wrong in each of them
+            raise ConfigError(str(error).splitlines()[0]) from None
 
     def _overrides(self, values: Mapping[str, Any]) -> Iterator[str]:
         """As --set takes them; what names one table comes after what is of all tables."""
@@ -114,7 +117,7 @@ def stored(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
 
 
-def values_of(sweep: SweepConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+def chosen_values(sweep: SweepConfig, params: Mapping[str, Any]) -> dict[str, Any]:
     """The values that Optuna's parameters stand for, by key, in the order of the space."""
     found = {}
     for key, space in sweep.space.items():

@@ -31,10 +31,10 @@ def run(args: argparse.Namespace) -> int:
 
     comparison = compare_runs(load_contenders(args.runs, args.overrides), args.step, args.split)
     from trainer.comparison.page import comparison_page
-    from trainer.comparison.text import comparison_text, comparison_values
+    from trainer.comparison.text import compared_text, comparison_values
 
     write_bytes(args.html, comparison_page(comparison).encode())
     logging.info("wrote %s", args.html)
     values = comparison_values(comparison)
-    print(json.dumps(values, indent=1) if args.json else comparison_text(comparison))
+    print(json.dumps(values, indent=1) if args.json else compared_text(comparison))
     return 0
