@@ -66,6 +66,7 @@ ORDER = {
         "pipelines.drift",
         "pipelines.summary",
         "pipelines.progress",
+        "pipelines.file_order",
         "pipelines.runners",
         "pipelines.chain",
         "pipelines.sides",
