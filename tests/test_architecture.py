@@ -88,7 +88,6 @@ ORDER = {
         "configs.planted",
         "configs.dataset_lock",
         "configs.chain",
-        "configs.sweep",
         "configs.manifest",
         "configs.dataset_parts",
         "configs.columns",

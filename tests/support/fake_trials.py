@@ -7,7 +7,7 @@ from unittest import mock
 
 from configs.load import load_config, parse_as
 from configs.schema import RunConfig
-from configs.sweep import SweepConfig
+from configs.sections.search.sweep import SweepConfig
 from tests.support.fake_day import FakeCommands
 from trainer.checkpoints.best import BestRecord, Evaluated, read_best, write_best
 from trainer.sweep import job

@@ -17,7 +17,7 @@ from configs.errors import ConfigError, Stopped, UserError
 from configs.load import dump_config
 from configs.manifest import load_dataset
 from configs.rules.best import known_metrics
-from configs.sweep import SweepConfig
+from configs.sections.search.sweep import SweepConfig
 from configs.system import storage
 from trainer.checkpoints.identity import first_difference
 from trainer.children import Children, killed_text

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from configs.load import dump_config
 from configs.schema import RunConfig
-from configs.sweep import SweepConfig
+from configs.sections.search.sweep import SweepConfig
 from configs.system import storage
 from configs.text import aligned
 from trainer.report.facts import metric_names

@@ -9,7 +9,7 @@ from typing import Any
 from configs.errors import ConfigError
 from configs.load import overridden, parse_config
 from configs.schema import RunConfig
-from configs.sweep import RangeConfig, SweepConfig
+from configs.sections.search.sweep import RangeConfig, SweepConfig
 from configs.system import storage
 
 _MOST_COMBINATIONS = 256  # of values that are checked; more take seconds

@@ -22,8 +22,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from configs.errors import ConfigError
+from configs.sections.search.sweep import RangeConfig, SweepConfig
 from configs.splitmix import hash_ids
-from configs.sweep import RangeConfig, SweepConfig
 from configs.system import storage
 from configs.system.terminal import bounded
 from trainer.sweep.space import grid_of, stored

@@ -8,7 +8,7 @@ import argparse
 from configs.arguments import add_config_arguments
 from configs.errors import UserError
 from configs.load import overridden, parse_as, read_document
-from configs.sweep import SweepConfig
+from configs.sections.search.sweep import SweepConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

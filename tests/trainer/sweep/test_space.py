@@ -4,7 +4,7 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.load import parse_as
-from configs.sweep import SweepConfig
+from configs.sections.search.sweep import SweepConfig
 from tests.support.fake_trials import base_document, sweep_of
 from trainer.sweep.space import Space, chosen_values, ends_of, grid_of
 
