@@ -30,6 +30,8 @@ BIGQUERY = [
 # 37.0.1 is the newest whose python-dateutil Beam allows.
 KUBERNETES = ["kubernetes>=34,<=37.0.1"]
 
+SWEEP = ["optuna>=5,<6"]  # samplers, pruners and storages; what it needs is without compilers
+
 SCANN = ["scann==1.4.2"]  # its operations are built against TensorFlow 2.20
 
 setup(
@@ -89,11 +91,13 @@ setup(
             *BIGQUERY,
             *KUBERNETES,
             *SCANN,
+            *SWEEP,
         ],
         "gcp": [*GOOGLE, "google-cloud-storage"],
         "bigquery": BIGQUERY,
         "kubernetes": KUBERNETES,
         "scann": SCANN,
+        "sweep": SWEEP,
     },
     entry_points={
         "console_scripts": [

@@ -11,9 +11,10 @@ from configs.load import section_types
 from configs.schema import RunConfig
 
 
-def explain() -> str:
-    """One line per key: dotted name, default (or `required`), allowed values, description."""
-    return "\n".join(_lines(RunConfig, ""))
+def explain(document: type[BaseModel] = RunConfig) -> str:
+    """One line per key of a kind of document: dotted name, default (or `required`), allowed values,
+    description."""
+    return "\n".join(_lines(document, ""))
 
 
 _TYPES: dict[Any, str] = {datetime.datetime: "time"}

@@ -1,5 +1,6 @@
 """Reads a run's YAML, applies --set overrides, and turns every mistake into one clear line."""
 
+import copy
 import difflib
 import io
 import re
@@ -16,6 +17,7 @@ from configs.sections.base import is_choice
 from configs.system import storage
 from configs.system.terminal import bounded, shown
 
+ModelT = typing.TypeVar("ModelT", bound=BaseModel)
 _MOST_ERRORS = 20  # shown at most
 _MOST_VALUES = (
     100_000  # of a document; more come from aliases of aliases, whose error message would fill the disk
@@ -61,22 +63,32 @@ def load_config(path: str, overrides: typing.Sequence[str] = ()) -> RunConfig:
     Raises:
       ConfigError: names the file, the key, the value found and what is allowed.
     """
-    document = _read(path)
-    for override in _kinds_first(overrides):
-        _apply(document, override)
-    return parse_config(document, path)
+    return parse_config(overridden(read_document(path), overrides), path)
 
 
 def parse_config(document: dict[str, typing.Any], origin: str) -> RunConfig:
     """Validates a plain document; `origin` is named in errors. Raises ConfigError."""
+    return parse_as(RunConfig, document, origin)
+
+
+def parse_as(model: type[ModelT], document: dict[str, typing.Any], origin: str) -> ModelT:
+    """As parse_config, of documents of another kind: `model` is their outermost section."""
     try:
-        return RunConfig.model_validate(document)
+        return model.model_validate(document)
     except ValidationError as error:
         errors = error.errors()
-        lines = [f"{origin}: {bounded(_explain(e), 1000)}" for e in errors[:_MOST_ERRORS]]
+        lines = [f"{origin}: {bounded(_explain(e, model), 1000)}" for e in errors[:_MOST_ERRORS]]
         if len(errors) > _MOST_ERRORS:
             lines.append(f"{origin}: {len(errors) - _MOST_ERRORS:,} more errors")
         raise ConfigError("\n".join(lines)) from None
+
+
+def overridden(document: dict[str, typing.Any], overrides: typing.Iterable[str]) -> dict[str, typing.Any]:
+    """A copy of a plain document with overrides as in load_config. Raises ConfigError."""
+    document = copy.deepcopy(document)
+    for override in _kinds_first(list(overrides)):
+        _apply(document, override)
+    return document
 
 
 def dump_config(config: RunConfig) -> str:
@@ -84,7 +96,8 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _read(path: str) -> dict[str, typing.Any]:
+def read_document(path: str) -> dict[str, typing.Any]:
+    """The mapping of a YAML file, not validated. Raises ConfigError."""
     try:
         content = storage.read_bytes(path)
     except FileNotFoundError:
@@ -199,13 +212,13 @@ def _index(node: list[typing.Any], part: str, override: str) -> int:
     return int(part)
 
 
-def _explain(error: ErrorDetails) -> str:
+def _explain(error: ErrorDetails, root: type[BaseModel]) -> str:
     """One line for one pydantic error: the key, what is wrong, and similar names for an unknown key."""
     location = [str(part) for part in error["loc"]]
-    key = ".".join(_without_tags(location)) or "(whole document)"
+    key = ".".join(_without_tags(location, root)) or "(whole document)"
     kind, message = error["type"], error["msg"].removeprefix("Value error, ")
     if kind == "extra_forbidden":
-        known = _fields_at(location[:-1])
+        known = _fields_at(location[:-1], root)
         near = difflib.get_close_matches(location[-1], known, n=1)
         return f"{key}: unknown key" + (
             f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
@@ -224,16 +237,18 @@ def _explain(error: ErrorDetails) -> str:
     return f"{key}: {message}, found {shown(error['input'])}"
 
 
-def _without_tags(location: list[str]) -> list[str]:
+def _without_tags(location: list[str], root: type[BaseModel]) -> list[str]:
     """The dotted key as the user wrote it: pydantic puts the kind of a union into the location."""
     return [
-        part for i, part in enumerate(location) if not is_choice(part) and not _is_tag(part, location[:i])
+        part
+        for i, part in enumerate(location)
+        if not is_choice(part) and not _is_tag(part, location[:i], root)
     ]
 
 
-def _is_tag(part: str, location: list[str]) -> bool:
+def _is_tag(part: str, location: list[str], root: type[BaseModel]) -> bool:
     """Whether `part` is the kind of a section at `location` and not a key."""
-    sections = _sections_at(location)
+    sections = _sections_at(location, root)
     # In a union pydantic puts the chosen kind before any field, even before a field of that name.
     return len(set(sections)) > 1 and part in map(_kind_of, sections)
 
@@ -244,15 +259,15 @@ def _kind_of(section: type[BaseModel]) -> str | None:
     return typing.get_args(field.annotation)[0] if field else None
 
 
-def _fields_at(location: list[str]) -> list[str]:
+def _fields_at(location: list[str], root: type[BaseModel]) -> list[str]:
     """Names of the fields of the section at `location`."""
-    models = _sections_at(location)
+    models = _sections_at(location, root)
     return sorted({field.alias or name for model in models for name, field in model.model_fields.items()})
 
 
-def _sections_at(location: list[str]) -> list[type[BaseModel]]:
-    """Sections possible at `location`; the name of a kind selects it from a union."""
-    candidates: list[type[BaseModel]] = [RunConfig]
+def _sections_at(location: list[str], root: type[BaseModel] = RunConfig) -> list[type[BaseModel]]:
+    """Sections possible at `location` below `root`; the name of a kind selects it from a union."""
+    candidates: list[type[BaseModel]] = [root]
     for part in location:
         step = []
         for model in candidates:

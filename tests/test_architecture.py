@@ -23,6 +23,8 @@ ORDER = {
         "trainer.cli",
         "trainer.commands",
         "trainer.bench",
+        "trainer.sweep",
+        "trainer.comparison",
         "trainer.daily",
         "trainer.preflight",
         "trainer.batch",
@@ -45,6 +47,7 @@ ORDER = {
         "trainer.report",
         "trainer.vm",
         "trainer.runtime",
+        "trainer.children",
         "trainer.run_lock",
         "trainer.averages",
         "trainer.addons",
@@ -98,7 +101,8 @@ ORDER = {
 }
 # What stands in the roots of the packages beside sub-packages: all of it.
 ROOT_MODULES = {
-    "trainer": {"__init__", "__main__", "addons", "averages", "cli", "run_lock", "runtime", "version"},
+    "trainer": {"__init__", "__main__", "addons", "averages", "children", "cli"}
+    | {"run_lock", "runtime", "version"},
     "configs": {"__init__", *(name.partition(".")[2] for name in ORDER["configs"])}
     - {"sections", "system", "planted", "rules"},
     "pipelines": {"__init__", *(name.partition(".")[2] for name in ORDER["pipelines"])}

@@ -158,6 +158,8 @@ THINGS = {
     "Where are the signatures of the served model?": "recommend",
     "Where is the memory of a run forecast?": "def peak_bytes(",
     "Where is a new day accepted or refused?": "def decide",
+    "Where is it decided what a sweep tries next, and what it stops?": "def stops_at",
+    "Where is the interval of a difference between runs?": "def differences",
     "Where do popularity and the other baselines come from?": "opularity",
     "What does the report look like?": "def page(",
     "Where is gs:// read and written?": "gs://",

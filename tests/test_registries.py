@@ -41,7 +41,10 @@ REGISTRIES = {
 
 
 # Keys whose modules are of another package.
-ELSEWHERE = {"trainer/commands": {"prepare", "score", "compare-lists"}, "trainer/bench": {"prepare"}}
+ELSEWHERE = {
+    "trainer/commands": {"prepare", "score", "compare-lists", "sweep", "compare"},
+    "trainer/bench": {"prepare"},
+}
 
 
 @pytest.mark.parametrize("folder", REGISTRIES)

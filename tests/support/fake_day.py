@@ -20,7 +20,7 @@ class Killed(BaseException):
 
 
 class FakeCommands:
-    """See trainer.daily.children.Children.
+    """See trainer.children.Children.
 
     Args:
       figures: by day, ndcg@10 of its model and of the served one on its rows.

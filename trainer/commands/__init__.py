@@ -7,6 +7,11 @@ COMMANDS = {
     "train": ("trainer.commands.train", "train a model, or resume a run"),
     "worker": ("trainer.commands.worker", "serve one host of a run over several (device.kind: cluster)"),
     "evaluate": ("trainer.commands.evaluate", "ranking metrics of a checkpoint, beside baselines"),
+    "sweep": ("trainer.sweep.sweep", "search for good values of keys, each trial a run (Optuna)"),
+    "compare": (
+        "trainer.comparison.compare",
+        "compare runs: configs, curves, metrics with intervals",
+    ),
     "export": ("trainer.commands.export", "write and verify a SavedModel for serving"),
     "recommend": ("trainer.commands.recommend", "ask an exported model for items"),
     "predict": ("trainer.commands.predict", "ask an exported ranking model about rows"),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,18 +13,15 @@ from configs.load import dump_config
 from configs.manifest import Dataset, load_dataset
 from configs.schema import RunConfig
 from configs.system import storage
-from configs.system.lease import LeaseHeld
-from trainer.daily.children import Children
+from trainer.children import Children
 from trainer.daily.day_config import check_daily, compared_split, day_config, newest_date
 from trainer.daily.decision import compared_figure, day_metric, decide
 from trainer.daily.pruning import prune_days
 from trainer.daily.record import DayFolder, DayRecord, days_path, read_days
 from trainer.daily.status import result_text
-from trainer.run_lock import Lock, lock_directory
+from trainer.run_lock import Lock, lock_job
 from trainer.serving.client import version_facts
 from trainer.serving.versions import versions
-
-_PATIENCE_SECONDS = 5.0  # the last process of a killed day may need a moment to end
 
 
 def run_day(config: RunConfig, files: Sequence[str], name: str | None = None) -> DayRecord:
@@ -51,31 +47,13 @@ def run_day(config: RunConfig, files: Sequence[str], name: str | None = None) ->
             f"day.path: {directory} is in an object store, which cannot rename directories; name the day "
             "with --name"
         )
-    lock = _locked(directory)
+    lock = lock_job(directory, "day.path", "a day")
     try:
         with Children(lock) as children:
             job = _DayJob(config, directory, lock, children)
             return job.run(list(files), name)
     finally:
         lock.close()
-
-
-def _locked(directory: str) -> Lock:
-    until = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        try:
-            return lock_directory(directory)
-        except LeaseHeld as holder:
-            if time.monotonic() > until:
-                raise UserError(
-                    f"{directory}: a day is running ({holder}); wait for it, then rerun the same command"
-                ) from None
-            time.sleep(0.05)
-        except OSError as error:
-            raise UserError(
-                f"day.path: {directory} cannot be written ({error.strerror or error}); give this user "
-                "permission, or choose another path"
-            ) from None
 
 
 class _DayJob:

@@ -272,7 +272,7 @@ def _resources(lines: list[dict]) -> str:
     }
     hidden = ("checkpoint", "finding", BEST, *EVENTS_OF_START)
     events = [
-        {k: v for k, v in line.items() if k not in ("kind", "restore_seconds", "bytes")}
+        {k: v for k, v in line.items() if k not in ("kind", "restore_seconds", "bytes", "num_steps")}
         for line in lines
         if line.get("kind") == "run" and line.get("event") not in hidden
     ]

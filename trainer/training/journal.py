@@ -41,6 +41,7 @@ class Journal:
         facts = {"event": "start", "table_bytes": sum(t.bytes for t in recommender.storages.values())}
         if restored:
             facts = {"event": "resume", "restore_seconds": restored.seconds, "bytes": restored.bytes}
+        facts["num_steps"] = num_steps
         self._metrics.write("run", self._start_step, facts)
         if finding := horizon_finding(self._config.polyak, num_steps):
             logging.warning("%s", finding)

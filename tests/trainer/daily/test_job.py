@@ -9,6 +9,7 @@ import pytest
 
 from configs.errors import UserError
 from tests.support.fake_day import FakeCommands, Killed, daily_config, day_file, tree
+from trainer import run_lock
 from trainer.daily import job
 from trainer.daily.record import DayFolder, days_path, read_days
 from trainer.run_lock import lock_directory
@@ -161,7 +162,7 @@ def _planted():
 
 
 def test_one_day_at_a_time(tmp_path, commands, monkeypatch):
-    monkeypatch.setattr(job, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(run_lock, "_PATIENCE_SECONDS", 0.0)
     lock = lock_directory(str(tmp_path / "datasets" / "days"))
     try:
         with pytest.raises(UserError, match="a day is running"):

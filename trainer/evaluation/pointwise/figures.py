@@ -51,6 +51,19 @@ class Bootstrap:
         return interval(samples, self.confidence) if np.count_nonzero(blocks) >= FEWEST else None
 
 
+class SampledFigures(NamedTuple):
+    """Metrics of one slot in all bootstrap samples."""
+
+    values: dict[str, Any]
+    """Of all rows, by name; NaN where undefined."""
+    samples: dict[str, np.ndarray]
+    """float64 [samples] by name; NaN where undefined."""
+    rows: int
+    """Number of rows."""
+    weights: np.ndarray
+    """Of the rows of each block, float64 [BLOCKS]."""
+
+
 class PredictionFigures:
     """Metrics of predictions by slot.
 
@@ -81,6 +94,18 @@ class PredictionFigures:
         if self._groups is not None and rows.groups is not None:
             self._groups.add(rows.groups, rows.labels, predictions, rows.weights)
 
+    def sampled(self, bootstrap: Bootstrap) -> Iterator[tuple[int, "SampledFigures"]]:
+        """Each slot with rows, by rising slot, and its metrics in all bootstrap samples: figures of several
+        models that saw the same rows and the same bootstrap are of the same samples."""
+        for slot, sums, ordering in self._by_slot():
+            values, samples = self._values(sums, ordering, bootstrap)
+            if self._groups is not None:
+                areas, weight = self._groups.blocks().T
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    values["grouped_auc"] = areas.sum() / weight.sum()
+                    samples["grouped_auc"] = (bootstrap.weights @ areas) / (bootstrap.weights @ weight)
+            yield slot, SampledFigures(values, samples, int(self._rows[slot]), sums["weight"])
+
     def results(self, bootstrap: Bootstrap) -> Iterator[tuple[int, dict[str, Any]]]:
         """Each slot with rows, by rising slot, and its figures.
 
@@ -88,6 +113,11 @@ class PredictionFigures:
           (slot, metrics by name, None where undefined; rows; base_rate, the mean label; intervals: [low,
           high] by metric; undefined: reasons by metric; and, for loss bce, deciles and roc).
         """
+        for slot, own, ordering in self._by_slot():
+            yield slot, self._result(own, int(self._rows[slot]), ordering, bootstrap)
+
+    def _by_slot(self) -> Iterator[tuple[int, dict[str, np.ndarray], Ordering | None]]:
+        """(slot, its sums by term and block, its ordering)."""
         sums = {term: total.reshape(self._slots, BLOCKS) for term, total in self._sums.items()}
         orderings: Iterator[tuple[int, Ordering | None]]
         if self._orders is None:
@@ -96,20 +126,27 @@ class PredictionFigures:
             pos = sums["label"].sum(axis=1)
             orderings = self._orders.orderings(pos, sums["weight"].sum(axis=1) - pos)
         for slot, ordering in orderings:
-            own = {term: total[slot] for term, total in sums.items()}
-            yield slot, self._result(own, int(self._rows[slot]), ordering, bootstrap)
+            yield slot, {term: total[slot] for term, total in sums.items()}, ordering
+
+    def _values(
+        self, sums: dict[str, np.ndarray], ordering: Ordering | None, bootstrap: Bootstrap
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Metrics of one slot by name: of all rows, and of each sample."""
+        values = of_sums(self._loss, {term: total.sum() for term, total in sums.items()})
+        samples = of_sums(self._loss, {term: bootstrap.weights @ total for term, total in sums.items()})
+        if ordering is not None:
+            values = ordering.exact | values
+            samples |= ordering.sampled(bootstrap.weights)
+        return values, samples
 
     def _result(
         self, sums: dict[str, np.ndarray], rows: int, ordering: Ordering | None, bootstrap: Bootstrap
     ) -> dict[str, Any]:
         totals = {term: total.sum() for term, total in sums.items()}
-        values = of_sums(self._loss, totals)
-        samples = of_sums(self._loss, {term: bootstrap.weights @ total for term, total in sums.items()})
+        values, samples = self._values(sums, ordering, bootstrap)
         why = {name: metric.undefined for name, metric in OF_SUMS[self._loss].items()}
         found: dict[str, Any] = {}
         if ordering is not None:
-            values = ordering.exact | values
-            samples |= ordering.sampled(bootstrap.weights)
             why |= {name: metric.undefined for name, metric in OF_ORDER[self._loss].items()}
             found = {"deciles": _deciles(ordering, bootstrap), "roc": ordering.roc}
         intervals = {name: bootstrap.interval(samples[name], sums["weight"]) for name in values}
