@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from configs.sections.features import CrossFeatureConfig
+from configs.sections.models import TowerConfig
 
 if TYPE_CHECKING:
     from configs.schema import RunConfig
@@ -34,3 +35,12 @@ def check_tower(config: "RunConfig", side: str, inputs: Iterable[str]) -> None:
                         f"model.user_tower.inputs: cross {name!r} has the key {key!r} of the item, which is "
                         "not known when items are recommended; remove it"
                     )
+
+
+def check_dropped_ids(config: "RunConfig", side: str, tower: TowerConfig) -> None:
+    """Raises ValueError, naming the key, if the tower of a side (user or item) has no row for dropped ids."""
+    if tower.id_dropout and config.ids_of(side).kind == "hash":
+        raise ValueError(
+            f"model.{side}_tower.id_dropout: hashed ids have no out-of-vocabulary row; use "
+            f"dataset.{side}_ids.kind: vocab, or remove id_dropout"
+        )

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from configs.sections.base import Section, of_kind
+from configs.sections.losses import SoftmaxLossConfig, TwoTowerLoss
 from configs.sections.ranking import RankingConfig
 
 
@@ -16,6 +17,21 @@ class HistoryConfig(Section):
     pooling: Literal["mean", "sum", "sqrtn"] = "mean"
     """How the rows of the history become one vector; an empty history is zero. Defaults to sqrtn when
     model.user_tower is not given either, so that a longer history weighs more beside the user's row."""
+
+
+class SequenceConfig(Section):
+    """A causal transformer over the history (Kang and McAuley 2018, SASRec)."""
+
+    layers: int = Field(2, ge=1, le=64)
+    """Number of blocks: self-attention and two dense layers, each with layer normalization before it and a
+    residual connection around it."""
+    heads: int = Field(1, ge=1, le=256)
+    """Attention heads; they must divide the width of the history's rows, which is that of the blocks."""
+    hidden: int | None = Field(None, ge=1, le=65536)
+    """Width of the first of the two dense layers, with ReLU. Defaults to the width of the blocks."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Fraction of the inputs of the first block, and of what each part of a block adds, set to zero in
+    training."""
 
 
 class TowerConfig(Section):
@@ -36,6 +52,11 @@ class TowerConfig(Section):
     item tower, sampled items too) is looked up in the out-of-vocabulary row, so that the tower learns to do
     without the id: cold users and items share that row. Requires the id, a further input, and a table with
     such a row (not hashed ids). Histories keep their items."""
+    sequence: SequenceConfig | None = None
+    """Of the user tower: reads the history in its order, and each of its items is a training target, from the
+    ones before it; null: the history is pooled. The history must be the only input of the user tower, the
+    item's id that of the item tower, and dataset.history_of earlier. Train rows of a user that only repeat
+    targets are left out, so train.batch_size counts histories."""
 
     @model_validator(mode="after")
     def _inputs_differ(self) -> "TowerConfig":
@@ -49,21 +70,6 @@ DRAWN = "negative/"
 """Prefix of the inputs of items sampled as negatives."""
 
 
-class SoftmaxLossConfig(Section):
-    """In-batch sampled softmax."""
-
-    temperature: float | None = Field(None, gt=0)
-    """The scores are divided by it. Defaults to 1 without normalize; with it, to 0.1 if the user tower reads
-    the history, else 0.15."""
-    logq: bool = True
-    """Subtract log of each candidate's sampling probability (Yi et al. 2019, eq. 3)."""
-    mask_accidental_hits: bool = True
-    """Do not count candidates equal to the row's own item as negatives."""
-    extra_negatives: int = Field(0, ge=0, le=1_000_000)
-    """Items sampled for each batch, uniformly from those with train rows, as further candidates for all its
-    rows (mixed negative sampling, Yang et al. 2020); logq then uses the probability under the mixture."""
-
-
 class TwoTowerConfig(Section):
     """Retrieval: dot product of a user tower and an item tower."""
 
@@ -71,7 +77,7 @@ class TwoTowerConfig(Section):
     """What it is for, which decides how it is evaluated and served: retrieval ranks all items for a user,
     ranking predicts the labels of a row."""
     kind: Literal["two_tower"] = "two_tower"
-    """User tower, item tower, dot product; in-batch sampled softmax."""
+    """User tower, item tower, dot product."""
     user_tower: TowerConfig | None = None
     """Inputs and layers of the user tower. Defaults to the user's row plus the history if
     dataset.history_length is above 0 or, when that is not given either, with the splits leave_last_out and
@@ -85,8 +91,8 @@ class TwoTowerConfig(Section):
     item_bias: bool | None = None
     """Add the last value of the item vector to the score as a bias, which learns popularity. Defaults to true
     unless the given widths leave no room for it."""
-    loss: SoftmaxLossConfig = SoftmaxLossConfig()
-    """The loss: in-batch sampled softmax."""
+    loss: TwoTowerLoss = SoftmaxLossConfig()
+    """The loss."""
 
     @property
     def inputs(self) -> list[str]:
@@ -104,8 +110,13 @@ class TwoTowerConfig(Section):
 
     def drawn(self, batch_size: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the inputs of items sampled as negatives for a batch, by input."""
-        extra = self.loss.extra_negatives
-        return dict.fromkeys(self.item_tower.inputs, (extra,)) if extra else {}
+        number = self.loss.drawn(batch_size)
+        return {} if number is None else dict.fromkeys(self.item_tower.inputs, (number,))
+
+    @property
+    def sequence(self) -> SequenceConfig | None:
+        """How the user tower reads the history in its order; None: it does not."""
+        return self.user_tower.sequence if self.user_tower else None
 
     @model_validator(mode="after")
     def _sides(self) -> "TwoTowerConfig":
@@ -114,6 +125,8 @@ class TwoTowerConfig(Section):
         for name in ("user", "history"):
             if name in self.item_tower.inputs:
                 raise ValueError(f"item_tower.inputs must not contain {name}; remove it")
+        if self.item_tower.sequence:
+            raise ValueError("item_tower.sequence: an item has no history; remove it")
         for side, tower in (("user", self.user_tower), ("item", self.item_tower)):
             if tower and tower.id_dropout and (side not in tower.inputs or len(tower.inputs) < 2):
                 raise ValueError(

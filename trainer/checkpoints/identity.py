@@ -3,6 +3,7 @@
 from typing import Any
 
 from configs.schema import RunConfig
+from configs.sections.losses import SoftmaxLossConfig
 
 DATASET = "dataset.fingerprint"
 # Keys of optimizers that old checkpoints lack; with these values they have no effect.
@@ -26,7 +27,7 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int | No
         table["optimizer"] = _optimizer(table["optimizer"])
     return {
         DATASET: fingerprint,
-        "model": config.model.model_dump(mode="json"),
+        "model": _model(config),
         "tables": tables,
         "optimizer": _optimizer(config.optimizer.model_dump(mode="json")),
         "schedule": config.schedule.model_dump(mode="json"),
@@ -39,6 +40,14 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int | No
         "train.half_life_days": config.train.half_life_days,
         "number of steps": num_steps,
     }
+
+
+def _model(config: RunConfig) -> dict[str, Any]:
+    """The model's section without the kind of a loss that old checkpoints do not name."""
+    section = config.model.model_dump(mode="json")
+    if section.get("loss", {}).get("kind") == SoftmaxLossConfig().kind:
+        section["loss"].pop("kind")
+    return section
 
 
 def _optimizer(section: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.schema import RunConfig
+from configs.sections.losses import SoftmaxLossConfig
 from configs.sections.models import TwoTowerConfig
 from configs.text import size_text
 from trainer.resources.dense import dense_weights
@@ -79,13 +80,15 @@ def _gathered(config: RunConfig, hosts: int) -> int:
     widths = [config.input_width(name) for name in tower.inputs]
     inner = widths[0] if tower.combine == "sum" else sum(widths)
     width = tower.layers[-1] if tower.layers else inner
-    candidates = config.train.batch_size + model.loss.extra_negatives
+    if not isinstance(model.loss, SoftmaxLossConfig):
+        return 0
+    candidates = config.examples_per_step + model.loss.extra_negatives
     return 2 * 4 * width * candidates * (hosts - 1) // hosts
 
 
 def _columns(config: RunConfig) -> int:
     """Bytes of the columns that every host gets whole: ids and log q of candidates, and weights."""
-    return 16 * config.train.batch_size
+    return 16 * config.examples_per_step
 
 
 def host_facts(forecast: HostForecast) -> dict[str, Any]:
