@@ -78,9 +78,12 @@ class Block(tf.Module):
         super().__init__(name=name)
         self._dropout, self._seed = options.dropout, seed_of(seed, name)
         self.attention_norm, self.dense_norm = _norm(f"{name}_norm_0", width), _norm(f"{name}_norm_1", width)
+        # Without biases: the softmax does not see that of the keys, so its gradient would be rounding alone,
+        # which Adam turns into steps of full size; the others follow a normalization that has one.
         self.attention = tf_keras.layers.MultiHeadAttention(
             options.heads,
             width // options.heads,
+            use_bias=False,
             kernel_initializer=_Glorot(itertools.count(self._seed)),
             name=f"{name}_attention",
         )

@@ -24,7 +24,7 @@ def _of_towers(config: RunConfig, model: Any) -> int:
 
 def _sequence(options: SequenceConfig, width: int, length: int) -> int:
     """Values of positions, blocks and the last normalization."""
-    attention, norm = 4 * (width + 1) * width, 2 * width
+    attention, norm = 4 * width * width, 2 * width
     block = attention + 2 * norm + _stack(width, [options.hidden or width, width])
     return length * width + options.layers * block + norm
 

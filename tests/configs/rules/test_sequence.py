@@ -55,7 +55,7 @@ REFUSED = {
     },
     "full_softmax is not available with device.kind cluster": {
         "model": {"loss": {"kind": "full_softmax"}},
-        "device": {"kind": "cluster"},
+        "device": {"kind": "cluster", "hosts": ["a:1", "b:1"]},
         "train": SIZES,
     },
 }

@@ -69,14 +69,14 @@ def forward(tower, items: list[int]) -> np.ndarray:
     """The vector after these items, item by item and head by head in NumPy, float64."""
     x = table()[items].astype(np.float64) * math.sqrt(WIDTH) + tower.positions.numpy()[: len(items)]
     for block in tower.blocks:
-        wq, bq, wk, bk, wv, bv, wo, bo = (v.numpy() for v in block.attention.variables)
+        wq, wk, wv, wo = (v.numpy() for v in block.attention.variables)
         h, added = normed(x, block.attention_norm), np.zeros_like(x)
         for head in range(wq.shape[1]):
-            q, k, v = (h @ w[:, head] + b[head] for w, b in ((wq, bq), (wk, bk), (wv, bv)))
+            q, k, v = (h @ w[:, head] for w in (wq, wk, wv))
             for i in range(len(items)):
                 scores = np.exp(q[i] @ k[: i + 1].T / math.sqrt(q.shape[1]))
                 added[i] += (scores / scores.sum()) @ v[: i + 1] @ wo[head]
-        x = x + added + bo
+        x = x + added
         (w0, b0), (w1, b1) = ([v.numpy() for v in layer.variables] for layer in block.dense)
         x = x + np.maximum(normed(x, block.dense_norm) @ w0 + b0, 0) @ w1 + b1
     x = normed(x, tower.norm)
