@@ -169,6 +169,9 @@ THINGS = {
     "Where is a chain of datasets folded?": "def compact(",
     "Where do I add something to score, or a format of its files?": "TABLES",
     "What makes a batch output continue after a kill?": "class Target",
+    "Where is the transformer over the history?": "class SequenceTower(",
+    "Which rows train with an ordered history?": "def window_ends(",
+    "Where do I add a loss of two-tower models?": "OBJECTIVES",
     "Which host holds a row?": "class ClusterTable(",
     "Where is a lost host noticed?": "def host_losses(",
 }

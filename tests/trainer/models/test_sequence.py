@@ -245,7 +245,7 @@ def test_weights_begin_different_and_follow_from_the_seed():
 @pytest.mark.parametrize("kind", ["in_batch", "gbce"])
 def test_xla_compiles_the_step_for_tpus(kind):
     """Static shapes and operations that XLA knows, as the chips need them."""
-    model = spread(make({"kind": kind}, sequence={"dropout": 0.2}))
+    model = spread(make({"kind": kind}))
     ids, columns = model.lookups(batch(), ONE), model.columns(batch(), ONE)
     rows = {name: tf.constant(rows_of(value.numpy())) for name, value in ids.items()}
 
