@@ -5,7 +5,7 @@ Values that the document sets are kept. `RunConfig` is validated with the defaul
 config contains them.
 """
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from configs.rules.ranking import complete_ranking, fill_widths
 from configs.sections.dataset import DatasetConfig
@@ -117,8 +117,7 @@ def complete_dataset(config: "RunConfig") -> DatasetConfig:
             "the model read history), or remove history_of"
         )
     if of is None and length:
-        ordered = config.source.roles.timestamp or config.dataset.split.kind == "leave_last_out"
-        of = "earlier" if ordered else "others"
+        of = _history_of(config)
     counted = config.dataset.counted_rows or (
         "all" if isinstance(config.model, RankingConfig) else "positive"
     )
@@ -126,6 +125,16 @@ def complete_dataset(config: "RunConfig") -> DatasetConfig:
     ids = for_others(config.dataset.feature_ids, keyed, "dataset.feature_ids")
     changes = {"history_length": length, "history_of": of, "counted_rows": counted, "feature_ids": ids}
     return config.dataset.model_copy(update=changes)
+
+
+def _history_of(config: "RunConfig") -> Literal["earlier", "others"] | None:
+    """The default of dataset.history_of; None: `prepare` looks at the rows (pipelines/file_order.py)."""
+    split = config.dataset.split.kind
+    if config.source.roles.timestamp or split == "leave_last_out":
+        return "earlier"
+    if split == "given":
+        return None if config.dataset.base is None else "earlier"  # `others` cannot continue a base
+    return "others"
 
 
 def complete_export(config: "RunConfig") -> ExportConfig:

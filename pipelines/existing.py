@@ -118,6 +118,8 @@ def _other_source(found: Dataset, section: dict[str, Any]) -> str | None:
 
 
 def _other_settings(found: Dataset, dataset: DatasetConfig) -> str | None:
+    if dataset.history_of is None:
+        dataset = dataset.model_copy(update={"history_of": found.section["history_of"]})  # `prepare` chose it
     if dataset.model_dump(mode="json", exclude={"path"}) != _settings(found):
         return "other dataset settings"
     return None

@@ -23,10 +23,7 @@ def choice_lines(dataset: DatasetConfig) -> list[str]:
     text = ", ".join(f"{name} {value:g}" for name, value in options.items())
     lines = [f"dataset.split: {dataset.split.kind}" + (f" ({text})" if text else "")]
     if dataset.history_of:
-        line = f"dataset.history_of: {dataset.history_of} (at most {dataset.history_length} items)"
-        if dataset.history_of == "others":
-            line += ", sets without an order; if the source has each user's rows in order, set it to earlier"
-        lines.append(line)
+        lines.append(f"dataset.history_of: {dataset.history_of} (at most {dataset.history_length} items)")
     return lines
 
 

@@ -37,10 +37,8 @@ def _problems(config: "RunConfig", model: TwoTowerConfig) -> Iterator[str]:
     if model.item_tower.inputs != ["item"]:
         yield f"model.item_tower.inputs is {model.item_tower.inputs}, but targets have ids alone; use [item]"
     if config.dataset.history_of != "earlier":
-        yield (
-            f"dataset.history_of is {config.dataset.history_of}, which has no order; use earlier, if the "
-            "rows have one"
-        )
+        found = config.dataset.history_of or "not set"
+        yield f"dataset.history_of is {found}; if the rows have an order, set it to earlier"
     if config.dataset.user_ids.kind == "hash":
         yield "dataset.user_ids: hashed users share ids, so their rows have no order; use kind: vocab"
     for key in ("window_days", "half_life_days"):

@@ -172,7 +172,9 @@ class DatasetConfig(Section):
     """Which items a history holds. earlier: the newest ones of earlier rows. others: for rows without an
     order, the user's distinct train items except the row's own item; of more than history_length, a sample
     that is the same in every run. Defaults to earlier if source.roles.timestamp is set or the split is
-    leave_last_out, else to others. others requires the split random or given."""
+    leave_last_out; to others if the split is random; else, with the split given, to earlier, unless the
+    source's first 200,000 rows are sorted by item within each user. others requires the split random or
+    given."""
     num_shards: int = Field(8, ge=1, le=65536)
     """Number of files of the train split."""
     seed: Seed = 0

@@ -106,7 +106,7 @@ def test_the_user_tower_reads_the_history_where_it_says_what_comes_next(dataset,
     ("roles", "split", "of"),
     [
         ({}, "random", "others"),
-        ({"split": "part"}, "given", "others"),
+        ({"split": "part"}, "given", None),
         ({"split": "part", "timestamp": "t"}, "given", "earlier"),
         ({"timestamp": "t"}, "random", "earlier"),
         ({"timestamp": "t"}, "temporal", "earlier"),

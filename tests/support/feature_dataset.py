@@ -205,7 +205,7 @@ class _Prepared:
             source_fingerprint="features",
             block_rows=self.writer.block_rows,
             history_length=self.config.dataset.history_length,
-            history_of=self.config.dataset.history_of,
+            history_of=self.config.dataset.history_of or "earlier",
             has_weight=False,
             splits=splits,
             positives=positives and self._split("positives", positives),

@@ -147,7 +147,7 @@ def tiny_run(kind: str) -> TinyRun:
         min_count=getattr(config.dataset.item_ids, "min_count", 1),
         features=features,
         history_length=config.dataset.history_length,
-        history_of=config.dataset.history_of,
+        history_of=config.dataset.history_of or "earlier",
     )
     _sign(config)
     train(config)

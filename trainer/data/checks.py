@@ -19,6 +19,8 @@ def check_dataset(config: RunConfig, dataset: Dataset) -> None:
     prepared = dataset.section
     wanted = config.dataset.model_dump(mode="json")
     for key in _KEYS:
+        if key == "history_of" and wanted[key] is None:
+            continue  # `prepare` chose it
         if prepared.get(key) != wanted[key]:
             raise DataError(
                 f"{dataset.path}: prepared with dataset.{key} {prepared.get(key)}, but the config has "

@@ -32,9 +32,13 @@ REFUSED = {
     "user_tower.dropout: 0.1 .*; set sequence.dropout": {"tower": {"dropout": 0.1}},
     "model.history.pooling is sqrtn; remove it": {"model": {"history": {"pooling": "sqrtn"}}},
     "heads: 3 does not divide the width 128": {"sequence": {"heads": 3}},
-    "dataset.history_of is others, .*; use earlier": {
+    "dataset.history_of is others; if the rows have an order, set it to earlier": {
         "source": delimited(),
         "dataset": {"path": "data", "split": {"kind": "random"}},
+    },
+    "dataset.history_of is not set; if": {
+        "source": delimited(roles={"split": "split"}),
+        "dataset": {"path": "data", "split": {"kind": "given"}},
     },
     "history_length: 0, but the model reads history": {"dataset": {"path": "data", "history_length": 0}},
     "dataset.user_ids: hashed users .* use kind: vocab": {

@@ -48,6 +48,7 @@ def source_of(path, rows) -> dict:
 def test_a_row_has_its_users_other_items_and_never_its_own(tmp_path, length, labels, ids):
     rows = interactions(labels)
     section = {"path": str(tmp_path / "out"), "split": {"kind": "given"}, "history_length": length, "seed": 5}
+    section |= {"history_of": "others"}
     section |= {f"{name}_ids": options for name, options in ids.items()}
     dataset = run(source_of(tmp_path / "in.csv", rows), section | {"num_shards": 2}, **SMALL)
     assert dataset.history_of == "others"
@@ -70,6 +71,7 @@ def test_a_row_has_its_users_other_items_and_never_its_own(tmp_path, length, lab
 def test_rows_of_a_user_have_different_samples(tmp_path):
     rows = interactions()
     section = {"path": str(tmp_path / "out"), "split": {"kind": "given"}, "history_length": 4}
+    section["history_of"] = "others"
     dataset = run(source_of(tmp_path / "in.csv", rows), section)
     found = [row for row in read_rows(dataset, dataset.splits["train"].files) if row["user"] == 0]
     items = {item for row in found for item in row["history"]}
@@ -80,6 +82,7 @@ def test_shards_pieces_and_workers_give_the_same_histories(tmp_path):
     source, found = source_of(tmp_path / "in.csv", interactions()), []
     for name, shards, sizes in (("a", 1, {}), ("b", 1, SMALL), ("c", 4, SMALL)):
         section = {"path": str(tmp_path / name), "split": {"kind": "given"}, "history_length": 4}
+        section["history_of"] = "others"
         dataset = run(source, section | {"num_shards": shards}, **sizes)
         files = content_of_any_size(tmp_path / name)
         files["dataset.json"] = files["dataset.json"].replace(str(tmp_path / name).encode(), b"")
@@ -93,6 +96,7 @@ def test_the_order_of_the_file_tells_nothing(tmp_path):
     rows, sets = interactions(number=120), []
     for name in ("drawn", "sorted"):
         section = {"path": str(tmp_path / name), "split": {"kind": "given"}, "history_length": 300}
+        section["history_of"] = "others"
         dataset = run(source_of(tmp_path / f"{name}.csv", rows), section)
         records = [row for split in dataset.splits.values() for row in read_rows(dataset, split.files)]
         sets.append(sorted((row["user"], row["item"], sorted(row["history"])) for row in records))
