@@ -35,8 +35,14 @@ from configs.sections.features import (
     table_of,
 )
 from configs.sections.launch import LaunchConfig, LocalLaunchConfig, check_launch
-from configs.sections.losses import SoftmaxLossConfig
-from configs.sections.models import DRAWN, DotBiasConfig, ModelConfig, TowerConfig, TwoTowerConfig
+from configs.sections.models import (
+    DRAWN,
+    DotBiasConfig,
+    ModelConfig,
+    SoftmaxLossConfig,
+    TowerConfig,
+    TwoTowerConfig,
+)
 from configs.sections.optimizers import AdamConfig, DenseOptimizer
 from configs.sections.ranking import RankingConfig
 from configs.sections.sources import SourceConfig

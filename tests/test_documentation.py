@@ -171,7 +171,7 @@ THINGS = {
     "What makes a batch output continue after a kill?": "class Target",
     "Where is the transformer over the history?": "class SequenceTower(",
     "Which rows train with an ordered history?": "def window_ends(",
-    "Where do I add a loss of two-tower models?": "OBJECTIVES",
+    "Where do I add a loss of two-tower models?": "TOWER_LOSSES",
     "Which host holds a row?": "class ClusterTable(",
     "Where is a lost host noticed?": "def host_losses(",
 }

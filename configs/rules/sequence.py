@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from configs.sections.devices import CpuDeviceConfig
-from configs.sections.losses import FullSoftmaxLossConfig
-from configs.sections.models import TwoTowerConfig
+from configs.sections.models import FullSoftmaxLossConfig, TwoTowerConfig
 
 if TYPE_CHECKING:
     from configs.schema import RunConfig

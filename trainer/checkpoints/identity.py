@@ -3,7 +3,7 @@
 from typing import Any
 
 from configs.schema import RunConfig
-from configs.sections.losses import SoftmaxLossConfig
+from configs.sections.models import SoftmaxLossConfig
 
 DATASET = "dataset.fingerprint"
 # Keys of optimizers that old checkpoints lack; with these values they have no effect.

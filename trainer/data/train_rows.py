@@ -5,7 +5,7 @@ rows of the base, which no run has trained on. With train.window_days they are t
 that lie in the window, except the held-out ones of the dataset itself. Where a window cuts a split, or a
 model trains on positive rows alone and there is no copy of them, one pass over timestamps and labels counts
 the rows of each block that remain: the place of a batch follows from them. So does one if histories are read
-in their order (trainer/data/sequences.py).
+in their order: then only rows train whose histories together hold each target once.
 """
 
 import dataclasses
@@ -23,7 +23,6 @@ from configs.schema import RunConfig
 from trainer.data.blocks import read_blocks
 from trainer.data.chain.layers import Layer, layers_of
 from trainer.data.record_files import verify_dataset_file
-from trainer.data.sequences import window_ends
 
 DAY = 86_400 * 10**9
 """In nanoseconds."""
@@ -231,3 +230,27 @@ def _sizes(dataset: Dataset, file: FileInfo) -> np.ndarray:
     """Rows of each block of a file, int64."""
     whole, rest = divmod(file.rows, dataset.block_rows)
     return np.array([dataset.block_rows] * whole + [rest] * (rest > 0), np.int64)
+
+
+def window_ends(users: np.ndarray, times: np.ndarray, lengths: np.ndarray, most: int) -> np.ndarray:
+    """The newest row of each user, and from it back every `most`-th one.
+
+    A row trains on its history and its item: on each of these items but the first, as the next one after
+    those before it. So every row of a user is a target once, except the oldest, which follows nothing.
+
+    Args:
+      users: int64 [n].
+      times: int64 [n].
+      lengths: int64 [n], items of each row's history, at most `most`; orders rows of one user at one time.
+      most: as dataset.history_length.
+
+    Returns:
+      bool [n].
+    """
+    order = np.lexsort((lengths, times, users))
+    rows = np.arange(len(order))
+    is_last = np.append(users[order][1:] != users[order][:-1], True)[: len(order)]
+    later = rows[is_last][np.cumsum(is_last) - is_last] - rows  # rows of the user after each
+    found = np.zeros(len(order), bool)
+    found[order] = later % most == 0
+    return found & (lengths > 0)

@@ -15,7 +15,7 @@ from configs.schema import RunConfig
 from configs.sections.models import SequenceConfig, TowerConfig
 from trainer.models.dense import dense_layers, dropout_mask, seed_of
 
-EPSILON = 1e-6
+NORM_EPSILON = 1e-6
 """Added to variances in layer normalization."""
 POSITION_STDDEV = 0.02
 """Of the initial vectors of the positions."""
@@ -141,7 +141,7 @@ def next_items(history, item):
 
 
 def _norm(name: str, width: int) -> tf_keras.layers.LayerNormalization:
-    layer = tf_keras.layers.LayerNormalization(epsilon=EPSILON, name=name)
+    layer = tf_keras.layers.LayerNormalization(epsilon=NORM_EPSILON, name=name)
     with tf.name_scope(name):
         layer.build([None, None, width])
     return layer

@@ -1,4 +1,4 @@
-"""Two-tower retrieval model; what it is trained with is in trainer/models/objectives.py."""
+"""Two-tower retrieval model; what it is trained with is in trainer/models/tower_losses.py."""
 
 from collections.abc import Mapping
 
@@ -9,8 +9,8 @@ from configs.sections.models import DRAWN, TowerConfig, TwoTowerConfig
 from trainer.data.lookups import FeatureLookup
 from trainer.models.base import RetrievalModel, inputs_of, row_weights, split_last
 from trainer.models.dense import as_columns, dense_layers, dropout_mask
-from trainer.models.objectives import OBJECTIVES
 from trainer.models.sequence import SequenceTower, last_positions, next_items
+from trainer.models.tower_losses import TOWER_LOSSES
 
 _ID_SEED = 200
 """Added to the run's seed where ids are dropped; the towers add up to 150 where they drop inputs."""
@@ -42,8 +42,8 @@ class TwoTower(RetrievalModel):
         self._drawn_items = drawn_items
         seed = config.train.seed
         self._seed, self._unknown_rows = seed, unknown_rows or {}
-        self._objective = OBJECTIVES[options.loss.kind](config, item_counts)
-        self.gathered_columns = self._objective.gathered_columns
+        self._loss = TOWER_LOSSES[options.loss.kind](config, item_counts)
+        self.gathered_columns = self._loss.gathered_columns
         self._sequence = None
         if options.sequence:
             self._sequence = SequenceTower(config, options.user_tower, seed)
@@ -60,7 +60,7 @@ class TwoTower(RetrievalModel):
         return self._options.item_tower.inputs
 
     def lookups(self, batch, step):
-        own = self._options.inputs if self._objective.reads_targets else self._options.user_tower.inputs
+        own = self._options.inputs if self._loss.reads_targets else self._options.user_tower.inputs
         ids = inputs_of(self._targets(batch), own) | self._drawn(step)
         user, item = self._options.user_tower.id_dropout, self._options.item_tower.id_dropout
         shares = {"user": user, "item": item, DRAWN + "item": item}
@@ -78,7 +78,7 @@ class TwoTower(RetrievalModel):
 
     def _drawn(self, step):
         """Inputs of the items drawn at a step, each [n, ...]."""
-        ids = self._objective.drawn(step)
+        ids = self._loss.drawn(step)
         if ids is None:
             return {}
         features = self._drawn_items.of(ids) if self._drawn_items else {}
@@ -93,17 +93,17 @@ class TwoTower(RetrievalModel):
             weight = tf.reshape(tf.where(known, weight[:, None], 0.0), [-1])
         item = self._targets(batch)["item"]
         columns |= {DRAWN + name: drawn[DRAWN + name] for name in self._dense if DRAWN + name in drawn}
-        columns |= self._objective.columns(item, weight, there, drawn.get(DRAWN + "item"))
+        columns |= self._loss.columns(item, weight, there, drawn.get(DRAWN + "item"))
         return columns
 
     def loss(self, activations, columns, step, share=None):
         user = self._user_vectors(activations, columns, step, share)
         item = drawn = None
-        if self._objective.reads_targets:
+        if self._loss.reads_targets:
             item = self._item_vectors(activations, columns, step, share)
         if self._options.loss.drawn(1) is not None:
             drawn = self._drawn_vectors(activations, columns, step, share)
-        return self._objective.loss(user, item, drawn, columns, share)
+        return self._loss.loss(user, item, drawn, columns, share)
 
     def _drawn_vectors(self, activations, columns, step, share):
         rows, features = (

@@ -7,7 +7,7 @@ from configs.manifest import Dataset
 from configs.rules.tpu import placed, tpu_lacks
 from configs.schema import RunConfig
 from configs.sections.devices import TpuDeviceConfig
-from configs.sections.losses import GbceLossConfig
+from configs.sections.models import GbceLossConfig
 from configs.system.tpu import Slice
 from trainer.resources.dense import dense_weights
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.schema import RunConfig
-from configs.sections.losses import SoftmaxLossConfig
-from configs.sections.models import TwoTowerConfig
+from configs.sections.models import SoftmaxLossConfig, TwoTowerConfig
 from configs.text import size_text
 from trainer.resources.dense import dense_weights
 from trainer.resources.forecast import BASE_BYTES, MARGIN, TableForecast

@@ -10,7 +10,7 @@ from configs.load import parse_config
 from tests.support.documents import delimited
 from trainer.kernels.build import graph_only
 from trainer.models import MODELS
-from trainer.models.sequence import EPSILON, next_items
+from trainer.models.sequence import NORM_EPSILON, next_items
 
 pytestmark = pytest.mark.any_python
 
@@ -62,7 +62,7 @@ def spread(model, seed: int = 5):
 
 
 def normed(x, layer):
-    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + EPSILON)
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + NORM_EPSILON)
     return x * layer.gamma.numpy() + layer.beta.numpy()
 
 

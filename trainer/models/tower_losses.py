@@ -10,8 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from configs.schema import RunConfig
-from configs.sections.losses import FullSoftmaxLossConfig, GbceLossConfig, SoftmaxLossConfig
-from configs.sections.models import DRAWN, TwoTowerConfig
+from configs.sections.models import (
+    DRAWN,
+    FullSoftmaxLossConfig,
+    GbceLossConfig,
+    SoftmaxLossConfig,
+    TwoTowerConfig,
+)
 from trainer.models.drawn import Pool
 from trainer.models.losses import generalized_bce, in_batch_softmax, whole_softmax
 
@@ -22,8 +27,8 @@ _PLACE = DRAWN + "place"
 """Column with the place of each target among the drawn items; no feature can have such a name."""
 
 
-class Objective(abc.ABC):
-    """Interface of objectives.
+class TowerLoss(abc.ABC):
+    """Interface of the losses of two towers.
 
     Args:
       config: the run.
@@ -69,7 +74,7 @@ class Objective(abc.ABC):
         """
 
 
-class InBatch(Objective):
+class InBatch(TowerLoss):
     """Softmax over the targets of the batch and sampled items."""
 
     gathered_columns = ("item", "log_q", "weight", DRAWN + "item", DRAWN + "log_q")
@@ -118,7 +123,7 @@ class InBatch(Objective):
         return in_batch_softmax(user, item, item_ids, log_q, weight, options.temperature, mask, share, extra)
 
 
-class FullSoftmax(Objective):
+class FullSoftmax(TowerLoss):
     """Softmax over all items with positive train rows."""
 
     reads_targets = False
@@ -143,7 +148,7 @@ class FullSoftmax(Objective):
         return whole_softmax(user, drawn, columns[_PLACE], columns["weight"], self._options.temperature)
 
 
-class Gbce(Objective):
+class Gbce(TowerLoss):
     """Binary cross-entropy against items sampled for each row."""
 
     def __init__(self, config: RunConfig, item_counts):
@@ -169,7 +174,7 @@ class Gbce(Objective):
         return generalized_bce(positive, negative, columns["weight"], self._power, share)
 
 
-OBJECTIVES: dict[str, type[Objective]] = {
+TOWER_LOSSES: dict[str, type[TowerLoss]] = {
     "in_batch": InBatch,
     "full_softmax": FullSoftmax,
     "gbce": Gbce,

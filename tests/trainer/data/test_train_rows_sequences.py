@@ -10,8 +10,7 @@ import pytest
 from configs.errors import DataError
 from tests.support.tiny_dataset import Row, write_dataset
 from trainer.data.batches import TrainData
-from trainer.data.sequences import window_ends
-from trainer.data.train_rows import TrainRows
+from trainer.data.train_rows import TrainRows, window_ends
 
 pytestmark = pytest.mark.any_python
 
