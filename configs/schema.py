@@ -35,14 +35,7 @@ from configs.sections.features import (
     table_of,
 )
 from configs.sections.launch import LaunchConfig, LocalLaunchConfig, check_launch
-from configs.sections.models import (
-    DRAWN,
-    DotBiasConfig,
-    ModelConfig,
-    SoftmaxLossConfig,
-    TowerConfig,
-    TwoTowerConfig,
-)
+from configs.sections.models import DRAWN, DotBiasConfig, ModelConfig, TowerConfig, TwoTowerConfig
 from configs.sections.optimizers import AdamConfig, DenseOptimizer
 from configs.sections.ranking import RankingConfig
 from configs.sections.sources import SourceConfig
@@ -153,9 +146,8 @@ class RunConfig(Section):
 
     def uneven(self, parts: int) -> str:
         """A key and its value that is not divisible by `parts`, as text; empty: all are divisible."""
-        sizes = {"train.batch_size": self.train.batch_size}
-        if isinstance(self.model, TwoTowerConfig) and isinstance(self.model.loss, SoftmaxLossConfig):
-            sizes["model.loss.extra_negatives"] = self.model.loss.extra_negatives
+        extra = getattr(getattr(self.model, "loss", None), "extra_negatives", 0)
+        sizes = {"train.batch_size": self.train.batch_size, "model.loss.extra_negatives": extra}
         return next((f"{key}: {size}" for key, size in sizes.items() if size % parts), "")
 
     @model_validator(mode="before")
