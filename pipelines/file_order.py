@@ -28,12 +28,14 @@ Amazon Games, also in that order, 0.70; amazon-beauty, without any order, 0.50."
 
 
 def with_history_of(job: Job, reader: Reader, ranges: list[Range]) -> Job:
-    """The job with dataset.history_of filled in: `others` if the first rows are sorted by item within each
-    user, else `earlier`. The choice is logged.
+    """The job with dataset.history_of filled in, if there are histories: `others` if the first rows are
+    sorted by item within each user, else `earlier`. The choice is logged.
 
     Args:
       reader: of the interactions, which have users and items.
     """
+    if not job.dataset.history_length or job.dataset.history_of is not None:
+        return job
     if is_sorted_by_item(*_sample(job, reader, ranges)):
         chosen = "others"
         reason = "each user's rows are sorted by item; if that is the order of time, set it to earlier"

@@ -145,8 +145,7 @@ def prepare(
     with reading(base), workspace(target) as (path, check):
         job = _placed(job, path, _sizes(readers, options) | sizes)
         ranges = [_ranges(reader, job) for reader in readers]
-        if dataset.history_length and dataset.history_of is None:
-            job = with_history_of(job, readers[0], ranges[0])
+        job = with_history_of(job, readers[0], ranges[0])
         source_files = each(with_content, source_files)
         check_files(base, source, source_files[: len(readers[0].files())])
         with Progress(job.layout.spool) as progress:

@@ -63,6 +63,7 @@ ORDER = {
         "pipelines.drift",
         "pipelines.summary",
         "pipelines.progress",
+        "pipelines.file_order",
         "pipelines.runners",
         "pipelines.chain",
         "pipelines.sides",
