@@ -172,6 +172,9 @@ THINGS = {
     "Where do I add something to score, or a format of its files?": "TABLES",
     "Where are the best items of many users found?": "TopK",
     "What makes a batch output continue after a kill?": "class Target",
+    "Where is the transformer over the history?": "class SequenceTower(",
+    "Which rows train with an ordered history?": "def window_ends(",
+    "Where do I add a loss of two-tower models?": "TOWER_LOSSES",
     "Which host holds a row?": "class ClusterTable(",
     "Where is a lost host noticed?": "def host_losses(",
 }
