@@ -16,7 +16,7 @@ from configs.defaults import (
 from configs.rules.cluster import check_cluster
 from configs.rules.day import check_day
 from configs.rules.ranking import check_ranking, complete_bottom, without_owners
-from configs.rules.towers import check_tower
+from configs.rules.towers import check_group, check_tower
 from configs.rules.tpu import check_tpu
 from configs.sections.base import Section
 from configs.sections.dataset import DatasetConfig, HashIdsConfig, IdsConfig, VocabIdsConfig
@@ -272,12 +272,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _device_can(self) -> "RunConfig":
+        check_group(self)
         check_tpu(self)
         check_cluster(self)
-        if self.device.kind == "cpu" and (odd := self.uneven(self.device.replicas)):
-            raise ValueError(
-                f"{odd} is not divisible by device.replicas {self.device.replicas}; use a multiple of it"
-            )
         return self
 
     @model_validator(mode="after")

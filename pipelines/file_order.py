@@ -28,8 +28,8 @@ Amazon Games, also in that order, 0.70; amazon-beauty, without any order, 0.50."
 
 
 def with_history_of(job: Job, reader: Reader, ranges: list[Range]) -> Job:
-    """The job with dataset.history_of filled in, if there are histories: `others` if the first rows are sorted
-    by item within each user, else `earlier`. The choice is logged.
+    """The job with dataset.history_of filled in, if there are histories: `others` if the first rows are
+    sorted by item within each user, else `earlier`. The choice is logged.
 
     Args:
       reader: of the interactions, which have users and items.

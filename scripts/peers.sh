@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Runs `lazytower bench peers` in a separate environment, .venv-peers: the project's packages plus PyTorch, FBGEMM and
-# TorchRec, which the project itself does not need. Arguments go to the command; after `ranking`, they go to
-# `lazytower bench ranking`:
+# Runs `lazytower bench peers` in a separate environment, .venv-peers: the project's packages plus PyTorch, FBGEMM,
+# TorchRec, faiss and implicit, which the project itself does not need. Arguments go to the command; after `ranking` or
+# `score`, they go to that benchmark:
 #   scripts/peers.sh --parts towers --ml100k data/ml-100k/u.data
 #   scripts/peers.sh ranking --batch 8192
+#   scripts/peers.sh score --users 20000
 # Takes about 3.5 GB with PyTorch's CPU wheels (set PIP_EXTRA_INDEX_URL to their index), 8 GB without. Peers that cannot
 # be installed are left out of the tables.
 set -euo pipefail
@@ -18,7 +19,7 @@ VENV=.venv-peers
 stamp=$VENV/peers.sha256
 wanted=$(cat "$VENV/requirements.sha256" "${BASH_SOURCE[0]}" | sha256sum)
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
-  for peer in torch==2.13.0 fbgemm-gpu-cpu==1.8.0; do
+  for peer in torch==2.13.0 fbgemm-gpu-cpu==1.8.0 faiss-cpu==1.15.1 implicit==0.7.3; do
     "$VENV/bin/pip" install --quiet --disable-pip-version-check -c docker/constraints-cpu.txt "$peer" ||
       echo "leaving out $peer, which cannot be installed here" >&2
   done
@@ -29,7 +30,7 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
   echo "$wanted" > "$stamp"
 fi
 
-if [ "${1:-}" = ranking ]; then
+if [ "${1:-}" = ranking ] || [ "${1:-}" = score ]; then
   exec lazytower bench "$@"
 fi
 exec lazytower bench peers "$@"

@@ -170,6 +170,7 @@ THINGS = {
     "Where is the population stability index?": "def stability_index(",
     "Where is a chain of datasets folded?": "def compact(",
     "Where do I add something to score, or a format of its files?": "TABLES",
+    "Where are the best items of many users found?": "TopK",
     "What makes a batch output continue after a kill?": "class Target",
     "Which host holds a row?": "class ClusterTable(",
     "Where is a lost host noticed?": "def host_losses(",

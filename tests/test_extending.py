@@ -34,6 +34,7 @@ from trainer import cli
 from trainer.bench import BENCHES
 from trainer.embeddings import TABLE_KINDS
 from trainer.embeddings.engines.rows import RecordTable
+from trainer.evaluation.lists.metrics import OF_EXPOSURE, OF_ITEMS
 from trainer.evaluation.metrics import AT_CUTOFF
 from trainer.evaluation.pointwise.metrics import OF_ORDER, OF_SUMS, TERMS, OrderMetric, SumMetric
 from trainer.indexes import MODULES as INDEXES
@@ -304,13 +305,19 @@ def precision(ranks, number, k):
 
 
 @pytest.mark.slow
-def test_a_metric(tmp_path, monkeypatch, capsys):
+def test_a_metric_and_some_of_lists(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(AT_CUTOFF, "precision", precision)
+    monkeypatch.setitem(OF_ITEMS, "rare", lambda counts: (counts < 10).astype(float))
+    monkeypatch.setitem(OF_EXPOSURE, "most", lambda counts: float(counts.max()))
     config = short_run(tmp_path, evaluate={"k": [5]})
     lazytower("train", "--config", config)
     lazytower("evaluate", "--config", config)
-    assert "precision@5" in capsys.readouterr().out
-    assert all(0 <= line["precision@5"] <= line["hr@5"] for line in results(tmp_path))
+    printed = capsys.readouterr().out
+    assert all(f"{name}@5" in printed for name in ("precision", "rare", "most"))
+    for line in results(tmp_path):
+        assert 0 <= line["precision@5"] <= line["hr@5"]
+        assert 0 <= line["lists"]["rare@5"] <= 1 <= line["lists"]["most@5"] <= line["users"]
+        assert line["intervals"]["precision@5"] and line["intervals"]["most@5"] is None
 
 
 # A metric of predictions.

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from configs.rules.towers import split_group
 from configs.sections.devices import ClusterDeviceConfig
 from configs.sections.tables import TableConfig
 
@@ -22,8 +23,10 @@ def check_cluster(config: "RunConfig") -> None:
 
 
 def _uneven(config: "RunConfig", hosts: int) -> list[str]:
-    odd = config.uneven(hosts)
-    return [f"{odd} is not divisible by its {hosts} hosts; use a multiple of them"] if odd else []
+    if odd := config.uneven(hosts):
+        return [f"{odd} is not divisible by its {hosts} hosts; use a multiple of them"]
+    wrong = split_group(config, hosts)
+    return [wrong] if wrong else []
 
 
 def _lacks(config: "RunConfig") -> Iterator[str]:

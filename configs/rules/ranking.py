@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from configs.rules.segments import check_segments
 from configs.sections.dataset import VocabIdsConfig
 from configs.sections.export import ExportConfig
 from configs.sections.features import ListFeatureConfig, table_of
@@ -104,12 +105,7 @@ def _check_evaluation(config: "RunConfig") -> None:
         raise ValueError(f"evaluate.{key}: models of kind {config.model.kind} do not have it; remove it")
     features, roles = config.features, config.source.roles
     keyed = [name for name, feature in features.items() if table_of(feature)]
-    for name in evaluate.by:
-        if name not in keyed:
-            raise ValueError(
-                f"evaluate.by: {name!r} is not a feature with keys or buckets; known: "
-                f"{', '.join(keyed) or 'none'}"
-            )
+    check_segments(config)
     owners = [name for name in ("user", "item") if getattr(roles, name) is not None]
     single = [name for name in keyed if not isinstance(features[name], ListFeatureConfig)]
     if evaluate.group_by is not None and evaluate.group_by not in [*owners, *single]:

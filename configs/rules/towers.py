@@ -1,9 +1,10 @@
-"""Checks of towers that need the whole document."""
+"""Checks of towers and their loss that need the whole document."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from configs.sections.features import CrossFeatureConfig
+from configs.sections.models import TwoTowerConfig
 
 if TYPE_CHECKING:
     from configs.schema import RunConfig
@@ -34,3 +35,36 @@ def check_tower(config: "RunConfig", side: str, inputs: Iterable[str]) -> None:
                         f"model.user_tower.inputs: cross {name!r} has the key {key!r} of the item, which is "
                         "not known when items are recommended; remove it"
                     )
+
+
+def check_group(config: "RunConfig") -> None:
+    """Raises ValueError, naming the key, if a batch cannot be divided into groups, or among the replicas of a
+    run on CPUs."""
+    group, size = _group(config), config.train.batch_size
+    if group and size % group:
+        raise ValueError(
+            f"train.batch_size: {size} is not divisible by model.loss.group {group}; use a multiple of it"
+        )
+    if config.device.kind != "cpu":
+        return
+    parts = config.device.replicas
+    if odd := config.uneven(parts):
+        raise ValueError(f"{odd} is not divisible by device.replicas {parts}; use a multiple of it")
+    if wrong := split_group(config, parts):
+        raise ValueError(wrong)
+
+
+def split_group(config: "RunConfig", parts: int) -> str:
+    """What is wrong with model.loss.group if each of `parts` replicas or hosts has an equal share of the
+    batch, and what to do; empty: nothing."""
+    group, rows = _group(config), config.train.batch_size // parts
+    if not group or rows % group == 0 or group % rows == 0:
+        return ""
+    return (
+        f"model.loss.group: {group} neither divides the {rows} rows of each of {parts} replicas or hosts nor "
+        f"is a multiple of them; use a divisor or a multiple of {rows}"
+    )
+
+
+def _group(config: "RunConfig") -> int | None:
+    return config.model.loss.group if isinstance(config.model, TwoTowerConfig) else None

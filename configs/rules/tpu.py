@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from configs.errors import ConfigError
+from configs.rules.towers import split_group
 from configs.sections.devices import TpuDeviceConfig
 from configs.sections.tables import EmbeddingConfig, TableConfig
 from configs.system.tpu import Slice
@@ -92,6 +93,8 @@ def _odd_shares(config: "RunConfig", slice_: Slice) -> Iterator[str]:
     if odd := config.uneven(slice_.replicas):
         yield f"{odd} is not divisible by its {slice_.replicas} replicas; use a multiple of them"
         return
+    if wrong := split_group(config, slice_.replicas):
+        yield wrong
     if not slice_.sparse_cores:
         return
     for name, inputs in config.ids_of_batch.items():

@@ -6,6 +6,10 @@ from pydantic import Field, model_validator
 
 from configs.sections.base import Section, Seed
 
+ACTIVITY, AGE = "activity", "age"
+"""What `by` divides users and items by besides features, in retrieval models."""
+VECTORS = "vectors"
+"""What `diversity` may name besides features."""
 LOWER_IS_BETTER = ("log_loss", "normalised_entropy", "rmse", "mae")
 """Metrics of which a smaller value is better; of all others a larger one is."""
 
@@ -38,8 +42,9 @@ class EvaluateConfig(Section):
             "cold_items",
             "cold_users",
             "max_users",
+            "diversity",
         ),
-        "ranking": ("by", "by_values", "group_by", "bootstrap", "confidence", "slice_rows"),
+        "ranking": ("group_by", "slice_rows"),
     }
     """Keys that models of one family have, by the family (TwoTowerConfig.family)."""
 
@@ -72,16 +77,22 @@ class EvaluateConfig(Section):
     """Which weights are evaluated; both shows the effect of averaging and scores everything twice."""
     by: list[str] = []
     """Features by whose values metrics are reported too: categorical, crosses, lists (a row counts for each
-    of its values) and numbers with buckets."""
+    of its values) and numbers with buckets. In retrieval models features of users divide users, those of
+    items divide targets, and there are two more names: activity, tenths by the number of positive train rows
+    of the user and of the target's item, and age, the days since their first one, which requires timestamps.
+    A feature with one of these names is reported too."""
     by_values: int = Field(20, ge=1, le=1000)
     """Values of each feature of `by` with a line of their own, the most frequent ones of the split; the
     others share one."""
+    diversity: list[str] = []
+    """What the diversity within lists of recommended items is measured by: vectors, the item vectors of the
+    model, and names of item features with keys or buckets. With protocol full only."""
     group_by: str | None = None
     """Groups of the grouped AUC: user, item, or a feature with one key a row. Defaults to user if the source
     has users, else there is no grouped AUC."""
     bootstrap: int = Field(1000, ge=0, le=100_000)
     """Samples of the bootstrap intervals of metrics; 0: no intervals. 1,000 take less than a second for each
-    line of figures, however many rows there are."""
+    line of figures, however many users or rows there are."""
     confidence: float = Field(0.95, gt=0, lt=1)
     """Share of the samples inside an interval."""
     slice_rows: int = Field(1000, ge=1)
@@ -102,13 +113,17 @@ class EvaluateConfig(Section):
 
     @model_validator(mode="after")
     def _names_differ(self) -> "EvaluateConfig":
-        for name in self.by:
-            if self.by.count(name) > 1:
-                raise ValueError(f"by names {name!r} twice; name it once")
+        for key in ("by", "diversity"):
+            names = getattr(self, key)
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"{key} names {name!r} twice; name it once")
         return self
 
     @model_validator(mode="after")
     def _protocol_ranks_them(self) -> "EvaluateConfig":
         if self.cold_items == "only" and self.protocol != "full":
             raise ValueError("cold_items: only requires protocol: full; set that, or use cold_items: rank")
+        if self.diversity and self.protocol != "full":
+            raise ValueError("diversity requires protocol: full, which ranks the catalog; remove it")
         return self

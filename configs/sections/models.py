@@ -62,6 +62,16 @@ class SoftmaxLossConfig(Section):
     extra_negatives: int = Field(0, ge=0, le=1_000_000)
     """Items sampled for each batch, uniformly from those with train rows, as further candidates for all its
     rows (mixed negative sampling, Yang et al. 2020); logq then uses the probability under the mixture."""
+    group: int | None = Field(None, ge=2)
+    """Rows that share their in-batch candidates: each step divides its batch at random into groups of so many
+    rows, and a row's candidates are the items of its group and extra_negatives. Cost then grows with
+    train.batch_size, not with its square; logq uses the probability under that mixture. Must divide
+    train.batch_size. Defaults to the whole batch."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of products of user and item vectors, and of their gradients' products: bfloat16 rounds the operands;
+    all sums, the largest logits and exponentials are float32. Faster where the processor has AVX512-BF16,
+    slower elsewhere, which is reported. TPUs round operands either way unless told otherwise; bfloat16 makes
+    it explicit."""
 
 
 class TwoTowerConfig(Section):

@@ -1,4 +1,4 @@
-"""BigQuery on this machine: the Storage Read API over real gRPC, and the REST of metadata and query jobs.
+"""BigQuery on this machine: the Storage Read API over real gRPC, and the REST of metadata, queries and loads.
 
 Tables are Arrow tables in memory; a query is known by its text. A session keeps the rows as they are when it
 is created, or were at its snapshot, and cuts them into streams, of which each response has a few rows. Faults
@@ -8,10 +8,12 @@ can be switched on. Written from Google's documentation; shares no code with the
 import contextlib
 import dataclasses
 import datetime
+import io
 import json
 import re
 import threading
 import time
+from collections.abc import Callable
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -19,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 import grpc
 import pyarrow as pa
 import pyarrow.compute as compute
+import pyarrow.parquet as parquet
 from google.cloud.bigquery_storage_v1 import types
 
 SERVICE = "google.cloud.bigquery.storage.v1.BigQueryRead"
@@ -58,6 +61,16 @@ class BigQuery:
         """For each of the next ReadRows requests, after how many responses it breaks."""
         self.broken = grpc.StatusCode.UNAVAILABLE
         self.expired = False
+        self.datasets = {"my-shop.events": "EU"}
+        """Location of each dataset that outputs can be loaded into."""
+        self.read_object: Callable[[str], bytes] | None = None
+        """Content of an object by its address."""
+        self.refuses: list[tuple[str, str]] = []
+        """(reason, message) of each of the next load jobs, which fail."""
+        self.loads: list[str] = []
+        """Names of all load jobs that were begun."""
+        self.lost_answers = 0
+        """Of how many of the next load jobs the answer is lost: the client sees 503."""
         self._streams: dict[str, pa.Table] = {}
         self._lock = threading.Lock()
         self._grpc = grpc.server(futures.ThreadPoolExecutor(8))
@@ -196,6 +209,10 @@ class _Rest(BaseHTTPRequestHandler):
             found, code = self._found(parts, body), 200
         except KeyError as error:
             found, code = _failure(404, "notFound", f"Not found: Table {error.args[0]}"), 404
+        except FileExistsError as error:
+            found, code = _failure(409, "duplicate", f"Already Exists: Job {error}"), 409
+        except ConnectionError:
+            found, code = _failure(503, "backendError", "the answer is lost"), 503
         except _Denied as error:
             found, code = _failure(403, "accessDenied", f"Access Denied: Table {error}"), 403
         except ValueError as error:
@@ -213,6 +230,10 @@ class _Rest(BaseHTTPRequestHandler):
         match parts:
             case [project, "datasets", dataset, "tables", table]:
                 return _table(service, project, dataset, table)
+            case [project, "datasets", dataset]:
+                return _dataset(service, project, dataset)
+            case [project, "jobs"] if "load" in body["configuration"]:
+                return _load(service, project, body)
             case [project, "jobs"]:
                 return _run(service, project, body)
             case [_, "jobs", job]:
@@ -259,6 +280,47 @@ def _run(service: BigQuery, project: str, body: dict) -> dict:
         },
         "statistics": {"query": {"statementType": "SELECT", "referencedTables": tables}},
     }  # fmt: skip
+    return service.jobs[job]
+
+
+def _dataset(service: BigQuery, project: str, dataset: str) -> dict:
+    name = f"{project}.{dataset}"
+    if name == "my-shop.secret":
+        raise _Denied(f"{project}:{dataset}: Permission bigquery.datasets.get denied")
+    reference = {"projectId": project, "datasetId": dataset}
+    return {"kind": "bigquery#dataset", "datasetReference": reference, "location": service.datasets[name]}
+
+
+def _load(service: BigQuery, project: str, body: dict) -> dict:
+    """Runs a load job of Parquet files, before it answers; it loads all of them or none."""
+    job, load = body["jobReference"]["jobId"], body["configuration"]["load"]
+    assert body["jobReference"]["location"] == service.datasets["my-shop.events"]
+    if job in service.jobs:
+        raise FileExistsError(job)
+    service.loads.append(job)
+    target = load["destinationTable"]
+    status: dict = {"state": "DONE"}
+    rows = 0
+    if service.refuses:
+        reason, message = service.refuses.pop(0)
+        status["errorResult"] = {"reason": reason, "message": message}
+    else:
+        files = [parquet.read_table(io.BytesIO(service.read_object(uri))) for uri in load["sourceUris"]]
+        content = pa.concat_tables(files)
+        assert load["sourceFormat"] == "PARQUET" and load["parquetOptions"]["enableListInference"]
+        name = ".".join(target[part] for part in ("projectId", "datasetId", "tableId"))
+        if load["writeDisposition"] != "WRITE_TRUNCATE" and name in service.tables:
+            content = pa.concat_tables([service.tables[name].rows, content])
+        service.store(name, content)
+        rows = content.num_rows
+    service.jobs[job] = {
+        "kind": "bigquery#job", "id": f"{project}:EU.{job}", "status": status,
+        "jobReference": body["jobReference"], "configuration": {"jobType": "LOAD", "load": load},
+        "statistics": {"load": {"outputRows": str(rows)}},
+    }  # fmt: skip
+    if service.lost_answers:
+        service.lost_answers -= 1
+        raise ConnectionError
     return service.jobs[job]
 
 

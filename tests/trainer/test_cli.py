@@ -17,7 +17,7 @@ SHARED = {"--help", "--helpfull", "--config", "--set"}
 FLAGS = {
     "prepare": SHARED | {"--compact", "--guess", "--overwrite", "--runner"},
     "inspect": {"--help", "--helpfull", "--feature", "--rows"},
-    "plan": SHARED | {"--probe_steps", "--tpu", "--json"},
+    "plan": SHARED | {"--probe_steps", "--tpu", "--json", "--what", "--k", "--format"},
     "train": SHARED | {"--explain", "--max_seconds"},
     "evaluate": SHARED | {"--split", "--step", "--start", "--json"},
     "day": SHARED | {"--new", "--name", "--status", "--json"},
@@ -25,7 +25,17 @@ FLAGS = {
     "compare": {"--help", "--helpfull", "--set", "--split", "--step", "--html", "--json"},
     "export": SHARED | {"--step"},
     "score": SHARED
-    | {"--model", "--what", "--to", "--format", "--users", "--shard_rows", "--overwrite", "--runner"}
+    | {
+        "--model",
+        "--what",
+        "--to",
+        "--staging",
+        "--format",
+        "--users",
+        "--shard_rows",
+        "--overwrite",
+        "--runner",
+    }
     | {"--k", "--include_seen", "--exclude", "--include", "--where"},
     "compare-lists": {"--help", "--helpfull", "--persistence", "--json"},
     "checkpoints": {"--help", "--helpfull", "--compact"},

@@ -146,5 +146,8 @@ def check_target(to: str) -> str:
     """The directory that --to names; ConfigError when it cannot be one."""
     scheme, separator, _ = to.partition(":")
     if separator and not storage.is_remote(to) and scheme.isalpha():
-        raise ConfigError(f"--to {to}: outputs are directories; use a local path or gs://")
+        raise ConfigError(
+            f"--to {to}: outputs are directories or tables; use a local path, gs:// or "
+            "bigquery:PROJECT.DATASET.TABLE"
+        )
     return to

@@ -13,6 +13,16 @@ from trainer.version import VERSION
 _IDENTIFYING = ("assets.extra/lazytower.json", "saved_model.pb", "variables/variables.index")
 
 
+_ENTRIES = 1 << 24
+"""Items with their scores in a shard, by default: some seconds' work, and about 100 MB as Parquet."""
+_MOST_ROWS = 1 << 20
+
+
+def default_shard_rows(k: int) -> int:
+    """Users of a file with k items for each; 0: without lists."""
+    return min(_MOST_ROWS, _ENTRIES // k) if k else _MOST_ROWS
+
+
 @dataclasses.dataclass(frozen=True)
 class BatchOptions:
     """Options of an output; all of them decide about its bytes."""

@@ -6,14 +6,10 @@ lazytower score --config shop.yaml --what topk --k 100 --to outputs/topk
 from configs.arguments import add_override_argument
 from configs.errors import ConfigError
 from trainer.batch.formats import FORMATS
-from trainer.batch.request import BatchOptions, check_version
+from trainer.batch.request import BatchOptions, check_version, default_shard_rows
 from trainer.batch.tables import TABLES
 from trainer.serving.client import find_version, read_metadata, version_facts
 from trainer.serving.requests import Request, check_request, named_values, split_keys
-
-_ENTRIES = 1 << 24
-"""Items with their scores in a shard, by default: a minute's work, and about 100 MB as Parquet."""
-_MOST_ROWS = 1 << 20
 
 
 def add_arguments(parser) -> None:
@@ -25,7 +21,13 @@ def add_arguments(parser) -> None:
     add_override_argument(parser)
     parser.add_argument("--what", choices=sorted(TABLES), required=True, help="what to write")
     parser.add_argument(
-        "--to", metavar="DIR", required=True, help="directory of the output, local or gs://; new or empty"
+        "--to",
+        metavar="DIR",
+        required=True,
+        help="directory of the output, local or gs://, new or empty; or bigquery:PROJECT.DATASET.TABLE",
+    )
+    parser.add_argument(
+        "--staging", metavar="gs://DIR", help="with --to bigquery: directory of the files that are loaded"
     )
     parser.add_argument("--format", choices=list(FORMATS), default="parquet", help="(default: parquet)")
     parser.add_argument(
@@ -67,8 +69,11 @@ def run(args) -> int:
     from pipelines.runners.options import beam_options
     from trainer.batch.job import Scoring, check_target, score
     from trainer.batch.tables.base import table_class
+    from trainer.batch.warehouse import warehouse_table
 
-    table, to = table_class(args.what), check_target(args.to)
+    table = table_class(args.what)
+    warehouse = warehouse_table(args.to, args.staging, args.format)
+    to = check_target(args.to) if warehouse is None else warehouse.staging
     path = _model(args)
     metadata = _metadata(path, table.family, args.what)
     if args.shard_rows is not None and args.shard_rows < 1:
@@ -78,11 +83,14 @@ def run(args) -> int:
         subject, more = _source(args, metadata)
     else:
         subject = _users(args)
-        most = _ENTRIES // lists["k"] if lists else _MOST_ROWS
-        more = {"shard_rows": args.shard_rows or min(_MOST_ROWS, most)}
+        more = {"shard_rows": args.shard_rows or default_shard_rows(lists.get("k", 0))}
     options = BatchOptions(what=args.what, format=args.format, **lists, **more)
     beam = beam_options(args.runner, args.beam_args, "score")
-    score(Scoring(path, metadata, subject, options), to, beam, args.overwrite)
+    if warehouse is not None:
+        warehouse.check()
+    manifest = score(Scoring(path, metadata, subject, options), to, beam, args.overwrite)
+    if warehouse is not None:
+        warehouse.load(manifest, again=args.overwrite)
     return 0
 
 

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from configs.errors import ConfigError, DataError
 from configs.sections.dataset import DatasetConfig
+from configs.sections.source_kinds.bigquery import BigQueryFormat
 from configs.sections.sources import SourceConfig
 from configs.system import storage
 from pipelines.job import Job, plan_layout
@@ -29,11 +30,11 @@ def read_part(source: Any, inputs: dict) -> str:
       inputs: of the model, as lazytower.json has them.
 
     Raises:
-      ConfigError: it has no files, or the model reads nothing of it.
+      ConfigError: it is made up, or the model reads nothing of it.
     """
-    if not getattr(source, "paths", None):
+    if not getattr(source, "paths", None) and not isinstance(source, BigQueryFormat):
         raise ConfigError(
-            f"source.kind {source.kind}: has no files; name the rows with --set source.paths=FILES"
+            f"source.kind {source.kind}: has no files or table; name the config of the rows to score"
         )
     roles = {name: getattr(source.roles, name) if inputs.get(name) else None for name in ("user", "item")}
     features = [feature for feature in source.features if feature.name in inputs["features"]]
@@ -57,7 +58,7 @@ class SourceRows(NamedTuple):
         return make_reader(_SOURCE.validate_json(self.source), plan_layout("", "", 0))
 
     def identity(self) -> dict[str, Any]:
-        """What the manifest says of them."""
+        """What the manifest says of them: files, or tables with the time of their last change."""
         files = each(with_content, self.reader().files())
         return {"files": [{"file": f.name, "bytes": f.size, "content": f.content} for f in files]}
 
@@ -113,5 +114,5 @@ def as_text(part: Range, place: Place) -> str:
 
 def source_paths(source: str) -> list[tuple[str, str]]:
     """(key, path) of what workers read."""
-    paths = _SOURCE.validate_json(source).paths
+    paths = getattr(_SOURCE.validate_json(source), "paths", [])
     return [("source.paths", path) for path in paths if path and not storage.is_remote(path)]

@@ -10,6 +10,7 @@ BENCHES = {
     ),
     "input": ("trainer.bench.input", "speed of the reader alone, and how long training waits for it"),
     "retrieval": ("trainer.bench.retrieval", "top-k retrieval: served indexes compared with peers"),
+    "score": ("trainer.bench.score", "the best items of many users, compared with other libraries"),
     "ranking": (
         "trainer.bench.ranking",
         "training steps of ranking models, compared with TFRS, PyTorch and TorchRec",

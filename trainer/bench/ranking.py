@@ -22,8 +22,8 @@ trains an epoch in a process of its own; reading counts. Model and optimizers ar
 import argparse
 import os
 
+from trainer.bench.parts.turns import COMPARED
 from trainer.bench.timing import add_shared_arguments, positive
-from trainer.bench.turns import COMPARED
 
 RANKING_PEERS = ("lazytower", "tfrs", "torch", "torchrec")
 _OPTIMIZERS = ("lazy_adam", "adagrad", "sgd")

@@ -5,8 +5,8 @@ from typing import Any
 from configs.schema import RunConfig
 
 DATASET = "dataset.fingerprint"
-# Keys of optimizers that old checkpoints lack; with these values they have no effect.
-_YOUNGER = {"amsgrad": False, "l2_shrinkage": 0.0}
+# Keys of optimizers and losses that old checkpoints lack; with these values they have no effect.
+_YOUNGER = {"amsgrad": False, "l2_shrinkage": 0.0, "precision": "float32"}
 
 
 def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int | None) -> dict[str, Any]:
@@ -23,12 +23,15 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int | No
         table.pop("engine", None)
         table.pop("placement", None)
         table.pop("gradient", None)
-        table["optimizer"] = _optimizer(table["optimizer"])
+        table["optimizer"] = _lasting(table["optimizer"])
+    model = config.model.model_dump(mode="json")
+    if "loss" in model:
+        model["loss"] = _lasting(model["loss"])
     return {
         DATASET: fingerprint,
-        "model": config.model.model_dump(mode="json"),
+        "model": model,
         "tables": tables,
-        "optimizer": _optimizer(config.optimizer.model_dump(mode="json")),
+        "optimizer": _lasting(config.optimizer.model_dump(mode="json")),
         "schedule": config.schedule.model_dump(mode="json"),
         "polyak": config.polyak.model_dump(mode="json"),
         "train.batch_size": config.train.batch_size,
@@ -41,8 +44,8 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int | No
     }
 
 
-def _optimizer(section: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's section without younger keys that have no effect."""
+def _lasting(section: dict[str, Any]) -> dict[str, Any]:
+    """A section without younger keys that have no effect."""
     return {k: v for k, v in section.items() if k not in _YOUNGER or v != _YOUNGER[k]}
 
 

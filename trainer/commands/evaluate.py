@@ -12,6 +12,7 @@ from configs.text import aligned
 from trainer.evaluation.metrics import UNCUT
 from trainer.evaluation.pointwise.text import format_predictions
 from trainer.evaluation.scorer import evaluate_recommender
+from trainer.evaluation.segments.text import lists_text, segment_texts
 from trainer.report.findings import evaluation_findings
 
 
@@ -71,12 +72,22 @@ def format_results(lines: list[dict]) -> str:
 
     names = [name for name in lines[0] if "@" in name or name in UNCUT]
     models = [line for line in lines if line["scorer"] == "model"]
+    labels = [
+        line["scorer"] + (f", {line['weights']}" if len(models) > 1 and line["scorer"] == "model" else "")
+        for line in lines
+    ]
     rows = [["", *names]]
-    for line in lines:
-        weights = f", {line['weights']}" if len(models) > 1 and line["scorer"] == "model" else ""
-        rows.append([line["scorer"] + weights, *(f"{line[name]:.4f}" for name in names)])
+    for line, label in zip(lines, labels, strict=True):
+        rows.append([label, *(f"{line[name]:.4f}" for name in names)])
     first = lines[0]
+    limits = first.get("intervals", {})
+    for side, word in enumerate(("from", "to")):
+        if any(limits.get(name) for name in names):
+            pairs = [limits.get(name) for name in names]
+            rows.insert(2 + side, [f"  {word}", *(f"{pair[side]:.4f}" if pair else "-" for pair in pairs)])
     counts = f"{first['users']:,} users, {first['targets']:,} targets ({first['cold_targets']:,} cold)"
     left_out = reasons(first)
     notes = [f"{first['split']}: {counts}", *([f"left out: {'; '.join(left_out)}"] if left_out else [])]
-    return "\n".join([aligned(rows), "", *notes, first["protocol"]])
+    notes += [first["protocol"], *filter(None, [first.get("resampling")])]
+    lists = lists_text(lines, labels)
+    return "\n\n".join([aligned(rows), *filter(None, [lists]), "\n".join(notes), *segment_texts(first)])

@@ -48,7 +48,7 @@ class UserMetrics:
         self._weights: list[np.ndarray] = []
         self._values: dict[str, list[np.ndarray]] = {}
 
-    def add(self, scorer: str, task: RankingTask, ranks: object, values: dict[str, np.ndarray]) -> None:
+    def add(self, scorer: str, task: RankingTask, ranking: object, values: dict[str, np.ndarray]) -> None:
         """Called for each task; values: metrics by name, float64, one for each user or target."""
         if self._over == "targets":
             cold = np.repeat(np.arange(len(task.users)), task.cold)

@@ -26,6 +26,7 @@ from trainer.data.numbers import model_numbers
 from trainer.data.train_rows import DAY, TrainRows, positive_rows
 
 FILES_AT_ONCE = 8
+_MIXED_SEED = 300  # added to the run's seed where a batch is divided into groups
 WINDOW_BLOCKS = 16
 OWNERS = ("user", "item")
 """Columns of ids, if the source has them."""
@@ -46,6 +47,8 @@ class TrainData:
       lookups: of features that live in catalogs; see trainer.data.lookups.catalog_lookups.
       rows: which rows train; None: those of a run without a window.
       half_life_days: as train.half_life_days.
+      group: as model.loss.group: each batch is permuted by (seed, epoch, step), so that the next `group` rows
+        are a random group. None: rows stay as the windows give them.
 
     Attributes:
       rows: which rows train.
@@ -64,6 +67,7 @@ class TrainData:
         lookups: Mapping[str, FeatureLookup] | None = None,
         rows: TrainRows | None = None,
         half_life_days: float | None = None,
+        group: int | None = None,
     ):
         wanted = dataset.features if names is None else set(names)
         in_records = {n: info for n, info in dataset.features.items() if info.lives == "records"}
@@ -72,6 +76,7 @@ class TrainData:
         self.rows = rows = TrainRows(dataset, positives_only) if rows is None else rows
         self._dataset, self._batch_size, self._seed = dataset, batch_size, seed
         self._half_life = half_life_days and half_life_days * DAY
+        self._mixes = group is not None and group < batch_size
         self._paths = [rows.parts[part].dataset.file_path(file) for part, file in rows.files]
         self._parts = [part for part, _ in rows.files]
         self.steps_per_epoch = rows.steps_per_epoch(batch_size)
@@ -88,7 +93,7 @@ class TrainData:
         """
         epoch, step = divmod(start_step, self.steps_per_epoch)
         blocks, window, rows = self._place(epoch, step * self._batch_size)
-        first = self._epoch(tf.constant(epoch, tf.int64), blocks, window, rows)
+        first = self._epoch(tf.constant(epoch, tf.int64), blocks, window, rows, step)
         later = tf.data.Dataset.range(epoch + 1, np.iinfo(np.int64).max).flat_map(_plain(self._epoch))
         return first.concatenate(later).prefetch(4)
 
@@ -132,7 +137,10 @@ class TrainData:
         end = int(np.searchsorted(starts, last, side="left"))
         rows = [self._window_rows(epoch, window, blocks) for window in range(begin, end)]
         skip = first - int(starts[begin])
-        return np.concatenate(rows)[skip : skip + self._batch_size]
+        found = np.concatenate(rows)[skip : skip + self._batch_size]
+        if not self._mixes:
+            return found
+        return found[self._mixed_order(tf.constant(epoch, tf.int64), tf.constant(place, tf.int64)).numpy()]
 
     def _window_rows(self, epoch: int, window: int, blocks: np.ndarray) -> np.ndarray:
         """As `origin`, for all rows of a window."""
@@ -143,9 +151,14 @@ class TrainData:
         return np.array(rows, np.int64).reshape(-1, 3)[order.numpy()]
 
     def _epoch(
-        self, epoch: tf.Tensor, skip_blocks: int = 0, first_window: int = 0, skip_rows: int = 0
+        self,
+        epoch: tf.Tensor,
+        skip_blocks: int = 0,
+        first_window: int = 0,
+        skip_rows: int = 0,
+        first_step: int = 0,
     ) -> tf.data.Dataset:
-        """Batches of one epoch from a place that `_place` computed."""
+        """Batches of one epoch from a step of it on, whose place `_place` computed."""
         order = self._order(epoch)
         files = tf.gather(tf.constant(self._paths), order), tf.gather(tf.constant(self._parts), order)
         groups = tf.data.Dataset.from_tensor_slices(files).batch(FILES_AT_ONCE)
@@ -164,7 +177,21 @@ class TrainData:
             windows = cut.concatenate(windows.skip(1))
         batches = windows.rebatch(self._batch_size, drop_remainder=True)
         complete = _plain(lambda columns: complete_batch(self._dataset, self._lookups, columns))
-        return batches.map(complete, num_parallel_calls=2)
+        if not self._mixes:
+            return batches.map(complete, num_parallel_calls=2)
+        mixed = _plain(lambda step, columns: complete(self._mixed(epoch, step, columns)))
+        return batches.enumerate(start=first_step).map(mixed, num_parallel_calls=2)
+
+    def _mixed(
+        self, epoch: tf.Tensor, step: tf.Tensor, columns: dict[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
+        """A batch's rows, permuted; step: int64 scalar, of the epoch."""
+        order = self._mixed_order(epoch, step)
+        return {name: tf.gather(value, order) for name, value in columns.items()}
+
+    def _mixed_order(self, epoch: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        seed = tf.stack([tf.constant(self._seed + _MIXED_SEED, tf.int64), epoch * 2**32 + step])
+        return tf.random.experimental.stateless_shuffle(tf.range(self._batch_size), seed=seed)
 
     def _skippable(self, epoch: tf.Tensor, blocks: int) -> tuple[int, int]:
         """(whole groups of files, blocks of the next group) that make up the first `blocks` blocks."""

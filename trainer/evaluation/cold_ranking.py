@@ -11,7 +11,7 @@ from configs.sections.evaluation import EvaluateConfig
 from trainer.data.catalog import SplitView, Users
 from trainer.data.ragged import Ragged
 from trainer.evaluation.metrics import full_ranks, user_metrics
-from trainer.evaluation.protocols import RankingTask, Scorer, UserBatch, checked_scores
+from trainer.evaluation.protocols import RankedTargets, RankingTask, Scorer, UserBatch, checked_scores
 
 
 class ColdItemRanking:
@@ -48,17 +48,24 @@ class ColdItemRanking:
         else:
             seen = seen.first(0)
         nothing = np.zeros(len(users), np.int64)
-        return RankingTask(users, targets, nothing, seen, view, eligible, cold_ranked=targets.lengths)
+        found = self.pool[targets.values]
+        return RankingTask(users, targets, nothing, seen, found, view, eligible, cold_ranked=targets.lengths)
 
     def _in_pool(self, items: Ragged) -> Ragged:
         places = Ragged(self._place[items.values], items.lengths)
         return places.keep(places.values >= 0)
 
-    def ranks(self, scorer: Scorer, task: RankingTask) -> np.ndarray:
-        """As FullRanking.ranks."""
+    @property
+    def ranked_items(self) -> np.ndarray:
+        """As FullRanking.ranked_items."""
+        return self.pool
+
+    def ranked(self, scorer: Scorer, task: RankingTask) -> RankedTargets:
+        """As FullRanking.ranked."""
         scores = checked_scores(scorer, task.users, None, (len(task.users), self.items.rows))[:, self.pool]
         scores[task.others.row_of_value, task.others.values] = -np.inf
-        return full_ranks(scores, task.targets, max(self.config.k))
+        ranks, places = full_ranks(scores, task.targets, max(self.config.k))
+        return RankedTargets(ranks, np.where(places < 0, -1, self.pool[places]))
 
     def metrics(self, ranks: np.ndarray, task: RankingTask) -> dict[str, np.ndarray]:
         """As FullRanking.metrics; every target has a rank."""

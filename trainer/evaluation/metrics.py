@@ -17,8 +17,8 @@ import numpy as np
 from trainer.data.ragged import Ragged
 
 
-def full_ranks(scores: np.ndarray, targets: Ragged, top: int) -> np.ndarray:
-    """Ranks of targets among all finite scores of their rows.
+def full_ranks(scores: np.ndarray, targets: Ragged, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks of targets among all finite scores of their rows, and the columns with the highest scores.
 
     Exact up to `top` and for each row's best target; any other target beyond `top` may get inf, which gives
     the same metrics as its rank. One partial sort and three passes per row, however many targets it has.
@@ -28,13 +28,16 @@ def full_ranks(scores: np.ndarray, targets: Ragged, top: int) -> np.ndarray:
       targets: columns of `scores`.
 
     Returns:
-      float64 [total].
+      (ranks float64 [total]; columns int64 [n, at most top], the best first, the smaller of equal ones first,
+      -1 after the last finite score).
     """
     import tensorflow as tf
 
     rows = targets.row_of_value
     score = scores[rows, targets.values]
-    highest = tf.math.top_k(scores, min(top, scores.shape[1]), sorted=False).values.numpy()
+    found = tf.math.top_k(scores, min(top, scores.shape[1]))
+    highest = found.values.numpy()
+    columns = np.where(highest > -np.inf, found.indices.numpy(), -1).astype(np.int64)
     bar = highest.min(axis=1)
     greater = (highest[rows] > score[:, None]).sum(axis=1)
     equal = (highest[rows] == score[:, None]).sum(axis=1)
@@ -47,7 +50,7 @@ def full_ranks(scores: np.ndarray, targets: Ragged, top: int) -> np.ndarray:
     np.maximum.at(best, rows, score)
     first = 1 + np.count_nonzero(scores > best[:, None], axis=1)
     first = first + (np.count_nonzero(scores == best[:, None], axis=1) - 1) / 2
-    return np.where(score == best[rows], first[rows], ranks)
+    return np.where(score == best[rows], first[rows], ranks), columns
 
 
 def hit_rate(ranks: Ragged, number: np.ndarray, k: int) -> np.ndarray:

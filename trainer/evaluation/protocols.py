@@ -7,7 +7,7 @@ Targets, and the items that a user touched or saw, come from positive rows (data
 """
 
 import dataclasses
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -70,6 +70,8 @@ class RankingTask:
     """Number of distinct targets outside the catalog, int64 [n]; they are misses."""
     others: Ragged
     """full: items excluded from the ranking; sampled: the negatives."""
+    items: np.ndarray
+    """Catalog ids of all targets, those of `targets` first, then the `cold` ones, int64 [all targets]."""
     view: SplitView
     """The users as seen from the split."""
     eligible: np.ndarray | None = None
@@ -79,6 +81,21 @@ class RankingTask:
     """Share of each row in the figures of its user, float64 [n]; None: each row is a user."""
     cold_ranked: np.ndarray | None = None
     """Number of targets outside the catalog that are ranked, int64 [n]; None: none is."""
+
+    @property
+    def owners(self) -> np.ndarray:
+        """Row of the user of each of `items`, int64 [all targets]."""
+        return np.concatenate([self.targets.row_of_value, np.repeat(np.arange(len(self.users)), self.cold)])
+
+
+class RankedTargets(NamedTuple):
+    """What a scorer made of a task."""
+
+    ranks: np.ndarray
+    """Of `RankingTask.targets`, float64; see trainer.evaluation.metrics.full_ranks."""
+    lists: np.ndarray | None = None
+    """The items that it ranks highest, catalog ids int64 [n, at most max(k)], best first, -1 after the last;
+    None: the protocol ranks no whole catalog."""
 
 
 class FullRanking:
@@ -99,18 +116,24 @@ class FullRanking:
         """
         return self.items.rows
 
-    def task(self, users: UserBatch, view: SplitView) -> RankingTask:
-        if not self.config.exclude_seen:
-            return RankingTask(users, view.targets, view.cold.lengths, view.seen.first(0), view)
-        targets = view.targets.without(view.seen, self.items.rows)
-        cold = view.cold.without(view.cold_seen, number_bound(view.cold, view.cold_seen))
-        return RankingTask(users, targets, cold.lengths, view.seen, view)
+    @property
+    def ranked_items(self) -> np.ndarray:
+        """Catalog ids of all items that are ranked, int64, ascending."""
+        return self.items.ids
 
-    def ranks(self, scorer: Scorer, task: RankingTask) -> np.ndarray:
+    def task(self, users: UserBatch, view: SplitView) -> RankingTask:
+        targets, cold, seen = view.targets, view.cold, view.seen.first(0)
+        if self.config.exclude_seen:
+            targets, seen = targets.without(view.seen, self.items.rows), view.seen
+            cold = cold.without(view.cold_seen, number_bound(cold, view.cold_seen))
+        items = np.concatenate([targets.values, cold.values])
+        return RankingTask(users, targets, cold.lengths, seen, items, view)
+
+    def ranked(self, scorer: Scorer, task: RankingTask) -> RankedTargets:
         scores = checked_scores(scorer, task.users, None, (len(task.users), self.items.rows))
         scores[:, self._outside] = -np.inf
         scores[task.others.row_of_value, task.others.values] = -np.inf
-        return full_ranks(scores, task.targets, max(self.config.k))
+        return RankedTargets(*full_ranks(scores, task.targets, max(self.config.k)))
 
     def metrics(self, ranks: np.ndarray, task: RankingTask) -> dict[str, np.ndarray]:
         number = task.targets.lengths + task.cold
@@ -138,6 +161,7 @@ class SampledRanking:
         self.items, self.config = items, config
         self._cold = items.cold if config.cold_items == "rank" else 0
         self._short, self._fewest = 0, config.negatives
+        self.ranked_items: np.ndarray | None = None
 
     def width(self, split_rows: np.ndarray) -> int:
         """Largest number of scores per user; see FullRanking.width."""
@@ -145,7 +169,9 @@ class SampledRanking:
 
     def task(self, users: UserBatch, view: SplitView) -> RankingTask:
         config, targets, cold = self.config, view.targets, view.cold.lengths
+        items = np.concatenate([view.targets.values, view.cold.values])
         if self._cold:
+            items = targets.beside(view.cold).values
             shared = np.full(cold.sum(), self.items.shared_row)
             targets, cold = targets.beside(Ragged(shared, cold)), np.zeros_like(cold)
         negatives = sample_negatives(
@@ -154,9 +180,9 @@ class SampledRanking:
         found = negatives.lengths[targets.lengths + cold > 0]
         self._short += int((found < config.negatives).sum())
         self._fewest = min(self._fewest, int(found.min(initial=config.negatives)))
-        return RankingTask(users, targets, cold, negatives, view)
+        return RankingTask(users, targets, cold, negatives, items, view)
 
-    def ranks(self, scorer: Scorer, task: RankingTask) -> np.ndarray:
+    def ranked(self, scorer: Scorer, task: RankingTask) -> RankedTargets:
         wide = int(task.targets.lengths.max(initial=0))
         negatives = task.others.last(self.config.negatives)
         candidates = np.concatenate([task.targets.last(wide), negatives], axis=1)
@@ -170,7 +196,7 @@ class SampledRanking:
             part = slice(start, start + step)
             target, others = scores[rows[part], place[part]][:, None], scores[rows[part], wide:]
             ranks[part] = 1 + (others > target).sum(axis=1) + (others == target).sum(axis=1) / 2
-        return ranks
+        return RankedTargets(ranks)
 
     def metrics(self, ranks: np.ndarray, task: RankingTask) -> dict[str, np.ndarray]:
         ranks = np.concatenate([ranks, np.full(int(task.cold.sum()), np.inf)])

@@ -19,6 +19,7 @@ from configs.sections.evaluation import EvaluateConfig
 from trainer.data.catalog import SplitUsers, SplitView, UserBlock, Users
 from trainer.evaluation.cold_ranking import ColdItemRanking
 from trainer.evaluation.cold_users import is_cold, rows_in_turn
+from trainer.evaluation.lists.distances import distances_of
 from trainer.evaluation.protocols import (
     PROTOCOLS,
     FullRanking,
@@ -27,10 +28,13 @@ from trainer.evaluation.protocols import (
     Scorer,
     UserBatch,
 )
+from trainer.evaluation.segments.detail import Detail
+from trainer.evaluation.segments.observers import Observer
+from trainer.evaluation.segments.tables import segment_tables
 from trainer.report.left_out import reasons
 
 Protocol = FullRanking | SampledRanking | ColdItemRanking
-Figures = dict[str, float | int | str]
+Figures = dict[str, Any]
 _MAX_BATCH = 1024
 
 
@@ -39,19 +43,24 @@ def evaluate_scorers(
     users: Users,
     config: EvaluateConfig,
     split: str,
-    observers: Sequence[Any] = (),
+    detail: bool = False,
+    vectors: np.ndarray | None = None,
+    observers: Sequence[Observer] = (),
 ) -> dict[str, Figures]:
     """Evaluates all scorers on the same users, targets and negatives in one pass over the catalog.
 
     Args:
       scorers: with distinct names.
       split: valid or test.
-      observers: their `add(scorer's name, task, ranks, values)` is called for each scorer and task.
+      detail: whether to compute figures of lists and segments, which take time beside the scorers'.
+      vectors: of the items that evaluate.diversity compares by vectors, by catalog id, float32 [items, dim].
+      observers: see everything too.
 
     Returns:
       By scorer's name: hr@k, recall@k (full only), ndcg@k, mrr in [0, 1]; users, targets (distinct per user,
       including cold ones), cold_targets, and the counts of trainer/report/left_out.py; seconds spent on this
-      scorer; protocol, one line that the figures must be reported with.
+      scorer; protocol, one line that the figures must be reported with; and what
+      trainer.evaluation.segments.detail.Detail.figures adds.
 
     Raises:
       DataError: the split has no users to evaluate, or a catalog file is damaged.
@@ -60,15 +69,19 @@ def evaluate_scorers(
     protocol = _protocol(users, config, split)
     source = users.of_split(split, config.max_users, config.seed, config.cold_users == "rank")
     tally = _Tally([scorer.name for scorer in scorers], protocol.averaged_over)
+    tables = segment_tables(users, config, split) if detail else []
+    distances = distances_of(config.diversity, users.items, vectors) if detail else []
+    ranked = protocol.ranked_items if detail else None
+    more = Detail(config, protocol.averaged_over, ranked, users.items, tables, distances)
     for task in _tasks(source, protocol):
         tally.count(task)
         for scorer in scorers:
             start = time.perf_counter()
-            ranks = protocol.ranks(scorer, task)
-            values = protocol.metrics(ranks, task)
+            ranking = protocol.ranked(scorer, task)
+            values = protocol.metrics(ranking.ranks, task)
             tally.add(scorer.name, task, values, time.perf_counter() - start)
-            for observer in observers:
-                observer.add(scorer.name, task, ranks, values)
+            for observer in (more, *observers):
+                observer.add(scorer.name, task, ranking, values)
     if tally.targets == 0:
         why = "; ".join(reasons(tally.counts(source))) or "the split is empty"
         raise DataError(
@@ -78,14 +91,17 @@ def evaluate_scorers(
     text = f"{protocol.text(split)}; {_population(config, users.dataset)}"
     if source.cold:
         text += f"; {tally.progressive(split)}"
-    return tally.results(source, text)
+    found = tally.results(source, text)
+    return {name: figures | more.figures(name) for name, figures in found.items()}
 
 
 def averaged_over(config: EvaluateConfig) -> str:
     """What the metrics of a protocol are means over: users or targets."""
-    if config.cold_items == "only":
-        return ColdItemRanking.averaged_over
-    return PROTOCOLS[config.protocol].averaged_over
+    return (
+        ColdItemRanking.averaged_over
+        if config.cold_items == "only"
+        else PROTOCOLS[config.protocol].averaged_over
+    )
 
 
 def _protocol(users: Users, config: EvaluateConfig, split: str) -> Protocol:

@@ -34,6 +34,7 @@ class TrainedScorer:
 
     Attributes:
       name: average or raw, the weights it scores with.
+      vectors: of all catalog ids, float32 [items.rows, dim].
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class TrainedScorer:
         self._recommender, self._averaged, self._step = recommender, averaged, float(step)
         self._check = check
         with recommender.averaged_dense(averaged):
-            self._item_vectors = item_vectors(recommender, items, averaged, step)
+            self.vectors = item_vectors(recommender, items, averaged, step)
 
     def scores(self, users: "UserBatch", items: np.ndarray | None) -> np.ndarray:
         """float32 [n, catalog ids], or [n, m] for candidates int64 [n, m]."""
@@ -57,8 +58,8 @@ class TrainedScorer:
         with self._recommender.averaged_dense(self._averaged):
             vectors = self._recommender.user_vectors(inputs, self._averaged, self._step).numpy()
         if items is None:
-            return vectors @ self._item_vectors.T
-        return np.einsum("nd,nmd->nm", vectors, self._item_vectors[items])
+            return vectors @ self.vectors.T
+        return np.einsum("nd,nmd->nm", vectors, self.vectors[items])
 
 
 def item_vectors(
@@ -95,7 +96,7 @@ def evaluate_recommender(
       step: steps done.
       split: valid or test.
       check: called before every block of users or rows; may raise to end the evaluation.
-      detail: whether to compute figures of slices, if the model is of family ranking.
+      detail: whether to compute figures of lists and segments, or of slices.
 
     Returns:
       A dict per scorer: scorer, split, weights, protocol, metrics; see
@@ -138,7 +139,8 @@ def _evaluate_retrieval(
     options, items = recommender.config.evaluate, items.as_of(split)
     models = [TrainedScorer(recommender, items, name == "average", step, check) for name in weights]
     scorers: list[Scorer] = [*models, *_baselines(dataset, items, options)]
-    results = evaluate_scorers(scorers, Users(dataset, items), options, split)
+    vectors = models[0].vectors
+    results = evaluate_scorers(scorers, Users(dataset, items), options, split, detail, vectors)
     names = [scorer.name for scorer in models]
     return [
         {

@@ -84,6 +84,26 @@ def release_tracked() -> int:
     return int(release())
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether the kernels have instructions for products of bfloat16: they were compiled for AVX512-BF16."""
+    return kernels() is not None and bool(ctypes.CDLL(_library()).lazytower_has_bfloat16())
+
+
+def warn_of_slow_bfloat16() -> None:
+    """Says once that bfloat16 takes longer than float32 on this machine, if so; not within graph_only."""
+    if not getattr(_graph_only, "set", False):
+        _warn_of_slow_bfloat16()
+
+
+@functools.cache
+def _warn_of_slow_bfloat16() -> None:
+    if not multiplies_bfloat16():
+        logging.warning(
+            "model.loss.precision: bfloat16 is slower than float32 here, because the processor, or the "
+            "library of kernels, has no AVX512-BF16; use float32 unless the run must compare with others"
+        )
+
+
 def _library() -> str:
     given = os.environ.get("LAZYTOWER_KERNELS")
     if given == "off":

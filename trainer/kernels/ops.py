@@ -1,5 +1,6 @@
 """The kernels as functions of tensors; `unique` to `gather_rows` fall back to TensorFlow ops."""
 
+import numpy as np
 import tensorflow as tf
 
 from trainer.averages import Exponential
@@ -67,8 +68,19 @@ def products(vectors):
     return multiplied(vectors)
 
 
-def softmax_blocks(user, item, item_ids, log_q, part, scale: float, mask_hits: bool, first):
-    """The loss and its gradients, as trainer.models.losses._blocks; requires the kernels."""
+def softmax_blocks(
+    user,
+    item,
+    item_ids,
+    log_q,
+    part,
+    scale: float,
+    mask_hits: bool,
+    first,
+    group: int = 0,
+    bfloat16: bool = False,
+):
+    """The loss and its gradients, as trainer.models.losses._groups; requires the kernels."""
     return kernels().lazytower_softmax(
         user=user,
         item=item,
@@ -78,6 +90,8 @@ def softmax_blocks(user, item, item_ids, log_q, part, scale: float, mask_hits: b
         first=first,
         scale=scale,
         mask_hits=mask_hits,
+        group=group,
+        rounded=bfloat16,
     )
 
 
@@ -131,4 +145,38 @@ def update(records: tf.Variable, shared: list, ids, gradient, where, step, rate,
         average=0 if average is None else 1 if isinstance(average, Exponential) else 2,
         average_decay=getattr(average, "decay", 0.0),
         average_start=float(getattr(average, "start_step", 0)),
+    )
+
+
+PANEL = 32  # as kPanel in topk.cc
+
+
+def panels(vectors: np.ndarray) -> np.ndarray:
+    """Vectors [n, dim] as `best_rows` reads them: float32 [ceil(n / PANEL), dim, PANEL], filled up with 0."""
+    number, dim = vectors.shape
+    padded = np.zeros([-(-number // PANEL) * PANEL, dim], np.float32)
+    padded[:number] = vectors
+    return np.ascontiguousarray(padded.reshape(-1, PANEL, dim).transpose(0, 2, 1))
+
+
+def best_rows(users, panels, rows, banned, k):
+    """The k largest dot products of each user, by score, then by the lower row; requires the kernels.
+
+    A product is the sum over dimensions in their order, so the answer depends neither on the other users nor
+    on the number of threads.
+
+    Args:
+      users: float32 [n, dim].
+      panels: of the m items, from `panels`.
+      rows: int32 [m], what they are called; rising.
+      banned: (position in the batch, row), int64 each: pairs that must not be returned.
+      k: int32 scalar, at least 1.
+
+    Returns:
+      (scores float32 [n, k], rows int32 [n, k]), best first; if fewer than k are left, the lowest float32 and
+      -1.
+    """
+    owners, forbidden = banned
+    return kernels().lazytower_top_k(
+        users=users, panels=panels, rows=rows, owners=owners, banned=forbidden, k=k
     )

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from trainer.kernels.build import kernels
+from trainer.kernels.build import kernels, warn_of_slow_bfloat16
 from trainer.kernels.ops import softmax_blocks
 
 BLOCK_ROWS = 256
@@ -10,11 +10,21 @@ _MASKED = -1e30  # exp underflows to exactly 0, and unlike -inf never makes a Na
 
 
 def in_batch_softmax(
-    user, item, item_ids, log_q, weight, temperature: float, mask_hits: bool, share=None, extra=None
+    user,
+    item,
+    item_ids,
+    log_q,
+    weight,
+    temperature: float,
+    mask_hits: bool,
+    share=None,
+    extra=None,
+    group: int | None = None,
+    precision: str = "float32",
 ):
     """Mean in-batch sampled softmax loss with logQ correction, blockwise.
 
-    The positive of row i is item i. All items of the batch are candidates, with logit
+    The positive of row i is item i. All items of the batch, or of the row's group, are candidates, with logit
     s_ij = user_i . item_j / temperature - log_q_j (Yi et al. 2019, Sampling-Bias-Corrected Neural Modeling,
     eq. 3; the positive is corrected too). `mask_hits` excludes candidates j != i with item j == item i. Extra
     candidates are negatives of all rows. The loss and both gradients are computed in one pass over blocks of
@@ -31,51 +41,115 @@ def in_batch_softmax(
         candidates then. None if they are the whole batch.
       extra: (vectors [m, dim], ids [m], log_q [m]) of m extra candidates, or of this replica's share of them;
         None if there are none.
+      group: the items of the whole batch's rows 0 .. group - 1 are the candidates of these rows, those of the
+        next `group` rows theirs, and so on. It divides the number of rows; of a replica's rows, whose number
+        is static, it may be a multiple too. None: all rows are one group.
+      precision: float32; or bfloat16: operands of products are rounded to bfloat16, and everything else is
+        float32: products, their sums, the largest logits, exponentials.
 
     Returns:
       float32 scalar, sum(weight_i loss_i) / sum(weight_i); the denominator sums the rows of all replicas.
     """
-    first, total = 0, weight
-    if share is not None:
-        first = share.first_row(user)
-        item, item_ids, log_q, total = (share.gather(value) for value in (item, item_ids, log_q, weight))
-        extra = extra and tuple(share.gather(value) for value in extra)
-    if extra is not None:
-        both = zip((item, item_ids, log_q), extra, strict=True)
-        item, item_ids, log_q = (tf.concat(pair, axis=0) for pair in both)
+    total = weight if share is None else share.gather(weight)
     part = tf.math.divide_no_nan(weight, tf.reduce_sum(total))
-
-    blocks = _blocks if kernels() is None else softmax_blocks
+    (item, item_ids, log_q), first, each = _candidates((item, item_ids, log_q), share, extra, group)
+    blocks = _groups if kernels() is None else softmax_blocks
+    if precision == "bfloat16":
+        warn_of_slow_bfloat16()
 
     @tf.custom_gradient
     def loss_of(user, item):
         loss, user_gradient, item_gradient = blocks(
-            user, item, item_ids, log_q, part, 1.0 / temperature, mask_hits, first
+            *(user, item, item_ids, log_q, part, 1.0 / temperature, mask_hits, first),
+            *(each, precision == "bfloat16"),
         )
         return loss, lambda up: (up * user_gradient, up * item_gradient)
 
     return loss_of(user, item)
 
 
-def _blocks(user, item, item_ids, log_q, share, scale, mask_hits, first):
-    """The loss and its gradients; see in_batch_softmax. The positive of row i is item first + i."""
+def _candidates(own, share, extra, group):
+    """The candidates of some rows.
+
+    Args:
+      own: (vectors, ids, log_q) of the rows' own items.
+      share, extra, group: as in_batch_softmax.
+
+    Returns:
+      (vectors, ids, log_q) of candidates; the place of the first row's item among them; and the number of
+      rows that have the same ones, or 0: all have.
+    """
+    first, each = 0, group or 0
+    if share is not None:
+        rows = own[1].shape[0]
+        if group is None or rows < group:
+            first, own = share.first_row(own[1]), tuple(share.gather(value) for value in own)
+        if group is not None and rows < group:
+            start, first, each = first // group * group, first % group, 0
+            own = tuple(_part(value, start, group) for value in own)
+        extra = extra and tuple(share.gather(value) for value in extra)
+    if extra is not None:
+        own = tuple(tf.concat(pair, axis=0) for pair in zip(own, extra, strict=True))
+    return own, first, each
+
+
+def _groups(user, item, item_ids, log_q, share, scale, mask_hits, first, group=0, bfloat16=False):
+    """The loss and its gradients; see in_batch_softmax.
+
+    The positive of row i is item first + i. With `group`, `first` is 0, rows have their group's items and all
+    beyond the rows' own as candidates.
+    """
+    options = {"scale": scale, "mask_hits": mask_hits, "bfloat16": bfloat16}
+    if not group:
+        return _blocks(user, item, item_ids, log_q, share, first=first, **options)
+    number_of_rows, dim = tf.shape(user)[0], user.shape[-1]
+    candidates = [tf.convert_to_tensor(column) for column in (item, item_ids, log_q)]
+    own = [column[:number_of_rows] for column in candidates]
+    more = [column[number_of_rows:] for column in candidates]
+
+    def body(number, loss, to_more, to_users, to_items):
+        start = number * group
+        here = [tf.concat([_part(c, start, group), m], axis=0) for c, m in zip(own, more, strict=True)]
+        rows = _part(user, start, group), *here, _part(share, start, group)
+        lost, to_user, to_item = _blocks(*rows, first=0, size=min(group, BLOCK_ROWS), **options)
+        return (
+            *(number + 1, loss + lost, to_more + to_item[group:]),
+            *(to_users.write(number, to_user), to_items.write(number, to_item[:group])),
+        )
+
+    count = number_of_rows // group
+    pieces = [tf.TensorArray(tf.float32, count, element_shape=[group, dim]) for _ in range(2)]
+    _, loss, to_more, *pieces = tf.while_loop(
+        lambda number, *_: number < count,
+        body,
+        (tf.constant(0), tf.constant(0.0), tf.zeros_like(more[0]), *pieces),
+        parallel_iterations=1,
+    )
+    to_user, to_item = (tf.ensure_shape(piece.concat(), [None, dim]) for piece in pieces)
+    return loss, tf.ensure_shape(to_user, user.shape), tf.concat([to_item, to_more], axis=0)
+
+
+def _blocks(
+    user, item, item_ids, log_q, share, scale, mask_hits, first, bfloat16=False, size: int = BLOCK_ROWS
+):
+    """As `_groups`, with all items as candidates of all rows, in blocks of `size` rows."""
     batch, dim = tf.shape(user)[0], user.shape[-1]
     # All blocks have the same size, the last one padded with rows of weight 0: XLA has no slices of dynamic
     # size.
-    count = (batch + BLOCK_ROWS - 1) // BLOCK_ROWS
+    count = (batch + size - 1) // size
     positive_item = tf.slice(item, [first, 0], [batch, dim])
     columns = (user, positive_item, tf.slice(item_ids, [first], [batch]), share)
-    user_rows, positive_rows, own_ids, part_rows = (_fill(c, count * BLOCK_ROWS - batch) for c in columns)
+    user_rows, positive_rows, own_ids, part_rows = (_fill(c, count * size - batch) for c in columns)
 
     def body(block, loss, item_gradient, user_gradient):
-        start = block * BLOCK_ROWS
-        rows, part = _rows(user_rows, start), _rows(part_rows, start)
-        own_item = _rows(positive_rows, start)
-        logits = tf.matmul(rows * scale, item, transpose_b=True) - log_q
+        start = block * size
+        rows, part = _part(user_rows, start, size), _part(part_rows, start, size)
+        own_item = _part(positive_rows, start, size)
+        logits = _product(rows * scale, item, bfloat16, transpose_b=True) - log_q
         # Clamp the positions of padding rows, whose weight is 0.
-        place = tf.minimum(first + start + tf.range(BLOCK_ROWS), tf.shape(item)[0] - 1)
+        place = tf.minimum(first + start + tf.range(size), tf.shape(item)[0] - 1)
         if mask_hits:
-            hit = tf.equal(_rows(own_ids, start)[:, None], item_ids[None, :])
+            hit = tf.equal(_part(own_ids, start, size)[:, None], item_ids[None, :])
             own = tf.equal(place[:, None], tf.range(tf.shape(item)[0])[None, :])
             logits = tf.where(hit & ~own, _MASKED, logits)
         positive = tf.gather(logits, place, axis=1, batch_dims=1)
@@ -85,11 +159,11 @@ def _blocks(user, item, item_ids, log_q, share, scale, mask_hits, first):
         loss += tf.reduce_sum(part * (tf.math.log(total[:, 0]) + top[:, 0] - positive))
         row_scale = part[:, None] * scale
         inverse = row_scale / total
-        user_gradient = user_gradient.write(block, tf.matmul(exp, item) * inverse - own_item * row_scale)
-        item_gradient += tf.matmul(exp, rows * inverse, transpose_a=True)
-        return block + 1, loss, item_gradient, user_gradient
+        to_user = _product(exp, item, bfloat16) * inverse - _rounded(own_item, bfloat16) * row_scale
+        item_gradient += _product(exp, rows * inverse, bfloat16, transpose_a=True)
+        return block + 1, loss, item_gradient, user_gradient.write(block, to_user)
 
-    pieces = tf.TensorArray(tf.float32, size=count, element_shape=[BLOCK_ROWS, dim])
+    pieces = tf.TensorArray(tf.float32, size=count, element_shape=[size, dim])
     _, loss, item_gradient, pieces = tf.while_loop(
         lambda block, *_: block < count,
         body,
@@ -97,7 +171,7 @@ def _blocks(user, item, item_ids, log_q, share, scale, mask_hits, first):
         parallel_iterations=1,
     )
     user_gradient = tf.ensure_shape(pieces.concat()[:batch], user.shape)
-    own = user * (share[:, None] * scale)
+    own = _rounded(user * (share[:, None] * scale), bfloat16)
     if isinstance(first, int):
         item_gradient -= tf.pad(own, [[0, tf.shape(item)[0] - batch], [0, 0]])
     else:
@@ -106,11 +180,23 @@ def _blocks(user, item, item_ids, log_q, share, scale, mask_hits, first):
     return loss, user_gradient, item_gradient
 
 
-def _rows(column, start):
-    """The block of a column [n, ...] that begins at `start`; n is a multiple of BLOCK_ROWS."""
-    rank = column.shape.rank
-    sizes = [BLOCK_ROWS, *column.shape[1:]]
-    return tf.slice(column, [start] + [0] * (rank - 1), sizes)
+def _product(a, b, bfloat16: bool, **transposed):
+    """tf.matmul with float32 sums."""
+    if bfloat16 and isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy):
+        a, b = tf.cast(a, tf.bfloat16), tf.cast(b, tf.bfloat16)
+        return tf.matmul(a, b, output_type=tf.float32, **transposed)
+    # TensorFlow has no such product for CPUs. In float32, products of rounded values are exact.
+    return tf.matmul(_rounded(a, bfloat16), _rounded(b, bfloat16), **transposed)
+
+
+def _rounded(values, bfloat16: bool):
+    """Float32 values as products take them, so that the positive's term and its gradient cancel out."""
+    return tf.cast(tf.cast(values, tf.bfloat16), tf.float32) if bfloat16 else values
+
+
+def _part(column, start, size):
+    """Rows start .. start + size of a column [n, ...]; `size` is a number, so that the shape is static."""
+    return tf.slice(column, [start] + [0] * (column.shape.rank - 1), [size, *column.shape[1:]])
 
 
 def _fill(column, rows):

@@ -45,22 +45,29 @@ class TwoTower(RetrievalModel):
         seed = config.train.seed
         self._seed, self._unknown_rows = seed, unknown_rows or {}
         self._pool = Pool(item_counts, seed)
-        self._log_q = self._log_probability(item_counts, config.train.batch_size)
+        self._log_q = self._log_probability(item_counts, options.loss.group or config.train.batch_size)
         self._user = Tower(config, options.user_tower, "user", seed)
         self._item = Tower(config, options.item_tower, "item", seed + 100)
 
-    def _log_probability(self, item_counts, batch_size: int):
-        """Log of each item's expected share of the candidates, float32 [rows].
+    def _log_probability(self, item_counts, rows: int):
+        """Log of each item's expected share of a row's candidates, float32 [items].
 
         Items of the batch follow the train rows, sampled items are uniform (Yang et al. 2020, Mixed Negative
-        Sampling for Learning Two-tower Neural Networks in Recommendations, section 3.2).
+        Sampling for Learning Two-tower Neural Networks in Recommendations, section 3.2). Any row of the batch
+        is as likely as others to be in a group, so each of its N places has item j with probability
+        p_j = rows of j / all train rows, as in the batch. With m sampled items out of M, j is expected
+        N p_j + m / M times among N + m candidates: q_j = (N p_j + m / M) / (N + m).
+
+        Args:
+          item_counts: as for the class.
+          rows: N, of the batch or of a group.
         """
         # Items without train rows are in no batch; the minimum keeps the logarithm finite.
         counts = tf.maximum(tf.cast(item_counts, tf.float32), 1.0)
         probability = counts / tf.reduce_sum(counts)
         if self._extra:
             uniform = tf.where(tf.convert_to_tensor(item_counts) > 0, 1.0 / self._pool.size, 0.0)
-            drawn = self._extra / (batch_size + self._extra)
+            drawn = self._extra / (rows + self._extra)
             probability = (1.0 - drawn) * probability + drawn * uniform
         return tf.math.log(probability)
 
@@ -112,7 +119,10 @@ class TwoTower(RetrievalModel):
         item_ids, log_q, weight = (columns[name] for name in ("item", "log_q", "weight"))
         extra = self._extra_candidates(activations, columns, step, share) if self._extra else None
         mask = options.mask_accidental_hits
-        return in_batch_softmax(user, item, item_ids, log_q, weight, options.temperature, mask, share, extra)
+        return in_batch_softmax(
+            *(user, item, item_ids, log_q, weight, options.temperature, mask, share, extra),
+            *(options.group, options.precision),
+        )
 
     def _extra_candidates(self, activations, columns, step, share):
         """(vectors, ids, log_q) of the sampled items."""

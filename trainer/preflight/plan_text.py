@@ -1,4 +1,6 @@
-"""The plan of a run as text."""
+"""The plan of a run, or of a batch output, as text."""
+
+from typing import Any
 
 from configs.text import aligned, size_text
 from trainer.resources.hosts import host_text
@@ -12,6 +14,22 @@ def format_plan(plan: dict) -> str:
     if not plan["prepared"]:
         parts.append(f"{plan['dataset']}: no dataset yet; run `lazytower prepare` to know all figures")
     return "\n\n".join(parts)
+
+
+def format_score_plan(plan: dict[str, Any]) -> str:
+    """The plan as text; see trainer.batch.forecast.make_score_plan."""
+    memory, rate = plan["memory"], plan["users_per_second"]
+    text = f"{_span(plan['seconds'])}: {plan['start_seconds']:.1f} s until the first users are written"
+    output = f"{size_text(plan['bytes'])} in {plan['files']:,} files"
+    needed = f"{size_text(memory['peak_bytes'])} at the peak, however many users there are"
+    lines = [
+        ["model", plan["model"]],
+        ["users", f"{plan['users']:,}, the best {plan['k']:,} of {plan['items']:,} items for each"],
+        ["output", f"{output}, {plan['bytes_per_user']:,.0f} bytes a user"],
+        ["memory", f"{needed}; {size_text(memory['free_bytes'])} are free ({memory['limit']})"],
+        ["time", text + ("" if rate is None else f", then {rate:,.0f} users/s")],
+    ]
+    return aligned(lines, left=(0, 1))
 
 
 def _tables(plan: dict) -> str:

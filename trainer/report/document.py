@@ -28,6 +28,7 @@ from trainer.report.left_out import COUNTS, reasons
 from trainer.report.metrics_file import read_metrics
 from trainer.report.page import cards, escape, label, note, number, page, pairs, section, table
 from trainer.report.predictions import prediction_sections
+from trainer.report.segments import retrieval_sections
 from trainer.report.warm_start import EVENTS_OF_START, start_sections
 
 REPORT_FILE = "report.html"
@@ -42,8 +43,8 @@ _DATASET_FACTS = (
     "path",
 )
 _IN_TITLE = {"time", "kind", "split", "protocol", "scorer", "weights", "task"}
-_IN_SECTIONS = {"intervals", "undefined", "deciles", "roc", "by", "worst"}
-"""Of ranking models: shown by trainer/report/predictions.py."""
+_IN_SECTIONS = {"intervals", "undefined", "deciles", "roc", "by", "worst", "lists", "resampling"}
+"""Shown by trainer/report/predictions.py and segments.py."""
 _KNOWN_TRAIN = {"loss", "examples_per_second", "input_wait_share", "peak_rss_bytes"}
 
 
@@ -73,6 +74,7 @@ def write_report(
         _metric_curves(evaluations),
         section("Final evaluation", *_final_table(evaluations), *_best(lines)),
         *prediction_sections(evaluations),
+        *retrieval_sections(evaluations),
         _speed(train),
         section(
             "Embedding tables", table(table_stats) if table_stats else note("No statistics of the tables.")

@@ -80,6 +80,9 @@ def _gathered(config: RunConfig, hosts: int) -> int:
     inner = widths[0] if tower.combine == "sum" else sum(widths)
     width = tower.layers[-1] if tower.layers else inner
     candidates = config.train.batch_size + model.loss.extra_negatives
+    group = model.loss.group or config.train.batch_size
+    if group <= config.train.batch_size // hosts:  # whose items are on one host
+        candidates = model.loss.extra_negatives
     return 2 * 4 * width * candidates * (hosts - 1) // hosts
 
 

@@ -1,6 +1,7 @@
 """Resources of this machine: free memory within the limits of its cgroups, and the speed of a disk."""
 
 import os
+import re
 import tempfile
 import time
 
@@ -95,3 +96,10 @@ def disk_speed(directory: str) -> float:
             return PROBE_BYTES / (time.monotonic() - started)
     except OSError as error:
         raise UserError(f"output.path: {directory} cannot be written ({error.strerror})") from None
+
+
+def peak_resident() -> int:
+    """Largest resident set of this process so far (unlike ru_maxrss, not that of its parent)."""
+    with open("/proc/self/status", encoding="utf-8") as status:
+        [kibibytes] = re.findall(r"VmHWM:\s*(\d+) kB", status.read())
+    return 1024 * int(kibibytes)

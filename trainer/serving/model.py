@@ -11,6 +11,11 @@ A Python process that has loaded the model finds beside them, for batch outputs:
   recommend_rows   as `recommend`, by exact search under every index -> rows [B, k] int32 of item_names, -1 in
                    unfilled places, scores and known.
   item_names       string variable [items], raw keys.
+  item_vectors     float32 variable [items, D]; the first ones may be recommended.
+  search_inputs    as `recommend`, without k and restrictions -> embedding [B, D], known [B], and the pairs to
+                   leave out: owners int64 [n], places in the batch, and banned int64 [n], rows of item_names.
+  allowed_rows     include and where_<feature>, of one row each -> rows int32 [n] of item_names that they
+                   allow, rising.
 
 Optional inputs. TF Serving fills them in (SignatureDef.defaults), and so do the Python functions of the
 loaded model; `signatures[...]` in Python needs all of them. [*, M] has one row for the whole batch or one for
@@ -132,7 +137,7 @@ class ServingModel(tf.Module):
         self._seen = DeviceLists(users.seen, "seen") if users.seen else None
         self._item_places, self._servable = _places(item_order), servable
         self._in_histories = in_histories
-        self._item_vectors, self._index = item_vectors, index
+        self.item_vectors, self._index = item_vectors, index
         self.item_names = constant(item_names, "item_names")
         self._user_tower, self._weights = user_tower, weights
         self._max_k = max_k
@@ -161,14 +166,13 @@ class ServingModel(tf.Module):
     def _make_functions(self) -> None:
         user, item = (tf.TensorSpec([None], tf.string, name) for name in ("user", "item"))
         keys, state = tf.TensorSpec([None, None], tf.string), self._state_inputs()
-        options = [
-            (tf.TensorSpec([], tf.int32, "k"), tf.constant(min(DEFAULT_K, self._max_k))),
-            (tf.TensorSpec([], tf.bool, "exclude_seen"), tf.constant(self._seen is not None)),
-        ]
-        options += [
+        count = (tf.TensorSpec([], tf.int32, "k"), tf.constant(min(DEFAULT_K, self._max_k)))
+        seen = (tf.TensorSpec([], tf.bool, "exclude_seen"), tf.constant(self._seen is not None))
+        exclude, *restrictions = (
             (tf.TensorSpec(keys.shape, keys.dtype, name), tf.zeros([1, 0], tf.string))
             for name in ("exclude", "include", *self.filter_inputs)
-        ]
+        )
+        options = [count, seen, exclude, *restrictions]
         defaults = {spec.name: value for spec, value in [*options, *state]}
 
         def item_embedding(inputs):
@@ -178,7 +182,7 @@ class ServingModel(tf.Module):
         found = named_function(self._found_by(self._index), [user], [*options, *state])
         self.recommend_rows = found
         if not self._index.exact:
-            exact = make_index(BruteForceIndexConfig(), self._item_vectors, self._servable)
+            exact = make_index(BruteForceIndexConfig(), self.item_vectors, self._servable)
             self.recommend_rows = named_function(self._found_by(exact), [user], [*options, *state])
         self.recommend = named_function(
             lambda inputs: self._named(found(**inputs)), [user], [*options, *state]
@@ -186,6 +190,8 @@ class ServingModel(tf.Module):
         self.serving_default = named_function(
             lambda inputs: self._named(found(**{**defaults, **inputs})), [user], []
         )
+        self.search_inputs = named_function(self._search_inputs, [user], [seen, exclude, *state])
+        self.allowed_rows = named_function(self._allowed_rows, [], restrictions)
         self.user_embedding = named_function(self._user_embedding, [user], state)
         self.item_embedding = named_function(item_embedding, [item], [])
         self.score = named_function(self._score, [user, item], state)
@@ -210,7 +216,7 @@ class ServingModel(tf.Module):
 
     def _vectors_of_items(self, keys):
         # After a gather from the variable itself TensorFlow copies it at every whole read, that of the index.
-        return tf.gather(self._item_vectors.read_value(), self._places_of_items(keys))
+        return tf.gather(self.item_vectors.read_value(), self._places_of_items(keys))
 
     def _places_of_items(self, keys):
         return self._places_of_rows(self._item_keys(keys))
@@ -252,17 +258,35 @@ class ServingModel(tf.Module):
     def _found(self, index: BaseIndex, inputs):
         ids, k = self._user_keys(inputs["user"]), inputs["k"]
         users, banned = self._vectors_of_ids(ids, inputs), self._banned(ids, inputs)
-        wheres = [(inputs[WHERE + name], found) for name, found in self._filters.items()]
-        restrictions = [inputs["include"], *(text for text, _ in wheres)]
+        restrictions = [inputs[name] for name in ("include", *self.filter_inputs)]
 
         def among():
-            allowed = AllowedItems((inputs["include"], self._places_of_items), wheres, self._servable)
-            return search_among(index, users, self._item_vectors, self._servable, allowed, banned, k)
+            allowed = self._allowed(inputs)
+            return search_among(index, users, self.item_vectors, self._servable, allowed, banned, k)
 
         there = tf.reduce_any([tf.reduce_any(text != "") for text in restrictions])
         scores, rows = tf.cond(there, among, lambda: index.search(users, banned, k))
         rows = tf.where(scores > NO_SCORE, tf.cast(rows, tf.int32), -1)
         return {"rows": rows, "scores": scores, "known": tf.gather(self._known, ids)}
+
+    def _allowed(self, inputs) -> AllowedItems:
+        wheres = [(inputs[WHERE + name], found) for name, found in self._filters.items()]
+        return AllowedItems((inputs["include"], self._places_of_items), wheres, self._servable)
+
+    def _allowed_rows(self, inputs):
+        return {"rows": tf.cast(tf.where(self._allowed(inputs).mask(0))[:, 0], tf.int32)}
+
+    def _search_inputs(self, inputs):
+        """The body of `search_inputs`."""
+
+        def parts(checked):
+            ids = self._user_keys(checked["user"])
+            owners, banned = self._banned(ids, checked)
+            known, vectors = tf.gather(self._known, ids), self._vectors_of_ids(ids, checked)
+            return {"embedding": vectors, "owners": owners, "banned": banned, "known": known}
+
+        checks = [*self._seen_checks(inputs), _one_or_each("exclude", inputs), *self._state_checks(inputs)]
+        return self._checked(inputs, checks, parts)
 
     def _named(self, found):
         """What `recommend` returns, from what `recommend_rows` does."""
@@ -275,10 +299,11 @@ class ServingModel(tf.Module):
         k, message = inputs["k"], f"k must be 1 to {self._max_k} (export.max_k), found"
         checks = [tf.Assert((k >= 1) & (k <= self._max_k), [message, k])]
         checks += [_one_or_each(name, inputs) for name in ("exclude", "include", *self.filter_inputs)]
-        if self._seen is None:
-            message = "exported without seen items (export.exclude_seen)"
-            checks.append(tf.Assert(~inputs["exclude_seen"], [message]))
-        return checks + self._state_checks(inputs)
+        return checks + self._seen_checks(inputs) + self._state_checks(inputs)
+
+    def _seen_checks(self, inputs) -> list:
+        message = "exported without seen items (export.exclude_seen)"
+        return [] if self._seen is not None else [tf.Assert(~inputs["exclude_seen"], [message])]
 
     def _state_checks(self, inputs) -> list:
         checks = [_one_or_each(name, inputs) for name in self.state_inputs]

@@ -7,8 +7,10 @@ import tensorflow as tf
 
 from configs.errors import ConfigError
 from configs.manifest import Dataset
+from configs.rules.towers import split_group
 from configs.schema import RunConfig
 from configs.sections.devices import ClusterDeviceConfig, TpuDeviceConfig
+from configs.sections.models import TwoTowerConfig
 from trainer.cluster.connect import Cluster, connect_cluster
 from trainer.cluster.tables import cluster_tables
 from trainer.data.batches import TrainData
@@ -69,6 +71,8 @@ def build_training(config: RunConfig, dataset: Dataset, rows: TrainRows | None =
         cluster = connect_cluster(config.device, config.output.path)
         if odd := config.uneven(cluster.count):  # the config may not know the hosts
             raise ConfigError(f"{odd} is not divisible by the {cluster.count} hosts; use a multiple of them")
+        if wrong := split_group(config, cluster.count):
+            raise ConfigError(wrong)
     rows.steps_per_epoch(config.train.batch_size)  # before the catalog is read
     items = Items.load(dataset)
     data = train_data(config, dataset, items, rows)
@@ -97,6 +101,7 @@ def train_data(config: RunConfig, dataset: Dataset, items: Items, rows: TrainRow
         catalog_lookups(dataset, names, items),
         TrainRows.of(config, dataset) if rows is None else rows,
         config.train.half_life_days,
+        config.model.loss.group if isinstance(config.model, TwoTowerConfig) else None,
     )
 
 

@@ -10,6 +10,11 @@ from configs.sections.base import Section
 _TABLE = re.compile(r"(?:[\w.-]+:)?[A-Za-z][\w-]*\.\w+\.[^.`]+")
 
 
+def is_table(text: str) -> bool:
+    """Whether it is project.dataset.table."""
+    return _TABLE.fullmatch(text) is not None
+
+
 def table_parts(table: str) -> tuple[str, str, str]:
     """Project, dataset and name of project.dataset.table; a project of a domain has points of its own."""
     project, dataset, name = table.rsplit(".", 2)
@@ -35,7 +40,7 @@ class BigQueryFormat(Section):
     @field_validator("table")
     @classmethod
     def _is_qualified(cls, value: str | None) -> str | None:
-        if value is not None and not _TABLE.fullmatch(value):
+        if value is not None and not is_table(value):
             raise ValueError(f"{value!r} is not a table; write project.dataset.table, without quotes inside")
         return value
 

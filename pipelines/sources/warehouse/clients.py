@@ -5,7 +5,7 @@ BIGQUERY_EMULATOR_HOST and BIGQUERY_STORAGE_EMULATOR_HOST name local servers in 
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from configs.errors import ConfigError, DataError
@@ -17,14 +17,16 @@ STORAGE_VARIABLE = "BIGQUERY_STORAGE_EMULATOR_HOST"
 _PATIENCE_SECONDS = 60
 
 
-def rest_client(project: str) -> Any:
-    """A client of metadata and queries, of which `project` is billed.
+def rest_client(project: str, key: str = "source.kind: bigquery") -> Any:
+    """A client of metadata, queries and jobs, of which `project` is billed.
+
+    `key`: what asks for it, for messages.
 
     Raises:
       ConfigError: the clients are not installed, or one variable of a local server is set and the other not.
       DataError: there are no credentials.
     """
-    bigquery, _ = _libraries()
+    bigquery, _ = _libraries(key)
     if not os.environ.get(REST_VARIABLE):
         with one_line(f"bigquery project {project}"):
             return bigquery.Client(project=project)
@@ -63,13 +65,13 @@ def patience() -> Any:
     return retry.Retry(retry.if_exception_type(*kinds), initial=0.5, timeout=_PATIENCE_SECONDS)
 
 
-def _libraries() -> tuple[Any, Any]:
+def _libraries(key: str = "source.kind: bigquery") -> tuple[Any, Any]:
     try:
         from google.cloud import bigquery, bigquery_storage
     except ImportError as error:
         raise ConfigError(
-            f"source.kind: bigquery needs Google's clients ({error}); run `pip install lazytower[bigquery]` "
-            "where prepare and its workers run"
+            f"{key} needs Google's clients ({error}); run `pip install lazytower[bigquery]` "
+            "where the command and its workers run"
         ) from None
     if bool(os.environ.get(REST_VARIABLE)) != bool(os.environ.get(STORAGE_VARIABLE)):
         raise ConfigError(
@@ -79,13 +81,20 @@ def _libraries() -> tuple[Any, Any]:
 
 
 @contextlib.contextmanager
-def one_line(name: str, key: str = "source", reading: bool = False) -> Iterator[None]:
+def one_line(
+    name: str,
+    key: str = "source",
+    reading: bool = False,
+    explained: Callable[[Exception, str], str | None] | None = None,
+) -> Iterator[None]:
     """Turns errors of Google's clients into a DataError of one line.
 
     Args:
       name: what was asked for, for messages.
       key: section of the config that names it.
       reading: whether a stream of a session is read, so that what is missing is the session.
+      explained: says of an error and its first line what to do about it, where that is not a source's; None:
+        what it does not know.
     """
     from google.api_core.exceptions import GoogleAPIError
     from google.auth.exceptions import GoogleAuthError
@@ -98,7 +107,8 @@ def one_line(name: str, key: str = "source", reading: bool = False) -> Iterator[
             "set GOOGLE_APPLICATION_CREDENTIALS"
         ) from None
     except GoogleAPIError as error:
-        raise DataError(f"{name}: {_explained(error, key, reading)}") from None
+        own = explained(error, _first_line(error)) if explained else None
+        raise DataError(f"{name}: {own or _explained(error, key, reading)}") from None
 
 
 def _explained(error: Exception, key: str, reading: bool) -> str:
@@ -108,7 +118,8 @@ def _explained(error: Exception, key: str, reading: bool) -> str:
     if reading and (isinstance(error, exceptions.NotFound) or "expired" in said.lower()):
         return (
             f"its read session has expired or is gone ({said}); nothing is published. BigQuery keeps "
-            "sessions for some hours: rerun with more workers, or with a row_restriction"
+            "sessions for some hours: rerun with more workers, or with a row_restriction; `lazytower score` "
+            "opens a new session with --overwrite"
         )
     if isinstance(error, exceptions.NotFound):
         return f"no such table or dataset ({said}); check {key}.table, or the tables in {key}.query"

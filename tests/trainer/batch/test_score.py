@@ -12,7 +12,8 @@ import pytest
 
 from configs.errors import ExportError
 from tests.support.tiny_run import tiny_export, tiny_run
-from trainer.batch import pipeline, shard
+from trainer.batch import pipeline, search, shard
+from trainer.batch.tables import base
 from trainer.cli import parse, run
 
 pytestmark = pytest.mark.any_python
@@ -68,6 +69,20 @@ def test_all_users_get_what_recommend_gives_them(whole, capsys):
     assert [s["rows"] for s in manifest["shards"]] == [5, 5, 5, 5, 4] and manifest["counts"] == {"users": 24}
     assert manifest["request"]["options"]["k"] == 7 and manifest["request"]["model"]["version"] == 1
     assert not (whole / ".unfinished").exists()
+
+
+@pytest.mark.parametrize("flags", [(), ("--where", "genre=g1,g3", "--exclude", "item 1", "--include_seen")])
+def test_without_kernels_the_lists_are_the_same(tmp_path, monkeypatch, flags):
+    assert score(tmp_path / "compiled", "--k", "9", *flags) == 0
+    open_table_cache = base._opened
+    open_table_cache.cache_clear()
+    monkeypatch.setattr(search, "kernels", lambda: None)
+    assert score(tmp_path / "graph", "--k", "9", *flags) == 0
+    open_table_cache.cache_clear()
+    for one, other in zip(rows_of(tmp_path / "compiled"), rows_of(tmp_path / "graph"), strict=True):
+        assert [e["item"] for e in one["items"]] == [e["item"] for e in other["items"]]
+        scores = [e["score"] for e in other["items"]]
+        assert [e["score"] for e in one["items"]] == pytest.approx(scores, abs=1e-6)
 
 
 def test_restrictions_and_users_of_a_file_are_those_of_recommend(tmp_path, capsys):
@@ -172,7 +187,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         (("--wheres", "x=1"), "--wheres: neither `lazytower score` nor Apache Beam has this option"),
         (("--to", str(tmp_path)), f"{tmp_path}: holds other files"),
         (("--to", str(tmp_path / "file")), "cannot be written"),
-        (("--to", "bigquery:p.d.t"), "--to bigquery:p.d.t: outputs are directories"),
+        (("--to", "table:p.d.t"), "--to table:p.d.t: outputs are directories or tables"),
     ]:
         capsys.readouterr()
         code = score(tmp_path / f"out{len(message)}", *flags)

@@ -1,13 +1,17 @@
-"""Predictions of a ranking model for the rows of a file, and what is said of rows that cannot be read."""
+"""Predictions of a ranking model for rows of a file or table, and what is said of rows that cannot be."""
 
 import json
 import os
 
+import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
+from tests.support.bigquery_server import BigQuery
 from tests.support.ranking_runs import as_request, held_out_records, ranking_export, ranking_run
+from tests.trainer.batch.test_score import Fuse, Killed
 from trainer.cli import parse, run
 
 pytestmark = pytest.mark.any_python
@@ -51,6 +55,65 @@ def test_rows_of_a_file_get_what_predict_gives_them(tmp_path, capsys, format_nam
         assert {task: row[task] for task in ("click", "buy")} == pytest.approx(json.loads(line), abs=1e-6)
     if format_name == "parquet":
         assert run(parse(command)) == 0  # recognized
+
+
+@pytest.fixture
+def service(monkeypatch):
+    found = BigQuery()
+    for name, value in found.environment.items():
+        monkeypatch.setenv(name, value)
+    yield found
+    found.close()
+
+
+def test_rows_of_a_table_are_those_of_a_file(tmp_path, capsys, monkeypatch, service):
+    ranking_export("owners")
+    document = yaml.safe_load(open(os.path.join(ranking_run("owners").output.path, "config.yaml")))
+    requests = [as_request(record) for record in held_out_records(owners=True)[:20]]
+    write_csv(tmp_path / "new.csv", requests)
+    strings, numbers = ["user", "item", "c0", "c1", "c2"], ["n0", "n1"]
+    columns: dict = {name: [r[name] for r in requests] for name in (*strings, "tags")}
+    columns |= {name: pa.array([r[name] for r in requests], pa.float64()) for name in numbers}
+    stored = service.store("my-shop.events.views", pa.table(columns))
+    kept = {name: document["source"][name] for name in ("roles", "features")}
+    kept["features"] = [
+        {n: v for n, v in feature.items() if n != "separator"} for feature in kept["features"]
+    ]
+    table = {"kind": "bigquery", "table": "my-shop.events.views", **kept}
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(document | {"source": table}))
+    (tmp_path / "file.yaml").write_text(yaml.safe_dump(document))
+
+    def score(name, *flags) -> int:
+        command = ["lazytower", "score", "--config", str(tmp_path / f"{name}.yaml"), "--what", "rows"]
+        return run(parse([*command, "--to", str(tmp_path / name), *flags]))
+
+    assert score("file", "--set", f"source.paths=[{tmp_path / 'new.csv'}]") == 0
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("trainer.batch.job._run", Fuse(1).wrapped(None))
+        score("table")
+    service.expired = True
+    assert score("table") == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "read session has expired" in message and "opens a new session with --overwrite" in message
+    service.expired = False
+    assert score("table") == 0  # of the session of the first run
+    assert len(service.sessions) == 1
+    found, expected = (
+        pa.concat_tables([pq.read_table(f) for f in sorted((tmp_path / name).glob("rows-*"))])
+        for name in ("table", "file")
+    )
+    assert found["row"].to_pylist() == list(range(20)) and found.column_names == expected.column_names
+    for name in ("user", "item"):
+        assert found[name].to_pylist() == expected[name].to_pylist()
+    for name in ("click", "buy"):
+        assert found[name].to_pylist() == pytest.approx(expected[name].to_pylist(), abs=1e-6)
+    manifest = json.loads((tmp_path / "table" / "manifest.json").read_text())
+    [said] = manifest["request"]["rows"]["files"]
+    assert said["file"] == "bigquery:my-shop.events.views" and "changed" in said["content"]
+    assert score("table") == 0  # recognized
+    service.store("my-shop.events.views", stored.rows.slice(1))
+    assert score("table") == 2
+    assert "holds a finished output of something else (rows." in capsys.readouterr().err
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):

@@ -17,7 +17,7 @@ from trainer.bench.cases.rows import ROW_CASES, memory
 from trainer.bench.parts import ml100k
 from trainer.bench.parts import rows as bench_peer_rows
 from trainer.bench.parts import towers as bench_peer_towers
-from trainer.bench.turns import compared
+from trainer.bench.parts.turns import compared
 
 pytestmark = pytest.mark.any_python
 
@@ -258,6 +258,20 @@ def test_all_train_the_same_model(corrected):
     table = cases["lazytower"].recommender.tables["user"].read_weights(np.arange(60), False, 5.0)
     for name in tfrs:
         np.testing.assert_allclose(table, cases[name].model.user.layers[0].embeddings, atol=1e-4)
+
+
+def test_our_softmax_may_have_groups_and_another_precision():
+    """The mean of what batches of a group each would lose."""
+    from trainer.bench.cases.towers import OurTowers, initial_weights
+
+    weights, counts = initial_weights({"user": 60, "item": 30}, 8, [12, 4]), np.arange(1, 31)
+    generator = np.random.default_rng(0)
+    users, items = generator.integers(0, 60, 32), generator.integers(0, 30, 32)
+    apart = [
+        OurTowers(weights, True, counts, 0).step(users[i : i + 8], items[i : i + 8]) for i in (0, 8, 16, 24)
+    ]
+    found = OurTowers(weights, True, counts, 0, "bfloat16", 8).step(users, items)
+    assert found == pytest.approx(np.mean(apart), rel=1e-3) and found != np.mean(apart)
 
 
 def forward(arrays: list[np.ndarray], ids: np.ndarray) -> np.ndarray:

@@ -16,8 +16,8 @@ from trainer import cli
 from trainer.bench import timing
 from trainer.bench.cases.ranked_model import RankedModel, criteo_rows, ranked_batches, ranked_weights
 from trainer.bench.parts import ranked_epoch, ranked_steps
+from trainer.bench.parts.turns import compared
 from trainer.bench.ranking import RANKING_PEERS
-from trainer.bench.turns import compared
 
 pytestmark = pytest.mark.any_python
 

@@ -54,6 +54,17 @@ def test_checkpoints_may_be_older_than_an_option_that_is_off(kind, key, off, on)
     assert first_difference(identity(off), identity(on)) == (f"tables.user.optimizer.{key}", None, on)
 
 
+def test_checkpoints_may_be_older_than_options_of_the_softmax():
+    def identity(**loss):
+        return checkpoint_identity(parse_config(document(model={"loss": loss}), "FILE"), "f", 9)
+
+    old = identity()
+    del old["model"]["loss"]["group"]
+    assert "precision" not in old["model"]["loss"] and first_difference(old, identity()) is None
+    for key, value in (("precision", "bfloat16"), ("group", 2)):
+        assert first_difference(old, identity(**{key: value})) == (f"model.loss.{key}", None, value)
+
+
 def test_averages_of_another_horizon_are_another_run():
     """A checkpoint without the key was averaged by another default than today's."""
     now = checkpoint_identity(parse_config(document(), "FILE"), "f", 10)

@@ -82,14 +82,34 @@ def test_any_step_of_a_window_can_be_the_start(dataset, window, start):
             np.testing.assert_array_equal(got[name], value)
 
 
-def test_rows_of_a_window_are_found_where_they_are_stored(dataset):
-    data = TrainData(dataset, 11, 4, rows=TrainRows(dataset, window_days=500 / DAY))
+@pytest.mark.parametrize(("size", "group"), [(11, None), (12, 4)])
+def test_rows_of_a_window_are_found_where_they_are_stored(dataset, size, group):
+    data = TrainData(dataset, size, 4, rows=TrainRows(dataset, window_days=500 / DAY), group=group)
     for step in (0, 3, 44, 45, 60):
         [batch] = itertools.islice(data.batches(step).as_numpy_iterator(), 1)
         # Row i of the data is row i // 11 of file i mod 11, which has blocks of 16 rows.
         number = batch["timestamp"] - 1_600_000_000_000_000_000
         expected = np.stack([number % 11, number // 11 // 16, number // 11 % 16], axis=1)
         np.testing.assert_array_equal(data.origin(step), expected)
+
+
+@pytest.mark.parametrize("start", [0, 5, 59, 60, 61, 100])
+def test_groups_permute_each_batch_whatever_the_first_step(dataset, start):
+    plain, mixed = (read(dataset, 50, 9, start, 2, group=group) for group in (None, 10))
+    whole = read(dataset, 50, 9, 0, start + 2, group=10)[start:]
+    orders = []
+    for before, after, again in zip(plain, mixed, whole, strict=True):
+        order = np.argsort(before["timestamp"])[np.argsort(np.argsort(after["timestamp"]))]
+        for name, value in before.items():
+            np.testing.assert_array_equal(after[name], value[order])
+            np.testing.assert_array_equal(after[name], again[name])
+        orders.append(order)
+    assert not np.array_equal(*orders) and not np.array_equal(orders[0], np.arange(50))
+
+
+def test_a_group_of_the_whole_batch_leaves_it_as_it_is(dataset):
+    plain, whole = (read(dataset, 50, 9, 0, 1, group=group)[0] for group in (None, 50))
+    np.testing.assert_array_equal(plain["timestamp"], whole["timestamp"])
 
 
 def test_rows_weigh_less_the_older_they_are(dataset):

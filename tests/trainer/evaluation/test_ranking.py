@@ -237,8 +237,9 @@ def test_full_ranks_are_exact_where_a_metric_can_tell(data, items, levels, top):
     scores = np.array(drawn, np.float32).reshape(2, items)
     chosen = [data.draw(st.lists(st.integers(0, items - 1), unique=True)) for _ in range(2)]
     targets = Ragged(np.array(chosen[0] + chosen[1], np.int64), np.array([len(c) for c in chosen]))
-    ranks = full_ranks(scores, targets, top)
+    ranks, lists = full_ranks(scores, targets, top)
     for row in range(2):
+        assert lists[row].tolist() == sorted(range(items), key=lambda i: (-scores[row, i], i))[:top]
         mine = ranks[targets.row_of_value == row]
         exact = np.array([rank(scores[row, i], np.delete(scores[row], i).tolist()) for i in chosen[row]])
         if len(exact):

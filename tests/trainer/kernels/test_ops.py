@@ -83,11 +83,38 @@ def test_the_softmax_is_that_of_the_graph(rows, items, first, dim, mask):
         np.testing.assert_allclose(got, expected, rtol=3e-5, atol=1e-6 + 3e-5 * np.abs(expected).max())
 
 
-def test_the_softmax_of_large_logits_is_finite():
+ROUNDED = [(70, 70, 0, 5), (513, 520, 27, 64), (2200, 2200, 0, 33)]
+
+
+@pytest.mark.parametrize(("rows", "items", "group", "dim"), ROUNDED)
+def test_bfloat16_is_that_of_the_graph(rows, items, group, dim):
+    """Up to where roundings of a scaled value fall: the kernel's logits are to base 2."""
+    rng = np.random.default_rng(rows)
+    user, item = (tf.constant(rng.normal(size=(n, dim)), tf.float32) for n in (rows, items))
+    ids = tf.constant(rng.integers(0, max(items // 3, 1), items))
+    log_q, part = (tf.constant(rng.normal(size=n) ** 2, tf.float32) for n in (items, rows))
+    arguments = (user, item, ids, log_q, part, 1.7 / dim**0.5, True, 0, group, True)
+    for got, expected in zip(ops.softmax_blocks(*arguments), losses._groups(*arguments), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=5e-4, atol=2**-7 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_the_softmax_of_large_logits_is_finite(bfloat16):
     user = tf.constant([[100.0], [-100.0]])
     ids = tf.constant([0, 1], tf.int64)
-    loss, *gradients = ops.softmax_blocks(user, user, ids, tf.zeros(2), tf.ones(2) / 2, 5.0, True, 0)
+    arguments = (user, user, ids, tf.zeros(2), tf.ones(2) / 2, 5.0, True, 0, 0, bfloat16)
+    loss, *gradients = ops.softmax_blocks(*arguments)
     assert float(loss) == 0 and all(np.isfinite(g).all() for g in gradients)
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_what_is_not_finite_reaches_the_loss(bfloat16):
+    for bad in (np.nan, np.inf):
+        user = tf.constant([[1.0, bad], [-1.0, 2.0]])
+        ids = tf.constant([0, 1], tf.int64)
+        arguments = (user, tf.ones([2, 2]), ids, tf.zeros(2), tf.ones(2) / 2, 5.0, True, 0, 0, bfloat16)
+        loss, to_user, _ = ops.softmax_blocks(*arguments)
+        assert not np.isfinite(loss) and not np.isfinite(to_user[0]).all()
 
 
 def test_rows_that_do_not_fit_are_refused():
@@ -101,6 +128,8 @@ def test_shapes_that_do_not_belong_together_are_refused():
     for log_q, part in ((2, 3), (3, 2)):
         with pytest.raises(tf.errors.InvalidArgumentError, match="is not as long as the 3 items, 3 rows"):
             ops.softmax_blocks(three, three, ids, tf.zeros(log_q), tf.ones(part), 1.0, False, 0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="3 rows from 0 on are not whole groups of 2"):
+        ops.softmax_blocks(three, three, ids, tf.zeros(3), tf.ones(3), 1.0, False, 0, 2)
     with pytest.raises(tf.errors.InvalidArgumentError, match="no rows"):
         ops.softmax_blocks(three[:0], three, ids, tf.zeros(3), tf.ones(0), 1.0, False, 0)
     table = TABLE_ENGINES["native"]("t", 5, 4, LazyAdam(0.1), None)
@@ -148,6 +177,40 @@ def test_parts_that_belong_to_no_row_are_refused():
             table.update(wrong, tf.ones([3, 4]), tf.constant(1.0), 1.0)
 
 
+@pytest.mark.parametrize(
+    ("users", "items", "dim", "k"),
+    [(1, 1, 1, 1), (7, 1000, 5, 40), (130, 333, 32, 33), (4, 20, 3, 50), (0, 9, 2, 3)],
+)
+def test_the_best_rows_are_those_of_a_sort(users, items, dim, k):
+    """Of whole numbers, so that many scores are equal, and sums exact."""
+    rng = np.random.default_rng(items)
+    user, item = (rng.integers(-2, 3, (n, dim)).astype(np.float32) for n in (users, items))
+    rows = np.sort(rng.choice(3 * items, items, replace=False)).astype(np.int32)
+    owners = rng.integers(0, users, 20 * users) if users else np.zeros(0, np.int64)
+    banned = rng.integers(0, 3 * items, len(owners))
+    scores = user @ item.T
+    scores[np.isin(np.arange(users)[:, None] * 3 * items + rows, owners * 3 * items + banned)] = -np.inf
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    expected = np.take_along_axis(scores, order, axis=1)
+    found, where = ops.best_rows(user, ops.panels(item), rows, (owners, banned), k)
+    there = np.arange(k) < (expected > -np.inf).sum(axis=1, keepdims=True)
+    wide = min(k, items)
+    np.testing.assert_array_equal(
+        found[:, :wide], np.where(there[:, :wide], expected, np.finfo(np.float32).min)
+    )
+    np.testing.assert_array_equal(where[:, :wide], np.where(there[:, :wide], rows[order], -1))
+    assert (where.numpy()[:, wide:] == -1).all()
+
+
+def test_a_score_that_is_not_a_number_is_never_returned():
+    items = np.array([[1], [np.nan], [np.inf], [-np.inf], [2]], np.float32)
+    nobody = np.zeros(0, np.int64)
+    scores, rows = ops.best_rows(
+        [[1.0]], ops.panels(items), np.arange(5, dtype=np.int32), (nobody, nobody), 5
+    )
+    assert rows.numpy().tolist() == [[2, 4, 0, -1, -1]] and scores[0, 1] == 2
+
+
 def test_programs_of_other_devices_hold_no_kernel():
     assert kernels() is not None
     with graph_only():
@@ -175,12 +238,17 @@ rng = np.random.default_rng(0)
 user, item = (tf.constant(rng.normal(size=(700, 20)), tf.float32) for _ in range(2))
 ids = tf.constant(rng.integers(0, 90, 700))
 found = list(ops.softmax_blocks(user, item, ids, tf.zeros(700), tf.ones(700) / 700, 1.0, True, 0))
+for group, bfloat16 in ((0, True), (350, False), (20, True)):
+    columns = (ids, tf.zeros(700), tf.ones(700) / 700, 1.0, True, 0)
+    found += ops.softmax_blocks(user, item, *columns, group, bfloat16)
 table = ENGINES["native"]("t", 90, 20, LazyAdam(0.1), Exponential(0.9))
 table.initialize(0.1, 0)
 distinct, where = ops.unique(ids)
 summed = ops.sum_rows(user, where, tf.size(distinct))
 table.update(table.lookup(distinct), summed, tf.constant(1.0), 1.0)
 found.append(table.read_records(np.arange(90)))
+rows, none = np.arange(700, dtype=np.int32), np.zeros(0, np.int64)
+found += ops.best_rows(user, ops.panels(item.numpy()), rows, (none, none), 30)
 print(json.dumps([hashlib.sha256(np.asarray(value).tobytes()).hexdigest() for value in found]))
 """
 

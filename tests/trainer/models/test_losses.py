@@ -13,13 +13,18 @@ from trainer.training.replicas import Share
 pytestmark = pytest.mark.any_python
 
 
-def reference(user, item, ids, log_q, weight, temperature, mask):
-    """Loss and gradients from the whole matrix of logits, in float64 NumPy."""
+def reference(user, item, ids, log_q, weight, temperature, mask, groups=None):
+    """Loss and gradients from the whole matrix of logits, in float64 NumPy.
+
+    groups: of each row and its item; -1: an item that is a candidate of all. None: all are of one group.
+    """
     user, item, log_q, weight = (np.asarray(x, np.float64) for x in (user, item, log_q, weight))
     share = weight / weight.sum()
     logits = user @ item.T / temperature - log_q
     if mask:
         logits[(ids[:, None] == ids[None]) & ~np.eye(len(ids), dtype=bool)] = -np.inf
+    if groups is not None:
+        logits[(groups[:, None] != groups) & (groups != -1) & ~np.eye(len(ids), dtype=bool)] = -np.inf
     top = logits.max(1, keepdims=True)
     p = np.exp(logits - top)
     total = p.sum(1, keepdims=True)
@@ -80,8 +85,76 @@ def test_extra_candidates_are_negatives_of_all_rows(implementation):
         np.testing.assert_allclose(value, right, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize(("batch", "extra"), [(7, 0), (300, 0), (300, 40)])
-def test_xla_compiles_a_replicas_share(batch, extra):
+# 16: several groups at a time in the kernel; 1500: several parts of a group, and two tiles.
+@pytest.mark.parametrize(("batch", "group"), [(640, 16), (600, 300), (3000, 1500)])
+@pytest.mark.parametrize("mask", [True, False])
+def test_the_candidates_of_a_row_are_those_of_its_group(implementation, batch, group, mask):
+    """And all extra ones, which are the last rows of the reference, of weight 0."""
+    rng = np.random.default_rng(group)
+    extra = 50
+    user, item = (rng.normal(size=(batch + extra, 6)).astype(np.float32) for _ in range(2))
+    ids = rng.integers(0, group // 3, batch + extra)
+    log_q = np.log(rng.random(batch + extra)).astype(np.float32)
+    weight = np.where(np.arange(batch + extra) < batch, rng.random(batch + extra), 0).astype(np.float32)
+    own, here, more = tf.constant(user[:batch]), tf.constant(item[:batch]), tf.constant(item[batch:])
+
+    @tf.function
+    def run(own, here, more):
+        with tf.GradientTape() as tape:
+            tape.watch([own, here, more])
+            columns = (value[:batch] for value in (ids, log_q, weight))
+            further = (more, ids[batch:], log_q[batch:])
+            loss = in_batch_softmax(own, here, *columns, 0.3, mask, extra=further, group=group)
+        return loss, *tape.gradient(loss, [own, here, more])
+
+    groups = np.concatenate([np.arange(batch) // group, np.full(extra, -1)])
+    loss, to_user, to_item = reference(user, item, ids, log_q, weight, 0.3, mask, groups)
+    rights = (loss, to_user[:batch], to_item[:batch], to_item[batch:])
+    for value, right in zip(run(own, here, more), rights, strict=True):
+        np.testing.assert_allclose(value, right, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("group", [None, 100])
+def test_bfloat16_rounds_products_alone(implementation, group):
+    """Of cosines times 10, as by default: the logits' errors are about 10 x 2^-9, of all else 2^-9."""
+    rng = np.random.default_rng(1)
+    batch = 1300
+    user, item = (rng.normal(size=(batch, 17)) for _ in range(2))
+    user, item = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (user, item))
+    ids, log_q = rng.integers(0, 700, batch), np.log(rng.random(batch)).astype(np.float32)
+    weight = rng.random(batch).astype(np.float32)
+    values = [tf.constant(x, tf.float32) for x in (user, item)]
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        loss = in_batch_softmax(
+            *values, tf.constant(ids), log_q, weight, 0.1, True, group=group, precision="bfloat16"
+        )
+    groups = None if group is None else np.arange(batch) // group
+    expected = reference(user, item, ids, log_q, weight, 0.1, True, groups)
+    np.testing.assert_allclose(loss, expected[0], rtol=1e-3)
+    for gradient, right in zip(tape.gradient(loss, values), expected[1:], strict=True):
+        error = np.abs(gradient - right).max() / np.abs(right).max()
+        assert 2**-16 < error < 2**-6
+
+
+def test_bfloat16_of_a_certain_positive_gives_no_gradient(implementation):
+    """Rounded operands cancel out: what is left would move vectors of rows that are learnt already."""
+    user = tf.constant([[10.3, 0.7], [-9.1, 0.2]])
+    item = tf.constant([[7.7, 0.3], [-7.9, 0.1]])
+    zero, weight = tf.zeros(2), tf.constant([1.0, 2.0])
+    with tf.GradientTape() as tape:
+        tape.watch([user, item])
+        ids = tf.constant([0, 1], tf.int64)
+        loss = in_batch_softmax(user, item, ids, zero, weight, 0.7, True, precision="bfloat16")
+    assert float(loss) < 1e-30
+    # Gradients of about 10 would be 0.02 otherwise.
+    assert all(np.abs(gradient).max() < 2e-6 for gradient in tape.gradient(loss, [user, item]))
+
+
+@pytest.mark.parametrize(
+    ("batch", "extra", "group"), [(7, 0, None), (300, 0, None), (300, 40, None), (300, 40, 100)]
+)
+def test_xla_compiles_a_replicas_share(batch, extra, group):
     """As on a TPU: which share it is is known only when the program runs."""
     rng = np.random.default_rng(batch)
     rows, items = 3 * batch, 3 * (batch + extra)
@@ -91,23 +164,43 @@ def test_xla_compiles_a_replicas_share(batch, extra):
     log_q = np.log(rng.random(items)).astype(np.float32)
     weight = np.where(np.arange(items) < rows, rng.random(items), 0).astype(np.float32)
 
-    @tf.function(jit_compile=True)
-    def run(index, user, item):
-        with tf.GradientTape() as tape:
-            tape.watch([user, item])
-            whole = [item, *map(tf.constant, (ids, log_q, weight))]
-            further = [value[rows:] for value in whole[:3]] if extra else []
-            whole = [value[:rows] for value in whole]
-            gathered = iter([*whole, *further])
-            share = Share(index, 3, lambda own: next(gathered))
-            own = [share.rows_of(value) for value in (user[:rows], *whole)]
-            more = tuple(share.rows_of(value) for value in further) or None
-            loss = in_batch_softmax(*own, 0.3, True, share, more)
-        return loss, *tape.gradient(loss, [user, item])
-
+    run = tf.function(lambda *args: of_share(3, rows, (ids, log_q, weight), group, *args), jit_compile=True)
     with graph_only():
         shares = [run(tf.constant(i), tf.constant(user), tf.constant(item)) for i in range(3)]
-    expected = reference(user, item, ids, log_q, weight, 0.3, True)
+    groups = group and np.where(np.arange(items) < rows, np.arange(items) // group, -1)
+    expected = reference(user, item, ids, log_q, weight, 0.3, True, groups)
+    for values, whole in zip(zip(*shares, strict=True), expected, strict=True):
+        np.testing.assert_allclose(np.sum(values, axis=0), whole, rtol=2e-5, atol=2e-6)
+
+
+def of_share(count, rows, columns, group, index, user, item):
+    """Loss and gradients of one of `count` shares of `rows` rows; items beyond them are extra candidates."""
+    with tf.GradientTape() as tape:
+        tape.watch([user, item])
+        whole = [item, *map(tf.constant, columns)]
+        further = [value[rows:] for value in whole[:3]] if item.shape[0] > rows else []
+        whole = [value[:rows] for value in whole]
+        share = Share(index, count, lambda own: next(v for k, v in gathered if k is own))
+        own = [share.rows_of(value) for value in (user[:rows], *whole)]
+        more = tuple(share.rows_of(value) for value in further) or None
+        gathered = [*zip(own[1:], whole, strict=True), *zip(more or (), further, strict=True)]
+        loss = in_batch_softmax(*own, 0.3, True, share, more, group)
+    return loss, *tape.gradient(loss, [user, item])
+
+
+@pytest.mark.parametrize("group", [25, 50, 100, 200])
+def test_groups_of_several_shares_and_several_groups_of_a_share(implementation, group):
+    rng = np.random.default_rng(group)
+    rows, items = 200, 240
+    user, item = (rng.normal(size=(items, 6)).astype(np.float32) for _ in range(2))
+    ids, log_q = rng.integers(0, 60, items), np.log(rng.random(items)).astype(np.float32)
+    weight = np.where(np.arange(items) < rows, rng.random(items), 0).astype(np.float32)
+    shares = [
+        of_share(4, rows, (ids, log_q, weight), group, tf.constant(i), tf.constant(user), tf.constant(item))
+        for i in range(4)
+    ]
+    groups = np.where(np.arange(items) < rows, np.arange(items) // group, -1)
+    expected = reference(user, item, ids, log_q, weight, 0.3, True, groups)
     for values, whole in zip(zip(*shares, strict=True), expected, strict=True):
         np.testing.assert_allclose(np.sum(values, axis=0), whole, rtol=2e-5, atol=2e-6)
 

@@ -140,6 +140,25 @@ def test_extra_negatives_are_candidates_of_every_row(logq):
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
+def test_logq_is_the_share_of_a_groups_candidates():
+    """Counted in many groups, which are drawn without replacement from batches, as the reader does it."""
+    model = make(
+        {"kind": "two_tower", "loss": {"extra_negatives": 2, "group": 4}},
+        train={"num_steps": 1, "batch_size": 8},
+    )
+    batch = {"user": tf.zeros([4], tf.int64), "item": tf.range(4, dtype=tf.int64), "label": tf.ones([4])}
+    share = np.exp(model.columns(batch, ONE)["log_q"])
+    # Of 6 candidates 4 are drawn by train rows, whose floor of one makes the total 11, and 2 of 3 items.
+    expected = (4 * np.array([5, 3, 2, 1]) / 11 + 2 * np.array([1, 1, 1, 0]) / 3) / 6
+    np.testing.assert_allclose(share, expected, rtol=1e-5)
+    rng, counted = np.random.default_rng(0), np.zeros(3)
+    for _ in range(20_000):
+        group = rng.permutation(rng.choice(3, 8, p=COUNTS[:3] / 10))[:4]
+        counted += np.bincount(np.concatenate([group, rng.integers(0, 3, 2)]), minlength=3)
+    without_floor = (4 * COUNTS[:3] / 10 + 2 / 3) / 6
+    np.testing.assert_allclose(counted / counted.sum(), without_floor, atol=0.004)
+
+
 @pytest.mark.parametrize(
     "model", [{"kind": "two_tower", "loss": {"extra_negatives": 4}}, {"kind": "dot_bias", "negatives": 2}]
 )

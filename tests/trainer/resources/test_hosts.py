@@ -52,6 +52,16 @@ def test_bytes_of_a_step(tmp_path, hosts):
     assert found.sent_bytes == rows + vectors + others * dense + batch
 
 
+def test_groups_that_are_on_one_host_exchange_no_vectors(tmp_path):
+    received = []
+    for group in (4096, 8192):
+        made = config(tmp_path)
+        loss = made.model.loss.model_copy(update={"group": group})
+        made = made.model_copy(update={"model": made.model.model_copy(update={"loss": loss})})
+        received.append(forecast_host(made, forecast_tables(made, None), 2).received_bytes)
+    assert received[1] - received[0] == 2 * 4 * 32 * 4096
+
+
 def test_what_needs_no_exchange_of_vectors(tmp_path):
     with_labels = {"kind": "delimited", "paths": ["none.csv"], "roles": {"label": "rating"}}
     made = config(tmp_path, model={"kind": "dot_bias"}, source=with_labels)

@@ -66,7 +66,7 @@ def whole(request, tmp_path_factory):
         return run(path, root)
     write_planted(str(root))
     model = {"kind": "dot_bias", "negatives": 3}
-    if request.param == "two_tower":
+    if request.param in ("two_tower", "groups"):
         towers = {
             side: {"inputs": [side.partition("_")[0]], **TOWER} for side in ("user_tower", "item_tower")
         }
@@ -78,6 +78,8 @@ def whole(request, tmp_path_factory):
             "normalize": True,
             "loss": {"temperature": 0.2, "extra_negatives": 32},
         }
+        if request.param == "groups":  # each of four replicas has half of one, each of two a whole one
+            model["loss"] |= {"group": 32}
     path.write_text(yaml.safe_dump(document(str(root), model)))
     return run(path, root)
 
@@ -99,6 +101,8 @@ def run(path: pathlib.Path, root: pathlib.Path) -> tuple:
     [
         ("two_tower", {"train__steps_per_loop": 3, "device__threads": 1}, True),
         ("two_tower", {"device__replicas": 4}, False),
+        ("groups", {"train__steps_per_loop": 3, "device__threads": 1}, True),
+        ("groups", {"device__replicas": 4}, False),
         ("dot_bias", {"device__replicas": 2}, False),
         ("ranking", {"train__steps_per_loop": 3, "device__threads": 1}, True),
         ("ranking", {"device__replicas": 2}, False),

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from tests.support.tiny_run import planted_document, write_planted
 from trainer.data.train_rows import DAY
 from trainer.evaluation.trained import open_trained
 from trainer.preflight.plan import make_plan
+from trainer.report import document
 from trainer.report.metrics_file import read_metrics
 from trainer.training.run import train
 from trainer.training.run_directory import lock_run
@@ -139,11 +141,13 @@ def test_other_runs_resume_too(place, sections, tmp_path):
     assert_equal(newest_state(cut), newest_state(whole))
 
 
-def test_a_finished_run_is_left_alone(place, trained):
-    run = place / "finished"
+def test_a_finished_run_is_left_alone_and_its_report_may_fail(place, trained, monkeypatch, caplog):
+    run, full = place / "finished", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(document, "write_bytes", mock.Mock(side_effect=full))
     shutil.copytree(trained, run)
     before = {p: p.stat().st_mtime_ns for p in (run / "checkpoints").rglob("*")}
     train(configured(place, "finished"))
+    assert "report.html: cannot be written (No space left on device)" in caplog.text
     assert before == {p: p.stat().st_mtime_ns for p in (run / "checkpoints").rglob("*")}
     assert lines(run, "train") == lines(trained, "train")
     assert lines(run, "evaluate") == lines(trained, "evaluate")

@@ -7,13 +7,11 @@ import numpy as np
 import pyarrow as pa
 
 from configs.system import storage
+from trainer.batch.search import make_search
 from trainer.batch.tables.base import BaseTable, user_parts
 from trainer.batch.user_keys import read_keys
-from trainer.serving.client import load_model, start_for
+from trainer.serving.client import load_model, read_metadata, start_for
 
-# Each block passes over all items once. Of 32 to 4,096 users at once (100,000 items x 32, k = 100), blocks of
-# 64 and 128 cost least: the more users, the more items the worst of them makes the search look at.
-_USERS_AT_ONCE = 128
 _ROWS_AT_ONCE = 1024
 
 
@@ -34,17 +32,10 @@ class Table(BaseTable):
 
     def __init__(self, model, options):
         super().__init__(model, options)
-        self._tf = tf = start_for(model, deterministic=True)
         loaded = open_retrieval(model)
-        self._recommend = loaded.recommend_rows
+        servable = read_metadata(model)["recommended_items"]
+        self._search = make_search(loaded, options, servable)
         self._names = pa.array(loaded.item_names.numpy(), pa.binary()).cast(pa.string())
-        given = {"exclude": options.exclude, "include": options.include}
-        given |= {f"where_{name}": values for name, values in options.where}
-        self._given = {
-            name: tf.constant([list(values)], tf.string, shape=[1, len(values)])
-            for name, values in given.items()
-            if values
-        }
 
     @classmethod
     def plan(cls, subject, metadata, options, state):
@@ -62,8 +53,8 @@ class Table(BaseTable):
             yield pa.RecordBatch.from_arrays(self._columns(users, schema), schema=schema)
 
     def _columns(self, users: np.ndarray, schema: pa.Schema) -> list[pa.Array]:
-        blocks = range(0, len(users), _USERS_AT_ONCE)
-        answers = [self._answers(users[start : start + _USERS_AT_ONCE]) for start in blocks]
+        size = self._search.users_at_once
+        answers = [self._search.find(users[at : at + size]) for at in range(0, len(users), size)]
         rows, scores, known = (np.concatenate(parts) for parts in zip(*answers, strict=True))
         found = rows >= 0  # unfilled places are the last ones
         offsets = np.concatenate([[0], np.cumsum(found.sum(axis=1))]).astype(np.int32)
@@ -76,14 +67,3 @@ class Table(BaseTable):
             pa.array(known),
             pa.ListArray.from_arrays(pa.array(offsets), entries, type=schema.field("items").type),
         ]
-
-    def _answers(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Places of the items, scores, and whether the model knows the user."""
-        tf, options = self._tf, self.options
-        answer = self._recommend(
-            user=tf.constant(users.tolist(), tf.string),
-            k=tf.constant(options.k),
-            exclude_seen=tf.constant(options.exclude_seen),
-            **self._given,
-        )
-        return answer["rows"].numpy(), answer["scores"].numpy(), answer["known"].numpy()

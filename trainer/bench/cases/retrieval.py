@@ -49,12 +49,13 @@ class Data:
     Args:
       items, dim: size of the catalog.
       centres: of the clusters.
+      users: their number; the default where users have keys and seen items.
     """
 
-    def __init__(self, items: int, dim: int, centres: int):
+    def __init__(self, items: int, dim: int, centres: int, users: int = _USERS):
         random = np.random.default_rng(0)
         self.centres = random.standard_normal([centres, dim], np.float32)
-        self.items, self.users = self._around(random, items), self._around(random, _USERS)
+        self.items, self.users = self._around(random, items), self._around(random, users)
         self.seen = random.integers(0, items, [_USERS, _SEEN])
         self.having = {value: random.random(items) < share for value, share in WHERE_SHARES.items()}
 

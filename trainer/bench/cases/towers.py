@@ -34,9 +34,18 @@ class OurTowers:
       corrected: subtract logQ and mask accidental hits; item_counts are the items' frequencies.
       item_counts: int64 [items].
       threads: unused here, TensorFlow has its threads already.
+      precision, group: as model.loss.
     """
 
-    def __init__(self, weights: dict, corrected: bool, item_counts: np.ndarray, threads: int):
+    def __init__(
+        self,
+        weights: dict,
+        corrected: bool,
+        item_counts: np.ndarray,
+        threads: int,
+        precision: str = "float32",
+        group: int | None = None,
+    ):
         import tensorflow as tf
 
         from configs.load import parse_config
@@ -46,7 +55,8 @@ class OurTowers:
         from trainer.training.step import TrainStep
 
         rows = {side: len(arrays[0]) for side, arrays in weights.items()}
-        config = parse_config(_document(weights, corrected), "bench peers")
+        loss = {"logq": corrected, "mask_accidental_hits": corrected, "precision": precision, "group": group}
+        config = parse_config(_document(weights, loss), "bench peers")
         recommender = Recommender(config, bare_dataset(rows), item_counts, 1000)
         for side, (table, *_) in weights.items():
             write_fresh(recommender.tables[side], table)
@@ -65,12 +75,11 @@ class OurTowers:
         return float(self._step(batch)[0])
 
 
-def _document(weights: dict, corrected: bool) -> dict:
+def _document(weights: dict, loss: dict) -> dict:
     """A run's config; nothing is read of the source, dataset and output it names."""
     dim, layers = weights["user"][0].shape[1], [kernel.shape[1] for kernel in weights["user"][1:]]
     adam = {"learning_rate": _RATE, "epsilon": EPSILON}
     towers = {f"{side}_tower": {"inputs": [side], "layers": layers} for side in weights}
-    loss = {"logq": corrected, "mask_accidental_hits": corrected}
     return {
         "source": {"kind": "synthetic", "rows": 2, "users": 2, "items": 2},
         "dataset": {"path": "none"},
@@ -79,7 +88,7 @@ def _document(weights: dict, corrected: bool) -> dict:
         "polyak": {"decay": 0.999, "start_fraction": 0.0},
         "tables": {side: {"dim": dim, "optimizer": {"kind": "lazy_adam", **adam}} for side in weights},
         "optimizer": {"kind": "adam", **adam},
-        "train": {"num_steps": 1000},
+        "train": {"num_steps": 1000, "batch_size": loss["group"] or 1024},
         "schedule": {"warmup_fraction": 0.0, "cooldown_fraction": 0.0},
         "output": {"path": "none"},
     }

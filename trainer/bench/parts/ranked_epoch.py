@@ -17,8 +17,9 @@ from configs.errors import UserError
 from trainer.bench.cases.ranked_model import RankedModel, ranked_gigabytes, ranked_weights
 from trainer.bench.parts.ranked_steps import make_ranking, ranked_model, reason_of
 from trainer.bench.parts.rows import KILLED
+from trainer.bench.parts.turns import OURS, load_libraries
 from trainer.bench.timing import WARMUP_STEPS, in_fresh_process, need_memory
-from trainer.bench.turns import OURS, load_libraries, peak_resident
+from trainer.resources.machine import peak_resident
 
 if TYPE_CHECKING:
     from configs.manifest import Dataset

@@ -17,6 +17,7 @@ from trainer.bench.cases.ranked_model import (
     ranked_weights,
 )
 from trainer.bench.parts.rows import KILLED
+from trainer.bench.parts.turns import COMPARED_STEPS, OURS, compared, load_libraries
 from trainer.bench.timing import (
     GIB,
     WARMUP_STEPS,
@@ -25,7 +26,7 @@ from trainer.bench.timing import (
     in_fresh_process,
     need_memory,
 )
-from trainer.bench.turns import COMPARED_STEPS, OURS, compared, load_libraries, peak_resident
+from trainer.resources.machine import peak_resident
 
 _TOLERANCE = 1e-4  # of losses; the optimizers differ in where they add epsilon
 _PAUSE = 0.01  # seconds; threads of the previous library keep spinning for a moment
@@ -107,7 +108,7 @@ def _in_process(names: list[str], model: RankedModel, batch: int, args) -> dict[
 def _measure(
     names: list[str], model: RankedModel, batch: int, args: argparse.Namespace
 ) -> dict[str, dict[str, Any]]:
-    """Measurements as of trainer.bench.turns, by name; reasons only if they do not fit into memory."""
+    """Measurements as of trainer.bench.parts.turns, by name; reasons only if they do not fit into memory."""
     import psutil
 
     load_libraries(args.threads)

@@ -4,7 +4,8 @@ For every batch size each peer first trains alone in a process of its own, from 
 batches: the losses of its first steps, which must agree to TOLERANCE, and its memory, the process's peak less
 what it was with the libraries loaded, so that tables, slots and averages count. Then all that fit into memory
 together take turns, step by step, in one more process; `ms` is from there, `interleaved` says so. What does
-not fit keeps the times of its own process. Ratios are to lazytower.
+not fit keeps the times of its own process. Ratios are to lazytower, whose softmax may have another precision
+or groups: its losses then differ.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import numpy as np
 from absl import logging
 
 from trainer.bench.parts.rows import KILLED, draw
+from trainer.bench.parts.turns import COMPARED, COMPARED_STEPS, OURS, compared, load_libraries
 from trainer.bench.timing import (
     GIB,
     WARMUP_STEPS,
@@ -25,7 +27,7 @@ from trainer.bench.timing import (
     need_memory,
     positive,
 )
-from trainer.bench.turns import COMPARED, COMPARED_STEPS, OURS, compared, load_libraries, peak_resident
+from trainer.resources.machine import peak_resident
 
 _BATCHES = (1_024, 4_096, 8_192, 16_384, 32_768)
 NAMES = (OURS, "tfrs_tfa", "torch")
@@ -48,6 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--corrected",
         action="store_true",
         help="use logQ correction and mask accidental hits, in all libraries",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of lazytower's softmax, as model.loss.precision",
+    )
+    parser.add_argument(
+        "--group", type=positive, default=None, help="of lazytower's softmax, as model.loss.group"
     )
 
 
@@ -107,7 +118,8 @@ def _measure(names: list[str], batch: int, args: argparse.Namespace) -> dict[str
     cases: dict[str, Any] = {}
     for name in names:
         try:
-            cases[name] = TOWERS[name](weights, args.corrected, counts, args.threads)
+            mine = {"precision": args.precision, "group": args.group} if name == OURS else {}
+            cases[name] = TOWERS[name](weights, args.corrected, counts, args.threads, **mine)
         except Exception as error:  # a broken peer must not stop the others
             found[name] = {"reason": str(error) if isinstance(error, NotMeasured) else first_line(error)}
     for users, items in steps:
@@ -126,4 +138,5 @@ def _gigabytes(name: str, batch: int, args: argparse.Namespace) -> float:
     """GiB that a peer needs: tables with slots and averages, and its matrices of scores."""
     tables = 4 * (args.users + args.items) * args.tower_dim * 5
     matrices = _MATRICES[name] + args.corrected * _CORRECTED[name]
-    return (tables + 4 * matrices * batch * batch) / GIB
+    candidates = args.group if name == OURS and args.group else batch
+    return (tables + 4 * matrices * batch * candidates) / GIB

@@ -75,8 +75,15 @@ def undisturbed(directory, two_hosts):
     first, *others = (on_cluster(document, two_hosts[0].addresses, run) for run in runs)
     driven(first)
     copied(runs[0], runs[2], CUT)
-    driven(*others)
+    driven(*others, on_cluster(grouped(directory), two_hosts[0].addresses, directory / "groups"))
     return document, runs
+
+
+def grouped(directory: pathlib.Path) -> dict:
+    """Two groups on each host."""
+    document = towers(directory)
+    document["model"] = TOWERS | {"loss": {"extra_negatives": 16, "group": 16}}
+    return document
 
 
 def assert_close(found: dict, expected: dict, table: float, dense: float) -> None:
@@ -97,6 +104,13 @@ def test_two_hosts_compute_what_one_machine_does(undisturbed, directory):
     train(parse_config(alone, "alone"))
     # Adam divides by roots of sums near zero, which magnifies rounding where a row is met for the first time.
     assert_close(state(whole, END), state(directory / "alone", END), 2e-6, 2e-6)
+
+
+def test_groups_are_those_of_one_machine(undisturbed, directory):
+    alone = moved(grouped(directory), directory / "groups_alone")
+    train(parse_config(alone, "alone"))
+    # Adam magnifies rounding, as above.
+    assert_close(state(directory / "groups", END), state(directory / "groups_alone", END), 2e-5, 2e-5)
 
 
 def test_the_same_command_gives_the_same_bits(undisturbed):

@@ -45,6 +45,12 @@ MODELS = {
         "item_tower": {"inputs": ["item"], **TOWER},
         "loss": {"extra_negatives": EXTRA},
     },
+    "groups": {
+        **SCORES,
+        "user_tower": {"inputs": ["user"], **TOWER},
+        "item_tower": {"inputs": ["item"], **TOWER},
+        "loss": {"group": 2 * SHARE, "precision": "bfloat16"},
+    },
     "dot_bias": {"kind": "dot_bias", "negatives": 3},
 }
 
@@ -215,6 +221,24 @@ def test_sparse_cores(name, model):
     layouts = step._engine._embedding.embedding_layouts
     text = "".join(f"table {name}\n{layouts[name]}" for name in sorted(layouts))
     compare(GOLDEN / f"{name}-{model}.txt", initializers(step) + text)
+
+
+def test_products_of_bfloat16_are_those_of_the_matrix_units():
+    """From bfloat16 to float32; a group has the rows of two replicas."""
+    _, graph = traced("v4-8", "groups")
+    products = [op for op in everything_in(graph) if op.type == "BatchMatMulV3"]
+    assert len(products) == 3
+    for op in products:
+        assert {value.dtype for value in op.inputs} == {tf.bfloat16} and op.outputs[0].dtype == tf.float32
+        shape = [tuple(value.shape.as_list()) for value in (*op.inputs, *op.outputs)]
+        assert any(2 * SHARE in sizes for sizes in shape) and all(8 * SHARE not in sizes for sizes in shape)
+
+
+def everything_in(graph) -> list:
+    """Operations of a graph and of the bodies of its loops."""
+    found = list(graph.get_operations())
+    bodies = [while_v2._get_graph(op, "body", "_body_graph") for op in found if op.type.endswith("While")]
+    return found + [op for body in bodies for op in everything_in(body)]
 
 
 def test_nothing_that_is_gathered_is_wider_than_32_bits():

@@ -5,7 +5,6 @@ all libraries of the process together); or `reason`, why it is missing.
 """
 
 import contextlib
-import re
 import statistics
 
 import numpy as np
@@ -81,10 +80,3 @@ def compared(
 def timed(result: dict) -> list[float]:
     """Milliseconds of the steps after warm-up."""
     return result["ms"][WARMUP_STEPS:]
-
-
-def peak_resident() -> int:
-    """Largest resident set of this process so far (unlike ru_maxrss, not that of its parent)."""
-    with open("/proc/self/status", encoding="utf-8") as status:
-        [kibibytes] = re.findall(r"VmHWM:\s*(\d+) kB", status.read())
-    return 1024 * int(kibibytes)
