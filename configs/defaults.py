@@ -87,7 +87,7 @@ def complete_model(config: "RunConfig") -> TwoTowerConfig | DotBiasConfig | Rank
         changes["user_tower"] = tower = TowerConfig(inputs=inputs, combine="sum")
         if "pooling" not in model.history.model_fields_set:
             changes["history"] = model.history.model_copy(update={"pooling": "sqrtn"})
-    if model.loss.temperature is None:
+    if getattr(model.loss, "temperature", 1.0) is None:
         cosine = HISTORY_TEMPERATURE if "history" in tower.inputs else COSINE_TEMPERATURE
         temperature = cosine if model.normalize else 1.0
         changes["loss"] = model.loss.model_copy(update={"temperature": temperature})

@@ -1,5 +1,6 @@
 """The whole run in one document: every key that a YAML may contain."""
 
+import math
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -16,7 +17,8 @@ from configs.defaults import (
 from configs.rules.cluster import check_cluster
 from configs.rules.day import check_day
 from configs.rules.ranking import check_ranking, complete_bottom, without_owners
-from configs.rules.towers import check_group, check_tower
+from configs.rules.sequence import check_sequence
+from configs.rules.towers import check_dropped_ids, check_group, check_tower
 from configs.rules.tpu import check_tpu
 from configs.sections.base import Section
 from configs.sections.dataset import DatasetConfig, HashIdsConfig, IdsConfig, VocabIdsConfig
@@ -122,11 +124,18 @@ class RunConfig(Section):
         batch = self.train.batch_size
         found: dict[str, dict[str, tuple[int, ...]]] = {}
         for name, table in self.table_of_input.items():
-            found.setdefault(table, {})[name] = (batch, *self.length_of(name))
+            rows = self.examples_per_step if name == "item" else batch
+            found.setdefault(table, {})[name] = (rows, *self.length_of(name))
         for name, shape in self.model.drawn(batch).items():
             if name in self.table_of_input:
                 found[self.table_of_input[name]][DRAWN + name] = (*shape, *self.length_of(name))
         return found
+
+    @property
+    def examples_per_step(self) -> int:
+        """Targets of a batch, padding included: its rows or, with user_tower.sequence, their positions."""
+        positions = self.length_of("history") if getattr(self.model, "sequence", None) else ()
+        return math.prod((self.train.batch_size, *positions))
 
     def length_of(self, name: str) -> tuple[int, ...]:
         """(length,) of an input that is a list of ids in each row: history and list features; else ()."""
@@ -137,9 +146,8 @@ class RunConfig(Section):
 
     def uneven(self, parts: int) -> str:
         """A key and its value that is not divisible by `parts`, as text; empty: all are divisible."""
-        sizes = {"train.batch_size": self.train.batch_size}
-        if isinstance(self.model, TwoTowerConfig):
-            sizes["model.loss.extra_negatives"] = self.model.loss.extra_negatives
+        extra = getattr(getattr(self.model, "loss", None), "extra_negatives", 0)
+        sizes = {"train.batch_size": self.train.batch_size, "model.loss.extra_negatives": extra}
         return next((f"{key}: {size}" for key, size in sizes.items() if size % parts), "")
 
     @model_validator(mode="before")
@@ -180,6 +188,7 @@ class RunConfig(Section):
         if isinstance(self.model, TwoTowerConfig):
             for side, tower in zip(("user", "item"), self._towers(self.model), strict=True):
                 check_tower(self, side, tower.inputs)
+                check_dropped_ids(self, side, tower)
         if "history" in self.model.inputs and self.dataset.history_length == 0:
             raise ValueError("dataset.history_length: 0, but the model reads history; set it above 0")
         return self
@@ -210,17 +219,6 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _dropped_ids_have_a_row(self) -> "RunConfig":
-        if isinstance(self.model, TwoTowerConfig):
-            for side, tower in zip(("user", "item"), self._towers(self.model), strict=True):
-                if tower.id_dropout and self.ids_of(side).kind == "hash":
-                    raise ValueError(
-                        f"model.{side}_tower.id_dropout: hashed ids have no out-of-vocabulary row; use "
-                        f"dataset.{side}_ids.kind: vocab, or remove id_dropout"
-                    )
-        return self
-
-    @model_validator(mode="after")
     def _tables_are_used(self) -> "RunConfig":
         used = set(self.table_of_input.values())
         for name in self.tables:
@@ -242,6 +240,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _ranking_fits(self) -> "RunConfig":
         check_ranking(self)
+        check_sequence(self)
         return self
 
     @model_validator(mode="after")

@@ -132,6 +132,8 @@ THINGS = {
     "What writes `COMMITTED`?": "write_bytes(storage.join(path, COMMITTED)",
     "Where do I add a ranking metric?": "AT_CUTOFF",
     "Where do I add a metric of predictions?": "OF_SUMS",
+    "Where do I add a metric of lists of recommended items?": "OF_ITEMS",
+    "Where are users and items divided for `evaluate.by`?": "def segment_tables",
     "Where is the AUC made exact beyond memory?": "class SortedSums",
     "Where do I add a model?": "MODELS",
     "Where do I add an optimizer?": "ROW_OPTIMIZERS",
@@ -172,6 +174,9 @@ THINGS = {
     "Where do I add something to score, or a format of its files?": "TABLES",
     "Where are the best items of many users found?": "TopK",
     "What makes a batch output continue after a kill?": "class Target",
+    "Where is the transformer over the history?": "class SequenceTower(",
+    "Which rows train with an ordered history?": "def window_ends(",
+    "Where do I add a loss of two-tower models?": "TOWER_LOSSES",
     "Which host holds a row?": "class ClusterTable(",
     "Where is a lost host noticed?": "def host_losses(",
 }

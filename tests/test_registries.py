@@ -15,7 +15,17 @@ pytestmark = pytest.mark.any_python
 REGISTRIES = {
     "trainer/models": (
         "MODELS",
-        {"base", "dense", "drawn", "heads", "interactions", "losses", "recommender"},
+        {
+            "base",
+            "dense",
+            "drawn",
+            "heads",
+            "interactions",
+            "losses",
+            "recommender",
+            "sequence",
+            "tower_losses",
+        },
     ),
     "trainer/optimizers": (
         "ROW_OPTIMIZERS",

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from configs.sections.features import CrossFeatureConfig
-from configs.sections.models import TwoTowerConfig
+from configs.sections.models import TowerConfig, TwoTowerConfig
 
 if TYPE_CHECKING:
     from configs.schema import RunConfig
@@ -68,3 +68,12 @@ def split_group(config: "RunConfig", parts: int) -> str:
 
 def _group(config: "RunConfig") -> int | None:
     return config.model.loss.group if isinstance(config.model, TwoTowerConfig) else None
+
+
+def check_dropped_ids(config: "RunConfig", side: str, tower: TowerConfig) -> None:
+    """Raises ValueError, naming the key, if the tower of a side (user or item) has no row for dropped ids."""
+    if tower.id_dropout and config.ids_of(side).kind == "hash":
+        raise ValueError(
+            f"model.{side}_tower.id_dropout: hashed ids have no out-of-vocabulary row; use "
+            f"dataset.{side}_ids.kind: vocab, or remove id_dropout"
+        )

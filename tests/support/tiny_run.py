@@ -56,6 +56,18 @@ _KINDS = {
         },
         "polyak": {"kind": "uniform", "start_fraction": 0.5},
     },
+    # The history in its order, with a head for each half of the rows and all items as candidates.
+    "sequence": {
+        "dataset": {"history_length": 3},
+        "model": {
+            "kind": "two_tower",
+            "user_tower": {"inputs": ["history"], "sequence": {"heads": 2, "dropout": 0.1}},
+            "item_tower": {"inputs": ["item"]},
+            "normalize": False,
+            "item_bias": True,
+            "loss": {"kind": "full_softmax"},
+        },
+    },
     # The other items of users whose rows have no order, beside the user's own row.
     "others": {
         "roles": {"split": "split"},

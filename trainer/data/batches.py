@@ -79,8 +79,13 @@ class TrainData:
         self._mixes = group is not None and group < batch_size
         self._paths = [rows.parts[part].dataset.file_path(file) for part, file in rows.files]
         self._parts = [part for part, _ in rows.files]
+        sizes = [file.rows for _, file in rows.files]
+        self._starts = np.cumsum([0, *sizes])[: len(sizes)]  # of each file's rows among all
+        self._block_rows = [rows.parts[part].dataset.block_rows for part, _ in rows.files]
         self.steps_per_epoch = rows.steps_per_epoch(batch_size)
         self._ids = chain_ids(rows.layers, self._features)
+        # A tensor made here, so that no graph holds a copy of it.
+        self._ends = tf.constant(rows.ends) if rows.sequences else None
 
     def batches(self, start_step: int) -> tf.data.Dataset:
         """All batches from step `start_step` (0: the first) on, endlessly.
@@ -160,7 +165,8 @@ class TrainData:
     ) -> tf.data.Dataset:
         """Batches of one epoch from a step of it on, whose place `_place` computed."""
         order = self._order(epoch)
-        files = tf.gather(tf.constant(self._paths), order), tf.gather(tf.constant(self._parts), order)
+        columns = self._paths, self._parts, self._starts, np.array(self._block_rows, np.int64)
+        files = tuple(tf.gather(tf.constant(column), order) for column in columns)
         groups = tf.data.Dataset.from_tensor_slices(files).batch(FILES_AT_ONCE)
         whole_groups, skip_blocks = self._skippable(epoch, skip_blocks) if skip_blocks else (0, 0)
         windows = (
@@ -204,9 +210,12 @@ class TrainData:
         return groups, blocks
 
     def _window(
-        self, epoch: tf.Tensor, index: tf.Tensor, blocks: tf.Tensor, parts: tf.Tensor
+        self, epoch: tf.Tensor, index: tf.Tensor, blocks: tf.Tensor, parts: tf.Tensor, starts: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """Parses a window of serialized blocks, string [n], of parts int32 [n], and permutes its rows."""
+        """Parses a window of serialized blocks, string [n], of parts int32 [n], and permutes its rows.
+
+        starts: int64 [n], the place of each block's first row among those of all files.
+        """
         layers = tf.gather(tf.constant([part.layer for part in self.rows.parts]), parts)
         columns, block = parse_chain(self._dataset, blocks, self._features, self._ids, layers)
         part = tf.gather(parts, block)
@@ -214,7 +223,7 @@ class TrainData:
         if self.rows.is_whole:
             order = self._permutation(epoch, index, tf.size(part))
         else:
-            kept = self._kept(columns, part)
+            kept = self._kept(columns, part) if self._ends is None else self._kept_ends(block, starts)
             order = tf.gather(kept, self._permutation(epoch, index, tf.size(kept)))
         return {name: tf.gather(value, order) for name, value in columns.items()}
 
@@ -226,6 +235,13 @@ class TrainData:
         kept = columns["timestamp"] >= tf.gather(since, part)
         kept &= positive_rows(self._dataset, columns["label"]) | ~tf.gather(positive, part)
         return tf.where(kept)[:, 0]
+
+    def _kept_ends(self, block: tf.Tensor, starts: tf.Tensor) -> tf.Tensor:
+        """As `_kept`, if histories are read in their order; block: int64 [n], that of each row."""
+        sizes = tf.math.bincount(tf.cast(block, tf.int32), minlength=tf.size(starts), dtype=tf.int64)
+        before = tf.gather(tf.math.cumsum(sizes, exclusive=True), block)
+        rows = tf.gather(starts, block) + tf.range(tf.size(block, tf.int64)) - before
+        return tf.where(tf.gather(self._ends, rows))[:, 0]
 
     def _weighed(self, columns: dict[str, tf.Tensor], part: tf.Tensor) -> dict[str, tf.Tensor]:
         """The columns with weights by age. Train lacks some negative rows (dataset.keep_negatives), which
@@ -381,14 +397,17 @@ def _list_columns(
     return found
 
 
-def _read_group(paths: tf.Tensor, parts: tf.Tensor) -> tf.data.Dataset:
-    """Serialized blocks of some files, one block of each in turn, each with the part of its file."""
+def _read_group(
+    paths: tf.Tensor, parts: tf.Tensor, starts: tf.Tensor, block_rows: tf.Tensor
+) -> tf.data.Dataset:
+    """Serialized blocks of some files, one block of each in turn, each with the part of its file and the
+    place of its first row among those of all files."""
 
-    def blocks_of(path: tf.Tensor, part: tf.Tensor) -> tf.data.Dataset:
+    def blocks_of(path: tf.Tensor, part: tf.Tensor, start: tf.Tensor, rows: tf.Tensor) -> tf.data.Dataset:
         blocks = tf.data.TFRecordDataset(path, compression_type="GZIP", buffer_size=1 << 20)
-        return blocks.map(lambda block: (block, part))
+        return blocks.enumerate().map(lambda number, block: (block, part, start + number * rows))
 
-    return tf.data.Dataset.from_tensor_slices((paths, parts)).interleave(
+    return tf.data.Dataset.from_tensor_slices((paths, parts, starts, block_rows)).interleave(
         blocks_of,
         cycle_length=FILES_AT_ONCE,
         block_length=1,

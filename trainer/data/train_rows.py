@@ -4,7 +4,8 @@ These are all train rows of a dataset without a base. On a base they are its own
 rows of the base, which no run has trained on. With train.window_days they are those rows of the whole chain
 that lie in the window, except the held-out ones of the dataset itself. Where a window cuts a split, or a
 model trains on positive rows alone and there is no copy of them, one pass over timestamps and labels counts
-the rows of each block that remain: the place of a batch follows from them.
+the rows of each block that remain: the place of a batch follows from them. So does one if histories are read
+in their order: then only rows train whose histories together hold each target once.
 """
 
 import dataclasses
@@ -69,19 +70,29 @@ class TrainRows:
       dataset: the manifest, with its path.
       positives_only: whether the model trains on positive rows alone.
       window_days: as train.window_days.
+      sequences: whether the model reads histories in their order: then only rows whose histories hold all
+        targets train, of users with a row of their own.
 
     Attributes:
       dataset: the manifest.
       parts: splits with rows that train, of the dataset itself first.
       files: of all parts in order, each with the place of its part.
+      sequences: as the argument.
       newest: timestamp of the newest train row of the dataset, in nanoseconds; None: it has none.
 
     Raises:
       DataError: a dataset of the chain cannot be opened.
     """
 
-    def __init__(self, dataset: Dataset, positives_only: bool = False, window_days: float | None = None):
+    def __init__(
+        self,
+        dataset: Dataset,
+        positives_only: bool = False,
+        window_days: float | None = None,
+        sequences: bool = False,
+    ):
         self.dataset, self._positives_only, self._window_days = dataset, positives_only, window_days
+        self.sequences = sequences
         self.newest = dataset.splits["train"].max_timestamp
         self.parts = list(self._parts())
         self.files = [(i, file) for i, part in enumerate(self.parts) for file in part.info.files]
@@ -89,7 +100,8 @@ class TrainRows:
     @classmethod
     def of(cls, config: RunConfig, dataset: Dataset) -> "TrainRows":
         """Those of a run; DataError as for the class."""
-        return cls(dataset, config.model.trains_on_positives, config.train.window_days)
+        ordered = bool(getattr(config.model, "sequence", None))
+        return cls(dataset, config.model.trains_on_positives, config.train.window_days, ordered)
 
     @functools.cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -124,11 +136,13 @@ class TrainRows:
     @property
     def is_whole(self) -> bool:
         """Whether all rows of all files train."""
-        return all(part.is_whole for part in self.parts)
+        return not self.sequences and all(part.is_whole for part in self.parts)
 
     @functools.cached_property
     def kept(self) -> list[np.ndarray]:
         """By file, how many rows of each of its blocks train, int64; DataError as `read_blocks`."""
+        if self.sequences:
+            return [np.array([own.sum() for own in blocks], np.int64) for blocks in self._ends]
         cut = [file for i, file in self.files if not self.parts[i].is_whole]
         if cut:
             logging.info("counting the rows that train in %s files", f"{len(cut):,}")
@@ -145,9 +159,33 @@ class TrainRows:
         for block in read_blocks(where.dataset, [file], ["timestamp", "label"]):
             yield where.keeps(block["timestamp"], block["label"])
 
+    @functools.cached_property
+    def ends(self) -> np.ndarray:
+        """Which rows train, bool [rows of all files in order], if `sequences`; DataError as `read_blocks`."""
+        return np.concatenate([own for blocks in self._ends for own in blocks])
+
+    @functools.cached_property
+    def _ends(self) -> list[list[np.ndarray]]:
+        """By file and block, which rows train, if `sequences`."""
+        logging.info("looking for the histories that train in %s files", f"{len(self.files):,}")
+        table, read = self.layers[0].dataset.tables["user"], []
+        for i, file in self.files:
+            part, ids_of = self.parts[i], self.layers[self.parts[i].layer].maps["user"]
+            for block in read_blocks(part.dataset, [file], ["user", "timestamp", "label", "history_length"]):
+                users = ids_of.known(block["user"])
+                kept = part.keeps(block["timestamp"], block["label"]) & table.has_row(users)
+                read.append((users, block["timestamp"], block["history_length"], kept))
+        users, times, lengths, kept = map(np.concatenate, zip(*read, strict=True))
+        ends = np.zeros(len(kept), bool)
+        ends[kept] = window_ends(users[kept], times[kept], lengths[kept], self.dataset.history_length)
+        pieces = iter(np.split(ends, np.cumsum([len(own) for own, *_ in read])[:-1]))
+        return [[next(pieces) for _ in _sizes(self.parts[i].dataset, file)] for i, file in self.files]
+
     def places(self, file: int) -> list[np.ndarray]:
         """By block of a file, the places in it of the rows that train, int64; reads the file if it is cut."""
         part, info = self.files[file]
+        if self.sequences:
+            return [np.flatnonzero(own) for own in self._ends[file]]
         if self.parts[part].is_whole:
             return [np.arange(size) for size in _sizes(self.parts[part].dataset, info)]
         return [np.flatnonzero(kept) for kept in self._passed(part, info)]
@@ -169,10 +207,11 @@ class TrainRows:
         """Whole batches in the rows. Raises DataError if there is none, or as `kept`."""
         if self.rows < batch_size:
             kind = "positive train" if self._positives_only and self._some_are_negative else "train"
+            rows = "histories that train" if self.sequences else f"{kind} rows"
             inside = "" if self._window_days is None else f" of the last {self._window_days:g} days"
             wider = "" if self._window_days is None else ", or raise train.window_days"
             raise DataError(
-                f"{self.dataset.path}: {self.rows:,} {kind} rows{inside} are fewer than train.batch_size "
+                f"{self.dataset.path}: {self.rows:,} {rows}{inside} are fewer than train.batch_size "
                 f"{batch_size:,}; lower it{wider}"
             )
         return self.rows // batch_size
@@ -191,3 +230,27 @@ def _sizes(dataset: Dataset, file: FileInfo) -> np.ndarray:
     """Rows of each block of a file, int64."""
     whole, rest = divmod(file.rows, dataset.block_rows)
     return np.array([dataset.block_rows] * whole + [rest] * (rest > 0), np.int64)
+
+
+def window_ends(users: np.ndarray, times: np.ndarray, lengths: np.ndarray, most: int) -> np.ndarray:
+    """The newest row of each user, and from it back every `most`-th one.
+
+    A row trains on its history and its item: on each of these items but the first, as the next one after
+    those before it. So every row of a user is a target once, except the oldest, which follows nothing.
+
+    Args:
+      users: int64 [n].
+      times: int64 [n].
+      lengths: int64 [n], items of each row's history, at most `most`; orders rows of one user at one time.
+      most: as dataset.history_length.
+
+    Returns:
+      bool [n].
+    """
+    order = np.lexsort((lengths, times, users))
+    rows = np.arange(len(order))
+    is_last = np.append(users[order][1:] != users[order][:-1], True)[: len(order)]
+    later = rows[is_last][np.cumsum(is_last) - is_last] - rows  # rows of the user after each
+    found = np.zeros(len(order), bool)
+    found[order] = later % most == 0
+    return found & (lengths > 0)

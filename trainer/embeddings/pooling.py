@@ -122,6 +122,26 @@ def pooled(weight, where, ids, pooling: str | None, trains: bool = True, parts=N
     return with_gradient(weight) if trains else of_lists(weight)
 
 
+def unpooled(weight, where, ids, trains: bool = True):
+    """The vectors of all positions of lists.
+
+    Args:
+      weight, where, trains: as in `pooled`, of the ids without padding.
+      ids: int64 [batch, length], padded with negative ids.
+
+    Returns:
+      float32 [batch, length, dim], zero at padding.
+    """
+    there = tf.reshape(ids >= 0, [-1])
+    padding = tf.shape(weight)[0]  # a row of zeros, appended
+    number = tf.math.cumsum(tf.cast(there, tf.int32), exclusive=True)
+    if where is not None:
+        number = tf.gather(tf.concat([where, [padding]], axis=0), number)
+    rows = tf.pad(weight, [[0, 1], [0, 0]])
+    found = (gather_rows if trains else tf.gather)(rows, tf.where(there, number, padding))
+    return tf.reshape(found, tf.concat([tf.shape(ids), [weight.shape[-1]]], axis=0))
+
+
 def _weighted(weight, where, row, share, batch, trains: bool):
     """Sums of rows times `share`.
 

@@ -89,7 +89,7 @@ def dropout_mask(ones, rate: float, step, share, seed: int):
       seed: with the step, fixes the mask.
     """
     seeds = tf.stack([tf.constant(seed, tf.int64), step])
-    whole = ones if share is None else tf.tile(ones, [share.count, 1])
+    whole = ones if share is None else tf.tile(ones, [share.count] + [1] * (ones.shape.rank - 1))
     # Philox explicitly, because the default algorithm differs on TPUs.
     mask = tf.nn.experimental.stateless_dropout(whole, rate=rate, seed=seeds, rng_alg="philox")
     return mask if share is None else share.rows_of(mask)

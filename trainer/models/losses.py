@@ -6,6 +6,7 @@ from trainer.kernels.build import kernels, warn_of_slow_bfloat16
 from trainer.kernels.ops import softmax_blocks
 
 BLOCK_ROWS = 256
+WHOLE_ROWS = 1024
 _MASKED = -1e30  # exp underflows to exactly 0, and unlike -inf never makes a NaN
 
 
@@ -202,6 +203,82 @@ def _part(column, start, size):
 def _fill(column, rows):
     """A column [n, ...] with this many rows of zeros appended."""
     return tf.pad(column, [[0, rows]] + [[0, 0]] * (column.shape.rank - 1))
+
+
+def whole_softmax(user, items, places, weight, temperature: float):
+    """Mean cross-entropy of the softmax over all candidates, blockwise.
+
+    As in_batch_softmax, the loss and both gradients are computed in one pass over blocks of rows. Rows of
+    weight 0 cost nothing. For CPUs: their number is not static.
+
+    Args:
+      user: float32 [n, dim].
+      items: float32 [m, dim], vectors of the candidates.
+      places: int64 [n], which of them is the row's own.
+      weight: float32 [n]; the loss is 0 if all are 0.
+      temperature: divides the dot products.
+
+    Returns:
+      float32 scalar, sum(weight_i loss_i) / sum(weight_i).
+    """
+    rows = tf.where(weight > 0.0)[:, 0]
+    part = tf.math.divide_no_nan(weight, tf.reduce_sum(weight))
+    places, part = tf.gather(places, rows), tf.gather(part, rows)
+
+    @tf.custom_gradient
+    def loss_of(user, items):
+        loss, user_gradient, item_gradient = _whole_blocks(user, items, places, part, 1.0 / temperature)
+        return loss, lambda up: (up * user_gradient, up * item_gradient)
+
+    return loss_of(tf.gather(user, rows), items)
+
+
+def _whole_blocks(user, items, places, part, scale):
+    """The loss and its gradients; see whole_softmax. The last block is shorter."""
+    rows, dim = tf.shape(user)[0], user.shape[-1]
+    count = tf.maximum((rows + WHOLE_ROWS - 1) // WHOLE_ROWS, 1)
+
+    def body(block, loss, item_gradient, user_gradient):
+        inside = slice(block * WHOLE_ROWS, (block + 1) * WHOLE_ROWS)
+        own, place, weight = user[inside] * scale, places[inside], part[inside][:, None]
+        logits = tf.matmul(own, items, transpose_b=True)
+        top = tf.reduce_max(logits, axis=1, keepdims=True)
+        exp = tf.exp(logits - top)
+        total = tf.reduce_sum(exp, axis=1, keepdims=True)
+        positive = tf.reduce_sum(own * tf.gather(items, place), axis=1, keepdims=True)
+        loss += tf.reduce_sum(weight * (tf.math.log(total) + top - positive))
+        inverse = weight / total
+        gradient = tf.matmul(exp, items) * (inverse * scale) - tf.gather(items, place) * (weight * scale)
+        item_gradient += tf.matmul(exp, own * inverse, transpose_a=True)
+        item_gradient -= tf.math.unsorted_segment_sum(own * weight, place, tf.shape(items)[0])
+        return block + 1, loss, item_gradient, user_gradient.write(block, gradient)
+
+    pieces = tf.TensorArray(tf.float32, size=count, element_shape=[None, dim], infer_shape=False)
+    _, loss, item_gradient, pieces = tf.while_loop(
+        lambda block, *_: block < count,
+        body,
+        (tf.constant(0), tf.constant(0.0), tf.zeros_like(items), pieces),
+        parallel_iterations=1,
+    )
+    return loss, tf.ensure_shape(pieces.concat(), user.shape), item_gradient
+
+
+def generalized_bce(positive, negative, weight, power: float, share=None):
+    """Weighted mean generalized binary cross-entropy (Petrov and Macdonald 2023, gSASRec, eq. 8).
+
+    Args:
+      positive: float32 [n], scores of the rows' own items.
+      negative: float32 [n, m], scores of sampled items.
+      weight: float32 [n].
+      power: to which the probability of the own item is raised.
+      share: as in_batch_softmax.
+
+    Returns:
+      float32 scalar; each row's loss is the mean over its m + 1 items.
+    """
+    others = tf.reduce_sum(tf.nn.softplus(negative), axis=1)
+    loss = (power * tf.nn.softplus(-positive) + others) / (negative.shape[1] + 1.0)
+    return _mean(loss, weight, share)
 
 
 def logistic(logits, labels, weight, share=None):

@@ -14,7 +14,7 @@ from trainer.data.features import WEIGHT, Column, empty_column, empty_value, mod
 from trainer.data.lookups import FeatureLookup
 from trainer.embeddings import TABLE_KINDS
 from trainer.embeddings.base import Embedding, Skip, Table
-from trainer.embeddings.pooling import Fetch, divided, fetch_distinct, joined, pooled
+from trainer.embeddings.pooling import Fetch, divided, fetch_distinct, joined, pooled, unpooled
 from trainer.models import MODELS
 from trainer.models.base import inputs_of
 from trainer.optimizers import ROW_OPTIMIZERS
@@ -109,19 +109,23 @@ class Recommender(tf.Module):
           trains: as in trainer.embeddings.pooling.pooled.
 
         Returns:
-          By input name, float32 [batch, dim]; for sampled items [..., dim], in the shape of their ids.
+          By input name, float32 [batch, dim]; for sampled items and a history that is read in its order
+          [..., dim], in the shape of their ids.
         """
         result = {}
         for table, names in self._by_table(ids).items():
             flat, sizes = joined({name: ids[name] for name in names})
             # Pooling reads each distinct row once; expanding the rows of histories would take much memory.
-            each = not any(self._pooling(name) for name in names)
+            each = not any(self._is_list(name) for name in names)
             weight, where = fetch(self.tables[table], flat, each)
             parts = divided(weight if where is None else where, sizes)
             for name, part in parts.items():
                 rows, places = (part, None) if where is None else (weight, part)
                 pooling, shares = self._pooling(name), ids.get(name + WEIGHT)
-                result[name] = pooled(rows, places, ids[name], pooling, trains, shares)
+                if pooling is None and self._is_list(name):
+                    result[name] = unpooled(rows, places, ids[name], trains)
+                else:
+                    result[name] = pooled(rows, places, ids[name], pooling, trains, shares)
         return result
 
     def ids_read(self, ids: dict) -> dict:
@@ -136,7 +140,7 @@ class Recommender(tf.Module):
         for table in self.tables:
             names = groups[table]
             flat, _ = joined({name: ids[name] for name in names})
-            found[table] = flat, not any(self._pooling(name) for name in names)
+            found[table] = flat, not any(self._is_list(name) for name in names)
         return found
 
     def pooled_activations(self, rows: dict, weights: dict) -> dict:
@@ -149,9 +153,11 @@ class Recommender(tf.Module):
         found = dict(rows)
         for name, weight in weights.items():
             there = tf.where(weight[..., None] > 0, rows[name] * weight[..., None], 0.0)
-            total = tf.reduce_sum(there, axis=1)
             pooling = self._pooling(name)
-            assert pooling is not None, "only lists have weights"
+            if pooling is None:
+                found[name] = there
+                continue
+            total = tf.reduce_sum(there, axis=1)
             if pooling != "sum":
                 power = weight if pooling == "mean" else tf.square(weight)
                 divisor = tf.reduce_sum(power, axis=1, keepdims=True)
@@ -167,11 +173,16 @@ class Recommender(tf.Module):
                 grouped.setdefault(tables[name], []).append(name)
         return grouped
 
+    def _is_list(self, name: str) -> bool:
+        """Whether an input has several ids in each row."""
+        return bool(self.config.length_of(name.removeprefix(DRAWN)))
+
     def _pooling(self, name: str) -> str | None:
-        """How the ids of an input, sampled ones too, become one vector; None: it is no list."""
+        """How the ids of an input, sampled ones too, become one vector; None: they do not."""
         name, model = name.removeprefix(DRAWN), self.config.model
         if name == "history":
-            return None if isinstance(model, DotBiasConfig) else model.history.pooling
+            ordered = getattr(model, "sequence", None)
+            return None if isinstance(model, DotBiasConfig) or ordered else model.history.pooling
         if name not in self._lists:
             return None
         return self.config.table(self.config.table_of_input[name]).combiner

@@ -1,4 +1,4 @@
-"""Two-tower retrieval model, trained with in-batch sampled softmax."""
+"""Two-tower retrieval model; what it is trained with is in trainer/models/tower_losses.py."""
 
 from collections.abc import Mapping
 
@@ -9,8 +9,8 @@ from configs.sections.models import DRAWN, TowerConfig, TwoTowerConfig
 from trainer.data.lookups import FeatureLookup
 from trainer.models.base import RetrievalModel, inputs_of, row_weights, split_last
 from trainer.models.dense import as_columns, dense_layers, dropout_mask
-from trainer.models.drawn import Pool
-from trainer.models.losses import in_batch_softmax
+from trainer.models.sequence import SequenceTower, last_positions, next_items
+from trainer.models.tower_losses import TOWER_LOSSES
 
 _ID_SEED = 200
 """Added to the run's seed where ids are dropped; the towers add up to 150 where they drop inputs."""
@@ -26,8 +26,6 @@ class TwoTower(RetrievalModel):
       unknown_rows: (first out-of-vocabulary row, number of them) of the tables user and item, for id_dropout.
     """
 
-    gathered_columns = ("item", "log_q", "weight", DRAWN + "item", DRAWN + "log_q")
-
     def __init__(
         self,
         config: RunConfig,
@@ -41,35 +39,17 @@ class TwoTower(RetrievalModel):
         self._options = options
         self._dense = [name for name in options.inputs if name not in config.table_of_input]
         self._bias_in_rows = config.item_rows_carry_bias
-        self._drawn_items, self._extra = drawn_items, options.loss.extra_negatives
+        self._drawn_items = drawn_items
         seed = config.train.seed
         self._seed, self._unknown_rows = seed, unknown_rows or {}
-        self._pool = Pool(item_counts, seed)
-        self._log_q = self._log_probability(item_counts, options.loss.group or config.train.batch_size)
-        self._user = Tower(config, options.user_tower, "user", seed)
+        self._loss = TOWER_LOSSES[options.loss.kind](config, item_counts)
+        self.gathered_columns = self._loss.gathered_columns
+        self._sequence = None
+        if options.sequence:
+            self._sequence = SequenceTower(config, options.user_tower, seed)
+        else:
+            self._user = Tower(config, options.user_tower, "user", seed)
         self._item = Tower(config, options.item_tower, "item", seed + 100)
-
-    def _log_probability(self, item_counts, rows: int):
-        """Log of each item's expected share of a row's candidates, float32 [items].
-
-        Items of the batch follow the train rows, sampled items are uniform (Yang et al. 2020, Mixed Negative
-        Sampling for Learning Two-tower Neural Networks in Recommendations, section 3.2). Any row of the batch
-        is as likely as others to be in a group, so each of its N places has item j with probability
-        p_j = rows of j / all train rows, as in the batch. With m sampled items out of M, j is expected
-        N p_j + m / M times among N + m candidates: q_j = (N p_j + m / M) / (N + m).
-
-        Args:
-          item_counts: as for the class.
-          rows: N, of the batch or of a group.
-        """
-        # Items without train rows are in no batch; the minimum keeps the logarithm finite.
-        counts = tf.maximum(tf.cast(item_counts, tf.float32), 1.0)
-        probability = counts / tf.reduce_sum(counts)
-        if self._extra:
-            uniform = tf.where(tf.convert_to_tensor(item_counts) > 0, 1.0 / self._pool.size, 0.0)
-            drawn = self._extra / (rows + self._extra)
-            probability = (1.0 - drawn) * probability + drawn * uniform
-        return tf.math.log(probability)
 
     @property
     def user_inputs(self):
@@ -80,7 +60,8 @@ class TwoTower(RetrievalModel):
         return self._options.item_tower.inputs
 
     def lookups(self, batch, step):
-        ids = inputs_of(batch, self._options.inputs) | self._drawn(step)
+        own = self._options.inputs if self._loss.reads_targets else self._options.user_tower.inputs
+        ids = inputs_of(self._targets(batch), own) | self._drawn(step)
         user, item = self._options.user_tower.id_dropout, self._options.item_tower.id_dropout
         shares = {"user": user, "item": item, DRAWN + "item": item}
         for number, (name, share) in enumerate(shares.items()):
@@ -89,49 +70,47 @@ class TwoTower(RetrievalModel):
                 ids[name] = _without_some(ids[name], unknown, share, self._seed + _ID_SEED + number, step)
         return ids
 
+    def _targets(self, batch):
+        """The batch, in which `item` has the target of each position if the history is read in its order."""
+        if self._sequence is None:
+            return batch
+        return batch | {"item": tf.reshape(next_items(batch["history"], batch["item"]), [-1])}
+
     def _drawn(self, step):
-        """Inputs of the items sampled at a step, each [extra, ...]."""
-        if not self._extra:
+        """Inputs of the items drawn at a step, each [n, ...]."""
+        ids = self._loss.drawn(step)
+        if ids is None:
             return {}
-        ids = self._pool.draw([self._extra], step)
         features = self._drawn_items.of(ids) if self._drawn_items else {}
         return {DRAWN + name: value for name, value in {"item": ids, **features}.items()}
 
     def columns(self, batch, step):
-        weight = row_weights(batch)
-        columns = {"item": batch["item"], "weight": weight, "log_q": tf.zeros_like(weight)}
-        if self._options.loss.logq:
-            columns["log_q"] = tf.gather(self._log_q, batch["item"])
-        columns |= {name: batch[name] for name in self._dense}
-        if not self._extra:
-            return columns
-        drawn = self._drawn(step)
-        columns[DRAWN + "log_q"] = tf.zeros([self._extra])
-        if self._options.loss.logq:
-            columns[DRAWN + "log_q"] = tf.gather(self._log_q, drawn[DRAWN + "item"])
-        needed = [DRAWN + name for name in ("item", *self._dense)]
-        return columns | {name: value for name, value in drawn.items() if name in needed}
+        weight, there, drawn = row_weights(batch), None, self._drawn(step)
+        columns = {name: batch[name] for name in self._dense}
+        if self._sequence is not None:
+            known = batch["history"] >= 0
+            there = tf.reshape(known, [-1])
+            weight = tf.reshape(tf.where(known, weight[:, None], 0.0), [-1])
+        item = self._targets(batch)["item"]
+        columns |= {DRAWN + name: drawn[DRAWN + name] for name in self._dense if DRAWN + name in drawn}
+        columns |= self._loss.columns(item, weight, there, drawn.get(DRAWN + "item"))
+        return columns
 
     def loss(self, activations, columns, step, share=None):
         user = self._user_vectors(activations, columns, step, share)
-        item = self._item_vectors(activations, columns, step, share)
-        options = self._options.loss
-        item_ids, log_q, weight = (columns[name] for name in ("item", "log_q", "weight"))
-        extra = self._extra_candidates(activations, columns, step, share) if self._extra else None
-        mask = options.mask_accidental_hits
-        return in_batch_softmax(
-            *(user, item, item_ids, log_q, weight, options.temperature, mask, share, extra),
-            *(options.group, options.precision),
-        )
+        item = drawn = None
+        if self._loss.reads_targets:
+            item = self._item_vectors(activations, columns, step, share)
+        if self._options.loss.drawn(1) is not None:
+            drawn = self._drawn_vectors(activations, columns, step, share)
+        return self._loss.loss(user, item, drawn, columns, share)
 
-    def _extra_candidates(self, activations, columns, step, share):
-        """(vectors, ids, log_q) of the sampled items."""
+    def _drawn_vectors(self, activations, columns, step, share):
         rows, features = (
             {name.removeprefix(DRAWN): value for name, value in values.items() if name.startswith(DRAWN)}
             for values in (activations, columns)
         )
-        vectors = self._item_vectors(rows, features, step, share, drawn=True)
-        return vectors, features["item"], features["log_q"]
+        return self._item_vectors(rows, features, step, share, drawn=True)
 
     def user_vectors(self, activations, features):
         return self._user_vectors(activations, features, None)
@@ -142,12 +121,22 @@ class TwoTower(RetrievalModel):
     def _user_vectors(self, activations, features, step, share=None):
         if self._bias_in_rows and "history" in activations and self._options.history.table == "item":
             activations = {**activations, "history": split_last(activations["history"])[0]}
-        vector = self._user(activations, features, step, share)
+        if self._sequence is None:
+            vector = self._user(activations, features, step, share)
+        else:
+            vector = self._read(activations["history"], features, step, share)
         if self._options.normalize:
             vector = tf.math.l2_normalize(vector, axis=-1)
         if self._options.item_bias:
             vector = tf.concat([vector, tf.ones([tf.shape(vector)[0], 1])], axis=1)
         return vector
+
+    def _read(self, history, features, step, share):
+        """Vectors of all positions in training, one after the other; without a step of the last ones."""
+        positions = self._sequence(history, step, share)
+        if step is not None:
+            return tf.reshape(positions, [-1, positions.shape[-1]])
+        return last_positions(positions, tf.math.count_nonzero(features["history"] >= 0, axis=1))
 
     def _item_vectors(self, activations, features, step, share=None, drawn=False):
         vector = self._item(activations, features, step, share, drawn)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from configs.schema import RunConfig
+from configs.sections.models import SequenceConfig
 from configs.sections.ranking import CrossInteractionConfig, RankingConfig
 
 
@@ -15,8 +16,17 @@ def _of_towers(config: RunConfig, model: Any) -> int:
     values = 0
     for tower in model.towers:
         widths = [config.input_width(name) for name in tower.inputs]
+        if tower.sequence:
+            values += _sequence(tower.sequence, widths[0], config.dataset.history_length or 0)
         values += _stack(widths[0] if tower.combine == "sum" else sum(widths), tower.layers)
     return values
+
+
+def _sequence(options: SequenceConfig, width: int, length: int) -> int:
+    """Values of positions, blocks and the last normalization."""
+    attention, norm = 4 * width * width, 2 * width
+    block = attention + 2 * norm + _stack(width, [options.hidden or width, width])
+    return length * width + options.layers * block + norm
 
 
 def _of_ranking(config: RunConfig, model: RankingConfig) -> int:

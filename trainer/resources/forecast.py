@@ -7,12 +7,16 @@ from configs.manifest import Dataset
 from configs.rules.tpu import placed, tpu_lacks
 from configs.schema import RunConfig
 from configs.sections.devices import TpuDeviceConfig
+from configs.sections.models import GbceLossConfig
 from configs.system.tpu import Slice
 from trainer.resources.dense import dense_weights
 
 MARGIN = 1.05  # of the tables' bytes: pieces that are read, written and initialised
 BASE_BYTES = 1_500_000_000  # TensorFlow, windows of input, activations of a step
 TPU_COLUMNS = 8  # rows in an engine's memory are padded to a multiple of this many values
+# What a step keeps of each position, fitted to the peak of a run with two blocks: vectors of each block and
+# around them, and values for each pair of positions and head.
+_VECTORS_PER_BLOCK, _VECTORS_AROUND, _SQUARES_PER_BLOCK = 16, 8, 4
 TILE = (8, 128)  # and matrices on TensorCores to multiples of this many rows and columns
 
 
@@ -108,7 +112,8 @@ def slice_bytes(tables: list[TableForecast], slice_: Slice, dense: int = 0) -> t
 def check_slice_memory(config: RunConfig, device: TpuDeviceConfig, dataset: Dataset) -> None:
     """Raises ConfigError if tables and dense layers do not fit in the memory of the device's slice."""
     slice_ = device.slice_type
-    needed, _ = slice_bytes(forecast_tables(config, dataset), slice_, dense_bytes(config))
+    each = dense_bytes(config) + sequence_bytes(config) // slice_.replicas
+    needed, _ = slice_bytes(forecast_tables(config, dataset), slice_, each)
     if needed > slice_.bytes_per_chip:
         raise ConfigError(
             f"device.slice: {slice_.name} has {slice_.bytes_per_chip / 1e9:.1f} GB per chip, but the tables "
@@ -122,7 +127,21 @@ def dense_bytes(config: RunConfig) -> int:
     return 4 * dense_weights(config) * (3 + config.polyak.at_each_step)
 
 
+def sequence_bytes(config: RunConfig) -> int:
+    """Bytes of what a step keeps of positions, if histories are read in their order; else 0."""
+    sequence = getattr(config.model, "sequence", None)
+    if sequence is None:
+        return 0
+    width, length = config.input_width("history"), config.dataset.history_length or 0
+    values = width * (_VECTORS_PER_BLOCK * sequence.layers + _VECTORS_AROUND)
+    values += 3 * (sequence.hidden or width) * sequence.layers
+    values += _SQUARES_PER_BLOCK * sequence.heads * length * sequence.layers
+    loss = getattr(config.model, "loss", None)
+    values += 3 * loss.negatives if isinstance(loss, GbceLossConfig) else 0
+    return 4 * config.examples_per_step * values
+
+
 def peak_bytes(config: RunConfig, tables: int) -> int:
     """Peak memory of a run on this machine, given the bytes of its tables."""
     copy = config.checkpoint.async_memory_mb << 20  # of rows being written in the background
-    return int(tables * MARGIN) + BASE_BYTES + min(copy, tables)
+    return int(tables * MARGIN) + BASE_BYTES + sequence_bytes(config) + min(copy, tables)

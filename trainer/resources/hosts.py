@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.schema import RunConfig
-from configs.sections.models import TwoTowerConfig
+from configs.sections.models import SoftmaxLossConfig, TwoTowerConfig
 from configs.text import size_text
 from trainer.resources.dense import dense_weights
 from trainer.resources.forecast import BASE_BYTES, MARGIN, TableForecast
@@ -79,16 +79,18 @@ def _gathered(config: RunConfig, hosts: int) -> int:
     widths = [config.input_width(name) for name in tower.inputs]
     inner = widths[0] if tower.combine == "sum" else sum(widths)
     width = tower.layers[-1] if tower.layers else inner
-    candidates = config.train.batch_size + model.loss.extra_negatives
-    group = model.loss.group or config.train.batch_size
-    if group <= config.train.batch_size // hosts:  # whose items are on one host
+    if not isinstance(model.loss, SoftmaxLossConfig):
+        return 0
+    candidates = config.examples_per_step + model.loss.extra_negatives
+    group = model.loss.group or config.examples_per_step
+    if group <= config.examples_per_step // hosts:  # whose items are on one host
         candidates = model.loss.extra_negatives
     return 2 * 4 * width * candidates * (hosts - 1) // hosts
 
 
 def _columns(config: RunConfig) -> int:
     """Bytes of the columns that every host gets whole: ids and log q of candidates, and weights."""
-    return 16 * config.train.batch_size
+    return 16 * config.examples_per_step
 
 
 def host_facts(forecast: HostForecast) -> dict[str, Any]:

@@ -107,7 +107,8 @@ def train_data(config: RunConfig, dataset: Dataset, items: Items, rows: TrainRow
 
 def _counts(config: RunConfig, rows: TrainRows, items: Items) -> np.ndarray:
     """As `item_counts`; models that train on other than positive rows only ask which items there are."""
-    return item_counts(rows, items, exact=config.model.trains_on_positives)
+    exact = config.model.trains_on_positives and not rows.sequences  # whose targets are in other rows
+    return item_counts(rows, items, exact=exact)
 
 
 def drawn_items(config: RunConfig, items: Items) -> FeatureLookup | None:

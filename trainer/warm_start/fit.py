@@ -66,6 +66,10 @@ def dense_layout(config: RunConfig) -> dict[str, Any]:
 
 def _of_tower(config: RunConfig, key: str, tower: TowerConfig) -> dict[str, Any]:
     """As dense_layout; a tower without layers has no weights of its own, whatever it reads."""
+    if tower.sequence:
+        inner = tower.sequence.model_dump(exclude={"dropout"})
+        inner |= {"width": config.input_width("history"), "length": config.dataset.history_length}
+        return {f"{key}.sequence": inner, f"{key}.layers": tower.layers}
     if not tower.layers:
         return {f"{key}.layers": []}
     return {

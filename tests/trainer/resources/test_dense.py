@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs.load import parse_config
+from tests.support.documents import delimited, document, two_tower
 from tests.support.ranking_dataset import ranking_document
 from trainer.models import MODELS
 from trainer.resources.dense import dense_weights
@@ -36,6 +37,19 @@ def test_ranking_models(parts):
     model = {"interaction": interaction, "top": [9, 6]} | sharing | inputs
     config = parse_config(ranking_document("unused", model, owners="inputs" in inputs), "test")
     built = MODELS["ranking"](config, np.zeros(0, np.int64))
+    assert dense_weights(config) == sum(int(np.prod(v.shape)) for v in built.trainable_variables)
+
+
+@pytest.mark.parametrize("more", [{}, {"layers": 3, "heads": 2, "hidden": 5}], ids=str)
+@pytest.mark.parametrize("layers", [[], [7, 128]], ids=str)
+def test_ordered_histories(more, layers):
+    tower = {"inputs": ["history"], "sequence": more, "layers": layers}
+    model = two_tower() | {"user_tower": tower}
+    dataset = {"path": "unused", "history_length": 4}
+    config = parse_config(
+        document(source=delimited(roles={"timestamp": "t"}), dataset=dataset, model=model), "test"
+    )
+    built = MODELS["two_tower"](config, np.ones(3, np.int64))
     assert dense_weights(config) == sum(int(np.prod(v.shape)) for v in built.trainable_variables)
 
 

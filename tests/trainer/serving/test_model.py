@@ -13,7 +13,7 @@ from trainer.serving.warmup import WARMUP_FILE, prediction_log_class
 
 pytestmark = pytest.mark.any_python
 
-KINDS = ["towers", *any_python("plain", "history", "others", "hash", "robe", "robe_bias")]
+KINDS = ["towers", *any_python("plain", "history", "sequence", "others", "hash", "robe", "robe_bias")]
 USER_KEYS = [f"ü{i}".encode() for i in range(USERS)]
 ITEM_KEYS = [f"item {i}".encode() for i in range(ITEMS)]
 UNKNOWN = b"nobody"
@@ -158,7 +158,7 @@ def _past(run, user):
     return [row.item for row in run.rows if row.user == user and train.count(row.item) >= least]
 
 
-@pytest.mark.parametrize("kind", ["towers", *any_python("history")])
+@pytest.mark.parametrize("kind", ["towers", *any_python("history", "sequence")])
 def test_a_request_says_what_its_users_did_and_are(kind):
     """Users whose own row is not read, or is the one that unknown keys share, differ by state alone."""
     run, model = tiny_run(kind), tiny_model(kind)

@@ -66,6 +66,13 @@ def whole(request, tmp_path_factory):
         return run(path, root)
     write_planted(str(root))
     model = {"kind": "dot_bias", "negatives": 3}
+    if request.param == "sequence":
+        tower = {"inputs": ["history"], "sequence": {"heads": 2, "dropout": 0.2}}
+        model = {"kind": "two_tower", "user_tower": tower, "loss": {"kind": "gbce", "negatives": 8}}
+        made = document(str(root), model)
+        del made["tables"]["user"]
+        path.write_text(yaml.safe_dump(made))
+        return run(path, root)
     if request.param in ("two_tower", "groups"):
         towers = {
             side: {"inputs": [side.partition("_")[0]], **TOWER} for side in ("user_tower", "item_tower")
@@ -104,6 +111,8 @@ def run(path: pathlib.Path, root: pathlib.Path) -> tuple:
         ("groups", {"train__steps_per_loop": 3, "device__threads": 1}, True),
         ("groups", {"device__replicas": 4}, False),
         ("dot_bias", {"device__replicas": 2}, False),
+        ("sequence", {"train__steps_per_loop": 3, "device__threads": 1}, True),
+        ("sequence", {"device__replicas": 2}, False),
         ("ranking", {"train__steps_per_loop": 3, "device__threads": 1}, True),
         ("ranking", {"device__replicas": 2}, False),
     ],

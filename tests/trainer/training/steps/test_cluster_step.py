@@ -33,6 +33,13 @@ TOWERS = {
     "loss": {"extra_negatives": 16},
 }
 
+SEQUENCE = {
+    "kind": "two_tower",
+    "user_tower": {"inputs": ["history"], "sequence": {"heads": 2, "dropout": 0.1}},
+    "item_bias": True,
+    "loss": {"extra_negatives": 16},
+}
+
 
 def settled(document: dict, **sections) -> dict:
     document = document | sections
@@ -162,7 +169,10 @@ def compared(directory: pathlib.Path) -> dict[str, dict]:
         "item": {"dim": 12, "optimizer": {"kind": "rowwise_adagrad"}},
     }
     by_rows["polyak"] = {"kind": "uniform", "start_fraction": 0.25}
+    ordered = settled(planted_document(str(directory)), model=SEQUENCE)
+    ordered["tables"] = {"item": {"dim": 9}}
     return {
+        "sequence": ordered,
         "towers": plain,
         "dot_bias": pointwise,
         "ranking": settled(ranking_document(str(clicks), EVERYTHING, owners=True)),
@@ -182,7 +192,7 @@ def all_runs(request, directory, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["towers", "dot_bias", "ranking", "rows"])
+@pytest.mark.parametrize("name", ["sequence", "towers", "dot_bias", "ranking", "rows"])
 def test_clusters_compute_what_one_machine_does(all_runs, directory, name):
     root, documents = all_runs
     alone = directory / f"alone-{name}"

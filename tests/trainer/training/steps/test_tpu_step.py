@@ -44,6 +44,12 @@ EXTRA = TWO_TOWER | {
     "item_tower": {"inputs": ["item"], "layers": [12, 8], "activation": "tanh", "dropout": 0.2},
     "loss": {"temperature": 0.2, "extra_negatives": 32},
 }
+SEQUENCE = {
+    "kind": "two_tower",
+    "user_tower": {"inputs": ["history"], "sequence": {"heads": 2, "dropout": 0.2}},
+    "normalize": True,
+    "loss": {"temperature": 0.2, "extra_negatives": 32},
+}
 CASES = {
     "two_tower": {"model": TWO_TOWER},
     "extra negatives": {"model": EXTRA},
@@ -55,6 +61,9 @@ CASES = {
     "adagrad, history": {"model": ROWS_ONLY, "item_dim": 9, "optimizer": {"kind": "adagrad"}},
     "ftrl": {"model": ROWS_ONLY, "item_dim": 9, "optimizer": {"kind": "ftrl", "l2": 0.01}},
     "sgd": {"model": TWO_TOWER, "optimizer": {"kind": "sgd", "learning_rate": 0.5}},
+    # Adam magnifies the rounding of gradients that are sums over many positions.
+    "sequence": {"model": SEQUENCE | {"item_bias": True}, "item_dim": 9, "atol": 2e-5},
+    "sequence, gbce": {"model": SEQUENCE | {"item_bias": False, "loss": {"kind": "gbce", "negatives": 4}}},
 }
 OTHER_LAYOUT = ("two_tower", "dot_bias", "uniform", "adagrad, history", "ftrl", "sgd")
 
@@ -77,6 +86,8 @@ def config_of(root: str, case: dict):
     for table in document["tables"].values():
         table["optimizer"] |= case.get("optimizer", {})
     document["tables"]["item"]["dim"] = case.get("item_dim", 8)
+    if case["model"].get("user_tower", {}).get("sequence"):
+        del document["tables"]["user"]
     return parse_config(document, "test")
 
 
@@ -150,7 +161,7 @@ def test_the_tpus_step_is_the_cpus(planted, case, engine):
     tpu = Trained(config, engine).fresh().train(STEPS)
     assert not tpu.skipped
     np.testing.assert_allclose(tpu.losses, losses, rtol=1e-5)
-    assert_close(tpu.state(), state)
+    assert_close(tpu.state(), state, CASES[case].get("atol", 2e-6))
 
 
 @pytest.mark.parametrize(

@@ -55,12 +55,19 @@ MODELS = {
 }
 
 
-def config_of(name: str, model: str):
+SEQUENCE = {
+    **SCORES,
+    "user_tower": {"inputs": ["history"], "sequence": {"heads": 2, "dropout": 0.1}},
+    "loss": {"extra_negatives": EXTRA},
+}
+
+
+def config_of(name: str, model: dict, tables=("user", "item")):
     sections = {
         "source": {"kind": "synthetic", "rows": 10, "users": 5, "items": 5},
         "dataset": {"path": "unused", "history_length": LENGTH},
-        "model": MODELS[model],
-        "tables": {n: {"dim": DIM, "optimizer": {"learning_rate": 0.005}} for n in ("user", "item")},
+        "model": model,
+        "tables": {n: {"dim": DIM, "optimizer": {"learning_rate": 0.005}} for n in tables},
         "schedule": {"cooldown_fraction": 0},
         "polyak": {"decay": 0.999, "start_fraction": 0},
         "train": {"num_steps": 60, "batch_size": SHARE * tpu_slice(name).replicas},
@@ -95,7 +102,7 @@ def traced(name: str, model: str):
     """(step, graph of one step inside the loop) of a run on a slice."""
     dataset = bare_dataset({"user": USERS, "item": ITEMS})
     return trace(
-        config_of(name, model), dataset, np.ones(ITEMS, np.int64), lambda step: batch_of(step, model)
+        config_of(name, MODELS[model]), dataset, np.ones(ITEMS, np.int64), lambda step: batch_of(step, model)
     )
 
 
@@ -239,6 +246,48 @@ def everything_in(graph) -> list:
     found = list(graph.get_operations())
     bodies = [while_v2._get_graph(op, "body", "_body_graph") for op in found if op.type.endswith("While")]
     return found + [op for body in bodies for op in everything_in(body)]
+
+
+def sequence(name: str):
+    """As `traced`, of a model that reads the history in its order."""
+    config = config_of(name, SEQUENCE, ["item"])
+
+    def specs(step):
+        each, drawn = [SHARE * LENGTH], [EXTRA // step._plan.replicas]
+        shapes = {"item": each, "weight": each, "log_q": each, "history_mask": [SHARE, LENGTH]}
+        shapes |= {"negative/item": drawn, "negative/log_q": drawn}
+        ids = tf.TensorSpec([step._plan.replicas, step._plan.ids_of_share("item")], tf.int32)
+        return {
+            "step": tf.TensorSpec([], tf.int64),
+            "ids": {"item": ids},
+            "shares": {"item_average": tf.TensorSpec(ids.shape)},
+            "columns": {
+                name: tf.TensorSpec([step._plan.replicas, *shape], tf.int32 if "item" in name else tf.float32)
+                for name, shape in shapes.items()
+            },
+        }
+
+    dataset = bare_dataset({"user": USERS, "item": ITEMS})
+    return trace(config, dataset, np.ones(ITEMS, np.int64), specs)
+
+
+def _replicated(op) -> bool:
+    try:
+        return bool(op.get_attr("_tpu_replicate"))
+    except ValueError:
+        return False
+
+
+@pytest.mark.parametrize("name", [pytest.param("v4-32", marks=pytest.mark.slow), "v6e-4"])
+def test_an_ordered_history(name):
+    """All positions' items are looked up, beside the history; what decides about sizes stays on the host."""
+    step, graph = sequence(name)
+    assert step._plan.ids_of_share("item") == 2 * SHARE * LENGTH + EXTRA // step._plan.replicas
+    inside = {op.type for op in graph.get_operations() if _replicated(op)}
+    assert "BatchMatMulV2" in inside or "Einsum" in inside
+    assert not inside & {"Where", "Unique", "BooleanMask", "PyFunc", "Assert"}
+    summed = {op.inputs[0].dtype for op in graph.get_operations() if op.type == "CrossReplicaSum"}
+    assert summed <= {tf.float32, tf.int32}
 
 
 def test_nothing_that_is_gathered_is_wider_than_32_bits():
