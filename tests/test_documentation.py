@@ -132,6 +132,8 @@ THINGS = {
     "What writes `COMMITTED`?": "write_bytes(storage.join(path, COMMITTED)",
     "Where do I add a ranking metric?": "AT_CUTOFF",
     "Where do I add a metric of predictions?": "OF_SUMS",
+    "Where do I add a metric of lists of recommended items?": "OF_ITEMS",
+    "Where are users and items divided for `evaluate.by`?": "def segment_tables",
     "Where is the AUC made exact beyond memory?": "class SortedSums",
     "Where do I add a model?": "MODELS",
     "Where do I add an optimizer?": "ROW_OPTIMIZERS",
