@@ -40,8 +40,6 @@ def _problems(config: "RunConfig", model: TwoTowerConfig) -> Iterator[str]:
         yield f"dataset.history_of is {found}; if the rows have an order, set it to earlier"
     if config.dataset.user_ids.kind == "hash":
         yield "dataset.user_ids: hashed users share ids, so their rows have no order; use kind: vocab"
-    if model.loss.group:
-        yield "model.loss.group divides rows, but a history's targets are not rows; remove it"
     for key in ("window_days", "half_life_days"):
         if getattr(config.train, key) is not None:
             yield f"train.{key} weighs rows by age, but a history's targets have many ages; remove it"

@@ -3,11 +3,10 @@
 from typing import Any
 
 from configs.schema import RunConfig
-from configs.sections.models import SoftmaxLossConfig
 
 DATASET = "dataset.fingerprint"
 # Keys of optimizers and losses that old checkpoints lack; with these values they have no effect.
-_YOUNGER = {"amsgrad": False, "l2_shrinkage": 0.0, "precision": "float32"}
+_YOUNGER = {"amsgrad": False, "l2_shrinkage": 0.0, "precision": "float32", "kind": "in_batch"}
 
 
 def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int | None) -> dict[str, Any]:
@@ -25,9 +24,12 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int | No
         table.pop("placement", None)
         table.pop("gradient", None)
         table["optimizer"] = _lasting(table["optimizer"])
+    model = config.model.model_dump(mode="json")
+    if "loss" in model:
+        model["loss"] = _lasting(model["loss"])
     return {
         DATASET: fingerprint,
-        "model": _model(config),
+        "model": model,
         "tables": tables,
         "optimizer": _lasting(config.optimizer.model_dump(mode="json")),
         "schedule": config.schedule.model_dump(mode="json"),
@@ -40,16 +42,6 @@ def checkpoint_identity(config: RunConfig, fingerprint: str, num_steps: int | No
         "train.half_life_days": config.train.half_life_days,
         "number of steps": num_steps,
     }
-
-
-def _model(config: RunConfig) -> dict[str, Any]:
-    """The model's section without what old checkpoints do not name and has no effect."""
-    section = config.model.model_dump(mode="json")
-    if "loss" in section:
-        section["loss"] = _lasting(section["loss"])
-        if section["loss"].get("kind") == SoftmaxLossConfig().kind:
-            section["loss"].pop("kind")
-    return section
 
 
 def _lasting(section: dict[str, Any]) -> dict[str, Any]:

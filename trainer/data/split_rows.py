@@ -9,8 +9,9 @@ import tensorflow as tf
 from configs.dataset_parts import FileInfo
 from configs.errors import DataError
 from configs.manifest import Dataset
-from trainer.data.batches import OWNERS, chain_ids, complete_batch, parse_blocks, parse_chain
+from trainer.data.batches import complete_batch
 from trainer.data.blocks import PIPELINED_BYTES, small_file_records
+from trainer.data.chain.parsing import OWNERS, chain_ids, parse_blocks, parse_chain
 from trainer.data.lookups import FeatureLookup
 from trainer.data.record_files import PREPARE_AGAIN, verify_dataset_file
 from trainer.data.train_rows import Part, TrainRows

@@ -83,10 +83,12 @@ class InBatch(TowerLoss):
         super().__init__(config, item_counts)
         assert isinstance(self._options, SoftmaxLossConfig)
         self._extra = self._options.extra_negatives
-        self._log_q = self._log_probability(item_counts, self._options.group or config.examples_per_step)
+        positions = config.examples_per_step // config.train.batch_size
+        self._group = self._options.group and self._options.group * positions
+        self._log_q = self._log_probability(item_counts, self._group or config.examples_per_step)
 
-    def _log_probability(self, item_counts, examples: int):
-        """Log of each item's expected share of a target's candidates, float32 [items].
+    def _log_probability(self, item_counts, rows: int):
+        """Log of each item's expected share of a row's candidates, float32 [items].
 
         Items of the batch follow the train rows, sampled items are uniform (Yang et al. 2020, Mixed Negative
         Sampling for Learning Two-tower Neural Networks in Recommendations, section 3.2). Any row of the batch
@@ -96,14 +98,14 @@ class InBatch(TowerLoss):
 
         Args:
           item_counts: as for the class.
-          examples: N, of the batch or of a group.
+          rows: N, targets of the batch or of a group; of histories, their padding included.
         """
         # Items without train rows are in no batch; the minimum keeps the logarithm finite.
         counts = tf.maximum(tf.cast(item_counts, tf.float32), 1.0)
         probability = counts / tf.reduce_sum(counts)
         if self._extra:
             uniform = tf.where(tf.convert_to_tensor(item_counts) > 0, 1.0 / self._pool.size, 0.0)
-            drawn = self._extra / (examples + self._extra)
+            drawn = self._extra / (rows + self._extra)
             probability = (1.0 - drawn) * probability + drawn * uniform
         return tf.math.log(probability)
 
@@ -129,7 +131,7 @@ class InBatch(TowerLoss):
         mask = options.mask_accidental_hits
         return in_batch_softmax(
             *(user, item, item_ids, log_q, weight, options.temperature, mask, share, extra),
-            *(options.group, options.precision),
+            *(self._group, options.precision),
         )
 
 

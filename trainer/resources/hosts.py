@@ -82,8 +82,8 @@ def _gathered(config: RunConfig, hosts: int) -> int:
     if not isinstance(model.loss, SoftmaxLossConfig):
         return 0
     candidates = config.examples_per_step + model.loss.extra_negatives
-    group = model.loss.group or config.examples_per_step
-    if group <= config.examples_per_step // hosts:  # whose items are on one host
+    group = model.loss.group or config.train.batch_size
+    if group <= config.train.batch_size // hosts:  # whose items are on one host
         candidates = model.loss.extra_negatives
     return 2 * 4 * width * candidates * (hosts - 1) // hosts
 

@@ -32,7 +32,6 @@ REFUSED = {
     "user_tower.dropout: 0.1 .*; set sequence.dropout": {"tower": {"dropout": 0.1}},
     "model.history.pooling is sqrtn; remove it": {"model": {"history": {"pooling": "sqrtn"}}},
     "heads: 3 does not divide the width 128": {"sequence": {"heads": 3}},
-    "model.loss.group divides rows": {"model": {"loss": {"group": 8}}},
     "dataset.history_of is others; if the rows have an order, set it to earlier": {
         "source": delimited(),
         "dataset": {"path": "data", "split": {"kind": "random"}},

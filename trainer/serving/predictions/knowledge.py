@@ -6,9 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from configs.manifest import Dataset
-from trainer.data.batches import OWNERS
 from trainer.data.catalog import Items
 from trainer.data.chain.catalogs import load_features
+from trainer.data.chain.parsing import OWNERS
 from trainer.data.features import Column, VectorFiles
 from trainer.evaluation.trained import Trained
 from trainer.serving.inputs.build import feature_inputs, read_features

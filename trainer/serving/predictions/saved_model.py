@@ -4,7 +4,7 @@ import tensorflow as tf
 from tensorflow.python.saved_model import fingerprinting_utils
 
 from configs.sections.ranking import RankingConfig
-from trainer.data.batches import OWNERS
+from trainer.data.chain.parsing import OWNERS
 from trainer.evaluation.trained import Trained
 from trainer.serving.inputs.history import HISTORY
 from trainer.serving.predictions.golden import SampleRequest
