@@ -131,6 +131,8 @@ THINGS = {
     "Where is the bias correction of Adam?": "def bias_correction_factor(",
     "What writes `COMMITTED`?": "write_bytes(storage.join(path, COMMITTED)",
     "Where do I add a ranking metric?": "AT_CUTOFF",
+    "Where do I add a metric of lists of recommended items?": "OF_ITEMS",
+    "Where are users and items divided for `evaluate.by`?": "def segment_tables(",
     "Where do I add a metric of predictions?": "OF_SUMS",
     "Where do I add a metric of lists of recommended items?": "OF_ITEMS",
     "Where are users and items divided for `evaluate.by`?": "def segment_tables",
