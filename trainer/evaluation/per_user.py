@@ -1,6 +1,8 @@
 """Metrics of single users, and the segments they belong to, for comparisons of models on the same users.
 
-    figures = user_figures(trained.recommender, trained.dataset, trained.items, trained.step, "test")
+    recorder = UserRecorder(averaged_over(config))
+    evaluate_scorers([scorer], users, config, "test", observers=[recorder])
+    figures = recorder.figures(scorer.name, segment_tables(users, config, "test"))
     figures.metrics["ndcg@10"]                  # float64 [users], aligned with figures.ids and figures.keys
     figures.mean("ndcg@10")                     # as `lazytower evaluate` prints it
     for table in figures.tables:
@@ -11,20 +13,13 @@ other datasets are matched by their keys.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
-from configs.errors import ConfigError
-from configs.manifest import Dataset
-from trainer.data.catalog import Items, Users
 from trainer.evaluation.protocols import RankedTargets, RankingTask
 from trainer.evaluation.segments.observers import Units
-from trainer.evaluation.segments.tables import SegmentTable, segment_tables
-
-if TYPE_CHECKING:
-    from trainer.models.recommender import Recommender
+from trainer.evaluation.segments.tables import SegmentTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,40 +76,3 @@ class UserRecorder:
             metrics[name] = np.bincount(place, column * weights, len(distinct)) / total
         mine = [table for table in tables if table.of == "user"]
         return UserFigures(distinct, keys[first], total, metrics, mine)
-
-
-def user_figures(
-    recommender: "Recommender",
-    dataset: Dataset,
-    items: Items,
-    step: int,
-    split: str,
-    averaged: bool | None = None,
-    check: Callable[[], None] = lambda: None,
-) -> UserFigures:
-    """Metrics of each user of a split, by the protocol of the recommender's section `evaluate`.
-
-    Args:
-      recommender: of a retrieval model.
-      dataset: manifest.
-      items: its catalog.
-      step: steps done.
-      split: valid or test.
-      averaged: score with averaged weights; None: if there are any.
-      check: called before every block of users; may raise to end the evaluation.
-
-    Raises:
-      ConfigError: the model is not of family retrieval.
-      DataError, UserError: as trainer.evaluation.ranking.evaluate_scorers.
-    """
-    from trainer.evaluation.ranking import averaged_over, evaluate_scorers
-    from trainer.evaluation.scorer import TrainedScorer
-
-    options, items = recommender.config.evaluate, items.as_of(split)
-    if recommender.config.model.family != "retrieval":
-        raise ConfigError(f"model.kind: {recommender.config.model.kind} has no metrics of single users")
-    averaged = recommender.has_averages if averaged is None else averaged
-    scorer = TrainedScorer(recommender, items, averaged, step, check)
-    users, recorder = Users(dataset, items), UserRecorder(averaged_over(options))
-    evaluate_scorers([scorer], users, options, split, observers=[recorder])
-    return recorder.figures(scorer.name, segment_tables(users, options, split))

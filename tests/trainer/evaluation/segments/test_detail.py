@@ -163,7 +163,16 @@ def test_diversity_and_cold_items_alone(users):
     assert list(cold["lists"]) == ["coverage@1", "gini@1"] and cold["lists"]["coverage@1"] > 0
 
 
-@pytest.mark.parametrize("keys", [{}, {"cold_users": "rank"}, {"protocol": "sampled", "negatives": 9}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"cold_users": "rank"},
+        {"exclude_seen": False, "max_users": 11},
+        {"protocol": "sampled", "negatives": 9},
+        {"protocol": "sampled", "negatives": 5, "cold_items": "rank"},
+    ],
+)
 def test_users_one_by_one_have_the_mean_of_all(users, keys):
     config = EvaluateConfig(k=[3, 10], by=["country"], **keys)
     recorder = UserRecorder(averaged_over(config))

@@ -1,16 +1,12 @@
-"""Metrics of single users add up to those of the evaluation, under each protocol."""
+"""Groups of users by their activity."""
 
 import numpy as np
 import pytest
 
-from configs.sections.evaluation import EvaluateConfig
 from tests.support.tiny_dataset import write_dataset
 from tests.trainer.data.test_catalog import random_rows
-from tests.trainer.evaluation.test_ranking import table
 from trainer.comparison.groups import by_activity
-from trainer.comparison.measured import UserMetrics
 from trainer.data.catalog import Items, Users
-from trainer.evaluation.ranking import averaged_over, evaluate_scorers
 
 pytestmark = pytest.mark.any_python
 
@@ -20,30 +16,6 @@ def users(tmp_path_factory) -> Users:
     rows = random_rows(5, users=40, items=35, number=500)
     dataset = write_dataset(str(tmp_path_factory.mktemp("measured")), rows, block_rows=16, history_length=4)
     return Users(dataset, Items.load(dataset))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"k": [2, 5]},
-        {"k": [5], "exclude_seen": False, "max_users": 11},
-        {"protocol": "sampled", "negatives": 7, "k": [3]},
-        {"protocol": "sampled", "negatives": 5, "k": [3], "cold_items": "rank"},
-    ],
-)
-def test_users_add_up(users, options):
-    config = EvaluateConfig(**options)
-    watch = UserMetrics(averaged_over(config))
-    scorer = table("one", users, 5)
-    whole = evaluate_scorers([scorer], users, config, "test", observers=[watch])["one"]
-    alone = evaluate_scorers([scorer], users, config, "test")["one"]
-    assert whole | {"seconds": 0} == alone | {"seconds": 0}
-    ids, weights, sums = watch.results()
-    assert len(ids) == whole["users"] and (np.diff(ids) > 0).all()
-    assert weights.sum() == whole["users" if averaged_over(config) == "users" else "targets"]
-    assert {"mrr", f"hr@{config.k[0]}"} <= set(sums)
-    for name, column in sums.items():
-        assert column.sum() / weights.sum() == pytest.approx(whole[name], abs=1e-12)
 
 
 def test_groups_by_activity(users):
