@@ -134,8 +134,6 @@ THINGS = {
     "Where do I add a metric of lists of recommended items?": "OF_ITEMS",
     "Where are users and items divided for `evaluate.by`?": "def segment_tables(",
     "Where do I add a metric of predictions?": "OF_SUMS",
-    "Where do I add a metric of lists of recommended items?": "OF_ITEMS",
-    "Where are users and items divided for `evaluate.by`?": "def segment_tables",
     "Where is the AUC made exact beyond memory?": "class SortedSums",
     "Where do I add a model?": "MODELS",
     "Where do I add an optimizer?": "ROW_OPTIMIZERS",
