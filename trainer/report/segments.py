@@ -71,8 +71,9 @@ def retrieval_sections(evaluations: Sequence[dict]) -> list[str]:
         model = next((line for line in latest if line.get("scorer") == "model"), latest[0])
         found = [_intervals(model), _lists(latest)]
         for name, segments in (model.get("by") or {}).items():
-            found.append(_heading(f"By {segment_title(name, segments)}"))
-            found.append(table([_row(segment_title(name, segments), one) for one in segments]))
+            title = segment_title(name, segments)
+            found.append(_heading(f"Segments: {title}"))
+            found.append(table([_row(title, one) for one in segments]))
         found += map(note, segment_notes(model.get("by") or {}))
         parts.append(section(f"Detail: {model.get('split', '')}", *found))
     return parts

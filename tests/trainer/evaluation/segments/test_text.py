@@ -54,7 +54,14 @@ def test_lines_of_before_there_were_intervals():
 
 def test_sections_of_the_report():
     [section] = retrieval_sections([line(by=BY, step=3), line("popularity", step=3)])
-    for text in ("0.1500", "By brand of the target item", "b39", "1,234", "95 % intervals", "Coverage@10"):
+    for text in (
+        "0.1500",
+        "Segments: brand of the target item",
+        "b39",
+        "1,234",
+        "95 % intervals",
+        "Coverage@10",
+    ):
         assert text in section
     assert "popularity" in section and "Recall@20 from" in section
     predictions = line(task="click")
