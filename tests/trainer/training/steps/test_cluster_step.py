@@ -82,7 +82,7 @@ def undisturbed(directory, two_hosts):
     first, *others = (on_cluster(document, two_hosts[0].addresses, run) for run in runs)
     driven(first)
     copied(runs[0], runs[2], CUT)
-    driven(*others, on_cluster(grouped(directory), two_hosts[0].addresses, directory / "groups"))
+    driven(*others)
     return document, runs
 
 
@@ -111,13 +111,6 @@ def test_two_hosts_compute_what_one_machine_does(undisturbed, directory):
     train(parse_config(alone, "alone"))
     # Adam divides by roots of sums near zero, which magnifies rounding where a row is met for the first time.
     assert_close(state(whole, END), state(directory / "alone", END), 2e-6, 2e-6)
-
-
-def test_groups_are_those_of_one_machine(undisturbed, directory):
-    alone = moved(grouped(directory), directory / "groups_alone")
-    train(parse_config(alone, "alone"))
-    # Adam magnifies rounding, as above.
-    assert_close(state(directory / "groups", END), state(directory / "groups_alone", END), 2e-5, 2e-5)
 
 
 def test_the_same_command_gives_the_same_bits(undisturbed):
@@ -174,6 +167,7 @@ def compared(directory: pathlib.Path) -> dict[str, dict]:
     return {
         "sequence": ordered,
         "towers": plain,
+        "groups": grouped(directory),
         "dot_bias": pointwise,
         "ranking": settled(ranking_document(str(clicks), EVERYTHING, owners=True)),
         "rows": by_rows,
@@ -192,13 +186,15 @@ def all_runs(request, directory, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sequence", "towers", "dot_bias", "ranking", "rows"])
+@pytest.mark.parametrize("name", ["sequence", "towers", "groups", "dot_bias", "ranking", "rows"])
 def test_clusters_compute_what_one_machine_does(all_runs, directory, name):
     root, documents = all_runs
     alone = directory / f"alone-{name}"
     if not alone.exists():
         train(parse_config(moved(documents[name], alone), name))
-    assert_close(state(root / name, END), state(alone, END), 2e-6, 2e-6)
+    # Groups sum other rounding errors, which Adam magnifies, as above.
+    limit = 2e-5 if name == "groups" else 2e-6
+    assert_close(state(root / name, END), state(alone, END), limit, limit)
 
 
 @pytest.mark.slow
