@@ -71,7 +71,7 @@ _KINDS = {
     # The other items of users whose rows have no order, beside the user's own row.
     "others": {
         "roles": {"split": "split"},
-        "dataset": {"split": {"kind": "given"}, "history_length": 3},
+        "dataset": {"split": {"kind": "given"}, "history_length": 3, "history_of": "others"},
         "model": {
             "kind": "two_tower",
             "user_tower": {"inputs": ["user", "history"], "combine": "sum"},

@@ -93,7 +93,13 @@ def test_a_file_of_requests_is_answered_line_by_line(capsys, tmp_path):
     assert known["user"] == "ü3" and [entry["item"] for entry in known["items"]] in (["item 1"], [])
     more = ("--history", "item 1,item 2", "--set_feature", "country=c1", "--set_feature", "age=0.5")
     (expected,) = map(json.loads, _recommend(capsys, *flags, *more, "--where", "genre=g1")[1].splitlines())
-    assert new == expected and "item 1" not in [entry["item"] for entry in new["items"]]
+    items, scores = (
+        [[entry[name] for entry in answer["items"]] for answer in (new, expected)]
+        for name in ("item", "score")
+    )
+    assert items[0] == items[1] and "item 1" not in items[0]
+    np.testing.assert_allclose(*scores, rtol=0, atol=1e-6)  # a request is scored alone, or beside others
+    assert new | {"items": []} == expected | {"items": []}
 
 
 def test_mistakes_are_one_line(model, capsys, tmp_path):

@@ -65,6 +65,7 @@ def chain(raw, tmp_path_factory):
             "path": str(directory / "dataset"),
             "split": {"kind": "given"},
             "history_length": LENGTH,
+            "history_of": "others",
         },
         "model": {
             "kind": "two_tower",

@@ -359,7 +359,7 @@ def test_plan_and_doctor_look_first(root, tmp_path, capsys):
 class _Arguments:
     """Flags of `lazytower plan`."""
 
-    overrides, tpu, json, probe_steps = (), [], False, 0
+    what, overrides, tpu, json, probe_steps, k, format = "train", (), [], False, 0, None, None
 
     def __init__(self, config: str):
         self.config = config

@@ -110,7 +110,7 @@ def test_two_hosts_compute_what_one_machine_does(undisturbed, directory):
     alone = moved(document, directory / "alone")
     train(parse_config(alone, "alone"))
     # Adam divides by roots of sums near zero, which magnifies rounding where a row is met for the first time.
-    assert_close(state(whole, END), state(directory / "alone", END), 2e-6, 2e-6)
+    assert_close(state(whole, END), state(directory / "alone", END), 5e-6, 5e-6)
 
 
 def test_the_same_command_gives_the_same_bits(undisturbed):
@@ -127,7 +127,7 @@ def test_one_machine_resumes_the_run_of_a_cluster(undisturbed, directory):
     document, (whole, *_) = undisturbed
     copied(whole, directory / "one", CUT)
     train(parse_config(moved(document, directory / "one"), "one"))
-    assert_close(state(directory / "one", END), state(whole, END), 2e-6, 2e-6)
+    assert_close(state(directory / "one", END), state(whole, END), 5e-6, 5e-6)
 
 
 def test_a_killed_worker_ends_the_run_and_the_next_one_goes_on(undisturbed, two_hosts, addresses, directory):
@@ -193,7 +193,7 @@ def test_clusters_compute_what_one_machine_does(all_runs, directory, name):
     if not alone.exists():
         train(parse_config(moved(documents[name], alone), name))
     # Groups sum other rounding errors, which Adam magnifies, as above.
-    limit = 2e-5 if name == "groups" else 2e-6
+    limit = 2e-5 if name == "groups" else 5e-6
     assert_close(state(root / name, END), state(alone, END), limit, limit)
 
 
@@ -203,7 +203,7 @@ def test_four_hosts_resume_the_run_of_two(undisturbed, directory, tmp_path):
     copied(whole, tmp_path / "four", CUT)
     with workers(4, tmp_path) as found:
         driven(on_cluster(document, found[0].addresses, tmp_path / "four"))
-    assert_close(state(tmp_path / "four", END), state(whole, END), 2e-6, 2e-6)
+    assert_close(state(tmp_path / "four", END), state(whole, END), 5e-6, 5e-6)
 
 
 @pytest.mark.slow
