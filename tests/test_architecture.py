@@ -47,7 +47,6 @@ ORDER = {
         "trainer.report",
         "trainer.vm",
         "trainer.runtime",
-        "trainer.children",
         "trainer.run_lock",
         "trainer.averages",
         "trainer.addons",
@@ -101,8 +100,7 @@ ORDER = {
 }
 # What stands in the roots of the packages beside sub-packages: all of it.
 ROOT_MODULES = {
-    "trainer": {"__init__", "__main__", "addons", "averages", "children", "cli"}
-    | {"run_lock", "runtime", "version"},
+    "trainer": {"__init__", "__main__", "addons", "averages", "cli", "run_lock", "runtime", "version"},
     "configs": {"__init__", *(name.partition(".")[2] for name in ORDER["configs"])}
     - {"sections", "system", "planted", "rules"},
     "pipelines": {"__init__", *(name.partition(".")[2] for name in ORDER["pipelines"])}

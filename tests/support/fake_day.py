@@ -20,7 +20,7 @@ class Killed(BaseException):
 
 
 class FakeCommands:
-    """See trainer.children.Children.
+    """See trainer.daily.children.Children.
 
     Args:
       figures: by day, ndcg@10 of its model and of the served one on its rows.

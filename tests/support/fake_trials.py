@@ -18,7 +18,7 @@ STEPS, EVERY = 40, 4
 
 
 class FakeTrials(FakeCommands):
-    """See trainer.children.Children.
+    """See trainer.daily.children.Children.
 
     Args:
       codes: exit codes by trial, of those that do not end well, in turn; a negative one is a signal.

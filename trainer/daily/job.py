@@ -13,7 +13,7 @@ from configs.load import dump_config
 from configs.manifest import Dataset, load_dataset
 from configs.schema import RunConfig
 from configs.system import storage
-from trainer.children import Children
+from trainer.daily.children import Children
 from trainer.daily.day_config import check_daily, compared_split, day_config, newest_date
 from trainer.daily.decision import compared_figure, day_metric, decide
 from trainer.daily.pruning import prune_days

@@ -20,7 +20,7 @@ from configs.rules.best import known_metrics
 from configs.sections.search.sweep import SweepConfig
 from configs.system import storage
 from trainer.checkpoints.identity import first_difference
-from trainer.children import Children, killed_text
+from trainer.daily.children import Children, killed_text
 from trainer.data.checks import check_dataset
 from trainer.run_lock import Lock, lock_job
 from trainer.sweep.results import Outcome, SweepResult, outcome_of, write_results
@@ -46,7 +46,7 @@ class TrialProcess(Protocol):
 
 
 class Runner(Protocol):
-    """What runs sub-commands, as trainer.children.Children."""
+    """What runs sub-commands, as trainer.daily.children.Children."""
 
     def run(self, *arguments: str) -> None:
         """Runs one to its end."""

@@ -10,8 +10,8 @@ import pytest
 
 from configs.errors import Stopped, UserError
 from configs.system.lease import LeaseHeld
-from trainer import children
-from trainer.children import Children
+from trainer.daily import children
+from trainer.daily.children import Children
 from trainer.run_lock import lock_directory
 
 pytestmark = pytest.mark.any_python
@@ -62,7 +62,7 @@ def test_a_signal_is_passed_on_and_ends_the_day(run, tmp_path):
 
 _PARENT = """
 import sys
-from trainer import children
+from trainer.daily import children
 from trainer.run_lock import lock_directory
 children.module_command = lambda module, *arguments: [sys.executable, "-c", *arguments]
 with children.Children(lock_directory(sys.argv[1])) as made:
