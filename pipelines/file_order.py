@@ -64,13 +64,13 @@ def is_sorted_by_item(users: pa.StringArray, items: pa.StringArray) -> bool:
     is_first[np.unique(first, return_index=True)[1]] = True
     order = np.argsort(user, kind="stable")
     before, after = order[:-1], order[1:]
-    pair = (user[before] == user[after]) & ~is_first[before] & ~is_first[after]
-    before, after = before[pair], after[pair]
-    before, after = (rows[first[before] != first[after]] for rows in (before, after))
-    if len(before) < _MIN_PAIRS:
+    pair = (user[before] == user[after]) & (first[before] != first[after])
+    pair &= ~is_first[before] & ~is_first[after]
+    if np.count_nonzero(pair) < _MIN_PAIRS:
         return False
+    earlier, later = first[before[pair]], first[after[pair]]
     for rank in (np.arange(len(encoded.dictionary)), *_ranks(encoded.dictionary)):
-        ascending = np.mean(rank[first[before]] < rank[first[after]])
+        ascending = np.mean(rank[earlier] < rank[later])
         if max(ascending, 1 - ascending) >= _SORTED:
             return True
     return False
