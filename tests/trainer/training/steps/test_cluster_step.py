@@ -41,8 +41,20 @@ SEQUENCE = {
 }
 
 
+EPSILON = 1e-3
+"""Adam divides by the root of a sum that may be near zero, which makes 1e-4 of a rounding error of 1e-8 within
+20 steps. With this one, rounding stays below 1e-6, and what is more comes from other gradients."""
+
+
+def rounded(table: dict) -> dict:
+    """A table's options with an optimizer that does not magnify rounding."""
+    return table | {"optimizer": table.get("optimizer", {}) | {"epsilon": EPSILON}}
+
+
 def settled(document: dict, **sections) -> dict:
     document = document | sections
+    document["optimizer"] = document.get("optimizer", {}) | {"epsilon": EPSILON}
+    document["tables"] = {name: rounded(table) for name, table in document.get("tables", {}).items()}
     document["train"] = document["train"] | {"num_steps": END, "steps_per_loop": 4, "batch_size": 64}
     document["checkpoint"] = {"every_steps": CUT, "keep": 9}
     document["evaluate"] = {"every_steps": 0}
@@ -93,11 +105,10 @@ def grouped(directory: pathlib.Path) -> dict:
     return document
 
 
-def assert_close(found: dict, expected: dict, table: float, dense: float) -> None:
+def assert_close(found: dict, expected: dict) -> None:
     assert set(found) == set(expected)
     for name, value in expected.items():
-        limit = table if name.startswith("table/") else dense
-        np.testing.assert_allclose(found[name], value, rtol=2e-6, atol=limit, err_msg=name)
+        np.testing.assert_allclose(found[name], value, rtol=2e-6, atol=2e-6, err_msg=name)
 
 
 def assert_same(found: dict, expected: dict) -> None:
@@ -109,8 +120,7 @@ def test_two_hosts_compute_what_one_machine_does(undisturbed, directory):
     document, (whole, *_) = undisturbed
     alone = moved(document, directory / "alone")
     train(parse_config(alone, "alone"))
-    # Adam divides by roots of sums near zero, which magnifies rounding where a row is met for the first time.
-    assert_close(state(whole, END), state(directory / "alone", END), 5e-6, 5e-6)
+    assert_close(state(whole, END), state(directory / "alone", END))
 
 
 def test_the_same_command_gives_the_same_bits(undisturbed):
@@ -127,7 +137,7 @@ def test_one_machine_resumes_the_run_of_a_cluster(undisturbed, directory):
     document, (whole, *_) = undisturbed
     copied(whole, directory / "one", CUT)
     train(parse_config(moved(document, directory / "one"), "one"))
-    assert_close(state(directory / "one", END), state(whole, END), 5e-6, 5e-6)
+    assert_close(state(directory / "one", END), state(whole, END))
 
 
 def test_a_killed_worker_ends_the_run_and_the_next_one_goes_on(undisturbed, two_hosts, addresses, directory):
@@ -158,18 +168,18 @@ def compared(directory: pathlib.Path) -> dict[str, dict]:
     pointwise["train"]["clip_norm"] = 0.5
     by_rows = settled(planted_document(str(directory)), model=TOWERS)
     by_rows["tables"] = {
-        "user": {"dim": 8, "engine": "rows", "optimizer": {"kind": "adam"}},
-        "item": {"dim": 12, "optimizer": {"kind": "rowwise_adagrad"}},
+        "user": rounded({"dim": 8, "engine": "rows", "optimizer": {"kind": "adam"}}),
+        "item": rounded({"dim": 12, "optimizer": {"kind": "rowwise_adagrad"}}),
     }
     by_rows["polyak"] = {"kind": "uniform", "start_fraction": 0.25}
     ordered = settled(planted_document(str(directory)), model=SEQUENCE)
-    ordered["tables"] = {"item": {"dim": 9}}
+    ordered["tables"] = {"item": rounded({"dim": 9})}
     return {
         "sequence": ordered,
         "towers": plain,
         "groups": grouped(directory),
         "dot_bias": pointwise,
-        "ranking": settled(ranking_document(str(clicks), EVERYTHING, owners=True)),
+        "ranking": settled(ranking_document(str(clicks), EVERYTHING, owners=True, tables={"*": {}})),
         "rows": by_rows,
     }
 
@@ -192,9 +202,7 @@ def test_clusters_compute_what_one_machine_does(all_runs, directory, name):
     alone = directory / f"alone-{name}"
     if not alone.exists():
         train(parse_config(moved(documents[name], alone), name))
-    # Groups sum other rounding errors, which Adam magnifies, as above.
-    limit = 5e-5 if name == "groups" else 5e-6
-    assert_close(state(root / name, END), state(alone, END), limit, limit)
+    assert_close(state(root / name, END), state(alone, END))
 
 
 @pytest.mark.slow
@@ -203,7 +211,7 @@ def test_four_hosts_resume_the_run_of_two(undisturbed, directory, tmp_path):
     copied(whole, tmp_path / "four", CUT)
     with workers(4, tmp_path) as found:
         driven(on_cluster(document, found[0].addresses, tmp_path / "four"))
-    assert_close(state(tmp_path / "four", END), state(whole, END), 5e-6, 5e-6)
+    assert_close(state(tmp_path / "four", END), state(whole, END))
 
 
 @pytest.mark.slow
