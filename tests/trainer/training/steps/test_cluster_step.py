@@ -42,7 +42,7 @@ SEQUENCE = {
 
 
 EPSILON = 1e-3
-"""Adam divides by the root of a sum that may be near zero, which makes 1e-4 of a rounding error of 1e-8 within
+"""Adam divides by the root of a sum that may be near zero, which makes 1e-4 of a rounding error of 1e-8 in
 20 steps. With this one, rounding stays below 1e-6, and what is more comes from other gradients."""
 
 
