@@ -12,11 +12,17 @@ refused. docs/decisions.md has the table behind the project's defaults.
 import argparse
 import gc
 import os
+from typing import TYPE_CHECKING
 
 from absl import logging
 
 from configs.errors import UserError
 from trainer.bench.timing import positive
+
+if TYPE_CHECKING:
+    from configs.manifest import Dataset
+    from configs.schema import RunConfig
+    from trainer.training.build import Training
 
 COLUMNS = ("config", "try", "metric", "average", "raw", "popularity", "steps", "first_loss", "last_loss")
 AS_WRITTEN = "as_written"
@@ -74,25 +80,13 @@ def _measured(path: str, name: str, overrides: list[str], seed: int, split: str)
     """One run as a row of COLUMNS."""
     from configs.load import load_config
     from configs.manifest import load_dataset
-    from trainer.runtime import start_tensorflow
 
     config = load_config(path, [*overrides, f"train.seed={seed}", "evaluate.weights=both"])
-    start_tensorflow(config.device)
-    from trainer.data.checks import check_dataset
+    dataset = load_dataset(config.dataset.path)
+    training, losses = train_in_memory(config, dataset)
     from trainer.evaluation.scorer import evaluate_recommender
     from trainer.report.findings import main_metric
-    from trainer.training.build import build_training
-    from trainer.training.loop import Loop
 
-    dataset = load_dataset(config.dataset.path)
-    check_dataset(config, dataset)
-    training = build_training(config, dataset)
-    training.recommender.initialize()
-    training.step.send_rows()
-    losses: list[float] = []
-    batches = training.step.batches(training.data, 0)
-    loop = Loop(training.step, batches, training.num_steps, config.train.steps_per_loop)
-    loop.run(lambda step, steps, loss: losses.append(loss), [], _refuse)
     lines = evaluate_recommender(
         training.recommender, dataset, training.items, training.num_steps, split, lambda: None
     )
@@ -102,7 +96,7 @@ def _measured(path: str, name: str, overrides: list[str], seed: int, split: str)
         line["scorer"] if line["scorer"] != "model" else line["weights"]: line[metric] for line in lines
     }
     num_steps = training.num_steps
-    del training, loop, batches
+    del training
     gc.collect()  # graphs hold the tables in reference cycles
     return {
         "config": config.name,
@@ -115,6 +109,33 @@ def _measured(path: str, name: str, overrides: list[str], seed: int, split: str)
         "first_loss": losses[0],
         "last_loss": losses[-1],
     }
+
+
+def train_in_memory(config: "RunConfig", dataset: "Dataset") -> "tuple[Training, list[float]]":
+    """Trains a config on its dataset, without checkpoints or a report.
+
+    Returns:
+      (what was trained, losses of the loops).
+
+    Raises:
+      UserError: the dataset cannot be used, or a loss or gradient is not finite.
+    """
+    from trainer.runtime import start_tensorflow
+
+    start_tensorflow(config.device)
+    from trainer.data.checks import check_dataset
+    from trainer.training.build import build_training
+    from trainer.training.loop import Loop
+
+    check_dataset(config, dataset)
+    training = build_training(config, dataset)
+    training.recommender.initialize()
+    training.step.send_rows()
+    losses: list[float] = []
+    batches = training.step.batches(training.data, 0)
+    loop = Loop(training.step, batches, training.num_steps, config.train.steps_per_loop)
+    loop.run(lambda step, steps, loss: losses.append(loss), [], _refuse)
+    return training, losses
 
 
 def _refuse(step: int) -> None:

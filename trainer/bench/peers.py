@@ -7,6 +7,8 @@
 rows: the embedding step compared with the memory floor (trainer/bench/parts/rows.py); 25 million rows
 need 20 GiB. towers: a two-tower training step, its memory and its losses (trainer/bench/parts/towers.py).
 prepare: raw interactions to a dataset, compared with polars (`lazytower bench prepare`).
+closed_form: quality of a config beside EASE^R and item-kNN (trainer/bench/parts/closed_form.py), with
+`--config FILE` only.
 ml100k: training until a tutorial's Recall@20 (trainer/bench/parts/ml100k.py), with `--ml100k FILE` only.
 
 Times are medians of `--steps` after 3 warm-up steps, with their interquartile range; in the part `rows`, each
@@ -19,7 +21,7 @@ import argparse
 import csv
 import os
 
-from trainer.bench.parts import ml100k, prepare, towers
+from trainer.bench.parts import closed_form, ml100k, prepare, towers
 from trainer.bench.parts import rows as bench_peer_rows
 from trainer.bench.timing import add_shared_arguments, positive
 
@@ -27,6 +29,7 @@ PARTS = {
     "rows": (bench_peer_rows, "Embedding step, compared with the memory floor"),
     "towers": (towers, "Two-tower training step"),
     "prepare": (prepare, "prepare, compared with polars"),
+    "closed_form": (closed_form, "Quality from ids alone, compared with models in closed form"),
     "ml100k": (ml100k, "MovieLens 100K to the Recall@20 of TFRS's tutorial model"),
 }
 
