@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ease_l2", type=float, nargs="+", default=[50.0, 150.0, 500.0], help="regularizations to try"
     )
-    parser.add_argument("--neighbours", type=positive, nargs="+", default=[20, 100, 500], help="to try")
-    parser.add_argument("--shrinkages", type=float, nargs="+", default=[0.0, 5.0, 50.0], help="to try")
+    parser.add_argument("--neighbours", type=positive, nargs="+", default=[100, 500], help="to try")
+    parser.add_argument("--shrinkages", type=float, nargs="+", default=[10.0, 100.0, 300.0], help="to try")
 
 
 def measure(args: argparse.Namespace) -> list[dict]:
