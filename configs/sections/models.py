@@ -31,10 +31,6 @@ class SequenceConfig(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Fraction of the inputs of the first block, and of what each part of a block adds, set to zero in
     training."""
-    horizon: int = Field(1, ge=1, le=1000)
-    """A position's target is one of this many items after it, drawn anew at each step (Pancha et al. 2022,
-    PinnerFormer, dense all-action loss); 1: always the next one. For what a user wants soon rather than next,
-    and where the newest items are missing when the model is asked."""
 
 
 class TowerConfig(Section):

@@ -140,26 +140,6 @@ def next_items(history, item):
     return tf.where(shifted < 0, item[:, None], shifted)
 
 
-def later_items(following, horizon: int, seed: int, step):
-    """For each position one of the `horizon` items after it, drawn anew at each step with equal probability
-    (Pancha et al. 2022, PinnerFormer, dense all-action loss): the last one where there are fewer.
-
-    Args:
-      following: int64 [batch, length], from `next_items`.
-      seed: with the step, fixes the draw.
-      step: int64 scalar.
-
-    Returns:
-      int64 [batch, length].
-    """
-    seeds = tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
-    length = following.shape[1]
-    shape = [tf.shape(following)[0], length]
-    # Philox explicitly, because the default algorithm differs on TPUs.
-    further = tf.random.stateless_uniform(shape, seeds, 0, horizon, tf.int32, alg="philox")
-    return tf.gather(following, tf.minimum(tf.range(length) + further, length - 1), axis=1, batch_dims=1)
-
-
 def _norm(name: str, width: int) -> tf_keras.layers.LayerNormalization:
     layer = tf_keras.layers.LayerNormalization(epsilon=NORM_EPSILON, name=name)
     with tf.name_scope(name):

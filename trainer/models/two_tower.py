@@ -8,8 +8,8 @@ from configs.schema import RunConfig
 from configs.sections.models import DRAWN, TowerConfig, TwoTowerConfig
 from trainer.data.lookups import FeatureLookup
 from trainer.models.base import RetrievalModel, inputs_of, row_weights, split_last
-from trainer.models.dense import as_columns, dense_layers, dropout_mask, seed_of
-from trainer.models.sequence import SequenceTower, last_positions, later_items, next_items
+from trainer.models.dense import as_columns, dense_layers, dropout_mask
+from trainer.models.sequence import SequenceTower, last_positions, next_items
 from trainer.models.tower_losses import TOWER_LOSSES
 
 _ID_SEED = 200
@@ -61,7 +61,7 @@ class TwoTower(RetrievalModel):
 
     def lookups(self, batch, step):
         own = self._options.inputs if self._loss.reads_targets else self._options.user_tower.inputs
-        ids = inputs_of(self._targets(batch, step), own) | self._drawn(step)
+        ids = inputs_of(self._targets(batch), own) | self._drawn(step)
         user, item = self._options.user_tower.id_dropout, self._options.item_tower.id_dropout
         shares = {"user": user, "item": item, DRAWN + "item": item}
         for number, (name, share) in enumerate(shares.items()):
@@ -70,14 +70,11 @@ class TwoTower(RetrievalModel):
                 ids[name] = _without_some(ids[name], unknown, share, self._seed + _ID_SEED + number, step)
         return ids
 
-    def _targets(self, batch, step):
+    def _targets(self, batch):
         """The batch, in which `item` has the target of each position if the history is read in its order."""
         if self._sequence is None:
             return batch
-        items, horizon = next_items(batch["history"], batch["item"]), self._options.sequence.horizon
-        if horizon > 1:
-            items = later_items(items, horizon, seed_of(self._seed, "horizon"), step)
-        return batch | {"item": tf.reshape(items, [-1])}
+        return batch | {"item": tf.reshape(next_items(batch["history"], batch["item"]), [-1])}
 
     def _drawn(self, step):
         """Inputs of the items drawn at a step, each [n, ...]."""
@@ -94,7 +91,7 @@ class TwoTower(RetrievalModel):
             known = batch["history"] >= 0
             there = tf.reshape(known, [-1])
             weight = tf.reshape(tf.where(known, weight[:, None], 0.0), [-1])
-        item = self._targets(batch, step)["item"]
+        item = self._targets(batch)["item"]
         columns |= {DRAWN + name: drawn[DRAWN + name] for name in self._dense if DRAWN + name in drawn}
         columns |= self._loss.columns(item, weight, there, drawn.get(DRAWN + "item"))
         return columns

@@ -10,7 +10,7 @@ from configs.load import parse_config
 from tests.support.documents import delimited
 from trainer.kernels.build import graph_only
 from trainer.models import MODELS
-from trainer.models.sequence import NORM_EPSILON, later_items, next_items
+from trainer.models.sequence import NORM_EPSILON, next_items
 
 pytestmark = pytest.mark.any_python
 
@@ -131,33 +131,6 @@ def test_each_position_is_followed_by_its_target():
     found = next_items(tf.constant(HISTORY), tf.constant(NEXT)).numpy()
     expected = [[1, 2, 3, 4, 7], [6, 1, 1, 1, 1], [3] * 5, [0] * 5]
     np.testing.assert_array_equal(found, expected)
-
-
-def test_a_horizon_draws_each_of_the_next_items_equally_often():
-    following = next_items(tf.constant(HISTORY), tf.constant(NEXT))
-    drawn = np.stack([later_items(following, 3, 1, tf.constant(step)).numpy() for step in range(600)])
-    np.testing.assert_array_equal(drawn[:, 2:], np.tile(following[2:], [600, 1, 1]))
-    for place, expected in enumerate([[1, 2, 3], [2, 3, 4], [3, 4, 7], [4, 7, 7], [7, 7, 7]]):
-        shares = [np.mean(drawn[:, 0, place] == item) for item in dict.fromkeys(expected)]
-        assert sum(shares) == pytest.approx(1.0)
-        wanted = [expected.count(item) / 3 for item in dict.fromkeys(expected)]
-        np.testing.assert_allclose(shares, wanted, atol=0.08)
-    assert abs(np.corrcoef(drawn[:, 0, 0], drawn[:, 0, 1])[0, 1]) < 0.15, (
-        "each position has a draw of its own"
-    )
-
-
-def test_a_horizon_changes_targets_alike_everywhere():
-    """The rows that are looked up are those that the loss compares with; one step always draws the same."""
-    model = make(sequence={"horizon": 4})
-    found = {step: model.lookups(batch(), tf.constant(step, tf.int64))["item"].numpy() for step in (1, 2, 3)}
-    for step, items in found.items():
-        columns = model.columns(batch(), tf.constant(step, tf.int64))
-        np.testing.assert_array_equal(columns["item"], items)
-    assert any((found[1] != found[step]).any() for step in (2, 3))
-    np.testing.assert_array_equal(
-        make().lookups(batch(), ONE)["item"], next_items(HISTORY, NEXT).numpy().ravel()
-    )
 
 
 def batch() -> dict:
