@@ -38,13 +38,13 @@ class Network:
             _ip("-n", host, "addr", "add", f"{address.split(':')[0]}/24", "dev", "eth0")
             _ip("-n", host, "link", "set", "eth0", "up")
             _ip("-n", host, "link", "set", "lo", "up")
-            self.mend(i)
+            self.plug_in(i)
 
     def cut(self, index: int) -> None:
-        """Unplugs a host's cable: nobody is told."""
+        """Unplugs a host's cable, which no program notices."""
         _ip("link", "set", self._cable(index), "down")
 
-    def mend(self, index: int) -> None:
+    def plug_in(self, index: int) -> None:
         """Plugs it in."""
         _ip("link", "set", self._cable(index), "up")
 
