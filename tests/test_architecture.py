@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import functools
 import pathlib
 import sys
 
@@ -15,6 +16,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("configs", "pipelines", "trainer")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 SOURCES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in FILES}
+FOLDERS = {
+    folder: [name for name, path in SOURCES.items() if path.parent == ROOT / folder]
+    for folder in sorted({str(path.parent.relative_to(ROOT)) for path in FILES})
+}
+EVERY_FOLDER = pytest.mark.parametrize("folder", FOLDERS)
 
 # Importers first: a package imports what stands below it, never above or beside, lazily or not.
 ORDER = {
@@ -123,21 +129,30 @@ ALLOWED = {
 CONTRACT = {"add_arguments", "run", "main", "measure", "COLUMNS", "Index", "Reader", "Writer", "Table"}
 
 
-def imports(path: pathlib.Path, top_only: bool = False) -> set[str]:
+@functools.cache
+def parsed(path: pathlib.Path) -> ast.Module:
+    """The syntax tree of a file, which nobody may change."""
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def imports(path: pathlib.Path, top_only: bool = False) -> frozenset[str]:
     """Modules a file imports, with the imported name appended where it is a module of the project."""
-    tree = ast.parse(path.read_text())
     found = set()
     # What is imported for types alone is no dependency of the program.
-    for_types = [node for node in tree.body if isinstance(node, ast.If) and _names_type_checking(node.test)]
-    tree.body = [node for node in tree.body if node not in for_types]
-    for node in tree.body if top_only else ast.walk(tree):
+    body = [
+        node
+        for node in parsed(path).body
+        if not (isinstance(node, ast.If) and _names_type_checking(node.test))
+    ]
+    for node in body if top_only else (inner for outer in body for inner in ast.walk(outer)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             inside = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= (inside & set(SOURCES)) or {node.module}
-    return found
+            found |= (inside & SOURCES.keys()) or {node.module}
+    return frozenset(found)
 
 
 def _names_type_checking(test: ast.expr) -> bool:
@@ -153,27 +168,29 @@ def floor_of(module: str, order: tuple[str, ...]) -> int | None:
     return next((i for i, name in enumerate(order) if within(module, name)), None)
 
 
-@pytest.mark.parametrize("module", SOURCES)
-def test_imports_point_one_way(module):
-    allowed = ALLOWED[max((rule for rule in ALLOWED if within(module, rule)), key=len)]
-    ours = {name for name in imports(SOURCES[module]) if name.split(".")[0] in PACKAGES}
-    wrong = {name for name in ours if not any(within(name, package) for package in allowed)}
-    assert not wrong
+@EVERY_FOLDER
+def test_imports_point_one_way(folder):
+    for module in FOLDERS[folder]:
+        allowed = ALLOWED[max((rule for rule in ALLOWED if within(module, rule)), key=len)]
+        ours = {name for name in imports(SOURCES[module]) if name.split(".")[0] in PACKAGES}
+        wrong = {name for name in ours if not any(within(name, package) for package in allowed)}
+        assert not wrong, f"{module} imports {wrong}"
 
 
-@pytest.mark.parametrize("module", [name for name in SOURCES if name.split(".")[0] in ORDER])
-def test_imports_go_down(module):
-    top = module.split(".")[0]
+@EVERY_FOLDER
+def test_imports_go_down(folder):
+    top = pathlib.PurePath(folder).parts[0]
     order = ORDER[top]
-    here = floor_of(module, order)
-    if module == f"{top}.__init__":
-        assert imports(SOURCES[module]) <= {"lazytower_entry"}
-        return
-    assert here is not None, f"{module} has no place in the order"
-    for name in imports(SOURCES[module]):
-        if within(name, top):
-            there = floor_of(name, order)
-            assert there is not None and there >= here, f"{module} imports {name}, which stands above it"
+    for module in FOLDERS[folder]:
+        if module == f"{top}.__init__":
+            assert imports(SOURCES[module]) <= {"lazytower_entry"}
+            continue
+        here = floor_of(module, order)
+        assert here is not None, f"{module} has no place in the order"
+        for name in imports(SOURCES[module]):
+            if within(name, top):
+                there = floor_of(name, order)
+                assert there is not None and there >= here, f"{module} imports {name}, which stands above it"
 
 
 @pytest.mark.parametrize("top", ROOT_MODULES)
@@ -181,16 +198,16 @@ def test_roots_are_small(top):
     assert {path.stem for path in (ROOT / top).glob("*.py")} == ROOT_MODULES[top]
 
 
-@pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda path: path.name)
+@EVERY_FOLDER
 def test_packages_are_small(folder):
-    modules = [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
-    assert len(modules) <= MOST_MODULES, f"{folder.name}: {len(modules)} modules"
+    modules = [name for name in FOLDERS[folder] if not name.endswith(".__init__")]
+    assert len(modules) <= MOST_MODULES, f"{folder}: {len(modules)} modules"
 
 
 def test_no_public_name_is_defined_twice_in_trainer():
     places = collections.defaultdict(set)
     for module in [name for name in SOURCES if within(name, "trainer")]:
-        for node in ast.parse(SOURCES[module].read_text()).body:
+        for node in parsed(SOURCES[module]).body:
             for name in defined(node) - CONTRACT:
                 if not name.startswith("_"):
                     places[name].add(module)
@@ -223,30 +240,33 @@ def defined(node: ast.AST) -> set[str]:
     return set()
 
 
-@pytest.mark.parametrize("module", SOURCES)
-def test_files(module):
-    path = SOURCES[module]
-    assert path.stem not in ("utils", "util", "helpers", "helper", "common", "misc")
-    text = path.read_text()
-    assert text.count("\n") <= 400
-    if text.strip():
-        assert ast.get_docstring(ast.parse(text)), f"{module} does not say what it is for"
+@EVERY_FOLDER
+def test_files(folder):
+    for module in FOLDERS[folder]:
+        path = SOURCES[module]
+        assert path.stem not in ("utils", "util", "helpers", "helper", "common", "misc")
+        text = path.read_text()
+        assert text.count("\n") <= 400, f"{module} is too long"
+        if text.strip():
+            assert ast.get_docstring(parsed(path)), f"{module} does not say what it is for"
 
 
-@pytest.mark.parametrize("module", SOURCES)
-def test_public_functions_and_classes_say_what_they_do(module):
+@EVERY_FOLDER
+def test_public_functions_and_classes_say_what_they_do(folder):
     # In `add_arguments` and `run` the contract of a sub-command: trainer/cli.py describes it.
-    for node in ast.parse(SOURCES[module].read_text()).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            assert ast.get_docstring(node), f"{module}.{node.name} has no docstring"
+    for module in FOLDERS[folder]:
+        for node in parsed(SOURCES[module]).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{module}.{node.name} has no docstring"
 
 
-@pytest.mark.parametrize("module", SOURCES)
-def test_functions_are_short(module):
-    for node in ast.walk(ast.parse(SOURCES[module].read_text())):
-        if isinstance(node, ast.FunctionDef):
-            length = node.end_lineno - node.lineno + 1
-            assert length <= 60, f"{module}.{node.name} has {length} lines"
+@EVERY_FOLDER
+def test_functions_are_short(folder):
+    for module in FOLDERS[folder]:
+        for node in ast.walk(parsed(SOURCES[module])):
+            if isinstance(node, ast.FunctionDef):
+                length = node.end_lineno - node.lineno + 1
+                assert length <= 60, f"{module}.{node.name} has {length} lines"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -301,7 +321,7 @@ def heavy_imports(module: str) -> set[str]:
                 found.add(f"{name} imports {imported}")
             parts = imported.split(".")
             packages = {".".join([*parts[:i], "__init__"]) for i in range(1, len(parts) + 1)}
-            todo |= ({imported} | packages) & set(SOURCES) - seen
+            todo |= ({imported} | packages) & SOURCES.keys() - seen
     return found
 
 

@@ -1,10 +1,11 @@
 """Registries: what their modules and keys are called, and where kinds may be told apart."""
 
 import ast
+import functools
 
 import pytest
 
-from tests.test_architecture import ROOT, SOURCES, defined, is_class, within
+from tests.test_architecture import FOLDERS, ROOT, SOURCES, defined, is_class, parsed, within
 from trainer.bench import BENCHES
 from trainer.commands import COMMANDS
 
@@ -81,8 +82,8 @@ def test_interfaces_of_registries_stand_in_base(folder):
 FEATURE_KINDS = {"categorical", "numeric"}
 
 
-@pytest.mark.parametrize("module", [name for name in SOURCES if not within(name, "configs")])
-def test_kinds_are_not_tested_by_name_outside_their_registry(module):
+@pytest.mark.parametrize("folder", [name for name in FOLDERS if not name.startswith("configs")])
+def test_kinds_are_not_tested_by_name_outside_their_registry(folder):
     """No `x.kind == "scann"`: what differs between kinds is an attribute of the registry's entry or of its
     section in configs/, so that a new kind has one place.
 
@@ -91,13 +92,14 @@ def test_kinds_are_not_tested_by_name_outside_their_registry(module):
     declares the kinds. pipelines/ knows only the registry of sources. Kinds of devices, ids, splits, polyak
     averages and states of jobs are no registry and may be compared.
     """
-    tree = ast.parse(SOURCES[module].read_text())
-    for folder in [folder for folder in REGISTRIES if folder not in ("trainer/commands", "trainer/bench")]:
-        known = within(module, "trainer") or folder.startswith("pipelines/")
-        if known and not within(module, folder.replace("/", ".")):
-            assert not _tested_kinds(tree) & _registry_keys(folder), f"{module}: kinds of {folder}"
-    if within(module, "trainer"):
-        assert not _tested_kinds(tree) & FEATURE_KINDS
+    for module in FOLDERS[folder]:
+        tested = _tested_kinds(parsed(SOURCES[module]))
+        for registry in [name for name in REGISTRIES if name not in ("trainer/commands", "trainer/bench")]:
+            known = within(module, "trainer") or registry.startswith("pipelines/")
+            if known and not within(module, registry.replace("/", ".")):
+                assert not tested & _registry_keys(registry), f"{module}: kinds of {registry}"
+        if within(module, "trainer"):
+            assert not tested & FEATURE_KINDS, module
 
 
 def _tested_kinds(tree: ast.AST) -> set[str]:
@@ -133,6 +135,7 @@ def _texts(node: ast.AST) -> set[str]:
     }
 
 
+@functools.cache
 def _registry_keys(folder: str) -> set[str]:
     name = REGISTRIES[folder][0]
     for node in ast.parse((ROOT / folder / "__init__.py").read_text()).body:

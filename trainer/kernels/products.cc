@@ -17,7 +17,7 @@ namespace {
 
 using namespace tensorflow;  // NOLINT
 
-constexpr int64_t kBlockRows = 128;  // rows that a thread takes at a time
+constexpr int64_t kProductRows = 128;  // rows that a thread takes at a time
 
 inline int64_t Pairs(int64_t number) { return number * (number - 1) / 2; }
 
@@ -32,7 +32,7 @@ class ProductsOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({rows, Pairs(number)}), &products));
     const float* from = vectors.flat<float>().data();
     float* to = products->flat<float>().data();
-    Parallel(context, rows, kBlockRows, [=](int64_t begin, int64_t end) {
+    Parallel(context, rows, kProductRows, [=](int64_t begin, int64_t end) {
       const int64_t padded = Padded(number, kWide);
       std::vector<float> columns(dim * padded), sums(padded);
       for (int64_t r = begin; r < end; ++r) {
@@ -73,7 +73,7 @@ class ProductsGradientOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(0, vectors.shape(), &gradient));
     const float *from = vectors.flat<float>().data(), *slopes = above.flat<float>().data();
     float* to = gradient->flat<float>().data();
-    Parallel(context, rows, kBlockRows, [=](int64_t begin, int64_t end) {
+    Parallel(context, rows, kProductRows, [=](int64_t begin, int64_t end) {
       std::vector<float> weights(number * number);  // symmetric; the diagonal stays 0
       for (int64_t r = begin; r < end; ++r) {
         const float* slope = slopes + r * Pairs(number);

@@ -24,8 +24,8 @@ namespace {
 using namespace tensorflow;  // NOLINT
 using shape_inference::InferenceContext;
 
-constexpr int64_t kAhead = 8;        // how many rows ahead of the current one to prefetch
-constexpr int64_t kBlockRows = 512;  // rows that a thread takes at a time
+constexpr int64_t kLookupAhead = 8;        // how many rows ahead of the current one to prefetch
+constexpr int64_t kRowsAtATime = 512;  // rows that a thread takes at a time
 
 // Memory of a table, on huge pages if the system has them: they avoid most of the misses in the page tables.
 class HugeBuffer : public TensorBuffer {
@@ -161,9 +161,9 @@ class LookupOp : public OpKernel {
     const float* from = records.flat<float>().data();
     float* to = output->flat<float>().data();
     const int64_t* id = ids.flat<int64_t>().data();
-    Parallel(context, number, kBlockRows, [=](int64_t begin, int64_t end) {
+    Parallel(context, number, kRowsAtATime, [=](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        if (i + kAhead < end) Fetch(from + id[i + kAhead] * width, dim, false);
+        if (i + kLookupAhead < end) Fetch(from + id[i + kLookupAhead] * width, dim, false);
         std::memcpy(to + i * dim, from + id[i] * width, dim * sizeof(float));
       }
     });
@@ -232,7 +232,7 @@ class SumRowsOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({segments, dim}), &output));
     float* to = output->flat<float>().data();
     const Parts parts(values.flat<float>().data(), dim, place, number, segments, source);
-    Parallel(context, segments, kBlockRows, [&](int64_t begin, int64_t end) {
+    Parallel(context, segments, kRowsAtATime, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const float* sum = parts.Of(i, to + i * dim);
         if (sum != to + i * dim) std::memcpy(to + i * dim, sum, dim * sizeof(float));

@@ -17,8 +17,8 @@ namespace {
 
 using namespace tensorflow;  // NOLINT
 
-constexpr int64_t kAhead = 6;        // how many rows ahead of the current one to prefetch
-constexpr int64_t kBlockRows = 512;  // rows that a thread takes at a time
+constexpr int64_t kUpdateAhead = 6;        // how many rows ahead of the current one to prefetch
+constexpr int64_t kUpdateRows = 512;  // rows that a thread takes at a time
 
 // The parameters of a step, the same for all rows.
 struct Step {
@@ -215,8 +215,8 @@ void UpdateRows(const Step& told, Average average, float* records, int64_t width
   std::vector<float> sum(dim);
   const float clip = told.clip, decay = told.decay;
   for (int64_t i = begin; i < end; ++i) {
-    if (i + kAhead < end) {
-      const float* next = records + ids[i + kAhead] * width;
+    if (i + kUpdateAhead < end) {
+      const float* next = records + ids[i + kUpdateAhead] * width;
       for (int64_t j = 0; j < width; j += 16) __builtin_prefetch(next + j, 1);
     }
     float* __restrict__ weight = records + ids[i] * width;
@@ -315,7 +315,7 @@ class UpdateOp : public OpKernel {
     const Parts gradients =
         where.size() > 0 ? Parts(given, dim, where.data(), parts, number) : Parts(given, dim);
     mutex merging;
-    Parallel(context, number, kBlockRows, [&](int64_t begin, int64_t end) {
+    Parallel(context, number, kUpdateRows, [&](int64_t begin, int64_t end) {
       std::vector<float> touched(before.size(), 0.0f);
       const Step told{hyper_.data(), dim,           step, rate, clip_, rate * weight_decay_,
                       before.data(), touched.data()};
