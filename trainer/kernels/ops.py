@@ -151,7 +151,7 @@ def update(records: tf.Variable, shared: list, ids, gradient, where, step, rate,
     )
 
 
-def memory(records: tf.Variable) -> np.ndarray:
+def in_place(records: tf.Variable) -> np.ndarray:
     """The records of a variable from `allocate`, float32 [rows, width], in place, to be written while no step
     runs; valid as long as the variable exists."""
     rows, width = tf.raw_ops.VariableShape(input=records.handle, out_type=tf.int64).numpy().tolist()
@@ -174,7 +174,7 @@ def start_rows(
     them if slots are kept; requires the kernels. Several threads may write different rows at the same time.
 
     Args:
-      table: from `memory`.
+      table: from `in_place`.
       rows: int64 [n], distinct rows of the table, in its range; -1: the record goes nowhere.
       records: float32 [n, width] that begin with `dim` weights and `slots` slots.
       dim, slots: numbers of values.

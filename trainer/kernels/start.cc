@@ -3,11 +3,6 @@
 #include <cstdint>
 #include <cstring>
 
-// Products and sums are rounded one by one, as TensorFlow's ops do: the averages must be those of evaluation to the
-// last bit. By default the compiler would join them into one instruction that rounds once.
-#pragma GCC optimize("fp-contract=off")
-#pragma clang fp contract(off)
-
 // Writes a record [weight | slots | average | 0] into the memory of a table for each record of another table that goes
 // there. Called by Python itself, without TensorFlow: its tensors would hold copies of the records.
 //
@@ -19,10 +14,16 @@
 //   clocks: [num_clocks], slots that hold a step, from which `step` is subtracted
 //   rows: [number], where each record goes; -1: nowhere
 //   to, to_width: the table
+// Products and sums are rounded one by one, as TensorFlow's ops do: the averages must be those of evaluation to the
+// last bit. By default the compiler would join them into one instruction that rounds once. Only here: all kernels are
+// compiled as one file.
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off")
 extern "C" void lazytower_start_rows(int64_t number, int64_t dim, int64_t slots, const float* from, int64_t width,
                                      const float* average, const float* factor, int32_t onto_average,
                                      const int64_t* clocks, int64_t num_clocks, float step, const int64_t* rows,
                                      float* to, int64_t to_width) {
+#pragma clang fp contract(off)
   const bool averaged = to_width > dim + slots + 1;
   for (int64_t i = 0; i < number; ++i) {
     if (rows[i] < 0) continue;
@@ -43,3 +44,4 @@ extern "C" void lazytower_start_rows(int64_t number, int64_t dim, int64_t slots,
     made[to_width - 1] = 0.0f;
   }
 }
+#pragma GCC pop_options

@@ -53,4 +53,4 @@ class NativeTable(RecordTable):
         )
 
     def memory(self) -> np.ndarray:
-        return ops.memory(self.records)
+        return ops.in_place(self.records)
