@@ -38,10 +38,14 @@ class Exponential:
         Returns:
           float32 [n, d].
         """
+        return weight + self.factor(last, step) * (average - weight)
+
+    def factor(self, last, step):
+        """That of the difference in `catch_up`, float32 [n, 1]."""
         since = _steps_since(last, step, self.start_step)
         # In float64, because in float32 the logarithm of 0.9999 is 0.02 % off.
         log_decay = math.log(max(self.decay, 1e-30))
-        return weight + tf.exp(since * log_decay) * (average - weight)
+        return tf.exp(since * log_decay)
 
     def share(self, last, step):
         """The factor of `weight - average` that brings the average from `last` <= `step` to `step`.
@@ -73,9 +77,13 @@ class Uniform:
 
     def catch_up(self, average, weight, last, step):
         """As Exponential.catch_up."""
+        return average + (weight - average) * self.factor(last, step)
+
+    def factor(self, last, step):
+        """As Exponential.factor."""
         since = _steps_since(last, step, self.start_step)
         seen = tf.maximum(last - self.start_step, 0.0)
-        return average + (weight - average) * tf.math.divide_no_nan(since, seen + since)
+        return tf.math.divide_no_nan(since, seen + since)
 
     def share(self, last, step):
         """As Exponential.share."""

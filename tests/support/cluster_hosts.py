@@ -13,11 +13,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import yaml
 
+from tests.support.network_hosts import Network
+from trainer import cli
 from trainer.checkpoints.chain import CheckpointDirectory
 from trainer.checkpoints.rows import StoredRows
 
@@ -46,10 +48,11 @@ class WorkerProcess:
       addresses: of all hosts.
       index: of this one.
       log: file of its output.
+      within: what runs the command after it where the host is.
     """
 
-    def __init__(self, addresses: list[str], index: int, log: pathlib.Path):
-        self.addresses, self._index, self.log = addresses, index, log
+    def __init__(self, addresses: list[str], index: int, log: pathlib.Path, within: Sequence[str] = ()):
+        self.addresses, self._index, self.log, self._within = addresses, index, log, within
         self.process: subprocess.Popen | None = None
         self.start()
 
@@ -59,9 +62,8 @@ class WorkerProcess:
             return
         environment = os.environ | {"TF_CONFIG": tf_config(self.addresses, self._index)}
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "trainer.cli", "worker"], env=environment, stdout=log, stderr=log
-            )
+            command = [*self._within, sys.executable, "-m", "trainer.cli", "worker"]
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Sends a signal and returns the exit code."""
@@ -71,11 +73,16 @@ class WorkerProcess:
 
 
 @contextlib.contextmanager
-def workers(number: int, directory: pathlib.Path) -> Iterator[list[WorkerProcess]]:
-    """The workers of a cluster of `number` hosts."""
-    addresses = free_addresses(number)
-    found = [WorkerProcess(addresses, i, directory / f"host-{i}.log") for i in range(1, number)]
+def workers(
+    number: int, directory: pathlib.Path, hosts: Network | None = None
+) -> Iterator[list[WorkerProcess]]:
+    """The workers of a cluster of `number` hosts, of this one or of a network."""
+    addresses = free_addresses(number) if hosts is None else hosts.addresses
+    found: list[WorkerProcess] = []
     try:
+        for i in range(1, number):
+            within = () if hosts is None else hosts.within(i)
+            found.append(WorkerProcess(addresses, i, directory / f"host-{i}.log", within))
         yield found
     finally:
         for worker in found:
@@ -101,24 +108,27 @@ def written(document: dict) -> str:
     return path
 
 
-def driven(*documents: dict) -> None:
-    """Trains runs one after the other in one driver process, which must succeed."""
-    command = [sys.executable, "-m", "tests.support.cluster_hosts", *map(written, documents)]
+def driven(*documents: dict, within: Sequence[str] = ()) -> None:
+    """Trains runs one after the other in one driver process, which must succeed; see WorkerProcess."""
+    command = _driver(documents, within)
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-def started(document: dict, log: pathlib.Path) -> subprocess.Popen:
-    """`lazytower train` in a process of its own."""
+def started(log: pathlib.Path, *documents: dict, within: Sequence[str] = ()) -> subprocess.Popen:
+    """The same in the background."""
     with open(log, "wb") as file:
-        command = [sys.executable, "-m", "trainer.cli", "train", "--config", written(document)]
-        return subprocess.Popen(command, stdout=file, stderr=file)
+        return subprocess.Popen(_driver(documents, within), stdout=file, stderr=file)
 
 
-def wait_for(text: str, log: pathlib.Path, process: subprocess.Popen) -> None:
-    """Waits until a process has logged a text."""
+def _driver(documents: Iterable[dict], within: Sequence[str]) -> list[str]:
+    return [*within, sys.executable, "-m", "tests.support.cluster_hosts", *map(written, documents)]
+
+
+def wait_for(text: str, log: pathlib.Path, process: subprocess.Popen, times: int = 1) -> None:
+    """Waits until a process has logged a text so many times."""
     deadline = time.monotonic() + SECONDS
-    while text not in log.read_text(errors="replace"):
+    while log.read_text(errors="replace").count(text) < times:
         assert process.poll() is None and time.monotonic() < deadline, log.read_text(errors="replace")[-4000:]
         time.sleep(0.2)
 
@@ -142,14 +152,13 @@ def state(run: pathlib.Path, step: int) -> dict[str, np.ndarray]:
     return found
 
 
-def main(paths: list[str]) -> None:
-    """Trains the runs of config files."""
-    from configs.load import load_config
-    from trainer.training.run import train
-
+def main(paths: list[str]) -> int:
+    """Runs `lazytower train` for config files, until one fails; returns its exit code."""
     for path in paths:
-        train(load_config(path))
+        if code := cli.run(cli.parse(["lazytower", "train", "--config", path])):
+            return code
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

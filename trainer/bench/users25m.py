@@ -4,7 +4,8 @@
     lazytower bench users25m --stages restore export
 
 Stages are the commands that a user runs: prepare (skipped when the dataset exists), train, train again (it
-restores the last checkpoint and finds nothing to do), evaluate, export, recommend. Their seconds are those of
+restores the last checkpoint and finds nothing to do), warm (a run of one step that starts from the first),
+evaluate, export, recommend. Their seconds are those of
 the process, imports included; peak memory is the largest resident set, pages of mapped files included. Then
 steps: one training step of the same model on the same batches with the user table as it is and with
 `--few_rows` rows (user ids modulo the rows), one process each, in turns.
@@ -26,7 +27,7 @@ from trainer.bench.page import write_plain_csv
 from trainer.bench.timing import in_fresh_process, positive
 
 CONFIG = "configs/users25m_cpu.yaml"
-STAGES = ("prepare", "train", "restore", "evaluate", "export", "recommend", "steps")
+STAGES = ("prepare", "train", "restore", "warm", "evaluate", "export", "recommend", "steps")
 _WARMUP_STEPS = 5
 
 
@@ -129,6 +130,19 @@ def _restore(args, config) -> list[tuple[str, str]]:
     return [*figures, ("restore", f"{line['restore_seconds']:.1f} s, {line['bytes'] / 1e9:.2f} GB read")]
 
 
+def _warm(args, config) -> list[tuple[str, str]]:
+    from trainer.report.metrics_file import read_metrics
+
+    place = f"{config.output.path}-warm"
+    shutil.rmtree(place, ignore_errors=True)
+    one = [f"init.from={config.output.path}", f"output.path={place}"]
+    one += ["train.num_epochs=null", "train.num_steps=1"]
+    figures = _command(argparse.Namespace(**{**vars(args), "overrides": [*args.overrides, *one]}), "train")
+    line = [line for line in read_metrics(place) if line.get("event") == "warm_start"][-1]
+    shutil.rmtree(place)
+    return [*figures, ("warm start", f"{line['seconds']:.1f} s, {line['bytes'] / 1e9:.2f} GB read")]
+
+
 def _export(args, config) -> list[tuple[str, str]]:
     from trainer.serving.versions import versions
 
@@ -191,6 +205,7 @@ _STAGES = {
     "prepare": _prepare,
     "train": _train,
     "restore": _restore,
+    "warm": _warm,
     "evaluate": lambda args, config: _command(args, "evaluate"),
     "export": _export,
     "recommend": lambda args, config: _command(args, "recommend", "--model", config.export_path),

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from trainer.checkpoints.files import in_flight, in_order
-from trainer.checkpoints.reader import Checkpoint, map_array, read_array, release
+from trainer.checkpoints.reader import Checkpoint, map_array, read_copy, release
 
 _Used = TypeVar("_Used")
 
@@ -26,7 +26,7 @@ def stream_rows(
     Args:
       chain: a full checkpoint and increments in order.
       table: name.
-      use: gets records float32 [n, width] of the rows from `start` on, read-only.
+      use: gets records float32 [n, width] of the rows from `start` on.
 
     Raises:
       DamagedCheckpoint: a file is not as it was written.
@@ -38,9 +38,9 @@ def stream_rows(
 
     def read(piece: tuple[int, str]) -> _Used:
         start, name = piece
-        records = read_array(full, name)
+        records = read_copy(full, name)
         for layer in layers:
-            records = layer.laid_over(records, start)
+            layer.lay_over(records, start)
         return use(start, records)
 
     files = [(int(start), name) for start, (_, name, _) in zip(starts, pieces, strict=False)]
@@ -102,9 +102,9 @@ class _Layer:
             release(self._records[i])
         return held
 
-    def laid_over(self, records: np.ndarray, start: int) -> np.ndarray:
-        """Records of the rows from `start` on, with the rows that this increment holds in their place."""
-        stop, copied = start + len(records), False
+    def lay_over(self, records: np.ndarray, start: int) -> None:
+        """Replaces those of the records of the rows from `start` on that this increment holds."""
+        stop = start + len(records)
         first = max(int(np.searchsorted(self._first, start, side="right")) - 1, 0)
         for ids, rows in zip(self._ids[first:], self._records[first:], strict=True):
             if ids[0] >= stop:
@@ -112,8 +112,5 @@ class _Layer:
             low, high = np.searchsorted(ids, [start, stop])
             if low == high:
                 continue
-            if not copied:
-                records, copied = records.copy(), True
             records[ids[low:high] - start] = rows[low:high]
             release(rows)
-        return records

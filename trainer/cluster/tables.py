@@ -73,7 +73,7 @@ class ClusterTable(Table):
         """tf.function(function), traced once for a key."""
         with self._lock:
             if key not in self._functions:
-                made = tf.function(function, input_signature=specs)
+                made = tf.function(function, input_signature=specs, autograph=False)  # as in the step
                 self._functions[key] = made.get_concrete_function()
             return self._functions[key]
 
@@ -123,7 +123,7 @@ class ClusterTable(Table):
                     shard.write_rows(tf.range(start + first, stop, n) // n, records[first::n])
             return tf.constant(True)
 
-        compiled = tf.function(fill, input_signature=[_NUMBER, _NUMBER])
+        compiled = tf.function(fill, input_signature=[_NUMBER, _NUMBER], autograph=False)
         for start, stop in self.chunks():
             if not skip(start, stop):
                 compiled(tf.constant(start, tf.int64), tf.constant(stop, tf.int64))

@@ -187,6 +187,11 @@ class Table(Embedding):
     def write_rows(self, ids, records) -> None:
         """Overwrites the rows of distinct ids int64 [n] with records float32 [n, width]."""
 
+    def memory(self) -> np.ndarray | None:
+        """All records, float32 [rows, width], in place, to be written by any thread before the first step;
+        None: the engine keeps them where this process cannot write them."""
+        return None
+
     def touched_since(self, step: int) -> np.ndarray:
         """Ids of rows that a step after `step` updated, int64 ascending; reads last steps only.
 

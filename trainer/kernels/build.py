@@ -76,17 +76,23 @@ def _loaded():
         return None
 
 
+@functools.cache
+def without_tensorflow() -> ctypes.CDLL:
+    """The library, for functions that Python calls itself; requires the kernels."""
+    return ctypes.CDLL(_library())  # loaded already: the same one
+
+
 def release_tracked() -> int:
     """Frees the records of this process that trainer.kernels.ops.track was called with; returns their bytes.
     Requires the kernels."""
-    release = ctypes.CDLL(_library()).lazytower_release  # loaded already: the same one
+    release = without_tensorflow().lazytower_release
     release.restype = ctypes.c_int64
     return int(release())
 
 
 def multiplies_bfloat16() -> bool:
     """Whether the kernels have instructions for products of bfloat16: they were compiled for AVX512-BF16."""
-    return kernels() is not None and bool(ctypes.CDLL(_library()).lazytower_has_bfloat16())
+    return kernels() is not None and bool(without_tensorflow().lazytower_has_bfloat16())
 
 
 def warn_of_slow_bfloat16() -> None:

@@ -1,10 +1,13 @@
 """The kernels as functions of tensors; `unique` to `gather_rows` fall back to TensorFlow ops."""
 
+import ctypes
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
 from trainer.averages import Exponential
-from trainer.kernels.build import kernels
+from trainer.kernels.build import kernels, without_tensorflow
 
 
 def unique(ids):
@@ -145,6 +148,64 @@ def update(records: tf.Variable, shared: list, ids, gradient, where, step, rate,
         average=0 if average is None else 1 if isinstance(average, Exponential) else 2,
         average_decay=getattr(average, "decay", 0.0),
         average_start=float(getattr(average, "start_step", 0)),
+    )
+
+
+def in_place(records: tf.Variable) -> np.ndarray:
+    """The records of a variable from `allocate`, float32 [rows, width], in place, to be written while no step
+    runs; valid as long as the variable exists."""
+    rows, width = tf.raw_ops.VariableShape(input=records.handle, out_type=tf.int64).numpy().tolist()
+    values = (ctypes.c_float * (rows * width)).from_address(address(records))
+    return np.frombuffer(values, np.float32).reshape(rows, width)
+
+
+def start_rows(
+    table: np.ndarray,
+    rows: np.ndarray,
+    records: np.ndarray,
+    dim: int,
+    slots: int,
+    *,
+    step: int,
+    clocks: Sequence[int] = (),
+    average: tuple[int, np.ndarray, bool] | None = None,
+) -> None:
+    """Writes records of another run into a table, bit for bit as trainer.warm_start.records.RecordRule makes
+    them if slots are kept; requires the kernels. Several threads may write different rows at the same time.
+
+    Args:
+      table: from `in_place`.
+      rows: int64 [n], distinct rows of the table, in its range; -1: the record goes nowhere.
+      records: float32 [n, width] that begin with `dim` weights and `slots` slots.
+      dim, slots: numbers of values.
+      step: last step of the other run.
+      clocks: which slots hold a step, from which `step` is subtracted.
+      average: (first value of the average in `records`, factor of the difference float32 [n], whether the
+        difference is added to the average instead of to the weight); None: weights are taken as they are.
+
+    Raises:
+      ValueError: shapes or types do not fit.
+    """
+    at, factor, onto_average = average or (0, np.zeros(len(records), np.float32), False)
+    rows, factor, steps = np.ascontiguousarray(rows), np.ascontiguousarray(factor), np.array(clocks, np.int64)
+    for array, kind in ((table, np.float32), (records, np.float32), (factor, np.float32), (rows, np.int64)):
+        if array.dtype != kind or not array.flags.c_contiguous:
+            raise ValueError(
+                f"an array of {array.dtype} with strides {array.strides}, not of {kind.__name__}"
+            )
+    width, number = records.shape[1], len(records)
+    if rows.shape != (number,) or factor.shape != (number,) or (number and rows.max() >= len(table)):
+        raise ValueError(f"{number} records, rows {rows.shape} of {len(table)}, factors {factor.shape}")
+    if dim + slots > width or at + dim > width or table.shape[1] - dim - slots not in (1, dim + 1):
+        raise ValueError(f"records of {width} values do not fit a table of {table.shape[1]}")
+    without_tensorflow().lazytower_start_rows(
+        *(ctypes.c_int64(number), ctypes.c_int64(dim), ctypes.c_int64(slots)),
+        *(ctypes.c_void_p(records.ctypes.data), ctypes.c_int64(width)),
+        ctypes.c_void_p(records.ctypes.data + 4 * at if average else None),
+        *(ctypes.c_void_p(factor.ctypes.data), ctypes.c_int32(onto_average)),
+        *(ctypes.c_void_p(steps.ctypes.data), ctypes.c_int64(len(steps)), ctypes.c_float(step)),
+        *(ctypes.c_void_p(rows.ctypes.data), ctypes.c_void_p(table.ctypes.data)),
+        ctypes.c_int64(table.shape[1]),
     )
 
 

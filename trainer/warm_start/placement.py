@@ -48,18 +48,31 @@ class Placement:
         """Whether all rows start .. stop of the table have a source."""
         return self._rows is None or bool((self._rows[start:stop] >= 0).all())
 
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """The row of each of the source's rows start .. stop, int64; -1: none. Of several rows, one."""
+        if self._rows is None:
+            return np.arange(start, stop, dtype=np.int64)
+        return self._own[start:stop].astype(np.int64)
+
+    def further(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """(rows, their rows of the source), int64 each, that `rows` leaves out."""
+        if self._rows is None:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        more, sources = self._more
+        here = np.flatnonzero((sources >= start) & (sources < stop))
+        return more[here], sources[here]
+
     def write(self, storage: Table, start: int, records: np.ndarray) -> None:
         """Writes records, float32 [n, width of the table], of the source's rows from `start` on."""
         if self._rows is None:
             storage.write_records(start, records)
             return
         stop = start + len(records)
-        own = self._own[start:stop].astype(np.int64)
+        own = self.rows(start, stop)
         if (own >= 0).all() and (np.diff(own) == 1).all():
             storage.write_records(int(own[0]), records)
         elif (here := np.flatnonzero(own >= 0)).size:
             storage.write_rows(own[here], records[here])
-        more, sources = self._more
-        here = np.flatnonzero((sources >= start) & (sources < stop))
-        if here.size:
-            storage.write_rows(more[here], records[sources[here] - start])
+        more, sources = self.further(start, stop)
+        if more.size:
+            storage.write_rows(more, records[sources - start])

@@ -7,12 +7,18 @@ average  begins at the weight
 last     0: no step of the new run has touched the row
 """
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
-from trainer.averages import make_average
+from trainer.averages import Uniform, make_average
+from trainer.checkpoints.reader import Checkpoint
+from trainer.checkpoints.rows import stream_rows
 from trainer.embeddings.base import Table
 from trainer.embeddings.engines.stored import mean_weights
+from trainer.kernels import ops
+from trainer.warm_start.placement import Placement
 from trainer.warm_start.source import Source
 
 
@@ -37,6 +43,7 @@ class RecordRule:
             name: slice(int(stop) - width, int(stop))
             for (name, width), stop in zip(parts, stops, strict=True)
         }
+        self._table = table
         self._storage, self._keep_slots, self._step = storage, keep_slots, source.manifest.step
         self._tail = tail if averaged else []
         self._average = None
@@ -52,6 +59,58 @@ class RecordRule:
             parts.append(weight)
         parts.append(np.zeros([len(records), 1], np.float32))
         return start, np.concatenate(parts, axis=1)
+
+    def transfer(self, chain: list[Checkpoint], placement: Placement) -> None:
+        """Writes the records of all rows that continue one of the source, range by range.
+
+        Args:
+          chain: the source's checkpoint, as stream_rows.
+          placement: where they go.
+
+        Raises:
+          DamagedCheckpoint: a file is not as it was written.
+        """
+        memory = self._storage.memory() if self._keep_slots and not self._tail else None
+        if memory is None:
+            for start, records in stream_rows(chain, self._table, self):
+                placement.write(self._storage, start, records)
+            return
+        for _ in stream_rows(chain, self._table, functools.partial(self._write, memory, placement)):
+            pass
+
+    def _write(self, memory: np.ndarray, placement: Placement, start: int, records: np.ndarray) -> None:
+        """As __call__, by a kernel that writes into the table itself: without it, making records and copying
+        them takes longer than reading them."""
+        factor, stop = self._factor(records), start + len(records)
+        self._start_rows(memory, placement.rows(start, stop), records, factor)
+        more, sources = placement.further(start, stop)
+        if more.size:
+            here = sources - start
+            self._start_rows(memory, more, records[here], None if factor is None else factor[here])
+
+    def _start_rows(
+        self, memory: np.ndarray, rows: np.ndarray, records: np.ndarray, factor: np.ndarray | None
+    ) -> None:
+        optimizer, dim = self._storage.optimizer, self._storage.dim
+        average = None
+        if factor is not None:
+            onto_average = isinstance(self._average, Uniform)
+            average = self._part["average"].start, factor, onto_average
+        ops.start_rows(
+            *(memory, rows, records, dim, sum(optimizer.slot_widths(dim))),
+            step=self._step,
+            clocks=[self._part[name].start - dim for name in optimizer.step_slots if name in self._part],
+            average=average,
+        )
+
+    def _factor(self, records: np.ndarray) -> np.ndarray | None:
+        """Of the difference between averages and weights, float32 [n]; computed for a whole piece, because
+        tf.exp rounds a value by its place in a vector."""
+        if self._average is None:
+            return None
+        with tf.device("CPU:0"):
+            last = records[:, self._part["last_step"]]
+            return np.asarray(self._average.factor(last, float(self._step)))[:, 0]
 
     def _weights(self, start: int, records: np.ndarray) -> np.ndarray:
         weight = records[:, self._part["weight"]]

@@ -20,7 +20,6 @@ from trainer.checkpoints.identity import DATASET
 from trainer.checkpoints.manifest import StartedFrom
 from trainer.checkpoints.reader import Checkpoint, read_dense
 from trainer.checkpoints.restoration import newest_restorable
-from trainer.checkpoints.rows import stream_rows
 from trainer.checkpoints.tail_average import mean_dense, read_tail
 from trainer.models.recommender import Recommender
 from trainer.optimizers import ROW_OPTIMIZERS
@@ -211,8 +210,7 @@ class WarmStart:
             storage = recommender.storages[name]
             rows = [stored[name] for stored in tail.rows] if tail else []
             rule = RecordRule(source, name, storage, averaged, keep, rows)
-            for start, records in stream_rows(source.chain, name, rule):
-                placement.write(storage, start, records)
+            rule.transfer(source.chain, placement)
         return values
 
     def _origin(self, chain: list[Checkpoint]) -> StartedFrom:

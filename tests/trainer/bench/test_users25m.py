@@ -49,12 +49,14 @@ def test_all_stages(config, tmp_path, capsys):
     for stage in ("prepare", "train"):
         assert float(rows[stage, "seconds"]) > 0.1
         assert 0.05 < float(rows[stage, "peak memory GB"]) < 8
-    commands = {"restore": "train"} | {name: name for name in ("evaluate", "export", "recommend")}
+    commands = {"restore": "train", "warm": "train"} | {
+        name: name for name in ("evaluate", "export", "recommend")
+    }
     assert {stage: rows[stage, "command"] for stage in commands} == commands
     assert float(rows["export", "SavedModel GB"]) >= 0
     assert float(rows["train", "median steps/s"].replace(",", "")) > 0
     assert rows["train", "full checkpoint"].endswith(("async", "blocking"))
-    assert " s, " in rows["restore", "restore"]
+    assert " s, " in rows["restore", "restore"] and " s, " in rows["warm", "warm start"]
     assert float(rows["steps", "ratio"]) > 0
     assert "7 distinct users" in rows["steps", "7 user rows"]
     assert "written: " in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """`engine: native`: row records with compiled kernels; the same numbers as `rows`, up to rounding."""
 
+import numpy as np
 import tensorflow as tf
 
 from configs.errors import ConfigError
@@ -50,3 +51,6 @@ class NativeTable(RecordTable):
             *(self.records, shared, lookup.ids, gradient, lookup.where),
             *(step, rate, self.optimizer, self.average),
         )
+
+    def memory(self) -> np.ndarray:
+        return ops.in_place(self.records)

@@ -39,6 +39,7 @@ class ClusterStep(Step):
         shapes = config.ids_of_batch.values()
         self._most_ids = max((sum(map(math.prod, inputs.values())) for inputs in shapes), default=1)
 
+    @tf.autograph.experimental.do_not_convert  # which takes as long as tracing
     def __call__(self, batch: dict):
         """As Step; unless loss and gradients are finite only the step is counted."""
         self.step.assign_add(1)

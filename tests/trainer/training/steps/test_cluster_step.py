@@ -3,6 +3,7 @@ hosts."""
 
 import pathlib
 import signal
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from tests.support.ranking_dataset import EVERYTHING, click_log, ranking_documen
 from tests.support.tiny_run import planted_document, write_planted
 from trainer.training.run import train
 
-CUT, END = 10, 20
+CUT, END, ENDLESS = 10, 20, 1_000_000
 TOWER = {"layers": [12, 8], "dropout": 0.1}
 TOWERS = {
     "kind": "two_tower",
@@ -85,17 +86,34 @@ def towers(directory: pathlib.Path) -> dict:
     return settled(planted_document(str(directory)), model=TOWERS)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(directory, two_hosts):
-    """The same run three times, in one driver: whole, once more, and resumed from half of the first."""
-    runs = [directory / name for name in ("whole", "again", "resumed")]
+class Runs(NamedTuple):
+    """Three runs in one driver, of which the last one loses its worker after a checkpoint."""
+
+    document: dict
+    whole: pathlib.Path
+    again: pathlib.Path
+    """The same run once more."""
+    exit_code: int
+    log: str
+    """Of the driver."""
+
+
+def clipped(directory: pathlib.Path) -> dict:
     document = towers(directory)
     document["train"]["clip_norm"] = 0.5
-    first, *others = (on_cluster(document, two_hosts[0].addresses, run) for run in runs)
-    driven(first)
-    copied(runs[0], runs[2], CUT)
-    driven(*others)
-    return document, runs
+    return document
+
+
+@pytest.fixture(scope="module")
+def runs(directory, two_hosts) -> Runs:
+    document, log = clipped(directory), directory / "killed.log"
+    whole, again = directory / "whole", directory / "again"
+    addresses = two_hosts[0].addresses
+    finite = [on_cluster(document, addresses, run) for run in (whole, again)]
+    driver = started(log, *finite, on_cluster(document, addresses, directory / "endless", num_steps=ENDLESS))
+    wait_for("checkpoint of step", log, driver, times=2 * END // CUT + 1)
+    two_hosts[0].end(signal.SIGKILL)
+    return Runs(document, whole, again, driver.wait(SECONDS), log.read_text(errors="replace"))
 
 
 def grouped(directory: pathlib.Path) -> dict:
@@ -116,45 +134,33 @@ def assert_same(found: dict, expected: dict) -> None:
     assert [name for name, value in expected.items() if found[name].tobytes() != value.tobytes()] == []
 
 
-def test_two_hosts_compute_what_one_machine_does(undisturbed, directory):
-    document, (whole, *_) = undisturbed
-    alone = moved(document, directory / "alone")
-    train(parse_config(alone, "alone"))
-    assert_close(state(whole, END), state(directory / "alone", END))
+def test_two_hosts_compute_what_one_machine_does(runs, directory):
+    train(parse_config(moved(runs.document, directory / "alone"), "alone"))
+    assert_close(state(runs.whole, END), state(directory / "alone", END))
 
 
-def test_the_same_command_gives_the_same_bits(undisturbed):
-    _, (whole, again, _) = undisturbed
-    assert_same(state(again, END), state(whole, END))
+def test_the_same_command_gives_the_same_bits(runs):
+    assert_same(state(runs.again, END), state(runs.whole, END))
 
 
-def test_a_resumed_run_equals_an_undisturbed_one(undisturbed):
-    _, (whole, _, resumed) = undisturbed
-    assert_same(state(resumed, END), state(whole, END))
+def test_one_machine_resumes_the_run_of_a_cluster(runs, directory):
+    copied(runs.whole, directory / "one", CUT)
+    train(parse_config(moved(runs.document, directory / "one"), "one"))
+    assert_close(state(directory / "one", END), state(runs.whole, END))
 
 
-def test_one_machine_resumes_the_run_of_a_cluster(undisturbed, directory):
-    document, (whole, *_) = undisturbed
-    copied(whole, directory / "one", CUT)
-    train(parse_config(moved(document, directory / "one"), "one"))
-    assert_close(state(directory / "one", END), state(whole, END))
+def test_a_killed_worker_ends_the_run(runs, two_hosts):
+    assert runs.exit_code == 75
+    assert f"host 1 at {two_hosts[0].addresses[1]} is lost" in runs.log
 
 
-def test_a_killed_worker_ends_the_run_and_the_next_one_goes_on(undisturbed, two_hosts, addresses, directory):
-    document, (whole, *_) = undisturbed
-    run, log = directory / "killed", directory / "killed.log"
-    copied(whole, run, CUT)
-    driver = started(on_cluster(document, addresses, directory / "endless", num_steps=1_000_000), log)
-    wait_for("checkpoint of step", log, driver)
-    two_hosts[0].end(signal.SIGKILL)
-    assert driver.wait(SECONDS) == 75
-    assert f"host 1 at {addresses[1]} is lost" in log.read_text()
-    two_hosts[0].start()
-    driven(on_cluster(document, addresses, run))
-    assert_same(state(run, END), state(whole, END))
+def test_a_run_resumed_with_another_worker_equals_an_undisturbed_one(runs, addresses, directory):
+    copied(runs.whole, directory / "resumed", CUT)
+    driven(on_cluster(runs.document, addresses, directory / "resumed"))
+    assert_same(state(directory / "resumed", END), state(runs.whole, END))
 
 
-# --- slow: other models, settings and numbers of hosts, all in one driver for each number ---
+# --- slow: other models, settings and numbers of hosts, in one driver for each number ---
 
 
 def compared(directory: pathlib.Path) -> dict[str, dict]:
@@ -163,7 +169,6 @@ def compared(directory: pathlib.Path) -> dict[str, dict]:
     clicks.mkdir(exist_ok=True)
     if not (clicks / "dataset").exists():
         click_log(str(clicks), 1500, owners=True, model=EVERYTHING)
-    plain = towers(directory)
     pointwise = settled(planted_document(str(directory)), model={"kind": "dot_bias", "negatives": 3})
     pointwise["train"]["clip_norm"] = 0.5
     by_rows = settled(planted_document(str(directory)), model=TOWERS)
@@ -176,7 +181,6 @@ def compared(directory: pathlib.Path) -> dict[str, dict]:
     ordered["tables"] = {"item": rounded({"dim": 9})}
     return {
         "sequence": ordered,
-        "towers": plain,
         "groups": grouped(directory),
         "dot_bias": pointwise,
         "ranking": settled(ranking_document(str(clicks), EVERYTHING, owners=True, tables={"*": {}})),
@@ -184,75 +188,77 @@ def compared(directory: pathlib.Path) -> dict[str, dict]:
     }
 
 
-@pytest.fixture(scope="module", params=[2, 4], ids=lambda n: f"{n}_hosts")
-def all_runs(request, directory, tmp_path_factory):
-    """(directory of the runs of a cluster, documents by name)."""
-    root = tmp_path_factory.mktemp(f"hosts{request.param}")
-    documents = compared(directory)
-    with workers(request.param, root) as found:
+@pytest.fixture(scope="module")
+def of_two_hosts(directory, two_hosts) -> pathlib.Path:
+    """Directory of all runs, and of one whose batches are not finite."""
+    two_hosts[0].start()
+    documents = compared(directory) | {"skips": infinite(directory)}
+    addresses, root = two_hosts[0].addresses, directory / "two"
+    root.mkdir()
+    driven(*(on_cluster(document, addresses, root / name) for name, document in documents.items()))
+    return root
+
+
+@pytest.fixture(scope="module")
+def of_four_hosts(directory, runs) -> pathlib.Path:
+    """Directory of all runs, and of one that two hosts began."""
+    documents, root = compared(directory) | {"resumed": runs.document}, directory / "four"
+    root.mkdir()
+    copied(runs.whole, root / "resumed", CUT)
+    with workers(4, root) as found:
         addresses = found[0].addresses
         driven(*(on_cluster(document, addresses, root / name) for name, document in documents.items()))
-    return root, documents
+    return root
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["sequence", "towers", "groups", "dot_bias", "ranking", "rows"])
-def test_clusters_compute_what_one_machine_does(all_runs, directory, name):
-    root, documents = all_runs
-    alone = directory / f"alone-{name}"
-    if not alone.exists():
-        train(parse_config(moved(documents[name], alone), name))
-    assert_close(state(root / name, END), state(alone, END))
-
-
-@pytest.mark.slow
-def test_four_hosts_resume_the_run_of_two(undisturbed, directory, tmp_path):
-    document, (whole, *_) = undisturbed
-    copied(whole, tmp_path / "four", CUT)
-    with workers(4, tmp_path) as found:
-        driven(on_cluster(document, found[0].addresses, tmp_path / "four"))
-    assert_close(state(tmp_path / "four", END), state(whole, END))
-
-
-@pytest.mark.slow
-def test_a_worker_that_hangs_is_noticed(undisturbed, two_hosts, addresses, directory):
-    document, _ = undisturbed
-    log = directory / "hangs.log"
-    endless = on_cluster(document, addresses, directory / "hangs", num_steps=1_000_000)
-    endless["device"] = endless["device"] | {"keepalive_seconds": 2}
-    driver = started(endless, log)
-    wait_for("checkpoint of step", log, driver)
-    assert two_hosts[0].process is not None
-    two_hosts[0].process.send_signal(signal.SIGSTOP)
-    try:
-        assert driver.wait(SECONDS) == 75
-    finally:
-        two_hosts[0].end(signal.SIGKILL)
-    assert f"host 1 at {addresses[1]} does not answer" in log.read_text()
-
-
-@pytest.mark.slow
-def test_a_worker_outlives_its_driver(undisturbed, two_hosts, addresses, directory):
-    document, _ = undisturbed
-    log = directory / "outlived.log"
-    driver = started(on_cluster(document, addresses, directory / "outlived", num_steps=1_000_000), log)
-    wait_for("checkpoint of step", log, driver)
-    driver.kill()
-    driver.wait(SECONDS)
-    wait_for("has gone", two_hosts[0].log, two_hosts[0].process)
-    driven(on_cluster(document, addresses, directory / "next"))
-    assert two_hosts[0].end() == 0
-
-
-@pytest.mark.slow
-def test_a_batch_that_is_not_finite_changes_nothing(two_hosts, addresses, directory):
+def infinite(directory: pathlib.Path) -> dict:
     document = towers(directory)
     document["tables"] = {name: {"dim": 8, "init_stddev": 1e19} for name in ("user", "item")}
     document["model"] = document["model"] | {"normalize": False}  # so that dot products overflow
     document["train"] = document["train"] | {"skip_nonfinite": END}
-    document["polyak"] = {"kind": "none"}
-    driven(on_cluster(document, addresses, directory / "skips"))
-    before, after = state(directory / "skips", CUT), state(directory / "skips", END)
+    return document | {"polyak": {"kind": "none"}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hosts", ["two", "four"])
+@pytest.mark.parametrize("name", ["sequence", "groups", "dot_bias", "ranking", "rows"])
+def test_clusters_compute_what_one_machine_does(request, hosts, directory, name):
+    root = request.getfixturevalue(f"of_{hosts}_hosts")
+    alone = directory / f"alone-{name}"
+    if not alone.exists():
+        train(parse_config(moved(compared(directory)[name], alone), name))
+    assert_close(state(root / name, END), state(alone, END))
+
+
+@pytest.mark.slow
+def test_four_hosts_resume_the_run_of_two(of_four_hosts, runs):
+    assert_close(state(of_four_hosts / "resumed", END), state(runs.whole, END))
+
+
+@pytest.mark.slow
+def test_a_batch_that_is_not_finite_changes_nothing(of_two_hosts):
+    before, after = state(of_two_hosts / "skips", CUT), state(of_two_hosts / "skips", END)
     assert int(after.pop("skipped")) == END and int(before.pop("skipped")) == CUT
     assert (int(before.pop("step")), int(after.pop("step"))) == (CUT, END)
     assert_same(after, before)
+
+
+@pytest.mark.slow
+def test_a_worker_outlives_its_driver_and_hangs_under_the_next(two_hosts, addresses, directory):
+    log, (worker,) = directory / "outlived.log", two_hosts
+    endless = on_cluster(clipped(directory), addresses, directory / "outlived", num_steps=ENDLESS)
+    driver = started(log, endless)
+    wait_for("checkpoint of step", log, driver)
+    driver.kill()
+    driver.wait(SECONDS)
+    wait_for("has gone", worker.log, worker.process)
+    log = directory / "hangs.log"
+    driver = started(log, endless | {"device": endless["device"] | {"keepalive_seconds": 2}})
+    wait_for("checkpoint of step", log, driver)
+    worker.process.send_signal(signal.SIGSTOP)
+    try:
+        assert driver.wait(SECONDS) == 75
+    finally:
+        worker.process.send_signal(signal.SIGCONT)
+    assert f"host 1 at {addresses[1]} does not answer" in log.read_text(errors="replace")
+    assert worker.end() == 0
