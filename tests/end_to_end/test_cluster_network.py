@@ -40,7 +40,7 @@ FAULTS = {
     "stop": int(os.environ.get("CLUSTER_STOPS", 10)),
 }
 LIMITS = {"kill": 5.0, "early kill": 60.0, "cut": 60.0, "stop": 120.0}
-"""Seconds within which the driver must have ended. A driver that still traces its step looks at no host."""
+"""Seconds until the driver must have ended; early: before its first checkpoint, where 10 s were seen."""
 
 
 @contextlib.contextmanager
@@ -62,8 +62,8 @@ def with_optimizer(document: dict, optimizer: dict) -> dict:
     return document
 
 
-MAGNIFIED = "towers-adam"
-"""Where nothing but rounding moves the item tower's last bias, which Adam's default epsilon magnifies."""
+MAGNIFIED = {"towers-adam": {"dense/003", "average/003"}}
+"""The item tower's last bias, which nothing but rounding moves: Adam's default epsilon magnifies it."""
 SETTLED, SGD = {"epsilon": 1e-3}, {"kind": "sgd"}
 
 
@@ -82,7 +82,7 @@ def documents(directory: pathlib.Path) -> dict[str, dict]:
     return {
         "towers": towers(SETTLED),
         "again": towers(SETTLED),
-        MAGNIFIED: towers({}),
+        "towers-adam": towers({}),
         "towers-sgd": towers(SGD),
         "dot_bias": with_optimizer(pointwise, SETTLED),
         "dot_bias-adam": with_optimizer(pointwise, {}),
@@ -111,13 +111,13 @@ def alone(directory) -> dict[str, dict]:
     return found
 
 
-def apart(found: dict, expected: dict, tables: bool) -> float:
-    """The largest difference of table records, or of dense weights and what belongs to them."""
+def apart(found: dict, expected: dict, tables: bool, but: frozenset | set = frozenset()) -> float:
+    """The largest difference of table records, or of dense weights and what belongs to them, `but` some."""
     assert set(found) == set(expected)
     return max(
         float(np.max(np.abs(found[name].astype(np.float64) - value), initial=0))
         for name, value in expected.items()
-        if name.startswith("table/") == tables
+        if name.startswith("table/") == tables and name not in but
     )
 
 
@@ -134,14 +134,17 @@ def test_networks_compute_what_one_machine_does(number, directory, alone, capsys
     again = found.pop("again")
     assert [name for name, value in again.items() if value.tobytes() != found["towers"][name].tobytes()] == []
     differences = {
-        name: [apart(found[name], alone[name], tables) for tables in (True, False)] for name in found
+        name: [
+            apart(found[name], alone[name], tables, MAGNIFIED.get(name, set())) for tables in (True, False)
+        ]
+        for name in found
     }
     with capsys.disabled():
         for name, (tables, dense) in differences.items():
             print(f"\n{number} hosts, {name}: tables {tables:.1e}, dense {dense:.1e}", end="")
     for name, (tables, dense) in differences.items():
         assert tables < 2e-7, name
-        assert dense < (1e-2 if name == MAGNIFIED else 1e-6), name
+        assert dense < 1e-6, name
 
 
 class Disturbed:
