@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Sequence
 
 from configs.schema import RunConfig
+from configs.sections.devices import ClusterDeviceConfig
 from configs.system.processes import module_command
 from trainer.preflight.checks import CHECKS, FAIL, CheckedMachine, Result
 from trainer.preflight.probes import GROUPS, ProbeStep
@@ -43,13 +44,15 @@ def _probes(config: RunConfig | None, buckets: Sequence[str]) -> list[tuple[str,
         return [("tensorflow", ""), ("beam", ""), *(("bucket", url) for url in urls)]
     urls += [path for path in (config.output.path, config.export_path) if is_remote(path)]
     urls = [url for url in dict.fromkeys(urls) if not any(url.startswith(f"{other}/") for other in urls)]
+    run = config.model_dump_json()
     tables = sorted(set(config.table_of_input.values()))
     compiled = [name for name in tables if config.table(name).needs_xla]
     return [
         ("tensorflow", ",".join(compiled)),
         ("beam", ""),
         ("dataset", config.dataset.path),
-        *([("init", config.model_dump_json())] if config.init is not None else []),
+        *([("init", run)] if config.init is not None else []),
+        *([("cluster", run)] if isinstance(config.device, ClusterDeviceConfig) else []),
         *([("named_tpu", config.device.model_dump_json())] if config.device.is_named_tpu else []),
         *(("bucket", url) for url in urls),
     ]

@@ -114,12 +114,11 @@ def _init(run: str) -> str:
     """The run that a run starts from; `run` is the config as JSON."""
     from configs.errors import UserError
     from configs.manifest import MANIFEST_FILE, load_dataset
-    from configs.schema import RunConfig
     from configs.sections.devices import CpuDeviceConfig
     from configs.system.storage import exists, join
     from trainer.runtime import start_tensorflow
 
-    config = RunConfig.model_validate_json(run)
+    config = _config(run)
     start_tensorflow(CpuDeviceConfig())
     from trainer.warm_start.start import checked_source
 
@@ -127,8 +126,7 @@ def _init(run: str) -> str:
         prepared = exists(join(config.dataset.path, MANIFEST_FILE))
         found = checked_source(config, load_dataset(config.dataset.path) if prepared else None)
     except UserError as error:
-        what, _, fix = str(error).rpartition("; ")
-        raise Broken(what or fix, fix) from None
+        raise _broken(error) from None
     return found or f"not read: {config.output.path} has checkpoints to resume from"
 
 
@@ -144,6 +142,54 @@ def _named_tpu(device: str) -> str:
         return f"{named.name}: {tpu_address(named, wait_seconds=0)}"
     except UserError as error:
         raise Broken(str(error), "see docs/tpu.md") from None
+
+
+def _hosts(run: str) -> str:
+    """Tries the ports of a cluster's workers, with plain sockets; `run` is the config as JSON."""
+    from configs.errors import UserError
+    from trainer.cluster.connect import addresses_of_driver
+    from trainer.cluster.sockets import refusals
+
+    try:
+        addresses = addresses_of_driver(_config(run).device)
+    except UserError as error:
+        raise _broken(error) from None
+    if closed := refusals(addresses[1:]):
+        names = ", ".join(f"host {addresses.index(each)} at {each} ({why})" for each, why in closed.items())
+        fix = "start `lazytower worker` there, and open its port to the other hosts"
+        raise Broken(f"no connection to {names}", fix)
+    return f"{len(addresses) - 1} workers accept connections"
+
+
+def _cluster(run: str) -> str:
+    """Connects to a cluster as `lazytower train` does, unless a run uses it: a worker has one driver."""
+    from configs.errors import UserError
+    from trainer.cluster.connect import addresses_of_driver, connect_cluster
+    from trainer.cluster.sockets import refusal
+    from trainer.runtime import start_tensorflow
+
+    config = _config(run)
+    driver = addresses_of_driver(config.device)[0]
+    if refusal(driver) is None:
+        raise Broken(f"not asked, because {driver} is open: a run is using them", "ask when it ends", "warn")
+    start_tensorflow(config.device)
+    try:
+        hosts = connect_cluster(config.device, config.output.path).count
+    except UserError as error:
+        raise _broken(error) from None
+    return f"{hosts} hosts of one version, with kernels; all reach each other and {config.output.path}"
+
+
+def _config(run: str):
+    from configs.schema import RunConfig
+
+    return RunConfig.model_validate_json(run)
+
+
+def _broken(error: Exception) -> Broken:
+    """A user's error, whose last part says what to do."""
+    what, _, fix = str(error).rpartition("; ")
+    return Broken(what or fix, fix)
 
 
 def _bucket(url: str) -> str:
@@ -190,6 +236,10 @@ GROUPS = {
         ProbeStep("dataset", _dataset, "prepare it again with --overwrite, or correct dataset.path"),
     ),
     "init": (ProbeStep("warm start", _init, "correct init.from, or remove init"),),
+    "cluster": (
+        ProbeStep("workers", _hosts, "see docs/cluster.md"),
+        ProbeStep("cluster", _cluster, "see docs/cluster.md"),
+    ),
     "named_tpu": (ProbeStep("named TPU", _named_tpu, "see docs/tpu.md"),),
     "bucket": (ProbeStep("bucket", _bucket, "check the network, the bucket's name and the credentials"),),
 }

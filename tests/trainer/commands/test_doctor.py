@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import yaml
 from google.cloud import tpu_v2 as tpu
 
 from configs.load import parse_config
+from tests.support.cluster_hosts import wait_for, workers
 from tests.support.fake_tpu import FakeTpu
 from tests.support.tiny_run import planted_document, write_planted
 from trainer import cli
@@ -108,6 +110,23 @@ def test_probes_of_a_run(tmp_path):
     ]
     tables = {"item": {"kind": "robe_z", "dim": 8, "size": 64, "block": 8}}
     assert preflight_doctor._probes(config(tmp_path, tables=tables), [])[0] == ("tensorflow", "item")
+
+
+@pytest.mark.slow
+def test_a_cluster(tmp_path, doctor_of):
+    with workers(2, tmp_path) as (worker,):
+        wait_for("waiting for a driver", worker.log, worker.process)
+        path = document(tmp_path, device={"kind": "cluster", "hosts": worker.addresses})
+        code, output, _ = doctor_of("--config", path, groups=("cluster",))
+        assert code == 0 and re.search(r"\nok +workers: +1 workers accept connections\n", output)
+        assert re.search(rf"\nok +cluster: +2 hosts of one version, .* and {tmp_path}/run\n", output)
+        assert not list((tmp_path / "run").iterdir())
+        with socket.create_server(("127.0.0.1", int(worker.addresses[0].rpartition(":")[2]))):
+            code, output, _ = doctor_of("--config", path, groups=("cluster",))
+        assert code == 0 and re.search(r"\nwarn +cluster: +not asked, .*: a run is using them", output)
+    code, output, log = doctor_of("--config", path, groups=("cluster",))
+    assert code == 2 and log.endswith("checks failed: workers, cluster\n")
+    assert f"no connection to host 1 at {worker.addresses[1]} (connection refused)" in output
 
 
 TPU = {"kind": "tpu", "slice": "v4-8"}

@@ -22,6 +22,7 @@ from tests.support.cluster_hosts import (
 )
 from tests.support.ranking_dataset import EVERYTHING, click_log, ranking_document
 from tests.support.tiny_run import planted_document, write_planted
+from trainer.report.metrics_file import read_metrics
 from trainer.training.run import train
 
 CUT, END, ENDLESS = 10, 20, 1_000_000
@@ -188,11 +189,16 @@ def compared(directory: pathlib.Path) -> dict[str, dict]:
     }
 
 
+def warm(directory: pathlib.Path, runs: Runs) -> dict:
+    """A run that starts from another one's averages."""
+    return towers(directory) | {"init": {"from": str(runs.whole)}}
+
+
 @pytest.fixture(scope="module")
-def of_two_hosts(directory, two_hosts) -> pathlib.Path:
+def of_two_hosts(directory, two_hosts, runs) -> pathlib.Path:
     """Directory of all runs, and of one whose batches are not finite."""
     two_hosts[0].start()
-    documents = compared(directory) | {"skips": infinite(directory)}
+    documents = compared(directory) | {"skips": infinite(directory), "warm": warm(directory, runs)}
     addresses, root = two_hosts[0].addresses, directory / "two"
     root.mkdir()
     driven(*(on_cluster(document, addresses, root / name) for name, document in documents.items()))
@@ -202,7 +208,8 @@ def of_two_hosts(directory, two_hosts) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def of_four_hosts(directory, runs) -> pathlib.Path:
     """Directory of all runs, and of one that two hosts began."""
-    documents, root = compared(directory) | {"resumed": runs.document}, directory / "four"
+    documents = compared(directory) | {"resumed": runs.document, "warm": warm(directory, runs)}
+    root = directory / "four"
     root.mkdir()
     copied(runs.whole, root / "resumed", CUT)
     with workers(4, root) as found:
@@ -228,6 +235,17 @@ def test_clusters_compute_what_one_machine_does(request, hosts, directory, name)
     if not alone.exists():
         train(parse_config(moved(compared(directory)[name], alone), name))
     assert_close(state(root / name, END), state(alone, END))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hosts", ["two", "four"])
+def test_clusters_start_from_another_run(request, hosts, directory, runs):
+    root, alone = request.getfixturevalue(f"of_{hosts}_hosts"), directory / "alone-warm"
+    if not alone.exists():
+        train(parse_config(moved(warm(directory, runs), alone), "warm"))
+    assert_close(state(root / "warm", END), state(alone, END))
+    [event] = [line for line in read_metrics(str(root / "warm")) if line.get("event") == "warm_start"]
+    assert event["tables"]["user"]["kept"] > 0 == event["tables"]["user"]["new"]
 
 
 @pytest.mark.slow
