@@ -48,9 +48,11 @@ def split_rows(
         name: info for name, info in dataset.features.items() if info.lives == "records" and name in wanted
     }
 
+    @_traced
     def parse(blocks: tf.Tensor) -> dict[str, tf.Tensor]:
         return parse_blocks(dataset, blocks, features)
 
+    @_traced
     def complete(columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         ids = {f"{of}_id": columns[of] for of in OWNERS if of in columns}
         return complete_batch(dataset, lookups, columns) | ids
@@ -84,40 +86,50 @@ def trained_rows(rows: TrainRows, batch_size: int) -> Iterator[dict[str, np.ndar
             columns = {name: tf.boolean_mask(values, kept) for name, values in columns.items()}
         return columns
 
+    @_traced
     def complete(columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return complete_batch(dataset, {}, columns)
+
+    parsers = [_traced(functools.partial(parse, part)) for part in rows.parts]
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
         for place, info in rows.files:
             part = rows.parts[place]
-            found = _batches(part.dataset, info, functools.partial(parse, part), complete, batch_size)
+            found = _batches(part.dataset, info, parsers[place], complete, batch_size)
             yield from _checked(part.dataset.file_path(info), found, info.rows if part.is_whole else None)
 
     return _of_size(batches(), batch_size)
 
 
+def _traced(function: Callable):
+    """The function as one that is traced when the first large file is read, once for all files."""
+    return tf.function(function, reduce_retracing=True, autograph=False)
+
+
 def _batches(
     dataset: Dataset,
     info: FileInfo,
-    parse: Callable[[tf.Tensor], dict[str, tf.Tensor]],
-    complete: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
+    parse,
+    complete,
     batch_size: int,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The rows of a verified file, at most `batch_size` at a time unless it is small.
 
-    `parse` makes columns of blocks, string [n], and `complete` batches of columns.
+    `parse` makes columns of blocks, string [n], and `complete` batches of columns, both by `_traced`.
     """
     verify_dataset_file(dataset, info)
     path = dataset.file_path(info)
     if info.bytes >= PIPELINED_BYTES:
-        windows = tf.data.TFRecordDataset(path, compression_type="GZIP").batch(_BLOCKS).map(parse)
+        blocks = tf.data.TFRecordDataset(path, compression_type="GZIP").batch(_BLOCKS)
+        windows = blocks.map(parse, num_parallel_calls=2)
         batches = windows.rebatch(batch_size).map(complete, num_parallel_calls=2).prefetch(2)
         yield from batches.as_numpy_iterator()
         return
     records = list(small_file_records(path))
     for start in range(0, len(records), _BLOCKS):
         with tf.device("CPU"):
-            columns = complete(parse(tf.constant(records[start : start + _BLOCKS])))
+            blocks = tf.constant(records[start : start + _BLOCKS])
+            columns = complete.python_function(parse.python_function(blocks))
         yield {name: values.numpy() for name, values in columns.items()}
 
 

@@ -1,5 +1,6 @@
 """Sources that are drawn from planted models; no files are read."""
 
+import functools
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
@@ -104,12 +105,8 @@ class SyntheticClicksSourceConfig(Section):
 
     @property
     def features(self) -> list[FeatureConfig]:
-        keys = [{"name": f"c{i + 1}", "kind": "categorical"} for i in range(len(self.categorical))]
-        transform: dict[str, Any] = {"kind": "numeric", "transform": ["log1p", "standardize"]}
-        numbers = [{**transform, "name": f"n{i + 1}"} for i in range(self.numbers)]
-        tags = [{"name": "tags", "kind": "list", "max_length": self.list_length}] if self.list_keys else []
-        every = [{**feature, "of": "context"} for feature in (*keys, *numbers, *tags)]
-        return TypeAdapter(list[FeatureConfig]).validate_python(every)
+        tags_length = self.list_length if self.list_keys else 0
+        return [*_features_of_clicks(len(self.categorical), self.numbers, tags_length)]
 
     @property
     def all_features(self) -> list[FeatureConfig]:
@@ -128,3 +125,14 @@ class SyntheticClicksSourceConfig(Section):
         if not (self.categorical or self.numbers or self.list_keys or self.users or self.items):
             raise ValueError("no features; set categorical, numbers, list_keys, users or items")
         return self
+
+
+@functools.lru_cache
+def _features_of_clicks(keys: int, numbers: int, tags_length: int) -> tuple[FeatureConfig, ...]:
+    """Features of so many columns, once: models ask for them often, and validation takes milliseconds."""
+    found: list[dict[str, Any]] = [{"name": f"c{i + 1}", "kind": "categorical"} for i in range(keys)]
+    transform: dict[str, Any] = {"kind": "numeric", "transform": ["log1p", "standardize"]}
+    found += [{**transform, "name": f"n{i + 1}"} for i in range(numbers)]
+    found += [{"name": "tags", "kind": "list", "max_length": tags_length}] if tags_length else []
+    every = [{**feature, "of": "context"} for feature in found]
+    return tuple(TypeAdapter(list[FeatureConfig]).validate_python(every))

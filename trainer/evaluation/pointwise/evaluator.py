@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 SPILL_BYTES = 512 << 20
 """Memory for sorted predictions; more of them go to a temporary directory."""
-_SMALLEST_BATCH, _LARGEST_BATCH = 1 << 12, 1 << 16
+_SMALLEST_BATCH, _LARGEST_BATCH = 1 << 14, 1 << 16
 _RATES: "weakref.WeakKeyDictionary[Recommender, TrainRates]" = weakref.WeakKeyDictionary()
 
 
