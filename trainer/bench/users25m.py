@@ -5,10 +5,11 @@
 
 Stages are the commands that a user runs: prepare (skipped when the dataset exists), train, train again (it
 restores the last checkpoint and finds nothing to do), warm (a run of one step that starts from the first),
-evaluate, export, recommend. Their seconds are those of
-the process, imports included; peak memory is the largest resident set, pages of mapped files included. Then
-steps: one training step of the same model on the same batches with the user table as it is and with
-`--few_rows` rows (user ids modulo the rows), one process each, in turns.
+day (`--day_rows` later rows, a hundredth of them of new users, prepared on the first dataset and trained
+from the first run), evaluate, export, recommend. Their seconds are those of the process, imports included;
+peak memory is the largest resident set, pages of mapped files included. Then steps: one training step of
+the same model on the same batches with the user table as it is and with `--few_rows` rows (user ids modulo
+the rows), one process each, in turns.
 """
 
 import argparse
@@ -27,8 +28,9 @@ from trainer.bench.page import write_plain_csv
 from trainer.bench.timing import in_fresh_process, positive
 
 CONFIG = "configs/users25m_cpu.yaml"
-STAGES = ("prepare", "train", "restore", "warm", "evaluate", "export", "recommend", "steps")
+STAGES = ("prepare", "train", "restore", "warm", "day", "evaluate", "export", "recommend", "steps")
 _WARMUP_STEPS = 5
+_NEW_USERS = 0.01  # of the rows of a day
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--few_rows", type=positive, default=1_000_000, help="rows of the smaller user table")
+    parser.add_argument("--day_rows", type=positive, default=400_000, help="rows of the stage day")
     parser.add_argument(
         "--steps", type=positive, default=40, help="timed steps per turn, after 5 warm-up steps"
     )
@@ -143,6 +146,63 @@ def _warm(args, config) -> list[tuple[str, str]]:
     return [*figures, ("warm start", f"{line['seconds']:.1f} s, {line['bytes'] / 1e9:.2f} GB read")]
 
 
+def _day(args, config) -> list[tuple[str, str]]:
+    from trainer.report.metrics_file import read_metrics
+
+    data, run, rows = (
+        f"{config.dataset.path}-day",
+        f"{config.output.path}-day",
+        f"{config.dataset.path}-day.parquet",
+    )
+    for place in (data, run):
+        shutil.rmtree(place, ignore_errors=True)
+    _write_day(config, args.day_rows, rows)
+    source = f"source={{kind: parquet, paths: [{rows}], roles: {{timestamp: timestamp}}}}"
+    overrides = [*args.overrides, source, f"dataset.base={config.dataset.path}", f"dataset.path={data}"]
+    overrides += [f"init.from={config.output.path}", f"output.path={run}"]
+    day = argparse.Namespace(**{**vars(args), "overrides": overrides})
+    before = _files(config.dataset.path)
+    prepared = _command(day, "prepare")
+    after = _files(config.dataset.path)
+    changed = sum(before.get(path) != after.get(path) for path in before.keys() | after.keys())
+    trained = _command(day, "train")
+    line = [line for line in read_metrics(run) if line.get("event") == "warm_start"][-1]
+    for place in (data, run):
+        shutil.rmtree(place)
+    os.remove(rows)
+    return [
+        *((f"prepare {name}", value) for name, value in prepared),
+        ("changed files of the first dataset", str(changed)),
+        *((f"train {name}", value) for name, value in trained),
+        ("new users", f"{line['tables']['user']['new']:,}"),
+        ("warm start", f"{line['seconds']:.1f} s, {line['bytes'] / 1e9:.2f} GB read"),
+    ]
+
+
+def _write_day(config, number: int, path: str) -> None:
+    """Writes planted rows that follow those of the source: users by activity, some of them unknown."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from configs.planted.interactions import FIRST_TIMESTAMP, Planted, item_key, user_key
+
+    source = config.source
+    rows = source.rows + np.arange(number)
+    drawn = Planted(source.model_copy(update={"rows": 1})).users(rows)  # in turn, if there were more rows
+    items = Planted(source).items(rows, drawn)
+    new = np.arange(number) % round(1 / _NEW_USERS) == 0
+    users = np.where(new, source.users + np.arange(number), drawn)
+    columns = {"user": user_key(users), "item": item_key(items)}
+    table = {name: pa.array(keys.astype(str)) for name, keys in columns.items()}
+    pq.write_table(pa.table(table | {"timestamp": pa.array(FIRST_TIMESTAMP + rows)}), path)
+
+
+def _files(directory: str) -> dict[str, tuple[int, int]]:
+    """(size, time of change in ns) of all files."""
+    found = [os.path.join(folder, name) for folder, _, names in os.walk(directory) for name in names]
+    return {path: (os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in found}
+
+
 def _export(args, config) -> list[tuple[str, str]]:
     from trainer.serving.versions import versions
 
@@ -206,6 +266,7 @@ _STAGES = {
     "train": _train,
     "restore": _restore,
     "warm": _warm,
+    "day": _day,
     "evaluate": lambda args, config: _command(args, "evaluate"),
     "export": _export,
     "recommend": lambda args, config: _command(args, "recommend", "--model", config.export_path),

@@ -43,6 +43,7 @@ def few_processes(monkeypatch):
 @pytest.mark.usefixtures("few_processes")
 def test_all_stages(config, tmp_path, capsys):
     args = ["--config", config, "--few_rows", "7", "--steps", "2", "--turns", "1", "--output", str(tmp_path)]
+    args += ["--day_rows", "400"]
     assert bench(*args) == 0
     with open(tmp_path / "users25m.csv", newline="", encoding="utf-8") as file:
         rows = {(row["stage"], row["figure"]): row["value"] for row in csv.DictReader(file)}
@@ -57,6 +58,8 @@ def test_all_stages(config, tmp_path, capsys):
     assert float(rows["train", "median steps/s"].replace(",", "")) > 0
     assert rows["train", "full checkpoint"].endswith(("async", "blocking"))
     assert " s, " in rows["restore", "restore"] and " s, " in rows["warm", "warm start"]
+    assert rows["day", "prepare command"] == "prepare" and rows["day", "train command"] == "train"
+    assert (rows["day", "changed files of the first dataset"], rows["day", "new users"]) == ("0", "4")
     assert float(rows["steps", "ratio"]) > 0
     assert "7 distinct users" in rows["steps", "7 user rows"]
     assert "written: " in capsys.readouterr().out
