@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -101,7 +102,7 @@ def trained_rows(rows: TrainRows, batch_size: int) -> Iterator[dict[str, np.ndar
     return _of_size(batches(), batch_size)
 
 
-def _traced(function: Callable):
+def _traced(function: Callable[..., Any]) -> Any:
     """The function as one that is traced when the first large file is read, once for all files."""
     return tf.function(function, reduce_retracing=True, autograph=False)
 
@@ -109,8 +110,8 @@ def _traced(function: Callable):
 def _batches(
     dataset: Dataset,
     info: FileInfo,
-    parse,
-    complete,
+    parse: Any,
+    complete: Any,
     batch_size: int,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The rows of a verified file, at most `batch_size` at a time unless it is small.
