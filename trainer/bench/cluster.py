@@ -1,11 +1,13 @@
 """`lazytower bench cluster`: a training step over several hosts, compared with one process.
 
     lazytower bench cluster --hosts 2 --batch 8192
+    lazytower bench cluster --hosts 4 --users 1000000 28000000 --only_hosts       do steps depend on the rows?
 
 The hosts are processes of this machine, each bound to one processor core (with fewer cores than hosts, to
 the same ones in turn), that talk over its loopback interface. They take turns with one process on one core,
 and with one on as many cores as there are hosts: a turn is a few steps, so other programs disturb all of
-them alike, and the medians of the turns' ratios count.
+them alike, and the medians of the turns' ratios to the first program count. All tables are in memory at the
+same time.
 """
 
 import argparse
@@ -25,7 +27,7 @@ from configs.system.processes import module_command
 from trainer.bench.page import print_plain_table, write_plain_csv
 from trainer.bench.timing import positive
 
-_COLUMNS = ("program", "cores", "ms", "iqr", "x_one_core", "mb_a_step")
+_COLUMNS = ("program", "cores", "users", "ms", "iqr", "x_first", "mb_a_step")
 _ALONE = "one process"
 
 
@@ -34,6 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hosts", type=positive, nargs="+", default=[2], help="numbers of hosts (default: 2)"
     )
+    parser.add_argument(
+        "--users",
+        type=positive,
+        nargs="+",
+        default=[1_000_000],
+        help="rows of user tables (default: 1000000)",
+    )
+    parser.add_argument("--only_hosts", action="store_true", help="leave out the programs of one process")
     parser.add_argument("--batch", type=positive, default=8192, help="rows of a batch (default: 8192)")
     parser.add_argument("--steps", type=positive, default=3, help="steps of a turn (default: 3)")
     parser.add_argument("--turns", type=positive, default=20, help="turns of each program (default: 20)")
@@ -51,23 +61,37 @@ def run(args: argparse.Namespace) -> int:
             f"--hosts: {odd} hosts; use at least 2, by whose number --batch {args.batch} is divisible"
         )
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
-        cores = sorted(os.sched_getaffinity(0))
-        programs = {(_ALONE, 1): stack.enter_context(_program(args, directory, cores[:1], []))}
-        for hosts in args.hosts:
-            own = [cores[i % len(cores)] for i in range(hosts)]
-            number = len(set(own))
-            if number > 1 and (_ALONE, number) not in programs:
-                programs[_ALONE, number] = stack.enter_context(_program(args, directory, own, []))
-            addresses = _addresses(hosts)
-            for index in range(1, hosts):
-                stack.enter_context(_worker(directory, addresses, index, own[index]))
-            programs[f"{hosts} hosts", number] = stack.enter_context(
-                _program(args, directory, own[:1], addresses)
-            )
+        programs: dict = {}
+        for users in args.users:
+            programs |= _programs(args, directory, users, stack)
         rows = _rows(programs, args)
     print_plain_table(rows, _COLUMNS)
     write_plain_csv(os.path.join(args.output, "cluster.csv"), rows, _COLUMNS)
     return 0
+
+
+def _programs(args, directory: str, users: int, stack: contextlib.ExitStack) -> dict:
+    """Running programs by name, number of cores and rows of the user table."""
+    cores = sorted(os.sched_getaffinity(0))
+    found: dict = {}
+
+    def add(name: str, own: list[int], addresses: list[str]) -> None:
+        key = name, len(set(own)), users
+        if key not in found:
+            bound = set(own) if name == _ALONE else own[:1]
+            found[key] = stack.enter_context(_program(args, directory, users, sorted(bound), addresses))
+
+    if not args.only_hosts:
+        add(_ALONE, cores[:1], [])
+    for hosts in args.hosts:
+        own = [cores[i % len(cores)] for i in range(hosts)]
+        if not args.only_hosts:
+            add(_ALONE, own, [])
+        addresses = _addresses(hosts)
+        for index in range(1, hosts):
+            stack.enter_context(_worker(directory, addresses, index, own[index]))
+        add(f"{hosts} hosts", own, addresses)
+    return found
 
 
 def _rows(programs: dict, args: argparse.Namespace) -> list[dict]:
@@ -83,17 +107,20 @@ def _rows(programs: dict, args: argparse.Namespace) -> list[dict]:
             times[name].append(float(_line(program, "took")))
             sent[name].append((_loopback_bytes() - before) / args.steps)
     rows = []
-    for (name, cores), own in times.items():
-        ratios = [ms / one for ms, one in zip(own, times[_ALONE, 1], strict=True)]
+    first = next(iter(times.values()))
+    for (name, cores, users), own in times.items():
+        ratios = [ms / one for ms, one in zip(own, first, strict=True)]
         quartiles = statistics.quantiles(own) if len(own) > 1 else [own[0]] * 3
         rows.append(
             {
-                **{"program": name, "cores": cores, "ms": round(statistics.median(own), 2)},
+                **{"program": name, "cores": cores, "users": users, "ms": round(statistics.median(own), 2)},
                 **{
                     "iqr": round(quartiles[2] - quartiles[0], 2),
-                    "x_one_core": round(statistics.median(ratios), 3),
+                    "x_first": round(statistics.median(ratios), 3),
                 },
-                "mb_a_step": round(statistics.median(sent[name, cores]) / 1e6, 2) if name != _ALONE else "",
+                "mb_a_step": round(statistics.median(sent[name, cores, users]) / 1e6, 2)
+                if name != _ALONE
+                else "",
             }
         )
     return rows
@@ -111,9 +138,11 @@ def _line(program: subprocess.Popen, word: str) -> str:
 
 
 @contextlib.contextmanager
-def _program(args, directory: str, cores: list[int], hosts: list[str]) -> Iterator[subprocess.Popen]:
+def _program(
+    args, directory: str, users: int, cores: list[int], hosts: list[str]
+) -> Iterator[subprocess.Popen]:
     """A process that trains, on some cores; the driver of `hosts` if there are any."""
-    options = {"batch": args.batch, "steps": args.steps, "output": directory, "hosts": hosts}
+    options = {"users": users, "batch": args.batch, "steps": args.steps, "output": directory, "hosts": hosts}
     command = module_command("trainer.bench.cases.hosts", json.dumps(options))
     with _bound(command, cores, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process

@@ -12,7 +12,7 @@ import numpy as np
 
 from configs.load import parse_config
 
-USERS, ITEMS, DIM, LAYERS = 1_000_000, 100_000, 32, [64, 32]
+ITEMS, DIM, LAYERS = 100_000, 32, [64, 32]
 _BATCHES = 16  # different ones, repeated
 
 
@@ -33,14 +33,14 @@ def document(batch: int, output: str, hosts: list[str]) -> dict:
 
 
 def main(arguments: list[str]) -> None:
-    """Serves the process that started this one; arguments: JSON of batch, steps, output and hosts."""
+    """Serves the process that started this one; arguments: JSON of users, batch, steps, output and hosts."""
     options = json.loads(arguments[0])
     config = parse_config(document(options["batch"], options["output"], options["hosts"]), "bench cluster")
     from trainer.runtime import start_tensorflow
 
     tf = start_tensorflow(config.device)
-    step = _step(config)
-    data = iter(_data(tf, options["batch"]))
+    step = _step(config, options["users"])
+    data = iter(_data(tf, options["batch"], options["users"]))
 
     @tf.function
     def loop(iterator, steps):
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
         print(f"took {(time.perf_counter() - started) * 1000 / options['steps']:.3f}", flush=True)
 
 
-def _step(config):
+def _step(config, users: int):
     """The step that `train` would take, on tables with their initial weights."""
     from configs.sections.devices import ClusterDeviceConfig
     from trainer.cluster.connect import connect_cluster
@@ -70,7 +70,7 @@ def _step(config):
     from trainer.training.step import TrainStep
     from trainer.training.steps.cluster_step import ClusterStep
 
-    dataset = bare_dataset({"user": USERS, "item": ITEMS})
+    dataset = bare_dataset({"user": users, "item": ITEMS})
     counts = np.random.default_rng(5).integers(1, 50, ITEMS)
     device = config.device
     cluster = connect_cluster(device, config.output.path) if isinstance(device, ClusterDeviceConfig) else None
@@ -82,12 +82,12 @@ def _step(config):
     return ClusterStep(config, recommender, 1000, cluster)
 
 
-def _data(tf, batch: int):
+def _data(tf, batch: int, users: int):
     """Endless batches: uniform users, and items by Zipf's law with exponent 1.05."""
     draw = np.random.default_rng(3)
     shares = 1.0 / np.arange(1, ITEMS + 1) ** 1.05
     ranks = draw.choice(ITEMS, [_BATCHES, batch], p=shares / shares.sum())
-    columns = {"user": draw.integers(0, USERS, [_BATCHES, batch]), "item": draw.permutation(ITEMS)[ranks]}
+    columns = {"user": draw.integers(0, users, [_BATCHES, batch]), "item": draw.permutation(ITEMS)[ranks]}
     columns |= {
         "label": np.ones([_BATCHES, batch], np.float32),
         "timestamp": np.zeros([_BATCHES, batch], np.int64),
