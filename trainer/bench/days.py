@@ -39,10 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ml100k", required=True, metavar="FILE", help="u.data of MovieLens 100K")
     parser.add_argument("--slices", type=positive, default=7, help="slices of equal time (default: 7)")
     parser.add_argument(
-        "--warm_epochs", type=float, default=3.0, help="epochs of a warm run over its rows (default: 3)"
+        "--share",
+        type=float,
+        default=0.2,
+        help="of the other way's steps for a warm run over its rows (default: 0.2)",
     )
     parser.add_argument(
-        "--share", type=float, help="of the other way's steps for the warm run, instead of --warm_epochs"
+        "--warm_epochs", type=float, help="epochs of a warm run over its rows, instead of --share"
     )
     parser.add_argument(
         "--warm_set", action="append", default=[], metavar="KEY=VALUE", help="of the warm runs alone"
@@ -124,7 +127,7 @@ def _measured(slices: list[np.ndarray], args: argparse.Namespace, directory: str
 
 def _length(args: argparse.Namespace, steps: int) -> tuple[str, ...]:
     """Overrides for the length of a warm run; `steps` are those of the run from nothing."""
-    if args.share is None:
+    if args.warm_epochs is not None:
         return (f"train.num_epochs={args.warm_epochs}",)
     return ("train.num_epochs=null", f"train.num_steps={max(1, int(steps * args.share))}")
 
