@@ -1,5 +1,6 @@
 """Steps that run in processes of their own: buckets, datasets, and what a dead process leaves."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -88,6 +89,7 @@ def test_refusals_name_what_to_do(monkeypatch, capsys, code, words):
 
 def test_a_python_without_addons_does_without(monkeypatch, capsys):
     """Nothing but `engine: tfa` needs TF-Addons, so what comes after it is still tried."""
+    importlib.import_module("trainer.addons")  # imported under the patch, it would keep it
     reason = "TF-Addons has no release for Python 3.13"
     monkeypatch.setattr("configs.system.pythons.missing_addons", lambda: reason)
     steps = [step for step in GROUPS["tensorflow"] if step.name in ("TF-Addons", "TFRS")]
