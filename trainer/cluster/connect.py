@@ -17,7 +17,7 @@ from configs.system.tf_config import task_of_environment
 from trainer.cluster.greeting import Greeting, end_meeting, greeting_request, shared_problem
 from trainer.cluster.pieces import register_pieces
 from trainer.cluster.services import answered
-from trainer.cluster.sockets import ClusterError, check_free, refusals, wait_for_workers
+from trainer.cluster.sockets import ClusterError, check_free, wait_for_workers
 from trainer.kernels.build import kernels
 from trainer.version import VERSION
 
@@ -25,7 +25,6 @@ JOB = "worker"
 _connected: list[list[str]] = []  # addresses of the hosts that this process is connected to, if any
 _GREETING_SECONDS = 60.0
 """Longest time between a worker's accepting a connection and its answer."""
-_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,51 +109,12 @@ def connect_cluster(device: ClusterDeviceConfig, run: str) -> Cluster:
     run = run if storage.is_remote(run) else os.path.abspath(run)
     started = time.monotonic()
     _greet_all(addresses, run)
-    devices = [device_name(index) for index in range(len(addresses))]
-    exchange_values(addresses, devices)
     logging.info("connected to %d hosts in %.1f s", len(addresses), time.monotonic() - started)
+    devices = [device_name(index) for index in range(len(addresses))]
     strategy = tf.distribute.experimental.CentralStorageStrategy(
         compute_devices=devices, parameter_device=devices[0]
     )
     return Cluster(addresses, strategy)
-
-
-def exchange_values(addresses: list[str], devices: list[str], seconds: float = _GREETING_SECONDS) -> None:
-    """Passes a value from every host to every other one, until that works.
-
-    A host that failed to reach another one, such as host 0 while no driver ran, does not try again for some
-    seconds, and fails at once what needs that connection. So the first operation of a run would end it.
-
-    Args:
-      addresses: of all hosts.
-      devices: where to compute, one of each host.
-      seconds: how long to try, while all hosts accept connections.
-
-    Raises:
-      tf.errors.UnavailableError: it does not work.
-    """
-
-    @tf.function(autograph=False)
-    def exchanged(value: tf.Tensor) -> tf.Tensor:
-        values, sums = [], []
-        for device in devices:
-            with tf.device(device):
-                values.append(value + 1.0)
-        for device in devices:
-            with tf.device(device):
-                sums.append(tf.add_n(values))
-        return tf.stack(sums)
-
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            exchanged(tf.constant(0.0))
-            return
-        except tf.errors.UnavailableError as error:
-            if refusals(addresses[1:]) or time.monotonic() > deadline:
-                raise
-            logging.info("hosts do not reach each other yet, trying again (%s)", error.message[:200])
-            time.sleep(_PAUSE_SECONDS)
 
 
 def _greet_all(addresses: list[str], run: str) -> None:

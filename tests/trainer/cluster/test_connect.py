@@ -1,7 +1,5 @@
 """A host that is not fit for a run is named, with what is wrong and what to do."""
 
-import types
-
 import pytest
 import tensorflow as tf
 
@@ -88,40 +86,3 @@ def test_the_driver_is_host_0(monkeypatch):
         connect.addresses_of_driver(device)
     monkeypatch.setenv("TF_CONFIG", tf_config(HOSTS, 0))
     assert connect.addresses_of_driver(device) == HOSTS
-
-
-@pytest.fixture
-def failing(monkeypatch):
-    """Makes the exchange fail as often as set; by host, why connections are refused."""
-    found = types.SimpleNamespace(left=0, gone={})
-
-    def function(**options):
-        def decorated(compute):
-            def call(value):
-                found.left -= 1
-                if found.left >= 0:
-                    raise tf.errors.UnavailableError(None, None, "connection refused")
-                assert compute(value).numpy().tolist() == [2.0, 2.0]
-
-            return call
-
-        return decorated
-
-    monkeypatch.setattr(tf, "function", function)
-    monkeypatch.setattr(connect, "refusals", lambda addresses: found.gone)
-    return found
-
-
-@pytest.mark.parametrize("times", [0, 2])
-def test_hosts_that_do_not_reach_each_other_at_first(failing, times):
-    failing.left = times
-    connect.exchange_values(HOSTS, ["/device:CPU:0"] * 2)
-    assert failing.left == -1
-
-
-@pytest.mark.parametrize(("gone", "seconds"), [({HOSTS[1]: "no answer"}, 60.0), ({}, 0.0)])
-def test_hosts_that_never_do(failing, gone, seconds):
-    failing.left, failing.gone = 1000, gone
-    with pytest.raises(tf.errors.UnavailableError, match="connection refused"):
-        connect.exchange_values(HOSTS, ["/device:CPU:0"] * 2, seconds)
-    assert failing.left == 999
