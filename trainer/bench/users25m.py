@@ -147,8 +147,11 @@ def _warm(args, config) -> list[tuple[str, str]]:
 
 
 def _day(args, config) -> list[tuple[str, str]]:
+    from configs.sections.source_kinds.synthetic import SyntheticSourceConfig
     from trainer.report.metrics_file import read_metrics
 
+    if not isinstance(config.source, SyntheticSourceConfig):
+        return [("skipped", "later rows can only be drawn with source.kind: synthetic")]
     data, run, rows = (
         f"{config.dataset.path}-day",
         f"{config.output.path}-day",
