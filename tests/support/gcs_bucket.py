@@ -58,7 +58,7 @@ class Bucket:
         """Runs the command line, which must succeed; returns what it printed."""
         process = self.start("-m", "trainer.cli", *arguments)
         output, log = process.communicate(timeout=900)
-        assert process.returncode == 0, log
+        assert process.returncode == 0, log + output
         return output
 
 
