@@ -25,6 +25,9 @@ JOB = "worker"
 _connected: list[list[str]] = []  # addresses of the hosts that this process is connected to, if any
 _GREETING_SECONDS = 60.0
 """Longest time between a worker's accepting a connection and its answer."""
+_RECONNECT_SECONDS = 2.0
+"""Time from opening a port until all hosts are connected to it: those that found it closed try again each second
+(GetChannelArguments of TensorFlow's grpc_channel.cc; gRPC adds up to a fifth), and until then fail what needs it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,15 +103,18 @@ def connect_cluster(device: ClusterDeviceConfig, run: str) -> Cluster:
         raise ClusterError("device: host 0 has no compiled kernels, which a cluster needs; install g++")
     Greeting(0).service.register()
     register_pieces()
+    reconnected = 0.0
     if not _connected:
         spec = tf.train.ClusterSpec({JOB: addresses})
         tf.config.experimental_connect_to_cluster(spec, job_name=JOB, task_index=0)
         _connected.append(addresses)
+        reconnected = time.monotonic() + _RECONNECT_SECONDS
     elif _connected != [addresses]:
         raise ClusterError("device: this process is connected to other hosts already; start a new process")
     run = run if storage.is_remote(run) else os.path.abspath(run)
     started = time.monotonic()
     _greet_all(addresses, run)
+    time.sleep(max(reconnected - time.monotonic(), 0.0))
     logging.info("connected to %d hosts in %.1f s", len(addresses), time.monotonic() - started)
     devices = [device_name(index) for index in range(len(addresses))]
     strategy = tf.distribute.experimental.CentralStorageStrategy(
