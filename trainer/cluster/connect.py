@@ -26,8 +26,9 @@ _connected: list[list[str]] = []  # addresses of the hosts that this process is 
 _GREETING_SECONDS = 60.0
 """Longest time between a worker's accepting a connection and its answer."""
 _RECONNECT_SECONDS = 2.0
-"""Time from opening a port until all hosts are connected to it: those that found it closed try again each second
-(GetChannelArguments of TensorFlow's grpc_channel.cc; gRPC adds up to a fifth), and until then fail what needs it."""
+"""Time from opening a port until all hosts are connected to it. Those that found it closed try again each
+second (GetChannelArguments in TensorFlow's grpc_channel.cc; gRPC adds up to a fifth), and until then fail
+what needs the connection."""
 
 
 @dataclass(frozen=True, eq=False)
