@@ -193,10 +193,11 @@ def _broken(error: Exception) -> Broken:
 
 
 def _bucket(url: str) -> str:
+    # First, because it sets what gcsfs reads when it is imported.
+    from configs.system.storage import join, read_bytes, remove, write_bytes  # isort: skip
+
     from gcsfs.retry import HttpError
     from google.auth.exceptions import GoogleAuthError
-
-    from configs.system.storage import join, read_bytes, remove, write_bytes
 
     name, content = join(url, f".lazytower-doctor-{uuid.uuid4().hex}"), os.urandom(1000)
     try:
