@@ -238,11 +238,12 @@ def _parts(request: Request) -> tuple[str, bytes]:
     """Name and content of a multipart upload."""
     boundary = re.search(r'boundary="?([^";]+)"?', request.headers["Content-Type"]).group(1).encode()
     first = request.body.split(b"--" + boundary, 2)[1]
-    metadata = json.loads(re.split(rb"\r?\n\r?\n", first, maxsplit=1)[1])
+    # gcsfs separates lines by \n alone, so a \r before the last one is content.
+    line = b"\r\n" if first.startswith(b"\r\n") else b"\n"
+    metadata = json.loads(first.split(line * 2, 1)[1])
     rest = request.body[request.body.index(first) + len(first) :]
-    content = re.split(rb"\r?\n\r?\n", rest, maxsplit=1)[1]
-    content = content[: content.rindex(b"--" + boundary + b"--")]
-    return metadata["name"], content.removesuffix(b"\n").removesuffix(b"\r")
+    content = rest.split(line * 2, 1)[1]
+    return metadata["name"], content[: content.rindex(line + b"--" + boundary + b"--")]
 
 
 def _resume(store: Store, request: Request, number: str) -> Answer:

@@ -89,3 +89,9 @@ def test_created_files_replace_none(root):
 def test_stores_without_a_driver_are_one_line(path, problem):
     with pytest.raises(ConfigError, match=f"^{path}: .*{problem}.*; use a local path or gs://$"):
         storage.exists(path)
+
+
+@pytest.mark.parametrize("content", [b"\r", b"\n", b"\r\n", b"x\r\n\r\ny\n\n", b"--==0==--", b""])
+def test_line_breaks_in_a_bucket(bucket, content):
+    storage.write_bytes(f"{bucket.url}/file", content)
+    assert bucket.read("file") == storage.read_bytes(f"{bucket.url}/file") == content
