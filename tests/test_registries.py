@@ -43,7 +43,7 @@ REGISTRIES = {
     "trainer/commands": ("COMMANDS", set()),
     "trainer/batch/formats": ("FORMATS", {"base"}),
     "trainer/batch/tables": ("TABLES", {"base"}),
-    "trainer/bench": ("BENCHES", {"page", "timing"}),
+    "trainer/bench": ("BENCHES", {"timing"}),
     "pipelines/sources": (
         "MODULES",
         {"identity", "compression", "lines", "quoting", "text", "parquet_types"} | {"reader"},

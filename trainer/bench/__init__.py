@@ -26,4 +26,5 @@ BENCHES = {
         "planted days with users who come and go: bounded, unbounded and hashed tables compared",
     ),
     "users25m": ("trainer.bench.users25m", "all commands at 25 million users: time, memory, checkpoints"),
+    "compare": ("trainer.bench.compare", "what changed between two runs of `bench users25m`"),
 }

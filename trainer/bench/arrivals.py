@@ -22,7 +22,7 @@ from absl import logging
 
 from configs.errors import UserError
 from configs.system.processes import module_command
-from trainer.bench.page import print_plain_table, write_plain_csv
+from trainer.bench.results.page import print_plain_table, write_plain_csv
 from trainer.bench.timing import positive
 
 _METRIC = "ndcg@10"

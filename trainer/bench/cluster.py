@@ -24,7 +24,7 @@ from collections.abc import Iterator
 
 from configs.errors import UserError
 from configs.system.processes import module_command
-from trainer.bench.page import print_plain_table, write_plain_csv
+from trainer.bench.results.page import print_plain_table, write_plain_csv
 from trainer.bench.timing import positive
 
 _COLUMNS = ("program", "cores", "users", "ms", "iqr", "x_first", "mb_a_step")

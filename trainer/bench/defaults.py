@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains all, prints the table and writes it."""
-    from trainer.bench.page import print_plain_table, write_plain_csv
+    from trainer.bench.results.page import print_plain_table, write_plain_csv
 
     tries: dict[str, list[str]] = {AS_WRITTEN: []} | dict(map(parse_try, args.tries))
     rows = []

@@ -10,7 +10,7 @@ import argparse
 import os
 import time
 
-from trainer.bench.page import write_plain_csv
+from trainer.bench.results.page import write_plain_csv
 from trainer.bench.timing import positive
 
 _WARMUP_STEPS = 5

@@ -19,7 +19,7 @@ import re
 
 from absl import logging
 
-from trainer.bench.page import bars, print_table, write_csv, write_page
+from trainer.bench.results.page import bars, print_table, write_csv, write_page
 from trainer.bench.timing import add_shared_arguments, measured, positive, start_bench
 
 TABLE_MODELS = ("full", "robe_1mb", "robe_10mb", "robe_381mb")

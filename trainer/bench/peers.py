@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures the parts, prints their tables, writes peers_<part>.csv and peers.html."""
-    from trainer.bench.page import print_plain_table, write_plain_csv
+    from trainer.bench.results.page import print_plain_table, write_plain_csv
 
     for part in args.parts:
         module, title = PARTS[part]
@@ -71,7 +71,7 @@ def _csv(args: argparse.Namespace, part: str) -> str:
 
 def _write_page(path: str, args: argparse.Namespace) -> None:
     """The tables of all parts that have been measured into the directory."""
-    from trainer.bench.page import write_tables
+    from trainer.bench.results.page import write_tables
 
     tables = {}
     for part, (_, title) in PARTS.items():

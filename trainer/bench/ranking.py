@@ -66,9 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints the table, writes ranking.csv and ranking.html, or ranking_epoch.csv and .html."""
-    from trainer.bench.page import print_plain_table, write_plain_csv, write_tables
     from trainer.bench.parts.ranked_epoch import measure_epochs
     from trainer.bench.parts.ranked_steps import measure_steps
+    from trainer.bench.results.page import print_plain_table, write_plain_csv, write_tables
 
     name = "ranking_epoch" if args.config else "ranking"
     columns = EPOCH_COLUMNS if args.config else STEP_COLUMNS

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints the table, writes retrieval.csv and retrieval.html."""
-    from trainer.bench.page import print_plain_table, write_plain_csv, write_tables
+    from trainer.bench.results.page import print_plain_table, write_plain_csv, write_tables
 
     rows = measure_retrieval(args)
     print_plain_table(rows, _COLUMNS)

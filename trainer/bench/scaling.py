@@ -18,7 +18,7 @@ import os
 
 from absl import logging
 
-from trainer.bench.page import lines, print_table, write_csv, write_page
+from trainer.bench.results.page import lines, print_table, write_csv, write_page
 from trainer.bench.timing import add_shared_arguments, in_fresh_process, measured, positive, start_bench
 
 _ROWS = (1_000_000, 2_000_000, 5_000_000, 10_000_000, 25_000_000)

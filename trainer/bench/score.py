@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints the table, writes score.csv and score.html."""
-    from trainer.bench.page import print_plain_table, write_plain_csv, write_tables
+    from trainer.bench.results.page import print_plain_table, write_plain_csv, write_tables
 
     rows = measure_scoring(args)
     print_plain_table(rows, _COLUMNS)

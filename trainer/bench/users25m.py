@@ -7,7 +7,8 @@ Stages are the commands that a user runs: prepare (skipped when the dataset exis
 restores the last checkpoint and finds nothing to do), warm (a run of one step that starts from the first),
 day (`--day_rows` later rows, a hundredth of them of new users, prepared on the first dataset and trained
 from the first run), evaluate, export, recommend. Their seconds are those of the process, imports included;
-peak memory is the largest resident set, pages of mapped files included. Then steps: one training step of
+peak memory is the largest resident set, pages of mapped files included. `--repeat` measures each stage but
+prepare as often, so that `lazytower bench compare` knows the noise. Then steps: one training step of
 the same model on the same batches with the user table as it is and with `--few_rows` rows (user ids modulo
 the rows), one process each, in turns.
 """
@@ -24,13 +25,17 @@ from absl import logging
 
 from configs.system.processes import module_command
 from configs.text import aligned
-from trainer.bench.page import write_plain_csv
+from trainer.bench.results.figures import Figure, write_figures
+from trainer.bench.results.machine import machine_text
 from trainer.bench.timing import in_fresh_process, positive
+from trainer.version import VERSION
 
 CONFIG = "configs/users25m_cpu.yaml"
 STAGES = ("prepare", "train", "restore", "warm", "day", "evaluate", "export", "recommend", "steps")
 _WARMUP_STEPS = 5
 _NEW_USERS = 0.01  # of the rows of a day
+_Measured = tuple[str, str, float | str]
+"""Name, unit and value of a figure."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--turns", type=positive, default=2, help="turns per table size")
     parser.add_argument(
+        "--repeat",
+        type=positive,
+        default=1,
+        help="measurements of each stage but prepare (default: 1)",
+    )
+    parser.add_argument(
         "--output", default="bench_results", metavar="DIR", help="output directory of users25m.csv"
     )
 
@@ -54,19 +65,31 @@ def run(args: argparse.Namespace) -> int:
     from configs.load import load_config
 
     config = load_config(args.config, args.overrides)
-    figures = []
+    figures = [Figure("run", *each) for each in _circumstances(args, config)]
     for stage in args.stages:
-        for name, value in _STAGES[stage](args, config):
-            logging.info("%s: %s %s", stage, name, value)
-            figures.append({"stage": stage, "figure": name, "value": value})
-    print(aligned([[row["stage"], row["figure"], str(row["value"])] for row in figures], left=range(3)))
+        for _ in range(1 if stage == "prepare" else args.repeat):
+            found = [Figure(stage, *each) for each in _STAGES[stage](args, config)]
+            for each in found:
+                logging.info("%s: %s %s %s", stage, each.name, each.shown, each.unit)
+            figures += found
+    print(aligned([(each.stage, each.name, each.shown, each.unit) for each in figures], left=(0, 1, 3)))
     path = os.path.join(args.output, "users25m.csv")
-    write_plain_csv(path, figures)
+    write_figures(path, figures)
     print(f"written: {path}")
     return 0
 
 
-def _command(args, *command: str) -> list[tuple[str, str]]:
+def _circumstances(args, config) -> list[_Measured]:
+    """Texts that must be equal for figures to be compared."""
+    return [
+        ("config", "", " ".join([args.config, *args.overrides])),
+        ("lazytower", "", VERSION),
+        ("machine", "", machine_text()),
+        ("LAZYTOWER_KERNELS", "", os.environ.get("LAZYTOWER_KERNELS", "not set")),
+    ]
+
+
+def _command(args, *command: str) -> list[_Measured]:
     """Runs `lazytower command` on the config: its seconds and peak memory."""
     started = time.monotonic()
     process = subprocess.Popen(
@@ -77,8 +100,8 @@ def _command(args, *command: str) -> list[tuple[str, str]]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(process.returncode)  # the command has printed the reason
-    seconds = f"{time.monotonic() - started:.1f}"
-    return [("seconds", seconds), ("peak memory GB", f"{usage.ru_maxrss * 1024 / 1e9:.2f}")]
+    seconds = time.monotonic() - started
+    return [("time", "s", round(seconds, 2)), ("peak memory", "GB", usage.ru_maxrss * 1024 / 1e9)]
 
 
 def _arguments(args, command: tuple[str, ...]) -> list[str]:
@@ -88,13 +111,13 @@ def _arguments(args, command: tuple[str, ...]) -> list[str]:
     return [*command, "--config", args.config, *(f"--set={override}" for override in args.overrides)]
 
 
-def _prepare(args, config) -> list[tuple[str, str]]:
+def _prepare(args, config) -> list[_Measured]:
     if os.path.exists(os.path.join(config.dataset.path, "dataset.json")):
-        return [("skipped", "the dataset exists")]
-    return [*_command(args, "prepare"), ("dataset GB", _gigabytes(config.dataset.path))]
+        return [("skipped", "", "the dataset exists")]
+    return [*_command(args, "prepare"), ("dataset", "GB", _gigabytes(config.dataset.path))]
 
 
-def _train(args, config) -> list[tuple[str, str]]:
+def _train(args, config) -> list[_Measured]:
     from trainer.report.metrics_file import read_metrics
 
     if os.path.exists(os.path.join(config.output.path, "metrics.jsonl")):
@@ -107,33 +130,33 @@ def _train(args, config) -> list[tuple[str, str]]:
     tables = next(line["table_bytes"] for line in lines if line.get("event") == "start")
     peak = max(line.get("peak_rss_bytes", 0) for line in lines)
     figures += [
-        ("table GB", f"{tables / 1e9:.2f}"),
-        ("peak memory / tables", f"{peak / tables:.2f}"),
-        ("median examples/s", f"{rate:,.0f}"),
-        ("median steps/s", f"{rate / config.train.batch_size:.2f}"),
+        ("tables", "GB", tables / 1e9),
+        ("peak memory / tables", "x", peak / tables),
+        ("median rate", "examples/s", rate),
+        ("median steps", "steps/s", rate / config.train.batch_size),
     ]
     saved = [line for line in lines if line.get("event") == "checkpoint"]
     for kind in ("full", "increment"):
         mine = [line for line in saved if line["checkpoint"] == kind]
         if mine:
-            seconds = statistics.median(line["written_seconds"] for line in mine)
-            size = statistics.median(line["bytes"] for line in mine) / 1e9
-            modes = sorted({line["mode"] for line in mine})
-            figures.append(
-                (f"{kind} checkpoint", f"{seconds:.1f} s, {size:.2f} GB, {len(mine)} {'/'.join(modes)}")
-            )
+            modes = "/".join(sorted({line["mode"] for line in mine}))
+            figures += [
+                (f"{kind} checkpoint", "s", statistics.median(line["written_seconds"] for line in mine)),
+                (f"{kind} checkpoint", "GB", statistics.median(line["bytes"] for line in mine) / 1e9),
+                (f"{kind} checkpoints", "", f"{len(mine)} {modes}"),
+            ]
     return figures
 
 
-def _restore(args, config) -> list[tuple[str, str]]:
+def _restore(args, config) -> list[_Measured]:
     from trainer.report.metrics_file import read_metrics
 
     figures = _command(args, "train")
     line = [line for line in read_metrics(config.output.path) if line.get("event") == "resume"][-1]
-    return [*figures, ("restore", f"{line['restore_seconds']:.1f} s, {line['bytes'] / 1e9:.2f} GB read")]
+    return [*figures, ("restore", "s", line["restore_seconds"]), ("read", "GB", line["bytes"] / 1e9)]
 
 
-def _warm(args, config) -> list[tuple[str, str]]:
+def _warm(args, config) -> list[_Measured]:
     from trainer.report.metrics_file import read_metrics
 
     place = f"{config.output.path}-warm"
@@ -143,15 +166,15 @@ def _warm(args, config) -> list[tuple[str, str]]:
     figures = _command(argparse.Namespace(**{**vars(args), "overrides": [*args.overrides, *one]}), "train")
     line = [line for line in read_metrics(place) if line.get("event") == "warm_start"][-1]
     shutil.rmtree(place)
-    return [*figures, ("warm start", f"{line['seconds']:.1f} s, {line['bytes'] / 1e9:.2f} GB read")]
+    return [*figures, ("warm start", "s", line["seconds"]), ("read", "GB", line["bytes"] / 1e9)]
 
 
-def _day(args, config) -> list[tuple[str, str]]:
+def _day(args, config) -> list[_Measured]:
     from configs.sections.source_kinds.synthetic import SyntheticSourceConfig
     from trainer.report.metrics_file import read_metrics
 
     if not isinstance(config.source, SyntheticSourceConfig):
-        return [("skipped", "later rows can only be drawn with source.kind: synthetic")]
+        return [("skipped", "", "later rows can only be drawn with source.kind: synthetic")]
     data, run, rows = (
         f"{config.dataset.path}-day",
         f"{config.output.path}-day",
@@ -174,11 +197,12 @@ def _day(args, config) -> list[tuple[str, str]]:
         shutil.rmtree(place)
     os.remove(rows)
     return [
-        *((f"prepare {name}", value) for name, value in prepared),
-        ("changed files of the first dataset", str(changed)),
-        *((f"train {name}", value) for name, value in trained),
-        ("new users", f"{line['tables']['user']['new']:,}"),
-        ("warm start", f"{line['seconds']:.1f} s, {line['bytes'] / 1e9:.2f} GB read"),
+        *((f"prepare: {name}", unit, value) for name, unit, value in prepared),
+        ("changed files of the first dataset", "files", changed),
+        *((f"train: {name}", unit, value) for name, unit, value in trained),
+        ("new users", "rows", line["tables"]["user"]["new"]),
+        ("warm start", "s", line["seconds"]),
+        ("read", "GB", line["bytes"] / 1e9),
     ]
 
 
@@ -206,15 +230,15 @@ def _files(directory: str) -> dict[str, tuple[int, int]]:
     return {path: (os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in found}
 
 
-def _export(args, config) -> list[tuple[str, str]]:
+def _export(args, config) -> list[_Measured]:
     from trainer.serving.versions import versions
 
     figures = _command(args, "export")
     path = os.path.join(config.export_path, str(max(versions(config.export_path))))
-    return [*figures, ("SavedModel GB", _gigabytes(path))]
+    return [*figures, ("SavedModel", "GB", _gigabytes(path))]
 
 
-def _steps(args, config) -> list[tuple[str, str]]:
+def _steps(args, config) -> list[_Measured]:
     from configs.manifest import load_dataset
 
     rows = load_dataset(config.dataset.path).table_rows("user")
@@ -225,14 +249,11 @@ def _steps(args, config) -> list[tuple[str, str]]:
             turn, distinct[size] = in_fresh_process(_time_steps, config, size, args.steps)
             mine += turn
     medians = {size: 1000 * statistics.median(mine) for size, mine in times.items()}
-    figures = [
-        (
-            f"{size:,} user rows",
-            f"{medians[size]:.1f} ms per step, {distinct[size]:,.0f} distinct users per step",
-        )
-        for size in times
-    ]
-    return [*figures, ("ratio", f"{medians[rows] / medians[args.few_rows]:.2f}")]
+    figures: list[_Measured] = []
+    for size in times:
+        name = f"step with {size:,} user rows"
+        figures += [(name, "ms", medians[size]), (f"{name}, distinct users", "rows", distinct[size])]
+    return [*figures, ("ratio", "x", medians[rows] / medians[args.few_rows])]
 
 
 def _time_steps(config, user_rows: int, steps: int) -> tuple[list[float], float]:
@@ -259,9 +280,9 @@ def _time_steps(config, user_rows: int, steps: int) -> tuple[list[float], float]
     return seconds[_WARMUP_STEPS:], float(np.mean(distinct[_WARMUP_STEPS:]))
 
 
-def _gigabytes(path: str) -> str:
+def _gigabytes(path: str) -> float:
     size = sum(os.path.getsize(os.path.join(f, name)) for f, _, names in os.walk(path) for name in names)
-    return f"{size / 1e9:.2f}"
+    return size / 1e9
 
 
 _STAGES = {

@@ -1,6 +1,8 @@
 """`bench users25m` on a small planted run: every stage really runs and has its figures."""
 
 import csv
+import re
+import shutil
 
 import pytest
 import yaml
@@ -33,7 +35,7 @@ def few_processes(monkeypatch):
         if words[0] in ("prepare", "train") and done.count(words[0]) == 1:
             return measured(args, *words)
         assert cli.run(cli.parse(["lazytower", *users25m._arguments(args, words)])) == 0
-        return [("command", words[0])]
+        return [("command", "", words[0])]
 
     monkeypatch.setattr(users25m, "_command", command)
     monkeypatch.setattr(users25m, "in_fresh_process", lambda function, *args: function(*args))
@@ -46,26 +48,35 @@ def test_all_stages(config, tmp_path, capsys):
     args += ["--day_rows", "400"]
     assert bench(*args) == 0
     with open(tmp_path / "users25m.csv", newline="", encoding="utf-8") as file:
-        rows = {(row["stage"], row["figure"]): row["value"] for row in csv.DictReader(file)}
+        rows = {(row["stage"], row["figure"], row["unit"]): row["value"] for row in csv.DictReader(file)}
     for stage in ("prepare", "train"):
-        assert float(rows[stage, "seconds"]) > 0.1
-        assert 0.05 < float(rows[stage, "peak memory GB"]) < 8
+        assert float(rows[stage, "time", "s"]) > 0.1
+        assert 0.05 < float(rows[stage, "peak memory", "GB"]) < 8
     commands = {"restore": "train", "warm": "train"} | {
         name: name for name in ("evaluate", "export", "recommend")
     }
-    assert {stage: rows[stage, "command"] for stage in commands} == commands
-    assert float(rows["export", "SavedModel GB"]) >= 0
-    assert float(rows["train", "median steps/s"].replace(",", "")) > 0
-    assert rows["train", "full checkpoint"].endswith(("async", "blocking"))
-    assert " s, " in rows["restore", "restore"] and " s, " in rows["warm", "warm start"]
-    assert rows["day", "prepare command"] == "prepare" and rows["day", "train command"] == "train"
-    assert (rows["day", "changed files of the first dataset"], rows["day", "new users"]) == ("0", "4")
-    assert float(rows["steps", "ratio"]) > 0
-    assert "7 distinct users" in rows["steps", "7 user rows"]
+    assert {stage: rows[stage, "command", ""] for stage in commands} == commands
+    assert float(rows["export", "SavedModel", "GB"]) >= 0
+    assert float(rows["train", "median steps", "steps/s"]) > 0
+    assert float(rows["train", "full checkpoint", "s"]) >= 0
+    assert rows["train", "full checkpoints", ""].endswith(("async", "blocking"))
+    assert float(rows["restore", "restore", "s"]) > 0 and float(rows["warm", "warm start", "s"]) > 0
+    assert rows["day", "prepare: command", ""] == "prepare" and rows["day", "train: command", ""] == "train"
+    assert float(rows["day", "changed files of the first dataset", "files"]) == 0
+    assert float(rows["day", "new users", "rows"]) == 4
+    assert float(rows["steps", "ratio", "x"]) > 0
+    assert float(rows["steps", "step with 7 user rows, distinct users", "rows"]) == 7
+    assert rows["run", "config", ""] == config
     assert "written: " in capsys.readouterr().out
 
-    assert bench(*args, "--stages", "prepare") == 0
+    shutil.copy(tmp_path / "users25m.csv", tmp_path / "old.csv")
+    assert bench(*args, "--stages", "prepare", "restore", "--repeat", "2") == 0
     assert "the dataset exists" in capsys.readouterr().out
+    compared = ["lazytower", "bench", "compare", str(tmp_path / "old.csv"), str(tmp_path / "users25m.csv")]
+    assert cli.run(cli.parse(compared)) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"\nrestore +restore +s +[0-9.]+ +[0-9.]+ \([0-9.]+ to [0-9.]+\) +[0-9.]+\n", output)
+    assert "\n-  only before: train, warm, day, evaluate, export, recommend, steps\n" in output
 
 
 def test_a_stage_that_fails_ends_it(config, tmp_path, capfd):
