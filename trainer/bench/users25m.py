@@ -136,6 +136,8 @@ def _train(args, config) -> list[_Measured]:
         ("median steps", "steps/s", rate / config.train.batch_size),
     ]
     saved = [line for line in lines if line.get("event") == "checkpoint"]
+    paused = sum(line["blocked_seconds"] for line in saved)
+    figures += [("paused by checkpoints", "s", paused)]
     for kind in ("full", "increment"):
         mine = [line for line in saved if line["checkpoint"] == kind]
         if mine:

@@ -59,6 +59,8 @@ def test_all_stages(config, tmp_path, capsys):
     assert float(rows["export", "SavedModel", "GB"]) >= 0
     assert float(rows["train", "median steps", "steps/s"]) > 0
     assert float(rows["train", "full checkpoint", "s"]) >= 0
+    assert float(rows["train", "paused by checkpoints", "s"]) > 0
+    assert " cores, " in rows["run", "machine", ""]
     assert rows["train", "full checkpoints", ""].endswith(("async", "blocking"))
     assert float(rows["restore", "restore", "s"]) > 0 and float(rows["warm", "warm start", "s"]) > 0
     assert rows["day", "prepare: command", ""] == "prepare" and rows["day", "train: command", ""] == "train"
