@@ -18,6 +18,7 @@ from trainer.cluster.greeting import Greeting, end_meeting, greeting_request, sh
 from trainer.cluster.pieces import register_pieces
 from trainer.cluster.services import answered
 from trainer.cluster.sockets import ClusterError, check_free, wait_for_workers
+from trainer.cluster.watch import watch_workers
 from trainer.kernels.build import kernels
 from trainer.version import VERSION
 
@@ -115,6 +116,7 @@ def connect_cluster(device: ClusterDeviceConfig, run: str) -> Cluster:
     run = run if storage.is_remote(run) else os.path.abspath(run)
     started = time.monotonic()
     _greet_all(addresses, run)
+    watch_workers(addresses)
     time.sleep(max(reconnected - time.monotonic(), 0.0))
     logging.info("connected to %d hosts in %.1f s", len(addresses), time.monotonic() - started)
     devices = [device_name(index) for index in range(len(addresses))]

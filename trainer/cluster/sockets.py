@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from configs.errors import UserError
 from configs.system.tf_config import host_and_port
 
+CLOSED = "connection refused"
+"""What `refusal` says of a port on which no process listens."""
 _ONE_TRY_SECONDS = 3.0
 _PAUSE_SECONDS = 0.5
 
@@ -32,6 +34,8 @@ def refusal(address: str, seconds: float = _ONE_TRY_SECONDS) -> str | None:
     try:
         with socket.create_connection(host_and_port(address), timeout=seconds):
             return None
+    except ConnectionRefusedError:
+        return CLOSED
     except TimeoutError:
         return "no answer"
     except socket.gaierror:

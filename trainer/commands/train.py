@@ -8,6 +8,7 @@ from configs.arguments import add_config_arguments
 from configs.load import load_config
 from configs.system.terminal import bounded
 from trainer.cluster.sockets import HostLost
+from trainer.cluster.watch import hosts_watched
 from trainer.runtime import end_process
 from trainer.training.interrupt import Interrupt
 from trainer.training.run import train
@@ -49,10 +50,14 @@ def run(args) -> int:
     """Loads the config and trains; see `train`."""
     config = load_config(args.config, args.overrides)
     try:
-        with Interrupt(args.max_seconds) as interrupt:
+        with Interrupt(args.max_seconds) as interrupt, hosts_watched(_end):
             train(config, interrupt)
     except HostLost as lost:
-        # TensorFlow would not let this process end before a host that hangs has answered.
-        sys.stderr.write(f"lazytower train: error: {bounded(str(lost))}\n")
-        end_process(lost.exit_code)
+        _end(lost)
     return 0
+
+
+def _end(lost: HostLost) -> None:
+    """Ends this process, which TensorFlow would not let end before a host that hangs has answered."""
+    sys.stderr.write(f"lazytower train: error: {bounded(str(lost))}\n")
+    end_process(lost.exit_code)
