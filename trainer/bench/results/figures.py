@@ -147,7 +147,7 @@ def table_of_changes(found: Sequence[Change]) -> str:
     """A table: medians, ranges of repeated values, ratios."""
     rows = [("stage", "figure", "unit", "old", "new", "new / old", "")]
     for each in found:
-        verdict = {None: "", True: "within the noise", False: ""}[each.is_noise]
+        verdict = "within the noise" if each.is_noise else ""
         rows.append((*each[:3], _range(each.old), _range(each.new), f"{each.ratio:.3f}", verdict))
     return aligned(rows, left=(0, 1, 2, -1))
 
