@@ -31,5 +31,15 @@ def pytest_collection_finish():
 
     An export collects garbage, which takes longer than its own work once half a million objects are there.
     """
+    _keep_what_is_left()
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """What a file of tests leaves in TensorFlow's registries stays as well."""
+    if nextitem is not None and nextitem.path != item.path:
+        _keep_what_is_left()
+
+
+def _keep_what_is_left():
     gc.collect()
     gc.freeze()

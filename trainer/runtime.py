@@ -41,6 +41,20 @@ def start_tensorflow(
     return tf
 
 
+def untuned(data):
+    """A tf.data.Dataset without autotuning, which pipelines of fixed parallelism do not need.
+
+    Its thread sleeps for up to a minute at a time, and TensorFlow waits for it when the iterator ends. The
+    thread is woken before the flag that it looks at is set (CancellationManager::StartCancel, 2.20), so on a
+    busy machine it may fall asleep again.
+    """
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return data.with_options(options)
+
+
 def _keep_connections_alive(seconds: int) -> None:
     """Has TensorFlow's connections to other hosts checked this often: it would wait forever for a host that
     hangs or is cut off. It reads the variable when it opens the first one."""

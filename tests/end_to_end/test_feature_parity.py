@@ -74,7 +74,7 @@ def read(config, dataset) -> dict[str, np.ndarray]:
     names = config.model.inputs
     data = TrainData(dataset, 1, 1, True, names, catalog_lookups(dataset, names, Items.load(dataset)))
     data._batch_size = 512  # the whole split, its last rows too
-    batches = data._epoch(tf.constant(0, tf.int64)).unbatch().batch(1 << 20)
+    batches = data._epoch(*[tf.zeros([], tf.int64)] * 6).unbatch().batch(1 << 20)
     [batch] = itertools.islice(batches.as_numpy_iterator(), 1)
     order = np.argsort(batch["timestamp"])
     return {name: values[order] for name, values in batch.items()}

@@ -19,6 +19,7 @@ from configs.sections.roles import PLANTED_LABEL
 from trainer.data.chain.parsing import OWNERS, chain_ids, parse_chain
 from trainer.data.lookups import FeatureLookup, table_rows
 from trainer.data.train_rows import DAY, TrainRows, positive_rows
+from trainer.runtime import untuned
 
 FILES_AT_ONCE = 8
 _MIXED_SEED = 300  # added to the run's seed where a batch is divided into groups
@@ -90,21 +91,23 @@ class TrainData:
           padded with -1.
         """
         epoch, step = divmod(start_step, self.steps_per_epoch)
-        blocks, window, rows = self._place(epoch, step * self._batch_size)
-        first = self._epoch(tf.constant(epoch, tf.int64), blocks, window, rows, step)
-        later = tf.data.Dataset.range(epoch + 1, np.iinfo(np.int64).max).flat_map(_plain(self._epoch))
-        return first.concatenate(later).prefetch(4)
+        place = epoch, *self._place(epoch, step * self._batch_size), step
+        first = tf.data.Dataset.from_tensors(tuple(tf.constant(number, tf.int64) for number in place))
+        later = tf.data.Dataset.range(epoch + 1, np.iinfo(np.int64).max)
+        places = first.concatenate(later.map(lambda number: (number, *[tf.zeros([], tf.int64)] * 5)))
+        return untuned(places.flat_map(_plain(self._epoch)).prefetch(4))
 
     def _order(self, epoch: tf.Tensor) -> tf.Tensor:
         """File indices of an epoch, in order of reading."""
         files = tf.range(len(self._paths))
         return tf.random.experimental.stateless_shuffle(files, seed=tf.stack([self._seed, epoch]))
 
-    def _place(self, epoch: int, row: int) -> tuple[int, int, int]:
-        """(blocks before the window, index of the window, rows of it to skip) for a row of an epoch."""
+    def _place(self, epoch: int, row: int) -> tuple[int, int, int, int]:
+        """(groups of files before the window, blocks of the next group before it, its index, rows of it to
+        skip) for a row of an epoch."""
         starts = self._window_starts(self._blocks(epoch))
         window = int(np.searchsorted(starts, row, side="right")) - 1
-        return window * WINDOW_BLOCKS, window, row - int(starts[window])
+        return *self._skippable(epoch, window * WINDOW_BLOCKS), window, row - int(starts[window])
 
     def _window_starts(self, blocks: np.ndarray) -> np.ndarray:
         """Rows of an epoch before each window, int64."""
@@ -151,35 +154,36 @@ class TrainData:
     def _epoch(
         self,
         epoch: tf.Tensor,
-        skip_blocks: int = 0,
-        first_window: int = 0,
-        skip_rows: int = 0,
-        first_step: int = 0,
+        groups: tf.Tensor,
+        blocks: tf.Tensor,
+        window: tf.Tensor,
+        rows: tf.Tensor,
+        step: tf.Tensor,
     ) -> tf.data.Dataset:
-        """Batches of one epoch from a step of it on, whose place `_place` computed."""
+        """Batches of one epoch from a step of it on, whose place `_place` computed; int64 scalars."""
         order = self._order(epoch)
         columns = self._paths, self._parts, self._starts, np.array(self._block_rows, np.int64)
         files = tuple(tf.gather(tf.constant(column), order) for column in columns)
-        groups = tf.data.Dataset.from_tensor_slices(files).batch(FILES_AT_ONCE)
-        whole_groups, skip_blocks = self._skippable(epoch, skip_blocks) if skip_blocks else (0, 0)
-        windows = (
-            groups.skip(whole_groups)
-            .flat_map(_read_group)
-            .skip(skip_blocks)
-            .batch(WINDOW_BLOCKS)
-            .enumerate(start=first_window)
-            .map(_plain(lambda index, blocks: self._window(epoch, index, *blocks)), num_parallel_calls=2)
+        # The place always lies within the first window.
+        read = _plain(
+            lambda index, read: self._window(epoch, index, tf.where(index == window, rows, 0), *read)
         )
-        if skip_rows:
-            # Only the first window is cut: the place always lies within it.
-            cut = windows.take(1).map(lambda rows: {name: value[skip_rows:] for name, value in rows.items()})
-            windows = cut.concatenate(windows.skip(1))
+        windows = (
+            tf.data.Dataset.from_tensor_slices(files)
+            .batch(FILES_AT_ONCE)
+            .skip(groups)
+            .flat_map(_read_group)
+            .skip(blocks)
+            .batch(WINDOW_BLOCKS)
+            .enumerate(start=window)
+            .map(read, num_parallel_calls=2)
+        )
         batches = windows.rebatch(self._batch_size, drop_remainder=True)
         complete = _plain(lambda columns: complete_batch(self._dataset, self._lookups, columns))
         if not self._mixes:
             return batches.map(complete, num_parallel_calls=2)
         mixed = _plain(lambda step, columns: complete(self._mixed(epoch, step, columns)))
-        return batches.enumerate(start=first_step).map(mixed, num_parallel_calls=2)
+        return batches.enumerate(start=step).map(mixed, num_parallel_calls=2)
 
     def _mixed(
         self, epoch: tf.Tensor, step: tf.Tensor, columns: dict[str, tf.Tensor]
@@ -192,9 +196,9 @@ class TrainData:
         seed = tf.stack([tf.constant(self._seed + _MIXED_SEED, tf.int64), epoch * 2**32 + step])
         return tf.random.experimental.stateless_shuffle(tf.range(self._batch_size), seed=seed)
 
-    def _skippable(self, epoch: tf.Tensor, blocks: int) -> tuple[int, int]:
+    def _skippable(self, epoch: int, blocks: int) -> tuple[int, int]:
         """(whole groups of files, blocks of the next group) that make up the first `blocks` blocks."""
-        order, groups = self._order(epoch).numpy(), 0
+        order, groups = self._order(tf.constant(epoch, tf.int64)).numpy(), 0
         for group in range(0, len(order), FILES_AT_ONCE):
             held = sum(len(self.rows.kept[file]) for file in order[group : group + FILES_AT_ONCE])
             if held > blocks:
@@ -203,9 +207,16 @@ class TrainData:
         return groups, blocks
 
     def _window(
-        self, epoch: tf.Tensor, index: tf.Tensor, blocks: tf.Tensor, parts: tf.Tensor, starts: tf.Tensor
+        self,
+        epoch: tf.Tensor,
+        index: tf.Tensor,
+        skip: tf.Tensor,
+        blocks: tf.Tensor,
+        parts: tf.Tensor,
+        starts: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        """Parses a window of serialized blocks, string [n], of parts int32 [n], and permutes its rows.
+        """Parses a window of serialized blocks, string [n], of parts int32 [n], permutes its rows, and skips
+        the first of them.
 
         starts: int64 [n], the place of each block's first row among those of all files.
         """
@@ -218,7 +229,7 @@ class TrainData:
         else:
             kept = self._kept(columns, part) if self._ends is None else self._kept_ends(block, starts)
             order = tf.gather(kept, self._permutation(epoch, index, tf.size(kept)))
-        return {name: tf.gather(value, order) for name, value in columns.items()}
+        return {name: tf.gather(value, order[skip:]) for name, value in columns.items()}
 
     def _kept(self, columns: dict[str, tf.Tensor], part: tf.Tensor) -> tf.Tensor:
         """Places of the rows that train, int64 [kept], as Part.keeps; part: int32 [n], of each row."""

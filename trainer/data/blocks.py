@@ -14,6 +14,7 @@ from configs.errors import DataError
 from configs.manifest import Dataset
 from configs.system.storage import read_bytes
 from trainer.data.record_files import PREPARE_AGAIN, verify_dataset_file
+from trainer.runtime import untuned
 
 PIPELINED_BYTES = 1 << 20
 """Smaller files are read whole: setting up a tf.data pipeline takes longer, 30 ms of CPU time and more."""
@@ -55,7 +56,7 @@ def _pipelined(path: str, spec: dict[str, Any]) -> Iterator[dict[str, np.ndarray
 
     records = tf.data.TFRecordDataset(path, compression_type="GZIP")
     blocks = records.map(lambda record: tf.io.parse_single_example(record, spec), num_parallel_calls=2)
-    return blocks.prefetch(2).as_numpy_iterator()
+    return untuned(blocks.prefetch(2)).as_numpy_iterator()
 
 
 def _at_once(path: str, spec: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:

@@ -16,6 +16,7 @@ from trainer.data.chain.parsing import OWNERS, chain_ids, parse_blocks, parse_ch
 from trainer.data.lookups import FeatureLookup
 from trainer.data.record_files import PREPARE_AGAIN, verify_dataset_file
 from trainer.data.train_rows import Part, TrainRows
+from trainer.runtime import untuned
 
 _BLOCKS = 16
 """Blocks that are parsed at once."""
@@ -124,7 +125,7 @@ def _batches(
         blocks = tf.data.TFRecordDataset(path, compression_type="GZIP").batch(_BLOCKS)
         windows = blocks.map(parse, num_parallel_calls=2)
         batches = windows.rebatch(batch_size).map(complete, num_parallel_calls=2).prefetch(2)
-        yield from batches.as_numpy_iterator()
+        yield from untuned(batches).as_numpy_iterator()
         return
     records = list(small_file_records(path))
     for start in range(0, len(records), _BLOCKS):

@@ -20,6 +20,7 @@ from absl import logging
 
 from configs.errors import DataError
 from configs.system.storage import filesystem, is_remote, names, read_bytes, write_bytes
+from trainer.runtime import untuned
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS = "tensorboard"
@@ -322,6 +323,6 @@ def _records(path: str) -> Iterator[bytes]:
     import tensorflow as tf
 
     try:
-        yield from tf.data.TFRecordDataset(path).as_numpy_iterator()
+        yield from untuned(tf.data.TFRecordDataset(path)).as_numpy_iterator()
     except tf.errors.DataLossError:
         return

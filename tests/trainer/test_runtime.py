@@ -1,0 +1,23 @@
+"""Pipelines of tf.data whose iterators end at once."""
+
+import pytest
+import tensorflow as tf
+
+from tests.support.tiny_dataset import write_dataset
+from tests.trainer.data.test_catalog import random_rows
+from trainer.data.batches import TrainData
+from trainer.runtime import untuned
+
+pytestmark = pytest.mark.any_python
+
+
+def test_no_thread_tunes_a_pipeline():
+    data = untuned(tf.data.Dataset.range(5).map(lambda x: 2 * x, num_parallel_calls=2).prefetch(2))
+    assert data.options().autotune.enabled is False
+    assert list(data.as_numpy_iterator()) == [0, 2, 4, 6, 8]
+
+
+def test_none_tunes_the_input_of_training(tmp_path):
+    rows = random_rows(5, users=40, items=35, number=500)
+    data = TrainData(write_dataset(str(tmp_path), rows, block_rows=16), 32, seed=1)
+    assert data.batches(3).enumerate().options().autotune.enabled is False
