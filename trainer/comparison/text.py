@@ -80,7 +80,7 @@ def _groups(comparison: RunComparison, task: str, table: str) -> str:
         rows += [["", "", *cells] for cells in _others(comparison, group, metric)]
     more = len(groups) - len(shown)
     text = aligned(_without_empty(rows), left=(0, 2))
-    return text + (f"\n({more:,} further groups are in the JSON and the page)" if more else "")
+    return text + (f"\n({more:,} further segments are in the JSON and the page)" if more else "")
 
 
 def _others(comparison: RunComparison, group: Group, metric: str) -> list[list[str]]:

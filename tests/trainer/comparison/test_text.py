@@ -63,7 +63,7 @@ def test_tables_of_groups(comparison):
     assert "hr@5" in lines[start] and "recall" not in lines[start]
     assert lines[start + 1].split()[:3] == ["s0", "20", "one"]
     assert lines[start + 2].split()[0] == "two" and lines[start + 2].split()[2] == "+0.5000"
-    assert lines[start + 1 + 2 * 23] == "(7 further groups are in the JSON and the page)"
+    assert lines[start + 1 + 2 * 23] == "(7 further segments are in the JSON and the page)"
     assert lines[start + 2 * 22].split()[0] == "two" and lines[start + 2 * 21 + 1].split()[0] == "s28"
     start = next(place for place, line in enumerate(lines) if line.startswith("brand of the item  targets"))
     assert "recall@5" in lines[start], "targets have no HR, which is their Recall"
