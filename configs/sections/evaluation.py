@@ -80,7 +80,7 @@ class EvaluateConfig(Section):
     of its values) and numbers with buckets. In retrieval models features of users divide users, those of
     items divide targets, and there are two more names: activity, tenths by the number of positive train rows
     of the user and of the target's item, and age, the days since their first one, which requires timestamps.
-    A feature with one of these names is reported too."""
+    A feature with one of these names is reported too. `lazytower compare` compares runs by these values."""
     by_values: int = Field(20, ge=1, le=1000)
     """Values of each feature of `by` with a line of their own, the most frequent ones of the split; the
     others share one."""

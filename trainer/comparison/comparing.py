@@ -1,5 +1,6 @@
 """Compares runs: opens each of them, measures all on the same rows, and collects what is shown of them."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,8 @@ from absl import logging
 
 from configs.errors import UserError
 from configs.rules.best import known_metrics
+from configs.schema import RunConfig
+from configs.sections.evaluation import EvaluateConfig
 from trainer.comparison.contenders import Contender, config_differences
 from trainer.report.facts import peak_memory, training_seconds, without_repeats
 from trainer.report.metrics_file import read_metrics
@@ -15,6 +18,7 @@ from trainer.runtime import start_tensorflow
 
 if TYPE_CHECKING:  # importing them here would load TensorFlow before it is set up
     from trainer.comparison.differences import RunDifference
+    from trainer.comparison.groups import Group
     from trainer.comparison.measured import MeasuredRun
 
 
@@ -38,6 +42,14 @@ class ComparedRun:
     def evaluations(self) -> list[dict[str, Any]]:
         """Lines of its evaluations, without repeats."""
         return without_repeats([line for line in self.lines if line.get("kind") == "evaluate"])
+
+    @functools.cached_property
+    def _by_group(self) -> "dict[tuple[str, str, str, str], RunDifference]":
+        return {(one.task, one.table, one.group, one.metric): one for one in self.differences}
+
+    def difference(self, group: "Group", metric: str) -> "RunDifference | None":
+        """From the first run; None: there is none, or the metric is undefined."""
+        return self._by_group.get((*group, metric))
 
     def facts(self) -> dict[str, Any]:
         """Of a row in the table of runs; units follow from the last word of a key."""
@@ -67,14 +79,26 @@ class RunComparison:
     @property
     def tasks(self) -> list[str]:
         """An empty name for retrieval models."""
-        return list(dict.fromkeys(task for task, _ in self.runs[0].measured.figures))
+        return list(dict.fromkeys(group.task for group in self.runs[0].measured.figures))
+
+    def groups(self, task: str, table: str) -> "list[Group]":
+        """Of a task and a table of MeasuredRun.tables; with an empty name, all users or rows alone."""
+        figures = self.runs[0].measured.figures
+        return [group for group in figures if (group.task, group.table) == (task, table)]
+
+    def metric_of(self, group: "Group") -> str:
+        """The main metric, or what is nearest to it: targets one by one have HR or Recall, which are equal,
+        and rows of a group no grouped AUC."""
+        known = self.runs[0].measured.figures[group].values
+        wanted = [self.metric, self.metric.replace("hr@", "recall@"), *known]
+        return next(name for name in wanted if name in known)
 
 
 def compare_runs(contenders: Sequence[Contender], step: int | str | None, split: str) -> RunComparison:
     """Measures runs and compares each with the first.
 
     Args:
-      contenders: from load_contenders.
+      contenders: from load_contenders; evaluate.by of the first one says which groups there are.
       step: of the checkpoints, as open_trained.
       split: valid or test.
 
@@ -93,7 +117,7 @@ def compare_runs(contenders: Sequence[Contender], step: int | str | None, split:
     of_family = {"retrieval": measure_users, "ranking": measure_predictions}
     runs: list[ComparedRun] = []
     for contender in contenders:
-        trained = open_trained(contender.config, step)
+        trained = open_trained(_divided_as(options, contender.config), step)
         try:
             logging.info(
                 "%s: measuring step %d (%s) on %s", contender.name, trained.step, trained.chosen, split
@@ -106,6 +130,12 @@ def compare_runs(contenders: Sequence[Contender], step: int | str | None, split:
     metric = _main_metric(contenders[0], runs[0].measured)
     keys = config_differences(contenders)
     return RunComparison(split, runs, keys, metric, options.confidence, options.bootstrap)
+
+
+def _divided_as(options: EvaluateConfig, config: RunConfig) -> RunConfig:
+    """A config with evaluate.by of other options."""
+    own = config.evaluate.model_copy(update={"by": options.by, "by_values": options.by_values})
+    return config.model_copy(update={"evaluate": own})
 
 
 def _main_metric(contender: Contender, measured: "MeasuredRun") -> str:

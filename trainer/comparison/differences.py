@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from configs.sections.evaluation import is_better
+from trainer.comparison.groups import Group
 from trainer.comparison.measured import MeasuredRun
 from trainer.evaluation.pointwise.figures import SampledFigures
 from trainer.evaluation.pointwise.resampling import FEWEST, interval
@@ -29,7 +30,8 @@ class RunDifference(NamedTuple):
     """One metric of a run beside that of the reference."""
 
     task: str
-    """Empty for retrieval models."""
+    """As the two that follow, of Group."""
+    table: str
     group: str
     metric: str
     value: float
@@ -41,7 +43,7 @@ class RunDifference(NamedTuple):
     verdict: str
     """better, worse or noise; empty: there is no interval, or the metric has no direction."""
     number: int
-    """Users or rows of the group."""
+    """Users, targets or rows of the group."""
     won: float | None = None
     """Share of the users for whom the run is better; None: not known."""
     lost: float | None = None
@@ -63,21 +65,16 @@ def differences(reference: MeasuredRun, run: MeasuredRun, confidence: float) -> 
     """
     return [
         found
-        for (task, group), figures in run.figures.items()
-        if (task, group) in reference.figures
-        for found in _of_group(task, group, reference, run, figures, confidence)
+        for group, figures in run.figures.items()
+        if group in reference.figures
+        for found in _of_group(group, reference, run, figures, confidence)
     ]
 
 
 def _of_group(
-    task: str,
-    group: str,
-    reference: MeasuredRun,
-    run: MeasuredRun,
-    figures: SampledFigures,
-    confidence: float,
+    group: Group, reference: MeasuredRun, run: MeasuredRun, figures: SampledFigures, confidence: float
 ) -> Iterator[RunDifference]:
-    other = reference.figures[task, group]
+    other = reference.figures[group]
     for metric, value in figures.values.items():
         base = other.values[metric]
         if not (math.isfinite(value) and math.isfinite(base)):
@@ -86,9 +83,7 @@ def _of_group(
         if np.count_nonzero(figures.weights) >= FEWEST:
             limits = interval(figures.samples[metric] - other.samples[metric], confidence)
         shares, verdict = _shares(reference, run, group, metric), verdict_of(metric, limits)
-        yield RunDifference(
-            task, group, metric, float(value), float(base), limits, verdict, figures.rows, *shares
-        )
+        yield RunDifference(*group, metric, float(value), float(base), limits, verdict, figures.rows, *shares)
 
 
 def verdict_of(metric: str, limits: list[float] | None) -> str:
@@ -101,14 +96,12 @@ def verdict_of(metric: str, limits: list[float] | None) -> str:
 
 
 def _shares(
-    reference: MeasuredRun, run: MeasuredRun, group: str, metric: str
+    reference: MeasuredRun, run: MeasuredRun, group: Group, metric: str
 ) -> tuple[float | None, float | None]:
     """Shares of the users of a group for whom a run is better and worse."""
-    if metric not in run.of_users or run.groups is None:
+    inside = run.members.get(group[1:]) if group.table else slice(None)
+    if metric not in run.of_users or inside is None:
         return None, None
-    mine, others = run.of_users[metric], reference.of_users[metric]
-    if group in run.groups.texts:
-        inside = run.groups.codes == run.groups.texts.index(group)
-        mine, others = mine[inside], others[inside]
+    mine, others = run.of_users[metric][inside], reference.of_users[metric][inside]
     number = max(len(mine), 1)
     return float((mine > others).sum() / number), float((mine < others).sum() / number)

@@ -1,14 +1,16 @@
 """A comparison of runs as one self-contained HTML page, with their curves over each other."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from trainer.comparison.comparing import RunComparison
-from trainer.comparison.groups import EVERYONE
+from trainer.comparison.groups import EVERYONE, Group
 from trainer.comparison.text import compared_text
 from trainer.report.facts import comparable, grouped, metric_names, subject
 from trainer.report.figures import Curve, curve, figure, legend, plotly_source, smoothed
-from trainer.report.page import cards, escape, label, note, number, page, section, table
+from trainer.report.page import cards, escape, folded, label, note, number, page, section, table
+from trainer.report.segments import division_notes
 
 _FEWEST_TO_SMOOTH = 20
 
@@ -23,7 +25,7 @@ def comparison_page(comparison: RunComparison) -> str:
         *(
             section(
                 f"Metrics{f' of task {task}' if task else ''} on {comparison.split}",
-                _metrics(comparison, task),
+                _metrics(comparison, Group(task, "", EVERYONE)),
             )
             for task in comparison.tasks
         ),
@@ -50,19 +52,13 @@ def _how(comparison: RunComparison) -> str:
 
 def _cards(comparison: RunComparison) -> list[tuple[str, str]]:
     """The main metric of each run."""
-    task = comparison.tasks[0]
+    everyone = Group(comparison.tasks[0], "", EVERYONE)
     found: list[tuple[str, str]] = []
     for run in comparison.runs:
-        value = number(float(run.measured.figures[task, EVERYONE].values[comparison.metric]))
-        verdict = next(
-            (
-                one.verdict
-                for one in run.differences
-                if (one.task, one.group, one.metric) == (task, EVERYONE, comparison.metric)
-            ),
-            "",
-        )
-        found.append((f"{label(comparison.metric)}, {run.name}{f': {verdict}' if verdict else ''}", value))
+        value = number(float(run.measured.figures[everyone].values[comparison.metric]))
+        difference = run.difference(everyone, comparison.metric)
+        verdict = f": {difference.verdict}" if difference and difference.verdict else ""
+        found.append((f"{label(comparison.metric)}, {run.name}{verdict}", value))
     return found
 
 
@@ -131,42 +127,61 @@ def _figures(
     return figures, shown
 
 
-def _metrics(comparison: RunComparison, task: str, group: str = EVERYONE) -> str:
-    first = comparison.runs[0]
+def _metrics(comparison: RunComparison, group: Group) -> str:
+    """All metrics of a group."""
     rows = []
-    for name, value in first.measured.figures[task, group].values.items():
-        rows.append({"metric": label(name), "run": first.name, "value": float(value)})
-        for run in comparison.runs[1:]:
-            for one in run.differences:
-                if (one.task, one.group, one.metric) == (task, group, name):
-                    low, high = one.interval or (None, None)
-                    rows.append(
-                        {
-                            "metric": "",
-                            "run": run.name,
-                            "value": one.value,
-                            "difference": one.by,
-                            "relative_share": one.by / abs(one.reference) if one.reference else None,
-                            "from": low,
-                            "to": high,
-                            "is": one.verdict,
-                            "users_better_share": one.won,
-                            "users_worse_share": one.lost,
-                        }
-                    )
+    for name in comparison.runs[0].measured.figures[group].values:
+        of_runs = _of_runs(comparison, group, name)
+        rows += [{"metric": label(name) if not place else ""} | row for place, row in enumerate(of_runs)]
     return table(rows)
 
 
+def _of_runs(comparison: RunComparison, group: Group, metric: str) -> list[dict[str, Any]]:
+    """A row for the first run, and one for each of the others, of one metric."""
+    first = comparison.runs[0]
+    value = float(first.measured.figures[group].values[metric])
+    rows: list[dict[str, Any]] = [{"run": first.name, "value": value if math.isfinite(value) else None}]
+    for run in comparison.runs[1:]:
+        if one := run.difference(group, metric):
+            low, high = one.interval or (None, None)
+            rows.append(
+                {
+                    "run": run.name,
+                    "value": one.value,
+                    "difference": one.by,
+                    "relative_share": one.by / abs(one.reference) if one.reference else None,
+                    "from": low,
+                    "to": high,
+                    "is": one.verdict,
+                }
+            )
+            if one.won is not None:
+                rows[-1] |= {"users_better_share": one.won, "users_worse_share": one.lost}
+    return rows
+
+
 def _group_sections(comparison: RunComparison) -> list[str]:
-    first = comparison.runs[0].measured
-    if first.groups is None:
-        return []
-    found = []
+    """For each task and table the main metric of all groups, and below it all metrics of each."""
+    first, found = comparison.runs[0].measured, []
     for task in comparison.tasks:
-        parts = [
-            f"<h3>{escape(group)} ({figures.rows:,} {first.unit})</h3>{_metrics(comparison, task, group)}"
-            for (of, group), figures in first.figures.items()
-            if of == task and group != EVERYONE
-        ]
-        found.append(section(_titled(f"By {first.groups.name}", task), *parts))
+        for name, (title, unit) in first.tables.items():
+            if groups := comparison.groups(task, name):
+                heading = _titled(f"Segments: {title}", task)
+                found.append(section(heading, *_segments(comparison, groups, unit)))
     return found
+
+
+def _segments(comparison: RunComparison, groups: Sequence[Group], unit: str) -> list[str]:
+    figures, metric = comparison.runs[0].measured.figures, comparison.metric_of(groups[0])
+    rows, all_metrics = [], []
+    for group in groups:
+        size = f"{figures[group].rows:,}"
+        for place, row in enumerate(_of_runs(comparison, group, metric)):
+            own = {metric if key == "value" else key: cell for key, cell in row.items()}
+            rows.append({"segment": "" if place else group.name, unit: "" if place else size} | own)
+        all_metrics += [
+            f"<h3>{escape(group.name)} ({size} {unit})</h3>",
+            _metrics(comparison, group),
+        ]
+    notes = map(note, division_notes([unit == "users"]) if unit != "rows" else [])
+    return [table(rows), *notes, folded("All metrics of each segment", *all_metrics)]

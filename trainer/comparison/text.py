@@ -1,22 +1,26 @@
 """A comparison of runs as text and as plain values."""
 
-from collections.abc import Iterator
+import math
 from typing import Any
 
 from configs.text import aligned
 from trainer.comparison.comparing import ComparedRun, RunComparison
-from trainer.comparison.groups import EVERYONE
+from trainer.comparison.groups import EVERYONE, Group
+from trainer.evaluation.segments.text import shown_segments
+from trainer.report.segments import division_notes
 
 _LONGEST = 60  # letters of a value
+_HEADING = ("difference", "", "from", "to", "is", "users +", "users -")
 
 
 def compared_text(comparison: RunComparison) -> str:
-    """Tables of the runs, what differs in their configs, their metrics, and those of groups of users."""
+    """Tables of the runs, what differs in their configs, their metrics, and the main metric of groups."""
     parts = [_runs(comparison), _configs(comparison)]
     for task in comparison.tasks:
         parts.append(_metrics(comparison, task))
-        if groups := _groups(comparison, task):
-            parts.append(groups)
+        parts += filter(
+            None, [_groups(comparison, task, table) for table in comparison.runs[0].measured.tables]
+        )
     return "\n\n".join([*parts, *_notes(comparison)])
 
 
@@ -52,50 +56,54 @@ def _short_value(value: Any) -> str:
 
 def _metrics(comparison: RunComparison, task: str) -> str:
     """All metrics of all users or rows."""
-    first = comparison.runs[0]
+    first, everyone = comparison.runs[0], Group(task, "", EVERYONE)
     title = f"task {task}" if task else comparison.split
-    rows = [[title, "run", "value", "difference", "", "from", "to", "is", "users +", "users -"]]
-    for name, value in first.measured.figures[task, EVERYONE].values.items():
-        rows.append([name, first.name, _figure(value), *[""] * 7])
-        for run in comparison.runs[1:]:
-            rows += [["", run.name, *cells] for cells in _cells(run, task, EVERYONE, name)]
+    rows = [[title, "run", "value", *_HEADING]]
+    for name, value in first.measured.figures[everyone].values.items():
+        rows.append([name, first.name, _figure(value), *[""] * len(_HEADING)])
+        rows += [["", *cells] for cells in _others(comparison, everyone, name)]
     return aligned(_without_empty(rows), left=(0, 1))
 
 
-def _groups(comparison: RunComparison, task: str) -> str:
-    """The main metric by group; empty: there are no groups."""
-    first = comparison.runs[0].measured
-    groups = [group for of, group in first.figures if of == task and group != EVERYONE]
-    if not groups or first.groups is None:
+def _groups(comparison: RunComparison, task: str, table: str) -> str:
+    """The main metric by group of a table; empty: no group has any rows."""
+    first, groups = comparison.runs[0], comparison.groups(task, table)
+    if not groups:
         return ""
-    metric = comparison.metric
-    if metric not in first.figures[task, groups[0]].values:
-        metric = next(iter(first.figures[task, groups[0]].values))
-    heading = ["value", "difference", "", "from", "to", "is", "users +", "users -"]
-    rows = [[f"{metric} by {first.groups.name}", first.unit, "run", *heading]]
-    for group in groups:
-        figures = first.figures[task, group]
-        value = figures.values[metric]
-        rows.append([group, f"{figures.rows:,}", comparison.runs[0].name, _figure(value), *[""] * 7])
-        for run in comparison.runs[1:]:
-            rows += [["", "", run.name, *cells] for cells in _cells(run, task, group, metric)]
-    return aligned(_without_empty(rows), left=(0, 2))
+    (title, unit), metric = first.measured.tables[table], comparison.metric_of(groups[0])
+    rows = [[title, unit, "run", metric, *_HEADING]]
+    shown = shown_segments(groups)
+    for group in shown:
+        figures = first.measured.figures[group]
+        value = _figure(figures.values[metric])
+        rows.append([group.name, f"{figures.rows:,}", first.name, value, *[""] * len(_HEADING)])
+        rows += [["", "", *cells] for cells in _others(comparison, group, metric)]
+    more = len(groups) - len(shown)
+    text = aligned(_without_empty(rows), left=(0, 2))
+    return text + (f"\n({more:,} further segments are in the JSON and the page)" if more else "")
 
 
-def _cells(run: ComparedRun, task: str, group: str, metric: str) -> Iterator[list[str]]:
-    """Value, difference absolute and relative, interval, verdict and shares of users of one metric."""
-    for one in run.differences:
-        if (one.task, one.group, one.metric) == (task, group, metric):
-            low, high = one.interval or (None, None)
-            relative = f"{one.by / abs(one.reference):+.1%}" if one.reference else ""
-            yield [
-                _figure(one.value),
-                f"{one.by:+.4f}",
-                relative,
-                *("" if limit is None else f"{limit:+.4f}" for limit in (low, high)),
-                one.verdict,
-                *("" if share is None else f"{share:.0%}" for share in (one.won, one.lost)),
-            ]
+def _others(comparison: RunComparison, group: Group, metric: str) -> list[list[str]]:
+    """A metric of the runs that are compared with the first one."""
+    return [cells for run in comparison.runs[1:] if (cells := _cells(run, group, metric))]
+
+
+def _cells(run: ComparedRun, group: Group, metric: str) -> list[str]:
+    """Run, value, difference absolute and relative, interval, verdict and shares of users of one metric;
+    empty: it is undefined."""
+    one = run.difference(group, metric)
+    if one is None:
+        return []
+    low, high = one.interval or (None, None)
+    return [
+        run.name,
+        _figure(one.value),
+        f"{one.by:+.4f}",
+        f"{one.by / abs(one.reference):+.1%}" if one.reference else "",
+        *("" if limit is None else f"{limit:+.4f}" for limit in (low, high)),
+        one.verdict,
+        *("" if share is None else f"{share:.0%}" for share in (one.won, one.lost)),
+    ]
 
 
 def _without_empty(rows: list[list[str]]) -> list[list[str]]:
@@ -105,16 +113,20 @@ def _without_empty(rows: list[list[str]]) -> list[list[str]]:
 
 
 def _figure(value: float) -> str:
-    return f"{value:.4f}"
+    return f"{value:.4f}" if math.isfinite(value) else "-"
 
 
 def _notes(comparison: RunComparison) -> list[str]:
     """How the figures came about."""
     first = comparison.runs[0]
+    units = [table.unit for table in first.measured.tables.values() if table.unit != "rows"]
+    groups = sum(bool(group.table) for group in first.measured.figures)
     return [
         f"differences from {first.name}, with {100 * comparison.confidence:g} % intervals of "
-        f"{comparison.samples:,} paired bootstrap samples; noise: the interval contains 0",
-        first.measured.protocol,
+        f"{comparison.samples:,} paired bootstrap samples; noise: the interval contains 0\n"
+        f"By chance, {100 * (1 - comparison.confidence):g} % of the differences that are nothing are called "
+        f"better or worse; {groups:,} segments are compared here.",
+        "\n".join([*division_notes([unit == "users" for unit in units]), first.measured.protocol]),
     ]
 
 
@@ -125,14 +137,16 @@ def comparison_values(comparison: RunComparison) -> dict[str, Any]:
         "protocol": comparison.runs[0].measured.protocol,
         "confidence": comparison.confidence,
         "samples": comparison.samples,
+        "tables": {name: table._asdict() for name, table in comparison.runs[0].measured.tables.items()},
         "keys": {key: values for key, values in comparison.keys},
         "runs": [
             run.facts()
             | {
                 "path": run.contender.config.output.path,
                 "metrics": [
-                    {"task": task, "group": group, "number": found.rows} | _finite_values(found.values)
-                    for (task, group), found in run.measured.figures.items()
+                    {"task": group.task, "table": group.table, "group": group.name, "number": found.rows}
+                    | _finite_values(found.values)
+                    for group, found in run.measured.figures.items()
                 ],
                 "differences": [one._asdict() | {"difference": one.by} for one in run.differences],
             }

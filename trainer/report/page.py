@@ -51,6 +51,7 @@ th { color: var(--dim); font-weight: 600; vertical-align: bottom; }
 .text { text-align: left; }
 td.long { min-width: 260px; white-space: normal; overflow-wrap: anywhere; }
 th { min-width: 58px; white-space: normal; }
+summary { cursor: pointer; color: var(--accent); font-size: 13px; margin-top: 8px; }
 .pairs td { text-align: left; }
 .pairs td:first-child { color: var(--dim); }
 .pairs td:last-child { white-space: normal; overflow-wrap: anywhere; padding-right: 0; }
@@ -210,6 +211,11 @@ def note(text: str) -> str:
 def section(title: str, *parts: str) -> str:
     """A titled card; parts are HTML."""
     return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
+
+
+def folded(title: str, *parts: str) -> str:
+    """Parts, HTML, that are shown when the reader opens them by their title."""
+    return f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>"
 
 
 def page(title: str, head: str, sections: Sequence[str], plotly_js: str) -> str:

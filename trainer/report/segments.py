@@ -1,6 +1,6 @@
 """The report's sections about retrieval models: intervals, lists of recommended items, and segments."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from trainer.report.facts import comparable, grouped, subject
@@ -17,24 +17,34 @@ _DIVIDED = {
 
 def segment_title(name: str, segments: Sequence[Mapping[str, Any]]) -> str:
     """What a table of evaluate.by divides, in words."""
-    if name in _DIVIDED:
-        return _DIVIDED[name]
-    return f"{name} of the {'user' if segments and 'users' in segments[0] else 'target item'}"
+    return division_title(name, bool(segments) and "users" in segments[0])
+
+
+def division_title(name: str, of_users: bool) -> str:
+    """As segment_title, of a table that divides users, or target items."""
+    return _DIVIDED.get(name, f"{name} of the {'user' if of_users else 'target item'}")
 
 
 def segment_notes(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """What a reader of the tables of evaluate.by, by name, must know; nothing without tables."""
-    notes = []
-    if any(segments and "users" in segments[0] for segments in tables.values()):
-        notes.append("Users: means over the users of a segment, of all their targets.")
-    if any(segments and "users" not in segments[0] for segments in tables.values()):
-        notes.append(
-            "Target items: means over the targets of a segment, each of which counts by itself, as all "
-            "targets do in the last line."
-        )
+    first = [segments[0] for segments in tables.values() if segments]
+    notes = division_notes(["users" in segment for segment in first])
     if notes:
         notes.append(
             "There is no interval below 10 blocks of users, and where all bootstrap samples are equal."
+        )
+    return notes
+
+
+def division_notes(of_users: Collection[bool]) -> list[str]:
+    """What segments are means over, of tables that divide users, or target items."""
+    notes = []
+    if True in of_users:
+        notes.append("Users: means over the users of a segment, of all their targets.")
+    if False in of_users:
+        notes.append(
+            "Target items: means over the targets of a segment, each of which counts by itself, as all "
+            "targets do in the last line."
         )
     return notes
 

@@ -23,7 +23,7 @@ def runs(tmp_path_factory) -> dict[str, str]:
     for name, steps, seed in (("good", 100, 0), ("seed", 100, 1), ("short", 4, 0)):
         document = planted_document(str(root))
         document["train"] |= {"num_steps": steps, "seed": seed}
-        document["evaluate"] = {"every_steps": 50, "k": [5]}
+        document["evaluate"] = {"every_steps": 50, "k": [5], "by": ["activity"] if name == "seed" else []}
         document["output"] = {"path": str(root / name)}
         train(parse_config(document, name))
         found[name] = str(root / name)
@@ -52,8 +52,36 @@ def test_a_better_run_wins_and_a_seed_is_noise(runs, capsys, tmp_path):
     assert verdicts == ["noise"] * 4
 
 
+def test_segments_are_those_of_the_first_run(runs, capsys, tmp_path):
+    def segments(*arguments: str) -> dict:
+        code, out, _ = compared(capsys, tmp_path, *arguments, "--json")
+        assert code == 0
+        found = json.loads(out)
+        for run in found["runs"]:
+            places = [(one["task"], one["table"], one["group"]) for one in run["metrics"]]
+            assert len(set(places)) == len(places) and {table for _, table, _ in places} == {
+                "",
+                *found["tables"],
+            }
+        places = {(one["table"], one["group"], one["metric"]) for one in found["runs"][1]["differences"]}
+        for one in found["runs"][0]["metrics"]:
+            for metric in {"hr@5", "recall@5", "ndcg@5", "mrr"} & set(one):
+                assert (one["table"], one["group"], metric) in places
+        return found["tables"]
+
+    activity = {
+        "activity/users": {"title": "train rows of the user", "unit": "users"},
+        "activity/items": {"title": "train rows of the target item", "unit": "targets"},
+    }
+    assert segments(runs["seed"], runs["good"]) == activity
+    assert list(segments(runs["good"], runs["seed"])) == ["activity/users"]
+    asked = segments(runs["good"], runs["seed"], "--set", "evaluate.by=[age, activity]")
+    assert list(asked) == ["activity/users", "age/users", "age/items", "activity/items"]
+
+
 def test_text_and_page(runs, capsys, tmp_path):
-    code, out, _ = compared(capsys, tmp_path, runs["good"], runs["short"], "--split", "valid")
+    by = ("--set", "evaluate.by=[activity]")
+    code, out, _ = compared(capsys, tmp_path, runs["good"], runs["short"], "--split", "valid", *by)
     assert code == 0
     lines = out.splitlines()
     assert ["train.num_steps", "100", "4"] in [line.split() for line in lines]
@@ -71,10 +99,22 @@ def test_text_and_page(runs, capsys, tmp_path):
         "users",
         "-",
     ]
-    assert "ndcg@5 by activity of the user" in out and "full ranking" in out
+    columns = ["run", "ndcg@5", "difference"]
+    for title, rest in (
+        ("train rows of the user", ["users", *columns, "users", "+", "users", "-"]),  # too few for intervals
+        ("train rows of the target item", ["targets", *columns, "from", "to", "is"]),
+    ):
+        place = next(place for place, line in enumerate(lines) if line.startswith(title))
+        assert lines[place].removeprefix(title).split() == rest
+        assert lines[place + 1].split("  ")[0].replace(",", "").split()[0].isdigit()
+        assert lines[place + 2].split()[0] == "short"
+    assert "full ranking" in out and "each of which counts by itself" in out
     page = (tmp_path / "page.html").read_text()
     for text in ("Comparison of good and short", "What differs in the configs", "train.num_steps", "Loss"):
         assert text in page
+    for title in ("train rows of the user", "train rows of the target item"):
+        assert f"<h2>Segments: {title}</h2>" in page
+    assert page.count("<summary>All metrics of each segment</summary>") == 2
     assert page.count('class="figure"') >= 2 and page.count("Metrics by step on valid") == 1
 
 

@@ -7,26 +7,30 @@ import pytest
 
 from configs.sections.evaluation import EvaluateConfig
 from trainer.comparison.differences import differences, verdict_of
-from trainer.comparison.groups import EVERYONE, UserGroups
-from trainer.comparison.measured import MeasuredRun, sampled_means
+from trainer.comparison.groups import EVERYONE, Group, GroupTable
+from trainer.comparison.measured import MeasuredRun
 from trainer.evaluation.pointwise.figures import Bootstrap
 from trainer.evaluation.pointwise.resampling import blocks_of, sample_weights
+from trainer.evaluation.segments.sums import SegmentSums
 
 pytestmark = pytest.mark.any_python
 
 
 def run_of(values: np.ndarray, options: EvaluateConfig, codes: np.ndarray | None = None) -> MeasuredRun:
     """A run whose users have these values of ndcg@10."""
-    ids, weights = np.arange(len(values)), np.ones(len(values))
-    blocks, bootstrap = blocks_of(options.seed, ids), Bootstrap(options)
-    codes = np.zeros(len(values), np.int64) if codes is None else codes
-    groups = UserGroups("half", [f"part {code}" for code in range(codes.max() + 1)], ids, codes)
-    figures = {("", EVERYONE): sampled_means(weights, {"ndcg@10": values}, blocks, bootstrap)}
-    for code, text in enumerate(groups.texts):
-        mine = codes == code
-        own = sampled_means(weights[mine], {"ndcg@10": values[mine]}, blocks[mine], bootstrap)
-        figures["", text] = own
-    return MeasuredRun(1, "newest", "full", "users", figures, groups, {"ndcg@10": values})
+    blocks, weights = blocks_of(options.seed, np.arange(len(values))), np.ones(len(values))
+    whole = np.zeros(len(values), np.int64)
+    codes = whole if codes is None else codes
+    everyone, parts = SegmentSums(1), SegmentSums(codes.max() + 1)
+    for sums, segments in ((everyone, whole), (parts, codes)):
+        sums.add(segments, blocks, weights, {"ndcg@10": values})
+    figures = {Group("", "", EVERYONE): everyone.sampled(Bootstrap(options))[0]}
+    members = {}
+    for code, own in enumerate(parts.sampled(Bootstrap(options))):
+        figures[Group("", "half", f"part {code}")] = own
+        members["half", f"part {code}"] = np.flatnonzero(codes == code)
+    tables = {"half": GroupTable("half", "users")}
+    return MeasuredRun(1, "newest", "full", "users", figures, tables, {"ndcg@10": values}, members)
 
 
 def test_intervals_equal_a_bootstrap_written_out():
@@ -35,7 +39,8 @@ def test_intervals_equal_a_bootstrap_written_out():
     one, two = draw.random(3000), draw.random(3000)
     codes = (np.arange(3000) % 3 == 0).astype(np.int64)
     found = differences(run_of(one, options, codes), run_of(two, options, codes), 0.9)
-    assert [difference.group for difference in found] == [EVERYONE, "part 0", "part 1"]
+    groups = [("", "", EVERYONE), ("", "half", "part 0"), ("", "half", "part 1")]
+    assert [difference[:3] for difference in found] == groups
     weights, blocks = sample_weights(5, 200), blocks_of(5, np.arange(3000))
     for difference, inside in zip(found, (np.ones(3000, bool), codes == 0, codes == 1), strict=True):
         samples = []

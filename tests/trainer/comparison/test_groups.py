@@ -1,35 +1,23 @@
-"""Groups of users by their activity."""
+"""Names of groups, and who belongs to them."""
 
 import numpy as np
 import pytest
 
-from tests.support.tiny_dataset import write_dataset
-from tests.trainer.data.test_catalog import random_rows
-from trainer.comparison.groups import by_activity
-from trainer.data.catalog import Items, Users
+from trainer.comparison.groups import distinct_names, members
+from trainer.data.ragged import Ragged
+from trainer.evaluation.segments.tables import SegmentTable
 
 pytestmark = pytest.mark.any_python
 
 
-@pytest.fixture(scope="module")
-def users(tmp_path_factory) -> Users:
-    rows = random_rows(5, users=40, items=35, number=500)
-    dataset = write_dataset(str(tmp_path_factory.mktemp("measured")), rows, block_rows=16, history_length=4)
-    return Users(dataset, Items.load(dataset))
+def test_equal_names_get_numbers():
+    assert distinct_names(["a", "b"]) == ["a", "b"]
+    assert distinct_names(["a", "a", "a (2)", "a"]) == ["a", "a (2)", "a (2) (2)", "a (3)"]
+    assert distinct_names(["all", "a"], ["all"]) == ["all (2)", "a"]
 
 
-def test_groups_by_activity(users):
-    known: dict[int, int] = {}
-    for block in users.blocks():
-        known |= dict(zip(block.ids.tolist(), block.counts.tolist(), strict=True))
-    ids = np.array(sorted(user for user, count in known.items() if count))
-    counts = np.array([known[user] for user in ids])
-    groups = by_activity(users, ids)
-    assert 1 < len(groups.texts) <= 10
-    found = groups.of(ids[::-1])[::-1]
-    bounds = [(counts[found == code].min(), counts[found == code].max()) for code in range(len(groups.texts))]
-    assert all(high < low for (_, high), (low, _) in zip(bounds, bounds[1:], strict=False))
-    assert groups.texts[-1].startswith(f"{bounds[-1][0]}") and groups.texts[-1].endswith(" train rows")
-    sizes = np.bincount(found)
-    ties = max(np.bincount(counts))
-    assert sizes.max() <= len(ids) / 10 + ties
+def test_members_of_a_list_are_in_several_groups():
+    slots = Ragged(np.array([2, 0, 2, 1, 2]), np.array([1, 2, 0, 2]))
+    table = SegmentTable("tags", "user", ["x", "y", "z", "none"], np.array([3, 5, 6, 9]), slots)
+    found = {name: places.tolist() for name, places in members(table, np.array([3, 4, 5, 9]))}
+    assert found == {"x": [2], "y": [3], "z": [0, 2, 3], "none": []}

@@ -31,6 +31,7 @@ from trainer.evaluation.pointwise.slices import (
     SliceCalibration,
     ValueSlots,
     count_values,
+    rows_in_slots,
     worst_slices,
 )
 from trainer.evaluation.pointwise.sorted_sums import Spill
@@ -175,12 +176,9 @@ class PointwiseEvaluation:
     def _add_slices(
         self, task: str, batch: Batch, kept: np.ndarray, rows: TaskRows, predictions: np.ndarray
     ) -> None:
-        place = np.cumsum(kept) - 1
         for name, slots in self._slots.items():
-            numbers, of_rows = slots.of(batch)
-            inside = kept[numbers]
-            numbers = place[numbers[inside]]
-            self._by_figures[task, name].add(rows.take(numbers), of_rows[inside], predictions[numbers])
+            numbers, of_rows = rows_in_slots(kept, *slots.of(batch))
+            self._by_figures[task, name].add(rows.take(numbers), of_rows, predictions[numbers])
         for calibration in self._calibrations.get(task, []):
             calibration.add(batch, kept, rows, predictions)
 

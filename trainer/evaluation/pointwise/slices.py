@@ -91,6 +91,18 @@ class ValueSlots:
         return [*value_texts(dataset, self.name, self.values), REST]
 
 
+def rows_in_slots(kept: np.ndarray, numbers: np.ndarray, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(places among the rows that count, slots), int64 [m] each: of rows of a batch those that count.
+
+    Args:
+      kept: which rows of the batch count, bool [rows].
+      numbers: of rows, int64 [n], as from ValueSlots.of.
+      slots: of these, int64 [n].
+    """
+    inside = kept[numbers]
+    return (np.cumsum(kept) - 1)[numbers[inside]], slots[inside]
+
+
 def value_texts(dataset: Dataset, name: str, ids: np.ndarray) -> list[str]:
     """Values of a feature as text: keys, or ranges of numbers, or rows of hashed ids."""
     info = dataset.features[name]
@@ -136,10 +148,7 @@ class SliceCalibration:
           batch: columns.
           kept: which of its rows count, bool [n]; `rows` and `predictions` are those.
         """
-        numbers, slots = self.slots.of(batch)
-        place = np.cumsum(kept) - 1
-        inside = kept[numbers]
-        numbers, slots = place[numbers[inside]], slots[inside]
+        numbers, slots = rows_in_slots(kept, *self.slots.of(batch))
         w, y = rows.weights[numbers], rows.labels[numbers]
         p = predictions[numbers].astype(np.float64)
         wp, wy = w * p, w * y

@@ -12,7 +12,7 @@ from trainer.evaluation.lists.distances import Distance
 from trainer.evaluation.lists.exposure import Exposure
 from trainer.evaluation.lists.metrics import OF_ITEMS, list_means
 from trainer.evaluation.metrics import user_metrics
-from trainer.evaluation.pointwise.figures import Bootstrap
+from trainer.evaluation.pointwise.figures import Bootstrap, SampledFigures
 from trainer.evaluation.pointwise.resampling import BLOCKS, blocks_of
 from trainer.evaluation.protocols import RankedTargets, RankingTask
 from trainer.evaluation.segments.observers import Units
@@ -161,6 +161,23 @@ class Detail:
                 numbers = {"users": round(users[slot]), "targets": round(targets[slot])}
                 size = {"value": table.texts[slot], **numbers}
             yield size | metrics | {"intervals": intervals}
+
+    def sampled(self, bootstrap: Bootstrap) -> Iterator[tuple[str, str, SampledFigures]]:
+        """Figures of the first scorer in all bootstrap samples, for differences between models.
+
+        Yields:
+          (name of the table, what the segment is called, its figures, whose `rows` are users or targets): of
+          the segments that have any; before them of all users or targets, whose names are empty.
+        """
+        [everyone] = next(iter(self._all.values())).sampled(bootstrap)
+        yield "", "", everyone
+        for table, sums, (users, _) in zip(self._tables, self._by, self._sizes, strict=True):
+            for slot, figures in enumerate(sums.sampled(bootstrap)):
+                if not figures.weights.any():
+                    continue
+                text = table.texts[slot] if slot < len(table.texts) else ALL_TARGETS
+                number = figures.rows if table.of == "item" else round(users[slot])
+                yield table.name, text, figures._replace(rows=number)
 
     def _resampling(self) -> str:
         """What the intervals are, in words."""

@@ -4,12 +4,12 @@ As the intervals of predictions (trainer/evaluation/pointwise/resampling.py): ea
 a hash, sums are kept by block, and a sample weighs the blocks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from trainer.evaluation.pointwise.figures import Bootstrap
+from trainer.evaluation.pointwise.figures import Bootstrap, SampledFigures
 from trainer.evaluation.pointwise.resampling import BLOCKS
 
 
@@ -51,10 +51,7 @@ class SegmentSums:
         weights = self._all_weights.reshape(-1, BLOCKS).sum(axis=1)
         metrics: list[dict[str, float | None]] = [{} for _ in weights]
         intervals: list[dict[str, Any]] = [{} for _ in weights]
-        for name, column in self._sums.items():
-            sums, known = column.reshape(-1, BLOCKS), self._weights[name].reshape(-1, BLOCKS)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                samples = (bootstrap.weights @ sums.T) / (bootstrap.weights @ known.T)
+        for name, sums, known, samples in self._by_metric(bootstrap):
             for segment in range(len(weights)):
                 total = known[segment].sum()
                 metrics[segment][name] = float(sums[segment].sum() / total) if total > 0 else None
@@ -62,3 +59,23 @@ class SegmentSums:
                 # Users who are all alike, such as those without a hit, do not say how much others differ.
                 intervals[segment][name] = limits if limits and limits[0] < limits[1] else None
         return list(zip(weights.tolist(), metrics, intervals, strict=True))
+
+    def sampled(self, bootstrap: Bootstrap) -> list[SampledFigures]:
+        """Of each segment its metrics in all bootstrap samples, for differences between models that were
+        measured on the same users; their `rows` are the segment's weight."""
+        weights = self._all_weights.reshape(-1, BLOCKS)
+        found = [SampledFigures({}, {}, round(of_blocks.sum()), of_blocks) for of_blocks in weights]
+        for name, sums, known, samples in self._by_metric(bootstrap):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                means = sums.sum(axis=1) / known.sum(axis=1)
+            for segment, figures in enumerate(found):
+                figures.values[name], figures.samples[name] = means[segment], samples[:, segment]
+        return found
+
+    def _by_metric(self, bootstrap: Bootstrap) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+        """(metric; its sums, and the weights of its known values, float64 [segments, BLOCKS] each; its means
+        in the samples, float64 [samples, segments])."""
+        for name, column in self._sums.items():
+            sums, known = column.reshape(-1, BLOCKS), self._weights[name].reshape(-1, BLOCKS)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                yield name, sums, known, (bootstrap.weights @ sums.T) / (bootstrap.weights @ known.T)

@@ -7,7 +7,7 @@ positive train rows are new, a segment of their own. All other names are feature
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from trainer.evaluation.segments.ages import FirstRows
 from trainer.evaluation.segments.groups import age_groups, tenths
 
 NEW = "new: no train rows"
+ACTIVITY_OF_USERS = f"{ACTIVITY}/users"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +52,12 @@ class SegmentTable:
 
 
 class _Population:
-    """The users of a split, and how many of their rows each item has."""
+    """The users of a split with the features of `names`, and how many of their rows each item has."""
 
-    def __init__(self, source: SplitUsers):
-        items, code = source.users.items, SPLITS.index(source.split)
-        self.infos = {n: i for n, i in source.users.dataset.features.items() if i.of == "user" and i.table}
+    def __init__(self, source: SplitUsers, names: Sequence[str]):
+        items, code, features = source.users.items, SPLITS.index(source.split), source.users.dataset.features
+        of_users = {name: info for name, info in features.items() if info.of == "user" and info.table}
+        self.infos = {name: info for name, info in of_users.items() if name in names}
         blocks, self.item_rows = [], np.zeros(items.rows)
         for block in source:
             numbers = block.sequence.values[block.splits.values == code]
@@ -80,7 +82,7 @@ def segment_tables(users: Users, config: EvaluateConfig, split: str) -> list[Seg
     if not config.by:
         return []
     source = users.of_split(split, config.max_users, config.seed, config.cold_users == "rank")
-    population = _Population(source)
+    population = _Population(source, config.by)
     if population.users is None:
         return []
     return list(_tables(users, config, population, population.users))
@@ -95,8 +97,7 @@ def _tables(
     block = block.take(order)
     for name in config.by:
         if name == ACTIVITY:
-            of_users = _with_new(block.counts, *_tenths(block.counts, np.ones(len(block))))
-            yield _table(f"{name}/users", "user", block.ids, *of_users)
+            yield users_by_activity(block.ids, block.counts)
             of_items = _with_new(counts, *_tenths(counts, population.item_rows))
             yield _table(f"{name}/items", "item", every, *of_items)
         elif name == AGE and has_times(dataset):
@@ -114,6 +115,16 @@ def _tables(
                 dataset, name, items.features[name], population.item_rows, config.by_values
             )
             yield SegmentTable(name, "item", texts, every, slots)
+
+
+def users_by_activity(ids: np.ndarray, counts: np.ndarray) -> SegmentTable:
+    """Tenths of users by their positive train rows, int64 [n], and those without any.
+
+    Args:
+      ids: catalog ids, int64 [n], ascending.
+    """
+    groups = _with_new(counts, *_tenths(counts, np.ones(len(counts))))
+    return _table(ACTIVITY_OF_USERS, "user", ids, *groups)
 
 
 def has_times(dataset: Dataset) -> bool:

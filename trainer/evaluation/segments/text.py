@@ -1,11 +1,12 @@
 """Lists and segments of an evaluation of a retrieval model as text for the terminal."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from configs.text import aligned
 from trainer.report.segments import list_names, segment_notes, segment_title, shown_metrics
 
+Segment = TypeVar("Segment")
 _SHOWN_SEGMENTS = 21
 """Most segments of a table in the terminal; the report and the JSON have all."""
 
@@ -52,11 +53,16 @@ def segment_texts(line: Mapping[str, Any]) -> list[str]:
     return [*found, *filter(None, ["\n".join(segment_notes(tables))])]
 
 
+def shown_segments(segments: Sequence[Segment]) -> list[Segment]:
+    """Those of a table that the terminal shows."""
+    return [*segments[:_SHOWN_SEGMENTS], *segments[max(_SHOWN_SEGMENTS, len(segments) - 2) :]]
+
+
 def _table(name: str, segments: Sequence[Mapping[str, Any]]) -> str:
     sizes = [size for size in ("users", "targets") if size in segments[0]]
     metrics = shown_metrics(segments[0])
     rows = [[segment_title(name, segments), *sizes, *metrics]]
-    shown = [*segments[:_SHOWN_SEGMENTS], *segments[max(_SHOWN_SEGMENTS, len(segments) - 2) :]]
+    shown = shown_segments(segments)
     for one in shown:
         figures = [with_interval(one[metric], one["intervals"].get(metric)) for metric in metrics]
         rows.append([one["value"], *(f"{one[size]:,}" for size in sizes), *figures])

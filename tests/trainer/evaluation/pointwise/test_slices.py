@@ -11,6 +11,7 @@ from trainer.evaluation.pointwise.slices import (
     SliceCalibration,
     ValueSlots,
     count_values,
+    rows_in_slots,
     value_texts,
     values_of,
     worst_slices,
@@ -43,6 +44,12 @@ def test_the_most_frequent_values_come_first_and_others_share_a_slot():
     assert ValueSlots("site", counts, 10, fewest=3).values.tolist() == [5]
     listed = ValueSlots("tags", counts, 2).of({"tags": np.array([[1, 2, 5], [-1, -1, -1]])})
     assert [part.tolist() for part in listed] == [[0, 0], [0, 2]], "the shared slot has a row once"
+
+
+def test_rows_that_do_not_count_are_in_no_slot():
+    kept, numbers = np.array([True, False, True, True]), np.array([0, 0, 1, 2, 3])
+    places, slots = rows_in_slots(kept, numbers, np.array([5, 6, 7, 8, 9]))
+    assert places.tolist() == [0, 0, 1, 2] and slots.tolist() == [5, 6, 8, 9]
 
 
 def test_values_as_text(monkeypatch):

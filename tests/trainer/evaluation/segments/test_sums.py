@@ -19,10 +19,10 @@ def test_means_are_weighted_and_leave_unknown_values_out():
     for part in np.array_split(np.arange(500), 7):
         columns = {name: column[part] for name, column in values.items()}
         sums.add(segments[part], blocks[part], weights[part], columns)
-    results = sums.results(Bootstrap(EvaluateConfig()))
+    results, sampled = sums.results(Bootstrap(EvaluateConfig())), sums.sampled(Bootstrap(EvaluateConfig()))
     for segment, (weight, metrics, intervals) in enumerate(results):
         mine = segments == segment
-        assert weight == pytest.approx(weights[mine].sum())
+        assert weight == pytest.approx(weights[mine].sum()) and sampled[segment].rows == round(weight)
         for name, column in values.items():
             known = mine & np.isfinite(column)
             if not known.any():
@@ -32,6 +32,9 @@ def test_means_are_weighted_and_leave_unknown_values_out():
                 np.average(column[known], weights=weights[known]), abs=1e-12
             )
             assert intervals[name][0] < metrics[name] < intervals[name][1]
+            assert sampled[segment].values[name] == metrics[name]
+            limits = np.quantile(sampled[segment].samples[name], [0.025, 0.975])
+            assert intervals[name] == pytest.approx(limits.tolist(), abs=1e-12)
 
 
 def test_no_interval_where_users_do_not_differ_or_are_few():
