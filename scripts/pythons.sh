@@ -30,7 +30,7 @@ on() {
   PYTHON=$(interpreter "$1") || { echo "found no Python $1 that can create environments"; return 1; }
   export PYTHON
   bash scripts/quickstart.sh --set dataset.path="$directory/$1/dataset" --set output.path="$directory/$1/run" &&
-    bash -c '. scripts/environment.sh; python -m pytest -q -n 2 --dist loadfile -m "$1"' bash "$chosen"
+    bash -c '. scripts/environment.sh; python -m pytest -q -n 3 --dist loadfile -m "$1"' bash "$chosen"
 }
 
 # summary VERSION OUTCOME SECONDS LOG

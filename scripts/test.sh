@@ -10,9 +10,9 @@ ruff check .
 ruff format --check .
 mypy
 python -m pytest -q tests/test_wording.py
-# Two processes, because most tests keep one core busy. A file's tests stay together, because they share runs.
-python -m pytest -q -n 2 --dist loadfile "$@"
-# Three, because many of these wait for other processes; and a few files would be the last by far.
+# Three processes, because some tests wait for others or the disk. A file's tests stay together: they share runs.
+python -m pytest -q -n 3 --dist loadfile "$@"
+# Not by file: a few files would be the last by far.
 python -m pytest -q -n 3 --dist worksteal -m slow "$@"
 
 here=$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])')

@@ -163,6 +163,10 @@ def test_a_run_resumed_with_another_worker_equals_an_undisturbed_one(runs, addre
 
 # --- slow: other models, settings and numbers of hosts, in one driver for each number ---
 
+ON_TWO, ON_FOUR = ("dot_bias", "ranking"), ("sequence", "groups", "rows")
+"""A driver traces every run, which takes longer than its steps, so each has one number of hosts. With
+scripts/torture.sh, networks of both numbers train most of them."""
+
 
 def compared(directory: pathlib.Path) -> dict[str, dict]:
     """Runs that cover what models and tables can do, by name."""
@@ -198,7 +202,8 @@ def warm(directory: pathlib.Path, runs: Runs) -> dict:
 def of_two_hosts(directory, two_hosts, runs) -> pathlib.Path:
     """Directory of all runs, and of one whose batches are not finite."""
     two_hosts[0].start()
-    documents = compared(directory) | {"skips": infinite(directory), "warm": warm(directory, runs)}
+    own = compared(directory)
+    documents = {name: own[name] for name in ON_TWO} | {"skips": infinite(directory)}
     addresses, root = two_hosts[0].addresses, directory / "two"
     root.mkdir()
     driven(*(on_cluster(document, addresses, root / name) for name, document in documents.items()))
@@ -208,7 +213,9 @@ def of_two_hosts(directory, two_hosts, runs) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def of_four_hosts(directory, runs) -> pathlib.Path:
     """Directory of all runs, and of one that two hosts began."""
-    documents = compared(directory) | {"resumed": runs.document, "warm": warm(directory, runs)}
+    own = compared(directory)
+    documents = {name: own[name] for name in ON_FOUR}
+    documents |= {"resumed": runs.document, "warm": warm(directory, runs)}
     root = directory / "four"
     root.mkdir()
     copied(runs.whole, root / "resumed", CUT)
@@ -227,24 +234,22 @@ def infinite(directory: pathlib.Path) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hosts", ["two", "four"])
-@pytest.mark.parametrize("name", ["sequence", "groups", "dot_bias", "ranking", "rows"])
+@pytest.mark.parametrize(
+    ("hosts", "name"), [*(("two", name) for name in ON_TWO), *(("four", name) for name in ON_FOUR)]
+)
 def test_clusters_compute_what_one_machine_does(request, hosts, directory, name):
-    root = request.getfixturevalue(f"of_{hosts}_hosts")
-    alone = directory / f"alone-{name}"
-    if not alone.exists():
-        train(parse_config(moved(compared(directory)[name], alone), name))
+    root, alone = request.getfixturevalue(f"of_{hosts}_hosts"), directory / f"alone-{name}"
+    train(parse_config(moved(compared(directory)[name], alone), name))
     assert_close(state(root / name, END), state(alone, END))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hosts", ["two", "four"])
-def test_clusters_start_from_another_run(request, hosts, directory, runs):
-    root, alone = request.getfixturevalue(f"of_{hosts}_hosts"), directory / "alone-warm"
-    if not alone.exists():
-        train(parse_config(moved(warm(directory, runs), alone), "warm"))
-    assert_close(state(root / "warm", END), state(alone, END))
-    [event] = [line for line in read_metrics(str(root / "warm")) if line.get("event") == "warm_start"]
+def test_a_cluster_starts_from_another_run(of_four_hosts, directory, runs):
+    alone = directory / "alone-warm"
+    train(parse_config(moved(warm(directory, runs), alone), "warm"))
+    assert_close(state(of_four_hosts / "warm", END), state(alone, END))
+    lines = read_metrics(str(of_four_hosts / "warm"))
+    [event] = [line for line in lines if line.get("event") == "warm_start"]
     assert event["tables"]["user"]["kept"] > 0 == event["tables"]["user"]["new"]
 
 
