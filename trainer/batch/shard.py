@@ -43,7 +43,10 @@ def write_shard(
     written = final if storage.is_remote(directory) else storage.join(state, f"{name}.tmp")
     with storage.writing(written) as file:
         counted = _CountedFile(file)
-        rows = _write(make_writer(format_name, counted, schema), batches)  # type: ignore[arg-type]
+        try:
+            rows = _write(make_writer(format_name, counted, schema), batches)  # type: ignore[arg-type]
+        finally:
+            counted.abandon()
     facts = {"rows": rows, "bytes": counted.bytes, "crc32c": counted.crc32c} | more()
     if checksum(written) != (counted.bytes, counted.crc32c):
         raise DataError(f"{written}: reads back differently from what was written; check the disk, and rerun")
@@ -85,10 +88,17 @@ class _CountedFile:
 
     def write(self, data) -> int:
         data = bytes(data)
+        if self._file is None:
+            return len(data)
         self._file.write(data)
         self._checksum.update(data)
         self.bytes += len(data)
         return len(data)
+
+    def abandon(self) -> None:
+        """Drops what comes from now on: pyarrow's writer ends its file when it is collected, even if an error
+        has ended it before."""
+        self._file = None
 
     def tell(self) -> int:
         return self.bytes
