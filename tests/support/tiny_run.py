@@ -237,6 +237,16 @@ def _sign(config: RunConfig) -> None:
         json.dump(manifest, file)
 
 
+SMALL_MODEL = {
+    "kind": "two_tower",
+    "user_tower": {"inputs": ["user"], "layers": [8], "dropout": 0.1},
+    "item_tower": {"inputs": ["item"]},
+    "normalize": False,
+}
+"""Rows, a layer and a draw at each step: enough for tests of saving, stopping and resuming, and traced faster
+than the model of planted_document."""
+
+
 def planted_document(directory: str, **source) -> dict:
     """A run on planted data with towers, history and averages: nothing is written yet.
 

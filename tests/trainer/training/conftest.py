@@ -1,4 +1,4 @@
-"""Fixtures of all tests of steps on TPUs and clusters."""
+"""Fixtures of all tests of training."""
 
 from tests.support.plain_graphs import plain_graphs
 
