@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from tests.support.gcs_bucket import bucket
 from tests.support.job_runs import cloud
 from tests.support.kubernetes_jobs import kubernetes, submit
+from tests.support.plain_graphs import plain_graphs
 
 # Before anything restores the verbosity: absl's default hides what tests look for in the log.
 logging.set_verbosity(logging.INFO)
@@ -23,7 +24,7 @@ settings.register_profile(
 )
 settings.load_profile("any machine")
 
-__all__ = ["bucket", "cloud", "kubernetes", "submit"]  # fixtures
+__all__ = ["bucket", "cloud", "kubernetes", "plain_graphs", "submit"]  # fixtures
 
 
 def pytest_collection_finish():
