@@ -9,15 +9,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 make_environment() {
   local version python preferred wanted venv stamp
-  if [ -n "${PYTHON:-}" ]; then
-    python=$(given_python)
-    version=${python%% *} python=${python#* }
-    preferred=$(preferred_version 2> /dev/null) || preferred=$version
-  else
-    version=$(preferred_version)
-    preferred=$version
-    python=$(interpreter "$version")
-  fi
+  python=$(chosen_python)
+  version=${python%% *} python=${python#* }
+  preferred=$(preferred_version 2> /dev/null) || preferred=$version
   venv=.venv
   [ "$version" = "$preferred" ] || venv=.venv-$version
   venv=${VENV:-$venv}
