@@ -47,7 +47,7 @@ setup(
         "pipelines": ["py.typed"],
         "trainer": ["py.typed"],
         "trainer.bench.cases": ["*.cc"],
-        "trainer.kernels": ["*.cc", "*.h"],
+        "trainer.kernels": ["*.cc", "*.h", "compiled/*"],
     },
     install_requires=[
         "tensorflow==2.20.0",  # newest that tensorflow-tpu wheels exist for

@@ -22,6 +22,8 @@ make_environment() {
     rm -rf "${venv:?}"
     "$python" -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check -c docker/constraints-cpu.txt -e '.[dev]'
+    # Now rather than when the first command trains. Without a compiler it says so, and everything works, but slower.
+    TF_CPP_MIN_LOG_LEVEL=3 "$venv/bin/python" -m trainer.kernels.build > /dev/null || true
     echo "$wanted" > "$stamp"
   fi
   # shellcheck disable=SC1091

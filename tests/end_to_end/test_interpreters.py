@@ -19,8 +19,7 @@ case "$1" in
   --version) echo "Python {version}.9" ;;
   -m)
     mkdir -p "$3/bin"
-    echo '#!/bin/sh' > "$3/bin/pip"
-    chmod +x "$3/bin/pip"
+    for name in pip python; do echo '#!/bin/sh' > "$3/bin/$name"; chmod +x "$3/bin/$name"; done
     echo "echo active: $3 {version}" > "$3/bin/activate"
     ;;
 esac
