@@ -47,6 +47,7 @@ setup(
         "pipelines": ["py.typed"],
         "trainer": ["py.typed"],
         "trainer.bench.cases": ["*.cc"],
+        "trainer.report": ["*.js.gz"],
         "trainer.kernels": ["*.cc", "*.h", "compiled/*"],
     },
     install_requires=[
@@ -66,7 +67,6 @@ setup(
         "pyarrow>=18",
         "google-crc32c>=1.5",
         "protobuf<7",  # 7 breaks the TPU Adam proto
-        "plotly>=6",
         "tqdm",
         "psutil",
     ],
