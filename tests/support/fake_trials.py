@@ -158,4 +158,4 @@ def swept(
     document = sweep_of(root, **(sweep or {}))
     space = Space(base_document(root, **base), "base.yaml", document)
     with mock.patch.object(job, "_POLL_SECONDS", {False: 0.0}):
-        return job.run_sweep(space, document, "sweep.yaml", jobs, trials)
+        return job.run_sweep(space, document, "sweep.yaml", jobs, runner=trials)
