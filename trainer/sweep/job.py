@@ -79,6 +79,7 @@ def run_sweep(
             "--submit with a launch.kind that gives each trial machines of its own"
         )
     space.check(origin)
+    starter.check_place(space.trial_config(0, {}))
     lock = lock_job(sweep.output, "output", "a sweep")
     try:
         identity = _checked_identity(space, sweep)
@@ -150,16 +151,14 @@ class _SweepJob:
     def prepare(self) -> None:
         """Prepares the dataset of all trials, unless it is there, and checks whether a trial can run."""
         config = self._space.base
-        # The next one, with the base config's own values.
-        trial = self._space.trial_config(len(self._study.trials()), {})
-        self._trials.check_place(trial)
         if not storage.exists(storage.join(config.dataset.path, "dataset.json")):
             path = storage.join(self._sweep.output, "base.yaml")
             storage.write_bytes(path, dump_config(config).encode())
             self._children.run("prepare", "--config", path)
         check_dataset(config, load_dataset(config.dataset.path))
         if self._begun() or self._wants_more():
-            self._trials.check(trial)
+            # The next one, with the base config's own values.
+            self._trials.check(self._space.trial_config(len(self._study.trials()), {}))
 
     def run(self, jobs: int) -> None:
         """Runs trials until there are enough."""

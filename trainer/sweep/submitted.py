@@ -97,6 +97,7 @@ class SubmittedTrial:
 
     def terminate(self) -> None:
         """Cancels the job, by `lazytower jobs cancel`, until no machine of it is left."""
+        logging.info("cancelling job %s", self._record.id)
         self._is_unwanted = True
         self._cancel()
 
@@ -129,7 +130,8 @@ class SubmittedTrials:
             return launch.hosts == 1
         return device.is_named_tpu or device.kind == "cluster" and device.hosts is not None
 
-    def check_place(self, config: RunConfig) -> None:
+    @staticmethod
+    def check_place(config: RunConfig) -> None:
         """See TrialStarter: also that this machine can read what trials write."""
         launcher = planned_launcher(config)
         try:

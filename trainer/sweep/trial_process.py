@@ -60,8 +60,9 @@ class TrialStarter(Protocol):
     def shares_device(config: RunConfig) -> bool:
         """Whether trials at the same time would need the same device."""
 
-    def check_place(self, config: RunConfig) -> None:
-        """Checks where a trial reads and writes, before there is a dataset. Raises UserError."""
+    @staticmethod
+    def check_place(config: RunConfig) -> None:
+        """Checks where a trial reads and writes, before anything is written. Raises ConfigError."""
 
     def check(self, config: RunConfig) -> None:
         """Checks whether a trial can run, before any is begun. Raises UserError."""
@@ -124,7 +125,8 @@ class LocalTrials:
         """See TrialStarter: only processors can be shared."""
         return config.device.kind != "cpu"
 
-    def check_place(self, config: RunConfig) -> None:
+    @staticmethod
+    def check_place(config: RunConfig) -> None:
         """Any will do."""
 
     def check(self, config: RunConfig) -> None:
