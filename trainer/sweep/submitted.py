@@ -1,8 +1,8 @@
 """A sweep's trials as jobs, as `lazytower submit` makes them.
 
-A job has a machine, a record and a supervisor of its own (trainer/jobs/), so it outlives the sweep. Whoever
-reruns the sweep finds the job by its record in the trial's directory. The record is also all that the sweep
-waits for; preemptions and whatever else a supervisor copes with do not show here.
+A job has a machine, a record and a supervisor of its own (trainer/jobs/), so it outlives the sweep. The same
+command, run again, finds it by its record. The record's last state is also all that the sweep waits for:
+preemptions are the supervisor's.
 """
 
 import itertools
