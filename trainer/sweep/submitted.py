@@ -206,7 +206,7 @@ class SubmittedTrials:
         left = [trial.text for trial in self._trials if not trial.is_over]
         if left:
             logging.warning(
-                "jobs go on without the sweep, and cost what they cost: %s; rerun the same command to "
-                "continue with them, or end each with `lazytower jobs cancel ID`",
+                "jobs go on without the sweep: %s; rerun the same command to follow them again, or end each "
+                "with `lazytower jobs cancel ID`",
                 ", ".join(left),
             )
