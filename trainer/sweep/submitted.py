@@ -24,9 +24,7 @@ from trainer.sweep.trial_run import TrialRun
 
 _CANCELLED = 130  # as `lazytower jobs wait`
 _PAUSES = (1.0, 5.0, 15.0, 30.0, 60.0)  # between tries to submit while a service does not answer
-_SUPERVISE_SECONDS = (
-    300.0  # between two supervisors of a job; one that is not needed costs a second of a core
-)
+_SUPERVISE_SECONDS = 300.0  # between two supervisors of a job; one too many costs a second of a core
 _CANCEL_SECONDS = 60.0  # between two tries to cancel a job
 
 
@@ -93,7 +91,7 @@ class SubmittedTrial:
             return _CANCELLED
         code = self._job.exit_code or 1
         # A job whose trainer has stopped and saved has failed all the same: at launch.max_seconds.
-        return 1 if code in (Stopped.exit_code, _CANCELLED) else code
+        return 1 if code == Stopped.exit_code else code
 
     def terminate(self) -> None:
         """Cancels the job, by `lazytower jobs cancel`, until no machine of it is left."""

@@ -122,9 +122,7 @@ def test_failures_in_a_row_end_the_sweep_and_name_what_goes_on(tmp_path, caplog)
         submitted_sweep(tmp_path, jobs, 2, {"failures": 1} | WHOLE)
     [other] = jobs_of(tmp_path, 1)
     assert other.state().state == "running"
-    assert (
-        f"jobs go on without the sweep: {other.id} (running); rerun" in caplog.text
-    )
+    assert f"jobs go on without the sweep: {other.id} (running); rerun" in caplog.text
     submitted_sweep(tmp_path, jobs, 2, {"failures": 1, "trials": 2} | WHOLE)
     assert states(tmp_path, 1) == ["succeeded"] and len(rows(tmp_path)) == 3
 
