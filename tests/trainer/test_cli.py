@@ -21,7 +21,7 @@ FLAGS = {
     "train": SHARED | {"--explain", "--max_seconds"},
     "evaluate": SHARED | {"--split", "--step", "--start", "--json"},
     "day": SHARED | {"--new", "--name", "--status", "--json"},
-    "sweep": SHARED | {"--sweep", "--jobs", "--explain"},
+    "sweep": SHARED | {"--sweep", "--jobs", "--submit", "--explain"},
     "compare": {"--help", "--helpfull", "--set", "--split", "--step", "--html", "--json"},
     "export": SHARED | {"--step"},
     "score": SHARED
