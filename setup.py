@@ -47,7 +47,8 @@ setup(
         "pipelines": ["py.typed"],
         "trainer": ["py.typed"],
         "trainer.bench.cases": ["*.cc"],
-        "trainer.kernels": ["*.cc", "*.h"],
+        "trainer.report": ["*.js.gz"],
+        "trainer.kernels": ["*.cc", "*.h", "compiled/*"],
     },
     install_requires=[
         "tensorflow==2.20.0",  # newest that tensorflow-tpu wheels exist for
@@ -66,7 +67,6 @@ setup(
         "pyarrow>=18",
         "google-crc32c>=1.5",
         "protobuf<7",  # 7 breaks the TPU Adam proto
-        "plotly>=6",
         "tqdm",
         "psutil",
     ],

@@ -21,7 +21,7 @@ case "$image $step" in
     install --no-deps --requirement "docker/constraints-${image#trainer-}.txt"
     ;;
   "trainer-cpu kernels")
-    python -m trainer.kernels.build kernels.so x86-64-v3
+    python -m trainer.kernels.build kernels
     ;;
   "trainer-cpu package" | "trainer-tpu package" | "pipelines package")
     install --no-deps --no-build-isolation --force-reinstall .

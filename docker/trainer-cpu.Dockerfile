@@ -10,7 +10,8 @@ COPY setup.py pyproject.toml ./
 COPY docker ./docker
 RUN docker/install.sh trainer-cpu requirements
 
-# The native kernels, for x86-64 processors since 2013 (Haswell); the compiler stays in this stage.
+# The native kernels, for x86-64 processors since 2013 (Haswell), with AVX-512 and with its bfloat16; the best that a
+# machine runs is loaded there. The compiler stays in this stage.
 FROM requirements AS kernels
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
@@ -24,8 +25,8 @@ COPY configs ./configs
 COPY pipelines ./pipelines
 COPY trainer ./trainer
 RUN docker/install.sh trainer-cpu package
-COPY --from=kernels /opt/lazytower/kernels.so ./kernels.so
-ENV LAZYTOWER_KERNELS=/opt/lazytower/kernels.so
+COPY --from=kernels /opt/lazytower/kernels ./kernels
+ENV LAZYTOWER_KERNELS=/opt/lazytower/kernels
 
 RUN useradd --create-home --uid 1000 lazytower && install -d -o lazytower /work
 USER 1000

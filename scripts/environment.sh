@@ -9,15 +9,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 make_environment() {
   local version python preferred wanted venv stamp
-  if [ -n "${PYTHON:-}" ]; then
-    python=$(given_python)
-    version=${python%% *} python=${python#* }
-    preferred=$(preferred_version 2> /dev/null) || preferred=$version
-  else
-    version=$(preferred_version)
-    preferred=$version
-    python=$(interpreter "$version")
-  fi
+  python=$(chosen_python)
+  version=${python%% *} python=${python#* }
+  preferred=$(preferred_version 2> /dev/null) || preferred=$version
   venv=.venv
   [ "$version" = "$preferred" ] || venv=.venv-$version
   venv=${VENV:-$venv}
@@ -28,6 +22,8 @@ make_environment() {
     rm -rf "${venv:?}"
     "$python" -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check -c docker/constraints-cpu.txt -e '.[dev]'
+    # Now rather than when the first command trains. Without a compiler it says so, and everything works, but slower.
+    TF_CPP_MIN_LOG_LEVEL=3 "$venv/bin/python" -m trainer.kernels.build > /dev/null || true
     echo "$wanted" > "$stamp"
   fi
   # shellcheck disable=SC1091

@@ -110,6 +110,8 @@ check_trainer() {
 }
 
 check_trainer-cpu() {
+  step "trainer-cpu: kernels for this processor" at_work trainer-cpu env \
+    LAZYTOWER_KERNELS="$directory/trainer-cpu/opt/kernels" python -m trainer.kernels.build
   step "trainer-cpu: complete" complete trainer-cpu 'No broken requirements found'
   check_trainer trainer-cpu 'XLA on the CPU: +compiles'
 }

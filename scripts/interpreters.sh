@@ -96,3 +96,14 @@ given_python() {
   fi
   return 1
 }
+
+# chosen_python: version and path of the Python that the scripts use: $PYTHON, else the preferred one; or as above.
+chosen_python() {
+  local version
+  if [ -n "${PYTHON:-}" ]; then
+    given_python
+  else
+    version=$(preferred_version) || return 1
+    echo "$version $(interpreter "$version")"
+  fi
+}

@@ -161,6 +161,7 @@ THINGS = {
     "Where is the memory of a run forecast?": "def peak_bytes(",
     "Where is a new day accepted or refused?": "def decide",
     "Where is it decided what a sweep tries next, and what it stops?": "def stops_at",
+    "Where do a sweep's trials become jobs?": "def _submitted",
     "Where is the interval of a difference between runs?": "def differences",
     "Where do popularity and the other baselines come from?": "opularity",
     "What does the report look like?": "def page(",

@@ -22,7 +22,7 @@ IMAGES = {
     "pipelines": (
         "constraints-pipelines.txt",
         {"tensorflow": "tensorflow-cpu"}
-        | dict.fromkeys(["tf-keras", "tensorflow-recommenders", "tensorflow-addons", "plotly"]),
+        | dict.fromkeys(["tf-keras", "tensorflow-recommenders", "tensorflow-addons"]),
     ),
 }
 

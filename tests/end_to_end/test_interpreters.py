@@ -19,8 +19,7 @@ case "$1" in
   --version) echo "Python {version}.9" ;;
   -m)
     mkdir -p "$3/bin"
-    echo '#!/bin/sh' > "$3/bin/pip"
-    chmod +x "$3/bin/pip"
+    for name in pip python; do echo '#!/bin/sh' > "$3/bin/$name"; chmod +x "$3/bin/$name"; done
     echo "echo active: $3 {version}" > "$3/bin/activate"
     ;;
 esac
@@ -240,6 +239,31 @@ def test_a_quickstart_that_fails_is_a_failure(several):
     code, lines = several.run("scripts/pythons.sh")
     assert code == 1
     assert lines[-1].startswith("Python 3.12: FAILED, quickstart has no figures, tests did not run, ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environments", "last"),
+    [
+        ((), {".venv", ".venv-3.13"}, "newest: --lean 3.13"),
+        (("tests/x.py",), {".venv"}, "tried with Python 3.11 only (newest here: 3.13)"),
+    ],
+)
+def test_all_tests_run_here_and_lean_ones_on_the_newest(checkout, arguments, environments, last):
+    for version in ("3.11", "3.13"):
+        path = checkout.add(version)
+        commands = "ruff() { :; }; mypy() { :; }; python() { echo tests; }"
+        path.write_text(
+            path.read_text().replace(";;\nesac", f'echo "{commands}" >> "$3/bin/activate"\n;;\nesac')
+        )
+    shutil.copy(ROOT / "scripts/test.sh", checkout.root / "scripts")
+    stamps = "cat .venv*/requirements.sha256 | wc -l"
+    (checkout.root / "scripts/pythons.sh").write_text(f"#!/usr/bin/env bash\n{stamps}\necho newest: $*\n")
+    (checkout.root / "scripts/pythons.sh").chmod(0o755)
+    (checkout.bin / "env").symlink_to(shutil.which("env"))
+    (checkout.bin / "wc").symlink_to(shutil.which("wc"))
+    code, lines = checkout.run("scripts/test.sh", *arguments)
+    assert code == 0 and lines[2:] == [*["tests"] * 3, *["2"] * (len(environments) - 1), last]
+    assert {path.name for path in checkout.root.glob(".venv*")} == environments
 
 
 @pytest.mark.parametrize("version", ["3.9", "4", "--all"])

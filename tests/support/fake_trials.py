@@ -152,10 +152,15 @@ def base_document(root: pathlib.Path, **sections) -> dict:
 
 
 def swept(
-    root: pathlib.Path, trials: FakeTrials, jobs: int = 1, sweep: dict | None = None, **base
+    root: pathlib.Path,
+    trials: FakeTrials,
+    jobs: int = 1,
+    sweep: dict | None = None,
+    is_submitted: bool = False,
+    **base,
 ) -> SweepResult:
     """Runs a sweep."""
     document = sweep_of(root, **(sweep or {}))
     space = Space(base_document(root, **base), "base.yaml", document)
     with mock.patch.object(job, "_POLL_SECONDS", {False: 0.0}):
-        return job.run_sweep(space, document, "sweep.yaml", jobs, trials)
+        return job.run_sweep(space, document, "sweep.yaml", jobs, is_submitted, trials)

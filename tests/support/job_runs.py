@@ -103,11 +103,11 @@ def cloud(tmp_path, bucket, monkeypatch) -> Iterator[Cloud]:
         assert tpu.left() == []
     finally:
         tpu.close()
-        _end_processes(found.environment["XDG_STATE_HOME"])
+        end_processes(found.environment["XDG_STATE_HOME"])
 
 
-def _end_processes(state_home: str) -> None:
-    """Stops supervisors of jobs whose test has failed; they would keep calling the service."""
+def end_processes(state_home: str) -> None:
+    """Stops all of jobs whose test has failed; their supervisors would keep calling the service."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.pid != os.getpid() and process.environ().get("XDG_STATE_HOME") == state_home:

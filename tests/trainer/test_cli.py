@@ -21,7 +21,7 @@ FLAGS = {
     "train": SHARED | {"--explain", "--max_seconds"},
     "evaluate": SHARED | {"--split", "--step", "--start", "--json"},
     "day": SHARED | {"--new", "--name", "--status", "--json"},
-    "sweep": SHARED | {"--sweep", "--jobs", "--explain"},
+    "sweep": SHARED | {"--sweep", "--jobs", "--submit", "--explain"},
     "compare": {"--help", "--helpfull", "--set", "--split", "--step", "--html", "--json"},
     "export": SHARED | {"--step"},
     "score": SHARED
@@ -73,7 +73,7 @@ def test_help_answers_at_once_without_heavy_imports(command):
     done = run(*command, "--help", before=("-X", "importtime"))
     assert done.returncode == 0 and done.stdout.startswith("usage: lazytower")
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    heavy = {"tensorflow", "tf_keras", "apache_beam", "pyarrow", "plotly"}
+    heavy = {"tensorflow", "tf_keras", "apache_beam", "pyarrow"}
     assert not {name.partition(".")[0] for name in imported} & heavy
     # In place of a time, which depends on the machine: a third of a second's worth.
     assert len(imported) < 800

@@ -45,7 +45,7 @@ def run(args) -> int:
 
 
 def _hand_over(path: str, state: str) -> None:
-    log = start_supervisor(path)
+    _, log = start_supervisor(path)
     logging.info("job %s is %s; a process of this machine supervises it, log: %s", path, state, log)
     logging.info("lazytower jobs watch %s", path.rpartition("/")[2])
     print(path, flush=True)

@@ -24,32 +24,37 @@ from trainer.launchers.base import Launcher
 _THREADS = 8
 
 
-def check_all(config: RunConfig) -> tuple[RunConfig, list[str]]:
+def check_all(config: RunConfig, is_verified: bool = False) -> tuple[RunConfig, list[str]]:
     """Runs all checks; returns the config, with what its launch section left open, and warnings, a line each.
+
+    Args:
+      config: the run.
+      is_verified: whether the dataset's files are known to be those of its manifest.
 
     Raises:
       UserError: the job could not run; nothing has been spent or written.
     """
-    launcher = _launcher(config)
+    launcher = planned_launcher(config)
     launcher.check_files()
     if launcher.hidden is not None:
         check_unclaimed(config.output.path, config.jobs_path)
         config = launcher.sized(None)
         unseen = f"{launcher.hidden} cannot be read here, so neither it nor launch.memory is checked"
-        return config, [unseen, *_launcher(config).check()]
+        return config, [unseen, *planned_launcher(config).check()]
     dataset = load_dataset(config.dataset.path)
     if launcher.region is not None:
         check_reachable(dataset)
-    check_files(dataset)
+    if not is_verified:
+        check_files(dataset)
     check_output(config, dataset)
     config = launcher.sized(check_plan(config, launcher))
-    warnings = _launcher(config).check()
+    warnings = planned_launcher(config).check()
     if launcher.region is not None:
         warnings += region_warnings(config, launcher.region)
     return config, warnings
 
 
-def _launcher(config: RunConfig) -> Launcher:
+def planned_launcher(config: RunConfig) -> Launcher:
     """The launcher of a job that has no directory yet."""
     return LAUNCHERS[config.launch.kind](config, f"{config.jobs_path}/new", {"directory": "", "wheel": None})
 

@@ -66,7 +66,7 @@ class JobMachines:
         self._record, self._config = record, config
         self._kind = LAUNCHERS[config.section["kind"]]
         self._slices = config.slices(record.path, config.section)
-        self.settle_seconds = self._slices.settle_seconds
+        self.settle_seconds, self.noun = self._slices.settle_seconds, self._slices.noun
 
     def create(self, attempt: int) -> None:
         """As the launcher's. Raises LaunchError: the config is not of this version."""

@@ -26,6 +26,22 @@ def check_unclaimed(output: str, staging: str) -> None:
             raise _taken(job, output)
 
 
+def last_job(output: str, staging: str) -> JobRecord | None:
+    """The job that writes a directory; if none does, the last one that did; None: there was none.
+
+    Args:
+      output: the directory.
+      staging: where its jobs are.
+    """
+    _, holder = _last_claim(output)
+    # Processes of a local job are known by its directory, as `submit` names it.
+    staging = staging if storage.is_remote(staging) else os.path.abspath(staging)
+    known = {job.path: job for job in ([JobRecord(holder)] if holder else []) + find_jobs(staging)}
+    jobs = [job for job in known.values() if _has_facts(job) and (job.path == holder or _writes(job, output))]
+    jobs.sort(key=lambda job: (str(job.facts.get("submitted")), job.id), reverse=True)
+    return next(filter(_is_alive, jobs), jobs[0] if jobs else None)
+
+
 def claim_output(output: str, record: JobRecord, place: str | None = None) -> None:
     """Claims the output directory for a new job.
 
@@ -73,12 +89,16 @@ def _last_claim(output: str) -> tuple[int, str | None]:
 
 
 def _is_alive(job: JobRecord) -> bool:
+    return _has_facts(job) and job.state().state not in FINAL
+
+
+def _has_facts(job: JobRecord) -> bool:
     try:
         job.facts  # noqa: B018 - raises when there is no such job, or nothing of it can be read
     except UserError as error:
         logging.debug("%s", error)
         return False
-    return job.state().state not in FINAL
+    return True
 
 
 def _writes(job: JobRecord, output: str) -> bool:

@@ -93,15 +93,18 @@ def start_job(path: str) -> JobState:
     return supervise(path, steps=6)
 
 
-def start_supervisor(path: str) -> str:
-    """Starts the job's supervisor, which outlives the terminal; returns the name of its log."""
+def start_supervisor(path: str) -> tuple["subprocess.Popen[bytes]", str]:
+    """Starts the job's supervisor, which outlives the terminal; returns it and the name of its log.
+
+    It ends at once if the job has another one.
+    """
     directory = state_directory(path.rpartition("/")[2])
     # A job submitted from inside another job's process is not a part of that job.
     environment = {name: value for name, value in os.environ.items() if name != PROCESS_MARK}
     os.makedirs(directory, exist_ok=True)
     name = os.path.join(directory, "supervisor.log")
     with open(name, "ab") as log:
-        subprocess.Popen(
+        supervisor = subprocess.Popen(
             module_command("trainer.cli", "jobs", "supervise", path),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -109,4 +112,4 @@ def start_supervisor(path: str) -> str:
             start_new_session=True,
             env=environment,
         )
-    return name
+    return supervisor, name

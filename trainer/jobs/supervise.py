@@ -122,7 +122,8 @@ def _abandoned(record: JobRecord, launcher: JobMachines, pause: float) -> UserEr
             launcher.delete(attempt)
             if launcher.observe(attempt).kind == "absent":
                 return UserError(
-                    f"{record.path}: the job's directory was deleted, so the job has ended; no slice is left"
+                    f"{record.path}: the job's directory was deleted, so the job has ended; no "
+                    f"{launcher.noun} is left"
                 )
             trouble.is_over()
         except Exception as error:
@@ -176,7 +177,7 @@ def _unseen_end(record: JobRecord, error: LaunchError) -> JobState | None:
     """The final state of a job whose request was rejected and whose slice this account may not look for."""
     job = record.state()
     if job.state == "stopping" and job.answered:
-        logging.warning("attempt %d: cannot see whether a slice is left: %s", job.attempt, error)
+        logging.warning("attempt %d: cannot see whether anything is left: %s", job.attempt, error)
         with contextlib.suppress(Outdated):
             record.append(job.outcome, job.attempt, job.reason, unseen=True)
         job = record.state()
@@ -212,7 +213,7 @@ def _act(action: Action, job: JobState, record: JobRecord, launcher: JobMachines
     """Carries out an action; whether its effect takes a while."""
     attempt = job.attempt if action.attempt is None else action.attempt
     if action.kind == "delete":
-        logging.info("deleting the slice of attempt %d", attempt)
+        logging.info("removing the %s of attempt %d", launcher.noun, attempt)
         launcher.delete(attempt)
     elif action.kind == "create":
         assert lock is not None, "only a supervisor requests slices"

@@ -1,20 +1,25 @@
 """Compiles the kernels once for the installed TensorFlow, and loads them.
 
-They are compiled for this machine's processor when first needed, which takes about 20 seconds, and cached
-with their checksum in ~/.cache/lazytower (or LAZYTOWER_CACHE), under a hash of all that they depend on. A
-truncated library, or one that other users may write, is recompiled instead of loaded. Container images have a
-compiled library: LAZYTOWER_KERNELS=FILE.so loads that file, LAZYTOWER_KERNELS=off none.
+    python -m trainer.kernels.build              for this machine, now instead of at the first use
+    python -m trainer.kernels.build DIRECTORY    for an image or a wheel
 
-    python -m trainer.kernels.build FILE.so x86-64-v3
+They are compiled for this machine's processor, which takes about 20 seconds, and cached with their checksum
+in ~/.cache/lazytower (or LAZYTOWER_CACHE), under a hash of all that they depend on. A truncated library, or
+one that other users may write, is recompiled instead of loaded.
+
+For other machines, a directory gets a library for each level of processors (trainer/kernels/levels.py), and
+the best one that the processor runs is loaded. It is looked for in LAZYTOWER_KERNELS=DIRECTORY, which images
+set, or else in BUNDLED, where a wheel has it if it was compiled before the wheel was built.
+LAZYTOWER_KERNELS=FILE.so loads that file, LAZYTOWER_KERNELS=off none.
 """
 
+import argparse
 import contextlib
 import ctypes
 import functools
 import hashlib
 import os
 import pathlib
-import platform
 import shutil
 import stat
 import subprocess
@@ -22,15 +27,19 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from concurrent import futures
 
 import tensorflow as tf
 from absl import logging
 
 from configs.system import storage
 from configs.system.file_lock import FileLock
+from trainer.kernels.levels import LEVELS, Level, levels, processor
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 SOURCES = sorted(pathlib.Path(__file__).parent.glob("*.cc"))
+BUNDLED = pathlib.Path(__file__).parent / "compiled"
+"""Libraries that come with the package."""
 # Floating-point errors are detected in the results (trainer/training/guard.py), not by processor flags.
 # -mtune=generic, because GCC 12 avoids the wide registers of processors it does not know: 17 % slower.
 _FLAGS = [
@@ -114,11 +123,33 @@ def _library() -> str:
     given = os.environ.get("LAZYTOWER_KERNELS")
     if given == "off":
         raise NoKernels("LAZYTOWER_KERNELS is off")
+    if given and not os.path.isdir(given):
+        return _whole(pathlib.Path(given))
+    directory = pathlib.Path(given) if given else BUNDLED
+    for level in levels(processor()):
+        path = directory / _name_for(level)
+        if path.exists():
+            return _whole(path)
     if given:
-        path = pathlib.Path(given)
-        if _sum_of(path).exists() and not _is_whole(path):
-            raise NoKernels(f"LAZYTOWER_KERNELS: {given} does not match its checksum; compile it again")
-        return given
+        raise NoKernels(
+            f"LAZYTOWER_KERNELS: {given} has none for this processor, this version of lazytower and "
+            f"TensorFlow {tf.__version__}; run `python -m trainer.kernels.build {given}`, or unset it"
+        )
+    return _compiled_here()
+
+
+def _whole(path: pathlib.Path) -> str:
+    """A library that was compiled elsewhere; a file without a checksum is the user's own."""
+    if _sum_of(path).exists() and not _is_whole(path):
+        raise NoKernels(f"{path} does not match its checksum; compile or install it again")
+    return str(path)
+
+
+def _name_for(level: Level) -> str:
+    return f"kernels-{level.name}-{_digest(SOURCES, [*_FLAGS, *tf.sysconfig.get_compile_flags()])}.so"
+
+
+def _compiled_here() -> str:
     return cached_library("kernels", SOURCES, tf.sysconfig.get_compile_flags(), tf.sysconfig.get_link_flags())
 
 
@@ -135,7 +166,7 @@ def cached_library(
     Raises:
       NoKernels: there is no compiler, or it fails.
     """
-    path = _cached(name, sources, [*_FLAGS, *flags])
+    path = _cached(name, sources, flags)
     _make_private(path.parent)
     if _distrust(path):
         lock = FileLock(
@@ -198,36 +229,40 @@ def _sum(content: bytes) -> bytes:
 
 def _cached(name: str, sources, flags) -> pathlib.Path:
     home = os.environ.get("LAZYTOWER_CACHE") or os.path.expanduser("~/.cache/lazytower")
+    return pathlib.Path(home) / f"{name}-{_digest(sources, [*_FLAGS, *flags], processor())}.so"
+
+
+def _digest(sources, flags, processor_flags: str = "") -> str:
     folders = sorted({source.parent for source in sources})
     headers = [header for folder in folders for header in sorted(folder.glob("*.h"))]
     parts = [file.read_bytes() for file in (*sources, *headers)]
     # Where TensorFlow's headers are does not matter: environments with the same version share the library.
     flags = [flag for flag in flags if not flag.startswith("-I")]
-    parts += [text.encode() for text in (tf.__version__, _processor(), *flags)]
-    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-    return pathlib.Path(home) / f"{name}-{digest}.so"
+    parts += [text.encode() for text in (tf.__version__, processor_flags, *flags)]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
-def _processor() -> str:
-    """The instruction-set flags of this processor."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line for line in file if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
-def compile_kernels(path: str, march: str) -> None:
-    """Compiles the kernels and writes the library atomically.
+def compile_levels(directory: str) -> list[str]:
+    """Compiles the kernels for each level of processors, several at once, and writes each library atomically.
 
     Args:
-      path: of the library.
-      march: g++ name of the processor.
+      directory: is created. Libraries of other versions stay beside the new ones.
+
+    Returns:
+      The libraries' paths, the best level first.
 
     Raises:
       NoKernels: there is no compiler, or it fails.
     """
-    flags = [f"-march={march}", *tf.sysconfig.get_compile_flags()]
+    storage.make_directory(directory)
+    paths = [os.path.join(directory, _name_for(level)) for level in LEVELS]
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(_compile_level, paths, LEVELS))
+    return paths
+
+
+def _compile_level(path: str, level: Level) -> None:
+    flags = [*level.options, *tf.sysconfig.get_compile_flags()]
     _compile(path, SOURCES, flags, tf.sysconfig.get_link_flags())
 
 
@@ -253,5 +288,26 @@ def _compile(path: str, sources, flags, link) -> None:
     os.chmod(f"{path}.sha256", 0o644)
 
 
+def main(arguments: list[str]) -> int:
+    """The command; prints the libraries. Returns 1, after the reason, if there are no kernels."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.kernels.build", description="Compiles the kernels."
+    )
+    parser.add_argument(
+        "directory",
+        nargs="?",
+        help="where a library for each level of processors is written (default: a library for "
+        "this machine, in the cache)",
+    )
+    directory = parser.parse_args(arguments).directory
+    logging.set_verbosity(logging.INFO)
+    try:
+        print(*([_library()] if directory is None else compile_levels(directory)), sep="\n")
+    except (NoKernels, OSError) as reason:
+        print(f"there are no native kernels: {reason}", file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    compile_kernels(sys.argv[1], sys.argv[2])
+    sys.exit(main(sys.argv[1:]))

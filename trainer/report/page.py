@@ -59,9 +59,21 @@ tbody tr:last-child td { border-bottom: 0; }
 pre { margin: 0; overflow-x: auto; font: 13px/1.45 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 """
 
-# Applies the page's colours to plotly's figures; buttons with data-figure toggle a logarithmic axis.
+# Unpacks plotly.js and draws all figures in the page's colours; buttons with data-figure toggle a logarithmic
+# axis.
 SCRIPT = """
 const figures = () => document.querySelectorAll('.js-plotly-plot');
+async function draw() {
+  const packed = Uint8Array.from(atob(document.getElementById('plotly').textContent), c => c.charCodeAt(0));
+  const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream('gzip'));
+  const library = document.createElement('script');
+  library.textContent = await new Response(unpacked).text();
+  document.head.append(library);
+  for (const data of document.querySelectorAll('script[data-plot]'))
+    await Plotly.newPlot(data.dataset.plot, JSON.parse(data.textContent));
+  paint();
+  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', paint);
+}
 function paint() {
   const color = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   figures().forEach(f => Plotly.relayout(f, {'font.color': color('--text'),
@@ -69,8 +81,8 @@ function paint() {
     'xaxis.gridcolor': color('--line'), 'yaxis.gridcolor': color('--line')})
     .then(() => Plotly.Plots.resize(f)));  // it was drawn before the page had its final layout
 }
-paint();
-matchMedia('(prefers-color-scheme: dark)').addEventListener('change', paint);
+draw().catch(error => document.querySelectorAll('.figure > div').forEach(f => {
+  f.textContent = `This figure needs a browser that can unpack gzip, of 2023 or later (${error}).`; }));
 document.querySelectorAll('button[data-figure]').forEach(b => b.addEventListener('click', () => {
   const on = b.getAttribute('aria-pressed') !== 'true';
   b.setAttribute('aria-pressed', on);
@@ -218,21 +230,24 @@ def folded(title: str, *parts: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>"
 
 
-def page(title: str, head: str, sections: Sequence[str], plotly_js: str) -> str:
+def page(title: str, head: str, sections: Sequence[str], plotly: str) -> str:
     """The whole document.
 
     Args:
       title: plain text.
       head: HTML under the title.
       sections: HTML, one element per section.
-      plotly_js: source of plotly.js, "" when there are no figures.
+      plotly: plotly.js as trainer.report.figures.plotly_source gives it, "" when there are no figures.
     """
-    scripts = (f"<script>{plotly_js}</script>", f"<script>{SCRIPT}</script>") if plotly_js else ("", "")
+    # At the end, so that a browser shows the text first.
+    scripts = plotly and (
+        f'<script type="text/plain" id="plotly">{plotly}</script>\n<script type="module">{SCRIPT}</script>'
+    )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{CSS}</style>{scripts[0]}</head>\n"
+        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n"
         f"<body><main><h1>{escape(title)}</h1>{head}\n"
         + "\n".join(sections)
-        + f"\n</main>{scripts[1]}</body></html>\n"
+        + f"\n</main>{scripts}</body></html>\n"
     )

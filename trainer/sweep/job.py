@@ -1,4 +1,4 @@
-"""`lazytower sweep`: trials one after the other or several at once, each a training run in a process.
+"""`lazytower sweep`: trials one after the other or several at once, each a training run in a process or job.
 
 What is known survives in three places: the study (trainer/sweep/study.py) holds the values and results of
 trials, each trial's run directory its checkpoints and evaluations, and sweep.json what the sweep is. A trial
@@ -8,7 +8,7 @@ that was running when the sweep was killed is in the study; it is continued firs
 import json
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from absl import logging
 from optuna.trial import FrozenTrial, TrialState
@@ -26,6 +26,8 @@ from trainer.run_lock import Lock, lock_job
 from trainer.sweep.results import Outcome, SweepResult, outcome_of, write_results
 from trainer.sweep.space import Space, chosen_values, values_text
 from trainer.sweep.study import TrialStudy, without_password
+from trainer.sweep.submitted import SubmittedTrials
+from trainer.sweep.trial_process import LocalTrials, Runner, TrialProcess, TrialStarter
 from trainer.sweep.trial_run import TrialRun
 
 IDENTITY_FILE = "sweep.json"
@@ -35,29 +37,6 @@ _MOST_KILLS = 3  # of one trial; it may need more memory than there is
 _KILLS = "kills"
 
 
-class TrialProcess(Protocol):
-    """A sub-command that runs, as subprocess.Popen."""
-
-    def poll(self) -> int | None:
-        """Its exit code; None: it runs."""
-
-    def terminate(self) -> None:
-        """Asks it to save and end."""
-
-
-class Runner(Protocol):
-    """What runs sub-commands, as trainer.daily.children.Children."""
-
-    def run(self, *arguments: str) -> None:
-        """Runs one to its end."""
-
-    def start(self, *arguments: str, log: str | None = None) -> TrialProcess:
-        """Starts one."""
-
-    def check(self) -> None:
-        """Raises Stopped if the sweep is to end."""
-
-
 class _Running(NamedTuple):
     trial: FrozenTrial
     run: TrialRun
@@ -65,7 +44,12 @@ class _Running(NamedTuple):
 
 
 def run_sweep(
-    space: Space, sweep: SweepConfig, origin: str, jobs: int = 1, runner: Callable[[Lock], Any] = Children
+    space: Space,
+    sweep: SweepConfig,
+    origin: str,
+    jobs: int = 1,
+    is_submitted: bool = False,
+    runner: Callable[[Lock], Any] = Children,
 ) -> SweepResult:
     """Runs all trials that are left, evaluates the best one on test, and writes the results.
 
@@ -74,6 +58,7 @@ def run_sweep(
       sweep: the document.
       origin: its file, for messages.
       jobs: trials at once.
+      is_submitted: whether trials are jobs, by the config's launch section, instead of processes.
       runner: makes a context manager with a Runner from the lock of the sweep's directory.
 
     Raises:
@@ -87,16 +72,21 @@ def run_sweep(
             "evaluate.best: missing, so there is nothing to compare trials by; set evaluate.best.metric and "
             "evaluate.every_steps"
         )
-    if jobs > 1 and config.device.kind != "cpu":
-        raise ConfigError(f"--jobs {jobs}: device.kind {config.device.kind} runs one trial at a time; use 1")
+    starter: type[TrialStarter] = SubmittedTrials if is_submitted else LocalTrials
+    if jobs > 1 and starter.shares_device(config):
+        raise ConfigError(
+            f"--jobs {jobs}: device.kind {config.device.kind} runs one trial at a time here; use 1, or "
+            "--submit with a launch.kind that gives each trial machines of its own"
+        )
     space.check(origin)
+    starter.check_place(space.trial_config(0, {}))
     lock = lock_job(sweep.output, "output", "a sweep")
     try:
         identity = _checked_identity(space, sweep)
         study = TrialStudy(sweep, known_metrics(config)[config.evaluate.best.metric])
         storage.write_bytes(storage.join(sweep.output, IDENTITY_FILE), identity)
         with runner(lock) as children:
-            job = _SweepJob(space, sweep, study, children, lock)
+            job = _SweepJob(space, sweep, study, children, lock, starter(children))
             job.prepare()
             job.run(jobs)
             return job.finish()
@@ -137,11 +127,20 @@ class _SweepJob:
       study: its trials.
       children: runs sub-commands.
       lock: of the directory.
+      trials: starts trials.
     """
 
-    def __init__(self, space: Space, sweep: SweepConfig, study: TrialStudy, children: Runner, lock: Lock):
+    def __init__(
+        self,
+        space: Space,
+        sweep: SweepConfig,
+        study: TrialStudy,
+        children: Runner,
+        lock: Lock,
+        trials: TrialStarter,
+    ):
         self._space, self._sweep, self._study = space, sweep, study
-        self._children, self._lock = children, lock
+        self._children, self._lock, self._trials = children, lock, trials
         self._running: list[_Running] = []
         self._stopping: set[int] = set()
         self._seen: dict[int, list[tuple[int, float]]] = {}
@@ -150,19 +149,34 @@ class _SweepJob:
         self._metric = space.base.evaluate.best.metric
 
     def prepare(self) -> None:
-        """Prepares the dataset of all trials, unless it is there."""
+        """Prepares the dataset of all trials, unless it is there, and checks whether a trial can run."""
         config = self._space.base
         if not storage.exists(storage.join(config.dataset.path, "dataset.json")):
             path = storage.join(self._sweep.output, "base.yaml")
             storage.write_bytes(path, dump_config(config).encode())
             self._children.run("prepare", "--config", path)
         check_dataset(config, load_dataset(config.dataset.path))
+        if self._begun() or self._wants_more():
+            # The next one, with the base config's own values.
+            self._trials.check(self._space.trial_config(len(self._study.trials()), {}))
 
     def run(self, jobs: int) -> None:
         """Runs trials until there are enough."""
-        left = [trial for trial in self._study.trials() if trial.state == TrialState.RUNNING]
+        try:
+            self._run(jobs)
+        except BaseException:
+            self._trials.leave()
+            raise
+
+    def _begun(self) -> list[FrozenTrial]:
+        return [trial for trial in self._study.trials() if trial.state == TrialState.RUNNING]
+
+    def _run(self, jobs: int) -> None:
+        left = self._begun()
         if left:
             logging.info("continuing trials %s first", ", ".join(str(trial.number) for trial in left))
+        # All that run anyway, whatever `jobs` is now.
+        left = [trial for trial in left if not self._is_taken_up(trial)]
         while True:
             while len(self._running) < jobs and (left or self._wants_more()):
                 self._start(left.pop(0) if left else self._study.begin())
@@ -178,22 +192,40 @@ class _SweepJob:
             return False
         return sum(trial.state != TrialState.FAIL for trial in trials) < self._sweep.trials
 
+    def _run_of(self, trial: FrozenTrial) -> TrialRun:
+        """Raises ConfigError: of values that are valid one by one."""
+        return TrialRun(self._space.trial_config(trial.number, chosen_values(self._sweep, trial.params)))
+
+    def _is_taken_up(self, trial: FrozenTrial) -> bool:
+        """Whether a trial goes on by itself, or has ended unseen, so that it is not to be started."""
+        try:
+            run = self._run_of(trial)
+        except ConfigError:
+            return False
+        process = self._trials.found(run)
+        if process is not None:
+            self._running.append(_Running(trial, run, process))
+        return process is not None
+
     def _start(self, trial: FrozenTrial) -> None:
         """Starts or continues a trial, unless the pruner stops it by what is known already."""
         self._children.check()
         self._lock.check()
-        values = chosen_values(self._sweep, trial.params)
         try:
-            run = TrialRun(self._space.trial_config(trial.number, values))
-        except ConfigError as error:  # of values that are valid one by one
+            run = self._run_of(trial)
+        except ConfigError as error:
             self._fail(trial, str(error))
             return
         run.write()
         if self._is_stopped(trial, run):
             self._end(trial, run, is_pruned=True)
             return
-        logging.info("trial %d: %s", trial.number, values_text(values))
-        process = self._children.start("train", "--config", run.config_file, log=run.log)
+        logging.info("trial %d: %s", trial.number, values_text(chosen_values(self._sweep, trial.params)))
+        try:
+            process = self._trials.start(run)
+        except ConfigError as error:
+            self._fail(trial, str(error))
+            return
         self._running.append(_Running(trial, run, process))
 
     def _has_ended(self, one: _Running) -> bool:
@@ -221,8 +253,7 @@ class _SweepJob:
             logging.warning("trial %d %s; it is continued", trial.number, killed_text(code))
             self._start(trial)
         else:
-            where = f", see {run.log}" if run.log else ""
-            self._fail(trial, killed_text(code) if code < 0 else f"exit code {code}{where}")
+            self._fail(trial, process.failure(code))
         return True
 
     def _may_continue(self, trial: FrozenTrial) -> bool:

@@ -19,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="trials at once (default: 1)")
     parser.add_argument(
+        "--submit",
+        action="store_true",
+        help="run each trial as a job, as `lazytower submit` does with the config's launch section; default: "
+        "as a process of this machine",
+    )
+    parser.add_argument(
         "--explain", action=_ExplainSweep, nargs=0, help="print every key of SWEEP.yaml, and exit"
     )
 
@@ -51,5 +57,5 @@ def run(args: argparse.Namespace) -> int:
 
     sweep = parse_as(SweepConfig, read_document(args.sweep), args.sweep)
     space = Space(overridden(read_document(args.config), args.overrides), args.config, sweep)
-    print(run_sweep(space, sweep, args.sweep, args.jobs).text)
+    print(run_sweep(space, sweep, args.sweep, args.jobs, args.submit).text)
     return 0

@@ -34,7 +34,7 @@ def parsed(path) -> list[dict]:
 
 
 def assert_stands_alone(path) -> None:
-    """No script, style, picture or font from elsewhere: plotly's own source is inside, and names URLs."""
+    """No script, style, picture or font from elsewhere: plotly's own source is inside."""
     text = path.read_text(encoding="utf-8")
     tags = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", text)
     assert tags and not [tag for tag in tags if re.search(r"\b(src|href)\s*=", tag)]

@@ -145,7 +145,7 @@ def test_what_was_staged_gets_a_supervisor_unless_it_is_over(outcome, tmp_path, 
     monkeypatch.setattr("trainer.jobs.checks.check_all", lambda config: (config, []))
     monkeypatch.setattr(submit, "stage", lambda config: "/jobs/one")
     monkeypatch.setattr(submit, "start_job", start)
-    monkeypatch.setattr(submit, "start_supervisor", lambda path: supervised.append(path) or "log")
+    monkeypatch.setattr(submit, "start_supervisor", lambda path: (supervised.append(path), "log"))
     args = argparse.Namespace(config=str(config), overrides=[], dry_run=False)
     if isinstance(outcome, BaseException):
         with pytest.raises(KeyboardInterrupt):

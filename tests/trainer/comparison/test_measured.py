@@ -6,21 +6,20 @@ import types
 import numpy as np
 import pytest
 
-from configs.sections.evaluation import ACTIVITY, AGE, EvaluateConfig
+from configs.sections.evaluation import EvaluateConfig
 from configs.splitmix import hash_ids
-from tests.support.tiny_dataset import Feature, Row, write_dataset
+from tests.support.segmented_users import BY, segmented_users
+from tests.support.tiny_dataset import Row
 from tests.trainer.data.test_catalog import random_rows
 from tests.trainer.evaluation.test_ranking import Table
 from trainer.comparison import measured
 from trainer.comparison.differences import differences
 from trainer.comparison.groups import EVERYONE, Group
-from trainer.data.catalog import Items, Users
+from trainer.data.catalog import Users
 from trainer.evaluation.pointwise.resampling import sample_weights
 from trainer.evaluation.ranking import evaluate_scorers
 
 pytestmark = pytest.mark.any_python
-
-BY = [ACTIVITY, AGE, "country", "brand"]
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +30,7 @@ def rows() -> list[Row]:
 
 @pytest.fixture(scope="module")
 def users(rows, tmp_path_factory) -> Users:
-    features = {
-        "country": Feature("user", "categorical", {row.user: b"c" + row.user[-1:] for row in rows}),
-        "brand": Feature("item", "categorical", {row.item: row.item[:2] for row in rows}),
-    }
-    path = str(tmp_path_factory.mktemp("measured"))
-    source = {"kind": "tiny", "roles": {"timestamp": "time"}}
-    dataset = write_dataset(path, rows, block_rows=16, history_length=4, features=features, source=source)
-    return Users(dataset, Items.load(dataset))
+    return segmented_users(str(tmp_path_factory.mktemp("measured")), rows)
 
 
 def by_key(seed: int) -> np.ndarray:

@@ -27,6 +27,16 @@ def test_a_damaged_file_of_the_dataset(cloud):
         checks.check_files(dataset)
 
 
+def test_files_that_are_known_are_not_read_again(cloud, monkeypatch):
+    config, read = cloud.load(), []
+    monkeypatch.setattr(checks, "check_files", read.append)
+    monkeypatch.setattr(checks, "check_plan", lambda config, launcher: 1)
+    checks.check_all(config, is_verified=True)
+    assert read == []
+    checks.check_all(config)
+    assert [dataset.path for dataset in read] == [config.dataset.path]
+
+
 def test_no_dataset_and_paths_of_this_machine(cloud):
     with pytest.raises(DataError, match="gs://bucket/none: no dataset here"):
         checks.check_all(cloud.load("dataset.path=gs://bucket/none"))

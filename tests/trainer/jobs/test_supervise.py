@@ -21,6 +21,7 @@ class World:
     """A launcher whose slices change at random, and a machine that now and then sends a heartbeat or ends."""
 
     settle_seconds = 0.0
+    noun = "slice"
 
     def __init__(self, draw: random.Random, record: JobRecord):
         self.draw, self.record, self.slices, self.made = draw, record, {}, []
@@ -126,6 +127,8 @@ def test_silence_is_measured_by_one_s_own_clock(monkeypatch):
 class Late:
     """A launcher whose request arrives after something has happened to the job, and the lock too."""
 
+    noun = "slice"
+
     def __init__(self, happens, lost: bool = False, answers=()):
         self.happens, self.lost, self.answers, self.slices = happens, lost, list(answers), set()
 
@@ -209,6 +212,7 @@ class Denied:
     """A launcher that is denied a slice, of which an earlier try of the call may have made one."""
 
     settle_seconds = 0.0
+    noun = "slice"
 
     def __init__(self, made: bool, looks: bool):
         self.slices, self.made, self.looks, self.asked = set(), made, looks, False
@@ -279,6 +283,7 @@ class Unanswered:
     """Slices one of which may exist, and a service that first answers with some errors."""
 
     settle_seconds = 0.0
+    noun = "slice"
 
     def __init__(self, error: Exception, times: int):
         self.error, self.times, self.slices = error, times, {1}

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from trainer.kernels import build
+from trainer.kernels.levels import LEVELS, levels, processor
 
 pytestmark = pytest.mark.any_python
 
@@ -54,7 +55,7 @@ def test_no_compiler(monkeypatch, tmp_path):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(build.NoKernels, match=r"no C\+\+ compiler is installed; install g\+\+"):
-        build.compile_kernels(str(tmp_path / "k.so"), "native")
+        build.compile_levels(str(tmp_path))
 
 
 @pytest.fixture
@@ -154,13 +155,71 @@ def test_the_user_s_own_cache_is_closed_to_others(tmp_path, monkeypatch):
     assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o755
 
 
-def test_an_image_s_library_that_is_cut_is_not_loaded(small, monkeypatch):
+def test_a_given_library_that_is_cut_is_not_loaded(small, monkeypatch):
     path = small()
     monkeypatch.setenv("LAZYTOWER_KERNELS", str(path))
     assert build._library() == str(path)
     cut_in_the_middle(path)
     with pytest.raises(build.NoKernels, match="does not match its checksum"):
         build._library()
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """Gives the name of the level whose library a processor with these levels loads; None: a compiled one."""
+    monkeypatch.delenv("LAZYTOWER_KERNELS", raising=False)
+    monkeypatch.setattr(build, "_compiled_here", lambda: None)
+
+    def found(number: int) -> str | None:
+        monkeypatch.setattr(build, "levels", lambda line: LEVELS[-number:] if number else ())
+        path = build._library()
+        return path and pathlib.Path(path).name.removeprefix("kernels-").rpartition("-")[0]
+
+    return found
+
+
+def for_levels(directory: pathlib.Path, monkeypatch, sources=None) -> None:
+    """A directory of libraries, without compiling them."""
+
+    def fake(path, level):
+        pathlib.Path(path).write_text(level.name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(build, "_compile_level", fake)
+        patched.setattr(build, "SOURCES", sources or build.SOURCES)
+        build.compile_levels(str(directory))
+
+
+@pytest.mark.parametrize("place", ["given", "bundled"])
+def test_the_best_library_that_the_processor_runs_is_loaded(tmp_path, monkeypatch, chosen, place):
+    if place == "given":
+        monkeypatch.setenv("LAZYTOWER_KERNELS", str(tmp_path))
+    else:
+        monkeypatch.setattr(build, "BUNDLED", tmp_path)
+    for_levels(tmp_path, monkeypatch)
+    assert [chosen(number) for number in (3, 2, 1)] == [level.name for level in LEVELS]
+    next(tmp_path.glob("kernels-x86-64-v4-bf16-*.so")).unlink()
+    assert chosen(3) == "x86-64-v4"
+
+
+def test_a_directory_without_a_library_that_fits_is_named(tmp_path, monkeypatch, chosen):
+    monkeypatch.setenv("LAZYTOWER_KERNELS", str(tmp_path))
+    for_levels(tmp_path, monkeypatch)
+    with pytest.raises(build.NoKernels, match=f"{tmp_path} has none for this processor, .*build {tmp_path}"):
+        chosen(0)
+
+
+def test_bundled_libraries_of_another_version_are_not_loaded(tmp_path, monkeypatch, chosen):
+    monkeypatch.setattr(build, "BUNDLED", tmp_path)
+    for_levels(tmp_path, monkeypatch, sources=build.SOURCES[1:])
+    assert len(list(tmp_path.iterdir())) == len(LEVELS) and chosen(3) is None
+
+
+def test_the_command_says_why_there_are_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "false")
+    assert build.main([str(tmp_path / "compiled")]) == 1
+    assert capsys.readouterr().err == "there are no native kernels: false fails: no message\n"
+    assert list((tmp_path / "compiled").iterdir()) == []
 
 
 _COMPILE = """
@@ -183,8 +242,13 @@ def test_a_library_is_compiled_once_also_by_two_processes(small, tmp_path, monke
 
 
 @pytest.mark.slow
-def test_a_library_for_an_image(tmp_path):
-    path = tmp_path / "kernels.so"
-    subprocess.run([sys.executable, "-m", "trainer.kernels.build", str(path), "x86-64-v3"], check=True)
-    assert attempt(tmp_path, LAZYTOWER_KERNELS=str(path))[0] == "True"
-    assert sorted(p.name for p in pathlib.Path(tmp_path).iterdir()) == ["kernels.so", "kernels.so.sha256"]
+def test_a_library_for_an_image(tmp_path, monkeypatch, capsys):
+    """Of this processor's best level alone: each takes 20 s."""
+    best, directory = levels(processor())[0], tmp_path / "kernels"
+    monkeypatch.setattr(build, "LEVELS", (best,))
+    assert build.main([str(directory)]) == 0
+    path = pathlib.Path(capsys.readouterr().out.strip())
+    assert path.name.startswith(f"kernels-{best.name}-")
+    assert sorted(directory.iterdir()) == [path, path.with_name(f"{path.name}.sha256")]
+    assert attempt(tmp_path / "cache", LAZYTOWER_KERNELS=str(directory))[0] == "True"
+    assert not (tmp_path / "cache").exists()

@@ -84,6 +84,8 @@ def _step(config, users: int):
 
 def _data(tf, batch: int, users: int):
     """Endless batches: uniform users, and items by Zipf's law with exponent 1.05."""
+    from trainer.runtime import untuned
+
     draw = np.random.default_rng(3)
     shares = 1.0 / np.arange(1, ITEMS + 1) ** 1.05
     ranks = draw.choice(ITEMS, [_BATCHES, batch], p=shares / shares.sum())
@@ -92,7 +94,7 @@ def _data(tf, batch: int, users: int):
         "label": np.ones([_BATCHES, batch], np.float32),
         "timestamp": np.zeros([_BATCHES, batch], np.int64),
     }
-    return tf.data.Dataset.from_tensor_slices(columns).repeat().prefetch(4)
+    return untuned(tf.data.Dataset.from_tensor_slices(columns).repeat().prefetch(4))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from configs.text import aligned
 from trainer.bench.timing import PHASES
+from trainer.report import page
+from trainer.report.figures import fragment, plotly_source
 
 _COLOURS = {"forward": "#3f82f0", "gradient": "#e0782f", "update": "#2a9d6f"}
 _LINES = ("#3f82f0", "#e0782f", "#2a9d6f", "#b0489a")
@@ -76,9 +78,6 @@ def write_page(
     path: str, title: str, command: str, figures: Sequence[str], rows: Sequence[Mapping], keys
 ) -> None:
     """Writes the HTML page: figures from `bars` and `lines`, then the table and the reasons."""
-    from trainer.report import page
-    from trainer.report.figures import plotly_source
-
     cells = [
         {key: _text(row[key]) for key in keys} | dict(zip(_TITLES, _figures(row), strict=True))
         for row in rows
@@ -91,8 +90,6 @@ def write_page(
 
 def write_tables(path: str, title: str, command: str, tables: Mapping[str, Sequence[Mapping]]) -> None:
     """Writes an HTML page of plain tables: rows by the table's title."""
-    from trainer.report import page
-
     sections = [page.section(name, page.table(rows)) for name, rows in tables.items()]
     _write_html(path, page.page(title, page.note(command), sections, ""))
 
@@ -108,24 +105,25 @@ _TITLES = (*(f"{phase}_ms" for phase in PHASES), "total_ms", "model_MB", "state_
 
 def bars(identity: str, title: str, rows: Sequence[Mapping], keys: Sequence[str]) -> str:
     """HTML of stacked bars of the phases, one bar per row; rows without figures are omitted."""
-    import plotly.graph_objects as go
-
     rows = [row for row in rows if not row["reason"]]
     names = [" ".join(_text(row[key]) for key in keys) for row in rows]
     traces = [
-        go.Bar(y=names, x=[row[f"{p}_ms"] for row in rows], name=p, orientation="h", marker_color=_COLOURS[p])
-        for p in PHASES
+        {
+            "type": "bar",
+            "y": names,
+            "x": [row[f"{phase}_ms"] for row in rows],
+            "name": phase,
+            "orientation": "h",
+            "marker": {"color": _COLOURS[phase]},
+        }
+        for phase in PHASES
     ]
     layout = {"barmode": "stack", "yaxis": {"autorange": "reversed", "automargin": True}}
-    return _html(
-        identity, go.Figure(traces, layout | _layout(title, 110 + 24 * len(rows), "ms per step, median"))
-    )
+    return fragment(identity, traces, layout | _layout(title, 110 + 24 * len(rows), "ms per step, median"))
 
 
 def lines(identity: str, title: str, rows: Sequence[Mapping], x: str, by: str, y: str) -> str:
     """HTML of curves of row[y] in ms over row[x], one per value of row[by], on logarithmic axes."""
-    import plotly.graph_objects as go
-
     traces = []
     for i, name in enumerate(dict.fromkeys(row[by] for row in rows)):
         points = [
@@ -135,17 +133,18 @@ def lines(identity: str, title: str, rows: Sequence[Mapping], x: str, by: str, y
         ]
         xs, ys, spread = zip(*points, strict=True) if points else ((), (), ())
         traces.append(
-            go.Scatter(
-                x=xs,
-                y=ys,
-                name=name,
-                mode="lines+markers",
-                line={"color": _LINES[i % len(_LINES)]},
-                error_y={"array": [s / 2 for s in spread]},
-            )
+            {
+                "type": "scatter",
+                "x": xs,
+                "y": ys,
+                "name": name,
+                "mode": "lines+markers",
+                "line": {"color": _LINES[i % len(_LINES)]},
+                "error_y": {"array": [s / 2 for s in spread]},
+            }
         )
     layout = {"yaxis": {"type": "log", "title": {"text": "ms"}}}
-    return _html(identity, go.Figure(traces, layout | _layout(title, 340, x, {"type": "log"})))
+    return fragment(identity, traces, layout | _layout(title, 340, x, {"type": "log"}))
 
 
 def _layout(title: str, height: int, x_title: str, x_axis: Mapping | None = None) -> dict:
@@ -153,15 +152,8 @@ def _layout(title: str, height: int, x_title: str, x_axis: Mapping | None = None
         "title": {"text": title, "font": {"size": 14}},
         "xaxis": {"title": {"text": x_title}, "automargin": True} | dict(x_axis or {}),
         "height": height,
-        "template": "none",
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
         "font": {"color": "#5d6877"},
     }
-
-
-def _html(identity: str, figure) -> str:
-    config = {"displayModeBar": False, "responsive": True}
-    content = figure.to_html(full_html=False, include_plotlyjs=False, div_id=identity, config=config)
-    return f'<div class="figure">{content}</div>'

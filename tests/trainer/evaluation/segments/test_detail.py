@@ -5,20 +5,19 @@ import collections
 import numpy as np
 import pytest
 
-from configs.sections.evaluation import ACTIVITY, AGE, EvaluateConfig
-from tests.support.tiny_dataset import Feature, Row, write_dataset
+from configs.sections.evaluation import EvaluateConfig
+from tests.support.segmented_users import BY, segmented_users
+from tests.support.tiny_dataset import Row
 from tests.trainer.data.test_catalog import random_rows
 from tests.trainer.evaluation.lists.test_metrics import recbole_coverage, recbole_gini
 from tests.trainer.evaluation.test_ranking import Table
-from trainer.data.catalog import Items, Users
+from trainer.data.catalog import Users
 from trainer.evaluation.per_user import UserRecorder
 from trainer.evaluation.ranking import averaged_over, evaluate_scorers
 from trainer.evaluation.segments import ages
 from trainer.evaluation.segments.tables import NEW, segment_tables
 
 pytestmark = pytest.mark.any_python
-
-BY = [ACTIVITY, AGE, "country", "brand"]
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +28,7 @@ def rows() -> list[Row]:
 
 @pytest.fixture(scope="module")
 def users(rows, tmp_path_factory) -> Users:
-    features = {
-        "country": Feature("user", "categorical", {row.user: b"c" + row.user[-1:] for row in rows}),
-        "brand": Feature("item", "categorical", {row.item: row.item[:2] for row in rows}),
-    }
-    path = str(tmp_path_factory.mktemp("detail"))
-    source = {"kind": "tiny", "roles": {"timestamp": "time"}}
-    dataset = write_dataset(path, rows, block_rows=16, history_length=4, features=features, source=source)
-    return Users(dataset, Items.load(dataset))
+    return segmented_users(str(tmp_path_factory.mktemp("detail")), rows)
 
 
 def scorer(users: Users, levels: int = 9) -> Table:
