@@ -212,14 +212,17 @@ def test_a_killed_run_ends_as_if_it_were_not(place, undisturbed, tmp_path, monke
 
 
 def test_evaluations_after_the_step_of_a_restart_do_not_count(place, finished_full, scripted, tmp_path):
-    """The best checkpoint and all later ones are damaged: the run goes on from before, and finds it again."""
+    """Checkpoints after the best are gone: patience, which was used up, begins there, and 30 is better."""
     run, config = tmp_path / "run", copied(place, finished_full, tmp_path, checkpoint=FULL, patience=4)
-    best = read_best(f"{run}/checkpoints")
+    assert read_best(f"{run}/checkpoints").waited == 4
     for step in (40, 60):
         for path in (run / "checkpoints").glob(f"step-{step:09d}*"):
             shutil.rmtree(path)
+    scripted[30] = 0.9
     train(config)
-    assert read_best(f"{run}/checkpoints") == best
+    record = read_best(f"{run}/checkpoints")
+    assert record.best.step == 30
+    assert [(one.step, one.value) for one in record.evaluations] == list(scripted.items())
 
 
 def test_a_damaged_best_falls_back_to_the_newest(place, finished_full, tmp_path, caplog):
