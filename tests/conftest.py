@@ -1,5 +1,6 @@
 """Starts TensorFlow for all tests as the commands do: Keras 2, quiet, deterministic. Holds their fixtures."""
 
+import functools
 import gc
 import os
 
@@ -11,9 +12,11 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 from absl import logging
 from hypothesis import HealthCheck, settings
 
+from tests.support import shared
 from tests.support.gcs_bucket import bucket
 from tests.support.job_runs import cloud
 from tests.support.kubernetes_jobs import kubernetes, submit
+from tests.support.plain_graphs import plain_graphs
 
 # Before anything restores the verbosity: absl's default hides what tests look for in the log.
 logging.set_verbosity(logging.INFO)
@@ -23,7 +26,13 @@ settings.register_profile(
 )
 settings.load_profile("any machine")
 
-__all__ = ["bucket", "cloud", "kubernetes", "submit"]  # fixtures
+__all__ = ["bucket", "cloud", "kubernetes", "plain_graphs", "submit"]  # fixtures
+
+
+def pytest_configure(config):
+    """The process that pytest was started in makes room for what its processes share."""
+    if not hasattr(config, "workerinput"):
+        config.add_cleanup(functools.partial(shared.end, shared.begin()))
 
 
 def pytest_collection_finish():

@@ -6,12 +6,13 @@ import pytest
 import tensorflow as tf
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module")
 def plain_graphs() -> Iterator[None]:
-    """Without TensorFlow's graph optimizer, until the last test of a package.
+    """Without TensorFlow's graph optimizer, until the last test of a file.
 
-    It takes longer than all else in a small model's first answer. Tests that start processes, among them the
-    replay of one export of each family and index, run graphs as a server does.
+    It takes longer than all else in a small model's first answer, and a tenth of a small run. Tests that
+    start processes, among them the replay of one export of each family and index, run graphs as a server
+    does, and most tests of end_to_end as a run does.
     """
     before = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})

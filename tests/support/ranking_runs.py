@@ -1,13 +1,13 @@
-"""Trained and exported ranking runs, created once per test process, and their rows as requests."""
+"""Trained and exported ranking runs, created once for all test processes, and their rows as requests."""
 
-import atexit
 import functools
-import shutil
-import tempfile
-from unittest import mock
+import os
 
+from configs.load import parse_config
 from configs.schema import RunConfig
-from tests.support.ranking_dataset import KEYS, click_log, click_rows
+from tests.support.ranking_dataset import KEYS, click_log, click_rows, ranking_document
+from tests.support.replays import export_here
+from tests.support.shared import shared
 
 ROWS = 400
 _TASKS = [{"name": "click"}, {"name": "buy", "label": "buy"}]
@@ -36,27 +36,25 @@ _KINDS = {
 
 @functools.cache
 def ranking_run(kind: str) -> RunConfig:
-    """A trained run."""
+    """A trained run, which nobody may change."""
     from trainer.training.run import train
 
-    directory = tempfile.mkdtemp(prefix="ranking-")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     sections = {"train": {"num_steps": 4, "batch_size": 32, "steps_per_loop": 2}, **_KINDS[kind]}
-    config = click_log(directory, ROWS, checkpoint={"every_steps": 4}, **sections)
-    train(config)
-    return config
+    sections["checkpoint"] = {"every_steps": 4}
+    directory = shared(f"ranking-{kind}", lambda directory: train(click_log(directory, ROWS, **sections)))
+    return parse_config(ranking_document(directory, **sections), "clicks")
 
 
 @functools.cache
 def ranking_export(kind: str) -> str:
     """The directory of its exported version; a fresh process verifies that of `owners`, which has most."""
-    from tests.support.replays import replay_here
-    from trainer.serving import export
+    from trainer.serving.export import export
 
-    if kind == "owners":
-        return export.export(ranking_run(kind))
-    with mock.patch.object(export, "replay_golden", replay_here):
-        return export.export(ranking_run(kind))
+    def make(directory):
+        version = (export if kind == "owners" else export_here)(ranking_run(kind))
+        os.symlink(version, f"{directory}/version")
+
+    return os.readlink(os.path.join(shared(f"ranking-{kind}-export", make), "version"))
 
 
 def held_out_records(owners: bool) -> list[dict]:

@@ -1,13 +1,10 @@
-"""Small trained and exported runs, created once per test process, for tests of everything after training."""
+"""Small trained and exported runs, made once for all test processes, for tests of what follows training."""
 
-import atexit
 import dataclasses
 import functools
 import json
 import os
 import random
-import shutil
-import tempfile
 from unittest import mock
 
 import pytest
@@ -15,6 +12,7 @@ import pytest
 from configs.load import parse_config
 from configs.planted.interactions import Planted, item_key, user_key
 from configs.schema import RunConfig
+from tests.support.shared import shared
 from tests.support.tiny_dataset import Feature, Row, write_dataset
 
 USERS, ITEMS = 24, 40
@@ -127,14 +125,19 @@ class TinyRun:
 
 @functools.cache
 def tiny_run(kind: str) -> TinyRun:
-    """Trains a run of 20 steps; `kind` is a key of _KINDS."""
+    """A run of 20 steps, which nobody may change; `kind` is a key of _KINDS."""
+    directory = shared(f"tiny-{kind}", lambda directory: _train(kind, directory))
+    return TinyRun(_config(kind, directory), _rows(), _features(_KINDS[kind]))
+
+
+def _config(kind: str, directory: str) -> RunConfig:
+    return parse_config(_document(_KINDS[kind], directory), kind)
+
+
+def _train(kind: str, directory: str) -> None:
     from trainer.training.run import train
 
-    directory = tempfile.mkdtemp(prefix=f"tiny-{kind}-")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    sections = _KINDS[kind]
-    config = parse_config(_document(sections, directory), kind)
-    rows, features = _rows(), _features(sections)
+    config, features = _config(kind, directory), _features(_KINDS[kind])
     hashed = {
         side: ids.rows
         for side, ids in (("user", config.dataset.user_ids), ("item", config.dataset.item_ids))
@@ -142,7 +145,7 @@ def tiny_run(kind: str) -> TinyRun:
     }
     write_dataset(
         config.dataset.path,
-        rows,
+        _rows(),
         hashed=hashed,
         min_count=getattr(config.dataset.item_ids, "min_count", 1),
         features=features,
@@ -151,19 +154,21 @@ def tiny_run(kind: str) -> TinyRun:
     )
     _sign(config)
     train(config)
-    return TinyRun(config, rows, features)
 
 
 @functools.cache
 def tiny_export(kind: str) -> str:
-    """Exports tiny_run(kind); the version's directory.
+    """Directory of the exported tiny_run(kind), which nobody may change.
 
     Without the fresh process that asks the model: tests of export start it, and others replay in this one.
     """
     from trainer.serving import export
 
-    with mock.patch.object(export, "replay_golden", lambda model, golden: None):
-        return export.export(tiny_run(kind).config)
+    def make(directory):
+        with mock.patch.object(export, "replay_golden", lambda model, golden: None):
+            os.symlink(export.export(tiny_run(kind).config), f"{directory}/version")
+
+    return os.readlink(os.path.join(shared(f"tiny-{kind}-export", make), "version"))
 
 
 @functools.cache
@@ -235,6 +240,16 @@ def _sign(config: RunConfig) -> None:
     manifest["source"] = config.source.model_dump(mode="json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump(manifest, file)
+
+
+SMALL_MODEL = {
+    "kind": "two_tower",
+    "user_tower": {"inputs": ["user"], "layers": [8], "dropout": 0.1},
+    "item_tower": {"inputs": ["item"]},
+    "normalize": False,
+}
+"""Rows, a layer and a draw at each step: enough for tests of saving, stopping and resuming, and traced faster
+than the model of planted_document."""
 
 
 def planted_document(directory: str, **source) -> dict:

@@ -29,7 +29,7 @@ API = tf.tpu.experimental.embedding
 
 
 class _Emulated:
-    """Lookups and updates on all rows at once; subclasses say where these are kept."""
+    """Lookups and updates of the rows of all replicas at once; subclasses say where they are kept."""
 
     slice_name: str
 
@@ -37,7 +37,7 @@ class _Emulated:
         return ids
 
     def lookup(self, fed):
-        return {name: tf.gather(self._all(name, "parameters"), ids) for name, ids in fed.items()}, fed
+        return {name: self._rows(name, "parameters", ids)[0] for name, ids in fed.items()}, fed
 
     def apply(self, gradients, looked_up):
         context = tf.distribute.get_replica_context()
@@ -52,10 +52,10 @@ class _Emulated:
             rate = strategy.experimental_local_results(rates[name])[0]
             unique, where = tf.unique(ids)
             summed = tf.math.unsorted_segment_sum(gradient, where, tf.size(unique))
-            before = [tf.gather(self._all(name, part), unique) for part in self.parts(name)]
-            after = engine_update(table.optimizer, before, summed, rate)
-            for part, values in zip(self.parts(name), after, strict=True):
-                self._put(name, part, unique, values)
+            found = [self._rows(name, part, unique) for part in self.parts(name)]
+            after = engine_update(table.optimizer, [rows for rows, _ in found], summed, rate)
+            for (_, put), values in zip(found, after, strict=True):
+                put(values)
 
 
 def engine_update(optimizer, before, gradient, rate):
@@ -99,20 +99,22 @@ class EmulatedTpuEmbedding(_Emulated, TpuEmbeddingEngine):
         embedding._load_variables = embedding._retrieve_variables = lambda: None
         return embedding
 
-    def _all(self, name, part):
-        return tf.concat([tf.convert_to_tensor(shard) for shard in self._shards(name, part)], axis=0)
+    def _rows(self, name, part, ids):
+        shards = self._shards(name, part)
+        table = tf.concat([tf.convert_to_tensor(shard) for shard in shards], axis=0)
 
-    def _put(self, name, part, ids, values):
-        first = 0
-        for shard in self._shards(name, part):
-            rows = shard.shape[0]
-            here = tf.where((ids >= first) & (ids < first + rows))[:, 0]
-            shard.scatter_update(tf.IndexedSlices(tf.gather(values, here), tf.gather(ids, here) - first))
-            first += rows
+        def put(values):
+            parts = tf.split(
+                tf.tensor_scatter_nd_update(table, ids[:, None], values), [s.shape[0] for s in shards]
+            )
+            for shard, rows in zip(shards, parts, strict=True):
+                shard.assign(rows)
+
+        return tf.gather(table, ids), put
 
 
 class EmulatedSparseCores(_Emulated, SparseCoreEngine):
-    """v5p, v6e: variables on the CPU, in the real layout, play the chips' memory."""
+    """v5p, v6e: a variable on the CPU, the chips' rows in the real layout, plays their memory."""
 
     def build(self):
         running, self.strategy = self.strategy, fake_strategy(self.slice_name)
@@ -120,39 +122,30 @@ class EmulatedSparseCores(_Emulated, SparseCoreEngine):
         self.strategy = running
 
     def _allocate(self):
-        self._chips = {
-            (name, part): [
-                tf.Variable(tf.zeros(self._layouts[name].chip_shape), trainable=False)
-                for _ in range(self._layouts[name].chips)
-            ]
-            for name in self.tables
+        self._memory = {
+            (name, part): tf.Variable(
+                tf.zeros([layout.chips * layout.chip_shape[0], layout.width]), trainable=False
+            )
+            for name, layout in self._layouts.items()
             for part in self.parts(name)
         }
 
     def _get_chips(self, name, part):
-        return [variable.numpy() for variable in self._chips[name, part]]
+        return np.split(self._memory[name, part].numpy(), self._layouts[name].chips)
 
     def _set_chips(self, name, part, chips):
-        for variable, values in zip(self._chips[name, part], chips, strict=True):
-            variable.assign(values)
+        self._memory[name, part].assign(np.concatenate(chips))
 
-    def _flat_places(self, name):
-        layout = self._layouts[name]
+    def _rows(self, name, part, ids):
+        memory, layout = self._memory[name, part], self._layouts[name]
         chip, row = layout.places(np.arange(self.tables[name].rows))
-        return tf.constant(chip * layout.chip_shape[0] + row)
+        places = tf.gather(tf.constant(chip * layout.chip_shape[0] + row), ids)
 
-    def _all(self, name, part):
-        flat = tf.concat([tf.convert_to_tensor(chip) for chip in self._chips[name, part]], axis=0)
-        return tf.gather(flat, self._flat_places(name))[:, : self.tables[name].dim]
+        def put(values):
+            padded = tf.pad(values, [[0, 0], [0, layout.width - layout.dim]])
+            memory.scatter_nd_update(places[:, None], padded)
 
-    def _put(self, name, part, ids, values):
-        chips, layout = self._chips[name, part], self._layouts[name]
-        flat = tf.concat([tf.convert_to_tensor(chip) for chip in chips], axis=0)
-        padded = tf.pad(values, [[0, 0], [0, layout.width - layout.dim]])
-        places = tf.gather(self._flat_places(name), ids)
-        flat = tf.tensor_scatter_nd_update(flat, places[:, None], padded)
-        for chip, rows in zip(chips, tf.split(flat, len(chips)), strict=True):
-            chip.assign(rows)
+        return tf.gather(memory, places)[:, : layout.dim], put
 
 
 def emulated(name: str) -> type:

@@ -83,9 +83,10 @@ def begun(config: RunConfig, steps: int = 0, small_rows: int = 0) -> dict[str, n
         emulated_tpu(small_rows=small_rows),
         TrainSession(config, interrupt) as session,
     ):
-        batches = iter(session.train_step.batches(session._data, session.start_step))
-        for _ in range(steps):
-            session.train_step(next(batches))
+        if steps:  # an input takes long to make
+            batches = iter(session.train_step.batches(session._data, session.start_step))
+            for _ in range(steps):
+                session.train_step(next(batches))
         with session.train_step.readable_rows():
             found = {
                 f"tables/{name}": np.asarray(table.read_records(np.arange(table.rows)))

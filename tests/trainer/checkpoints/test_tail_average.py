@@ -13,7 +13,7 @@ from configs.load import parse_config
 from tests.support.checkpoint_state import state_of
 from tests.support.documents import document as smallest
 from tests.support.replays import export_here
-from tests.support.tiny_run import planted_document, write_planted
+from tests.support.tiny_run import SMALL_MODEL, planted_document, write_planted
 from tests.support.tpu_emulator import emulated_tpu
 from trainer.evaluation.scorer import evaluate_recommender
 from trainer.evaluation.trained import open_trained
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.any_python
 
 def document(root, **sections):
     made = planted_document(str(root))
+    made["model"] = SMALL_MODEL
     made["polyak"] = {"kind": "tail_average", "checkpoints": 3}
     # Increments are small beside full checkpoints, so that the chain of each differs.
     made["checkpoint"] = {"every_steps": 10, "keep": 4, "compact_at": 9.0}
@@ -72,6 +73,7 @@ def test_the_mean_of_the_last_three(trained_run):
     np.testing.assert_array_equal(recommender.dense_variables[0], found[60]["dense/000"])
 
 
+@pytest.mark.parametrize("trained_run", ["cpu"], indirect=True)  # both have the same files
 def test_they_are_evaluated_and_served(trained_run):
     trained = open_trained(trained_run)
     averaged = evaluate_recommender(trained.recommender, trained.dataset, trained.items, 60, "valid")[0]

@@ -1,5 +1,8 @@
 """Fixtures of all tests of serving."""
 
-from tests.support.plain_graphs import plain_graphs
+import pytest
 
-__all__ = ["plain_graphs"]
+
+@pytest.fixture(scope="module", autouse=True)
+def _graphs(plain_graphs):
+    """All of them run graphs as they were traced."""

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -83,10 +84,21 @@ def test_embeddings_are_the_averages_in_the_checkpoint():
         np.testing.assert_allclose(vectors, _averages(run, side, 20, 8), rtol=1e-5, atol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Directory of versions with the export of `plain` that has none of the defaults."""
+    directory = tmp_path_factory.mktemp("versions")
+    for name in ("3", "12", "notes", "incomplete-99"):
+        (directory / name).mkdir()
+    assert versions(str(directory)) == [3, 12]
+    with mock.patch.object(export_module, "replay_golden", lambda model, golden: None):
+        export(_into("plain", directory, weights="raw", exclude_seen=False, max_k=5))
+    return directory
+
+
 @pytest.mark.any_python
-def test_raw_weights_when_asked_for(tmp_path, unverified):
-    run, path = tiny_run("plain"), export(_into("plain", tmp_path, weights="raw"))
-    model = tf.saved_model.load(path)
+def test_raw_weights_when_asked_for(other):
+    run, model = tiny_run("plain"), tf.saved_model.load(str(other / "13"))
     _, vectors = _embeddings(run, model, "user")
     folder = f"{tiny_run('plain').config.output.path}/checkpoints/step-000000020/tables/user"
     np.testing.assert_array_equal(vectors, np.load(f"{folder}/00000.npy")[:, :8])
@@ -202,9 +214,8 @@ def test_lazytower_json_says_what_was_exported():
 
 
 @pytest.mark.any_python
-def test_without_seen_items_asking_to_leave_them_out_is_refused(tmp_path, unverified):
-    path = export(_into("hash", tmp_path, exclude_seen=False, max_k=5))
-    model = tf.saved_model.load(path)
+def test_without_seen_items_asking_to_leave_them_out_is_refused(other):
+    model = tf.saved_model.load(str(other / "13"))
     assert model.signatures["serving_default"](user=tf.constant(USER_KEYS[:1]))["items"].shape == [1, 5]
     with pytest.raises(tf.errors.InvalidArgumentError, match="export.exclude_seen"):
         model.recommend(tf.constant(USER_KEYS[:1]), exclude_seen=tf.constant(True))
@@ -273,14 +284,9 @@ def test_the_fresh_process_refuses_a_broken_model(tmp_path):
 
 
 @pytest.mark.any_python
-def test_versions_count_up_from_the_largest(tmp_path, unverified):
-    for name in ("3", "12", "notes", "incomplete-99"):
-        (tmp_path / name).mkdir()
-    assert versions(str(tmp_path)) == [3, 12]
-    path = export(_into("plain", tmp_path))
-    assert path == str(tmp_path / "13")
+def test_versions_count_up_from_the_largest(other):
     # What a killed export left is gone.
-    assert sorted(os.listdir(tmp_path)) == [".lock", "12", "13", "3", "notes"]
+    assert sorted(os.listdir(other)) == [".lock", "12", "13", "3", "notes"]
 
 
 @pytest.mark.parametrize("name", ["a[1]\\b", pytest.param("w*t? x %20#", marks=pytest.mark.slow)])

@@ -10,7 +10,7 @@ import pytest
 from configs.errors import CheckpointError, DataError
 from configs.load import parse_config
 from tests.support.checkpoint_state import state_of
-from tests.support.tiny_run import planted_document, write_planted
+from tests.support.tiny_run import SMALL_MODEL, planted_document, write_planted
 from trainer.checkpoints import store
 from trainer.checkpoints.best import BestRecord, Evaluated, read_best, write_best
 from trainer.checkpoints.compact import compact
@@ -30,6 +30,7 @@ pytestmark = pytest.mark.any_python
 
 # By step; the checkpoints of 30 and 50 are not on the grid of checkpoint.every_steps.
 VALUES = {10: 0.1, 20: 0.3, 30: 0.2, 40: 0.25, 50: 0.28, 60: 0.29}
+FULL = {"keep": 9, "incremental": False}
 KILLED = {10: 0.1, 20: 0.2, 30: 0.3, 40: 0.25, 50: 0.21}
 """With a patience of 2, the best step is 30 and the last one 50."""
 
@@ -39,6 +40,25 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("best")
     write_planted(str(root))
     return root
+
+
+@pytest.fixture(scope="module")
+def finished(place, tmp_path_factory):
+    """A run with VALUES, to be copied."""
+    return finished_run(place, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def finished_full(place, tmp_path_factory):
+    """As `finished`, with all of its checkpoints, each of them full."""
+    return finished_run(place, tmp_path_factory, checkpoint=FULL)
+
+
+def finished_run(place, tmp_path_factory, **sections):
+    with pytest.MonkeyPatch.context() as patch:
+        script(patch, VALUES)
+        train(configured(place, run := tmp_path_factory.mktemp("finished") / "run", **sections))
+    return run
 
 
 @pytest.fixture
@@ -60,6 +80,7 @@ def script(monkeypatch, values: dict) -> dict:
 
 def configured(place, output, patience=None, metric="ndcg@5", **sections):
     document = planted_document(str(place))
+    document["model"] = SMALL_MODEL
     document["train"] = document["train"] | {"steps_per_loop": 5}
     document["checkpoint"] = {"every_steps": 20, "keep": 1, "compact_at": 9.0}
     document["evaluate"] = {"every_steps": 10, "k": [5], "best": {"metric": metric, "patience": patience}}
@@ -81,8 +102,14 @@ def manifests_of(run) -> dict:
     return found
 
 
-def test_the_best_is_kept_beside_the_newest(place, scripted, tmp_path, capsys):
-    train(config := configured(place, tmp_path / "run"))
+def copied(place, run, tmp_path, **sections):
+    """The config of a copy of a run in tmp_path."""
+    shutil.copytree(run, tmp_path / "run")
+    return configured(place, tmp_path / "run", **sections)
+
+
+def test_the_best_is_kept_beside_the_newest(place, finished, tmp_path, capsys):
+    config = copied(place, finished, tmp_path)
     assert steps_of(tmp_path / "run") >= {20, 60} and 40 not in steps_of(tmp_path / "run")
     record = read_best(str(tmp_path / "run" / "checkpoints"))
     assert record.best.step == 20 and record.waited == 4
@@ -125,12 +152,16 @@ def test_patience_ends_a_run(place, scripted, tmp_path, metric, caplog):
     last = read_metrics(config.output.path)[-1]
     assert last["event"] == "end" and last["step"] == stop
     assert last["best"].startswith(f"stopped early at step {stop} of 60: step")
+
+
+def test_more_patience_goes_on(place, undisturbed, scripted, tmp_path):
+    scripted |= KILLED | {60: 0.1}
+    config = copied(place, undisturbed, tmp_path, patience=2)
     files = sorted((tmp_path / "run" / "checkpoints").rglob("*"))
     train(config)
     assert sorted((tmp_path / "run" / "checkpoints").rglob("*")) == files, "nothing is left to do"
-    longer = configured(place, tmp_path / "run", patience=9, metric=metric)
-    train(longer)
-    assert max(steps_of(tmp_path / "run")) == 60, "more patience goes on"
+    train(configured(place, tmp_path / "run", patience=9))
+    assert max(steps_of(tmp_path / "run")) == 60
 
 
 class Killed(BaseException):
@@ -180,20 +211,22 @@ def test_a_killed_run_ends_as_if_it_were_not(place, undisturbed, tmp_path, monke
         np.testing.assert_equal(state_of(found, step), state_of(wanted, step))
 
 
-def test_evaluations_after_the_step_of_a_restart_do_not_count(place, scripted, tmp_path):
-    """The best checkpoint and all later ones are damaged: the run goes on from before, and finds it again."""
-    run = tmp_path / "run"
-    train(config := configured(place, run, checkpoint={"keep": 9}, patience=4))
-    best = read_best(f"{run}/checkpoints")
+def test_evaluations_after_the_step_of_a_restart_do_not_count(place, finished_full, scripted, tmp_path):
+    """Checkpoints after the best are gone: patience, which was used up, begins there, and 30 is better."""
+    run, config = tmp_path / "run", copied(place, finished_full, tmp_path, checkpoint=FULL, patience=4)
+    assert read_best(f"{run}/checkpoints").waited == 4
     for step in (40, 60):
         for path in (run / "checkpoints").glob(f"step-{step:09d}*"):
             shutil.rmtree(path)
+    scripted[30] = 0.9
     train(config)
-    assert read_best(f"{run}/checkpoints") == best
+    record = read_best(f"{run}/checkpoints")
+    assert record.best.step == 30
+    assert [(one.step, one.value) for one in record.evaluations] == list(scripted.items())
 
 
-def test_a_damaged_best_falls_back_to_the_newest(place, scripted, tmp_path, caplog):
-    train(config := configured(place, tmp_path / "run", checkpoint={"incremental": False}))
+def test_a_damaged_best_falls_back_to_the_newest(place, finished_full, tmp_path, caplog):
+    config = copied(place, finished_full, tmp_path, checkpoint=FULL)
     (tmp_path / "run" / "checkpoints" / "step-000000020" / "dense.npz").write_bytes(b"torn")
     trained = open_trained(config)
     assert trained.step == 60 and "in place of step 20" in trained.chosen
@@ -202,8 +235,11 @@ def test_a_damaged_best_falls_back_to_the_newest(place, scripted, tmp_path, capl
 
 
 @pytest.mark.parametrize("polyak", [{}, {"kind": "none", "decay": None}])
-def test_what_is_served_are_the_weights_of_the_best_step(place, scripted, tmp_path, polyak):
-    train(config := configured(place, tmp_path / "run", polyak=polyak))
+def test_what_is_served_are_the_weights_of_the_best_step(place, finished, scripted, tmp_path, polyak):
+    if polyak:
+        train(config := configured(place, tmp_path / "run", polyak=polyak))
+    else:
+        config = copied(place, finished, tmp_path)
     state, trained = state_of(manifests_of(tmp_path / "run"), 20), open_trained(config)
     assert averaged(trained) == (not polyak)
     for name, table in trained.recommender.storages.items():
@@ -229,9 +265,8 @@ def test_a_tail_average_keeps_what_it_averages(place, scripted, tmp_path):
         np.testing.assert_allclose(read, np.mean(means, axis=0), rtol=1e-6)
 
 
-def test_without_best_its_record_goes(place, scripted, tmp_path):
-    train(configured(place, tmp_path / "run"))
-    train(configured(place, tmp_path / "run", evaluate={"best": None}))
+def test_without_best_its_record_goes(place, finished, scripted, tmp_path):
+    train(copied(place, finished, tmp_path, evaluate={"best": None}))
     assert read_best(f"{tmp_path}/run/checkpoints") is None
 
 
@@ -256,9 +291,9 @@ def test_a_failed_save_is_repeated_before_the_step_is_the_best(place, scripted, 
     assert failed and open_trained(config).step == 20
 
 
-def test_a_reader_meets_a_trainer_that_finds_a_better_one(place, scripted, tmp_path, monkeypatch):
+def test_a_reader_meets_a_trainer_that_finds_a_better_one(place, finished_full, tmp_path, monkeypatch):
     """Between the reader's choice and its reading, another step becomes the best and the former one goes."""
-    train(config := configured(place, tmp_path / "run", checkpoint={"keep": 9, "incremental": False}))
+    config = copied(place, finished_full, tmp_path, checkpoint=FULL)
     directory, opening = f"{config.output.path}/checkpoints", CheckpointStore.open_newest
 
     def meanwhile(self, *arguments):
@@ -272,9 +307,8 @@ def test_a_reader_meets_a_trainer_that_finds_a_better_one(place, scripted, tmp_p
     assert trained.step == 40 and trained.chosen == "best by ndcg@5 on valid, 0.9000"
 
 
-def test_another_metric_begins_anew(place, scripted, tmp_path, caplog):
-    train(configured(place, tmp_path / "run"))
-    train(config := configured(place, tmp_path / "run", metric="mrr"))
+def test_another_metric_begins_anew(place, finished, scripted, tmp_path, caplog):
+    train(config := copied(place, finished, tmp_path, metric="mrr"))
     assert "evaluate.best.metric was ndcg@5" in caplog.text
     assert open_trained(config).step == 60, "only the last step is evaluated again"
 

@@ -14,7 +14,7 @@ import yaml
 
 from configs.errors import Stopped
 from configs.load import load_config
-from tests.support.tiny_run import planted_document, write_planted
+from tests.support.tiny_run import SMALL_MODEL, planted_document, write_planted
 from trainer.checkpoints.store import CheckpointStore
 from trainer.report.metrics_file import read_metrics
 from trainer.training.interrupt import Interrupt
@@ -29,6 +29,7 @@ def place(tmp_path_factory):
     directory = tmp_path_factory.mktemp("interrupt")
     write_planted(str(directory))
     document = planted_document(str(directory))
+    document["model"] = SMALL_MODEL
     document["train"] |= {"num_steps": NUM_STEPS, "steps_per_loop": NUM_STEPS}
     document["checkpoint"] = {"every_steps": NUM_STEPS, "keep": 3}
     document["evaluate"] = {"every_steps": 0, "k": [5]}
@@ -222,17 +223,16 @@ def test_a_signal_while_evaluating(place, short, monkeypatch):
     finish_and_compare(place, "evaluating", short)
 
 
-def test_a_signal_in_an_evaluation_that_no_checkpoint_preceded(place, monkeypatch):
+def test_a_signal_in_an_evaluation_that_no_checkpoint_preceded(place, short, monkeypatch):
     """What is saved then are the weights as trained, not their averages that were being evaluated."""
     rare = [*SHORT[:2], "checkpoint.every_steps=60", "evaluate.every_steps=20"]
-    train(config_of(place, "rare", *rare))
     with monkeypatch.context() as patch:
         # An evaluation checks for the averages, then for the raw weights: this is the second one's averages.
         kill_once(patch, Interrupt, "check", after=False, call=3)
         with pytest.raises(Stopped, match="stopped by SIGTERM at step 40"):
             train(config_of(place, "rare-cut", *rare))
     train(config_of(place, "rare-cut", *rare))
-    assert_equal(final_state(place / "rare-cut", 60), final_state(place / "rare", 60))
+    assert_equal(final_state(place / "rare-cut", 60), final_state(short, 60))
 
 
 def finish_and_compare(place, output, short):

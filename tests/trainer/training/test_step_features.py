@@ -48,7 +48,7 @@ def config_of(root: str, engine: str = "auto", **sections):
 
 
 class Run:
-    """Losses and final rows of a run of some steps."""
+    """Losses and final rows of a run of some steps, and the rows of table `watch` after each of them."""
 
     def __init__(self, config, tpu: str | None = None, watch: str = ""):
         dataset = load_dataset(config.dataset.path)
@@ -81,7 +81,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def native(root):
-    return Run(config_of(root))
+    return Run(config_of(root), watch="tags")
 
 
 def assert_equal(one: Run, other: Run):
@@ -125,14 +125,13 @@ def test_rows_engine_trains_as_the_kernels(root, native):
     assert_equal(Run(config_of(root, "rows")), native)
 
 
-def test_averages_of_shared_bags_are_those_of_every_step(root):
-    run = Run(config_of(root), watch="tags")
-    average = run.recommender.average
+def test_averages_of_shared_bags_are_those_of_every_step(native):
+    average = native.recommender.average
     expected, start = None, average.start_step
-    for number, weights in enumerate(run.weights, 1):
+    for number, weights in enumerate(native.weights, 1):
         if expected is None or number <= start:
             expected = weights
         else:
             expected = average.decay * expected + (1 - average.decay) * weights
-    assert np.abs(run.weights[-1] - run.weights[0]).max() > 1e-4
-    np.testing.assert_allclose(run.tables["tags"], expected, atol=1e-6)
+    assert np.abs(native.weights[-1] - native.weights[0]).max() > 1e-4
+    np.testing.assert_allclose(native.tables["tags"], expected, atol=1e-6)

@@ -1,5 +1,7 @@
 """Runs that start from another: what stands in tables and towers before the first step, and after it."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -39,9 +41,14 @@ SLOTS = {
 SM3 = {"kind": "sm3", "learning_rate": 0.1, "momentum": 0.9, "beta": 0.95}
 
 
-def tables(kind: str = "lazy_adam", **options) -> dict:
-    optimizer = SM3 if kind == "sm3" else {"kind": kind, "learning_rate": 0.02}
-    return {name: {"dim": DIM, "optimizer": optimizer} | options for name in ("user", "item")}
+def tables(user: str = "lazy_adam", item: str = "", **options) -> dict:
+    """Tables with the user's optimizer, and the item's if it is another one."""
+
+    def table(kind):
+        optimizer = SM3 if kind == "sm3" else {"kind": kind, "learning_rate": 0.02}
+        return {"dim": DIM, "optimizer": optimizer} | options
+
+    return {"user": table(user), "item": table(item or user)}
 
 
 @pytest.fixture(scope="module")
@@ -53,28 +60,26 @@ def root(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def first(root):
-    """By optimizer, the config and the last state of a run to start from, each trained once."""
-    found = {}
+    """By the tables' optimizers, the config and the last state of a run to start from, each trained once."""
 
-    def of(kind: str = "lazy_adam"):
-        if kind not in found:
-            place = f"{root}/first/{kind}"
-            config = trained(first_config(root, tables=tables(kind), output={"path": place}))
-            found[kind] = config, newest_state(place)
-        return found[kind]
+    @functools.cache
+    def of(user: str = "lazy_adam", item: str = ""):
+        place = f"{root}/first/{user}{item}"
+        config = trained(first_config(root, tables=tables(user, item), output={"path": place}))
+        return config, newest_state(place)
 
     return of
 
 
-def start(root, first, kind="lazy_adam", name="second", **sections) -> dict[str, np.ndarray]:
-    config, _ = first(kind)
+def start(root, first, kinds=("lazy_adam",), name="second", **sections) -> dict[str, np.ndarray]:
+    config, _ = first(*kinds)
     init = {"from": config.output.path} | sections.pop("init", {})
     counts = {key: sections.pop(key) for key in ("steps", "small_rows") if key in sections}
-    sections.setdefault("tables", tables(kind))
+    sections.setdefault("tables", tables(*kinds))
     return begun(second_config(root, name, init=init, **sections), **counts)
 
 
-def initial(root, config, kind="lazy_adam") -> dict[str, np.ndarray]:
+def initial(root, config) -> dict[str, np.ndarray]:
     """Records of a run without init, by table."""
     config = config.model_copy(update={"init": None})
     dataset = load_dataset(config.dataset.path)
@@ -119,11 +124,15 @@ def test_kept_rows_arrive_bit_for_bit_on_every_engine(root, first, place):
         np.testing.assert_array_equal(records[new], fresh[side][new])
 
 
-@pytest.mark.parametrize("kind", list(SLOTS))
-def test_slots_of_every_optimizer(root, first, kind):
-    got = start(root, first, kind, name=f"slots-{kind}", init={"weights": "raw"})
-    _, before = first(kind)
-    for side in ("user", "item"):
+PAIRS = [("lazy_adam",), ("adagrad", "momentum"), ("ftrl", "sgd"), ("rowwise_adagrad", "sm3")]
+assert {kind for kinds in PAIRS for kind in kinds} == {*SLOTS}
+
+
+@pytest.mark.parametrize("kinds", PAIRS, ids=", ".join)
+def test_slots_of_every_optimizer(root, first, kinds):
+    got = start(root, first, kinds, name=f"slots-{kinds[0]}", init={"weights": "raw"})
+    _, before = first(*kinds)
+    for side, kind in (("user", kinds[0]), ("item", kinds[-1])):
         sources = sources_of(root, side)
         kept = np.flatnonzero(sources >= 0)
         theirs = before[f"tables/{side}"][sources[kept]].copy()
@@ -187,19 +196,19 @@ def test_towers_and_their_optimizer(root, first):
     np.testing.assert_array_equal(anew["dense/000"], before["dense/000"])
 
 
-@pytest.mark.parametrize("kind", ["lazy_adam", "adagrad", "ftrl"])
-def test_reset_slots_are_those_of_new_rows(root, first, kind, caplog):
-    got = start(root, first, kind, name=f"reset-{kind}", init={"weights": "raw", "slots": "reset"})
-    _, before = first(kind)
-    fresh = initial(root, second_config(root, tables=tables(kind)), kind)
-    for side in ("user", "item"):
+@pytest.mark.parametrize("kinds", PAIRS[:3], ids=", ".join)
+def test_reset_slots_are_those_of_new_rows(root, first, kinds, caplog):
+    got = start(root, first, kinds, name=f"reset-{kinds[0]}", init={"weights": "raw", "slots": "reset"})
+    _, before = first(*kinds)
+    fresh = initial(root, second_config(root, tables=tables(*kinds)))
+    for side, kind in (("user", kinds[0]), ("item", kinds[-1])):
         sources = sources_of(root, side)
         kept = np.flatnonzero(sources >= 0)
         records = got[f"tables/{side}"]
         np.testing.assert_array_equal(records[kept, :DIM], before[f"tables/{side}"][sources[kept], :DIM])
         slots = slice(DIM, DIM + SLOTS[kind])
         np.testing.assert_array_equal(records[:, slots], fresh[side][:, slots])
-    assert ("tables.user: ftrl computes weights from slots" in caplog.text) == (kind == "ftrl")
+    assert ("tables.user: ftrl computes weights from slots" in caplog.text) == (kinds[0] == "ftrl")
 
 
 def test_another_optimizer_with_reset_slots(root, first):

@@ -41,17 +41,22 @@ def events(config, event: str) -> list[dict]:
     return [line for line in read_metrics(config.output.path) if line.get("event") == event]
 
 
-def test_what_a_run_writes_down(root):
-    config = trained(second_config(root, "written"))
-    (line,) = events(config, "warm_start")
+@pytest.fixture(scope="module")
+def second(root):
+    """The config of an undisturbed run that starts from the first."""
+    return trained(second_config(root, "written"))
+
+
+def test_what_a_run_writes_down(root, second):
+    (line,) = events(second, "warm_start")
     assert (line["step"], line["source_step"], line["weights"], line["slots"]) == (0, 12, "average", "keep")
     assert line["run"] == f"{root}/first/run" and not line["resumed"] and line["bytes"] > 0
     kept = {side: int((sources_of(root, side) >= 0).sum()) for side in ("user", "item")}
     assert line["tables"]["user"] == {"matched": "key", "kept": kept["user"], "new": 15, "dropped": 0}
     assert line["tables"]["item"] == {"matched": "key", "kept": kept["item"], "new": 0, "dropped": 10}
-    (moved,) = events(config, "moved")
+    (moved,) = events(second, "moved")
     start = begun(second_config(root, "again"))
-    end = newest_state(config.output.path)
+    end = newest_state(second.output.path)
     for side in ("user", "item"):
         rows = np.flatnonzero(sources_of(root, side) >= 0)
         before, after = (state[f"tables/{side}"][rows, :8].astype(float) for state in (start, end))
@@ -60,12 +65,12 @@ def test_what_a_run_writes_down(root):
         rms = np.sqrt(((after - before) ** 2).mean())
         assert figures["rms"] == pytest.approx(rms) and rms > 0
         assert figures["relative"] == pytest.approx(rms / np.sqrt((before**2).mean()))
-    page = pathlib.Path(config.output.path, "report.html").read_text()
+    page = pathlib.Path(second.output.path, "report.html").read_text()
     section = page[page.index("<h2>Warm start</h2>") :]
     section = section[: section.index("</section>")]
     for cell in ('<td class="number">15</td>', '<td class="text">key</td>', f"{root}/first/run"):
         assert cell in section
-    manifests = pathlib.Path(config.output.path).glob("checkpoints/*/COMMITTED")
+    manifests = pathlib.Path(second.output.path).glob("checkpoints/*/COMMITTED")
     for manifest in manifests:
         origin = json.loads(manifest.read_text())["started_from"]
         assert (origin["run"], origin["step"], origin["weights"]) == (f"{root}/first/run", 12, "average")
@@ -103,13 +108,12 @@ def test_a_resumed_run_never_reads_init_again(root, caplog):
     assert ">key<" in page[page.index("<h2>Warm start</h2>") :]
 
 
-def test_killed_before_its_first_checkpoint_it_starts_again(root):
+def test_killed_before_its_first_checkpoint_it_starts_again(root, second):
     config = second_config(root, "killed")
     begun(config, steps=3)
     (pathlib.Path(config.output.path) / "checkpoints" / "step-000000004").mkdir(parents=True)
     trained(config)
-    whole = trained(second_config(root, "whole"))
-    for name, value in newest_state(whole.output.path).items():
+    for name, value in newest_state(second.output.path).items():
         np.testing.assert_array_equal(newest_state(config.output.path)[name], value, err_msg=name)
 
 
@@ -365,12 +369,11 @@ class _Arguments:
         self.config = config
 
 
-def test_the_saved_config_starts_again(root):
-    config = trained(second_config(root, "saved"))
-    saved = load_config(f"{config.output.path}/config.yaml", [f"output.path={config.output.path}-2"])
-    assert saved.init == config.init
+def test_the_saved_config_starts_again(second):
+    saved = load_config(f"{second.output.path}/config.yaml", [f"output.path={second.output.path}-2"])
+    assert saved.init == second.init
     trained(saved)
-    for name, value in newest_state(config.output.path).items():
+    for name, value in newest_state(second.output.path).items():
         np.testing.assert_array_equal(newest_state(saved.output.path)[name], value, err_msg=name)
 
 

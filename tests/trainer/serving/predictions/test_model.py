@@ -1,5 +1,6 @@
 """The served ranking model against the evaluator, for every kind of run and every signature."""
 
+import functools
 import json
 import os
 import subprocess
@@ -15,9 +16,9 @@ from tests.support.ranking_runs import as_request, held_out_records, ranking_exp
 from tests.support.replays import replay_here
 from trainer.data.split_rows import split_rows
 from trainer.evaluation.trained import open_trained
-from trainer.serving.export import replay_golden
 from trainer.serving.predictions.golden import golden_predictions, sample_requests
 from trainer.serving.predictions.rows import predict, row_request
+from trainer.serving.replay import Difference
 from trainer.serving.warmup import WARMUP_FILE, prediction_log_class
 
 pytestmark = pytest.mark.any_python
@@ -32,12 +33,13 @@ import json, sys
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
-model, body, examples = sys.argv[1:]
-saved = saved_model_pb2.SavedModel()
-with open(model + "/saved_model.pb", "rb") as file:
-    saved.ParseFromString(file.read())
-definitions = saved.meta_graphs[0].signature_def
-loaded = tf.saved_model.load(model)
+
+def load(model):
+    global definitions, loaded
+    saved = saved_model_pb2.SavedModel()
+    with open(model + "/saved_model.pb", "rb") as file:
+        saved.ParseFromString(file.read())
+    definitions, loaded = saved.meta_graphs[0].signature_def, tf.saved_model.load(model)
 
 def tensor(info, value):
     if info.dtype == tf.string.as_datatype_enum:
@@ -64,26 +66,33 @@ def rest(request):
     infos = definitions[name].inputs
     return call(name, {key: tensor(infos[key], value) for key, value in columns.items()})
 
-with open(examples) as file:
-    serialized = [bytes.fromhex(line) for line in file.read().split()]
-found = {"json": [rest(request) for request in json.load(open(body))]}
-found["example"] = call("predict_examples", {"examples": tf.constant(serialized)})
-for name, definition in definitions.items():
-    if name.startswith("classify"):
-        assert definition.method_name == "tensorflow/serving/classify"
-    elif name.startswith("regress"):
-        assert definition.method_name == "tensorflow/serving/regress"
-    else:
-        continue
-    assert list(definition.inputs) == ["inputs"]
-    answer = call(name, {"inputs": tf.constant(serialized)})
-    assert set(answer) in ({"classes", "scores"}, {"outputs"})
-    found[name] = answer
+def answers(bodies, examples):
+    serialized = [bytes.fromhex(line) for line in examples]
+    found = {"json": [rest(request) for request in bodies]}
+    found["example"] = call("predict_examples", {"examples": tf.constant(serialized)})
+    for name, definition in definitions.items():
+        if name.startswith("classify"):
+            assert definition.method_name == "tensorflow/serving/classify"
+        elif name.startswith("regress"):
+            assert definition.method_name == "tensorflow/serving/regress"
+        else:
+            continue
+        assert list(definition.inputs) == ["inputs"]
+        answer = call(name, {"inputs": tf.constant(serialized)})
+        assert set(answer) in ({"classes", "scores"}, {"outputs"})
+        found[name] = answer
+    return found
+
+found = []
+for model, bodies, examples in json.load(sys.stdin):
+    load(model)
+    found.append(answers(bodies, examples))
 assert not any(name.split(".")[0] in ("trainer", "configs", "pipelines") for name in sys.modules)
 print(json.dumps(found, default=bytes.decode))
 """
 
 
+@functools.cache
 def evaluated(kind: str) -> dict[str, np.ndarray]:
     """The evaluator's predictions of the rows of test, by task."""
     trained = open_trained(ranking_run(kind))
@@ -138,30 +147,43 @@ def example(line: dict) -> bytes:
     return found.SerializeToString()
 
 
-@pytest.mark.parametrize("kind", ["owners", "mixed"])
-def test_json_and_examples_in_a_fresh_process(kind, tmp_path):
-    path, expected, lines = ranking_export(kind), evaluated(kind), requests(kind)
+def bodies(lines: list[dict]) -> list[dict]:
+    """Requests as JSON: all rows in each form, and one that says little."""
     width = {"tags": 3, "history": 4}
     padded = [
         {n: v + [""] * (width[n] - len(v)) if isinstance(v, list) else v for n, v in line.items()}
         for line in lines
     ]
     columns = {name: [line[name] for line in padded] for name in padded[0]}
-    some = {name: padded[0][name] for name in ("c0", "n1")}
-    bodies = [
+    return [
         {"signature_name": "score", "instances": padded},
         {"signature_name": "score", "inputs": columns},
         {"inputs": columns},
-        {"signature_name": "score", "instances": [some]},
+        {"signature_name": "score", "instances": [some_of(lines)]},
     ]
-    (tmp_path / "body.json").write_text(json.dumps(bodies))
-    serialized = [example(line) for line in lines]
-    (tmp_path / "examples").write_text("\n".join(one.hex() for one in serialized))
-    files = [str(tmp_path / "body.json"), str(tmp_path / "examples")]
-    command = [sys.executable, "-I", "-c", SERVER, path, *files]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+
+def some_of(lines: list[dict]) -> dict:
+    return {name: lines[0][name] for name in ("c0", "n1")}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> dict:
+    """Answers of a fresh process without this project, by kind of run."""
+    kinds, asked = ("owners", "mixed"), []
+    for kind in kinds:
+        lines = requests(kind)
+        asked.append([ranking_export(kind), bodies(lines), [example(line).hex() for line in lines]])
+    command = [sys.executable, "-I", "-c", SERVER]
+    elsewhere = tmp_path_factory.mktemp("server")
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, cwd=elsewhere)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    return dict(zip(kinds, json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["owners", "mixed"])
+def test_json_and_examples_in_a_fresh_process(kind, served):
+    path, expected, found = ranking_export(kind), evaluated(kind), served[kind]
     answers = [*found["json"][:3], found["example"]]
     for task, values in expected.items():
         for answer in answers:
@@ -174,7 +196,7 @@ def test_json_and_examples_in_a_fresh_process(kind, tmp_path):
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-6)
     assert found["classify"]["classes"] == [["0", "1"]] * 40
     assert ("classify_buy" in found) == (kind == "owners")  # a number has no classes
-    [alone] = predict(path, [row_request(some, inputs_of(path), "a test")])
+    [alone] = predict(path, [row_request(some_of(requests(kind)), inputs_of(path), "a test")])
     for task, value in alone.items():
         np.testing.assert_allclose(found["json"][3][task], [value], atol=1e-6)
 
@@ -255,8 +277,8 @@ def test_the_replay_notices_another_prediction(tmp_path):
     replay_here(path, str(tmp_path / "golden.json"))
     golden["predictions"][2]["expected"]["buy"][5] += 1e-5
     (tmp_path / "golden.json").write_text(json.dumps(golden))
-    with pytest.raises(ExportError, match="score, buy, request 2"):
-        replay_golden(path, str(tmp_path / "golden.json"))
+    with pytest.raises(Difference, match="score, buy, request 2"):
+        replay_here(path, str(tmp_path / "golden.json"))
 
 
 def test_lazytower_json_says_what_the_model_is():

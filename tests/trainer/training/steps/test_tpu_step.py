@@ -16,13 +16,14 @@ from trainer.data.batches import TrainData
 from trainer.data.catalog import Items
 from trainer.embeddings.engines.tpu import TpuTable
 from trainer.models.recommender import Recommender
-from trainer.training.loop import Loop
+from trainer.training.loop import Every, Loop
 from trainer.training.step import TrainStep
 from trainer.training.steps.tpu_step import TpuStep
 
 pytestmark = pytest.mark.any_python
 
 STEPS, BATCH, CUT = 40, 64, 15
+"""CUT: steps after which the states of all runs are kept."""
 TWO_TOWER = {
     "kind": "two_tower",
     "user_tower": {"inputs": ["user", "history"], "layers": [12, 8], "dropout": 0.2},
@@ -56,7 +57,6 @@ CASES = {
     "dot_bias": {"model": {"kind": "dot_bias", "negatives": 3}},
     "uniform": {"model": ROWS_ONLY | {"history": {"pooling": "sqrtn"}}, "item_dim": 9, "polyak": "uniform"},
     "no averages": {"model": TWO_TOWER | {"history": {"pooling": "sum"}}, "polyak": "none"},
-    "adagrad": {"model": {"kind": "dot_bias", "negatives": 1}, "optimizer": {"kind": "adagrad"}},
     # With padding of the history, whose row is looked up like any other.
     "adagrad, history": {"model": ROWS_ONLY, "item_dim": 9, "optimizer": {"kind": "adagrad"}},
     "ftrl": {"model": ROWS_ONLY, "item_dim": 9, "optimizer": {"kind": "ftrl", "l2": 0.01}},
@@ -65,7 +65,14 @@ CASES = {
     "sequence": {"model": SEQUENCE | {"item_bias": True}, "item_dim": 9, "atol": 2e-5},
     "sequence, gbce": {"model": SEQUENCE | {"item_bias": False, "loss": {"kind": "gbce", "negatives": 4}}},
 }
-OTHER_LAYOUT = ("two_tower", "dot_bias", "uniform", "adagrad, history", "ftrl", "sgd")
+# An engine decides where rows lie and how each optimizer updates them, those of averages among them; the rest
+# is the step's, whichever engine there is.
+ENGINES = {
+    "v4-32": ["two_tower", "uniform", "no averages", "adagrad, history", "ftrl", "sgd", "sequence"],
+    "v5p-8": ["two_tower"],
+    "v6e-4": ["extra negatives", "dot_bias", "uniform", "adagrad, history", "ftrl", "sgd", "sequence, gbce"],
+}
+assert {case for cases in ENGINES.values() for case in cases} == {*CASES}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +99,13 @@ def config_of(root: str, case: dict):
 
 
 class Trained:
-    """A run of the loop over some steps, on the CPU's step or an emulated slice's."""
+    """A run of the loop over some steps, on the CPU's step or an emulated slice's.
+
+    Attributes:
+      losses: of its loops.
+      skipped: steps of batches that were not finite.
+      kept: states after CUT steps and their multiples, by step.
+    """
 
     def __init__(self, config, engine: str | None = None):
         self.config, dataset = config, load_dataset(config.dataset.path)
@@ -105,7 +118,7 @@ class Trained:
             strategy = tf.distribute.get_strategy()
             self.step = TpuStep(config, self.recommender, STEPS, strategy, emulated(engine))
         self._data = TrainData(dataset, BATCH, config.train.seed)
-        self.losses, self.skipped = [], []
+        self.losses, self.skipped, self.kept = [], [], {}
 
     def fresh(self):
         self.recommender.initialize()
@@ -123,7 +136,8 @@ class Trained:
     def train(self, until: int):
         batches = self.step.batches(self._data, int(self.step.step))
         loop = Loop(self.step, batches, until, 5)
-        loop.run(lambda step, steps, loss: self.losses.append(loss), [], self.skipped.append)
+        keep = Every(CUT, lambda step: self.kept.setdefault(step, self.state()))
+        loop.run(lambda step, steps, loss: self.losses.append(loss), [keep], self.skipped.append)
         return self
 
     def state(self) -> dict:
@@ -135,10 +149,9 @@ class Trained:
 
 
 @functools.cache
-def undisturbed(root: str, case: str) -> tuple[list, dict]:
-    """(losses, state at the end) of the CPU's run."""
-    run = Trained(config_of(root, CASES[case])).fresh().train(STEPS)
-    return run.losses, run.state()
+def undisturbed(root: str, case: str, engine: str | None = None) -> Trained:
+    """A run to the end, on the CPU unless an engine is given."""
+    return Trained(config_of(root, CASES[case]), engine).fresh().train(STEPS)
 
 
 def assert_close(got: dict, expected: dict, atol=2e-6) -> None:
@@ -147,21 +160,14 @@ def assert_close(got: dict, expected: dict, atol=2e-6) -> None:
         np.testing.assert_allclose(got[name], value, rtol=2e-5, atol=atol, err_msg=name)
 
 
-# An engine decides where rows lie and how each optimizer updates them; the rest is the step's.
 @pytest.mark.parametrize(
-    ("case", "engine"),
-    [
-        *((case, "v4-32") for case in CASES),
-        *((case, "v6e-4") for case in OTHER_LAYOUT),
-    ],
+    ("case", "engine"), [(case, engine) for engine, cases in ENGINES.items() for case in cases]
 )
 def test_the_tpus_step_is_the_cpus(planted, case, engine):
-    config = config_of(planted, CASES[case])
-    losses, state = undisturbed(planted, case)
-    tpu = Trained(config, engine).fresh().train(STEPS)
+    cpu, tpu = undisturbed(planted, case), undisturbed(planted, case, engine)
     assert not tpu.skipped
-    np.testing.assert_allclose(tpu.losses, losses, rtol=1e-5)
-    assert_close(tpu.state(), state, CASES[case].get("atol", 2e-6))
+    np.testing.assert_allclose(tpu.losses, cpu.losses, rtol=1e-5)
+    assert_close(tpu.state(), cpu.state(), CASES[case].get("atol", 2e-6))
 
 
 @pytest.mark.parametrize(
@@ -176,12 +182,11 @@ def test_the_tpus_step_is_the_cpus(planted, case, engine):
 )
 def test_a_run_goes_on_elsewhere(planted, case, before, after):
     """What is read there is bit for bit what was written here, and the end is that of an undisturbed run."""
-    config = config_of(planted, CASES[case])
-    saved = Trained(config, before).fresh().train(CUT).state()
-    moved = Trained(config, after).take(saved)
+    saved = undisturbed(planted, case, before).kept[CUT]
+    moved = Trained(config_of(planted, CASES[case]), after).take(saved)
     for name, value in moved.state().items():
         np.testing.assert_array_equal(value, saved[name], err_msg=name)
-    assert_close(moved.train(STEPS).state(), undisturbed(planted, case)[1])
+    assert_close(moved.train(STEPS).state(), undisturbed(planted, case).state())
 
 
 def test_a_batch_that_is_not_finite_is_named_by_its_step(planted):

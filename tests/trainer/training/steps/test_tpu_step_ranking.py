@@ -24,6 +24,7 @@ from trainer.training.steps.tpu_step import TpuStep
 pytestmark = pytest.mark.any_python
 
 STEPS, CUT = 12, 5
+KEPT = (1, CUT, STEPS)
 CLICK, BUY = {"name": "click"}, {"name": "buy", "label": "buy", "where": "label"}
 DOT = {"interaction": {"kind": "dot"}, "top": [12, 8]}
 CROSS = {"interaction": {"kind": "cross", "layers": 2, "rank": 4}, "top": [12, 8]}
@@ -49,6 +50,7 @@ OPTIMIZERS = {
 ENGINE = dict.fromkeys(("c0", "c1", "c2", "tags"), TpuTable)
 SMALL = dict.fromkeys(ENGINE, TensorCoreTable)
 MIXED = ENGINE | {"c1": TensorCoreTable, "tags": TensorCoreTable}
+PLACES = {"engine": ENGINE, "small": SMALL, "mixed": MIXED, "cpu": None}
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +76,15 @@ class Run:
       kinds: class of each table; empty: the CPU's.
       engine: slice whose engine is emulated.
       start: state to go on from, as `state` gives it.
-      steps: where to stop.
       replicas: logical devices.
+
+    Attributes:
+      losses: of each step.
+      states: state at the start and after the steps of KEPT, by step.
+      state: at the end.
     """
 
-    def __init__(self, config, kinds=None, engine="v4-32", start=None, steps=STEPS, replicas=1):
+    def __init__(self, config, kinds=None, engine="v4-32", start=None, replicas=1):
         dataset = load_dataset(config.dataset.path)
         items = Items.load(dataset)
         table_type = (lambda name, *args: kinds[name](name, *args)) if kinds else None
@@ -93,14 +99,21 @@ class Run:
         first = int(self.step.step)
         batches = self.step.batches(train_data(config, dataset, items), first)
         step = tf.function(self.step)
-        self.losses = [float(step(batch)[0]) for batch in itertools.islice(batches, steps - first)]
-        self.state = {name: variable.numpy() for name, variable in self.step.dense_state.items()}
+        self.losses, self.states = [], {first: self._state(first)}
+        for number, batch in enumerate(itertools.islice(batches, STEPS - first), first + 1):
+            self.losses.append(float(step(batch)[0]))
+            if number in KEPT:
+                self.states[number] = self._state(number)
+        self.state = self.states[STEPS]
+
+    def _state(self, step: int) -> dict:
+        found = {name: variable.numpy() for name, variable in self.step.dense_state.items()}
         with self.step.readable_rows():
             for name, table in self.recommender.tables.items():
-                self.state[f"table {name}"] = np.array(table.read_records(np.arange(table.rows)))
-                self.state[f"average {name}"] = np.array(
-                    table.read_weights(np.arange(table.rows), True, float(steps))
-                )
+                rows = np.arange(table.rows)
+                found[f"table {name}"] = np.array(table.read_records(rows))
+                found[f"average {name}"] = np.array(table.read_weights(rows, True, float(step)))
+        return found
 
     def _begin(self, start) -> None:
         self.recommender.initialize()
@@ -112,8 +125,9 @@ class Run:
 
 
 @functools.cache
-def on_cpu(root: str, model: str, optimizer: str = "lazy_adam") -> Run:
-    return Run(config_of(root, model, optimizer))
+def run_of(root: str, model: str, optimizer: str = "lazy_adam", place: str = "cpu", engine="v4-32") -> Run:
+    """An undisturbed run; `place` is a key of PLACES."""
+    return Run(config_of(root, model, optimizer), PLACES[place], engine)
 
 
 def assert_close(got: Run, expected: Run) -> None:
@@ -130,52 +144,52 @@ def some(names, fast) -> list:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_half_of_the_tables_in_the_engine(clicks, model):
-    assert_close(Run(config_of(clicks, model), MIXED, "v6e-4"), on_cpu(clicks, model))
+    assert_close(run_of(clicks, model, place="mixed", engine="v6e-4"), run_of(clicks, model))
 
 
 @pytest.mark.parametrize("model", some(MODELS, ["cross, dropout"]))
 def test_all_tables_in_the_engine(clicks, model):
-    assert_close(Run(config_of(clicks, model), ENGINE, "v4-32"), on_cpu(clicks, model))
+    assert_close(run_of(clicks, model, place="engine"), run_of(clicks, model))
 
 
-@pytest.mark.parametrize("optimizer", some(OPTIMIZERS, ["per_row", "adam", "sm3"]))
+@pytest.mark.parametrize("optimizer", some(OPTIMIZERS, ["lazy_adam", "per_row", "adam", "sm3"]))
 def test_every_optimizer_trains_a_small_table_as_the_cpu(clicks, optimizer):
-    run = Run(config_of(clicks, "dot", optimizer), SMALL)
+    run = run_of(clicks, "dot", optimizer, "small")
     assert run.step._engine.tables == {}
-    assert_close(run, on_cpu(clicks, "dot", optimizer))
+    assert_close(run, run_of(clicks, "dot", optimizer))
 
 
 def test_a_lazy_optimizer_leaves_other_rows_alone(clicks):
-    config = config_of(clicks, "dot")
-    run = Run(config, SMALL, steps=1)
-    expected = Run(config, steps=1)
+    found, expected = (run_of(clicks, "dot", place=place).states[1] for place in ("small", "cpu"))
     for name in ENGINE:
-        last = run.state[f"table {name}"][:, -1]
-        np.testing.assert_array_equal(last, expected.state[f"table {name}"][:, -1])
-    rows = run.state["table c0"]
+        last = found[f"table {name}"][:, -1]
+        np.testing.assert_array_equal(last, expected[f"table {name}"][:, -1])
+    rows = found["table c0"]
     assert (rows[:, -1] == 0).any() and not rows[rows[:, -1] == 0, 6:18].any(), "moments are 0"
     assert np.abs(rows[rows[:, -1] == 1, 6:18]).min() > 0
 
 
-PLACES = {"engine": ENGINE, "small": SMALL, "mixed": MIXED, "cpu": None}
-MOVES = ["engine small", "small mixed", "small cpu", "cpu small"]
+# The model and optimizer are those that another test trains in the place before.
+MOVES = [
+    ("cross, dropout", "lazy_adam", "engine", "small"),
+    ("dot", "per_row", "small", "cpu"),
+    pytest.param("cross, dropout", "lazy_adam", "small", "mixed", marks=pytest.mark.slow),
+    pytest.param("cross, dropout", "lazy_adam", "cpu", "small", marks=pytest.mark.slow),
+]
 
 
-@pytest.mark.parametrize("move", some(MOVES, ["engine small", "small cpu"]))
-def test_a_table_may_move(clicks, move):
+@pytest.mark.parametrize(("model", "optimizer", "before", "after"), MOVES)
+def test_a_table_may_move(clicks, model, optimizer, before, after):
     """What is read there is bit for bit what was written here, and the end is that of an undisturbed run."""
-    before, after = (PLACES[place] for place in move.split())
-    config = config_of(clicks, "cross, dropout")
-    saved = Run(config, before, steps=CUT).state
-    moved = Run(config, after, start=saved, steps=CUT)
-    assert not moved.losses
+    saved = run_of(clicks, model, optimizer, before).states[CUT]
+    moved = Run(config_of(clicks, model, optimizer), PLACES[after], start=saved)
     for name, value in saved.items():
-        np.testing.assert_array_equal(moved.state[name], value, err_msg=name)
-    assert_close(Run(config, after, start=saved), on_cpu(clicks, "cross, dropout"))
+        np.testing.assert_array_equal(moved.states[CUT][name], value, err_msg=name)
+    assert_close(moved, run_of(clicks, model, optimizer))
 
 
 def test_rows_of_small_tables_are_on_the_chips_while_it_trains(clicks):
-    table = Run(config_of(clicks, "dot"), SMALL, steps=1).recommender.tables["c0"]
+    table = run_of(clicks, "dot", place="small").recommender.tables["c0"]
     with pytest.raises(RuntimeError, match="table c0 has no copy on the host; call retrieve first"):
         table.read_records(np.arange(2))
 
