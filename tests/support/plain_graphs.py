@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-import tensorflow as tf
 
 
 @pytest.fixture(scope="module")
@@ -14,6 +13,8 @@ def plain_graphs() -> Iterator[None]:
     start processes, among them the replay of one export of each family and index, run graphs as a server
     does, and most tests of end_to_end as a run does.
     """
+    import tensorflow as tf
+
     before = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     yield
