@@ -9,9 +9,9 @@ import pytest
 def plain_graphs() -> Iterator[None]:
     """Without TensorFlow's graph optimizer, until the last test of a file.
 
-    It takes longer than all else in a small model's first answer, and a tenth of a small run. Tests that
-    start processes, among them the replay of one export of each family and index, run graphs as a server
-    does, and most tests of end_to_end as a run does.
+    It takes longer than all else in a small model's first answer. Tests that start processes, among them the
+    replay of one export of each family and index, run graphs as a server does. Not for tests that compare
+    with a process that trains, nor with other optimizers of a table: rounding differs.
     """
     import tensorflow as tf
 
