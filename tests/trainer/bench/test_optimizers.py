@@ -38,7 +38,7 @@ def assert_stands_alone(path) -> None:
     text = path.read_text(encoding="utf-8")
     tags = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", text)
     assert tags and not [tag for tag in tags if re.search(r"\b(src|href)\s*=", tag)]
-    assert "@import" not in text.split("</style>")[0] and "plotly" in text
+    assert "@import" not in text.split("</style>")[0] and 'id="plotly"' in text
 
 
 @pytest.mark.slow
