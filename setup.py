@@ -75,6 +75,7 @@ setup(
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.8",
+            "pytest-timeout>=2.4",
             "ruff",
             "mypy",
             "types-PyYAML",

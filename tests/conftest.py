@@ -3,12 +3,14 @@
 import functools
 import gc
 import os
+import socket
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # As in configs.system.storage, which gives the reason; a test may import gcsfs before that module.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
+import pytest
 from absl import logging
 from hypothesis import HealthCheck, settings
 
@@ -35,6 +37,13 @@ def pytest_configure(config):
         config.add_cleanup(functools.partial(shared.end, shared.begin()))
 
 
+def pytest_collection_modifyitems(items):
+    """Torture takes as long as it is told to."""
+    for item in items:
+        if item.get_closest_marker("torture"):
+            item.add_marker(pytest.mark.timeout(0))
+
+
 def pytest_collection_finish():
     """All modules are imported: what they hold stays, so later collections of garbage need not look at it.
 
@@ -44,7 +53,9 @@ def pytest_collection_finish():
 
 
 def pytest_runtest_teardown(item, nextitem):
-    """What a file of tests leaves in TensorFlow's registries stays as well."""
+    """What a file of tests leaves in TensorFlow's registries stays as well. A default that Beam's clients of
+    Google's services set for the whole process does not: servers of later tests would stop after a minute."""
+    socket.setdefaulttimeout(None)
     if nextitem is not None and nextitem.path != item.path:
         _keep_what_is_left()
 

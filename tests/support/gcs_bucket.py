@@ -124,20 +124,28 @@ class _Proxy:
     def __init__(self, target_port: int):
         self._target_port = target_port
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=64)
+        # Whatever the default is by now: a proxy that nobody asks for a minute is needed still.
+        self._socket.settimeout(None)
+        self._closed = False
         self.port = self._socket.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
         """Takes no more connections."""
+        self._closed = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
+        while True:
+            try:
                 client = self._socket.accept()[0]
-                threading.Thread(target=self._tunnel, args=(client,), daemon=True).start()
+            except OSError:
+                if self._closed:
+                    return
+                raise
+            threading.Thread(target=self._tunnel, args=(client,), daemon=True).start()
 
     def _tunnel(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):

@@ -1,6 +1,8 @@
 """Files on a local disk and in an object store (fsspec's in-memory one) behave alike."""
 
 import os
+import socket
+import time
 
 import fsspec
 import pytest
@@ -95,3 +97,17 @@ def test_stores_without_a_driver_are_one_line(path, problem):
 def test_line_breaks_in_a_bucket(bucket, content):
     storage.write_bytes(f"{bucket.url}/file", content)
     assert bucket.read("file") == storage.read_bytes(f"{bucket.url}/file") == content
+
+
+def test_the_bucket_of_tests_answers_after_any_pause(request):
+    """A client of Google's services gives all later sockets of its process a timeout, servers too."""
+    socket.setdefaulttimeout(0.1)
+    try:
+        bucket = request.getfixturevalue("bucket")
+        time.sleep(0.3)
+    finally:
+        socket.setdefaulttimeout(None)
+    host, _, port = bucket.environment["https_proxy"].removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(b"CONNECT storage.googleapis.com:443 HTTP/1.1\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
