@@ -274,6 +274,17 @@ def test_our_softmax_may_have_groups_and_another_precision():
     assert found == pytest.approx(np.mean(apart), rel=1e-3) and found != np.mean(apart)
 
 
+def test_bfloat16_differs_little_in_each_library():
+    names = ["lazytower", *(["torch"] if TORCH else [])]
+    cases = towers([each for name in names for each in (name, f"{name}_bfloat16")], True)
+    generator = np.random.default_rng(0)
+    step = generator.integers(0, 60, 32), generator.integers(0, 30, 32)
+    losses = {name: case.step(*step) for name, case in cases.items()}
+    for name in names:
+        assert losses[f"{name}_bfloat16"] == pytest.approx(losses[name], rel=1e-2)
+        assert losses[f"{name}_bfloat16"] != losses[name]
+
+
 def forward(arrays: list[np.ndarray], ids: np.ndarray) -> np.ndarray:
     table, *kernels = arrays
     vector = table[ids].astype(float)

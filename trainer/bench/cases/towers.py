@@ -6,6 +6,10 @@ tables, learning rate 1e-3 and epsilon 1e-7 throughout. lazytower keeps exact av
 A case is an object with `step(users, items) -> loss before the step`, ids int64 [batch].
 """
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from trainer.bench.cases.torch import import_torch
@@ -158,15 +162,22 @@ class TfrsTowers:
 class TorchTowers:
     """nn.Embedding(sparse=True) and nn.Linear under torch.optim.SparseAdam and Adam.
 
-    Args: as OurTowers; threads: 0: one per core.
+    Args: as OurTowers; threads: 0: one per core; precision: bfloat16 runs the forward pass under autocast.
 
     Raises:
       NotMeasured: PyTorch is not importable.
     """
 
-    def __init__(self, weights: dict, corrected: bool, item_counts: np.ndarray, threads: int):
+    def __init__(
+        self,
+        weights: dict,
+        corrected: bool,
+        item_counts: np.ndarray,
+        threads: int,
+        precision: str = "float32",
+    ):
         self._torch = torch = import_torch(threads)
-        self._corrected = corrected
+        self._corrected, self._autocast = corrected, precision == "bfloat16"
         self._log_q = torch.log(torch.from_numpy(item_counts / item_counts.sum()).float())
         self._tables, self._towers = {}, {}
         for side, (table, *kernels) in weights.items():
@@ -190,13 +201,8 @@ class TorchTowers:
         """See the module."""
         torch = self._torch
         ids = {"user": torch.from_numpy(users), "item": torch.from_numpy(items)}
-        user, item = (self._towers[side](self._tables[side](ids[side])) for side in ("user", "item"))
-        logits = user @ item.T
-        if self._corrected:
-            logits = logits - self._log_q[ids["item"]]
-            hits = (ids["item"][:, None] == ids["item"]).fill_diagonal_(False)
-            logits = logits.masked_fill(hits, -1e30)
-        loss = torch.nn.functional.cross_entropy(logits, torch.arange(len(users)))
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
+            loss = self._loss(ids)
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -204,5 +210,21 @@ class TorchTowers:
             optimizer.step()
         return float(loss.detach())
 
+    def _loss(self, ids):
+        torch = self._torch
+        user, item = (self._towers[side](self._tables[side](ids[side])) for side in ("user", "item"))
+        logits = user @ item.T
+        if self._corrected:
+            logits = logits - self._log_q[ids["item"]]
+            hits = (ids["item"][:, None] == ids["item"]).fill_diagonal_(False)
+            logits = logits.masked_fill(hits, -1e30)
+        return torch.nn.functional.cross_entropy(logits, torch.arange(len(ids["user"])))
 
-TOWERS = {"lazytower": OurTowers, "tfrs_tfa": TfrsTowers, "torch": TorchTowers}
+
+TOWERS: dict[str, Callable[..., Any]] = {
+    "lazytower": OurTowers,
+    "lazytower_bfloat16": functools.partial(OurTowers, precision="bfloat16"),
+    "tfrs_tfa": TfrsTowers,
+    "torch": TorchTowers,
+    "torch_bfloat16": functools.partial(TorchTowers, precision="bfloat16"),
+}

@@ -4,8 +4,9 @@ For every batch size each peer first trains alone in a process of its own, from 
 batches: the losses of its first steps, which must agree to TOLERANCE, and its memory, the process's peak less
 what it was with the libraries loaded, so that tables, slots and averages count. Then all that fit into memory
 together take turns, step by step, in one more process; `ms` is from there, `interleaved` says so. What does
-not fit keeps the times of its own process. Ratios are to lazytower, whose softmax may have another precision
-or groups: its losses then differ.
+not fit keeps the times of its own process. Ratios are to lazytower in float32; `lazytower_bfloat16` has
+model.loss.precision: bfloat16, `torch_bfloat16` PyTorch's forward pass under autocast. lazytower's softmax
+may have groups: its losses then differ.
 """
 
 import argparse
@@ -17,7 +18,14 @@ import numpy as np
 from absl import logging
 
 from trainer.bench.parts.rows import KILLED, draw
-from trainer.bench.parts.turns import COMPARED, COMPARED_STEPS, OURS, compared, load_libraries
+from trainer.bench.parts.turns import (
+    COMPARED,
+    COMPARED_STEPS,
+    OURS,
+    TOLERANCE,
+    compared,
+    load_libraries,
+)
 from trainer.bench.timing import (
     GIB,
     WARMUP_STEPS,
@@ -30,12 +38,16 @@ from trainer.bench.timing import (
 from trainer.resources.machine import peak_resident
 
 _BATCHES = (1_024, 4_096, 8_192, 16_384, 32_768)
-NAMES = (OURS, "tfrs_tfa", "torch")
+_OURS_BFLOAT16 = f"{OURS}_bfloat16"
+NAMES = (OURS, _OURS_BFLOAT16, "tfrs_tfa", "torch", "torch_bfloat16")
+_DEFAULT_NAMES = (OURS, "tfrs_tfa", "torch")
 COLUMNS = ("batch", "by", *COMPARED)
 # Matrices of batch x batch float32 that are alive at a time, and more of them with --corrected; measured at
 # 8,192, rounded up: a process that runs out of memory takes others with it.
-_MATRICES = {"lazytower": 0.1, "tfrs_tfa": 10.5, "torch": 5.0}
-_CORRECTED = {"lazytower": 0.0, "tfrs_tfa": 6.5, "torch": 0.5}
+_MATRICES = {OURS: 0.1, _OURS_BFLOAT16: 0.1, "tfrs_tfa": 10.5, "torch": 5.0, "torch_bfloat16": 5.0}
+_CORRECTED = {OURS: 0.0, _OURS_BFLOAT16: 0.0, "tfrs_tfa": 6.5, "torch": 0.5, "torch_bfloat16": 0.5}
+# Operands of 8 significant bits; losses are about 9.
+_TOLERANCE_BFLOAT16 = 1e-2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,17 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tower_dim", type=positive, default=32, help="width of both tables")
     parser.add_argument("--layers", nargs="*", type=positive, default=[64, 32], help="widths of dense layers")
     parser.add_argument("--tower_batches", nargs="+", type=positive, default=_BATCHES, help="rows per step")
-    parser.add_argument("--tower_peers", nargs="+", choices=NAMES, default=NAMES, help="libraries to measure")
+    parser.add_argument(
+        "--tower_peers", nargs="+", choices=NAMES, default=_DEFAULT_NAMES, help="libraries to measure"
+    )
     parser.add_argument(
         "--corrected",
         action="store_true",
         help="use logQ correction and mask accidental hits, in all libraries",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="of lazytower's softmax, as model.loss.precision",
     )
     parser.add_argument(
         "--group", type=positive, default=None, help="of lazytower's softmax, as model.loss.group"
@@ -69,10 +77,16 @@ def measure(args: argparse.Namespace) -> list[dict]:
         alone = {name: _in_process([name], batch, args)[name] for name in args.tower_peers}
         able = [name for name in alone if "reason" not in alone[name]]
         turns = [_in_process(able, batch, args) for _ in range(args.turns)] if len(able) > 1 else []
-        found = [{"batch": batch, "by": name} | compared(name, alone, turns) for name in alone]
+        found = [
+            {"batch": batch, "by": name} | compared(name, alone, turns, _tolerance(name)) for name in alone
+        ]
         logging.info("towers, batch %s: %s", f"{batch:,}", {row["by"]: row.get("ms") for row in found})
         rows += found
     return rows
+
+
+def _tolerance(name: str) -> float:
+    return _TOLERANCE_BFLOAT16 if name.endswith("_bfloat16") else TOLERANCE
 
 
 def tower_batches(args: argparse.Namespace, batch: int, number: int):
@@ -118,7 +132,7 @@ def _measure(names: list[str], batch: int, args: argparse.Namespace) -> dict[str
     cases: dict[str, Any] = {}
     for name in names:
         try:
-            mine = {"precision": args.precision, "group": args.group} if name == OURS else {}
+            mine = {"group": args.group} if name.startswith(OURS) else {}
             cases[name] = TOWERS[name](weights, args.corrected, counts, args.threads, **mine)
         except Exception as error:  # a broken peer must not stop the others
             found[name] = {"reason": str(error) if isinstance(error, NotMeasured) else first_line(error)}
@@ -138,5 +152,5 @@ def _gigabytes(name: str, batch: int, args: argparse.Namespace) -> float:
     """GiB that a peer needs: tables with slots and averages, and its matrices of scores."""
     tables = 4 * (args.users + args.items) * args.tower_dim * 5
     matrices = _MATRICES[name] + args.corrected * _CORRECTED[name]
-    candidates = args.group if name == OURS and args.group else batch
+    candidates = args.group if name.startswith(OURS) and args.group else batch
     return (tables + 4 * matrices * batch * candidates) / GIB
