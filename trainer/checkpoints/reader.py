@@ -6,6 +6,7 @@ Without TensorFlow, and through configs.system.storage, so directories may be in
 import contextlib
 import ctypes
 import errno
+import functools
 import io
 import math
 import os
@@ -128,7 +129,7 @@ def verify_checkpoint_file(checkpoint: Checkpoint, name: str) -> None:
 
 
 def map_array(checkpoint: Checkpoint, name: str) -> np.ndarray:
-    """An .npy file's array, read-only, mapped into memory and verified through that map.
+    """An .npy file's array, read-only, mapped into memory after the open file has been verified.
 
     The map stays valid when a trainer deletes the checkpoint meanwhile. A remote file is verified in memory;
     what is mapped is an unnamed temporary copy, which is gone when the process ends for whatever reason.
@@ -145,13 +146,12 @@ def map_array(checkpoint: Checkpoint, name: str) -> np.ndarray:
             return _array(map_file(file))
     with _reading(full_name), storage.reading(full_name) as file:
         size = os.fstat(file.fileno()).st_size
+        # Not through the map, whose pages would be read one after another with Python's lock held.
+        blocks = iter(functools.partial(file.read, _BLOCK), b"")
+        _compare(full_name, checkpoint.manifest.files[name], size, blocks)
         mapped: Any = map_file(file) if size else b""  # an empty file cannot be mapped
-    blocks = (mapped[at : at + _BLOCK] for at in range(0, len(mapped), _BLOCK))
-    _compare(full_name, checkpoint.manifest.files[name], len(mapped), blocks)
     with _as_written(checkpoint, name):
-        array = _array(mapped)
-    release(array)
-    return array
+        return _array(mapped)
 
 
 def release(array: np.ndarray) -> None:

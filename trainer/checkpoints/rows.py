@@ -4,6 +4,7 @@ Arrays are mapped into memory, so only requested rows occupy it, beside the page
 are copied to temporary files first, which are gone when the process ends.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -79,8 +80,13 @@ class _Layer:
 
     def __init__(self, checkpoint: Checkpoint, table: str):
         pieces = checkpoint.pieces(table)
-        self._records = [map_array(checkpoint, name) for _, name, _ in pieces]
-        self._ids = [map_array(checkpoint, name) for _, _, name in pieces if name is not None]
+        names = [name for _, *files in pieces for name in files if name is not None]
+        most = in_flight(checkpoint.manifest.tables[table].largest_piece_bytes)
+        arrays = dict(
+            zip(names, in_order(functools.partial(map_array, checkpoint), names, most), strict=True)
+        )
+        self._records = [arrays[name] for _, name, _ in pieces]
+        self._ids = [arrays[name] for _, _, name in pieces if name is not None]
         starts = np.cumsum([0] + [n for n, _, _ in pieces])[:-1]
         self._first = np.array([ids[0] for ids in self._ids], np.int64) if self._ids else starts
 
