@@ -13,7 +13,7 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "vectors.h"
@@ -51,16 +51,29 @@ struct Group {
   float log_q(int64_t j) const { return source(j).log_q[place(j)]; }
 };
 
-// The columns that hold each id, for masking accidental hits.
+// The columns that hold the same id as a column, rising, for masking accidental hits.
 class Columns {
  public:
   explicit Columns(const Group& group) {
-    for (int64_t j = 0; group.mask_hits && j < group.items(); ++j) columns_[group.id(j)].push_back(j);
+    if (!group.mask_hits) return;
+    const int64_t number = group.items();
+    std::vector<std::pair<int64_t, int64_t>> sorted(number);
+    for (int64_t j = 0; j < number; ++j) sorted[j] = {group.id(j), j};
+    std::sort(sorted.begin(), sorted.end());
+    columns_.resize(number), begin_.resize(number), end_.resize(number);
+    for (int64_t from = 0, to = 0; from < number; from = to) {
+      while (to < number && sorted[to].first == sorted[from].first) ++to;
+      for (int64_t k = from; k < to; ++k) {
+        const int64_t j = sorted[k].second;
+        columns_[k] = j, begin_[j] = from, end_[j] = to;
+      }
+    }
   }
-  const std::vector<int64_t>& of(int64_t id) const { return columns_.at(id); }
+  const int64_t* begin(int64_t j) const { return columns_.data() + begin_[j]; }
+  const int64_t* end(int64_t j) const { return columns_.data() + end_[j]; }
 
  private:
-  std::unordered_map<int64_t, std::vector<int64_t>> columns_;
+  std::vector<int64_t> columns_, begin_, end_;
 };
 
 // Columns begin .. end, in multiples of kPair.
@@ -138,13 +151,21 @@ class Block {
     const bool here = items.begin <= own && own < items.end;
     if (here) positive_[i] = logits[own - items.begin];
     if (!group_.mask_hits) return;
-    const auto& hits = candidates_.columns.of(group_.id(own));
-    if (hits.size() == 1) return;
-    for (auto j = std::lower_bound(hits.begin(), hits.end(), items.begin); j != hits.end() && *j < items.end; ++j) {
-      logits[*j - items.begin] = kMasked;
+    const int64_t *hits = candidates_.columns.begin(own), *end = candidates_.columns.end(own);
+    if (end - hits == 1) return;
+    bool was_largest = false;
+    for (auto j = std::lower_bound(hits, end, items.begin); j != end && *j < items.end; ++j) {
+      if (*j == own) continue;
+      float* hit = &logits[*j - items.begin];
+      was_largest |= *hit >= *top;
+      *hit = kMasked;
     }
-    if (here) logits[own - items.begin] = positive_[i];
-    *top = *std::max_element(logits, logits + items.end - items.begin);
+    if (!was_largest) return;
+    Floats most = Floats{} + kMasked;
+    for (const float *p = logits, *stop = p + items.end - items.begin; p < stop; p += kWide) {
+      most = Max(*reinterpret_cast<const Floats*>(p), most);
+    }
+    *top = Largest(most);
   }
 
   // Multiplies a row's sums: its largest logit has become `top`.

@@ -8,9 +8,6 @@
 // the items, the latter with the users.
 
 #include <cstring>
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
 
 #include "softmax.h"
 
@@ -91,10 +88,21 @@ inline void Interleave(Ints one, Ints two, Ints* first, Ints* second) {
   *first = (Ints)low, *second = (Ints)high;
 }
 
+#if defined(__AVX512DQ__)
+// 2^x for x <= 0, to 3e-6 of its value: a minimax polynomial of degree 4 on 0 .. 1, exact at 0.
+inline Floats Exp2(Floats x) {
+  const Floats rest = (Floats)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF);
+  Floats sum = rest * 1.34266838e-2f + 5.22424728e-2f;
+  sum = sum * rest + 2.41280198e-1f;
+  sum = sum * rest + 6.93044841e-1f;
+  sum = sum * rest + 1.0f;
+  return (Floats)_mm512_scalef_ps((__m512)sum, (__m512)x);
+}
+#else
 // 2^x for x <= 0, to 3e-6 of its value, and at least 2^-126: a minimax polynomial of degree 4 on -0.5 .. 0.5.
 inline Floats Exp2(Floats x) {
   const Floats low = Floats{} - 126.0f;
-  x = x < low ? low : x;
+  x = Max(low, x);
   const Floats shifted = x + 12582912.0f;  // the integer is in the low bits
   const Floats rest = x - (shifted - 12582912.0f);
   Floats sum = rest * 9.5828500e-3f + 5.5906420e-2f;
@@ -104,6 +112,7 @@ inline Floats Exp2(Floats x) {
   const Ints bits = (Ints)sum + ((Ints)shifted << 23);
   return (Floats)bits;
 }
+#endif
 
 // to[i, :] += sum over j of from[i, j] . rows[j, :], for kSums values of i and kSome vectors: from and rows are pairs.
 // Strides as of Multiply in vectors.h.
@@ -196,14 +205,10 @@ void LogitsOfPairs(const Bfloat16Candidates& candidates, Tile tile, const int32_
     for (int64_t i = 0; i < kGroup; ++i) {
       *reinterpret_cast<Floats*>(logits + i * kStride) = sum[i][0];
       *reinterpret_cast<Floats*>(logits + i * kStride + kWide) = sum[i][1];
-      const Floats more = sum[i][0] > sum[i][1] ? sum[i][0] : sum[i][1];
-      most[i] = more > most[i] ? more : most[i];
+      most[i] = Max(Max(sum[i][0], sum[i][1]), most[i]);
     }
   }
-  for (int64_t i = 0; i < kGroup; ++i) {
-    top[i] = most[i][0];
-    for (int64_t k = 1; k < kWide; ++k) top[i] = std::max(top[i], most[i][k]);
-  }
+  for (int64_t i = 0; i < kGroup; ++i) top[i] = Largest(most[i]);
 }
 
 class Bfloat16Block : public Block {
@@ -265,8 +270,8 @@ class Bfloat16Block : public Block {
       Ints* both = reinterpret_cast<Ints*>(across + j);
       Interleave(first, second, both, both + 1);
     }
-    for (int64_t k = 0; k < kWide; ++k) total_[i] += sums[0][k];
-    for (int64_t k = 0; k < kWide; ++k) total_[i + 1] += sums[1][k];
+    total_[i] += Sum(sums[0]);
+    total_[i + 1] += Sum(sums[1]);
   }
 
   float Loss(int64_t i) const override { return std::log(total_[i]) + (top_[i] - positive_[i]) * kLn2; }

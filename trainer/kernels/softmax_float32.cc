@@ -53,14 +53,10 @@ void Logits(const Float32Candidates& candidates, Tile tile, const float* rows, f
     for (int64_t i = 0; i < kGroup; ++i) {
       *reinterpret_cast<Floats*>(logits + i * kStride) = sum[i][0];
       *reinterpret_cast<Floats*>(logits + i * kStride + kWide) = sum[i][1];
-      const Floats more = sum[i][0] > sum[i][1] ? sum[i][0] : sum[i][1];
-      most[i] = more > most[i] ? more : most[i];
+      most[i] = Max(Max(sum[i][0], sum[i][1]), most[i]);
     }
   }
-  for (int64_t i = 0; i < kGroup; ++i) {
-    top[i] = most[i][0];
-    for (int64_t k = 1; k < kWide; ++k) top[i] = std::max(top[i], most[i][k]);
-  }
+  for (int64_t i = 0; i < kGroup; ++i) top[i] = Largest(most[i]);
 }
 
 class Float32Block : public Block {

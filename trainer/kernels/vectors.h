@@ -1,9 +1,13 @@
-// Small matrix products and exponentials in the processor's registers.
+// Small matrix products, exponentials and reductions in the processor's registers.
 
 #ifndef LAZYTOWER_VECTORS_H_
 #define LAZYTOWER_VECTORS_H_
 
 #include <cstdint>
+#include <cstring>
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
 
 namespace lazytower {
 namespace {
@@ -32,6 +36,38 @@ typedef float Short LAZYTOWER_VECTOR(LAZYTOWER_SHORT);
 constexpr int64_t kNarrow = LAZYTOWER_SHORT / 4;
 
 inline int64_t Padded(int64_t number, int64_t to) { return (number + to - 1) / to * to; }
+
+// x > y ? x : y, also of values that are not numbers. GCC makes two instructions of that.
+inline Floats Max(Floats x, Floats y) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_max_ps((__m512)x, (__m512)y);
+#elif defined(__AVX__)
+  return (Floats)_mm256_max_ps((__m256)x, (__m256)y);
+#else
+  return x > y ? x : y;
+#endif
+}
+
+// Combines all values of a vector, its halves first.
+template <typename Combine>
+inline float Folded(Floats x, Combine combine) {
+  float values[kWide];
+  std::memcpy(values, &x, sizeof x);
+#pragma GCC unroll 4
+  for (int64_t n = kWide / 2; n > 0; n /= 2) {
+#pragma GCC unroll 8
+    for (int64_t k = 0; k < n; ++k) values[k] = combine(values[k], values[k + n]);
+  }
+  return values[0];
+}
+
+inline float Largest(Floats x) {
+  return Folded(x, [](float a, float b) { return a > b ? a : b; });
+}
+
+inline float Sum(Floats x) {
+  return Folded(x, [](float a, float b) { return a + b; });
+}
 
 // e^x, to 2 units in the last place; 0 below -87.
 inline Floats Exp(Floats x) {
