@@ -34,6 +34,7 @@ from trainer.checkpoints.files import (
 from trainer.checkpoints.manifest import CheckpointFile, CheckpointManifest, checksum_text
 
 _BLOCK = 1 << 22
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,37 @@ def read_copy(checkpoint: Checkpoint, name: str) -> np.ndarray:
     _compare(full_name, checkpoint.manifest.files[name], size, [content])
     with _as_written(checkpoint, name):
         return _array(content, writeable=True)
+
+
+def read_into(checkpoint: Checkpoint, name: str, to: np.ndarray) -> None:
+    """Reads an .npy file's array into an array of its shape and type, contiguous: no copy is in memory.
+
+    Raises:
+      DamagedCheckpoint: as read_checkpoint_file; what `to` holds then is not to be used.
+    """
+    full_name, expected = storage.join(checkpoint.path, name), checkpoint.manifest.files[name]
+    with _as_written(checkpoint, name):
+        if storage.is_remote(checkpoint.path):
+            to[...] = read_array(checkpoint, name)
+            return
+        if (header := expected.bytes - to.nbytes) <= 0:
+            raise ValueError(f"{expected.bytes} bytes are no array {to.shape}")
+    checksum, values = google_crc32c.Checksum(), to.reshape(-1).view(np.uint8).data
+    with _reading(full_name), storage.reading(full_name) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == expected.bytes:  # else there is no need to read it
+            head = file.read(header)
+            checksum.update(head)
+            for at in range(0, len(values), _PIECE):
+                block = values[at : at + _PIECE]
+                cast(io.BufferedIOBase, file).readinto(block)
+                checksum.update(bytes(block))  # the only type that it accepts, from the processor's cache
+    if CheckpointFile(bytes=size, crc32c=checksum_text(checksum)) != expected:
+        raise _differs(full_name)
+    with _as_written(checkpoint, name):
+        shape, dtype, _ = _header(head)
+        if (shape, dtype) != (to.shape, to.dtype):
+            raise ValueError(f"an array {shape} of {dtype}, not {to.shape} of {to.dtype}")
 
 
 def read_dense(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
@@ -207,12 +239,18 @@ def _as_written(checkpoint: Checkpoint, name: str) -> Iterator[None]:
 
 def _array(content: Any, writeable: bool = False) -> np.ndarray:
     """The array of an .npy file's content, a view of it."""
+    shape, dtype, start = _header(content)
+    array = np.frombuffer(content, dtype, math.prod(shape), start).reshape(shape)
+    array.flags.writeable = writeable
+    return array
+
+
+def _header(content: Any) -> tuple[tuple[int, ...], np.dtype, int]:
+    """(shape, type, place of the first value) of an .npy file's array."""
     header = io.BytesIO(bytes(content[:256]))
     np.lib.format.read_magic(header)
     shape, _, dtype = np.lib.format.read_array_header_1_0(header)
-    array = np.frombuffer(content, dtype, math.prod(shape), header.tell()).reshape(shape)
-    array.flags.writeable = writeable
-    return array
+    return shape, dtype, header.tell()
 
 
 def _compare(name: str, expected: CheckpointFile, size: int, blocks: Iterable[Any]) -> None:

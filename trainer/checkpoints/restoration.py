@@ -14,7 +14,7 @@ from configs.system import storage
 from trainer.checkpoints.chain import LOOKS, CheckpointDirectory
 from trainer.checkpoints.files import DENSE, DamagedCheckpoint, errors_of, in_flight, in_order
 from trainer.checkpoints.identity import DATASET, first_difference
-from trainer.checkpoints.reader import Checkpoint, read_array, read_dense
+from trainer.checkpoints.reader import Checkpoint, read_array, read_dense, read_into
 from trainer.embeddings.base import RowsElsewhere, Table
 
 _Loaded = TypeVar("_Loaded")
@@ -141,9 +141,16 @@ def dense_values(
 
 
 def load_rows(checkpoint: Checkpoint, name: str, table: Table) -> None:
-    """Writes a checkpoint's rows into a table: threads read and verify, this thread writes."""
+    """Writes a checkpoint's rows into a table: threads read, verify and, if they can, write.
+
+    Raises:
+      DamagedCheckpoint: a file is not as it was written; the table then holds anything.
+    """
     if table.elsewhere is not None:
         _load_elsewhere(checkpoint, name, table, table.elsewhere)
+        return
+    if (memory := table.memory()) is not None:
+        _load_in_place(checkpoint, name, memory)
         return
 
     def read(piece: tuple[int, str, str | None]) -> list[np.ndarray]:
@@ -159,6 +166,23 @@ def load_rows(checkpoint: Checkpoint, name: str, table: Table) -> None:
         else:
             table.write_records(start, records)
             start += len(records)
+
+
+def _load_in_place(checkpoint: Checkpoint, name: str, memory: np.ndarray) -> None:
+    """As `load_rows`, into the memory of a table; of a full checkpoint without a copy."""
+    pieces = checkpoint.pieces(name)
+    starts = itertools.accumulate((n for n, _, _ in pieces), initial=0)
+
+    def load(piece: tuple[int, tuple[int, str, str | None]]) -> None:
+        start, (number, records, ids) = piece
+        if ids is None:
+            read_into(checkpoint, records, memory[start : start + number])
+        else:
+            memory[read_array(checkpoint, ids)] = read_array(checkpoint, records)
+
+    most = in_flight(checkpoint.manifest.tables[name].largest_piece_bytes)
+    for _ in in_order(load, list(zip(starts, pieces, strict=False)), most):
+        pass
 
 
 def _load_elsewhere(checkpoint: Checkpoint, name: str, table: Table, elsewhere: RowsElsewhere) -> None:

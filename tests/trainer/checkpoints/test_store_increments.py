@@ -65,7 +65,9 @@ def test_an_optimizer_that_is_not_lazy_touches_all_rows():
 
 @pytest.mark.parametrize("average", [True, False])
 @pytest.mark.parametrize(
-    "engines", skipping_tfa([("rows", "rows"), ("rows", "tfa"), ("tfa", "rows")]), ids="-".join
+    "engines",
+    skipping_tfa([("rows", "rows"), ("rows", "native"), ("rows", "tfa"), ("tfa", "rows")]),
+    ids="-".join,
 )
 def test_full_and_increments_restore_every_step(tmp_path, engines, average):
     run, store = Run(engines[0], average), store_at(tmp_path, compact_at=9)
