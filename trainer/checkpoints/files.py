@@ -12,14 +12,12 @@
 Without TensorFlow, and through configs.system.storage, so directories may be in object stores.
 """
 
-import collections
-import concurrent.futures
 import contextlib
 import io
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import google_crc32c
 import numpy as np
@@ -27,6 +25,7 @@ from absl import logging
 
 from configs.errors import CheckpointError, UserError
 from configs.system import storage
+from configs.system.threads import in_order
 from trainer.checkpoints.manifest import (
     CheckpointFile,
     CheckpointHead,
@@ -40,10 +39,6 @@ _BLOCK = 1 << 22
 _THREADS = 8
 # Bytes of the pieces being written, or read, at a time; TensorFlow holds a copy of each on top.
 _IN_FLIGHT_BYTES = 200 << 20
-
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 class DamagedCheckpoint(CheckpointError):
@@ -86,27 +81,6 @@ def ids_file(table: str, number: int) -> str:
 def in_flight(piece_bytes: int) -> int:
     """How many pieces of this size may be in memory at a time."""
     return max(1, min(_THREADS, _IN_FLIGHT_BYTES // max(piece_bytes, 1)))
-
-
-def in_order(function: Callable[[_Item], _Result], items: Iterable[_Item], most: int) -> Iterator[_Result]:
-    """function(item) of each item, in order, computed by threads; at most `most` items at a time.
-
-    `items` is consumed in the caller's thread. An item's exception is raised at its turn; later items that
-    have not been started are dropped then.
-    """
-    waiting: collections.deque[concurrent.futures.Future[_Result]] = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(most) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                del item  # otherwise one more item would stay in memory
-                if len(waiting) == most:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 @contextlib.contextmanager

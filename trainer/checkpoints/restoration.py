@@ -11,8 +11,9 @@ from absl import logging
 
 from configs.errors import CheckpointError
 from configs.system import storage
+from configs.system.threads import in_order
 from trainer.checkpoints.chain import LOOKS, CheckpointDirectory
-from trainer.checkpoints.files import DENSE, DamagedCheckpoint, errors_of, in_flight, in_order
+from trainer.checkpoints.files import DENSE, DamagedCheckpoint, errors_of, in_flight
 from trainer.checkpoints.identity import DATASET, first_difference
 from trainer.checkpoints.reader import Checkpoint, read_array, read_dense, read_into
 from trainer.embeddings.base import RowsElsewhere, Table

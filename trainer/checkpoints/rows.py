@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from trainer.checkpoints.files import in_flight, in_order
+from configs.system.threads import in_order
+from trainer.checkpoints.files import in_flight
 from trainer.checkpoints.reader import Checkpoint, map_array, read_copy, release
 
 _Used = TypeVar("_Used")
@@ -33,7 +34,13 @@ def stream_rows(
       DamagedCheckpoint: a file is not as it was written.
     """
     full, *increments = chain
-    layers = [_Layer(checkpoint, table) for checkpoint in increments]
+    yield from _streamed(full, [_Layer(checkpoint, table) for checkpoint in increments], table, use)
+
+
+def _streamed(
+    full: Checkpoint, layers: "list[_Layer]", table: str, use: Callable[[int, np.ndarray], _Used]
+) -> Iterator[_Used]:
+    """As stream_rows; `layers`: of the increments, in order."""
     pieces = full.pieces(table)
     starts = np.cumsum([0] + [n for n, _, _ in pieces])
 
@@ -63,6 +70,7 @@ class StoredRows:
     def __init__(self, chain: list[Checkpoint], table: str):
         full, *increments = (_Layer(checkpoint, table) for checkpoint in chain)
         self._layers = [*increments[::-1], full]
+        self._full, self._table = chain[0], table
         self.width = chain[0].manifest.tables[table].width
 
     def read(self, ids: np.ndarray) -> np.ndarray:
@@ -73,6 +81,10 @@ class StoredRows:
             found = layer.read_into(records, left, ids[left])
             left = left[~found]
         return records
+
+    def stream(self, use: Callable[[int, np.ndarray], _Used]) -> Iterator[_Used]:
+        """As stream_rows, of all rows: in threads, and faster than reading them by id."""
+        yield from _streamed(self._full, self._layers[-2::-1], self._table, use)
 
 
 class _Layer:

@@ -1,5 +1,6 @@
 """Reads the record files of a dataset, each verified against dataset.json before its first record is used."""
 
+import contextlib
 import gzip
 import struct
 import zlib
@@ -13,11 +14,14 @@ from configs.dataset_parts import FileInfo
 from configs.errors import DataError
 from configs.manifest import Dataset
 from configs.system.storage import read_bytes
+from configs.system.threads import in_order
 from trainer.data.record_files import PREPARE_AGAIN, verify_dataset_file
 from trainer.runtime import untuned
 
 PIPELINED_BYTES = 1 << 20
 """Smaller files are read whole: setting up a tf.data pipeline takes longer, 30 ms of CPU time and more."""
+
+_FILES_AHEAD = 4
 
 
 def read_blocks(
@@ -35,19 +39,37 @@ def read_blocks(
     import tensorflow as tf
 
     spec = {name: tf.io.RaggedFeature(_column_type(dataset, name)) for name in columns}
-    for info in files:
+
+    def opened(info: FileInfo) -> tuple[FileInfo, Iterable[dict[str, np.ndarray]]]:
+        """A file and its blocks, in a thread: those of a small one are read, those of others will be."""
         verify_dataset_file(dataset, info)
+        path = dataset.file_path(info)
+        if info.bytes >= PIPELINED_BYTES:
+            return info, _pipelined(path, spec)
+        with _told(path):
+            return info, list(_at_once(path, spec))
+
+    for info, blocks in in_order(opened, files, _FILES_AHEAD):
         path, rows = dataset.file_path(info), 0
-        try:
-            for block in _pipelined(path, spec) if info.bytes >= PIPELINED_BYTES else _at_once(path, spec):
+        with _told(path):
+            for block in blocks:
                 rows += len(block[columns[0]])
                 yield block
-        except tf.errors.OpError as error:
-            raise DataError(
-                f"{path}: cannot be read ({error.message.splitlines()[0]}); {PREPARE_AGAIN}"
-            ) from None
         if rows != info.rows:
             raise DataError(f"{path}: has {rows} rows, but dataset.json says {info.rows}; {PREPARE_AGAIN}")
+
+
+@contextlib.contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Turns errors of TensorFlow into a DataError that names the file."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.message.splitlines()[0]}); {PREPARE_AGAIN}"
+        ) from None
 
 
 def _pipelined(path: str, spec: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:

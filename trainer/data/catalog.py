@@ -5,6 +5,7 @@ that are evaluated are kept in memory.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -112,21 +113,21 @@ class Items:
         columns = {name: rows if name == "item" else self.features[name][ids] for name in names}
         return model_inputs(self.infos, columns)
 
-    @property
+    @functools.cached_property
     def known(self) -> np.ndarray:
-        """Whether each catalog id is in `ids`, bool [rows]."""
-        known = np.zeros(self.rows, bool)
-        known[self.ids] = True
-        return known
+        """Whether each catalog id is in `ids`, bool [rows], read-only."""
+        return self._mask(self.ids)
 
-    @property
+    @functools.cached_property
     def in_histories(self) -> np.ndarray:
-        """Whether histories hold each catalog id, bool [rows]."""
-        if self.history_ids is None:
-            return self.known
-        found = np.zeros(self.rows, bool)
-        found[self.history_ids] = True
-        return found
+        """Whether histories hold each catalog id, bool [rows], read-only."""
+        return self.known if self.history_ids is None else self._mask(self.history_ids)
+
+    def _mask(self, ids: np.ndarray) -> np.ndarray:
+        mask = np.zeros(self.rows, bool)
+        mask[ids] = True
+        mask.flags.writeable = False
+        return mask
 
     def knows(self, numbers: np.ndarray) -> np.ndarray:
         """Whether each catalog id of a user's sequence is one of `ids`, bool [n]."""

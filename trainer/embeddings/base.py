@@ -7,7 +7,7 @@ that updated the row is always stored, because checkpoints select rows by it.
 
 import abc
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -213,6 +213,11 @@ class Table(Embedding):
         if averaged and self.average is not None:
             return self.average_of(records, step)
         return tf.convert_to_tensor(records[:, : self.dim])
+
+    def all_weights(self, averaged: bool, step) -> Iterator[tuple[int, Any]]:
+        """(first row, weights as of read_weights) of consecutive ranges of all rows."""
+        for start, stop in self.chunks():
+            yield start, self.read_weights(np.arange(start, stop, dtype=np.int64), averaged, step)
 
     def average_of(self, records, step):
         """Averages as of `step` (float32 scalar), float32 [n, dim], of records float32 [n, width]."""

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from configs.sections.export import IndexConfig
 from trainer.data.catalog import Users, load_vocabulary
+from trainer.data.chain.catalogs import catalog_blocks
 from trainer.data.features import Column, ListColumn, empty_column, empty_value, hash_of, join
 from trainer.data.ragged import Ragged
 from trainer.evaluation.scorer import item_vectors
@@ -81,7 +82,7 @@ def _requests(trained: Trained, users: list[_User], scores: np.ndarray, vectors:
     """Requests for recommend: with and without seen items, small and large k, excluded items, restrictions,
     and state of the users."""
     max_k, can_exclude = trained.config.export.max_k, trained.config.export.exclude_seen
-    best = [np.argsort(-np.where(trained.items.known, row, -np.inf), kind="stable")[:2] for row in scores]
+    best = [_best(row, trained.items.known, 2) for row in scores]
     plain = _Request(users, scores, min(10, max_k), can_exclude)
     requests = [
         plain,
@@ -146,8 +147,7 @@ def _expected(trained: Trained, request: _Request) -> dict:
         if request.having and next(iter(request.where.values()))[i]:
             allowed &= request.having[i]
         allowed[banned] = False
-        order = np.argsort(-np.where(allowed, row, -np.inf), kind="stable")
-        order = order[: min(request.k + _SPARE, int(allowed.sum()))]
+        order = _best(row, allowed, request.k + _SPARE)
         answers.append(
             {
                 "exclude": [_text(keys[i]) for i in without],
@@ -159,6 +159,15 @@ def _expected(trained: Trained, request: _Request) -> dict:
     lists |= {WHERE + name: [[_text(value)] for value in values] for name, values in request.where.items()}
     found = {"k": request.k, "exclude_seen": request.exclude_seen, "answers": answers}
     return found | {"inputs": lists | request.inputs, "exact": bool(lists)}
+
+
+def _best(scores: np.ndarray, allowed: np.ndarray, number: int) -> np.ndarray:
+    """The items with the largest scores among those allowed, best first, of equal ones the first, int64."""
+    items = np.flatnonzero(allowed)
+    if number < len(items):
+        own = scores[items]
+        items = items[own >= np.partition(own, -number)[-number]]
+    return items[np.argsort(-scores[items], kind="stable")[:number]]
 
 
 def _changed_users(trained: Trained, users: list[_User]) -> tuple[list[_User], dict]:
@@ -186,7 +195,8 @@ def _changed_users(trained: Trained, users: list[_User]) -> tuple[list[_User], d
 def _sample_users(trained: Trained) -> list[_User]:
     """Users spread over the catalog, then one whose key was never seen."""
     users = Users(trained.dataset, trained.items)
-    ids = np.sort(np.concatenate([block.ids for block in users.blocks()] or [np.array([], np.int64)]))
+    blocks = catalog_blocks(trained.dataset, "user", [])
+    ids = np.sort(np.concatenate([block.ids for block in blocks] or [np.array([], np.int64)]))
     unknown = _row_of_unknown(trained, "user")
     wanted = np.union1d(_spread(ids), [unknown])
     found = {}

@@ -36,9 +36,7 @@ def _table_weights(trained: Trained, name: str) -> tf.Variable:
     """Served weights of a table, read chunk by chunk."""
     table = trained.recommender.storages[name]
     weights = tf.Variable(tf.zeros([table.rows, table.dim]), trainable=False, name=f"table_{name}")
-    for start, stop in table.chunks():
-        ids = np.arange(start, stop, dtype=np.int64)
-        chunk = table.read_weights(ids, averaged(trained), float(trained.step))
+    for start, chunk in table.all_weights(averaged(trained), float(trained.step)):
         write_rows(weights, start, chunk, f"table {name}")
     return weights
 

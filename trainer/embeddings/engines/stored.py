@@ -24,7 +24,7 @@ class StoredTable(Table):
     engine = "stored"
 
     def open(self, stored) -> None:
-        """Sets the source of rows: `stored.read(ids int64 [n])` returns records, float32 [n, width]."""
+        """Sets the source of rows, as trainer.checkpoints.rows.StoredRows."""
         self._stored = stored
         self._tail: list = []
 
@@ -36,6 +36,18 @@ class StoredTable(Table):
         if not averaged or not self._tail:
             return super().read_weights(ids, averaged, step)
         return tf.constant(mean_weights(self._tail, np.asarray(ids), self.dim))
+
+    def all_weights(self, averaged, step):
+        if averaged and self._tail:
+            yield from super().all_weights(averaged, step)
+            return
+
+        def weights(start: int, records: np.ndarray) -> tuple[int, tf.Tensor]:
+            if averaged and self.average is not None:
+                return start, self.average_of(records, step)
+            return start, tf.constant(records[:, : self.dim])
+
+        yield from self._stored.stream(weights)
 
     def read_records(self, ids):
         return self._stored.read(np.asarray(ids))
