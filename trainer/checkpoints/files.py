@@ -35,7 +35,7 @@ from trainer.checkpoints.manifest import (
 
 COMMITTED = "COMMITTED"
 DENSE = "dense.npz"
-_BLOCK = 1 << 22
+_BLOCK = 1 << 20
 _THREADS = 8
 # Bytes of the pieces being written, or read, at a time; TensorFlow holds a copy of each on top.
 _IN_FLIGHT_BYTES = 200 << 20
@@ -134,9 +134,7 @@ def write_checkpoint(
             files |= written
         buffer = io.BytesIO()
         np.savez(buffer, **dense)
-        # Released also on errors: a view that outlives its buffer's cycle crashes Python 3.12.
-        with buffer.getbuffer() as content:
-            files[DENSE] = _write(path, DENSE, [content])
+        files[DENSE] = _write(path, DENSE, [buffer.getvalue()])
         with errors_of(path):
             _sync_directories(path, head.tables)
             check()
@@ -172,10 +170,12 @@ def _write(path: str, name: str, parts: Iterable[bytes | memoryview]) -> Checkpo
     size, checksum = 0, google_crc32c.Checksum()
     with errors_of(full_name), storage.writing(full_name) as file:
         for part in parts:
-            for at in range(0, len(part), _BLOCK):
-                block = bytes(part[at : at + _BLOCK])  # the only type that the checksum accepts
+            # The checksum takes arrays but no memoryview; blocks of this size stay in the cache.
+            values = np.frombuffer(part, np.uint8)
+            for at in range(0, len(values), _BLOCK):
+                block = values[at : at + _BLOCK]
                 checksum.update(block)
-                file.write(block)
+                file.write(block.data)
                 size += len(block)
     return CheckpointFile(bytes=size, crc32c=checksum_text(checksum))
 

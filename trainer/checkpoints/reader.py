@@ -6,7 +6,6 @@ Without TensorFlow, and through configs.system.storage, so directories may be in
 import contextlib
 import ctypes
 import errno
-import functools
 import io
 import math
 import os
@@ -14,7 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import google_crc32c
 import numpy as np
@@ -33,8 +32,7 @@ from trainer.checkpoints.files import (
 )
 from trainer.checkpoints.manifest import CheckpointFile, CheckpointManifest, checksum_text
 
-_BLOCK = 1 << 22
-_PIECE = 1 << 20
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -124,16 +122,16 @@ def read_into(checkpoint: Checkpoint, name: str, to: np.ndarray) -> None:
             return
         if (header := expected.bytes - to.nbytes) <= 0:
             raise ValueError(f"{expected.bytes} bytes are no array {to.shape}")
-    checksum, values = google_crc32c.Checksum(), to.reshape(-1).view(np.uint8).data
+    checksum, values = google_crc32c.Checksum(), to.reshape(-1).view(np.uint8)
     with _reading(full_name), storage.reading(full_name) as file:
         size = os.fstat(file.fileno()).st_size
         if size == expected.bytes:  # else there is no need to read it
             head = file.read(header)
             checksum.update(head)
-            for at in range(0, len(values), _PIECE):
-                block = values[at : at + _PIECE]
-                cast(io.BufferedIOBase, file).readinto(block)
-                checksum.update(bytes(block))  # the only type that it accepts, from the processor's cache
+            for at in range(0, len(values), _BLOCK):
+                block = values[at : at + _BLOCK]
+                cast(io.BufferedIOBase, file).readinto(block.data)
+                checksum.update(block)
     if CheckpointFile(bytes=size, crc32c=checksum_text(checksum)) != expected:
         raise _differs(full_name)
     with _as_written(checkpoint, name):
@@ -153,7 +151,7 @@ def verify_checkpoint_file(checkpoint: Checkpoint, name: str) -> None:
     """Raises DamagedCheckpoint as read_checkpoint_file; reads block by block and keeps nothing."""
     full_name, size, checksum = storage.join(checkpoint.path, name), 0, google_crc32c.Checksum()
     with _reading(full_name), storage.reading(full_name) as file:
-        while block := file.read(_BLOCK):
+        for block in _blocks(file):
             size += len(block)
             checksum.update(block)
     if CheckpointFile(bytes=size, crc32c=checksum_text(checksum)) != checkpoint.manifest.files[name]:
@@ -179,8 +177,7 @@ def map_array(checkpoint: Checkpoint, name: str) -> np.ndarray:
     with _reading(full_name), storage.reading(full_name) as file:
         size = os.fstat(file.fileno()).st_size
         # Not through the map, whose pages would be read one after another with Python's lock held.
-        blocks = iter(functools.partial(file.read, _BLOCK), b"")
-        _compare(full_name, checkpoint.manifest.files[name], size, blocks)
+        _compare(full_name, checkpoint.manifest.files[name], size, _blocks(file))
         mapped: Any = map_file(file) if size else b""  # an empty file cannot be mapped
     with _as_written(checkpoint, name):
         return _array(mapped)
@@ -251,6 +248,14 @@ def _header(content: Any) -> tuple[tuple[int, ...], np.dtype, int]:
     np.lib.format.read_magic(header)
     shape, _, dtype = np.lib.format.read_array_header_1_0(header)
     return shape, dtype, header.tell()
+
+
+def _blocks(file: BinaryIO) -> Iterator[np.ndarray]:
+    """The rest of a file, uint8 [n], in one piece of memory: the system clears new ones for longer than it
+    reads into them."""
+    room = np.empty(_BLOCK, np.uint8)
+    while number := cast(io.BufferedIOBase, file).readinto(room.data):
+        yield room[:number]
 
 
 def _compare(name: str, expected: CheckpointFile, size: int, blocks: Iterable[Any]) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -173,13 +174,19 @@ def _load_in_place(checkpoint: Checkpoint, name: str, memory: np.ndarray) -> Non
     """As `load_rows`, into the memory of a table; of a full checkpoint without a copy."""
     pieces = checkpoint.pieces(name)
     starts = itertools.accumulate((n for n, _, _ in pieces), initial=0)
+    largest, mine = max((n for n, _, _ in pieces), default=0), threading.local()
 
     def load(piece: tuple[int, tuple[int, str, str | None]]) -> None:
         start, (number, records, ids) = piece
         if ids is None:
             read_into(checkpoint, records, memory[start : start + number])
-        else:
-            memory[read_array(checkpoint, ids)] = read_array(checkpoint, records)
+            return
+        # The thread's own memory again: the system takes longer to clear new memory than to read into it.
+        if not hasattr(mine, "room"):
+            mine.room = np.empty([largest, memory.shape[1]], np.float32)
+        room: np.ndarray = mine.room
+        read_into(checkpoint, records, room[:number])
+        memory[read_array(checkpoint, ids)] = room[:number]
 
     most = in_flight(checkpoint.manifest.tables[name].largest_piece_bytes)
     for _ in in_order(load, list(zip(starts, pieces, strict=False)), most):
