@@ -38,7 +38,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Torture takes as long as it is told to."""
+    """Torture tests have no limit of time."""
     for item in items:
         if item.get_closest_marker("torture"):
             item.add_marker(pytest.mark.timeout(0))
