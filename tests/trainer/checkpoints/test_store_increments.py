@@ -247,3 +247,17 @@ def test_object_stores(request):
     tables = make_tables("stored")
     assert store_at(path).open_newest(tables, {}) == 5
     np.testing.assert_array_equal(tables["user"].read_records(np.arange(ROWS)), run.states[5]["user"])
+
+
+@pytest.mark.parametrize("average", [True, False])
+@pytest.mark.parametrize("averaged", [True, False])
+def test_all_weights_of_a_stored_table_are_those_of_its_rows(tmp_path, average, averaged):
+    run, store = Run(average=average), store_at(tmp_path, compact_at=9)
+    run.train_and_save(store, 4)
+    tables = make_tables("stored", average)
+    assert store_at(tmp_path).open_newest(tables, {}) == 4
+    for name, table in run.tables.items():
+        starts, parts = zip(*tables[name].all_weights(averaged, 4.0), strict=True)
+        assert list(starts) == [start for start, _ in table.chunks()]
+        expected = table.read_weights(np.arange(table.rows), averaged, 4.0)
+        np.testing.assert_allclose(np.concatenate(parts), expected, rtol=1e-6)
