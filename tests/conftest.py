@@ -7,6 +7,8 @@ import socket
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Several processes share the processors, and NumPy's threads would wait for one another busily.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # As in configs.system.storage, which gives the reason; a test may import gcsfs before that module.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 

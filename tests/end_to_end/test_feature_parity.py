@@ -129,6 +129,7 @@ class Probe(tf.Module):
         self.function = function
 
 
+@pytest.mark.slow
 def test_reader_and_served_model_agree_on_every_row(world, tmp_path):
     config, dataset, rows, users = world
     batch = read(config, dataset)

@@ -200,6 +200,7 @@ def test_the_division_of_work_does_not_matter(world, tmp_path):
     assert again.splits == world.dataset.splits
 
 
+@pytest.mark.slow
 def test_training_reads_table_rows_and_requests_find_the_same(world, tmp_path):
     config, dataset = world.config, world.dataset
     data = train_data(config, dataset, Items.load(dataset))

@@ -95,6 +95,7 @@ def _write(path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_evaluator_and_served_model_agree_on_every_row(world, tmp_path):
     from trainer.training.run import train
 

@@ -3,9 +3,12 @@
 import argparse
 import csv
 
+import pytest
+
 from pipelines import bench
 
 
+@pytest.mark.slow
 def test_all_cases_run(tmp_path, capsys):
     parser = argparse.ArgumentParser()
     bench.add_arguments(parser)

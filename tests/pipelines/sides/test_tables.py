@@ -251,6 +251,7 @@ def test_hashed_items_take_the_row_of_their_most_frequent_key(tmp_path):
     assert (info.matched, info.alone, info.missing) == (len(met & keys), len(keys - met), len(met - keys))
 
 
+@pytest.mark.slow
 def test_worker_processes_write_the_same_bytes(tmp_path):
     source = write_rows(tmp_path / "in.csv", interactions())
     source |= {"sides": [write_side(tmp_path, "parquet", items())]}

@@ -148,7 +148,7 @@ def _assert_alike(directory, table: dict[str, list], chunk: int) -> None:
 
 
 @given(_tables(), st.sampled_from([1, 7, 60, 1 << 21]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_table_means_the_same_in_every_format(tmp_path_factory, table, chunk):
     _assert_alike(tmp_path_factory.getbasetemp(), table, chunk)
 

@@ -19,6 +19,7 @@ def config(tmp_path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_each_try_has_a_row(config, tmp_path, capsys):
     tries = ["--try", "raw only=polyak.kind=none polyak.decay=null", "--try", "short=train.num_steps=20"]
     assert bench_run("defaults", "--configs", config, *tries, "--output", str(tmp_path)) == 0

@@ -123,6 +123,7 @@ def test_batches_are_the_same_twice_and_have_popular_keys():
     assert 0.1 < first["label"].mean() < 0.5
 
 
+@pytest.mark.slow
 def test_steps_have_a_row_for_each_library(tmp_path, capsys, monkeypatch):
     only_first_is_fresh(monkeypatch, ranked_steps)
     args = ["--batch", "32", "--optimizers", "adagrad", "--turns", "1", "--output", str(tmp_path)]

@@ -22,6 +22,7 @@ def data():
     return Data(3000, 8, 40)
 
 
+@pytest.mark.slow
 def test_every_batch_and_case_has_a_row(tmp_path, capsys):
     assert bench_run("retrieval", *TINY, "--batches", "1", "5", "--output", str(tmp_path)) == 0
     rows = parsed(tmp_path / "retrieval.csv")

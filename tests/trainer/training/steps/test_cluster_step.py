@@ -155,6 +155,7 @@ def test_a_killed_worker_ends_the_run(runs, two_hosts):
     assert f"host 1 at {two_hosts[0].addresses[1]} is lost" in runs.log
 
 
+@pytest.mark.slow
 def test_a_run_resumed_with_another_worker_equals_an_undisturbed_one(runs, addresses, directory):
     copied(runs.whole, directory / "resumed", CUT)
     driven(on_cluster(runs.document, addresses, directory / "resumed"))
