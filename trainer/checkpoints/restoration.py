@@ -186,11 +186,19 @@ def _load_in_place(checkpoint: Checkpoint, name: str, memory: np.ndarray) -> Non
             mine.room = np.empty([largest, memory.shape[1]], np.float32)
         room: np.ndarray = mine.room
         read_into(checkpoint, records, room[:number])
-        memory[read_array(checkpoint, ids)] = room[:number]
+        memory[_row_ids(checkpoint, ids, number, len(memory))] = room[:number]
 
     most = in_flight(checkpoint.manifest.tables[name].largest_piece_bytes)
     for _ in in_order(load, list(zip(starts, pieces, strict=False)), most):
         pass
+
+
+def _row_ids(checkpoint: Checkpoint, name: str, number: int, rows: int) -> np.ndarray:
+    """The ids of an increment's piece, int64 [number]; NumPy would count negative ones from the end."""
+    ids = read_array(checkpoint, name)
+    if ids.shape != (number,) or ids.dtype != np.int64 or np.any((ids < 0) | (ids >= rows)):
+        raise DamagedCheckpoint(f"{checkpoint.path}/{name}: holds no ids of {number} among {rows} rows")
+    return ids
 
 
 def _load_elsewhere(checkpoint: Checkpoint, name: str, table: Table, elsewhere: RowsElsewhere) -> None:

@@ -46,12 +46,12 @@ def read_blocks(
         path = dataset.file_path(info)
         if info.bytes >= PIPELINED_BYTES:
             return info, _pipelined(path, spec)
-        with _told(path):
+        with _naming_file(path):
             return info, list(_at_once(path, spec))
 
     for info, blocks in in_order(opened, files, _FILES_AHEAD):
         path, rows = dataset.file_path(info), 0
-        with _told(path):
+        with _naming_file(path):
             for block in blocks:
                 rows += len(block[columns[0]])
                 yield block
@@ -60,7 +60,7 @@ def read_blocks(
 
 
 @contextlib.contextmanager
-def _told(path: str) -> Iterator[None]:
+def _naming_file(path: str) -> Iterator[None]:
     """Turns errors of TensorFlow into a DataError that names the file."""
     import tensorflow as tf
 

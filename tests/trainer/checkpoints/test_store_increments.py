@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import google_crc32c
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -22,6 +23,7 @@ from tests.support.checkpoint_cases import (
     store_at,
 )
 from tests.support.checkpoint_state import newest_state
+from trainer.checkpoints.manifest import CheckpointFile, CheckpointManifest
 from trainer.checkpoints.store import MAX_INCREMENTS
 from trainer.embeddings.engines import TABLE_ENGINES
 from trainer.embeddings.engines.rows import RecordTable
@@ -261,3 +263,21 @@ def test_all_weights_of_a_stored_table_are_those_of_its_rows(tmp_path, average, 
         assert list(starts) == [start for start, _ in table.chunks()]
         expected = table.read_weights(np.arange(table.rows), averaged, 4.0)
         np.testing.assert_allclose(np.concatenate(parts), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ids", [[-1], [ROWS], [0.0], [1, 2]])
+def test_ids_of_no_row_are_damage(tmp_path, ids):
+    """Even if their checksum is right."""
+    run, store = Run(touched=1), store_at(tmp_path, compact_at=9)
+    run.train_and_save(store, 2)
+    directory = tmp_path / names(tmp_path)[1]
+    name = "tables/user/00000.ids.npy"
+    np.save(directory / name, np.array(ids))
+    content = (directory / name).read_bytes()
+    manifest = CheckpointManifest.parse((directory / "COMMITTED").read_bytes())
+    checksum = google_crc32c.Checksum(content).hexdigest().decode()
+    manifest.files[name] = CheckpointFile(bytes=len(content), crc32c=checksum)
+    (directory / "COMMITTED").write_bytes(manifest.encode())
+    again = Run("native")
+    assert again.restore(store_at(tmp_path)) == 1
+    assert_state(again, run.states[1])
