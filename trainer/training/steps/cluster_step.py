@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from configs.schema import RunConfig
 from trainer.cluster.connect import Cluster
+from trainer.cluster.dense import reading, send_dense
 from trainer.cluster.packing import exchange, send_columns
 from trainer.cluster.routing import Routing
 from trainer.embeddings.pooling import Fetched
@@ -73,10 +74,9 @@ class ClusterStep(Step):
         sent = {_IDS + name: value for name, value in ids.items()} | {_STEP: now[None]}
         sent |= {_COLUMNS + name: value for name, value in model.columns(batch, now).items()}
         shared = [_STEP, *(_COLUMNS + name for name in model.gathered_columns)]
+        columns, weights = send_columns(sent, shared, self._devices), self._dense()
         shares = []
-        for (own, whole), device in zip(
-            send_columns(sent, shared, self._devices), self._devices, strict=True
-        ):
+        for (own, whole), dense, device in zip(columns, weights, self._devices, strict=True):
             own_ids = _named(own, _IDS)
             with tf.device(device):
                 wanted = {
@@ -84,8 +84,12 @@ class ClusterStep(Step):
                     for table, (flat, each) in recommender.ids_of_tables(own_ids).items()
                 }
                 step = whole[_STEP][0]
-            shares.append(_HostShare(own_ids, _named(own, _COLUMNS), _named(whole, _COLUMNS), wanted, step))
+            named = _named(own, _COLUMNS), _named(whole, _COLUMNS)
+            shares.append(_HostShare(own_ids, *named, wanted, step, dense))
         return shares
+
+    def _dense(self) -> list[list]:
+        return send_dense(self._recommender.dense_variables, self._devices)
 
     def _differentiated(self, shares: list["_HostShare"], routing: Routing) -> tuple[list, list]:
         """What each host computes of its share.
@@ -99,14 +103,17 @@ class ClusterStep(Step):
 
         def replica():
             index = int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))
-            own, rows, dense = shares[index], routing.rows[index], recommender.dense_variables
-            with tf.GradientTape() as tape:
-                tape.watch(rows)
+            own, rows, variables = shares[index], routing.rows[index], recommender.dense_variables
+            with tf.GradientTape() as tape, reading(variables, own.dense):
+                tape.watch([rows, own.dense])
                 activations = recommender.activations(own.ids, own.fetch(recommender.tables, rows))
                 loss = model.loss(activations, own.columns, own.step, self._share(index, own))
-            zero = tf.UnconnectedGradients.ZERO
-            above, gradients = tape.gradient(loss, (rows, dense), unconnected_gradients=zero)
-            above = [tf.convert_to_tensor(gradient) for gradient in above]
+            above, sent, read = tape.gradient(loss, (rows, own.dense, variables))
+            above = [_or_zero(gradient, row) for gradient, row in zip(above, rows, strict=True)]
+            gradients = [
+                tf.add_n([_or_zero(g, value) for g in pair if g is not None] or [tf.zeros_like(value)])
+                for *pair, value in zip(sent, read, own.dense, strict=True)
+            ]
             squares = [tf.nn.l2_loss(gradient) for gradient in above]
             flat = [tf.reshape(gradient, [-1]) for gradient in gradients]
             return tf.concat([tf.stack([loss, *squares]), *flat], axis=0), above
@@ -172,6 +179,11 @@ class ClusterStep(Step):
         return tf.constant(True)
 
 
+def _or_zero(gradient, value):
+    """A gradient as a dense tensor; zeros in the shape of `value` if there is none."""
+    return tf.zeros_like(value) if gradient is None else tf.convert_to_tensor(gradient)
+
+
 _IDS, _COLUMNS, _STEP = "ids/", "columns/", "step"
 
 
@@ -189,6 +201,8 @@ class _HostShare(NamedTuple):
     order)."""
     step: tf.Tensor
     """int64 scalar."""
+    dense: list
+    """Values of Recommender.dense_variables."""
 
     def fetch(self, tables: dict, rows: list):
         """A trainer.embeddings.pooling.Fetch that gives the rows of `wanted`, in the order of the tables."""
