@@ -34,11 +34,44 @@ def start_tensorflow(
     tf.get_logger().setLevel("ERROR")
     if device.threads and device.threads != tf.config.threading.get_intra_op_parallelism_threads():
         tf.config.threading.set_intra_op_parallelism_threads(device.threads)
+    if device.kind == "cluster":
+        _answer_other_hosts()
     if device.kind == "cpu" and device.replicas > 1:
         _split_processor(tf, device.replicas)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     return tf
+
+
+def options_of_host(threads: int = 0):
+    """A tf.compat.v1.ConfigProto for a host of a cluster.
+
+    TensorFlow runs as many operations at a time as there are cores, and the same threads answer other hosts:
+    these would wait on a host of one core until its longest operation is done, and then compute while it
+    waits. So there are two threads at least; on one core none of them waits busily, in the other one's time.
+
+    Args:
+      threads: of one operation; 0: one per core.
+    """
+    import tensorflow as tf
+
+    cores = len(os.sched_getaffinity(0))
+    options = tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=threads, inter_op_parallelism_threads=max(cores, 2)
+    )
+    options.experimental.disable_thread_spinning = cores == 1
+    return options
+
+
+def _answer_other_hosts() -> None:
+    """Gives the driver's TensorFlow, if it has not started yet, the threads of a host."""
+    import tensorflow as tf
+    from tensorflow.python.eager import context
+
+    options = options_of_host()
+    if tf.config.threading.get_inter_op_parallelism_threads() < 1:
+        tf.config.threading.set_inter_op_parallelism_threads(options.inter_op_parallelism_threads)
+        context.context()._config = options  # only there can it be said that threads do not spin
 
 
 def untuned(data):

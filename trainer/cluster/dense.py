@@ -1,6 +1,6 @@
-"""Dense weights on the hosts of a cluster: the variables are on host 0, and each host gets them in one message a step.
+"""Dense weights on the hosts of a cluster: their variables are on host 0, and a message a step brings them.
 
-Left to TensorFlow, each host would read each variable for itself: a message for every weight matrix and bias.
+Left to TensorFlow, each host would read each variable for itself: a message for every matrix and bias.
 """
 
 import contextlib

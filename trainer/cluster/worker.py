@@ -19,6 +19,7 @@ from trainer.cluster.greeting import Greeting
 from trainer.cluster.pieces import register_pieces
 from trainer.cluster.sockets import ClusterError, check_free, refusal
 from trainer.kernels.build import kernels, release_tracked
+from trainer.runtime import options_of_host
 from trainer.version import VERSION
 
 _LOOK_SECONDS = 5.0
@@ -50,9 +51,8 @@ def serve(task: ClusterTask, threads: int) -> str:
     drivers = _Drivers(task.addresses[0])
     Greeting(task.index, drivers.connected).service.register()
     register_pieces()
-    config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads)
-    spec = tf.train.ClusterSpec({JOB: list(task.addresses)})
-    server = tf.distribute.Server(spec, job_name=JOB, task_index=task.index, config=config)
+    spec, options = tf.train.ClusterSpec({JOB: list(task.addresses)}), options_of_host(threads)
+    server = tf.distribute.Server(spec, job_name=JOB, task_index=task.index, config=options)
     logging.info(
         "lazytower %s: host %d of %d at %s, waiting for a driver",
         VERSION,
