@@ -34,7 +34,7 @@ from trainer.checkpoints.manifest import (
 from trainer.checkpoints.reader import Checkpoint
 from trainer.checkpoints.restoration import dense_values, load_rows, newest_restorable, same_run
 from trainer.checkpoints.rows import StoredRows
-from trainer.embeddings.base import CHUNK_ROWS, Table
+from trainer.embeddings.base import CHUNK_ROWS, Snapshot, Table
 
 # A restart opens all files of a chain, so its length is limited even if its increments are tiny.
 MAX_INCREMENTS = 100
@@ -117,8 +117,9 @@ class CheckpointStore:
     def save(self, step: int, tables: dict[str, Table], dense: dict[str, tf.Variable]) -> None:
         """Writes a checkpoint, then deletes old, later and damaged ones as `prune` does.
 
-        If a copy of everything to be written fits in `async_memory_mb`, a thread writes it and this method
-        returns; `wait` waits for it. A step that is saved already is not saved again.
+        A thread writes it and this method returns, if all tables give snapshots, which hold at most
+        `async_memory_mb`, or else if a copy of everything to be written fits there; `wait` waits for it.
+        A step that is saved already is not saved again.
 
         Args:
           step: steps done.
@@ -139,22 +140,30 @@ class CheckpointStore:
             return
         values = {name: variable.numpy() for name, variable in dense.items()}
         head, ids = self._plan(step, tables)
-        pieces: Iterable[Piece] = _pieces(tables, ids)
         size = table_bytes(head.tables, ids=ids is not None) + sum(v.nbytes for v in values.values())
         hosts = max((table.elsewhere.hosts for table in tables.values() if table.elsewhere), default=0)
         # Rows of other hosts are written there, while training waits: a copy here would pass through this
         # one.
-        if size > asynchronous or hosts:
+        snapshots = None if hosts or asynchronous <= 0 else _snapshots(tables, ids, asynchronous)
+        pieces: Iterable[Piece] = _pieces(tables, ids, snapshots or {})
+        if snapshots is None and (size > asynchronous or hosts):
             self._write(head, pieces, values, "blocking", lambda: time.monotonic() - started, hosts or 1)
             return
-        pieces = list(pieces)
+        if snapshots is None:
+            pieces = list(pieces)
+        own = (snapshots or {}).values()
         blocked = time.monotonic() - started
 
         def write() -> None:
             try:
-                self._write(head, iter(pieces), values, "async", lambda: blocked)
+                self._write(
+                    *(head, iter(pieces), values, "async"), lambda: blocked + sum(one.end() for one in own)
+                )
             except BaseException as error:  # raised by `wait`, in the trainer's thread
                 self._failure = error
+            finally:
+                for one in own:
+                    one.end()
 
         self._background = threading.Thread(target=write, name=f"checkpoint-{step}")
         self._background.start()
@@ -319,8 +328,28 @@ def _layout(table: Table, rows: int) -> TableLayout:
     return TableLayout(rows=table.rows, parts=parts, pieces=pieces)
 
 
-def _pieces(tables: dict[str, Table], ids: dict[str, np.ndarray] | None) -> Iterator[Piece]:
-    """Records of the tables' rows, in the pieces of their layouts; `ids` None: all rows."""
+def _snapshots(
+    tables: dict[str, Table], ids: dict[str, np.ndarray] | None, limit: int
+) -> dict[str, Snapshot] | None:
+    """Of each table, by name, of at most `limit` bytes in all; None: not every engine gives one."""
+    whole = max(sum(table.bytes for table in tables.values()), 1)
+    found: dict[str, Snapshot] = {}
+    for name, table in tables.items():
+        own = None if ids is None else ids[name]
+        made = table.snapshot(own, CHUNK_ROWS, limit * table.bytes // whole)
+        if made is None:
+            for one in found.values():
+                one.end()
+            return None
+        found[name] = made
+    return found
+
+
+def _pieces(
+    tables: dict[str, Table], ids: dict[str, np.ndarray] | None, snapshots: dict[str, Snapshot]
+) -> Iterator[Piece]:
+    """Records of the tables' rows, in the pieces of their layouts, from snapshots where there are any; `ids`
+    None: all rows."""
     for name, table in tables.items():
         number = table.rows if ids is None else len(ids[name])
         for i, start in enumerate(range(0, number, CHUNK_ROWS)):
@@ -328,6 +357,9 @@ def _pieces(tables: dict[str, Table], ids: dict[str, np.ndarray] | None) -> Iter
             own = None if ids is None else ids[name][start:stop]
             if table.elsewhere is not None:
                 yield table.elsewhere.piece(i, start, stop, own)
+                continue
+            if name in snapshots:
+                yield RecordPiece(name, i, own, snapshots[name].read(i))
                 continue
             rows = np.arange(start, stop, dtype=np.int64) if own is None else own
             yield RecordPiece(name, i, own, np.asarray(table.read_records(rows)))

@@ -55,6 +55,16 @@ class RowsElsewhere(Protocol):
         """
 
 
+class Snapshot(Protocol):
+    """Records as of one moment, while steps go on."""
+
+    def read(self, number: int) -> np.ndarray:
+        """The records of a piece, float32 [rows, width]; each piece is read once."""
+
+    def end(self) -> float:
+        """Frees what it holds; returns the seconds in which steps waited for it."""
+
+
 class Embedding(tf.Module, abc.ABC):
     """An embedding table as models see it: rows by id, however they are stored.
 
@@ -190,6 +200,19 @@ class Table(Embedding):
     def memory(self) -> np.ndarray | None:
         """All records, float32 [rows, width], in place, to be written by any thread before the first step;
         None: the engine keeps them where this process cannot write them."""
+        return None
+
+    def snapshot(self, ids: np.ndarray | None, piece: int, limit: int) -> Snapshot | None:
+        """The records as of now, in pieces, to be read by another thread while steps update them.
+
+        Args:
+          ids: rows, int64 ascending; None: all.
+          piece: rows of a piece; the last one may have fewer.
+          limit: bytes that it may hold.
+
+        Returns:
+          None: the engine has nothing of the kind.
+        """
         return None
 
     def touched_since(self, step: int) -> np.ndarray:

@@ -10,6 +10,7 @@
 #include "tensorflow/core/framework/resource_mgr.h"
 #include "tensorflow/core/framework/resource_var.h"
 #include "tensorflow/core/framework/shape_inference.h"
+#include "snapshot.h"
 #include "work.h"
 
 namespace lazytower {
@@ -311,6 +312,7 @@ class UpdateOp : public OpKernel {
     for (int64_t j = 0; columns != nullptr && j < dim; ++j) columns[j] *= beta;
     const Average average(average_, average_decay_, average_start_, step);
     float* values = records->flat<float>().data();
+    Snapshots::Keep(values, id, number);
     const float* given = gradient.flat<float>().data();
     const Parts gradients =
         where.size() > 0 ? Parts(given, dim, where.data(), parts, number) : Parts(given, dim);

@@ -16,6 +16,7 @@ from configs.system import storage
 from tests.support.checkpoint_cases import Run, assert_state, names, restored, small_pieces, store_at
 from trainer.checkpoints import files
 from trainer.checkpoints.files import in_flight, in_order
+from trainer.kernels.snapshot import RecordSnapshot
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +39,9 @@ def gate(monkeypatch):
     event.set()
 
 
-def test_training_goes_on_and_the_state_of_the_save_is_written(tmp_path, gate):
-    run, store = Run(), store_at(tmp_path, async_memory_mb=1)
+@pytest.mark.parametrize("engine", ["rows", "native"])
+def test_training_goes_on_and_the_state_of_the_save_is_written(tmp_path, gate, engine):
+    run, store = Run(engine), store_at(tmp_path, async_memory_mb=1)
     started = time.monotonic()
     run.train_and_save(store, 1)
     returned = time.monotonic()
@@ -51,6 +53,65 @@ def test_training_goes_on_and_the_state_of_the_save_is_written(tmp_path, gate):
     assert (saved.step, saved.kind, saved.mode) == (1, "full", "async")
     assert saved.blocked_seconds < returned - started and saved.bytes > 90 * 9 * 4
     assert_state(restored(tmp_path), run.states[1])
+
+
+@pytest.fixture
+def first_piece(monkeypatch):
+    """No record is read from a snapshot until it is set."""
+    event, read = threading.Event(), RecordSnapshot.read
+
+    def waiting(snapshot, number):
+        assert event.wait(300)
+        return read(snapshot, number)
+
+    monkeypatch.setattr(RecordSnapshot, "read", waiting)
+    yield event
+    event.set()
+
+
+def test_rows_that_are_updated_before_they_are_written_are_as_they_were(tmp_path, first_piece):
+    run, store = Run("native"), store_at(tmp_path, async_memory_mb=1)
+    for _ in range(3):  # a full one, then increments
+        run.train_and_save(store, 1)
+        wanted = run.states[run.step]
+        run.train(1)
+        first_piece.set()
+        store.wait()
+        first_piece.clear()
+        at = restored(tmp_path)
+        assert_state(at, wanted)
+    assert [saved.mode for saved in store.finished()] == ["async"] * 3
+    assert [name.partition(".")[2] for name in names(tmp_path)] == ["", "increment", "increment"]
+
+
+def test_a_save_that_fails_lets_training_go_on(tmp_path, first_piece, monkeypatch):
+    """Updates that wait for memory are not left waiting by it."""
+    run, store = Run("native"), store_at(tmp_path, async_memory_mb=1)
+    made, ended = RecordSnapshot.__init__, []
+
+    def tight(snapshot, records, ids, piece, limit):
+        made(snapshot, records, ids, piece, 1)
+
+    def full(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    monkeypatch.setattr(RecordSnapshot, "__init__", tight)
+    monkeypatch.setattr(storage, "writing", full)
+    run.train_and_save(store, 1)
+    trainer = threading.Thread(target=lambda: ended.append(run.train(5)))
+    trainer.start()
+    trainer.join(0.5)
+    assert trainer.is_alive(), "there is memory for one piece only"
+    first_piece.set()
+    trainer.join(300)
+    assert ended
+    with pytest.raises(CheckpointError, match="No space left"):
+        store.wait()
+    monkeypatch.undo()
+    small_pieces(monkeypatch)
+    run.train_and_save(store, 1)
+    store.wait()
+    assert_state(restored(tmp_path), run.states[run.step])
 
 
 def test_who_lost_the_run_completes_no_checkpoint(tmp_path, gate):

@@ -8,6 +8,7 @@ from trainer.embeddings.base import Lookup, Table
 from trainer.embeddings.engines.rows import RecordTable
 from trainer.kernels import ops
 from trainer.kernels.build import kernels
+from trainer.kernels.snapshot import RecordSnapshot
 
 
 def available(optimizer) -> bool:
@@ -54,3 +55,6 @@ class NativeTable(RecordTable):
 
     def memory(self) -> np.ndarray:
         return ops.in_place(self.records)
+
+    def snapshot(self, ids: np.ndarray | None, piece: int, limit: int) -> RecordSnapshot:
+        return RecordSnapshot(self.records, ids, piece, limit)
