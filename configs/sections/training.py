@@ -149,8 +149,10 @@ class CheckpointConfig(Section):
     """Write a full checkpoint when the increments since the last one would exceed this multiple of its bytes.
     A larger value saves writes but costs disk space and restart time."""
     async_memory_mb: int = Field(512, ge=0)
-    """Training continues while a checkpoint is written from a copy in memory, if the copy takes at most this
-    many MiB; otherwise training waits. 0: it always waits."""
+    """MiB of memory for writing a checkpoint while training continues. Tables of engine native copy the rows
+    that are updated before they are written; when the copies take as much, steps wait for the writing. With
+    other engines all rows to be written are copied first, or training waits if they take more. 0: it always
+    waits."""
 
 
 class OutputConfig(Section):

@@ -45,7 +45,13 @@ def write_source(path, kind: str) -> dict:
     return section | {"kind": "delimited", "delimiter": "\t"}
 
 
-@pytest.mark.parametrize("kind", ["delimited", "gzip", "jsonl", "parquet", "tfrecord"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "parquet",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("delimited", "gzip", "jsonl", "tfrecord")),
+    ],
+)
 def test_sources_of_all_kinds(bucket, tmp_path, kind):
     source = write_source(tmp_path / "raw", kind)
     for path in (tmp_path / "raw").iterdir():

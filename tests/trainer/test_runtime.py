@@ -1,4 +1,6 @@
-"""Pipelines of tf.data whose iterators end at once."""
+"""Pipelines of tf.data whose iterators end at once, and threads of hosts that answer while they compute."""
+
+import os
 
 import pytest
 import tensorflow as tf
@@ -6,7 +8,7 @@ import tensorflow as tf
 from tests.support.tiny_dataset import write_dataset
 from tests.trainer.data.test_catalog import random_rows
 from trainer.data.batches import TrainData
-from trainer.runtime import untuned
+from trainer.runtime import options_of_host, untuned
 
 pytestmark = pytest.mark.any_python
 
@@ -21,3 +23,12 @@ def test_none_tunes_the_input_of_training(tmp_path):
     rows = random_rows(5, users=40, items=35, number=500)
     data = TrainData(write_dataset(str(tmp_path), rows, block_rows=16), 32, seed=1)
     assert data.batches(3).enumerate().options().autotune.enabled is False
+
+
+@pytest.mark.parametrize(("cores", "at_a_time", "spinning"), [(1, 2, False), (2, 2, True), (16, 16, True)])
+def test_a_host_answers_while_it_computes(monkeypatch, cores, at_a_time, spinning):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
+    options = options_of_host(3)
+    assert options.intra_op_parallelism_threads == 3
+    assert options.inter_op_parallelism_threads == at_a_time
+    assert options.experimental.disable_thread_spinning is not spinning

@@ -35,6 +35,7 @@ pytestmark = pytest.mark.any_python
 @pytest.fixture(autouse=True)
 def pieces(monkeypatch):
     small_pieces(monkeypatch)
+    monkeypatch.setattr("trainer.embeddings.engines.native._SCAN_ROWS", 7)
 
 
 def kinds(path) -> list[str]:

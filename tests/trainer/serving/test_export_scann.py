@@ -21,7 +21,7 @@ from trainer.serving.export import export, replay_golden
 from trainer.serving.replay import Difference, replay
 from trainer.serving.versions import versions
 
-pytestmark = pytest.mark.any_python
+pytestmark = [pytest.mark.any_python, pytest.mark.slow]
 
 needs_scann = pytest.mark.skipif(importlib.util.find_spec("scann") is None, reason="scann is not installed")
 USER_KEYS = [f"ü{i}".encode() for i in range(USERS)]

@@ -16,7 +16,7 @@ from tests.support.replays import export_here
 from trainer.commands.recommend import add_arguments, run
 from trainer.serving.client import read_metadata
 
-pytestmark = pytest.mark.any_python
+pytestmark = [pytest.mark.any_python, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,19 @@
 """`engine: native`: row records with compiled kernels; the same numbers as `rows`, up to rounding."""
 
+import os
+
 import numpy as np
 import tensorflow as tf
 
 from configs.errors import ConfigError
+from configs.system.threads import in_order
 from trainer.embeddings.base import Lookup, Table
 from trainer.embeddings.engines.rows import RecordTable
 from trainer.kernels import ops
 from trainer.kernels.build import kernels
 from trainer.kernels.snapshot import RecordSnapshot
+
+_SCAN_ROWS = 1 << 19
 
 
 def available(optimizer) -> bool:
@@ -55,6 +60,17 @@ class NativeTable(RecordTable):
 
     def memory(self) -> np.ndarray:
         return ops.in_place(self.records)
+
+    def touched_since(self, step: int) -> np.ndarray:
+        """As Table.touched_since, in place."""
+        last = ops.in_place(self.records)[:, -1]
+        parts = range(0, self.rows, _SCAN_ROWS)
+
+        def touched(start: int) -> np.ndarray:
+            return start + np.flatnonzero(last[start : start + _SCAN_ROWS] > step)
+
+        threads = len(os.sched_getaffinity(0))
+        return np.concatenate([np.zeros(0, np.int64), *in_order(touched, parts, threads)])
 
     def snapshot(self, ids: np.ndarray | None, piece: int, limit: int) -> RecordSnapshot:
         return RecordSnapshot(self.records, ids, piece, limit)

@@ -21,7 +21,7 @@ from trainer.serving.predictions.rows import predict, row_request
 from trainer.serving.replay import Difference
 from trainer.serving.warmup import WARMUP_FILE, prediction_log_class
 
-pytestmark = pytest.mark.any_python
+pytestmark = [pytest.mark.any_python, pytest.mark.slow]
 
 KINDS = ["keys", "owners", "esmm", "mixed"]
 
