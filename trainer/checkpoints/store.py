@@ -332,11 +332,10 @@ def _snapshots(
     tables: dict[str, Table], ids: dict[str, np.ndarray] | None, limit: int
 ) -> dict[str, Snapshot] | None:
     """Of each table, by name, of at most `limit` bytes in all; None: not every engine gives one."""
-    whole = max(sum(table.bytes for table in tables.values()), 1)
     found: dict[str, Snapshot] = {}
     for name, table in tables.items():
         own = None if ids is None else ids[name]
-        made = table.snapshot(own, CHUNK_ROWS, limit * table.bytes // whole)
+        made = table.snapshot(own, CHUNK_ROWS, limit, next(iter(found.values()), None))
         if made is None:
             for one in found.values():
                 one.end()

@@ -202,13 +202,14 @@ class Table(Embedding):
         None: the engine keeps them where this process cannot write them."""
         return None
 
-    def snapshot(self, ids: np.ndarray | None, piece: int, limit: int) -> Snapshot | None:
+    def snapshot(self, ids: np.ndarray | None, piece: int, limit: int, beside: Any = None) -> Snapshot | None:
         """The records as of now, in pieces, to be read by another thread while steps update them.
 
         Args:
           ids: rows, int64 ascending; None: all.
           piece: rows of a piece; the last one may have fewer.
           limit: bytes that it may hold.
+          beside: another table's, of the same moment: both share its limit.
 
         Returns:
           None: the engine has nothing of the kind.

@@ -27,39 +27,38 @@ void FetchRecord(const float* record, int64_t width) {
 }  // namespace
 
 Snapshot::Snapshot(const float* records, int64_t rows, int64_t width, const int64_t* ids, int64_t number,
-                   int64_t piece, int64_t limit)
-    : records_(records), width_(width), piece_(piece), number_(ids == nullptr ? rows : number), limit_(limit),
-      all_(ids == nullptr), ids_(ids, ids == nullptr ? ids : ids + number) {
+                   int64_t piece, std::shared_ptr<Aside> aside)
+    : records_(records), width_(width), piece_(piece), number_(ids == nullptr ? rows : number),
+      all_(ids == nullptr), ids_(ids, ids == nullptr ? ids : ids + number), aside_(std::move(aside)) {
   pending_.assign((rows + 63) / 64, all_ ? ~uint64_t{0} : 0);
   for (const int64_t row : ids_) pending_[row >> 6] |= uint64_t{1} << (row & 63);
   for (int64_t place = 0; place < number_; place += piece_) first_.push_back(Row(place));
-  aside_.resize(first_.size());
+  copies_.resize(first_.size());
 }
 
 void Snapshot::Keep(const int64_t* ids, int64_t number) {
-  std::unique_lock<std::mutex> lock(mu_);
+  std::unique_lock<std::mutex> lock(aside_->mu);
   const int64_t bytes = kAsideRecords * width_ * sizeof(float);
+  const auto fits = [&] { return aside_->used == 0 || aside_->used + bytes <= aside_->limit; };
   for (int64_t i = 0; i < number; ++i) {
     const int64_t row = ids[i], next = ids[std::min(i + kReadAhead, number - 1)];
     if (Pending(next)) FetchRecord(records_ + next * width_, width_);
     if (!Pending(row)) continue;
-    Aside& aside = aside_[std::upper_bound(first_.begin(), first_.end(), row) - first_.begin() - 1];
-    if (aside.ids.size() % kAsideRecords == 0) {
-      if (used_ > 0 && used_ + bytes > limit_) {
+    Copies& copies = copies_[std::upper_bound(first_.begin(), first_.end(), row) - first_.begin() - 1];
+    if (copies.ids.size() % kAsideRecords == 0) {
+      if (!fits()) {
         const auto start = std::chrono::steady_clock::now();
-        freed_.wait(lock, [&] { return used_ == 0 || used_ + bytes <= limit_ || !Pending(row); });
+        aside_->freed.wait(lock, [&] { return fits() || !Pending(row); });
         const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
         waited_.store(waited_.load() + took.count());
         if (!Pending(row)) continue;
       }
-      if (aside.ids.size() % kAsideRecords == 0) {
-        aside.blocks.emplace_back(new float[kAsideRecords * width_]);
-        used_ += bytes;
-      }
+      copies.blocks.emplace_back(new float[kAsideRecords * width_]);
+      aside_->used += bytes;
     }
-    std::memcpy(aside.blocks.back().get() + aside.ids.size() % kAsideRecords * width_, records_ + row * width_,
+    std::memcpy(copies.blocks.back().get() + copies.ids.size() % kAsideRecords * width_, records_ + row * width_,
                 width_ * sizeof(float));
-    aside.ids.push_back(row);
+    copies.ids.push_back(row);
     Forget(row);
   }
 }
@@ -67,7 +66,7 @@ void Snapshot::Keep(const int64_t* ids, int64_t number) {
 void Snapshot::Read(int64_t piece, float* to) {
   const int64_t begin = piece * piece_, end = std::min(number_, begin + piece_);
   for (int64_t from = begin; from < end; from += kReadRows) {
-    std::lock_guard<std::mutex> lock(mu_);
+    std::lock_guard<std::mutex> lock(aside_->mu);
     for (int64_t place = from; place < std::min(end, from + kReadRows); ++place) {
       if (place + kReadAhead < end) FetchRecord(records_ + Row(place + kReadAhead) * width_, width_);
       const int64_t row = Row(place);
@@ -76,33 +75,36 @@ void Snapshot::Read(int64_t piece, float* to) {
       Forget(row);
     }
   }
-  Aside aside;
+  Copies copies;
   {
-    std::lock_guard<std::mutex> lock(mu_);
-    std::swap(aside, aside_[piece]);
+    std::lock_guard<std::mutex> lock(aside_->mu);
+    std::swap(copies, copies_[piece]);
   }
-  for (size_t i = 0; i < aside.ids.size(); ++i) {
-    const int64_t row = aside.ids[i];
+  for (size_t i = 0; i < copies.ids.size(); ++i) {
+    const int64_t row = copies.ids[i];
     const int64_t place =
         all_ ? row - begin : std::lower_bound(ids_.begin() + begin, ids_.begin() + end, row) - ids_.begin() - begin;
-    const float* const record = aside.blocks[i / kAsideRecords].get() + i % kAsideRecords * width_;
+    const float* const record = copies.blocks[i / kAsideRecords].get() + i % kAsideRecords * width_;
     std::memcpy(to + place * width_, record, width_ * sizeof(float));
   }
-  {
-    std::lock_guard<std::mutex> lock(mu_);
-    used_ -= static_cast<int64_t>(aside.blocks.size()) * kAsideRecords * width_ * static_cast<int64_t>(sizeof(float));
-    aside.blocks.clear();
-  }
-  freed_.notify_all();
+  Free(&copies);
 }
 
 void Snapshot::Close() {
   {
-    std::lock_guard<std::mutex> lock(mu_);
+    std::lock_guard<std::mutex> lock(aside_->mu);
     std::fill(pending_.begin(), pending_.end(), 0);
-    aside_.clear();
   }
-  freed_.notify_all();
+  for (Copies& copies : copies_) Free(&copies);
+}
+
+void Snapshot::Free(Copies* copies) {
+  {
+    std::lock_guard<std::mutex> lock(aside_->mu);
+    aside_->used -= static_cast<int64_t>(copies->blocks.size() * kAsideRecords * width_ * sizeof(float));
+    copies->blocks.clear();
+  }
+  aside_->freed.notify_all();
 }
 
 std::atomic<int64_t> Snapshots::number_{0};
@@ -143,9 +145,11 @@ void Snapshots::KeepAll(const float* records, const int64_t* ids, int64_t number
 using lazytower::Snapshot;
 using lazytower::Snapshots;
 
+// `beside`: a snapshot of the same moment, whose memory this one shares; null: it has `limit` bytes of its own.
 extern "C" Snapshot* lazytower_snapshot(const float* records, int64_t rows, int64_t width, const int64_t* ids,
-                                        int64_t number, int64_t piece, int64_t limit) {
-  auto made = std::make_shared<Snapshot>(records, rows, width, ids, number, piece, limit);
+                                        int64_t number, int64_t piece, int64_t limit, const Snapshot* beside) {
+  auto aside = beside == nullptr ? std::make_shared<lazytower::Aside>(limit) : beside->aside();
+  auto made = std::make_shared<Snapshot>(records, rows, width, ids, number, piece, std::move(aside));
   Snapshot* const snapshot = made.get();
   Snapshots::Add(std::move(made));
   return snapshot;

@@ -20,9 +20,17 @@ class RecordSnapshot:
       ids: int64 [n], ascending and in range; None: all rows.
       piece: rows of a piece; the last one may have fewer.
       limit: bytes that may be copied aside. When they are used up, updates wait until pieces have been read.
+      beside: another table's, of the same moment, that has not ended: both share its limit.
     """
 
-    def __init__(self, records: tf.Variable, ids: np.ndarray | None, piece: int, limit: int):
+    def __init__(
+        self,
+        records: tf.Variable,
+        ids: np.ndarray | None,
+        piece: int,
+        limit: int,
+        beside: "RecordSnapshot | None" = None,
+    ):
         rows, self._width = tf.raw_ops.VariableShape(input=records.handle, out_type=tf.int64).numpy().tolist()
         self._number, self._piece = (rows if ids is None else len(ids)), piece
         self._records = records  # its memory must stay
@@ -34,6 +42,7 @@ class RecordSnapshot:
             *(ctypes.c_void_p(address(records)), ctypes.c_int64(rows), ctypes.c_int64(self._width)),
             ctypes.c_void_p(None if ids is None else ids.ctypes.data),
             *(ctypes.c_int64(self._number), ctypes.c_int64(piece), ctypes.c_int64(limit)),
+            ctypes.c_void_p(None if beside is None else beside._handle),
         )
 
     def read(self, number: int) -> np.ndarray:

@@ -89,8 +89,8 @@ def test_a_save_that_fails_lets_training_go_on(tmp_path, first_piece, monkeypatc
     run, store = Run("native"), store_at(tmp_path, async_memory_mb=1)
     made, ended = RecordSnapshot.__init__, []
 
-    def tight(snapshot, records, ids, piece, limit):
-        made(snapshot, records, ids, piece, 1)
+    def tight(snapshot, records, ids, piece, limit, beside):
+        made(snapshot, records, ids, piece, 1, beside)
 
     def full(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)

@@ -72,5 +72,5 @@ class NativeTable(RecordTable):
         threads = len(os.sched_getaffinity(0))
         return np.concatenate([np.zeros(0, np.int64), *in_order(touched, parts, threads)])
 
-    def snapshot(self, ids: np.ndarray | None, piece: int, limit: int) -> RecordSnapshot:
-        return RecordSnapshot(self.records, ids, piece, limit)
+    def snapshot(self, ids: np.ndarray | None, piece: int, limit: int, beside=None) -> RecordSnapshot:
+        return RecordSnapshot(self.records, ids, piece, limit, beside)
