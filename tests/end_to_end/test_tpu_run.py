@@ -90,6 +90,7 @@ def test_a_run_is_that_of_the_cpu_and_its_checkpoints_serve(root, slice_, monkey
     assert pathlib.Path(export.export(tpu), "saved_model.pb").exists()
 
 
+@pytest.mark.slow
 def test_a_run_moves_from_slice_to_slice_and_to_the_cpu(root):
     expected = newest_state(run(root, "cpu").output.path)
     for number, place in zip((20, 40, 60), ("v4-32", "v5p-8", None), strict=True):

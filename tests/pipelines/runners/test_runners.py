@@ -258,6 +258,7 @@ def test_a_job_that_others_ended_publishes_nothing():
         running.run_to_end(Pipeline(), beam_options(None, []))
 
 
+@pytest.mark.slow
 def test_worker_processes_import_nothing_from_the_working_directory(tmp_path):
     """Beam starts them by `python -m`, which would import from the working directory."""
     for name in ("yaml", "pipelines", "configs", "apache_beam"):

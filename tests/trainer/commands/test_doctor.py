@@ -85,6 +85,7 @@ def test_bad_arguments(arguments, message):
     assert done.returncode == 2 and done.stderr.startswith(message) and done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_bucket(bucket):
     report = json.loads(bucket.lazytower("doctor", "--gcs", bucket.url, "--json"))
     [found] = [check for check in report["checks"] if check["name"] == "bucket"]

@@ -14,6 +14,7 @@ from trainer.evaluation.ranking import evaluate_scorers
 from trainer.evaluation.scorer import TrainedScorer
 from trainer.evaluation.trained import open_trained
 
+pytestmark = pytest.mark.slow
 ITEMS, LENGTH = 30, 4
 
 

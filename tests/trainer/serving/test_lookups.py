@@ -15,7 +15,7 @@ from tests.support.feature_dataset import write_features
 from tests.support.feature_worlds import every_kind, raw_world
 from tests.support.replays import replay_here
 
-pytestmark = pytest.mark.any_python
+pytestmark = [pytest.mark.any_python, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

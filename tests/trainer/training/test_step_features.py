@@ -111,6 +111,7 @@ with open(sys.argv[2], "wb") as file:
 """
 
 
+@pytest.mark.slow
 def test_replicas_train_as_one(root, native, tmp_path):
     command = [sys.executable, "-c", REPLICAS, root, str(tmp_path / "found")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

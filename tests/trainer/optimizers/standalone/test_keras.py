@@ -218,6 +218,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 def test_every_format_loads_in_a_fresh_process_and_goes_on(tmp_path):
     """From a SavedModel, Keras restores no optimizer's slots, its own neither."""

@@ -72,6 +72,7 @@ ENGINES = {
     "v5p-8": ["two_tower"],
     "v6e-4": ["extra negatives", "dot_bias", "uniform", "adagrad, history", "ftrl", "sgd", "sequence, gbce"],
 }
+FAST = ["two_tower", "extra negatives", "dot_bias", "adagrad, history"]
 assert {case for cases in ENGINES.values() for case in cases} == {*CASES}
 
 
@@ -161,7 +162,12 @@ def assert_close(got: dict, expected: dict, atol=2e-6) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "engine"), [(case, engine) for engine, cases in ENGINES.items() for case in cases]
+    ("case", "engine"),
+    [
+        pytest.param(case, engine, marks=[] if case in FAST else [pytest.mark.slow])
+        for engine, cases in ENGINES.items()
+        for case in cases
+    ],
 )
 def test_the_tpus_step_is_the_cpus(planted, case, engine):
     cpu, tpu = undisturbed(planted, case), undisturbed(planted, case, engine)
