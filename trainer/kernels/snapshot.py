@@ -38,7 +38,7 @@ class RecordSnapshot:
         library = without_tensorflow()
         library.lazytower_snapshot.restype = ctypes.c_void_p
         library.lazytower_snapshot_end.restype = ctypes.c_double
-        self._handle = library.lazytower_snapshot(
+        self._handle: int | None = library.lazytower_snapshot(
             *(ctypes.c_void_p(address(records)), ctypes.c_int64(rows), ctypes.c_int64(self._width)),
             ctypes.c_void_p(None if ids is None else ids.ctypes.data),
             *(ctypes.c_int64(self._number), ctypes.c_int64(piece), ctypes.c_int64(limit)),
