@@ -173,6 +173,7 @@ THINGS = {
     "Where is the population stability index?": "def stability_index(",
     "Where is a chain of datasets folded?": "def compact(",
     "Where do I add something to score, or a format of its files?": "TABLES",
+    "Where are rows copied aside while a checkpoint is written?": "Snapshot::Keep",
     "Where are the best items of many users found?": "TopK",
     "What makes a batch output continue after a kill?": "class Target",
     "Where is the transformer over the history?": "class SequenceTower(",

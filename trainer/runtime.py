@@ -68,8 +68,9 @@ def _answer_other_hosts() -> None:
     import tensorflow as tf
     from tensorflow.python.eager import context
 
-    options = options_of_host()
-    if tf.config.threading.get_inter_op_parallelism_threads() < 1:
+    started = context.context()._initialized
+    if not started and tf.config.threading.get_inter_op_parallelism_threads() < 1:
+        options = options_of_host()
         tf.config.threading.set_inter_op_parallelism_threads(options.inter_op_parallelism_threads)
         context.context()._config = options  # only there can it be said that threads do not spin
 

@@ -5,10 +5,11 @@ import os
 import pytest
 import tensorflow as tf
 
+from configs.sections.devices import ClusterDeviceConfig
 from tests.support.tiny_dataset import write_dataset
 from tests.trainer.data.test_catalog import random_rows
 from trainer.data.batches import TrainData
-from trainer.runtime import options_of_host, untuned
+from trainer.runtime import options_of_host, start_tensorflow, untuned
 
 pytestmark = pytest.mark.any_python
 
@@ -32,3 +33,13 @@ def test_a_host_answers_while_it_computes(monkeypatch, cores, at_a_time, spinnin
     assert options.intra_op_parallelism_threads == 3
     assert options.inter_op_parallelism_threads == at_a_time
     assert options.experimental.disable_thread_spinning is not spinning
+
+
+def test_a_driver_may_begin_where_tensorflow_has_started(monkeypatch):
+    """Its threads stay as they are: TensorFlow refuses to change them."""
+    monkeypatch.setenv("TF_GRPC_DEFAULT_OPTIONS", "")  # which is set for the process
+    assert tf.constant(1).numpy() == 1
+    before = tf.config.threading.get_inter_op_parallelism_threads()
+    device = ClusterDeviceConfig(kind="cluster", hosts=["127.0.0.1:1", "127.0.0.1:2"])
+    start_tensorflow(device, deterministic=False)
+    assert tf.config.threading.get_inter_op_parallelism_threads() == before

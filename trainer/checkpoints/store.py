@@ -144,26 +144,26 @@ class CheckpointStore:
         hosts = max((table.elsewhere.hosts for table in tables.values() if table.elsewhere), default=0)
         # Rows of other hosts are written there, while training waits: a copy here would pass through this
         # one.
-        snapshots = None if hosts or asynchronous <= 0 else _snapshots(tables, ids, asynchronous)
-        pieces: Iterable[Piece] = _pieces(tables, ids, snapshots or {})
-        if snapshots is None and (size > asynchronous or hosts):
-            self._write(head, pieces, values, "blocking", lambda: time.monotonic() - started, hosts or 1)
-            return
-        if snapshots is None:
+        snapshots = {} if hosts or asynchronous <= 0 else _snapshots(tables, ids, asynchronous)
+        pieces: Iterable[Piece] = _pieces(tables, ids, snapshots)
+        if not snapshots:
+            if size > asynchronous or hosts:
+                self._write(head, pieces, values, "blocking", lambda: time.monotonic() - started, hosts or 1)
+                return
             pieces = list(pieces)
-        own = (snapshots or {}).values()
-        blocked = time.monotonic() - started
+        before = time.monotonic() - started
+
+        def blocked() -> float:
+            return before + sum(snapshot.end() for snapshot in snapshots.values())
 
         def write() -> None:
             try:
-                self._write(
-                    *(head, iter(pieces), values, "async"), lambda: blocked + sum(one.end() for one in own)
-                )
+                self._write(head, iter(pieces), values, "async", blocked)
             except BaseException as error:  # raised by `wait`, in the trainer's thread
                 self._failure = error
             finally:
-                for one in own:
-                    one.end()
+                for snapshot in snapshots.values():  # after a failure: no step may wait for it
+                    snapshot.end()
 
         self._background = threading.Thread(target=write, name=f"checkpoint-{step}")
         self._background.start()
@@ -330,8 +330,8 @@ def _layout(table: Table, rows: int) -> TableLayout:
 
 def _snapshots(
     tables: dict[str, Table], ids: dict[str, np.ndarray] | None, limit: int
-) -> dict[str, Snapshot] | None:
-    """Of each table, by name, of at most `limit` bytes in all; None: not every engine gives one."""
+) -> dict[str, Snapshot]:
+    """Of each table, by name, of at most `limit` bytes in all; of none, if not every engine gives one."""
     found: dict[str, Snapshot] = {}
     for name, table in tables.items():
         own = None if ids is None else ids[name]
@@ -339,7 +339,7 @@ def _snapshots(
         if made is None:
             for one in found.values():
                 one.end()
-            return None
+            return {}
         found[name] = made
     return found
 

@@ -9,9 +9,9 @@
 namespace lazytower {
 namespace {
 
-constexpr int64_t kAsideRecords = 64;        // records that are set aside in one piece of memory
-constexpr int64_t kReadRows = 256;  // that are read before an update may take its turn
-constexpr int64_t kReadAhead = 8;         // how many rows ahead of the current one to prefetch
+constexpr int64_t kAsideRecords = 64;  // records that are set aside in one piece of memory
+constexpr int64_t kReadRows = 256;     // that are read before an update may take its turn
+constexpr int64_t kReadAhead = 8;      // how many rows ahead of the current one to prefetch
 
 std::mutex registered_mu;
 

@@ -143,5 +143,5 @@ def sequence_bytes(config: RunConfig) -> int:
 
 def peak_bytes(config: RunConfig, tables: int) -> int:
     """Peak memory of a run on this machine, given the bytes of its tables."""
-    copy = config.checkpoint.async_memory_mb << 20  # of rows being written in the background
+    copy = config.checkpoint.async_memory_mb << 20  # of rows set aside for a checkpoint
     return int(tables * MARGIN) + BASE_BYTES + sequence_bytes(config) + min(copy, tables)

@@ -74,7 +74,8 @@ class ClusterStep(Step):
         sent = {_IDS + name: value for name, value in ids.items()} | {_STEP: now[None]}
         sent |= {_COLUMNS + name: value for name, value in model.columns(batch, now).items()}
         shared = [_STEP, *(_COLUMNS + name for name in model.gathered_columns)]
-        columns, weights = send_columns(sent, shared, self._devices), self._dense()
+        columns = send_columns(sent, shared, self._devices)
+        weights = send_dense(recommender.dense_variables, self._devices)
         shares = []
         for (own, whole), dense, device in zip(columns, weights, self._devices, strict=True):
             own_ids = _named(own, _IDS)
@@ -87,9 +88,6 @@ class ClusterStep(Step):
             named = _named(own, _COLUMNS), _named(whole, _COLUMNS)
             shares.append(_HostShare(own_ids, *named, wanted, step, dense))
         return shares
-
-    def _dense(self) -> list[list]:
-        return send_dense(self._recommender.dense_variables, self._devices)
 
     def _differentiated(self, shares: list["_HostShare"], routing: Routing) -> tuple[list, list]:
         """What each host computes of its share.
@@ -109,11 +107,8 @@ class ClusterStep(Step):
                 activations = recommender.activations(own.ids, own.fetch(recommender.tables, rows))
                 loss = model.loss(activations, own.columns, own.step, self._share(index, own))
             above, sent, read = tape.gradient(loss, (rows, own.dense, variables))
-            above = [_or_zero(gradient, row) for gradient, row in zip(above, rows, strict=True)]
-            gradients = [
-                tf.add_n([_or_zero(g, value) for g in pair if g is not None] or [tf.zeros_like(value)])
-                for *pair, value in zip(sent, read, own.dense, strict=True)
-            ]
+            above = [_summed([gradient], row) for gradient, row in zip(above, rows, strict=True)]
+            gradients = [_summed(found, value) for *found, value in zip(sent, read, own.dense, strict=True)]
             squares = [tf.nn.l2_loss(gradient) for gradient in above]
             flat = [tf.reshape(gradient, [-1]) for gradient in gradients]
             return tf.concat([tf.stack([loss, *squares]), *flat], axis=0), above
@@ -179,9 +174,10 @@ class ClusterStep(Step):
         return tf.constant(True)
 
 
-def _or_zero(gradient, value):
-    """A gradient as a dense tensor; zeros in the shape of `value` if there is none."""
-    return tf.zeros_like(value) if gradient is None else tf.convert_to_tensor(gradient)
+def _summed(gradients: list, value):
+    """The sum of those gradients of a value that there are (None: there is none), as a dense tensor."""
+    found = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
+    return tf.add_n(found) if found else tf.zeros_like(value)
 
 
 _IDS, _COLUMNS, _STEP = "ids/", "columns/", "step"
