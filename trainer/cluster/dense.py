@@ -1,4 +1,4 @@
-"""Dense weights on the hosts of a cluster: their variables are on host 0, and a message a step brings them.
+"""Dense weights on the hosts of a cluster: their variables are on host 0, and their values come with a batch.
 
 Left to TensorFlow, each host would read each variable for itself: a message for every matrix and bias.
 """
@@ -7,30 +7,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
-
-from trainer.cluster.packing import Packing
-
-
-def send_dense(variables: Sequence[tf.Variable], devices: Sequence[str]) -> list[list[tf.Tensor]]:
-    """Sends all hosts the values of variables of host 0.
-
-    Args:
-      variables: on the first device; float32.
-      devices: of the hosts.
-
-    Returns:
-      For each host, the values in the order of the variables, on the host.
-    """
-    values = {str(i): variable.read_value() for i, variable in enumerate(variables)}
-    packing = Packing(values)
-    with tf.device(devices[0]):
-        flat = packing.packed(values)
-    found = []
-    for device in devices:
-        with tf.device(device):
-            there = packing.unpacked(tf.identity(flat))
-            found.append([there[name] for name in values])
-    return found
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ bit.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -49,24 +50,43 @@ class Packing:
         return found
 
 
-def send_columns(columns: dict, shared: Sequence[str], devices: Sequence[str]) -> list:
-    """Sends each host its rows of a batch, and all rows of some columns.
+class Received(NamedTuple):
+    """What a host has of a batch at the beginning of a step; on the host."""
+
+    rows: dict
+    """Its rows of each column, by name."""
+    whole: dict
+    """All rows of the shared columns, by name."""
+    values: list
+    """What every host gets."""
+
+
+def send_batch(
+    columns: dict, shared: Sequence[str], values: Sequence[tf.Tensor], devices: Sequence[str]
+) -> list[Received]:
+    """Sends each host its rows of a batch, all rows of some columns, and some values; in one message.
 
     Args:
       columns: by name, [rows, ...], where the number of rows is divisible by that of hosts.
       shared: names of the columns that every host gets whole too.
-      devices: of the hosts; columns are on the first.
+      values: tensors of any shape that every host gets.
+      devices: of the hosts; columns and values are on the first.
 
     Returns:
-      For each host, (its rows of each column, by name; the whole columns of `shared`, by name).
+      What each host has then.
     """
-    own = {name: value for name, value in columns.items() if name not in shared}
-    whole = {name: columns[name] for name in shared if name in columns}
     n, found = len(devices), []
-    cut = {name: tf.split(value, n) for name, value in own.items()}
+    with tf.device(devices[0]):
+        cut = {name: tf.split(value, n) for name, value in columns.items()}
+        own = {name: parts for name, parts in cut.items() if name not in shared}
+        whole = {name: columns[name] for name in shared if name in columns}
+        named = {f"value/{i}": value for i, value in enumerate(values)}
     for h, device in enumerate(devices):
-        message = {f"own/{name}": parts[h] for name, parts in cut.items()}
-        message |= {f"whole/{name}": value for name, value in whole.items()}
+        if h == 0:
+            found.append(Received({name: parts[0] for name, parts in cut.items()}, whole, list(values)))
+            continue
+        message = {f"own/{name}": parts[h] for name, parts in own.items()}
+        message |= {f"whole/{name}": value for name, value in whole.items()} | named
         packing = Packing(message)
         with tf.device(devices[0]):
             flat = packing.packed(message)
@@ -74,10 +94,8 @@ def send_columns(columns: dict, shared: Sequence[str], devices: Sequence[str]) -
             there = packing.unpacked(tf.identity(flat))
             all_rows = {name: there[f"whole/{name}"] for name in whole}
             rows = {name: there[f"own/{name}"] for name in own}
-            for name, value in all_rows.items():
-                size = value.shape[0] // n
-                rows[name] = value[h * size : (h + 1) * size]
-        found.append((rows, all_rows))
+            rows |= {name: tf.split(value, n)[h] for name, value in all_rows.items()}
+        found.append(Received(rows, all_rows, [there[name] for name in named]))
     return found
 
 

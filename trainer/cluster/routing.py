@@ -49,7 +49,8 @@ class Routing:
         self.rows = [self._receive(h, [messages[h] for messages in answers]) for h in range(len(devices))]
 
     def _request(self, h: int, ids: list) -> list:
-        """A host's message to each owner: how many ids of each table, then the ids, as rows there."""
+        """A host's message to each owner: how many ids of each table, then the ids, as rows there. What a host
+        would send itself, here and below, is left as it is: a list by table."""
         with tf.device(self._devices[h]):
             split = [table.split(own) for table, own in zip(self._tables, ids, strict=True)]
             self._places.append([[places for places, _ in parts] for parts in split])
@@ -57,19 +58,23 @@ class Routing:
             for k in range(len(self._devices)):
                 local = [parts[k][1] for parts in split]
                 counts = tf.stack([tf.size(part, tf.int64) for part in local])
-                messages.append(tf.concat([counts, *local], axis=0))
+                messages.append(local if k == h else tf.concat([counts, *local], axis=0))
         return messages
 
     def _answer(self, k: int, messages: list) -> list:
         """An owner's message to each host: the rows of all tables, one after the other."""
         number = len(self._tables)
         with tf.device(self._devices[k]):
-            there = [tf.identity(message) for message in messages]
-            counts = [tf.unstack(tf.cast(message[:number], tf.int32), num=number) for message in there]
-            ids = [
-                tf.split(message[number:], count, num=number)
-                for message, count in zip(there, counts, strict=True)
-            ]
+            counts, ids = [], []
+            for h, message in enumerate(messages):
+                if h == k:
+                    counts.append([tf.size(part) for part in message])
+                    ids.append(message)
+                    continue
+                there = tf.identity(message)
+                sizes = tf.cast(there[:number], tf.int32)
+                counts.append(tf.unstack(sizes, num=number))
+                ids.append(tf.split(there[number:], sizes, num=number))
             asked, found = [], []
             for t, table in enumerate(self._tables):
                 joined = tf.concat([parts[t] for parts in ids], axis=0)
@@ -78,7 +83,8 @@ class Routing:
                 asked.append(_Asked(lookup, where, of_hosts))
                 found.append(tf.split(rows, of_hosts, num=len(of_hosts)))
             self._asked.append(asked)
-            return [_flat([parts[h] for parts in found]) for h in range(len(messages))]
+            rows = [[parts[h] for parts in found] for h in range(len(messages))]
+            return [own if h == k else _flat(own) for h, own in enumerate(rows)]
 
     def _looked_up(self, shard, ids):
         """(lookup, places of ids in it or None, rows float32 [n, dim] of ids) of one owner."""
@@ -93,7 +99,9 @@ class Routing:
         """A host's rows of each table, in the order of its ids."""
         with tf.device(self._devices[h]):
             parts = [
-                _unflat(tf.identity(message), [tf.size(places[k]) for places in self._places[h]], self._dims)
+                message
+                if k == h
+                else _unflat(tf.identity(message), [tf.size(p[k]) for p in self._places[h]], self._dims)
                 for k, message in enumerate(messages)
             ]
             return [
@@ -105,31 +113,41 @@ class Routing:
     def _dims(self) -> list[int]:
         return [table.dim for table in self._tables]
 
-    def gradients(self, above: Sequence[list]) -> list[list]:
-        """Sends gradients to the owners.
+    def gradients(self, above: Sequence[list], results: Sequence[tf.Tensor]) -> tuple[list[list], list]:
+        """Sends gradients to the owners, and results to host 0.
 
         Args:
           above: for each host, float32 [n, dim] for each table, of its `rows`.
+          results: of each host, float32 [values] of the same static shape.
 
         Returns:
-          For each owner, the gradient of each table's lookup, to be passed to `update`.
+          (For each owner, the gradient of each table's lookup, to be passed to `update`; the results, on
+          host 0.)
         """
+        hosts = range(len(self._devices))
         sent = []
         for h, own in enumerate(above):
             with tf.device(self._devices[h]):
-                sent.append(
-                    [
-                        _flat([tf.gather(g, p[k]) for g, p in zip(own, self._places[h], strict=True)])
-                        for k in range(len(self._devices))
-                    ]
-                )
-        return [self._summed(k, [messages[k] for messages in sent]) for k in range(len(self._devices))]
+                parts = [
+                    [tf.gather(g, p[k]) for g, p in zip(own, self._places[h], strict=True)] for k in hosts
+                ]
+                sent.append([parts[k] if k == h else _flat(parts[k]) for k in hosts])
+                if h:
+                    sent[h][0] = tf.concat([results[h], sent[h][0]], axis=0)
+        arrived = [results[0]]
+        with tf.device(self._devices[0]):
+            for own, result in zip(sent[1:], results[1:], strict=True):
+                size = result.shape.num_elements()
+                message = tf.identity(own[0])
+                arrived.append(message[:size])
+                own[0] = message[size:]
+        return [self._summed(k, [messages[k] for messages in sent]) for k in hosts], arrived
 
     def _summed(self, k: int, messages: list) -> list:
         with tf.device(self._devices[k]):
             asked = self._asked[k]
             parts = [
-                _unflat(tf.identity(message), [one.counts[h] for one in asked], self._dims)
+                message if h == k else _unflat(tf.identity(message), [a.counts[h] for a in asked], self._dims)
                 for h, message in enumerate(messages)
             ]
             found = []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.cluster.packing import Packing, send_columns
+from trainer.cluster.packing import Packing, send_batch
 
 COLUMNS = {
     "id": np.array([1, -1, 2**40, 7], np.int64),
@@ -33,12 +33,15 @@ def test_other_dtypes_are_refused():
         Packing({"name": tf.constant(["text"])})
 
 
-def test_hosts_get_their_rows_and_whole_columns():
+def test_hosts_get_their_rows_whole_columns_and_values():
     tensors = {name: tf.constant(value) for name, value in COLUMNS.items()}
-    devices = ["CPU:0", "CPU:0"]
-    shares = send_columns(tensors, ["label"], devices)
-    for h, (own, whole) in enumerate(shares):
-        assert set(own) == set(COLUMNS) and set(whole) == {"label"}
+    values = [tf.constant(2**40, tf.int64), tf.constant([[0.5, np.nan], [-0.0, 1.0]])]
+    received = send_batch(tensors, ["label"], values, ["CPU:0", "CPU:0"])
+    for h, (rows, whole, found) in enumerate(received):
+        assert set(rows) == set(COLUMNS) and set(whole) == {"label"}
         assert whole["label"].numpy().tobytes() == COLUMNS["label"].tobytes()
         for name, value in COLUMNS.items():
-            assert own[name].numpy().tobytes() == value[2 * h : 2 * h + 2].tobytes()
+            assert rows[name].numpy().tobytes() == value[2 * h : 2 * h + 2].tobytes()
+        for value, own in zip(values, found, strict=True):
+            assert own.dtype == value.dtype and own.shape == value.shape
+            assert own.numpy().tobytes() == value.numpy().tobytes()

@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from configs.schema import RunConfig
 from trainer.cluster.connect import Cluster
-from trainer.cluster.dense import reading, send_dense
-from trainer.cluster.packing import exchange, send_columns
+from trainer.cluster.dense import reading
+from trainer.cluster.packing import exchange, send_batch
 from trainer.cluster.routing import Routing
 from trainer.embeddings.pooling import Fetched
 from trainer.kernels import ops
@@ -50,7 +50,7 @@ class ClusterStep(Step):
         ids = [[own.wanted[name][0] for name in names] for own in shares]
         routing = Routing(self._tables, ids, self._devices, bool(self._clip_norm))
         results, above = self._differentiated(shares, routing)
-        gradients = routing.gradients(above)
+        gradients, results = routing.gradients(above, results)
         loss, squares, dense = self._reduced(results)
         if self._clip_norm:  # of the summed gradient of each row
             squares = tf.add_n([tf.identity(own) for own in routing.half_squares(gradients)])
@@ -71,20 +71,20 @@ class ClusterStep(Step):
         """Sends each host its rows of what the model reads of a batch."""
         model, recommender = self._recommender.model, self._recommender
         ids = recommender.ids_read(model.lookups(batch, now))
-        sent = {_IDS + name: value for name, value in ids.items()} | {_STEP: now[None]}
+        sent = {_IDS + name: value for name, value in ids.items()}
         sent |= {_COLUMNS + name: value for name, value in model.columns(batch, now).items()}
-        shared = [_STEP, *(_COLUMNS + name for name in model.gathered_columns)]
-        columns = send_columns(sent, shared, self._devices)
-        weights = send_dense(recommender.dense_variables, self._devices)
+        shared = [_COLUMNS + name for name in model.gathered_columns]
+        values = [now, *(variable.read_value() for variable in recommender.dense_variables)]
         shares = []
-        for (own, whole), dense, device in zip(columns, weights, self._devices, strict=True):
+        for (own, whole, (step, *dense)), device in zip(
+            send_batch(sent, shared, values, self._devices), self._devices, strict=True
+        ):
             own_ids = _named(own, _IDS)
             with tf.device(device):
                 wanted = {
                     table: (flat, None) if each else ops.unique(flat)
                     for table, (flat, each) in recommender.ids_of_tables(own_ids).items()
                 }
-                step = whole[_STEP][0]
             named = _named(own, _COLUMNS), _named(whole, _COLUMNS)
             shares.append(_HostShare(own_ids, *named, wanted, step, dense))
         return shares
@@ -129,12 +129,12 @@ class ClusterStep(Step):
         return Share(tf.constant(index), len(self._devices), gather)
 
     def _reduced(self, results: list) -> tuple:
-        """(loss, half the squares of rows' gradients by table, dense gradients) of the whole batch, on host
-        0."""
+        """(loss, half the squares of rows' gradients by table, dense gradients) of the whole batch, from what
+        hosts computed of their shares; on host 0."""
         dense = self._recommender.dense_variables
         number, sizes = len(self._tables), [variable.shape.num_elements() for variable in dense]
         with tf.device(self._devices[0]):
-            total = tf.add_n([tf.identity(result) for result in results])
+            total = tf.add_n(results)
             loss, squares, *flat = tf.split(total, [1, number, *sizes])
             gradients = [tf.reshape(g, v.shape) for g, v in zip(flat, dense, strict=True)]
             return loss[0], squares, gradients
@@ -180,7 +180,7 @@ def _summed(gradients: list, value):
     return tf.add_n(found) if found else tf.zeros_like(value)
 
 
-_IDS, _COLUMNS, _STEP = "ids/", "columns/", "step"
+_IDS, _COLUMNS = "ids/", "columns/"
 
 
 class _HostShare(NamedTuple):
