@@ -49,8 +49,10 @@ class Routing:
         self.rows = [self._receive(h, [messages[h] for messages in answers]) for h in range(len(devices))]
 
     def _request(self, h: int, ids: list) -> list:
-        """A host's message to each owner: how many ids of each table, then the ids, as rows there. What a host
-        would send itself, here and below, is left as it is: a list by table."""
+        """A host's message to each owner: how many ids of each table, then the ids, as rows there.
+
+        What a host would send itself, here and below, is left as it is: a list by table.
+        """
         with tf.device(self._devices[h]):
             split = [table.split(own) for table, own in zip(self._tables, ids, strict=True)]
             self._places.append([[places for places, _ in parts] for parts in split])
