@@ -16,6 +16,7 @@ import pytest
 from absl import logging
 from hypothesis import HealthCheck, settings
 
+from configs.system.garbage import collect_rarely
 from tests.support import shared
 from tests.support.gcs_bucket import bucket
 from tests.support.job_runs import cloud
@@ -35,6 +36,7 @@ __all__ = ["bucket", "cloud", "kubernetes", "plain_graphs", "submit"]  # fixture
 
 def pytest_configure(config):
     """The process that pytest was started in makes room for what its processes share."""
+    collect_rarely()
     if not hasattr(config, "workerinput"):
         config.add_cleanup(functools.partial(shared.end, shared.begin()))
 

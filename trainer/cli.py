@@ -18,6 +18,7 @@ from absl.flags import argparse_flags
 
 from configs.errors import Stopped, UserError
 from configs.system import storage
+from configs.system.garbage import collect_rarely
 from configs.system.terminal import bounded, escaped_output, visible
 from lazytower_entry import stop_if_shadowed
 from trainer.commands import BEAM_COMMANDS, COMMANDS
@@ -142,6 +143,7 @@ class _Plain(logging.PythonFormatter):
 def main() -> None:
     """Parses and runs the command line; lazytower_entry.py calls it."""
     stop_if_shadowed()  # also of `python -m trainer.cli`, which does not pass there
+    collect_rarely()
     app.run(run, flags_parser=parse)
 
 

@@ -16,6 +16,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import ConfigError
+from configs.system.garbage import collect_rarely
 
 if TYPE_CHECKING:
     from apache_beam.portability.api.beam_provision_api_pb2 import ProvisionInfo
@@ -31,6 +32,7 @@ def main() -> None:
     Raises:
       ConfigError: the job has staged packages, which this worker does not install.
     """
+    collect_rarely()
     parser = argparse.ArgumentParser(prog="lazytower-beam-worker", description=__doc__.partition("\n")[0])
     parser.add_argument("--id", required=True, help="the worker's name, given by the runner")
     parser.add_argument("--provision_endpoint", required=True, help="HOST:PORT that describes the job")

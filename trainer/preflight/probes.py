@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from typing import NamedTuple
 
+from configs.system.garbage import collect_rarely
 from trainer.preflight.checks import INSTALL_LAZYTOWER
 
 _ROLE = "roles/storage.objectUser on the bucket"
@@ -248,6 +249,7 @@ GROUPS = {
 
 def main(group: str, argument: str) -> None:
     """Runs the steps of a group up to the first failure: each step builds on those before."""
+    collect_rarely()
     for step in GROUPS[group]:
         try:
             result = {"status": "ok", "found": step.work(argument), "fix": ""}

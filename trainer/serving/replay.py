@@ -4,6 +4,8 @@ Run as `python -I -c "$(cat replay.py)" MODEL_DIR GOLDEN.json`: export does so i
 anyone who serves the model. Prints `ok` and exits with 0, or names the first difference and exits with 1.
 """
 
+import atexit
+import gc
 import json
 import sys
 
@@ -190,6 +192,8 @@ def check_list(what, items, scores, k, answer, exact):
 
 def main(argv):
     """Exit code of the replay."""
+    gc.set_threshold(50_000, 10, 10)  # as configs.system.garbage, which is out of reach here
+    atexit.register(gc.freeze)
     sys.meta_path.insert(0, RefuseProject)
     with open(argv[2], encoding="utf-8") as file:
         golden = json.load(file)
