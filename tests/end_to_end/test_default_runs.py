@@ -99,6 +99,7 @@ def test_a_rate_that_is_far_off_is_said_in_log_and_report(planted, tmp_path, cap
         assert "0.005 suits lazy_adam" in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unverified")
 def test_a_model_that_has_learned_nothing_is_no_better_than_popularity(planted, tmp_path, caplog, capsys):
     rates = [f"tables.{table}.optimizer.learning_rate=1e-7" for table in ("user", "item")]

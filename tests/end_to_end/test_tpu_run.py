@@ -70,7 +70,8 @@ def assert_close(got: dict, expected: dict) -> None:
         np.testing.assert_allclose(got[name], value, rtol=2e-5, atol=3e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("slice_", [pytest.param("v4-32", marks=pytest.mark.slow), "v6e-4"])
+@pytest.mark.slow
+@pytest.mark.parametrize("slice_", ["v4-32", "v6e-4"])
 def test_a_run_is_that_of_the_cpu_and_its_checkpoints_serve(root, slice_, monkeypatch):
     cpu = run(root, "cpu")
     tpu = run(root, f"run-{slice_}", slice_, checkpoint={"every_steps": 20, "keep": 9})
@@ -126,6 +127,7 @@ def with_features(tmp_path_factory):
     return config_of, pathlib.Path(cpu.output.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [None, "v6e-4"])
 def test_features_and_dropped_ids_survive_a_stop(with_features, place):
     """What a machine without a TPU began ends alike there and on a TPU."""

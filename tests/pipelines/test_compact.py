@@ -142,6 +142,7 @@ def _at(dataset):
     return dataset.model_copy(update={"dataset": dataset.dataset | {"path": dataset.path}})
 
 
+@pytest.mark.slow
 def test_rows_of_earlier_datasets_are_train_rows(folded):
     days, found, _ = folded
     chain = days[::-1]

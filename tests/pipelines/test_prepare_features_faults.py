@@ -21,6 +21,7 @@ TAGS = {"name": "tags", "of": "item", "kind": "list", "separator": "|", "weights
 NUMBER = {"name": "n", "of": "item", "kind": "numeric"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("feature", "row", "reason", "hint"),
     [

@@ -70,6 +70,7 @@ WORLDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed, kind, labels, options, positive", WORLDS)
 def test_random_worlds_equal_the_reference(tmp_path, seed, kind, labels, options, positive):
     rows = world(seed, labels)

@@ -43,6 +43,7 @@ warnings.warn("others are heard")
 """
 
 
+@pytest.mark.slow
 @needs_addons
 def test_it_is_quiet_trains_and_leaves_no_trace():
     done = run(PRELUDE + LAZY_ADAM)

@@ -37,6 +37,7 @@ BOUNDED = {
 HASHED = {"user_ids": {"kind": "hash", "rows": 5000}, "item_ids": {"kind": "hash", "rows": 7000}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ids, split, number",
     [

@@ -50,6 +50,7 @@ FAULTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text, feature, kind, message", FAULTS)
 def test_faults_are_one_line_with_file_and_fix(tmp_path, text, feature, kind, message):
     with pytest.raises(DataError) as caught:

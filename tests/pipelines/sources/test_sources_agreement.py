@@ -89,6 +89,7 @@ def test_delimited_values_mean_the_same_in_both_parses(tmp_path_factory, column,
     assert typed == _parsed(path, "delimited", _csv([row]), careful=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", WORDS)
 def test_every_odd_value_in_every_column(tmp_path, word):
     for column in range(len(NAMES)):

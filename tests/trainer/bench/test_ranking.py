@@ -69,6 +69,7 @@ def first_loss(model: RankedModel) -> float:
     return float(np.mean(np.log1p(np.exp(logit)) - batch["label"] * logit))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crosses", [0, 2])
 @pytest.mark.parametrize("optimizer", ["lazy_adam", "adagrad", "sgd"])
 def test_all_train_the_same_model(optimizer, crosses):

@@ -31,6 +31,7 @@ def document(tmp_path, **changes) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_this_machine_for_a_prepared_run(tmp_path):
     write_planted(str(tmp_path))
     done = lazytower("--config", document(tmp_path), "--json")

@@ -67,6 +67,7 @@ def test_users_come_from_a_file(model, capsys, tmp_path):
         assert [json.loads(line)["user"] for line in out.splitlines()] == ["ü1", "ü2"]
 
 
+@pytest.mark.slow
 def test_flags_say_what_a_user_without_a_key_did_and_is(capsys):
     flags = ("--model", tiny_export("towers"), "--k", "40", "--include_seen", "--format", "jsonl")
     more = ("--history", "item 1,item 2", "--set_feature", "country=c1", "--set_feature", "age=0.5")
@@ -82,6 +83,7 @@ def test_flags_say_what_a_user_without_a_key_did_and_is(capsys):
     np.testing.assert_allclose([e["score"] for e in some["items"]], scores, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_file_of_requests_is_answered_line_by_line(capsys, tmp_path):
     path, flags = tmp_path / "requests.jsonl", ("--model", tiny_export("towers"), "--format", "jsonl")
     path.write_text(
@@ -131,6 +133,7 @@ def test_mistakes_are_one_line(model, capsys, tmp_path):
         assert err.startswith("lazytower recommend: error: ") and message in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_config_finds_the_run_and_no_trainer_code_but_the_command_is_loaded(model, tmp_path):
     config = os.path.join(tiny_run("plain").config.output.path, "config.yaml")
     program = (

@@ -158,6 +158,7 @@ def test_dense_and_sparse_agree(size):
     assert (dense[:, -1] == sparse[:, -1]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ROW_OPTIMIZERS)
 def test_every_optimizer_sees_chunks_as_rows(kind):
     """Each step equals the optimizer's own, on the touched chunks and their summed gradients."""

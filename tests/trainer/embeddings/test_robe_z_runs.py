@@ -103,6 +103,7 @@ def test_evaluate_scores_as_training_did(trained, capsys):
     assert again["ndcg@5"] == pytest.approx(during["ndcg@5"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_export_answers_as_the_trained_model(trained):
     """Export replays golden examples and fails when an answer differs."""
     path = export_here(trained[1])

@@ -61,6 +61,7 @@ def _check(users, items, servable, allowed, banned, k, few=False):
         assert (scores[i, len(best) :] == np.float32(NO_SCORE)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("each", [False, True])
 def test_random_restrictions_equal_a_sort(seed, each):

@@ -253,6 +253,7 @@ print(json.dumps([hashlib.sha256(np.asarray(value).tobytes()).hexdigest() for va
 """
 
 
+@pytest.mark.slow
 def test_bits_do_not_depend_on_the_number_of_threads():
     def bits(threads):
         done = subprocess.run(

@@ -103,6 +103,7 @@ def train(optimizer, variables, steps, seed):
         apply(tf.constant(ids), tf.constant(values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restore_first", [True, False], ids=["before slots exist", "after"])
 @pytest.mark.parametrize("kind", ROW_OPTIMIZERS)
 def test_tf_checkpoints_resume(kind, restore_first, tmp_path):

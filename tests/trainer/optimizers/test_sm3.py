@@ -281,6 +281,7 @@ def place(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, VARIANTS["average, momentum"]], ids=str)
 def test_a_run_learns_and_beats_popularity(place, options):
     name = "-".join(options) or "accumulate"

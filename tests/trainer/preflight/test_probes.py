@@ -100,6 +100,7 @@ def test_a_python_without_addons_does_without(monkeypatch, capsys):
     assert first["found"] == f"none: {reason}; only engine: tfa needs it"
 
 
+@pytest.mark.slow
 def test_keras_3_is_noticed():
     script = "import os; os.environ['TF_USE_LEGACY_KERAS'] = '0'; from trainer.preflight.probes import main; "
     script += "main('tensorflow', '')"
@@ -147,6 +148,7 @@ def test_every_step_has_a_result():
     assert [result.fix for result in died[1:]] == ["fix b", "fix b first", "fix b first"]
 
 
+@pytest.mark.slow
 def test_a_tensorflow_that_hangs(tmp_path, monkeypatch):
     (tmp_path / "tensorflow.py").write_text("import time; time.sleep(600)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

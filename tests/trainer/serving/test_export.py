@@ -181,6 +181,7 @@ def test_the_saved_model_holds_serving_variables_alone():
     assert len(in_catalog) == 1 and 0 < in_catalog[0][0] <= len(seen)
 
 
+@pytest.mark.slow
 def test_loading_warns_of_nothing():
     program = "import sys, tensorflow as tf; tf.saved_model.load(sys.argv[1])"
     command = [sys.executable, "-c", program, tiny_export("towers")]
@@ -289,7 +290,8 @@ def test_versions_count_up_from_the_largest(other):
     assert sorted(os.listdir(other)) == [".lock", "12", "13", "3", "notes"]
 
 
-@pytest.mark.parametrize("name", ["a[1]\\b", pytest.param("w*t? x %20#", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a[1]\\b", "w*t? x %20#"])
 def test_a_path_that_tensorflow_may_take_for_a_pattern(tmp_path, name, caplog):
     """It globs where it restores from. Export verifies, and recommend asks, through a link where it must."""
     path = export(_into("plain", tmp_path / name))

@@ -13,7 +13,8 @@ from trainer.serving.warmup import WARMUP_FILE, prediction_log_class
 
 pytestmark = pytest.mark.any_python
 
-KINDS = ["towers", *any_python("plain", "history", "sequence", "others", "hash", "robe", "robe_bias")]
+KINDS = ["towers", *any_python("plain", "history", "hash", "robe")]
+KINDS += [pytest.param(kind, marks=pytest.mark.slow) for kind in ("sequence", "others", "robe_bias")]
 USER_KEYS = [f"ü{i}".encode() for i in range(USERS)]
 ITEM_KEYS = [f"item {i}".encode() for i in range(ITEMS)]
 UNKNOWN = b"nobody"

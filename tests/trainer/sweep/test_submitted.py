@@ -57,6 +57,7 @@ def by_processes(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_trials_are_those_of_processes(by_processes, tmp_path):
     jobs = FakeJobs()
     submitted_sweep(tmp_path, jobs, sweep=FEW)

@@ -168,6 +168,7 @@ def test_the_first_bad_batch_ends_a_run_and_its_row_is_named(place, model, tmp_p
     assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())[-1][:14] == "step-000000004"
 
 
+@pytest.mark.slow
 def test_the_allowance_holds_for_the_whole_run_and_survives_resuming(place, tmp_path):
     def run(output, allowed, **keys):
         train(config_of(place, "two_tower", output=tmp_path / output, skip_nonfinite=allowed, **keys))

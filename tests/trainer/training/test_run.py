@@ -127,8 +127,8 @@ DENSE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sections", [OTHERS, DENSE], ids=["others", "dense adam, window"])
-@pytest.mark.any_python
 def test_other_runs_resume_too(place, sections, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(configured(place, whole, **sections, checkpoint={"keep": 9}))

@@ -92,7 +92,7 @@ def assert_equal(one: Run, other: Run):
         np.testing.assert_allclose(own, others, atol=2e-5)
 
 
-@pytest.mark.parametrize("engine", ["v4-8", "v6e-4"])
+@pytest.mark.parametrize("engine", [pytest.param("v4-8", marks=pytest.mark.slow), "v6e-4"])
 def test_a_tpu_pools_and_trains_as_the_cpu(root, native, engine):
     assert_equal(Run(config_of(root), engine), native)
 

@@ -115,6 +115,7 @@ def test_all_kinds_and_optimizers_train(root, native, tables):
         assert np.isfinite(rows[name]).all() and np.abs(rows[name] - before[name]).max() > 1e-4, name
 
 
+@pytest.mark.slow
 def test_a_run_resumes_and_opens_with_its_averages(tmp_path):
     """Resumed from its middle it ends with the same weights; predictions use them."""
     config = click_log(str(tmp_path), owners=True, model=EVERYTHING)

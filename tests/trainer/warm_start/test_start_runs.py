@@ -108,6 +108,7 @@ def test_a_resumed_run_never_reads_init_again(root, caplog):
     assert ">key<" in page[page.index("<h2>Warm start</h2>") :]
 
 
+@pytest.mark.slow
 def test_killed_before_its_first_checkpoint_it_starts_again(root, second):
     config = second_config(root, "killed")
     begun(config, steps=3)
@@ -300,6 +301,7 @@ def test_the_mean_of_the_last_checkpoints(root):
 ROBE = {"user": {"dim": 8, "kind": "robe_z", "size": 64, "block": 8}, "item": {"dim": 8}}
 
 
+@pytest.mark.slow
 def test_robe_z(root):
     """The whole array on the same dataset; refused where keys have other ids."""
     config = trained(first_config(root, output={"path": f"{root}/first/robe"}, tables=ROBE))

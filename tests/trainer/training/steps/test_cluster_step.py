@@ -25,6 +25,8 @@ from tests.support.tiny_run import planted_document, write_planted
 from trainer.report.metrics_file import read_metrics
 from trainer.training.run import train
 
+pytestmark = pytest.mark.slow
+
 CUT, END, ENDLESS = 10, 20, 1_000_000
 TOWER = {"layers": [12, 8], "dropout": 0.1}
 TOWERS = {
@@ -155,14 +157,13 @@ def test_a_killed_worker_ends_the_run(runs, two_hosts):
     assert f"host 1 at {two_hosts[0].addresses[1]} is lost" in runs.log
 
 
-@pytest.mark.slow
 def test_a_run_resumed_with_another_worker_equals_an_undisturbed_one(runs, addresses, directory):
     copied(runs.whole, directory / "resumed", CUT)
     driven(on_cluster(runs.document, addresses, directory / "resumed"))
     assert_same(state(directory / "resumed", END), state(runs.whole, END))
 
 
-# --- slow: other models, settings and numbers of hosts, in one driver for each number ---
+# --- other models, settings and numbers of hosts, in one driver for each number ---
 
 ON_TWO, ON_FOUR = ("dot_bias", "ranking"), ("sequence", "groups", "rows")
 """A driver traces every run, which takes longer than its steps, so each has one number of hosts. With
@@ -234,7 +235,6 @@ def infinite(directory: pathlib.Path) -> dict:
     return document | {"polyak": {"kind": "none"}}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hosts", "name"), [*(("two", name) for name in ON_TWO), *(("four", name) for name in ON_FOUR)]
 )
@@ -244,7 +244,6 @@ def test_clusters_compute_what_one_machine_does(request, hosts, directory, name)
     assert_close(state(root / name, END), state(alone, END))
 
 
-@pytest.mark.slow
 def test_a_cluster_starts_from_another_run(of_four_hosts, directory, runs):
     alone = directory / "alone-warm"
     train(parse_config(moved(warm(directory, runs), alone), "warm"))
@@ -254,12 +253,10 @@ def test_a_cluster_starts_from_another_run(of_four_hosts, directory, runs):
     assert event["tables"]["user"]["kept"] > 0 == event["tables"]["user"]["new"]
 
 
-@pytest.mark.slow
 def test_four_hosts_resume_the_run_of_two(of_four_hosts, runs):
     assert_close(state(of_four_hosts / "resumed", END), state(runs.whole, END))
 
 
-@pytest.mark.slow
 def test_a_batch_that_is_not_finite_changes_nothing(of_two_hosts):
     before, after = state(of_two_hosts / "skips", CUT), state(of_two_hosts / "skips", END)
     assert int(after.pop("skipped")) == END and int(before.pop("skipped")) == CUT
@@ -267,7 +264,6 @@ def test_a_batch_that_is_not_finite_changes_nothing(of_two_hosts):
     assert_same(after, before)
 
 
-@pytest.mark.slow
 def test_a_worker_outlives_its_driver_and_hangs_under_the_next(two_hosts, addresses, directory):
     log, (worker,) = directory / "outlived.log", two_hosts
     endless = on_cluster(clipped(directory), addresses, directory / "outlived", num_steps=ENDLESS)

@@ -195,7 +195,8 @@ def test_rows_of_small_tables_are_on_the_chips_while_it_trains(clicks):
         table.read_records(np.arange(2))
 
 
-@pytest.mark.parametrize("engine", some(["v4-8", "v6e-4"], ["v6e-4"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["v4-8", "v6e-4"])
 def test_features_of_every_kind(tmp_path, engine):
     """Vectors, weighted lists that share a table, buckets, crosses, and the user's history."""
     document = every_kind(str(tmp_path))

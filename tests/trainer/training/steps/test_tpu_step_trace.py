@@ -281,7 +281,8 @@ def _replicated(op) -> bool:
         return False
 
 
-@pytest.mark.parametrize("name", [pytest.param("v4-32", marks=pytest.mark.slow), "v6e-4"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["v4-32", "v6e-4"])
 def test_an_ordered_history(name):
     """All positions' items are looked up, beside the history; what decides about sizes stays on the host."""
     step, graph = sequence(name)
@@ -301,7 +302,8 @@ def test_nothing_that_is_gathered_is_wider_than_32_bits():
     assert summed == {tf.float32, tf.int32}
 
 
-@pytest.mark.parametrize("name", [pytest.param("v4-32", marks=pytest.mark.slow), "v6e-4"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["v4-32", "v6e-4"])
 def test_many_tables(name):
     """Half of MLPerf's 26 tables are in the engine, the others are variables of the program."""
     step, graph = mlperf(name)
