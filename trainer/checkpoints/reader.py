@@ -10,6 +10,7 @@ import io
 import math
 import os
 import tempfile
+import threading
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ from trainer.checkpoints.files import (
 from trainer.checkpoints.manifest import CheckpointFile, CheckpointManifest, checksum_text
 
 _BLOCK = 1 << 20
+_PARSING = threading.Lock()
+"""NumPy parses headers with ast.literal_eval, in which CPython 3.11's threads disturb one another: "AST
+constructor recursion depth mismatch"."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +250,8 @@ def _header(content: Any) -> tuple[tuple[int, ...], np.dtype, int]:
     """(shape, type, place of the first value) of an .npy file's array."""
     header = io.BytesIO(bytes(content[:256]))
     np.lib.format.read_magic(header)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(header)
+    with _PARSING:
+        shape, _, dtype = np.lib.format.read_array_header_1_0(header)
     return shape, dtype, header.tell()
 
 
