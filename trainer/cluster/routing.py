@@ -51,7 +51,8 @@ class Routing:
     def _request(self, h: int, ids: list) -> list:
         """A host's message to each owner: how many ids of each table, then the ids, as rows there.
 
-        What a host would send itself, here and below, is left as it is: a list by table.
+        Here and below, a host needs no message to itself: in its place is what the message would hold, a list
+        by table.
         """
         with tf.device(self._devices[h]):
             split = [table.split(own) for table, own in zip(self._tables, ids, strict=True)]
@@ -59,8 +60,10 @@ class Routing:
             messages = []
             for k in range(len(self._devices)):
                 local = [parts[k][1] for parts in split]
-                counts = tf.stack([tf.size(part, tf.int64) for part in local])
-                messages.append(local if k == h else tf.concat([counts, *local], axis=0))
+                if k != h:
+                    counts = tf.stack([tf.size(part, tf.int64) for part in local])
+                    local = tf.concat([counts, *local], axis=0)
+                messages.append(local)
         return messages
 
     def _answer(self, k: int, messages: list) -> list:
