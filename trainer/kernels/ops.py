@@ -82,9 +82,10 @@ def softmax_blocks(
     first,
     group: int = 0,
     bfloat16: bool = False,
+    shifts: bool = False,
 ):
     """The loss and its gradients, as trainer.models.losses._groups; requires the kernels."""
-    return kernels().lazytower_softmax(
+    *found, of_shifts = kernels().lazytower_softmax(
         user=user,
         item=item,
         item_ids=tf.cast(item_ids, tf.int64),
@@ -95,7 +96,9 @@ def softmax_blocks(
         mask_hits=mask_hits,
         group=group,
         rounded=bfloat16,
+        shifts=shifts,
     )
+    return *found, of_shifts if shifts else None
 
 
 def allocate(records: tf.Variable, rows: int, width: int) -> None:

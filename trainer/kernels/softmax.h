@@ -107,9 +107,10 @@ class Block {
         tiles_((candidates.padded + kColumns - 1) / kColumns), user_(kRows * width_), tops_(tiles_ * kRows) {}
   virtual ~Block() = default;
 
-  // Works on rows begin .. end of the group, at most kRows: writes their users' gradients, adds to the items' gradient
-  // [padded, width], and returns the rows' part of the loss.
-  double Run(int64_t begin, int64_t end, float* user_gradient, float* item_gradient) {
+  // Works on rows begin .. end of the group, at most kRows: writes their users' gradients, adds to the gradient of items
+  // [padded, width], and of what is added to their logits [padded] unless it is null, and returns the rows' part of the
+  // loss.
+  double Run(int64_t begin, int64_t end, float* user_gradient, float* item_gradient, float* shift_gradient) {
     begin_ = begin, number_ = end - begin, filled_ = Padded(number_, kGroup);
     std::fill(user_.begin(), user_.end(), 0.0f);
     std::fill_n(top_, kRows, kMasked);
@@ -117,11 +118,13 @@ class Block {
     Load();
     for (int64_t t = 0; t < tiles_; ++t) Forward(t);
     const double loss = ToUsers(user_gradient);
-    for (int64_t t = 0; t < tiles_; ++t) ToItems(t, item_gradient);
+    for (int64_t t = 0; t < tiles_; ++t) ToItems(t, item_gradient, shift_gradient);
     for (int64_t i = 0; i < number_; ++i) {
-      const float scaled = group_.part[begin + i] * group_.scale;
-      float* own = item_gradient + (group_.first + begin + i) * width_;
-      Subtract(user(i), scaled, own);
+      const int64_t own = group_.first + begin + i;
+      const float part = group_.part[begin + i];
+      Subtract(user(i), group_.dim, part * group_.scale, item_gradient + own * width_);
+      const float one = 1.0f;
+      if (shift_gradient != nullptr) Subtract(&one, 1, part, shift_gradient + own);
     }
     return loss;
   }
@@ -131,15 +134,16 @@ class Block {
   virtual void Load() = 0;
   // Computes a tile's exponentials relative to the largest logit so far, and adds them to sums and users' gradients.
   virtual void Forward(int64_t t) = 0;
-  // Adds the products of a tile's exponentials with the users to the items' gradient.
-  virtual void ToItems(int64_t t, float* gradient) = 0;
+  // Adds the products of a tile's exponentials with the users to the items' gradient, and the exponentials themselves,
+  // as parts of their rows' sums, to that of shifts unless it is null.
+  virtual void ToItems(int64_t t, float* gradient, float* shifts) = 0;
   // A row's loss.
   virtual float Loss(int64_t i) const = 0;
   // An item's values as products take them, so that what its row's positive adds and what is subtracted cancel out.
   virtual const float* Operands(const float* item) { return item; }
-  // Subtracts a row's user times a factor, as products take it.
-  virtual void Subtract(const float* user, float factor, float* from) {
-    for (int64_t d = 0; d < group_.dim; ++d) from[d] -= user[d] * factor;
+  // Subtracts `dim` values times a factor, as products take them.
+  virtual void Subtract(const float* values, int64_t dim, float factor, float* from) {
+    for (int64_t d = 0; d < dim; ++d) from[d] -= values[d] * factor;
   }
 
   Tile tile(int64_t t) const { return {t * kColumns, std::min((t + 1) * kColumns, candidates_.padded)}; }
@@ -183,6 +187,7 @@ class Block {
       const float part = group_.part[row], scaled = part * group_.scale;
       const float* own = Operands(group_.item(group_.first + row));
       inverse_[i] = scaled / total_[i];
+      share_[i] = part / total_[i];
       loss += static_cast<double>(part) * Loss(i);
       for (int64_t d = 0; d < dim; ++d) {
         gradient[row * dim + d] = user_[i * width_ + d] * inverse_[i] - own[d] * scaled;
@@ -197,7 +202,8 @@ class Block {
   int64_t begin_, number_, filled_;  // filled_: number_ rounded up to whole kGroup
   std::vector<float> user_;          // [kRows, width], sums of the users' gradients
   std::vector<float> tops_;          // [tiles, kRows], the logit that a tile's exponentials are relative to
-  float top_[kRows], positive_[kRows], total_[kRows], inverse_[kRows];
+  float top_[kRows], positive_[kRows], total_[kRows];
+  float inverse_[kRows], share_[kRows];  // what exponentials are multiplied by in gradients of vectors, and of shifts
 };
 
 }  // namespace lazytower

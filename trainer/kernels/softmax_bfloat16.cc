@@ -281,22 +281,36 @@ class Bfloat16Block : public Block {
     return operands_.data();
   }
 
-  void Subtract(const float* user, float factor, float* from) override {
-    for (int64_t d = 0; d < group_.dim; ++d) from[d] -= Widened(Rounded(user[d] * factor));
+  void Subtract(const float* values, int64_t dim, float factor, float* from) override {
+    for (int64_t d = 0; d < dim; ++d) from[d] -= Widened(Rounded(values[d] * factor));
   }
 
-  void ToItems(int64_t t, float* gradient) override {
+  void ToItems(int64_t t, float* gradient, float* shifts) override {
     const Tile items = tile(t);
+    int32_t factors[kRows / 2] = {};  // of pairs of rows
     std::fill(weighted_.begin(), weighted_.end(), 0);
     for (int64_t i = 0; i < number_; ++i) {
-      const float factor = inverse_[i] * std::exp2(tops_[t * kRows + i] - top_[i]);
+      const float less = std::exp2(tops_[t * kRows + i] - top_[i]), factor = inverse_[i] * less;
       int32_t* row = &weighted_[i / 2 * width_];
       for (int64_t d = 0; d < group_.dim; ++d) row[d] |= Rounded(user(i)[d] * factor) << (i % 2 * 16);
+      factors[i / 2] |= Rounded(share_[i] * less) << (i % 2 * 16);
     }
     const int32_t* from = &to_items_[t * kRows / 2 * kStride];
     for (int64_t j = items.begin; j < items.end; j += kGroup) {
       MultiplyAllPairs(from + j - items.begin, kStride, 1, weighted_.data(), filled_ / 2, width_,
                        gradient + j * width_);
+    }
+    if (shifts == nullptr) return;
+    for (int64_t j = items.begin; j < items.end; j += kPair) {
+      const int32_t* pairs = from + j - items.begin;
+      Floats* to = reinterpret_cast<Floats*>(shifts + j);
+      Floats one = to[0], two = to[1];
+      for (int64_t i = 0; i < filled_ / 2; ++i, pairs += kStride) {
+        const Ints factor = Ints{} + factors[i];
+        one = Dot(one, *reinterpret_cast<const Ints*>(pairs), factor);
+        two = Dot(two, *reinterpret_cast<const Ints*>(pairs + kWide), factor);
+      }
+      to[0] = one, to[1] = two;
     }
   }
 

@@ -100,16 +100,29 @@ class Float32Block : public Block {
 
   float Loss(int64_t i) const override { return std::log(total_[i]) + top_[i] - positive_[i]; }
 
-  void ToItems(int64_t t, float* gradient) override {
+  void ToItems(int64_t t, float* gradient, float* shifts) override {
     const Tile items = tile(t);
     const float* logits = &logits_[t * kRows * kStride];
+    float factors[kRows];
     std::fill(weighted_.begin(), weighted_.end(), 0.0f);
     for (int64_t i = 0; i < number_; ++i) {
-      const float factor = inverse_[i] * std::exp(tops_[t * kRows + i] - top_[i]);
+      const float less = std::exp(tops_[t * kRows + i] - top_[i]), factor = inverse_[i] * less;
       for (int64_t d = 0; d < group_.dim; ++d) weighted_[i * width_ + d] = user(i)[d] * factor;
+      factors[i] = share_[i] * less;
     }
     for (int64_t j = items.begin; j < items.end; j += kGroup) {
       MultiplyAll(logits + j - items.begin, kStride, 1, weighted_.data(), filled_, width_, gradient + j * width_);
+    }
+    if (shifts == nullptr) return;
+    for (int64_t j = items.begin; j < items.end; j += kPair) {
+      const float* from = logits + j - items.begin;
+      Floats* to = reinterpret_cast<Floats*>(shifts + j);
+      Floats one = to[0], two = to[1];
+      for (int64_t i = 0; i < number_; ++i, from += kStride) {
+        one += *reinterpret_cast<const Floats*>(from) * factors[i];
+        two += *reinterpret_cast<const Floats*>(from + kWide) * factors[i];
+      }
+      to[0] = one, to[1] = two;
     }
   }
 

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from trainer.kernels.build import kernels, warn_of_slow_bfloat16
 from trainer.kernels.ops import softmax_blocks
+from trainer.models.base import split_last
 
 BLOCK_ROWS = 256
 WHOLE_ROWS = 1024
@@ -22,6 +23,7 @@ def in_batch_softmax(
     extra=None,
     group: int | None = None,
     precision: str = "float32",
+    biased: bool = False,
 ):
     """Mean in-batch sampled softmax loss with logQ correction, blockwise.
 
@@ -47,6 +49,8 @@ def in_batch_softmax(
         is static, it may be a multiple too. None: all rows are one group.
       precision: float32; or bfloat16: operands of products are rounded to bfloat16, and everything else is
         float32: products, their sums, the largest logits, exponentials.
+      biased: whether the last value of each user is the constant 1, and that of an item its bias. It is added
+        in float32, and users' last values get no gradient.
 
     Returns:
       float32 scalar, sum(weight_i loss_i) / sum(weight_i); the denominator sums the rows of all replicas.
@@ -60,11 +64,18 @@ def in_batch_softmax(
 
     @tf.custom_gradient
     def loss_of(user, item):
-        loss, user_gradient, item_gradient = blocks(
-            *(user, item, item_ids, log_q, part, 1.0 / temperature, mask_hits, first),
-            *(each, precision == "bfloat16"),
+        rows, vectors, shift = user, item, log_q
+        if biased:
+            rows, (vectors, bias) = split_last(user)[0], split_last(item)
+            shift -= bias[:, 0] / temperature
+        loss, to_users, to_items, to_shifts = blocks(
+            *(rows, vectors, item_ids, shift, part, 1.0 / temperature, mask_hits, first),
+            *(each, precision == "bfloat16", biased),
         )
-        return loss, lambda up: (up * user_gradient, up * item_gradient)
+        if biased:
+            to_users = tf.pad(to_users, [[0, 0], [0, 1]])
+            to_items = tf.concat([to_items, to_shifts[:, None] / temperature], axis=1)
+        return loss, lambda up: (up * to_users, up * to_items)
 
     return loss_of(user, item)
 
@@ -94,15 +105,18 @@ def _candidates(own, share, extra, group):
     return own, first, each
 
 
-def _groups(user, item, item_ids, log_q, share, scale, mask_hits, first, group=0, bfloat16=False):
-    """The loss and its gradients; see in_batch_softmax.
+def _groups(
+    user, item, item_ids, log_q, share, scale, mask_hits, first, group=0, bfloat16=False, shifts=False
+):
+    """The loss and its gradients, of users, items and, with `shifts`, of -log_q; see in_batch_softmax.
 
     The positive of row i is item first + i. With `group`, `first` is 0, rows have their group's items and all
     beyond the rows' own as candidates.
     """
-    options = {"scale": scale, "mask_hits": mask_hits, "bfloat16": bfloat16}
+    options = {"scale": scale, "mask_hits": mask_hits, "bfloat16": bfloat16, "shifts": shifts}
     if not group:
-        return _blocks(user, item, item_ids, log_q, share, first=first, **options)
+        loss, to_user, to_item = _blocks(user, item, item_ids, log_q, share, first=first, **options)
+        return loss, to_user, *_parted(to_item, shifts)
     number_of_rows, dim = tf.shape(user)[0], user.shape[-1]
     candidates = [tf.convert_to_tensor(column) for column in (item, item_ids, log_q)]
     own = [column[:number_of_rows] for column in candidates]
@@ -119,21 +133,51 @@ def _groups(user, item, item_ids, log_q, share, scale, mask_hits, first, group=0
         )
 
     count = number_of_rows // group
-    pieces = [tf.TensorArray(tf.float32, count, element_shape=[group, dim]) for _ in range(2)]
+    widths = dim, dim + shifts
+    pieces = [tf.TensorArray(tf.float32, count, element_shape=[group, width]) for width in widths]
     _, loss, to_more, *pieces = tf.while_loop(
         lambda number, *_: number < count,
         body,
-        (tf.constant(0), tf.constant(0.0), tf.zeros_like(more[0]), *pieces),
+        (tf.constant(0), tf.constant(0.0), _widened(tf.zeros_like(more[0]), shifts), *pieces),
         parallel_iterations=1,
     )
-    to_user, to_item = (tf.ensure_shape(piece.concat(), [None, dim]) for piece in pieces)
-    return loss, tf.ensure_shape(to_user, user.shape), tf.concat([to_item, to_more], axis=0)
+    to_user, to_item = (
+        tf.ensure_shape(piece.concat(), [None, width]) for piece, width in zip(pieces, widths, strict=True)
+    )
+    to_item = tf.concat([to_item, to_more], axis=0)
+    return loss, tf.ensure_shape(to_user, user.shape), *_parted(to_item, shifts)
+
+
+def _widened(rows, shifts: bool, values=0.0):
+    """Rows [n, dim], with `shifts` followed by values [n, 1] or one number."""
+    if not shifts:
+        return rows
+    return tf.concat([rows, tf.broadcast_to(values, [tf.shape(rows)[0], 1])], axis=1)
+
+
+def _parted(rows, shifts: bool):
+    """Gradients of items [n, dim], and with `shifts` those of -log_q [n], the last values; None without."""
+    if not shifts:
+        return rows, None
+    to_item, to_shifts = split_last(rows)
+    return to_item, to_shifts[:, 0]
 
 
 def _blocks(
-    user, item, item_ids, log_q, share, scale, mask_hits, first, bfloat16=False, size: int = BLOCK_ROWS
+    user,
+    item,
+    item_ids,
+    log_q,
+    share,
+    scale,
+    mask_hits,
+    first,
+    bfloat16=False,
+    shifts=False,
+    size: int = BLOCK_ROWS,
 ):
-    """As `_groups`, with all items as candidates of all rows, in blocks of `size` rows."""
+    """As `_groups`, with all items as candidates of all rows, in blocks of `size` rows. With `shifts`, the
+    gradient of an item ends with that of its -log_q."""
     batch, dim = tf.shape(user)[0], user.shape[-1]
     # All blocks have the same size, the last one padded with rows of weight 0: XLA has no slices of dynamic
     # size.
@@ -161,18 +205,19 @@ def _blocks(
         row_scale = part[:, None] * scale
         inverse = row_scale / total
         to_user = _product(exp, item, bfloat16) * inverse - _rounded(own_item, bfloat16) * row_scale
-        item_gradient += _product(exp, rows * inverse, bfloat16, transpose_a=True)
+        weighted = _widened(rows * inverse, shifts, part[:, None] / total)
+        item_gradient += _product(exp, weighted, bfloat16, transpose_a=True)
         return block + 1, loss, item_gradient, user_gradient.write(block, to_user)
 
     pieces = tf.TensorArray(tf.float32, size=count, element_shape=[size, dim])
     _, loss, item_gradient, pieces = tf.while_loop(
         lambda block, *_: block < count,
         body,
-        (tf.constant(0), tf.constant(0.0), tf.zeros_like(item), pieces),
+        (tf.constant(0), tf.constant(0.0), _widened(tf.zeros_like(item), shifts), pieces),
         parallel_iterations=1,
     )
     user_gradient = tf.ensure_shape(pieces.concat()[:batch], user.shape)
-    own = _rounded(user * (share[:, None] * scale), bfloat16)
+    own = _rounded(_widened(user * (share[:, None] * scale), shifts, share[:, None]), bfloat16)
     if isinstance(first, int):
         item_gradient -= tf.pad(own, [[0, tf.shape(item)[0] - batch], [0, 0]])
     else:

@@ -81,8 +81,9 @@ class InBatch(TowerLoss):
 
     def __init__(self, config: RunConfig, item_counts):
         super().__init__(config, item_counts)
-        assert isinstance(self._options, SoftmaxLossConfig)
+        assert isinstance(config.model, TwoTowerConfig) and isinstance(self._options, SoftmaxLossConfig)
         self._extra = self._options.extra_negatives
+        self._biased = config.model.item_bias
         positions = config.examples_per_step // config.train.batch_size
         self._group = self._options.group and self._options.group * positions
         self._log_q = self._log_probability(item_counts, self._group or config.examples_per_step)
@@ -131,7 +132,7 @@ class InBatch(TowerLoss):
         mask = options.mask_accidental_hits
         return in_batch_softmax(
             *(user, item, item_ids, log_q, weight, options.temperature, mask, share, extra),
-            *(self._group, options.precision),
+            *(self._group, options.precision, self._biased),
         )
 
 

@@ -78,9 +78,18 @@ def test_the_softmax_is_that_of_the_graph(rows, items, first, dim, mask):
     user, item = (tf.constant(rng.normal(size=(n, dim)), tf.float32) for n in (rows, items))
     ids = tf.constant(rng.integers(0, max(items // 3, 1), items))
     log_q, part = (tf.constant(rng.normal(size=n) ** 2, tf.float32) for n in (items, rows))
-    arguments = (user, item, ids, log_q, part, 1.7, mask, tf.constant(first) if first else 0)
-    for got, expected in zip(ops.softmax_blocks(*arguments), losses._blocks(*arguments), strict=True):
+    arguments = (user, item, ids, log_q, part, 1.7, mask, tf.constant(first) if first else 0, 0, False)
+    for got, expected in _of_both(arguments):
         np.testing.assert_allclose(got, expected, rtol=3e-5, atol=1e-6 + 3e-5 * np.abs(expected).max())
+
+
+def _of_both(arguments):
+    """What the kernel and the graph return, with gradients of shifts and without them."""
+    for shifts in (False, True):
+        found, expected = (f(*arguments, shifts) for f in (ops.softmax_blocks, losses._groups))
+        assert len(found) == len(expected) == 4
+        assert (found[3] is None) == (expected[3] is None) == (not shifts)
+        yield from list(zip(found, expected, strict=True))[: 3 + shifts]
 
 
 ROUNDED = [(70, 70, 0, 5), (513, 520, 27, 64), (2200, 2200, 0, 33)]
@@ -94,7 +103,7 @@ def test_bfloat16_is_that_of_the_graph(rows, items, group, dim):
     ids = tf.constant(rng.integers(0, max(items // 3, 1), items))
     log_q, part = (tf.constant(rng.normal(size=n) ** 2, tf.float32) for n in (items, rows))
     arguments = (user, item, ids, log_q, part, 1.7 / dim**0.5, True, 0, group, True)
-    for got, expected in zip(ops.softmax_blocks(*arguments), losses._groups(*arguments), strict=True):
+    for got, expected in _of_both(arguments):
         np.testing.assert_allclose(got, expected, rtol=5e-4, atol=2**-7 * np.abs(expected).max())
 
 
@@ -102,7 +111,7 @@ def test_bfloat16_is_that_of_the_graph(rows, items, group, dim):
 def test_the_softmax_of_large_logits_is_finite(bfloat16):
     user = tf.constant([[100.0], [-100.0]])
     ids = tf.constant([0, 1], tf.int64)
-    arguments = (user, user, ids, tf.zeros(2), tf.ones(2) / 2, 5.0, True, 0, 0, bfloat16)
+    arguments = (user, user, ids, tf.zeros(2), tf.ones(2) / 2, 5.0, True, 0, 0, bfloat16, True)
     loss, *gradients = ops.softmax_blocks(*arguments)
     assert float(loss) == 0 and all(np.isfinite(g).all() for g in gradients)
 
@@ -113,7 +122,7 @@ def test_what_is_not_finite_reaches_the_loss(bfloat16):
         user = tf.constant([[1.0, bad], [-1.0, 2.0]])
         ids = tf.constant([0, 1], tf.int64)
         arguments = (user, tf.ones([2, 2]), ids, tf.zeros(2), tf.ones(2) / 2, 5.0, True, 0, 0, bfloat16)
-        loss, to_user, _ = ops.softmax_blocks(*arguments)
+        loss, to_user, *_ = ops.softmax_blocks(*arguments)
         assert not np.isfinite(loss) and not np.isfinite(to_user[0]).all()
 
 
@@ -237,10 +246,10 @@ tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[1]))
 rng = np.random.default_rng(0)
 user, item = (tf.constant(rng.normal(size=(700, 20)), tf.float32) for _ in range(2))
 ids = tf.constant(rng.integers(0, 90, 700))
-found = list(ops.softmax_blocks(user, item, ids, tf.zeros(700), tf.ones(700) / 700, 1.0, True, 0))
+found = list(ops.softmax_blocks(user, item, ids, tf.zeros(700), tf.ones(700) / 700, 1.0, True, 0)[:3])
 for group, bfloat16 in ((0, True), (350, False), (20, True)):
     columns = (ids, tf.zeros(700), tf.ones(700) / 700, 1.0, True, 0)
-    found += ops.softmax_blocks(user, item, *columns, group, bfloat16)
+    found += ops.softmax_blocks(user, item, *columns, group, bfloat16, True)
 table = ENGINES["native"]("t", 90, 20, LazyAdam(0.1), Exponential(0.9))
 table.initialize(0.1, 0)
 distinct, where = ops.unique(ids)

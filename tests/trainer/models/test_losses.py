@@ -85,6 +85,37 @@ def test_extra_candidates_are_negatives_of_all_rows(implementation):
         np.testing.assert_allclose(value, right, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("group", [None, 100])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_biases_are_the_last_values_of_items(implementation, group, precision):
+    """As multiplied with a last value of 1, which has no gradient; bfloat16 does not round a bias."""
+    rng = np.random.default_rng(4)
+    batch, extra = 300, 40
+    user, item = (rng.normal(size=(batch + extra, 9)).astype(np.float32) / 3 for _ in range(2))
+    user[:, -1] = 1
+    item[:, -1] = rng.choice([-1, 1], batch + extra) * (30 + 2.0**-6)  # rounded to 30
+    ids = rng.integers(0, 90, batch + extra)
+    log_q = np.log(rng.random(batch + extra)).astype(np.float32)
+    weight = np.where(np.arange(batch + extra) < batch, rng.random(batch + extra), 0).astype(np.float32)
+    values = tuple(tf.constant(v) for v in (user[:batch], item[:batch], item[batch:]))
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        columns = (value[:batch] for value in (ids, log_q, weight))
+        further = (values[2], ids[batch:], log_q[batch:])
+        loss = in_batch_softmax(
+            *values[:2], *columns, 0.3, True, None, further, group, precision, biased=True
+        )
+    groups = group and np.concatenate([np.arange(batch) // group, np.full(extra, -1)])
+    wanted, to_user, to_item = reference(user, item, ids, log_q, weight, 0.3, True, groups)
+    to_user[:, -1] = 0
+    rounded = precision == "bfloat16"
+    np.testing.assert_allclose(loss, wanted, rtol=1e-4 if rounded else 1e-6)
+    rights = (to_user[:batch], to_item[:batch], to_item[batch:])
+    for got, right in zip(tape.gradient(loss, values), rights, strict=True):
+        error = (2**-7 if rounded else 2e-6) * np.abs(right).max()
+        np.testing.assert_allclose(got, right, rtol=2e-5, atol=error)
+
+
 # 16: several groups at a time in the kernel; 1500: several parts of a group, and two tiles.
 @pytest.mark.parametrize(("batch", "group"), [(640, 16), (600, 300), (3000, 1500)])
 @pytest.mark.parametrize("mask", [True, False])
@@ -137,15 +168,19 @@ def test_bfloat16_rounds_products_alone(implementation, group):
         assert 2**-16 < error < 2**-6
 
 
-def test_bfloat16_of_a_certain_positive_gives_no_gradient(implementation):
+@pytest.mark.parametrize("biased", [False, True])
+def test_bfloat16_of_a_certain_positive_gives_no_gradient(implementation, biased):
     """Rounded operands cancel out: what is left would move vectors of rows that are learnt already."""
     user = tf.constant([[10.3, 0.7], [-9.1, 0.2]])
     item = tf.constant([[7.7, 0.3], [-7.9, 0.1]])
+    if biased:
+        user, item = tf.pad(user, [[0, 0], [0, 1]], constant_values=1), tf.pad(item, [[0, 0], [0, 1]])
     zero, weight = tf.zeros(2), tf.constant([1.0, 2.0])
     with tf.GradientTape() as tape:
         tape.watch([user, item])
         ids = tf.constant([0, 1], tf.int64)
-        loss = in_batch_softmax(user, item, ids, zero, weight, 0.7, True, precision="bfloat16")
+        columns = ids, zero, weight
+        loss = in_batch_softmax(user, item, *columns, 0.7, True, precision="bfloat16", biased=biased)
     assert float(loss) < 1e-30
     # Gradients of about 10 would be 0.02 otherwise.
     assert all(np.abs(gradient).max() < 2e-6 for gradient in tape.gradient(loss, [user, item]))
