@@ -7,7 +7,8 @@ earlier slices and evaluated on this one, in two ways: `warm` stands on the data
 (dataset.base) and starts from its model (init); `all rows` prepares and trains all earlier slices from
 nothing, for the epochs of `configs/ml100k.yaml`. Both see the first hundredth of the evaluated slice in
 train, because a dataset needs some train rows, and rank the same targets of the same users. The first
-model of the chain has nothing to start from, so it is that of all rows.
+model of the chain has nothing to start from, so it is that of all rows. With several seeds, each has a
+chain of its own, and `ratio` is the mean of their ratios, `error` its standard error.
 """
 
 import argparse
@@ -28,9 +29,10 @@ from trainer.bench.timing import positive
 
 METRIC = "ndcg@10"
 _COLUMNS = (
-    *("slice", "rows", "users", "popularity", "all rows", "warm", "ratio"),
+    *("slice", "rows", "users", "popularity", "all rows", "warm", "ratio", "error"),
     *("steps", "warm steps", "share"),
 )
+_FIGURES = ("all rows", "warm", "ratio")  # those that depend on the seed
 _SEEN = 0.01  # of the evaluated slice
 
 
@@ -53,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="of both runs"
     )
+    parser.add_argument(
+        "--seeds", type=positive, default=1, help="seeds, from 0; figures are their means (default: 1)"
+    )
     parser.add_argument("--output", default="bench_results", metavar="DIR", help="directory of days.csv")
 
 
@@ -60,13 +65,16 @@ def run(args: argparse.Namespace) -> int:
     """Runs all slices, prints a table, writes days.csv.
 
     Raises:
-      UserError: the file cannot be read, a command fails, or both ways have not ranked the same targets.
+      UserError: the file cannot be read, a command fails, both ways have not ranked the same targets, or
+        --set gives several seeds the same value.
     """
+    if args.seeds > 1 and any(override.startswith("train.seed=") for override in args.overrides):
+        raise UserError("--set train.seed: --seeds sets it; leave one of them out")
     if not os.path.exists(args.ml100k):
         raise UserError(f"--ml100k: {args.ml100k} does not exist; set it to u.data of MovieLens 100K")
     slices = sliced(np.loadtxt(args.ml100k, dtype=np.int64), args.slices)
     with tempfile.TemporaryDirectory() as directory:
-        rows = _measured(slices, args, directory)
+        rows = _means([_measured(slices, args, directory, seed) for seed in range(args.seeds)])
     print_plain_table([{name: _text(value) for name, value in row.items()} for row in rows], _COLUMNS)
     write_plain_csv(os.path.join(args.output, "days.csv"), rows, _COLUMNS)
     return 0
@@ -85,14 +93,16 @@ def sliced(ratings: np.ndarray, number: int) -> list[np.ndarray]:
     return np.split(ratings, np.searchsorted(times, bounds))
 
 
-def _measured(slices: list[np.ndarray], args: argparse.Namespace, directory: str) -> list[dict[str, Any]]:
+def _measured(
+    slices: list[np.ndarray], args: argparse.Namespace, directory: str, seed: int
+) -> list[dict[str, Any]]:
     rows, before = [], None
     for day in range(1, len(slices)):
-        whole = _Way(directory, f"all-{day}", args.overrides)
+        whole = _Way(directory, f"all-{day}", args.overrides, seed)
         lines = whole.run(slices[:day], slices[day], ())
         steps, warm, more = lines["step"], lines, lines["step"]
         if before is not None:
-            chain = _Way(directory, f"warm-{day}", args.overrides)
+            chain = _Way(directory, f"warm-{day}", args.overrides, seed)
             options = (
                 f"dataset.base={before.dataset}",
                 f"init.from={before.output}",
@@ -121,8 +131,19 @@ def _measured(slices: list[np.ndarray], args: argparse.Namespace, directory: str
                 "share": more / steps,
             }
         )
-        logging.info("%s", rows[-1])
+        logging.info("seed %d: %s", seed, rows[-1])
     return rows
+
+
+def _means(seeds: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The rows of several seeds, slice by slice, as one: means, and the standard error of that of ratios."""
+    found = []
+    for rows in zip(*seeds, strict=True):
+        row = rows[0] | {name: float(np.mean([other[name] for other in rows])) for name in _FIGURES}
+        ratios = [other["ratio"] for other in rows]
+        error = float(np.std(ratios, ddof=1) / len(rows) ** 0.5) if len(rows) > 1 else None
+        found.append(row | {"error": error})
+    return found
 
 
 def _length(args: argparse.Namespace, steps: int) -> tuple[str, ...]:
@@ -145,11 +166,12 @@ class _Way:
       directory: where both are.
       name: of their directories.
       overrides: further ones.
+      seed: of the run; all seeds share the dataset.
     """
 
-    def __init__(self, directory: str, name: str, overrides: list[str]):
+    def __init__(self, directory: str, name: str, overrides: list[str], seed: int):
         self._source = f"{directory}/{name}.csv"
-        self.dataset, self.output = f"{directory}/{name}-data", f"{directory}/{name}-run"
+        self.dataset, self.output = f"{directory}/{name}-data", f"{directory}/{name}-run{seed}"
         self._overrides = [
             f"source.paths=[{self._source}]",
             "source.delimiter=','",
@@ -162,6 +184,7 @@ class _Way:
             f"evaluate.k=[{METRIC.partition('@')[2]}]",
             f"dataset.path={self.dataset}",
             f"output.path={self.output}",
+            f"train.seed={seed}",
             *overrides,
         ]
 
@@ -171,7 +194,9 @@ class _Way:
         parts = [(rows, "train") for rows in (*train, test[:seen])] + [(test[seen:], "test")]
         lines = [f"{u},{i},{r},{t},{split}" for rows, split in parts for u, i, r, t in rows.tolist()]
         pathlib.Path(self._source).write_text("\n".join(["user,item,rating,timestamp,split", *lines, ""]))
-        for command in ("prepare", "train", "evaluate"):
+        if not os.path.exists(self.dataset):
+            self._command("prepare", options)
+        for command in ("train", "evaluate"):
             self._command(command, options)
         found: dict[str, Any] = json.loads(pathlib.Path(self.output, "evaluate-test.json").read_bytes())
         return found
@@ -190,4 +215,6 @@ def _config_file() -> str:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "-"
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"

@@ -143,13 +143,13 @@ class SoftmaxOp : public OpKernel {
       for (int64_t j = begin; j < end; ++j) {
         const bool own = j < group.own.number;
         const Gradient to = own ? to_own.From(j) : to_more.From(j - group.own.number);
-        const auto add = [&](float* value, const float* of_parts) {
-          float total = own ? 0 : *value;
-          for (int64_t p = 0; p < parts; ++p) total += of_parts[p * size];
-          *value = total;
-        };
-        for (int64_t d = 0; d < group.dim; ++d) add(to.items + d, sum + j * width + d);
-        if (to.shifts != nullptr) add(to.shifts, sum + vectors + j);
+        if (own) to.Clear(0, 1);
+        for (int64_t p = 0; p < parts; ++p) {
+          const float* part = sum + p * size;
+#pragma GCC ivdep
+          for (int64_t d = 0; d < group.dim; ++d) to.items[d] += part[j * width + d];
+          if (to.shifts != nullptr) *to.shifts += part[vectors + j];
+        }
       }
     });
   }
