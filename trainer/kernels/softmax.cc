@@ -84,9 +84,18 @@ class SoftmaxOp : public OpKernel {
     for (int64_t begin = 0; begin < number; begin += together) {
       std::vector<std::unique_ptr<Candidates>> groups(std::min(together, number - begin));
       const int64_t count = groups.size();
-      Parallel(context, count, 1, [&](int64_t from, int64_t to) {
-        for (int64_t g = from; g < to; ++g) groups[g] = Packed(context, begin + g, each, own, more, first);
+      std::vector<std::unique_ptr<const Columns>> columns(count);
+      Parallel(context, 2 * count, 1, [&](int64_t from, int64_t to) {
+        for (int64_t task = from; task < to; ++task) {
+          const Group group = At(context, begin + task / 2, each, own, more, first);
+          if (task % 2 == 0) {
+            groups[task / 2] = bfloat16_ ? PackBfloat16(group) : PackFloat32(group);
+          } else {
+            columns[task / 2] = std::make_unique<Columns>(group);
+          }
+        }
       });
+      for (int64_t g = 0; g < count; ++g) groups[g]->columns = std::move(columns[g]);
       std::vector<double> losses(count * parts, 0.0);
       float* to_user = user_gradient->flat<float>().data() + begin * each * dim;
       Parallel(context, count * parts, 1, [&](int64_t from, int64_t to) {
@@ -105,17 +114,15 @@ class SoftmaxOp : public OpKernel {
   }
 
  private:
-  std::unique_ptr<Candidates> Packed(OpKernelContext* context, int64_t g, int64_t each, int64_t own, int64_t more,
-                                     int64_t first) const {
+  Group At(OpKernelContext* context, int64_t g, int64_t each, int64_t own, int64_t more, int64_t first) const {
     const float *user = context->input(0).flat<float>().data(), *item = context->input(1).flat<float>().data();
     const int64_t* ids = context->input(2).flat<int64_t>().data();
     const float *log_q = context->input(3).flat<float>().data(), *part = context->input(4).flat<float>().data();
     const int64_t dim = context->input(1).dim_size(1), last = context->input(1).dim_size(0) - more;
     const Items here{item + g * own * dim, ids + g * own, log_q + g * own, own};
     const Items others{item + last * dim, ids + last, log_q + last, more};
-    const Group group{user + g * each * dim, part + g * each, each,  dim, first, here, others,
-                      context->input(6).scalar<float>()(), mask_};
-    return bfloat16_ ? PackBfloat16(group) : PackFloat32(group);
+    const float scale = context->input(6).scalar<float>()();
+    return {user + g * each * dim, part + g * each, each, dim, first, here, others, scale, mask_};
   }
 
   // Works on a part of a group's rows: writes their users' gradients and its items' gradient, and returns its loss.

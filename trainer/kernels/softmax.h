@@ -87,13 +87,13 @@ class Block;
 class Candidates {
  public:
   explicit Candidates(const Group& group)
-      : group(group), padded(Padded(group.items(), kPair)), width(Padded(group.dim, kNarrow)), columns(group) {}
+      : group(group), padded(Padded(group.items(), kPair)), width(Padded(group.dim, kNarrow)) {}
   virtual ~Candidates() = default;
   virtual std::unique_ptr<Block> NewBlock() const = 0;
 
   const Group group;
   const int64_t padded, width;  // columns, and values of a vector, with padding
-  const Columns columns;
+  std::unique_ptr<const Columns> columns;  // set before blocks run: another thread sorts while one packs
 };
 
 std::unique_ptr<Candidates> PackFloat32(const Group& group);
@@ -155,7 +155,7 @@ class Block {
     const bool here = items.begin <= own && own < items.end;
     if (here) positive_[i] = logits[own - items.begin];
     if (!group_.mask_hits) return;
-    const int64_t *hits = candidates_.columns.begin(own), *end = candidates_.columns.end(own);
+    const int64_t *hits = candidates_.columns->begin(own), *end = candidates_.columns->end(own);
     if (end - hits == 1) return;
     bool was_largest = false;
     for (auto j = std::lower_bound(hits, end, items.begin); j != end && *j < items.end; ++j) {

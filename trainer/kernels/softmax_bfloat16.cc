@@ -296,22 +296,24 @@ class Bfloat16Block : public Block {
       factors[i / 2] |= Rounded(share_[i] * less) << (i % 2 * 16);
     }
     const int32_t* from = &to_items_[t * kRows / 2 * kStride];
-    for (int64_t j = items.begin; j < items.end; j += kGroup) {
-      MultiplyAllPairs(from + j - items.begin, kStride, 1, weighted_.data(), filled_ / 2, width_,
-                       gradient + j * width_);
-    }
-    if (shifts == nullptr) return;
-    for (int64_t j = items.begin; j < items.end; j += kPair) {
-      const int32_t* pairs = from + j - items.begin;
-      Floats* to = reinterpret_cast<Floats*>(shifts + j);
-      Floats one = to[0], two = to[1];
-      for (int64_t i = 0; i < filled_ / 2; ++i, pairs += kStride) {
-        const Ints factor = Ints{} + factors[i];
-        one = Dot(one, *reinterpret_cast<const Ints*>(pairs), factor);
-        two = Dot(two, *reinterpret_cast<const Ints*>(pairs + kWide), factor);
+    for (int64_t j = items.begin; j < items.end; j += kPair, from += kPair) {
+      for (int64_t k = 0; k < kPair; k += kGroup) {
+        MultiplyAllPairs(from + k, kStride, 1, weighted_.data(), filled_ / 2, width_, gradient + (j + k) * width_);
       }
-      to[0] = one, to[1] = two;
+      if (shifts != nullptr) AddColumns(from, factors, shifts + j);
     }
+  }
+
+  // Adds the sums of kPair columns, with a factor for each row, while they are in the core's first cache.
+  void AddColumns(const int32_t* from, const int32_t* factors, float* to) const {
+    Floats *first = reinterpret_cast<Floats*>(to), *second = first + 1;
+    Floats one = *first, two = *second;
+    for (int64_t i = 0; i < filled_ / 2; ++i, from += kStride) {
+      const Ints factor = Ints{} + factors[i];
+      one = Dot(one, *reinterpret_cast<const Ints*>(from), factor);
+      two = Dot(two, *reinterpret_cast<const Ints*>(from + kWide), factor);
+    }
+    *first = one, *second = two;
   }
 
   const Bfloat16Candidates& packed_;

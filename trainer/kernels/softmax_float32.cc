@@ -110,20 +110,23 @@ class Float32Block : public Block {
       for (int64_t d = 0; d < group_.dim; ++d) weighted_[i * width_ + d] = user(i)[d] * factor;
       factors[i] = share_[i] * less;
     }
-    for (int64_t j = items.begin; j < items.end; j += kGroup) {
-      MultiplyAll(logits + j - items.begin, kStride, 1, weighted_.data(), filled_, width_, gradient + j * width_);
-    }
-    if (shifts == nullptr) return;
-    for (int64_t j = items.begin; j < items.end; j += kPair) {
-      const float* from = logits + j - items.begin;
-      Floats* to = reinterpret_cast<Floats*>(shifts + j);
-      Floats one = to[0], two = to[1];
-      for (int64_t i = 0; i < number_; ++i, from += kStride) {
-        one += *reinterpret_cast<const Floats*>(from) * factors[i];
-        two += *reinterpret_cast<const Floats*>(from + kWide) * factors[i];
+    for (int64_t j = items.begin; j < items.end; j += kPair, logits += kPair) {
+      for (int64_t k = 0; k < kPair; k += kGroup) {
+        MultiplyAll(logits + k, kStride, 1, weighted_.data(), filled_, width_, gradient + (j + k) * width_);
       }
-      to[0] = one, to[1] = two;
+      if (shifts != nullptr) AddColumns(logits, factors, shifts + j);
     }
+  }
+
+  // Adds the sums of kPair columns, with a factor for each row, while they are in the core's first cache.
+  void AddColumns(const float* from, const float* factors, float* to) const {
+    Floats *first = reinterpret_cast<Floats*>(to), *second = first + 1;
+    Floats one = *first, two = *second;
+    for (int64_t i = 0; i < number_; ++i, from += kStride) {
+      one += *reinterpret_cast<const Floats*>(from) * factors[i];
+      two += *reinterpret_cast<const Floats*>(from + kWide) * factors[i];
+    }
+    *first = one, *second = two;
   }
 
   const Float32Candidates& packed_;
