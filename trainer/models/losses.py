@@ -64,17 +64,10 @@ def in_batch_softmax(
 
     @tf.custom_gradient
     def loss_of(user, item):
-        rows, vectors, shift = user, item, log_q
-        if biased:
-            rows, (vectors, bias) = split_last(user)[0], split_last(item)
-            shift -= bias[:, 0] / temperature
-        loss, to_users, to_items, to_shifts = blocks(
-            *(rows, vectors, item_ids, shift, part, 1.0 / temperature, mask_hits, first),
-            *(each, precision == "bfloat16", biased),
-        )
-        if biased:
-            to_users = tf.pad(to_users, [[0, 0], [0, 1]])
-            to_items = tf.concat([to_items, to_shifts[:, None] / temperature], axis=1)
+        arguments = user, item, item_ids, log_q, part, 1.0 / temperature, mask_hits, first
+        options = each, precision == "bfloat16"
+        found = _with_biases(blocks, *arguments, *options) if biased else blocks(*arguments, *options)
+        loss, to_users, to_items, *_ = found
         return loss, lambda up: (up * to_users, up * to_items)
 
     return loss_of(user, item)
@@ -103,6 +96,15 @@ def _candidates(own, share, extra, group):
     if extra is not None:
         own = tuple(tf.concat(pair, axis=0) for pair in zip(own, extra, strict=True))
     return own, first, each
+
+
+def _with_biases(blocks, user, item, item_ids, log_q, part, scale, *options):
+    """As `blocks`, of items whose last values are biases; see in_batch_softmax."""
+    (user, _), (item, bias) = split_last(user), split_last(item)
+    shift = log_q - bias[:, 0] * scale
+    loss, to_users, to_items, to_shifts = blocks(user, item, item_ids, shift, part, scale, *options, True)
+    to_items = tf.concat([to_items, to_shifts[:, None] * scale], axis=1)
+    return loss, tf.pad(to_users, [[0, 0], [0, 1]]), to_items
 
 
 def _groups(
@@ -176,8 +178,7 @@ def _blocks(
     shifts=False,
     size: int = BLOCK_ROWS,
 ):
-    """As `_groups`, with all items as candidates of all rows, in blocks of `size` rows. With `shifts`, the
-    gradient of an item ends with that of its -log_q."""
+    """As `_groups`, of one group in blocks of `size` rows; `shifts` end items' gradients."""
     batch, dim = tf.shape(user)[0], user.shape[-1]
     # All blocks have the same size, the last one padded with rows of weight 0: XLA has no slices of dynamic
     # size.
