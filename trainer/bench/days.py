@@ -56,7 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="of both runs"
     )
     parser.add_argument(
-        "--seeds", type=positive, default=1, help="seeds, from 0; figures are their means (default: 1)"
+        "--seeds",
+        type=positive,
+        default=1,
+        help="seeds from train.seed on; figures are their means (default: 1)",
     )
     parser.add_argument("--output", default="bench_results", metavar="DIR", help="directory of days.csv")
 
@@ -65,16 +68,17 @@ def run(args: argparse.Namespace) -> int:
     """Runs all slices, prints a table, writes days.csv.
 
     Raises:
-      UserError: the file cannot be read, a command fails, both ways have not ranked the same targets, or
-        --set gives several seeds the same value.
+      UserError: the file cannot be read, a command fails, or both ways have not ranked the same targets.
     """
-    if args.seeds > 1 and any(override.startswith("train.seed=") for override in args.overrides):
-        raise UserError("--set train.seed: --seeds sets it; leave one of them out")
+    from configs.load import load_config
+
     if not os.path.exists(args.ml100k):
         raise UserError(f"--ml100k: {args.ml100k} does not exist; set it to u.data of MovieLens 100K")
     slices = sliced(np.loadtxt(args.ml100k, dtype=np.int64), args.slices)
     with tempfile.TemporaryDirectory() as directory:
-        rows = _means([_measured(slices, args, directory, seed) for seed in range(args.seeds)])
+        first = load_config(_config_file(), args.overrides).train.seed
+        seeds = range(first, first + args.seeds)
+        rows = _means([_measured(slices, args, directory, seed) for seed in seeds])
     print_plain_table([{name: _text(value) for name, value in row.items()} for row in rows], _COLUMNS)
     write_plain_csv(os.path.join(args.output, "days.csv"), rows, _COLUMNS)
     return 0
@@ -184,8 +188,8 @@ class _Way:
             f"evaluate.k=[{METRIC.partition('@')[2]}]",
             f"dataset.path={self.dataset}",
             f"output.path={self.output}",
-            f"train.seed={seed}",
             *overrides,
+            f"train.seed={seed}",
         ]
 
     def run(self, train: list[np.ndarray], test: np.ndarray, options: tuple[str, ...]) -> dict[str, Any]:

@@ -168,6 +168,15 @@ def test_bfloat16_rounds_products_alone(implementation, group):
         assert 2**-16 < error < 2**-6
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bias_that_is_not_finite_reaches_the_loss(implementation, precision, bad):
+    user, item = tf.ones([3, 2]), tf.constant([[0.5, 1.0], [0.1, bad], [0.2, 2.0]])
+    ids, zero, weight = tf.range(3, dtype=tf.int64), tf.zeros(3), tf.ones(3)
+    loss = in_batch_softmax(user, item, ids, zero, weight, 0.5, True, precision=precision, biased=True)
+    assert not np.isfinite(loss)
+
+
 @pytest.mark.parametrize("biased", [False, True])
 def test_bfloat16_of_a_certain_positive_gives_no_gradient(implementation, biased):
     """Rounded operands cancel out: what is left would move vectors of rows that are learnt already."""
