@@ -146,8 +146,9 @@ class CheckpointConfig(Section):
     """Write only the rows touched since the previous checkpoint; a restart reads the last full checkpoint and
     the increments after it. A full one is written if it is no larger than an increment."""
     compact_at: float = Field(1.0, ge=0)
-    """Write a full checkpoint when the increments since the last one would exceed this multiple of its bytes.
-    A larger value saves writes but costs disk space and restart time."""
+    """Write a full checkpoint when the increments since the last one would exceed this multiple of its bytes,
+    and at the last step already when they would exceed half of it, because evaluation and export read them
+    all. A larger value saves writes but costs disk space and restart time."""
     async_memory_mb: int = Field(512, ge=0)
     """MiB of memory for writing a checkpoint while training continues. Tables of engine native copy the rows
     that are updated before they are written; when the copies take as much, steps wait for the writing. With

@@ -114,7 +114,9 @@ class CheckpointStore:
         """Steps of complete checkpoints, oldest first."""
         return CheckpointDirectory(self._directory).steps()
 
-    def save(self, step: int, tables: dict[str, Table], dense: dict[str, tf.Variable]) -> None:
+    def save(
+        self, step: int, tables: dict[str, Table], dense: dict[str, tf.Variable], *, last: bool = False
+    ) -> None:
         """Writes a checkpoint, then deletes old, later and damaged ones as `prune` does.
 
         A thread writes it and this method returns, if all tables give snapshots, which hold at most
@@ -125,6 +127,8 @@ class CheckpointStore:
           step: steps done.
           tables: by name, trainer.embeddings.base.Table.
           dense: variables outside the tables, by name.
+          last: of the run, which evaluation, export and the runs that start from it will read: a full one
+            if its increments would hold half of what they may.
 
         Raises:
           CheckpointError: it cannot be written. (A failure of the save before, in the background, is logged.)
@@ -139,7 +143,7 @@ class CheckpointStore:
         if self._chain and self._chain[-1].step == step:
             return
         values = {name: variable.numpy() for name, variable in dense.items()}
-        head, ids = self._plan(step, tables)
+        head, ids = self._plan(step, tables, self._compact_at / 2 if last else self._compact_at)
         size = table_bytes(head.tables, ids=ids is not None) + sum(v.nbytes for v in values.values())
         hosts = max((table.elsewhere.hosts for table in tables.values() if table.elsewhere), default=0)
         # Rows of other hosts are written there, while training waits: a copy here would pass through this
@@ -185,7 +189,7 @@ class CheckpointStore:
         return found
 
     def _plan(
-        self, step: int, tables: dict[str, Table]
+        self, step: int, tables: dict[str, Table], compact_at: float
     ) -> tuple[CheckpointHead, dict[str, np.ndarray] | None]:
         """The head of the checkpoint to write, and the touched rows by table; None: all rows."""
         facts = {
@@ -195,13 +199,13 @@ class CheckpointStore:
             "started_from": self.started_from,
         }
         full = {name: _layout(table, table.rows) for name, table in tables.items()}
-        if self._compact_at and 0 < len(self._chain) <= MAX_INCREMENTS:
+        if compact_at and 0 < len(self._chain) <= MAX_INCREMENTS:
             newest = self._chain[-1].manifest
             ids = {name: table.touched_since(newest.step) for name, table in tables.items()}
             layouts = {name: _layout(table, len(ids[name])) for name, table in tables.items()}
             size, whole = table_bytes(layouts, ids=True), table_bytes(full, ids=False)
             before = sum(table_bytes(c.manifest.tables, ids=True) for c in self._chain[1:])
-            if size < whole and before + size <= self._compact_at * whole:
+            if size < whole and before + size <= compact_at * whole:
                 base = CheckpointBase(step=newest.step, id=newest.id)
                 return CheckpointHead(**facts, kind="increment", base=base, tables=layouts), ids
         return CheckpointHead(**facts, kind="full", base=None, tables=full), None

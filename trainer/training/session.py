@@ -236,7 +236,8 @@ class TrainSession:
         self._lock.check()
         self._journal.flush()
         with self.train_step.readable_rows():
-            self._store.save(step, self.recommender.storages, self.train_step.dense_state)
+            last = step == self.num_steps
+            self._store.save(step, self.recommender.storages, self.train_step.dense_state, last=last)
         self._saved_step = step
         self._journal.saved(self._store.finished())
 

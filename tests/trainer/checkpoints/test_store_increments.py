@@ -133,6 +133,25 @@ def test_a_full_one_when_increments_would_hold_more_than_allowed(tmp_path, optio
     assert_state(restored(tmp_path), run.states[6])
 
 
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"compact_at": 1.4}, "fiif"),  # two increments hold 0.48 of a full one, three 0.73
+        ({"compact_at": 1.5}, "fiii"),
+        ({"compact_at": 1.0, "incremental": False}, "ffff"),
+    ],
+    ids=str,
+)
+def test_the_last_one_is_full_when_increments_would_hold_half_of_what_is_allowed(tmp_path, options, wanted):
+    run, store = Run(), store_at(tmp_path, keep=9, **options)
+    run.train_and_save(store, 3)
+    run.train(1)
+    store.save(run.step, run.tables, run.dense, last=True)
+    store.wait()
+    assert kinds(tmp_path) == wanted
+    assert_state(restored(tmp_path), run.state())
+
+
 def test_a_full_one_when_an_increment_is_no_smaller(tmp_path):
     run, store = Run(touched=ROWS // 2), store_at(tmp_path, compact_at=9)
     run.train_and_save(store, 1)
