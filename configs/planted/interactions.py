@@ -9,9 +9,11 @@ Everything is a pure function of (seed, index) through SplitMix64 (configs/split
 range of rows can be generated anywhere, and 25 million users need no table.
 
 Groups are drawn from the cumulative p(c | u) in float32, computed without a matrix product, whose rounding
-would depend on how many users are computed together.
+would depend on how many users are computed together. Most draws are so far from the bounds of their group
+that rounding cannot matter; these, and only these, are decided with matrix products (_nearby).
 """
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,6 +30,10 @@ _STREAM = {name: np.uint64(i + 1) for i, name in enumerate(_NAMES)}
 """Streams of random numbers; those of the second line are of configs/planted/clicks.py."""
 FIRST_TIMESTAMP = 1_600_000_000
 _CACHED_VALUES = 1 << 24  # of users' cumulative tastes kept in memory, 64 MiB
+_MARGIN = 1e-6  # of cumulative probabilities; float32 rounds them by at most 6e-8
+_BLOCK = 512  # users whose groups are drawn together
+_PRODUCT = 1 << 18  # multiplications of a matrix product, up to which OpenBLAS starts no threads
+_LARGEST_LOGIT = 600.0  # sums of exponentials are finite, and none is rounded to 0
 
 
 def uniform(seed: int, stream: str, index: np.ndarray) -> np.ndarray:
@@ -86,20 +92,23 @@ class Planted:
 
     def taste(self, users: np.ndarray) -> np.ndarray:
         """log p(group | user), float64 [n, clusters], for user indices int64 [n]."""
-        factors = self.source.factors
-        index = users[:, None].astype(np.int64) * factors + np.arange(factors)
-        normals = normal(self.source.seed, "factor", index) * (self.source.sharpness / np.sqrt(factors))
+        normals = self._factors(users)
         logits = normals[:, :1] * self._loadings[0]
-        for factor in range(1, factors):
+        for factor in range(1, self.source.factors):
             logits += normals[:, factor : factor + 1] * self._loadings[factor]
         logits -= logits.max(axis=1, keepdims=True)
         return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
+    def _factors(self, users: np.ndarray) -> np.ndarray:
+        """x_u * sharpness / sqrt(F), float64 [n, F]."""
+        factors = self.source.factors
+        index = users[:, None].astype(np.int64) * factors + np.arange(factors)
+        return normal(self.source.seed, "factor", index) * (self.source.sharpness / np.sqrt(factors))
+
     def items(self, rows: np.ndarray, users: np.ndarray) -> np.ndarray:
         """Item index int64 [n] drawn for row indices and their users, both int64 [n]."""
-        cdf, where = self._cumulative_tastes(users)
         draw = uniform(self.source.seed, "cluster", rows).astype(np.float32)
-        cluster = _search_rows(cdf, where, draw)
+        cluster = self._groups(users, draw)
         share = uniform(self.source.seed, "item", rows)
         rank = np.empty(len(rows), np.int64)
         large = cluster < self._large_groups
@@ -107,19 +116,58 @@ class Planted:
             rank[group] = np.searchsorted(self._cdf[extra], share[group])
         return rank * self.clusters + cluster
 
-    def _cumulative_tastes(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cumulative p(group | user) of distinct users, float32 [distinct, clusters], and each row's index in
-        it."""
+    def _groups(self, users: np.ndarray, draw: np.ndarray) -> np.ndarray:
+        """First group, int64 [n], whose cumulative p(group | user) is not below the draw, float32 [n]."""
         if self.source.users * self.clusters <= _CACHED_VALUES and self.source.rows >= self.source.users:
             if self._all_tastes is None:
                 parts = np.array_split(np.arange(self.source.users), 1 + self.source.users // (1 << 14))
                 self._all_tastes = np.concatenate([self._cumulate(part) for part in parts])
-            return self._all_tastes, users
-        distinct, where = np.unique(users, return_inverse=True)
-        return self._cumulate(distinct), where
+            return _search_rows(self._all_tastes, users, draw)
+        found, sure = self._nearby(users, draw)
+        left = np.flatnonzero(~sure)
+        found[left] = _search_rows(self._cumulate(users[left]), np.arange(len(left)), draw[left])
+        return found
 
     def _cumulate(self, users: np.ndarray) -> np.ndarray:
+        """Cumulative p(group | user), float32 [n, clusters]."""
         return np.cumsum(np.exp(self.taste(users)), axis=1).astype(np.float32)
+
+    def _nearby(self, users: np.ndarray, draw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As _groups, with other rounding, and where this cannot matter, bool [n].
+
+        Groups are cut into parts of about the square root of their number: first the part is found, then the
+        group inside it.
+        """
+        width = math.isqrt(self.clusters - 1) + 1
+        parts = -(-self.clusters // width)
+        up_to_part = np.repeat(np.tri(parts), width, axis=1)  # sums of parts, from the first one on
+        up_to_place, places = np.tri(width), np.arange(width)[:, None]
+        weights = np.zeros([parts * width, _BLOCK])  # rows beyond the groups stay 0
+        bounds, inside = np.empty([parts, _BLOCK]), np.empty([width, _BLOCK])
+        found, sure = np.empty(len(users), np.int64), np.empty(len(users), bool)
+        normals = self._factors(users)
+        for start in range(0, len(users), _BLOCK):
+            block = slice(start, min(start + _BLOCK, len(users)))
+            each = np.arange(block.stop - start)
+            logits = weights[: self.clusters, : len(each)]
+            _multiply(self._loadings.T, normals[block].T, logits)
+            if max(logits.max(), -logits.min()) > _LARGEST_LOGIT:
+                logits -= logits.max(axis=0)
+            np.exp(logits, out=logits)
+            upper = bounds[:, : len(each)]
+            _multiply(up_to_part, weights[:, : len(each)], upper)
+            total = upper[-1]
+            target = draw[block] * total
+            part = np.minimum((upper < target).sum(axis=0), parts - 1)
+            before = np.where(part > 0, upper[part - 1, each], 0.0)
+            within = inside[:, : len(each)]
+            _multiply(up_to_place, weights[part * width + places, each], within)
+            within += before
+            place = np.minimum((within < target).sum(axis=0), width - 1)
+            below = np.where(place > 0, within[place - 1, each], before)
+            found[block] = part * width + place
+            sure[block] = np.minimum(within[place, each] - target, target - below) > _MARGIN * total
+        return found, sure
 
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """User index, item index, timestamp (seconds), int64 [stop - start] each, of a range of rows."""
@@ -133,6 +181,13 @@ class Planted:
         large = (cluster < self._large_groups).astype(int)
         inside = -self.source.item_zipf * np.log(items // self.clusters + 1.0)
         return self.taste(users)[:, cluster] + inside - np.log(np.take(self._totals, large))
+
+
+def _multiply(first: np.ndarray, second: np.ndarray, to: np.ndarray) -> None:
+    """Writes a matrix product, some columns at a time, so that it stays in this thread."""
+    step = max(1, _PRODUCT // first.size)
+    for start in range(0, second.shape[1], step):
+        np.matmul(first, second[:, start : start + step], out=to[:, start : start + step])
 
 
 def _search_rows(cdf: np.ndarray, rows: np.ndarray, draw: np.ndarray) -> np.ndarray:

@@ -96,10 +96,25 @@ class RecordFile:
 
 def _feature(values: Column) -> bytes:
     if isinstance(values, list):
-        return _field(0x0A, b"".join(_field(0x0A, value) for value in values))
+        return _field(0x0A, _byte_fields(values))
     if values.dtype == np.float32:
         return _field(0x12, _field(0x0A, np.ascontiguousarray(values, "<f4").tobytes()))
     return _field(0x1A, _field(0x0A, varints(values)))
+
+
+def _byte_fields(values: list[bytes]) -> bytes:
+    """The length-delimited protobuf fields, number 1, of values."""
+    lengths = np.fromiter(map(len, values), np.int64, len(values))
+    if not len(values) or lengths.max() > 127:  # a length of several bytes
+        return b"".join(_field(0x0A, value) for value in values)
+    ends = np.cumsum(lengths + 2)
+    starts = ends - lengths - 2
+    fields = np.empty(ends[-1], np.uint8)
+    is_data = np.ones(len(fields), bool)
+    is_data[starts] = is_data[starts + 1] = False
+    fields[starts], fields[starts + 1] = 0x0A, lengths
+    fields[is_data] = np.frombuffer(b"".join(values), np.uint8)
+    return fields.tobytes()
 
 
 def _field(tag: int, data: bytes) -> bytes:

@@ -56,8 +56,10 @@ def hash_ids(keys: pa.Array, rows: int) -> np.ndarray:
 
     if not len(keys):
         return np.zeros(0, np.int64)
+    # Arrow makes objects of bytes in one pass; TensorFlow looks at each item of a list several times.
+    values = keys.cast(pa.binary()).to_numpy(zero_copy_only=False)
     with tf.device("CPU"):
-        return tf.strings.to_hash_bucket_fast(keys.to_pylist(), rows).numpy()
+        return tf.strings.to_hash_bucket_fast(tf.convert_to_tensor(values, tf.string), rows).numpy()
 
 
 def id_type(rows: int) -> type:

@@ -149,10 +149,10 @@ class ReadRows(ThreadedDoFn):
         """Rows in one slice per shard."""
         order, bounds = partition(shard, num_shards)
         table = table.take(pa.array(order)).combine_chunks()
-        output = []
+        output, slices = [], _Slices(table, bounds)
         with SpoolWriter(self._job.layout.spool, "read", table.num_rows) as spool:
             for part in np.flatnonzero(np.diff(bounds)):
-                slice_ = _compact(table.slice(bounds[part], bounds[part + 1] - bounds[part]))
+                slice_ = slices.of(part)
                 output.append((int(part), (slice_["_row"][0].as_py(), spool.add(slice_))))
         yield from output
 
@@ -211,17 +211,44 @@ def shards_of(job: Job, table: str, keys: pa.StringArray, num_shards: int) -> np
     return values % values.dtype.type(num_shards)
 
 
-def _compact(table: pa.Table) -> pa.Table:
-    """The same rows, with only used keys in the dictionaries."""
-    columns = {}
-    for name in table.column_names:
-        values = array(table[name])
-        if pa.types.is_dictionary(values.type):
-            codes = values.indices.to_numpy()
-            used = np.zeros(len(values.dictionary), bool)
-            used[codes] = True
-            new = np.cumsum(used, dtype=np.int32) - np.int32(1)
-            keys = values.dictionary.take(pa.array(np.flatnonzero(used)))
-            values = pa.DictionaryArray.from_arrays(pa.array(new[codes]), keys)
-        columns[name] = values
-    return pa.table(columns)
+class _Slices:
+    """Cuts a table into slices whose dictionaries have only the keys that they use, in their order.
+
+    Of all slices at once: one by one, each would have to look through the whole dictionary.
+
+    Args:
+      table: of one chunk.
+      bounds: int64 [n + 1], slice i has the rows from bounds[i] to bounds[i + 1].
+    """
+
+    def __init__(self, table: pa.Table, bounds: np.ndarray):
+        self._table, self._bounds = table, bounds
+        self._columns = {
+            name: self._split(array(table[name]))
+            for name in table.column_names
+            if pa.types.is_dictionary(table[name].type)
+        }
+
+    def _split(self, values: pa.DictionaryArray) -> tuple[np.ndarray, pa.Array, np.ndarray]:
+        """int32 [rows] codes in the slice's dictionary, the dictionaries of all slices one after the other,
+        and the bounds int64 [n + 1] of each."""
+        size, number = len(values.dictionary), len(self._bounds) - 1
+        kind = np.uint32 if size * number < 1 << 32 else np.uint64
+        places = np.repeat(np.arange(number, dtype=kind), np.diff(self._bounds)) * kind(size)
+        used, where = np.unique(places + values.indices.to_numpy().astype(kind), return_inverse=True)
+        bounds = np.searchsorted(used, np.arange(number + 1, dtype=np.uint64) * np.uint64(size))
+        codes = (where - np.repeat(bounds[:-1], np.diff(self._bounds))).astype(np.int32)
+        return codes, values.dictionary.take(pa.array(used % kind(size))), bounds
+
+    def of(self, number: int) -> pa.Table:
+        """One slice."""
+        start, stop = self._bounds[number], self._bounds[number + 1]
+        found = {}
+        for name in self._table.column_names:
+            if name in self._columns:
+                codes, keys, bounds = self._columns[name]
+                keys = keys.slice(bounds[number], bounds[number + 1] - bounds[number])
+                found[name] = pa.DictionaryArray.from_arrays(pa.array(codes[start:stop]), keys)
+            else:
+                found[name] = array(self._table[name]).slice(start, stop - start)
+        return pa.table(found)

@@ -25,13 +25,15 @@ _FILES_AHEAD = 4
 
 
 def read_blocks(
-    dataset: Dataset, files: Iterable[FileInfo], columns: Sequence[str]
+    dataset: Dataset, files: Iterable[FileInfo], columns: Sequence[str], wanted: np.ndarray | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
     """The blocks of record files, in order, as one flat array per column.
 
     Args:
       columns: names as in configs/manifest.py; the first must have one value per row (id or user). Keys are
         objects (bytes); labels, weight, numeric features and weights of lists float32; all others int64.
+      wanted: int64, ascending. Blocks whose first column has none of these values are left out if that saves
+        time.
 
     Raises:
       DataError: a file differs from dataset.json (see `verify_dataset_file`), or cannot be read.
@@ -47,14 +49,15 @@ def read_blocks(
         if info.bytes >= PIPELINED_BYTES:
             return info, _pipelined(path, spec)
         with _naming_file(path):
-            return info, list(_at_once(path, spec))
+            return info, list(_at_once(path, spec, None if wanted is None else (columns[0], wanted)))
 
     for info, blocks in in_order(opened, files, _FILES_AHEAD):
         path, rows = dataset.file_path(info), 0
         with _naming_file(path):
             for block in blocks:
                 rows += len(block[columns[0]])
-                yield block
+                if len(block) == len(columns):
+                    yield block
         if rows != info.rows:
             raise DataError(f"{path}: has {rows} rows, but dataset.json says {info.rows}; {PREPARE_AGAIN}")
 
@@ -81,12 +84,24 @@ def _pipelined(path: str, spec: dict[str, Any]) -> Iterator[dict[str, np.ndarray
     return untuned(blocks.prefetch(2)).as_numpy_iterator()
 
 
-def _at_once(path: str, spec: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:
-    """The same, of a small file."""
+def _at_once(
+    path: str, spec: dict[str, Any], wanted: tuple[str, np.ndarray] | None
+) -> Iterator[dict[str, np.ndarray]]:
+    """The same, of a small file; blocks that have none of the wanted values in this column have it alone."""
     import tensorflow as tf
 
+    def parsed(record: bytes, spec: dict[str, Any]) -> dict[str, np.ndarray]:
+        return {name: value.numpy() for name, value in tf.io.parse_single_example(record, spec).items()}
+
     for record in small_file_records(path):
-        yield {name: value.numpy() for name, value in tf.io.parse_single_example(record, spec).items()}
+        if wanted is not None:
+            column, values = wanted
+            first = parsed(record, {column: spec[column]})
+            low, high = np.searchsorted(values, [first[column].min(), first[column].max() + 1])
+            if low == high:
+                yield first
+                continue
+        yield parsed(record, spec)
 
 
 def small_file_records(path: str) -> Iterator[bytes]:

@@ -204,11 +204,12 @@ class Users:
         self.history_length = dataset.history_length if history_length is None else history_length
         self._vector_files: dict[str, VectorFiles] = {}
 
-    def blocks(self, split: str | None = None) -> Iterator[UserBlock]:
+    def blocks(self, split: str | None = None, ids: np.ndarray | None = None) -> Iterator[UserBlock]:
         """All users in file order; raises DataError as `read_blocks`.
 
         Args:
           split: valid or test: features that its evaluation may know; None: the newest known ones.
+          ids: as in `catalog_blocks`.
         """
         infos = {name: info for name, info in self.dataset.features.items() if info.of == "user"}
         vectors = {n: self._vectors(n) for n, info in infos.items() if info.kind == "vector"}
@@ -217,7 +218,7 @@ class Users:
             for name, info in infos.items()
             if name not in vectors
         }
-        for block in catalog_blocks(self.dataset, "user", [KEY, COUNT, SEQUENCE, *names.values()]):
+        for block in catalog_blocks(self.dataset, "user", [KEY, COUNT, SEQUENCE, *names.values()], ids):
             keys, counts, sequence, splits = (
                 block.columns[name] for name in (KEY, COUNT, SEQUENCE, "sequence_split")
             )

@@ -215,7 +215,7 @@ def _example_users(trained: Trained, known: np.ndarray) -> list[bytes]:
     ids = np.flatnonzero(known)
     ids = ids[np.unique(np.linspace(0, len(ids) - 1, _EXAMPLES).astype(int))] if len(ids) else ids
     found = {}
-    for block in catalog_blocks(trained.dataset, "user", [KEY]):
+    for block in catalog_blocks(trained.dataset, "user", [KEY], ids):
         for i in np.flatnonzero(np.isin(block.ids, ids)):
             found[int(block.ids[i])] = block.columns[KEY][i]
         if len(found) == len(ids):

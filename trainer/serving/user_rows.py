@@ -6,7 +6,7 @@ import numpy as np
 
 from configs.manifest import Dataset
 from trainer.data.catalog import Items, UserBlock, Users
-from trainer.data.chain.catalogs import load_features
+from trainer.data.chain.catalogs import COUNT, catalog_blocks, load_features
 from trainer.data.features import Column, VectorFiles
 from trainer.data.ragged import Ragged
 
@@ -38,7 +38,7 @@ class UserRows:
 def load_user_rows(
     dataset: Dataset, items: Items, history_length: int, seen: bool, features: list[str]
 ) -> UserRows:
-    """Reads the user catalog twice, the first time for lengths only, so that no list is in memory twice.
+    """Reads the user catalog, for lists twice: first their lengths, so that no list is in memory twice.
 
     Args:
       dataset: manifest.
@@ -59,6 +59,10 @@ def load_user_rows(
     columns = load_features(dataset, "user", features, rows)
     columns = {n: c[np.arange(rows)] if isinstance(c, VectorFiles) else c for n, c in columns.items()}
     users = Users(dataset, items, history_length)
+    if not builders:
+        for entries in catalog_blocks(dataset, "user", [COUNT]):
+            known[entries.ids] = (entries.columns[COUNT] > 0) & table.has_row(entries.ids)
+        return UserRows(known, columns, None, None)
     for block in users.blocks():
         known[block.ids] = (block.counts > 0) & table.has_row(block.ids)
         for name, builder in builders.items():

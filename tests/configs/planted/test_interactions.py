@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from configs.planted import interactions
 from configs.planted.interactions import FIRST_TIMESTAMP, Planted, index_of_key, item_key, user_key
 from configs.sections.source_kinds.synthetic import SyntheticSourceConfig
 
@@ -58,6 +59,40 @@ def test_any_chunking_gives_the_same_rows(keys):
         chunks = [other.rows(a, min(a + size, stop)) for a in range(0, stop, size)]
         for column, parts in zip(whole, zip(*chunks, strict=True), strict=True):
             np.testing.assert_array_equal(np.concatenate(parts), column[:stop])
+
+
+@pytest.mark.parametrize(
+    "keys", [*SHAPES, {"clusters": 77}, {"factors": 1}, {"sharpness": 80}, {"sharpness": 4000}], ids=str
+)
+def test_rows_do_not_depend_on_the_cache(keys, monkeypatch):
+    kept = planted(**keys).rows(0, 20000)
+    monkeypatch.setattr(interactions, "_CACHED_VALUES", 0)
+    drawn = planted(**keys)
+    chunks = [drawn.rows(start, start + 2500) for start in range(0, 20000, 2500)]
+    for column, parts in zip(kept, zip(*chunks, strict=True), strict=True):
+        np.testing.assert_array_equal(np.concatenate(parts), column)
+
+
+@pytest.mark.parametrize("clusters", [1, 2, 8, 77, 101])
+def test_draws_at_the_bounds_of_groups_are_exact(clusters, monkeypatch):
+    monkeypatch.setattr(interactions, "_CACHED_VALUES", 0)
+    model = planted(clusters=clusters)
+    users = np.repeat(np.arange(40), clusters)
+    bounds = model._cumulate(np.arange(40))
+    for draw in (bounds, np.nextafter(bounds, np.float32(0)), np.nextafter(bounds, np.float32(2))):
+        pairs = zip(bounds, draw, strict=True)
+        expected = [np.searchsorted(own[:-1], each) for own, each in pairs]  # the last group takes the rest
+        np.testing.assert_array_equal(model._groups(users, draw.reshape(-1)), np.concatenate(expected))
+
+
+def test_most_draws_are_decided_by_matrix_products(monkeypatch):
+    """Otherwise a source of many users would take several times as long."""
+    model, exact = planted(rows=200_000, users=150_000, clusters=101), []
+    monkeypatch.setattr(interactions, "_CACHED_VALUES", 0)
+    cumulate = model._cumulate
+    monkeypatch.setattr(model, "_cumulate", lambda users: exact.append(len(users)) or cumulate(users))
+    model.rows(0, 100_000)
+    assert 0 < sum(exact) < 200
 
 
 @pytest.mark.parametrize("users", [1, 300, 6667, 19999, 20000])

@@ -29,6 +29,14 @@ def test_example_is_what_tensorflow_writes(largest, dtype):
     assert len(data) <= expected.ByteSize() + 8
 
 
+@pytest.mark.parametrize(
+    "keys", [[b""], [b"", b"a", b""], [b"k" * 127, b"y"], [b"k" * 128, b""], [b"i%d" % n for n in range(999)]]
+)
+def test_keys_of_an_example(keys):
+    found = tf.train.Example.FromString(example({"key": keys})).features.feature["key"]
+    assert list(found.bytes_list.value) == keys
+
+
 def test_varints_of_nothing():
     assert varints(np.zeros(0, np.int64)) == b""
 

@@ -187,13 +187,3 @@ def test_synthetic_keys_and_distribution():
         np.testing.assert_allclose(expected.sum(), 1)
         error = np.abs(np.bincount(own, minlength=20) / len(own) - expected)
         assert (error < 5 * np.sqrt(expected / len(own)) + 1e-6).all()
-
-
-def test_synthetic_rows_do_not_depend_on_the_range_or_the_cache():
-    small = Planted(SyntheticSourceConfig(kind="synthetic", rows=10_000, users=500, items=77, clusters=32))
-    large = Planted(SyntheticSourceConfig(kind="synthetic", rows=10_000, users=500, items=77, clusters=32))
-    large._cumulated_tastes = lambda users: (large._cumulate(users), np.arange(len(users)))
-    whole = small.rows(0, 10_000)
-    parts = [large.rows(start, start + 1250) for start in range(0, 10_000, 1250)]
-    for i, column in enumerate(whole):
-        np.testing.assert_array_equal(column, np.concatenate([part[i] for part in parts]))

@@ -47,6 +47,26 @@ def dataset(rows, tmp_path_factory):
     return write_dataset(path, rows, features=features, history_length=5, block_rows=7, num_files=3)
 
 
+@pytest.mark.parametrize("ids", [[3], [0, 29], [5, 6, 20], []], ids=str)
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_blocks_of_wanted_users_hold_all_of_these(dataset, ids, pipelined, monkeypatch):
+    monkeypatch.setattr("trainer.data.blocks.PIPELINED_BYTES", 0 if pipelined else 1 << 20)
+    users = Users(dataset, Items.load(dataset))
+
+    def of_wanted(blocks) -> dict:
+        return {
+            int(i): (block.keys[place], block.counts[place], block.sequence.take([place]).values.tolist())
+            for block in blocks
+            for place, i in enumerate(block.ids)
+            if i in ids
+        }
+
+    every, found = list(users.blocks()), list(users.blocks(ids=np.array(ids, np.int64)))
+    assert of_wanted(found) == of_wanted(every) and set(of_wanted(found)) == set(ids)
+    if len(ids) < 2 and not pipelined:
+        assert len(found) < len(every)
+
+
 def test_items_hold_keys_counts_and_features_by_id(dataset, rows):
     items = Items.load(dataset)
     counts = collections.Counter(row.item for row in rows if row.split == "train")

@@ -33,7 +33,9 @@ KEY, COUNT, SEQUENCE = "key", "count", "sequence"
 _SPLITS = "sequence_split"
 
 
-def catalog_blocks(dataset: Dataset, of: str, names: Iterable[str]) -> Iterator[Entries]:
+def catalog_blocks(
+    dataset: Dataset, of: str, names: Iterable[str], ids: np.ndarray | None = None
+) -> Iterator[Entries]:
     """All users or items, in the order of the files; those that a key has left are not among them.
 
     Args:
@@ -41,13 +43,14 @@ def catalog_blocks(dataset: Dataset, of: str, names: Iterable[str]) -> Iterator[
       of: user or item.
       names: columns to read: key, count, sequence (with sequence_split), and features that are no vectors,
         also as of a split (price@valid).
+      ids: catalog ids int64, ascending; blocks without any of these are left out if that saves time.
 
     Raises:
       DataError: as `read_blocks` and `layers_of`.
     """
     layers, names = layers_of(dataset), list(names)
     if len(layers) == 1:
-        yield from _Reader(layers, 0, of, names).entries()
+        yield from _Reader(layers, 0, of, names).entries(ids)
         return
     if KEY in names and COUNT not in names:
         names.append(COUNT)  # of keys that share an id, that with the most rows stands for all
@@ -90,14 +93,14 @@ class _Reader:
         own = _empties(self._top, self._infos) if number else empties
         self._empties = {name: (empties[name], own[name]) for name in empties}
 
-    def entries(self) -> Iterator[Entries]:
-        """By block of the files."""
+    def entries(self, ids: np.ndarray | None = None) -> Iterator[Entries]:
+        """By block of the files; `ids` as in catalog_blocks."""
         dataset = self._layer.dataset
         files = (dataset.users if self._of == "user" else dataset.items).files
         columns = [name for name in self._names if name in (KEY, COUNT)]
         columns += [SEQUENCE, _SPLITS, "sequence_length"] if SEQUENCE in self._names else []
         columns += [c for name, n in self._stored.items() for c in stored_columns(self._infos[name], n)]
-        for block in read_blocks(dataset, files, list(dict.fromkeys(["id", *columns]))):
+        for block in read_blocks(dataset, files, list(dict.fromkeys(["id", *columns])), ids):
             found = self._entries(block)
             if not self._number:
                 yield found
