@@ -152,7 +152,7 @@ class ReadRows(ThreadedDoFn):
         output, slices = [], _Slices(table, bounds)
         with SpoolWriter(self._job.layout.spool, "read", table.num_rows) as spool:
             for part in np.flatnonzero(np.diff(bounds)):
-                slice_ = slices.of(part)
+                slice_ = slices.of(int(part))
                 output.append((int(part), (slice_["_row"][0].as_py(), spool.add(slice_))))
         yield from output
 
