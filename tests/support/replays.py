@@ -3,6 +3,10 @@
 import json
 from unittest import mock
 
+import numpy as np
+
+from trainer.data.chain.catalogs import catalog_blocks
+from trainer.serving.golden import golden_examples
 from trainer.serving.replay import replay, replay_predictions
 
 
@@ -19,3 +23,11 @@ def export_here(config) -> str:
 
     with mock.patch.object(export, "replay_golden", replay_here):
         return export.export(config)
+
+
+def golden_of(trained) -> dict:
+    """golden_examples of an open model, its weights as they were exported."""
+    blocks = catalog_blocks(trained.dataset, "user", [])
+    listed = np.unique(np.concatenate([block.ids for block in blocks]))
+    with trained.recommender.averaged_dense():
+        return golden_examples(trained, listed)

@@ -120,8 +120,8 @@ def _write_retrieval(trained, model: str, version: int):
     from trainer.serving.saved_model import write_saved_model
 
     served = with_served_items(trained)
-    write_saved_model(served, model, version)
-    return lambda: golden_examples(served)
+    listed = write_saved_model(served, model, version)
+    return lambda: golden_examples(served, listed)
 
 
 def _write_ranking(trained, model: str, version: int):

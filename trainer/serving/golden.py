@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from configs.sections.export import IndexConfig
 from trainer.data.catalog import Users, load_vocabulary
-from trainer.data.chain.catalogs import catalog_blocks
 from trainer.data.features import Column, ListColumn, empty_column, empty_value, hash_of, join
 from trainer.data.ragged import Ragged
 from trainer.evaluation.scorer import item_vectors
@@ -41,8 +40,12 @@ class _User:
     """As stored, of one row each; those of the context only where a request gives them."""
 
 
-def golden_examples(trained: Trained) -> dict:
+def golden_examples(trained: Trained, listed: np.ndarray) -> dict:
     """What trainer.serving.replay asks of the SavedModel, JSON values; keys are bytes read as latin-1.
+
+    Args:
+      trained: what was exported.
+      listed: catalog ids int64 of all users in the catalog, ascending.
 
     Returns:
       users, items (keys), user_vectors, item_vectors, scores (of user i with item i, cyclically), and
@@ -51,7 +54,7 @@ def golden_examples(trained: Trained) -> dict:
       approximate: null, or of an approximate index the op_library to load and the
       least_recall over all lists.
     """
-    users, item_ids = _sample_users(trained), _sample_items(trained)
+    users, item_ids = _sample_users(trained, listed), _sample_items(trained)
     vectors = item_vectors(trained.recommender, trained.items, averaged(trained), trained.step)
     user_vectors = _user_vectors(trained, users)
     pairs = [(i, i % len(item_ids)) for i in range(len(users))]
@@ -192,14 +195,11 @@ def _changed_users(trained: Trained, users: list[_User]) -> tuple[list[_User], d
     return changed, inputs | examples.inputs
 
 
-def _sample_users(trained: Trained) -> list[_User]:
+def _sample_users(trained: Trained, listed: np.ndarray) -> list[_User]:
     """Users spread over the catalog, then one whose key was never seen."""
     users = Users(trained.dataset, trained.items)
-    blocks = catalog_blocks(trained.dataset, "user", [])
-    ids = np.concatenate([block.ids for block in blocks] or [np.array([], np.int64)])
-    ids.sort(kind="stable")  # takes no time if they are in order, as those of a dataset without a base are
     unknown = _row_of_unknown(trained, "user")
-    wanted = np.union1d(_spread(ids), [unknown])
+    wanted = np.union1d(_spread(listed), [unknown])
     found = {}
     for block in users.blocks(ids=wanted):
         block = block.take(np.flatnonzero(np.isin(block.ids, wanted)))
@@ -224,8 +224,9 @@ def _sample_users(trained: Trained) -> list[_User]:
 def _sample_items(trained: Trained) -> list[tuple[bytes, int]]:
     """(key, catalog id) of items spread over the catalog, those that cannot be recommended too, then of one
     that was never seen."""
-    others = np.setdiff1d(np.flatnonzero(trained.items.keys != b""), trained.items.ids)
-    ids = np.concatenate([_spread(trained.items.ids), _spread(others)])
+    is_other = trained.items.keys != b""
+    is_other[trained.items.ids] = False
+    ids = np.concatenate([_spread(trained.items.ids), _spread(np.flatnonzero(is_other))])
     known = [(trained.items.keys[i], int(i)) for i in ids]
     return [*known, (UNKNOWN_KEY, _row_of_unknown(trained, "item"))]
 

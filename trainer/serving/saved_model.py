@@ -33,13 +33,16 @@ _RECALL_USERS = 256
 _RECALL_AT = (10, 100)
 
 
-def write_saved_model(trained: Trained, path: str, version: int) -> None:
+def write_saved_model(trained: Trained, path: str, version: int) -> np.ndarray:
     """Writes the SavedModel, its warm-up requests and lazytower.json.
 
     Args:
       trained: the open checkpoint, dense weights already as they shall be served.
       path: directory to make.
       version: its number, for lazytower.json.
+
+    Returns:
+      Catalog ids int64 of all users in the catalog, ascending.
 
     Raises:
       ExportError: weights are not finite, or keys cannot be exported.
@@ -59,6 +62,7 @@ def write_saved_model(trained: Trained, path: str, version: int) -> None:
     examples = _example_users(trained, users.known)
     write_warmup_requests(path, _warmup_requests(trained, examples))
     write_metadata(path, _metadata(trained, version, examples, index, inputs))
+    return np.flatnonzero(users.listed)
 
 
 def save_module(model, path: str) -> None:

@@ -25,6 +25,8 @@ class Lists:
 class UserRows:
     """By catalog id; ids without a user have empty lists and features."""
 
+    listed: np.ndarray
+    """Whether the catalog has the user, bool [catalog ids]."""
     known: np.ndarray
     """Whether the user has positive train rows and a table row that is theirs, bool [catalog ids]."""
     features: dict[str, Column]
@@ -55,15 +57,17 @@ def load_user_rows(
     rows = max(table.rows, table.catalog_rows)
     wanted = {"history": history_length > 0, "seen": seen}
     builders = {name: _ListsBuilder(rows) for name, is_wanted in wanted.items() if is_wanted}
-    known = np.zeros(rows, bool)
+    listed, known = np.zeros(rows, bool), np.zeros(rows, bool)
     columns = load_features(dataset, "user", features, rows)
     columns = {n: c[np.arange(rows)] if isinstance(c, VectorFiles) else c for n, c in columns.items()}
     users = Users(dataset, items, history_length)
     if not builders:
         for entries in catalog_blocks(dataset, "user", [COUNT]):
+            listed[entries.ids] = True
             known[entries.ids] = (entries.columns[COUNT] > 0) & table.has_row(entries.ids)
-        return UserRows(known, columns, None, None)
+        return UserRows(listed, known, columns, None, None)
     for block in users.blocks():
+        listed[block.ids] = True
         known[block.ids] = (block.counts > 0) & table.has_row(block.ids)
         for name, builder in builders.items():
             builder.count(block.ids, _lists_of(block, name, users).lengths)
@@ -71,7 +75,7 @@ def load_user_rows(
         for name, builder in builders.items():
             builder.place(block.ids, _lists_of(block, name, users))
     lists = {name: builders[name].lists() if name in builders else None for name in wanted}
-    return UserRows(known, columns, **lists)
+    return UserRows(listed, known, columns, **lists)
 
 
 def _lists_of(block: UserBlock, name: str, users: Users) -> Ragged:

@@ -15,6 +15,7 @@ import tensorflow as tf
 from configs.errors import ExportError
 from configs.load import parse_config
 from configs.manifest import load_dataset
+from tests.support.replays import golden_of
 from tests.support.set_histories import other_items
 from tests.support.tiny_run import USERS, any_python, tiny_export, tiny_model, tiny_run
 from trainer.averages import make_average
@@ -48,9 +49,7 @@ def unverified(monkeypatch):
 @pytest.fixture(scope="module")
 def golden():
     """(an exported model, its golden examples)."""
-    trained = open_trained(tiny_run("towers").config)
-    with trained.recommender.averaged_dense():
-        return tiny_model("towers"), golden_module.golden_examples(trained)
+    return tiny_model("towers"), golden_of(open_trained(tiny_run("towers").config))
 
 
 def _averages(run, table, step, dim):
@@ -224,9 +223,7 @@ def test_without_seen_items_asking_to_leave_them_out_is_refused(other):
 
 @pytest.mark.parametrize("kind", ["towers", *any_python("plain", "history", "others", "hash")])
 def test_golden_examples_include_unknown_keys_and_all_lists(kind):
-    trained = open_trained(tiny_run(kind).config)
-    with trained.recommender.averaged_dense():
-        examples = golden_module.golden_examples(trained)
+    examples = golden_of(open_trained(tiny_run(kind).config))
     assert examples["users"][-1].encode("latin-1") == golden_module.UNKNOWN_KEY
     assert examples["items"][-1].encode("latin-1") == golden_module.UNKNOWN_KEY
     replay(tiny_export(kind), examples)
@@ -265,8 +262,8 @@ def test_a_model_that_answers_otherwise_is_not_published(tmp_path, monkeypatch):
     config, honest = _into("plain", tmp_path), golden_module.golden_examples
     (tmp_path / "7").mkdir()
 
-    def dishonest(trained):
-        examples = honest(trained)
+    def dishonest(trained, listed):
+        examples = honest(trained, listed)
         _add(examples["user_vectors"][0])
         return examples
 

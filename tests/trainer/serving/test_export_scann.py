@@ -11,12 +11,11 @@ import tensorflow as tf
 
 from configs.errors import ConfigError, ExportError
 from configs.load import parse_config
-from tests.support.replays import replay_here
+from tests.support.replays import golden_of, replay_here
 from tests.support.tiny_run import USERS, tiny_export, tiny_model, tiny_run
 from trainer.cli import parse, run
 from trainer.evaluation.trained import open_trained
 from trainer.serving import export as export_module
-from trainer.serving import golden as golden_module
 from trainer.serving.export import export, replay_golden
 from trainer.serving.replay import Difference, replay
 from trainer.serving.versions import versions
@@ -84,8 +83,7 @@ def test_an_index_that_finds_too_little_is_not_published(tmp_path):
 def test_the_replay_of_an_approximate_index_notices_differences(exported, tmp_path):
     config = _into("plain", tmp_path, leaves=4, leaves_to_search=4)
     path, trained = exported("plain"), open_trained(config)
-    with trained.recommender.averaged_dense():
-        golden = golden_module.golden_examples(trained)
+    golden = golden_of(trained)
     replay(path, golden)
     before = json.dumps(golden)
     for tamper, message in [
