@@ -56,7 +56,7 @@ def read_blocks(
         with _naming_file(path):
             for block in blocks:
                 rows += len(block[columns[0]])
-                if len(block) == len(columns):
+                if len(block) == len(spec):
                     yield block
         if rows != info.rows:
             raise DataError(f"{path}: has {rows} rows, but dataset.json says {info.rows}; {PREPARE_AGAIN}")

@@ -67,6 +67,11 @@ def test_blocks_of_wanted_users_hold_all_of_these(dataset, ids, pipelined, monke
         assert len(found) < len(every)
 
 
+def test_a_column_may_be_asked_for_twice(dataset):
+    blocks = list(read_blocks(dataset, dataset.users.files, ["id", "count", "id"]))
+    assert sum(len(block["id"]) for block in blocks) == sum(file.rows for file in dataset.users.files) > 0
+
+
 def test_items_hold_keys_counts_and_features_by_id(dataset, rows):
     items = Items.load(dataset)
     counts = collections.Counter(row.item for row in rows if row.split == "train")
