@@ -186,12 +186,12 @@ def kill_once(monkeypatch, owner, name, after, call=2):
     request = Interrupt._request
     monkeypatch.setattr(Interrupt, "_request", lambda self, reason: (request(self, reason), heard.set()))
 
-    def replaced(self, *args):
+    def replaced(self, *args, **options):
         calls.append(name)
         if len(calls) == call and not after:
             os.kill(os.getpid(), signal.SIGTERM)
             assert heard.wait(300)
-        result = original(self, *args)
+        result = original(self, *args, **options)
         if len(calls) == call and after:
             os.kill(os.getpid(), signal.SIGTERM)
             assert heard.wait(300)
