@@ -12,9 +12,9 @@ closed_form: quality of a config beside EASE^R and item-kNN (trainer/bench/parts
 ml100k: training until a tutorial's Recall@20 (trainer/bench/parts/ml100k.py), with `--ml100k FILE` only.
 
 Times are medians of `--steps` after 3 warm-up steps, with their interquartile range; in the part `rows`, each
-is the mean of 4 steps that run without a pause. Libraries that cannot be imported, and what does not fit into
-memory, show '-' and the reason. A part's rows go to peers_<part>.csv; peers.html has every part whose file is
-in the directory, so parts can be run one by one.
+is the mean of 20 steps that run without a pause. Libraries that cannot be imported, and what does not fit
+into memory, show '-' and the reason. A part's rows go to peers_<part>.csv; peers.html has every part whose
+file is in the directory, so parts can be run one by one.
 """
 
 import argparse

@@ -25,7 +25,8 @@ using namespace tensorflow;  // NOLINT
 using shape_inference::InferenceContext;
 
 constexpr int64_t kLookupAhead = 8;        // how many rows ahead of the current one to prefetch
-constexpr int64_t kRowsAtATime = 512;  // rows that a thread takes at a time
+constexpr int64_t kSlotsAhead = 8;         // how many ids ahead of the current one to prefetch
+constexpr int64_t kRowsAtATime = 512;      // rows that a thread takes at a time
 
 // Memory of a table, on huge pages if the system has them: they avoid most of the misses in the page tables.
 class HugeBuffer : public TensorBuffer {
@@ -110,12 +111,9 @@ class TrackOp : public OpKernel {
 
 Status CheckIds(const Tensor& ids, int64_t rows) {
   const auto values = ids.flat<int64_t>();
-  for (int64_t i = 0; i < values.size(); ++i) {
-    if (values(i) < 0 || values(i) >= rows) {
-      return errors::InvalidArgument("id ", values(i), " is not in [0, ", rows, ")");
-    }
-  }
-  return OkStatus();
+  const int64_t wrong = FirstOutside(values.data(), values.size(), rows);
+  if (wrong < 0) return OkStatus();
+  return errors::InvalidArgument("id ", values(wrong), " is not in [0, ", rows, ")");
 }
 
 inline void Fetch(const float* begin, int64_t values, bool write) {
@@ -187,12 +185,13 @@ class DistinctOp : public OpKernel {
     auto first = found.flat<int64_t>();
     auto place = where->flat<int32_t>();
     int64_t slots = 16;
-    while (slots < 2 * number) slots *= 2;
+    while (slots < 4 * number) slots *= 2;  // mostly free, because a branch on a collision is hard to predict
     std::vector<int32_t> table(slots, -1);
+    const auto slot_of = [](int64_t id) { return (static_cast<uint64_t>(id) * 0x9E3779B97F4A7C15ull) >> 32; };
     int32_t count = 0;
     for (int64_t i = 0; i < number; ++i) {
-      uint64_t slot = (static_cast<uint64_t>(ids(i)) * 0x9E3779B97F4A7C15ull) >> 32;
-      for (;; ++slot) {
+      if (i + kSlotsAhead < number) __builtin_prefetch(&table[slot_of(ids(i + kSlotsAhead)) & (slots - 1)], 1);
+      for (uint64_t slot = slot_of(ids(i));; ++slot) {
         int32_t& seen = table[slot & (slots - 1)];
         if (seen < 0) {
           seen = count;
@@ -220,14 +219,11 @@ class SumRowsOp : public OpKernel {
                 errors::InvalidArgument(number, " places of other values"));
     const int64_t segments = context->input(2).scalar<int32_t>()();
     const int32_t* place = where.flat<int32_t>().data();
-    for (int64_t i = 0; i < number; ++i) {
-      OP_REQUIRES(context, place[i] >= 0 && place[i] < segments, errors::InvalidArgument("no segment ", place[i]));
-    }
+    const int64_t lost = FirstOutside(place, number, segments);
+    OP_REQUIRES(context, lost < 0, errors::InvalidArgument("no segment ", place[lost]));
     const int32_t* source = sources > 0 ? from.flat<int32_t>().data() : nullptr;
-    for (int64_t i = 0; i < sources; ++i) {
-      OP_REQUIRES(context, source[i] >= 0 && source[i] < values.dim_size(0),
-                  errors::InvalidArgument("no value ", source[i]));
-    }
+    const int64_t missing = FirstOutside(source, sources, values.dim_size(0));
+    OP_REQUIRES(context, missing < 0, errors::InvalidArgument("no value ", source[missing]));
     Tensor* output;
     OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({segments, dim}), &output));
     float* to = output->flat<float>().data();

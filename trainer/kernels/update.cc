@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -19,14 +21,15 @@ namespace {
 using namespace tensorflow;  // NOLINT
 
 constexpr int64_t kUpdateAhead = 6;        // how many rows ahead of the current one to prefetch
-constexpr int64_t kUpdateRows = 512;  // rows that a thread takes at a time
+constexpr int64_t kUpdateValues = 16;      // values of a row that are updated together
+constexpr int64_t kUpdateRows = 512;       // rows that a thread takes at a time
 
 // The parameters of a step, the same for all rows.
 struct Step {
   const float* hyper;  // the optimizer's hyperparameters, in the order of trainer/kernels/ops.py
   int64_t dim;
   float step, rate;
-  float clip;   // 0: none
+  float clip;   // of the gradient's values; infinite: none
   float decay;  // weight decay times the rate
   const float* columns;  // state that all rows share, [dim], as of before the step; null for most rules
   float* touched;        // the thread's new maximum of that state over its rows, [dim]
@@ -40,29 +43,33 @@ float Correction(float beta_1, float beta_2, float step) {
   return std::sqrt(OneMinusPower(beta_2, step)) / OneMinusPower(beta_1, step);
 }
 
+constexpr float kByStep = 1, kByOwnCount = 2;  // what LazyAdam corrects its bias by; 0: nothing
+
 // A rule is constructed once per block of rows; Begin receives a row's slots and gradient, Value updates one value, End
 // finishes the row.
 struct Rule {
   void End() {}
 };
 
+// kAmsgrad: the second moment is the largest so far. kOwnCount: the row's own count of updates corrects the bias.
+// Templates, because calls of the mathematical library in the loop over rows cost a tenth of a step even if never made.
+template <bool kAmsgrad, bool kOwnCount>
 struct LazyAdam : Rule {
-  const float beta_1, beta_2, epsilon, correction, amsgrad;
+  const float beta_1, beta_2, epsilon;
   const int64_t dim;
   float rate;
   float *m, *v, *largest;  // `largest` only with amsgrad; the row's count of updates, if any, is the last slot
   const Step& told;
   explicit LazyAdam(const Step& s)
-      : beta_1(s.hyper[0]), beta_2(s.hyper[1]), epsilon(s.hyper[2]), correction(s.hyper[3]), amsgrad(s.hyper[4]),
-        dim(s.dim), rate(s.rate), told(s) {
-    if (correction == 1) rate *= Correction(beta_1, beta_2, s.step);
+      : beta_1(s.hyper[0]), beta_2(s.hyper[1]), epsilon(s.hyper[2]), dim(s.dim), rate(s.rate), told(s) {
+    if (s.hyper[3] == kByStep) rate *= Correction(beta_1, beta_2, s.step);
   }
   void Begin(float* slots, const float*) {
     m = slots;
     v = slots + dim;
     largest = v + dim;
-    if (correction == 2) {  // by the row's own count of updates
-      float& updates = amsgrad != 0 ? largest[dim] : largest[0];
+    if constexpr (kOwnCount) {
+      float& updates = kAmsgrad ? largest[dim] : largest[0];
       updates += 1.0f;
       rate = told.rate * Correction(beta_1, beta_2, updates);
     }
@@ -71,7 +78,7 @@ struct LazyAdam : Rule {
     m[j] = beta_1 * m[j] + (1.0f - beta_1) * gradient;
     v[j] = beta_2 * v[j] + (1.0f - beta_2) * gradient * gradient;
     float second = v[j];
-    if (amsgrad != 0) second = largest[j] = std::max(largest[j], second);
+    if constexpr (kAmsgrad) second = largest[j] = std::max(largest[j], second);
     return weight - rate * m[j] / (std::sqrt(second) + epsilon);
   }
 };
@@ -95,7 +102,7 @@ struct RowwiseAdagrad : Rule {
   void Begin(float* slots, const float* gradient) {
     float sum = 0.0f;
     for (int64_t j = 0; j < dim; ++j) {
-      const float g = clip > 0 ? std::clamp(gradient[j], -clip, clip) : gradient[j];
+      const float g = std::min(std::max(gradient[j], -clip), clip);
       sum += g * g;
     }
     slots[0] += sum / static_cast<float>(dim);
@@ -177,26 +184,43 @@ struct Sm3 : Rule {
   void End() { slots[0] = largest; }
 };
 
+// What an exponential average takes of the weight of a row that has waited for a number of steps: 1 - decay ^ steps.
+class Waits {
+ public:
+  explicit Waits(float decay) : log_decay_(std::log(std::max<double>(decay, 1e-30))), known_(kKnown) {
+    for (int64_t steps = 0; steps < kKnown; ++steps) known_[steps] = Computed(steps);
+  }
+  float Share(float steps) const {
+    const int64_t whole = static_cast<int64_t>(steps);
+    return whole < kKnown && whole == steps ? known_[whole] : Computed(steps);
+  }
+
+ private:
+  static constexpr int64_t kKnown = 1 << 14;  // an exponential for each row would take longer than its update
+
+  __attribute__((noinline)) float Computed(float steps) const {
+    return static_cast<float>(-std::expm1(steps * log_decay_));
+  }
+
+  const double log_decay_;
+  std::vector<float> known_;
+};
+
 // Polyak averages, as in trainer/averages.py.
 struct Average {
   int kind;  // 0: none, 1: exponential, 2: uniform
-  float decay, start, step;
-  double log_decay;
+  float start, step;
+  const Waits& waits;
   float share;   // of the new weight in the average
   float behind;  // of the old weight when this row's average is caught up
-  float known_since = 0.0f, known_behind = 0.0f;  // of the previous row: the next one has often waited as long
-  Average(int kind, float decay, float start, float step)
-      : kind(kind), decay(decay), start(start), step(step), log_decay(std::log(std::max<double>(decay, 1e-30))) {
+  Average(int kind, float decay, float start, float step, const Waits& waits)
+      : kind(kind), start(start), step(step), waits(waits) {
     share = kind == 1 ? (step > start ? 1.0f - decay : 1.0f) : 1.0f / std::max(step - start, 1.0f);
   }
   void Begin(float last) {
     const float since = std::max(step - 1.0f - std::max(last, start), 0.0f);
     if (kind == 1) {
-      if (since != known_since) {
-        known_since = since;
-        known_behind = static_cast<float>(-std::expm1(since * log_decay));
-      }
-      behind = known_behind;
+      behind = waits.Share(since);
     } else {
       const float seen = std::max(last - start, 0.0f);
       behind = since > 0 ? since / (seen + since) : 0.0f;
@@ -208,9 +232,12 @@ struct Average {
   }
 };
 
-template <class Kind, bool kAveraged>
-void UpdateRows(const Step& told, Average average, float* records, int64_t width, const int64_t* ids,
+// kDim: the width of a row's weight, if the compiler is to know it; 0: any.
+template <class Kind, bool kAveraged, int64_t kDim>
+void UpdateRows(const Step& given, Average average, float* records, int64_t width, const int64_t* ids,
                 const Parts& gradients, int64_t begin, int64_t end) {
+  Step told = given;
+  if (kDim > 0) told.dim = kDim;
   Kind rule(told);
   const int64_t dim = told.dim;
   std::vector<float> sum(dim);
@@ -219,20 +246,26 @@ void UpdateRows(const Step& told, Average average, float* records, int64_t width
     if (i + kUpdateAhead < end) {
       const float* next = records + ids[i + kUpdateAhead] * width;
       for (int64_t j = 0; j < width; j += 16) __builtin_prefetch(next + j, 1);
+      gradients.Fetch(i + kUpdateAhead);
     }
     float* __restrict__ weight = records + ids[i] * width;
     const float* __restrict__ gradient = gradients.Of(i, sum.data());
     float* __restrict__ mean = weight + width - 1 - dim;
     rule.Begin(weight + dim, gradient);
     if (kAveraged) average.Begin(weight[width - 1]);
-#pragma GCC ivdep
-    for (int64_t j = 0; j < dim; ++j) {
-      const float g = clip > 0 ? std::min(std::max(gradient[j], -clip), clip) : gradient[j];
+    const auto one = [&](int64_t j) __attribute__((always_inline)) {
+      const float g = std::min(std::max(gradient[j], -clip), clip);
       const float before = weight[j];
       const float after = rule.Value(j, before, g) - decay * before;
       if (kAveraged) mean[j] = average.Value(mean[j], before, after);
       weight[j] = after;
+    };
+    int64_t whole = 0;
+    for (; whole + kUpdateValues <= dim; whole += kUpdateValues) {
+#pragma GCC ivdep
+      for (int64_t j = 0; j < kUpdateValues; ++j) one(whole + j);
     }
+    for (int64_t j = whole; j < dim; ++j) one(j);
     rule.End();
     weight[width - 1] = told.step;
   }
@@ -240,13 +273,26 @@ void UpdateRows(const Step& told, Average average, float* records, int64_t width
 
 using Update = void (*)(const Step&, Average, float*, int64_t, const int64_t*, const Parts&, int64_t, int64_t);
 
-template <class Kind>
+template <class Kind, int64_t kDim = 0>
 Update Chosen(bool averaged) {
-  return averaged ? &UpdateRows<Kind, true> : &UpdateRows<Kind, false>;
+  return averaged ? &UpdateRows<Kind, true, kDim> : &UpdateRows<Kind, false, kDim>;
 }
 
-Update Find(const std::string& kind, bool averaged) {
-  if (kind == "lazy_adam") return Chosen<LazyAdam>(averaged);
+template <class Kind>
+Update OfDim(int64_t dim, bool averaged) {
+  if (dim == 16) return Chosen<Kind, 16>(averaged);
+  if (dim == 32) return Chosen<Kind, 32>(averaged);
+  if (dim == 64) return Chosen<Kind, 64>(averaged);
+  if (dim == 128) return Chosen<Kind, 128>(averaged);
+  return Chosen<Kind>(averaged);
+}
+
+Update Find(const std::string& kind, const std::vector<float>& hyper, bool averaged, int64_t dim) {
+  if (kind == "lazy_adam") {
+    const bool own = hyper[3] == kByOwnCount, amsgrad = hyper[4] != 0;
+    if (own) return amsgrad ? Chosen<LazyAdam<true, true>>(averaged) : Chosen<LazyAdam<false, true>>(averaged);
+    return amsgrad ? Chosen<LazyAdam<true, false>>(averaged) : OfDim<LazyAdam<false, false>>(dim, averaged);
+  }
   if (kind == "adagrad") return Chosen<Adagrad>(averaged);
   if (kind == "rowwise_adagrad") return Chosen<RowwiseAdagrad>(averaged);
   if (kind == "sgd") return Chosen<Sgd>(averaged);
@@ -259,16 +305,16 @@ Update Find(const std::string& kind, bool averaged) {
 class UpdateOp : public OpKernel {
  public:
   explicit UpdateOp(OpKernelConstruction* context) : OpKernel(context) {
-    std::string kind;
-    OP_REQUIRES_OK(context, context->GetAttr("kind", &kind));
+    OP_REQUIRES_OK(context, context->GetAttr("kind", &kind_));
     OP_REQUIRES_OK(context, context->GetAttr("hyper", &hyper_));
     OP_REQUIRES_OK(context, context->GetAttr("clip", &clip_));
     OP_REQUIRES_OK(context, context->GetAttr("weight_decay", &weight_decay_));
     OP_REQUIRES_OK(context, context->GetAttr("average", &average_));
     OP_REQUIRES_OK(context, context->GetAttr("average_decay", &average_decay_));
     OP_REQUIRES_OK(context, context->GetAttr("average_start", &average_start_));
-    update_ = Find(kind, average_ != 0);
-    OP_REQUIRES(context, update_ != nullptr, errors::InvalidArgument("no rule ", kind));
+    waits_ = std::make_unique<Waits>(average_decay_);
+    if (clip_ <= 0) clip_ = std::numeric_limits<float>::infinity();
+    OP_REQUIRES(context, Find(kind_, hyper_, average_ != 0, 0) != nullptr, errors::InvalidArgument("no rule ", kind_));
   }
 
   void Compute(OpKernelContext* context) override {
@@ -280,14 +326,11 @@ class UpdateOp : public OpKernel {
     const Tensor &ids = context->input(1), &gradient = context->input(2);
     const int64_t number = ids.NumElements(), rows = records->dim_size(0), width = records->dim_size(1);
     const int64_t* id = ids.flat<int64_t>().data();
-    for (int64_t i = 0; i < number; ++i) {
-      OP_REQUIRES(context, id[i] >= 0 && id[i] < rows,
-                  errors::InvalidArgument("id ", id[i], " is not in [0, ", rows, ")"));
-    }
+    const int64_t wrong = FirstOutside(id, number, rows);
+    OP_REQUIRES(context, wrong < 0, errors::InvalidArgument("id ", id[wrong], " is not in [0, ", rows, ")"));
     const auto where = context->input(3).flat<int32_t>();
-    for (int64_t i = 0; i < where.size(); ++i) {
-      OP_REQUIRES(context, where(i) >= 0 && where(i) < number, errors::InvalidArgument("no row ", where(i)));
-    }
+    const int64_t lost = FirstOutside(where.data(), where.size(), number);
+    OP_REQUIRES(context, lost < 0, errors::InvalidArgument("no row ", where(lost)));
     const float step = context->input(4).scalar<float>()(), rate = context->input(5).scalar<float>()();
     const int64_t parts = where.size() > 0 ? where.size() : number;
     OP_REQUIRES(context, gradient.dims() == 2 && gradient.dim_size(0) == parts && gradient.dim_size(1) < width,
@@ -310,18 +353,19 @@ class UpdateOp : public OpKernel {
     // Untouched rows still contribute to the columns' maximum: keep the old value, decayed like those rows.
     const float beta = columns != nullptr && hyper_[1] > 0 ? hyper_[1] : 1.0f;
     for (int64_t j = 0; columns != nullptr && j < dim; ++j) columns[j] *= beta;
-    const Average average(average_, average_decay_, average_start_, step);
+    const Average average(average_, average_decay_, average_start_, step, *waits_);
     float* values = records->flat<float>().data();
     Snapshots::Keep(values, id, number);
     const float* given = gradient.flat<float>().data();
     const Parts gradients =
         where.size() > 0 ? Parts(given, dim, where.data(), parts, number) : Parts(given, dim);
+    const Update update = Find(kind_, hyper_, average_ != 0, dim);
     mutex merging;
     Parallel(context, number, kUpdateRows, [&](int64_t begin, int64_t end) {
       std::vector<float> touched(before.size(), 0.0f);
       const Step told{hyper_.data(), dim,           step, rate, clip_, rate * weight_decay_,
                       before.data(), touched.data()};
-      update_(told, average, values, width, id, gradients, begin, end);
+      update(told, average, values, width, id, gradients, begin, end);
       if (columns == nullptr) return;
       mutex_lock merge(merging);  // a maximum is the same in any order
       for (int64_t j = 0; j < dim; ++j) columns[j] = std::max(columns[j], touched[j]);
@@ -329,10 +373,11 @@ class UpdateOp : public OpKernel {
   }
 
  private:
+  std::string kind_;
   std::vector<float> hyper_;
   float clip_, weight_decay_, average_decay_, average_start_;
   int average_;
-  Update update_;
+  std::unique_ptr<const Waits> waits_;
 };
 
 REGISTER_OP("LazytowerUpdate")

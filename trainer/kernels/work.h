@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "tensorflow/core/framework/op_kernel.h"
@@ -45,6 +46,16 @@ void Parallel(tensorflow::OpKernelContext* context, int64_t rows, int64_t block,
   while (job->done.load() < job->blocks) std::this_thread::yield();
 }
 
+// Position of the first of `number` indices that is not in [0, limit); -1: there is none.
+template <typename Index>
+int64_t FirstOutside(const Index* indices, int64_t number, int64_t limit) {
+  using Unsigned = std::make_unsigned_t<Index>;
+  Unsigned largest = 0;  // of all, without a branch, so that the compiler takes several at a time
+  for (int64_t i = 0; i < number; ++i) largest = std::max(largest, static_cast<Unsigned>(indices[i]));
+  if (number == 0 || (limit > 0 && largest <= static_cast<uint64_t>(limit - 1))) return -1;
+  return std::find_if(indices, indices + number, [=](Index i) { return i < 0 || i >= limit; }) - indices;
+}
+
 // A vector for each row: either a single one, or the sum, in order, of one part per occurrence of the row in a batch.
 class Parts {
  public:
@@ -61,13 +72,21 @@ class Parts {
     }
   }
 
+  // Fetches the first part of a row, which `Of` is soon asked for.
+  void Fetch(int64_t row) const {
+    if (!first_.empty()) FetchPart(first_[row]);
+  }
+
   // The vector of a row: a pointer into the values if nothing must be summed, else `room`, [dim], with the sum.
   const float* Of(int64_t row, float* room) const {
     if (first_.empty()) return values_ + row * dim_;
     int32_t part = first_[row];
     if (part >= 0 && next_[part] < 0) return Part(part);
     std::fill(room, room + dim_, 0.0f);
+    int32_t ahead = part;
+    for (int skipped = 0; skipped < kPartsAhead && ahead >= 0; ++skipped) FetchPart(ahead = next_[ahead]);
     for (; part >= 0; part = next_[part]) {
+      if (ahead >= 0) FetchPart(ahead = next_[ahead]);
       const float* __restrict__ values = Part(part);
       for (int64_t j = 0; j < dim_; ++j) room[j] += values[j];
     }
@@ -75,6 +94,12 @@ class Parts {
   }
 
  private:
+  static constexpr int kPartsAhead = 3;  // how many parts ahead of the current one to prefetch
+
+  void FetchPart(int32_t part) const {
+    if (part < 0) return;
+    for (int64_t j = 0; j < dim_; j += 16) __builtin_prefetch(Part(part) + j, 0);
+  }
   const float* Part(int32_t part) const { return values_ + (source_ == nullptr ? part : source_[part]) * dim_; }
 
   const float* values_;

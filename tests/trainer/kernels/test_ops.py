@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from configs.sections.ranking import DotInteractionConfig
+from trainer.averages import Exponential
 from trainer.embeddings.engines import TABLE_ENGINES
 from trainer.kernels import ops
 from trainer.kernels.build import graph_only, kernels
@@ -184,6 +185,39 @@ def test_parts_that_belong_to_no_row_are_refused():
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
             wrong = lookup._replace(where=tf.constant(where))
             table.update(wrong, tf.ones([3, 4]), tf.constant(1.0), 1.0)
+
+
+@pytest.mark.parametrize("dim", [1, 15, 16, 24, 32, 48, 64, 128])
+@pytest.mark.parametrize("options", [{}, {"clip_value": 0.5, "weight_decay": 0.01}])
+def test_updates_of_any_width_and_after_any_wait(dim, options):
+    rng, rows = np.random.default_rng(dim), 40
+    native, graph = (
+        TABLE_ENGINES[engine]("t", rows, dim, LazyAdam(0.1, **options), Exponential(0.9999))
+        for engine in ("native", "rows")
+    )
+    for table in (native, graph):
+        table.initialize(0.1, 0)
+    for step in (1.0, 2.0, 5.0, 16_386.0, 16_390.0, 50_000.0):
+        ids = tf.constant(rng.integers(0, rows, 60))
+        parts = tf.constant(rng.normal(size=(60, dim)), tf.float32)
+        lookup = native.lookup_each(ids)
+        native.update(lookup, parts, tf.constant(step), 1.0)
+        summed = ops.sum_rows(parts, lookup.where, tf.size(lookup.ids))
+        graph.update(graph.lookup(lookup.ids), summed, tf.constant(step), 1.0)
+    records = [table.read_records(np.arange(rows)) for table in (native, graph)]
+    np.testing.assert_allclose(*records, rtol=3e-5, atol=5e-5)  # steps of 0.1
+
+
+def test_a_gradient_that_is_no_number_reaches_its_row():
+    table = TABLE_ENGINES["native"]("t", 3, 20, LazyAdam(0.1), Exponential(0.9))
+    table.initialize(0.1, 0)
+    gradient = np.ones([2, 20], np.float32)
+    gradient[1, [3, 18]] = np.nan, np.inf
+    ids = tf.constant([0, 2], tf.int64)
+    table.update(table.lookup(ids), tf.constant(gradient), tf.constant(1.0), 1.0)
+    weight = table.read_weights([0, 1, 2], False, 1.0).numpy()
+    assert np.isfinite(weight[:2]).all()
+    np.testing.assert_array_equal(np.flatnonzero(~np.isfinite(weight[2])), [3, 18])
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ COLUMNS = (
     "reason",
 )
 KILLED = "its process was killed, probably for lack of memory"
-_TOGETHER = 4  # steps without a pause between them; one figure is their mean
+_TOGETHER = 20  # steps in one call, as in training (train.steps_per_loop is 100); one figure is their mean
 _DENSE_STEPS = 3  # limit of figures for dense optimizers
 _PAUSE = 0.01  # seconds; threads of the previous library keep spinning for a moment
 _RESERVE = 1.5  # GiB that processes leave free
