@@ -6,15 +6,16 @@ from unittest import mock
 import numpy as np
 
 from trainer.data.chain.catalogs import catalog_blocks
+from trainer.serving.export import Golden
 from trainer.serving.golden import golden_examples
-from trainer.serving.replay import replay, replay_predictions
+from trainer.serving.replay import load, replay, replay_predictions
 
 
-def replay_here(model: str, golden: str) -> None:
+def replay_here(model: str, golden: Golden) -> None:
     """In place of trainer.serving.export.replay_golden. Raises Difference."""
-    with open(golden, encoding="utf-8") as file:
-        examples = json.load(file)
-    (replay_predictions if "predictions" in examples else replay)(model, examples)
+    examples = json.loads(json.dumps(golden.examples()))
+    ask = replay_predictions if "predictions" in examples else replay
+    ask(load(model, golden.op_library), examples)
 
 
 def export_here(config) -> str:

@@ -10,6 +10,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 from absl import logging
 
@@ -55,7 +57,7 @@ def export(config, step: int | str | None = None) -> str:
         try:
             with new_version(directory) as (version, scratch):
                 model = os.path.join(scratch, "model")
-                _write_and_verify(trained, model, version, scratch)
+                _write_and_verify(trained, model, version)
                 size = _bytes(model)
                 lock.check()
                 path = publish(model, directory, version, lock.check)
@@ -92,7 +94,7 @@ def _log_weights(trained) -> None:
         )
 
 
-def _write_and_verify(trained, model: str, version: int, scratch: str) -> None:
+def _write_and_verify(trained, model: str, version: int) -> None:
     import tensorflow as tf
 
     from trainer.kernels.build import graph_only
@@ -102,43 +104,52 @@ def _write_and_verify(trained, model: str, version: int, scratch: str) -> None:
     with trained.recommender.averaged_dense(averaged(trained)):
         try:
             with graph_only():  # a server has TensorFlow's ops and no others
-                golden_examples = write(trained, model, version)
+                golden = write(trained, model, version)
         except tf.errors.OpError as error:
             raise ExportError(f"{model}: cannot be written ({error.message.splitlines()[0]})") from None
         # Graphs are reference cycles: without this, the weights stay while the replay loads its own.
         gc.collect()
-        golden = golden_examples()
-    path = os.path.join(scratch, "golden.json")
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(golden, file)
-    replay_golden(model, path)
+        replay_golden(model, golden)
 
 
-def _write_retrieval(trained, model: str, version: int):
+class Golden(NamedTuple):
+    """What a SavedModel is asked before it is published."""
+
+    examples: Callable[[], dict]
+    """Makes what trainer.serving.replay reads."""
+    op_library: str | None = None
+    """Shared library with operations of the model."""
+
+
+def _write_retrieval(trained, model: str, version: int) -> Golden:
+    from trainer.indexes.packages import op_library
     from trainer.serving.golden import golden_examples
     from trainer.serving.lookups import with_served_items
     from trainer.serving.saved_model import write_saved_model
 
     served = with_served_items(trained)
     listed = write_saved_model(served, model, version)
-    return lambda: golden_examples(served, listed)
+    package = trained.config.export.index.package
+    return Golden(lambda: golden_examples(served, listed), op_library(package) if package else None)
 
 
-def _write_ranking(trained, model: str, version: int):
+def _write_ranking(trained, model: str, version: int) -> Golden:
     from trainer.serving.predictions.golden import golden_predictions, sample_requests
     from trainer.serving.predictions.saved_model import write_predictions
 
     requests = sample_requests(trained)
     forms = write_predictions(trained, model, version, requests)
-    return lambda: golden_predictions(trained, forms, requests)
+    return Golden(lambda: golden_predictions(trained, forms, requests))
 
 
 _FAMILIES = {"retrieval": _write_retrieval, "ranking": _write_ranking}
-"""By model.family, what writes a SavedModel and returns a function that gives its golden examples."""
+"""By model.family, what writes a SavedModel and returns its Golden."""
 
 
-def replay_golden(model: str, golden: str) -> None:
+def replay_golden(model: str, golden: Golden) -> None:
     """Runs trainer.serving.replay on a SavedModel in a fresh process with only TensorFlow and NumPy.
+
+    It loads the model while the examples are made.
 
     Raises:
       ExportError: the model cannot be loaded or answers otherwise than expected.
@@ -148,14 +159,16 @@ def replay_golden(model: str, golden: str) -> None:
         program = file.read()
     started = time.monotonic()
     with loadable(model) as path:
-        done = subprocess.run(
-            [sys.executable, "-c", _ALONE + program, path, golden],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
-    if done.returncode != 0 or done.stdout.strip() != "ok":
-        lines = (done.stdout.strip() or done.stderr.strip() or f"exit code {done.returncode}").splitlines()
+        command = [sys.executable, "-c", _ALONE + program, path, *filter(None, [golden.op_library])]
+        pipe, quiet = subprocess.PIPE, {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=quiet) as process:
+            try:
+                out, errors = process.communicate(json.dumps(golden.examples()))
+            except BaseException:
+                process.kill()
+                raise
+    if process.returncode != 0 or out.strip() != "ok":
+        lines = (out.strip() or errors.strip() or f"exit code {process.returncode}").splitlines()
         raise ExportError(f"the SavedModel answers differently from the trained model: {lines[-1]}")
     logging.info("golden examples replayed in a fresh process, %.1f s", time.monotonic() - started)
 

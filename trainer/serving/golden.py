@@ -15,7 +15,6 @@ from trainer.data.features import Column, ListColumn, empty_column, empty_value,
 from trainer.data.ragged import Ragged
 from trainer.evaluation.scorer import item_vectors
 from trainer.evaluation.trained import Trained
-from trainer.indexes.packages import op_library
 from trainer.serving.inputs.build import read_features
 from trainer.serving.inputs.examples import UNKNOWN as UNKNOWN_KEY
 from trainer.serving.inputs.examples import can_be_said, feature_examples
@@ -51,8 +50,7 @@ def golden_examples(trained: Trained, listed: np.ndarray) -> dict:
       users, items (keys), user_vectors, item_vectors, scores (of user i with item i, cyclically), and
       recommend: requests with their inputs beside k, exclude and exclude_seen, whether they are exact under
       every index, the `extended` list of best items and their scores, and the keys that may not appear; and
-      approximate: null, or of an approximate index the op_library to load and the
-      least_recall over all lists.
+      approximate: null, or of an approximate index the least_recall over all lists.
     """
     users, item_ids = _sample_users(trained, listed), _sample_items(trained)
     vectors = item_vectors(trained.recommender, trained.items, averaged(trained), trained.step)
@@ -77,8 +75,7 @@ def _approximate(index: IndexConfig) -> dict | None:
     if index.exact:
         return None
     # Export has measured the recall of more users; this is to tell an index from a broken one.
-    library = op_library(index.package) if index.package else None
-    return {"op_library": library, "least_recall": index.min_recall / 2}
+    return {"least_recall": index.min_recall / 2}
 
 
 def _requests(trained: Trained, users: list[_User], scores: np.ndarray, vectors: np.ndarray) -> list[dict]:

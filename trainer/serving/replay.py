@@ -1,7 +1,8 @@
 """Replays golden examples on a SavedModel with TensorFlow and NumPy alone; see trainer.serving.golden.
 
-Run as `python -I -c "$(cat replay.py)" MODEL_DIR GOLDEN.json`: export does so in a fresh process, and so may
-anyone who serves the model. Prints `ok` and exits with 0, or names the first difference and exits with 1.
+Run as `python -I -c "$(cat replay.py)" MODEL_DIR [OP_LIBRARY] < GOLDEN.json`: export does so in a fresh
+process, and so may anyone who serves the model. Reads the examples after it has loaded the model: they can be
+made meanwhile. Prints `ok` and exits with 0, or names the first difference and exits with 1.
 """
 
 import atexit
@@ -26,15 +27,21 @@ class Difference(Exception):
     """The model does not answer as it should."""
 
 
-def replay(model_dir, golden):
+def load(model_dir, op_library=None):
+    """The signatures of a SavedModel whose operations are in TensorFlow and `op_library`."""
+    import tensorflow as tf
+
+    if op_library:
+        tf.load_op_library(op_library)
+    return tf.saved_model.load(model_dir).signatures
+
+
+def replay(signatures, golden):
     """Asks all golden questions. Raises Difference."""
     import numpy as np
     import tensorflow as tf
 
     approximate = golden["approximate"]
-    if approximate:
-        tf.load_op_library(approximate["op_library"])
-    signatures = tf.saved_model.load(model_dir).signatures
 
     def ask(name, **inputs):
         for key, spec in signatures[name].structured_input_signature[1].items():
@@ -84,11 +91,10 @@ def replay(model_dir, golden):
         raise Difference(f"recommend: finds {np.mean(recalls):.3f} of the best items")
 
 
-def replay_predictions(model_dir, golden):
+def replay_predictions(signatures, golden):
     """Asks all golden questions of a ranking model, by every signature. Raises Difference."""
     import tensorflow as tf
 
-    signatures = tf.saved_model.load(model_dir).signatures
     specs = signatures["score"].structured_input_signature[1]
     for number, request in enumerate(golden["predictions"]):
         given = {name: request["inputs"].get(name, empty_input(spec)) for name, spec in specs.items()}
@@ -195,13 +201,13 @@ def main(argv):
     gc.set_threshold(50_000, 10, 10)  # as configs.system.garbage, which is out of reach here
     atexit.register(gc.freeze)
     sys.meta_path.insert(0, RefuseProject)
-    with open(argv[2], encoding="utf-8") as file:
-        golden = json.load(file)
+    signatures = load(*argv[1:])
+    golden = json.load(sys.stdin)
     try:
         if "predictions" in golden:
-            replay_predictions(argv[1], golden)
+            replay_predictions(signatures, golden)
         else:
-            replay(argv[1], golden)
+            replay(signatures, golden)
     except Difference as difference:
         print(difference)
         return 1

@@ -23,7 +23,7 @@ from trainer.evaluation.trained import open_trained
 from trainer.serving import export as export_module
 from trainer.serving import golden as golden_module
 from trainer.serving.client import recommend
-from trainer.serving.export import export, replay_golden
+from trainer.serving.export import Golden, export, replay_golden
 from trainer.serving.replay import Difference, replay
 from trainer.serving.requests import Request
 from trainer.serving.versions import locked, versions
@@ -226,7 +226,7 @@ def test_golden_examples_include_unknown_keys_and_all_lists(kind):
     examples = golden_of(open_trained(tiny_run(kind).config))
     assert examples["users"][-1].encode("latin-1") == golden_module.UNKNOWN_KEY
     assert examples["items"][-1].encode("latin-1") == golden_module.UNKNOWN_KEY
-    replay(tiny_export(kind), examples)
+    replay(tiny_model(kind).signatures, examples)
 
 
 def _add(values, amount=0.01):
@@ -247,14 +247,13 @@ def _add(values, amount=0.01):
         lambda g: [answer.__setitem__("exclude", []) for answer in g["recommend"][2]["answers"][:-1]],
     ],
 )
-def test_the_replay_notices_every_difference(golden, monkeypatch, tamper):
+def test_the_replay_notices_every_difference(golden, tamper):
     model, examples = golden
-    monkeypatch.setattr(tf.saved_model, "load", lambda path: model)  # once for all cases
-    replay("", examples)
+    replay(model.signatures, examples)
     examples = copy.deepcopy(examples)
     tamper(examples)
     with pytest.raises(Difference):
-        replay("", examples)
+        replay(model.signatures, examples)
 
 
 @pytest.mark.any_python
@@ -276,9 +275,25 @@ def test_a_model_that_answers_otherwise_is_not_published(tmp_path, monkeypatch):
 
 
 def test_the_fresh_process_refuses_a_broken_model(tmp_path):
-    (tmp_path / "golden.json").write_text("{}")
-    with pytest.raises(ExportError, match="answers differently from the trained model"):
-        replay_golden(str(tmp_path / "nothing"), str(tmp_path / "golden.json"))
+    with pytest.raises(ExportError, match="answers differently from the trained model: .*nothing"):
+        replay_golden(str(tmp_path / "nothing"), Golden(dict))
+
+
+def test_the_fresh_process_ends_if_there_are_no_examples(tmp_path, monkeypatch):
+    started = []
+
+    class Recorded(subprocess.Popen):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            started.append(self)
+
+    def examples():
+        raise MemoryError("no room for the examples")
+
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
+    with pytest.raises(MemoryError, match="no room"):
+        replay_golden(str(tmp_path), Golden(examples))
+    assert [process.poll() for process in started] == [-signal.SIGKILL]
 
 
 @pytest.mark.any_python

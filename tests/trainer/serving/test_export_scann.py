@@ -17,7 +17,7 @@ from trainer.cli import parse, run
 from trainer.evaluation.trained import open_trained
 from trainer.serving import export as export_module
 from trainer.serving.export import export, replay_golden
-from trainer.serving.replay import Difference, replay
+from trainer.serving.replay import Difference, load, replay
 from trainer.serving.versions import versions
 
 pytestmark = [pytest.mark.any_python, pytest.mark.slow]
@@ -84,7 +84,8 @@ def test_the_replay_of_an_approximate_index_notices_differences(exported, tmp_pa
     config = _into("plain", tmp_path, leaves=4, leaves_to_search=4)
     path, trained = exported("plain"), open_trained(config)
     golden = golden_of(trained)
-    replay(path, golden)
+    signatures = load(path)
+    replay(signatures, golden)
     before = json.dumps(golden)
     for tamper, message in [
         (lambda g, first: first["banned"].append(first["extended"][0][0]), "one that is excluded"),
@@ -94,7 +95,7 @@ def test_the_replay_of_an_approximate_index_notices_differences(exported, tmp_pa
         golden = json.loads(before)
         tamper(golden, golden["recommend"][0]["answers"][2])
         with pytest.raises(Difference, match=message):
-            replay(path, golden)
+            replay(signatures, golden)
 
 
 @pytest.fixture

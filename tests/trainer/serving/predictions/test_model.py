@@ -16,6 +16,7 @@ from tests.support.ranking_runs import as_request, held_out_records, ranking_exp
 from tests.support.replays import replay_here
 from trainer.data.split_rows import split_rows
 from trainer.evaluation.trained import open_trained
+from trainer.serving.export import Golden
 from trainer.serving.predictions.golden import golden_predictions, sample_requests
 from trainer.serving.predictions.rows import predict, row_request
 from trainer.serving.replay import Difference
@@ -269,16 +270,14 @@ def test_warm_up_requests_are_answered(owners):
     ]
 
 
-def test_the_replay_notices_another_prediction(tmp_path):
+def test_the_replay_notices_another_prediction():
     trained, path = open_trained(ranking_run("owners")), ranking_export("owners")
     with trained.recommender.averaged_dense():
         golden = golden_predictions(trained, {"classify": "click"}, sample_requests(trained))
-    (tmp_path / "golden.json").write_text(json.dumps(golden))
-    replay_here(path, str(tmp_path / "golden.json"))
+    replay_here(path, Golden(lambda: golden))
     golden["predictions"][2]["expected"]["buy"][5] += 1e-5
-    (tmp_path / "golden.json").write_text(json.dumps(golden))
     with pytest.raises(Difference, match="score, buy, request 2"):
-        replay_here(path, str(tmp_path / "golden.json"))
+        replay_here(path, Golden(lambda: golden))
 
 
 def test_lazytower_json_says_what_the_model_is():
